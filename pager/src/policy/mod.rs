@@ -1,0 +1,11 @@
+//! Which entry to give up, and what to fetch before it is asked for.
+//!
+//! Policies decide and nothing else: they hold no bytes, do no I/O and read no clock, so that a
+//! recorded trace always replays to the same decisions. One file per policy; anyone's policy can
+//! be checked with [`conformance`].
+
+pub mod eviction;
+pub mod prefetch;
+
+pub use eviction::EvictionPolicy;
+pub use prefetch::PrefetchPolicy;

@@ -1,0 +1,226 @@
+//! Where bytes come from: one object, of one length, at one version, read by ranges.
+//!
+//! ```text
+//!   stat() -----> ObjectStat { len, version, part_bytes, .. }
+//!                                 |
+//!   read(&version, range) --------+---> stream of Bytes, exactly `range.end - range.start` of them
+//!   read_into(&version, range, frame) -> the same bytes, appended to a frame of the pool
+//! ```
+//!
+//! A source is a leaf (S3, HTTP, a file) or a wrapper around another source (retry, hedge, limit,
+//! cache). A leaf makes one attempt and reports what happened; trying again is a wrapper's work.
+
+use std::{fmt, ops::Range, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+
+use crate::{error::SourceError, frame::Frame};
+
+/// The body of one range request: chunks of any size, in order, from the first byte of the range.
+///
+/// After an `Err` the stream is over. A stream that ends early, or yields more bytes than the range
+/// has, is a broken body; whoever consumes it reports [`SourceError::Corrupt`].
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>;
+
+/// How far a [`Version`] can be trusted to name one sequence of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strength {
+    /// Two objects with this version are the same bytes: a strong ETag, a version id, a content hash.
+    Strong,
+    /// The object may have changed unnoticed: a modification time, `Last-Modified`.
+    Weak,
+}
+
+/// What names the bytes of an object at one moment. Opaque to everyone but the source that made it.
+///
+/// A read that names a version returns bytes of that version or fails with
+/// [`SourceError::Changed`]. That is what makes `&[u8]` over a remote object honest.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Version {
+    strength: Strength,
+    token: Arc<str>,
+}
+
+impl Version {
+    /// A version that names the bytes themselves.
+    pub fn strong(token: impl Into<Arc<str>>) -> Version {
+        Version { strength: Strength::Strong, token: token.into() }
+    }
+
+    /// A version that usually differs when the bytes differ, and may not.
+    pub fn weak(token: impl Into<Arc<str>>) -> Version {
+        Version { strength: Strength::Weak, token: token.into() }
+    }
+
+    /// Whether equal versions promise equal bytes.
+    pub fn strength(&self) -> Strength {
+        self.strength
+    }
+
+    /// The source's own text for this version.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.strength {
+            Strength::Strong => write!(f, "{}", self.token),
+            Strength::Weak => write!(f, "{} (weak)", self.token),
+        }
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Version({self})")
+    }
+}
+
+/// What a source knows about its object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectStat {
+    /// Length of the object in bytes.
+    pub len: u64,
+    /// The version that reads should name.
+    pub version: Version,
+    /// Requests cost least when they start and end at multiples of this many bytes. At least 1.
+    pub alignment: u64,
+    /// Size in bytes at which one request of a long stream is best, e.g. 8 MiB for S3. At least 1.
+    pub part_bytes: u64,
+}
+
+/// A place that bytes come from: one object.
+///
+/// - **Shape.** `stat` once, then any number of `read`s, from any number of tasks at once. Every
+///   range lies inside the object as `stat` described it and is not empty; a source refuses others
+///   with [`SourceError::Permanent`].
+/// - **Version.** Every read names the version it wants. A source that cannot promise it returns
+///   [`SourceError::Changed`]; it never returns bytes of another version.
+/// - **Attempts.** A leaf tries once. Retry, hedge, limit and cache are wrappers around a source.
+/// - **Cancellation.** Dropping a future or a stream abandons the request and frees what it holds.
+/// - **Where it runs.** On the runtime of the pager that opened it. A source must not block the
+///   thread it is polled on; blocking work goes to `tokio::task::spawn_blocking`.
+/// - **Secrets.** [`name`](BlockSource::name) and every error leave out credentials and signatures.
+#[async_trait]
+pub trait BlockSource: Send + Sync + 'static {
+    /// A name for metrics and errors, such as `s3://bucket/key`.
+    fn name(&self) -> &str;
+
+    /// Asks for length and version. One round trip at most, unless redirects demand more.
+    async fn stat(&self) -> Result<ObjectStat, SourceError>;
+
+    /// Starts to read `range` (bytes from the start of the object) of `version`.
+    ///
+    /// Resolves when the source has accepted the request and checked what it can check before the
+    /// body (status, version, `Content-Range`); the bytes follow in the stream.
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError>;
+
+    /// Reads `range` of `version` and appends it to what `frame` already holds.
+    ///
+    /// The frame must have room: `range.end - range.start <= frame.room()`. On success exactly that
+    /// many bytes were appended. On failure the frame is dropped, that is returned to its pool; a
+    /// wrapper that wants it back, with the bytes that did arrive, uses [`Frame::lend`].
+    ///
+    /// The default copies from [`read`](BlockSource::read). A source that can receive straight into
+    /// memory overrides it together with [`fills_frames`](BlockSource::fills_frames). A wrapper
+    /// forwards both.
+    async fn read_into(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        let stream = self.read(version, range.clone()).await?;
+        collect_into(self.name(), stream, range, frame).await
+    }
+
+    /// Whether `read_into` is native and a request has no round trip worth saving, so that a long
+    /// range may be cut into frames at no cost. True for memory and local files.
+    fn fills_frames(&self) -> bool {
+        false
+    }
+}
+
+/// Copies a body into `frame` and checks that it has exactly the bytes of `range`.
+pub async fn collect_into(
+    object: &str,
+    mut stream: ByteStream,
+    range: Range<u64>,
+    mut frame: Frame,
+) -> Result<Frame, SourceError> {
+    let wanted = range.end - range.start;
+    assert!(wanted <= frame.room() as u64, "the frame has room for the range");
+    let mut got = 0u64;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk?;
+        got += chunk.len() as u64;
+        if got > wanted {
+            return Err(SourceError::long_body(object, range, got));
+        }
+        frame.put(&chunk);
+    }
+    if got < wanted {
+        return Err(SourceError::short_body(object, range, got));
+    }
+    Ok(frame)
+}
+
+#[async_trait]
+impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        (**self).stat().await
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        (**self).read(version, range).await
+    }
+
+    async fn read_into(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        (**self).read_into(version, range, frame).await
+    }
+
+    fn fills_frames(&self) -> bool {
+        (**self).fills_frames()
+    }
+}
+
+#[async_trait]
+impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        (**self).stat().await
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        (**self).read(version, range).await
+    }
+
+    async fn read_into(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        (**self).read_into(version, range, frame).await
+    }
+
+    fn fills_frames(&self) -> bool {
+        (**self).fills_frames()
+    }
+}

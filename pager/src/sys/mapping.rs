@@ -1,0 +1,113 @@
+//! Address ranges that this process owns.
+
+use std::{io, ptr::NonNull};
+
+/// The kernel's page on the machines that the pager supports.
+pub(crate) const PAGE: usize = 4096;
+
+/// An anonymous, private, zero-filled address range, unmapped on drop.
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is an address range without thread affinity; access to its bytes goes through
+// `&self` and `&mut self` of its owners, which decide about aliasing.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `&Mapping` gives out the address only.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Reserves `len` bytes (a multiple of the page size, not zero), aligned to `align` bytes (a
+    /// power of two, at least a page). No memory is committed until a page is touched or installed.
+    pub(crate) fn reserve(len: usize, align: usize) -> io::Result<Mapping> {
+        assert!(len > 0 && len.is_multiple_of(PAGE) && align.is_power_of_two() && align >= PAGE);
+        let padded = len
+            .checked_add(align - PAGE)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        // Writable for the kernel's sake: UFFDIO_MOVE refuses a read-only target.
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks an unused range, so no
+        // existing mapping is replaced.
+        let raw = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, flags, -1, 0) };
+        if raw == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = raw as usize;
+        let aligned = start.next_multiple_of(align);
+        let (head, tail) = (aligned - start, padded - len - (aligned - start));
+        for (at, n) in [(start, head), (aligned + len, tail)] {
+            if n > 0 {
+                // SAFETY: both ranges are parts of the mapping just made that nobody has seen.
+                let rc = unsafe { libc::munmap(at as *mut libc::c_void, n) };
+                debug_assert_eq!(rc, 0, "munmap: {}", io::Error::last_os_error());
+            }
+        }
+        let base = NonNull::new(aligned as *mut u8).expect("mmap without MAP_FIXED is never null");
+        Ok(Mapping { base, len })
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) fn addr(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// `madvise` on `offset .. offset + len`.
+    pub(crate) fn advise(&self, offset: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: the range lies inside this mapping. What the advice does to its bytes is the
+        // business of the owner, who calls this with no reference to bytes it would change.
+        let rc = unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, advice) };
+        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `reserve` made this exact range, nothing else unmaps it, and every borrow of its
+        // bytes is tied to an owner of `self`, which is going away.
+        let rc = unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert_eq!(rc, 0, "munmap: {}", io::Error::last_os_error());
+    }
+}
+
+/// The memory of one frame: private, initialised (zero or old bytes), owned by one holder.
+pub(crate) struct FrameMemory {
+    mapping: Mapping,
+    capacity: usize,
+}
+
+impl FrameMemory {
+    /// Memory for `capacity` bytes, rounded up to pages. Kept out of forked children, whose copy on
+    /// write would make the pages unmovable.
+    pub(crate) fn anonymous(capacity: usize) -> io::Result<FrameMemory> {
+        let len = capacity.max(1).next_multiple_of(PAGE);
+        let align = if len.is_multiple_of(2 << 20) { 2 << 20 } else { PAGE };
+        let mapping = Mapping::reserve(len, align)?;
+        mapping.advise(0, len, libc::MADV_DONTFORK)?;
+        Ok(FrameMemory { mapping, capacity: len })
+    }
+
+    pub(crate) fn addr(&self) -> usize {
+        self.mapping.addr()
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: the mapping is private, readable and zero-filled or written, lives as long as
+        // `self`, and is written only through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.mapping.base().as_ptr(), self.capacity) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.base().as_ptr(), self.capacity) }
+    }
+}
