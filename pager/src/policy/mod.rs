@@ -2,10 +2,17 @@
 //!
 //! Policies decide and nothing else: they hold no bytes, do no I/O and read no clock, so that a
 //! recorded trace always replays to the same decisions. One file per policy; anyone's policy can
-//! be checked with [`conformance`].
+//! be checked with `conformance`.
 
 pub mod eviction;
+pub mod s3fifo; // the default
+pub mod clock;
 pub mod prefetch;
+pub mod sequential; // windows that double
+mod entries; // what eviction policies keep: slab, queues, index
 
+pub use clock::Clock;
 pub use eviction::EvictionPolicy;
-pub use prefetch::PrefetchPolicy;
+pub use prefetch::{NoPrefetch, PrefetchPolicy};
+pub use s3fifo::S3Fifo;
+pub use sequential::Sequential;
