@@ -1,0 +1,275 @@
+//! Sockets, and the runtime they live on.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{
+    Method, Request, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use s3s::{
+    Body, HttpResponse,
+    auth::SimpleAuth,
+    config::{S3Config, StaticConfigProvider},
+    service::{S3Service, S3ServiceBuilder},
+};
+use tokio::{net::TcpStream, runtime::Runtime, sync::Semaphore};
+
+use crate::{
+    faults::{self, Fault, Faults, Mode},
+    line::{Line, Link, Shape},
+    service::{Access, Service},
+    store::Store,
+};
+
+/// Connections served at once; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// How an endpoint behaves. The default is an unhurried S3 on a free port.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The loopback port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The one access key, and its secret.
+    pub credentials: (String, String),
+    /// Delay and rate of each connection.
+    pub shape: Shape,
+    /// Bytes per second of all connections together; `None` is no bound.
+    pub link_rate: Option<u64>,
+    /// Whether unsigned requests may read objects and list them.
+    pub anonymous_reads: bool,
+    /// Whether `/__fault` is there.
+    pub fault_switch: bool,
+    /// Seed of the draws of faults.
+    pub seed: u64,
+    /// The most bytes of bodies and parts to hold. Mapped files do not count.
+    pub store_bytes_max: u64,
+    /// Threads that serve, at least one.
+    pub threads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            port: 0,
+            credentials: ("test".to_owned(), "testtest".to_owned()),
+            shape: Shape::default(),
+            link_rate: None,
+            anonymous_reads: false,
+            fault_switch: false,
+            seed: 1,
+            store_bytes_max: 4 << 30,
+            threads: 1,
+        }
+    }
+}
+
+/// What has been asked of an endpoint since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// GET requests.
+    pub gets: u64,
+    /// HEAD requests.
+    pub heads: u64,
+    /// All other requests.
+    pub writes: u64,
+    /// Bytes of answered bodies, as promised by their heads.
+    pub bytes_out: u64,
+    /// Connections accepted.
+    pub connections: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    gets: AtomicU64,
+    heads: AtomicU64,
+    writes: AtomicU64,
+    bytes_out: AtomicU64,
+    connections: AtomicU64,
+}
+
+/// A running endpoint. Dropping it closes every connection.
+pub struct Endpoint {
+    address: SocketAddr,
+    store: Store,
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    s3: S3Service,
+    faults: Faults,
+    fault_switch: bool,
+    shape: Shape,
+    tally: Tally,
+}
+
+impl Endpoint {
+    /// Starts to listen, on threads of its own. Works anywhere, also inside a runtime.
+    ///
+    /// # Errors
+    /// When the port is taken, or threads cannot be had.
+    pub fn start(settings: Settings) -> io::Result<Endpoint> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(settings.threads.max(1))
+            .thread_name("s3-endpoint")
+            .enable_io()
+            .enable_time()
+            .build()?;
+
+        let store = Store::new(settings.store_bytes_max);
+        let mut builder = S3ServiceBuilder::new(Service { store: store.clone() });
+        let (key, secret) = settings.credentials;
+        builder.set_auth(SimpleAuth::from_single(key, secret));
+        builder.set_access(Access { anonymous_reads: settings.anonymous_reads });
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(S3Config::default()))));
+        let shared = Arc::new(Shared {
+            s3: builder.build(),
+            faults: Faults::new(settings.seed),
+            fault_switch: settings.fault_switch,
+            shape: settings.shape,
+            tally: Tally::default(),
+        });
+
+        let guard = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let link = settings.link_rate.map(Link::new);
+        runtime.spawn(accept(listener, link, shared.clone()));
+        drop(guard);
+        Ok(Endpoint { address, store, shared, runtime: Some(runtime) })
+    }
+
+    /// Where it listens, such as `http://127.0.0.1:40123`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The objects. What is put here is served at once.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The switch for answers that go wrong.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// What has been asked so far.
+    pub fn counters(&self) -> Counters {
+        let tally = &self.shared.tally;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            gets: read(&tally.gets),
+            heads: read(&tally.heads),
+            writes: read(&tally.writes),
+            bytes_out: read(&tally.bytes_out),
+            connections: read(&tally.connections),
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // In the background: dropping must work inside another runtime, which may not block.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(_) => {
+                // Out of descriptors, most likely: some will close.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Without it a small answer waits for the acknowledgement of its head, up to 40 ms.
+        if socket.set_nodelay(true).is_err() {
+            continue;
+        }
+        shared.tally.connections.fetch_add(1, Ordering::Relaxed);
+        let line = Line::new(socket, shared.shape, link.clone());
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            serve(line, shared).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(line: Line<TcpStream>, shared: Arc<Shared>) {
+    let service = service_fn(|request| answer(request, shared.clone()));
+    // An error is a client that went away, or a fault that was asked for.
+    let _ = http1::Builder::new().writev(true).serve_connection(TokioIo::new(line), service).await;
+}
+
+/// An answer that is none: the connection closes.
+#[derive(Debug, thiserror::Error)]
+#[error("closed on demand, or by an answer that could not be built")]
+struct Closed;
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<HttpResponse, Closed> {
+    if shared.fault_switch && request.uri().path() == "/__fault" {
+        return Ok(switch(request.uri().query().unwrap_or(""), &shared.faults));
+    }
+    shared.tally.asked(request.method());
+    let line = format!("{} {}", request.method(), request.uri());
+    let fault = shared.faults.draw(&line);
+    match fault {
+        Some(Mode::Close) => return Err(Closed),
+        Some(mode @ (Mode::SlowDown | Mode::InternalError)) => return Ok(faults::refusal(mode)),
+        Some(Mode::Stall(time)) => tokio::time::sleep(time).await,
+        _ => {}
+    }
+    let response = hyper::service::Service::call(&shared.s3, request).await.map_err(|_| Closed)?;
+    let promised = response.headers().get(hyper::header::CONTENT_LENGTH);
+    let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
+    shared.tally.bytes_out.fetch_add(promised.unwrap_or(0), Ordering::Relaxed);
+    match fault {
+        Some(Mode::CloseAfter) => Err(Closed),
+        Some(mode @ (Mode::Truncate(_) | Mode::Corrupt(_))) => {
+            Ok(faults::damage(mode, response, shared.shape).await)
+        }
+        _ => Ok(response),
+    }
+}
+
+impl Tally {
+    fn asked(&self, method: &Method) {
+        let counter = match *method {
+            Method::GET => &self.gets,
+            Method::HEAD => &self.heads,
+            _ => &self.writes,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn switch(query: &str, faults: &Faults) -> HttpResponse {
+    let (status, text) = match Fault::parse(query) {
+        Ok(fault) => {
+            faults.set(fault);
+            (StatusCode::OK, "ok\n".to_owned())
+        }
+        Err(text) => (StatusCode::BAD_REQUEST, format!("{text}\n")),
+    };
+    let mut response = HttpResponse::new(Body::from(text));
+    *response.status_mut() = status;
+    response
+}
