@@ -9,6 +9,8 @@ pub mod s3fifo; // the default
 pub mod clock;
 pub mod prefetch;
 pub mod sequential; // windows that double
+#[cfg(test)]
+mod simulation; // a model of a pager and its link, for tests
 mod entries; // what eviction policies keep: slab, queues, index
 
 pub use clock::Clock;

@@ -199,3 +199,316 @@ impl EvictionPolicy for S3Fifo {
         RESIDENT.iter().map(|&queue| self.entries.queue(queue).len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Clock;
+    use std::collections::{HashMap, VecDeque};
+
+    fn evict(policy: &mut S3Fifo) -> Option<u64> {
+        let key = policy.victim(&|_| true)?;
+        policy.removed(key);
+        Some(key)
+    }
+
+    /// Keys of a queue, oldest first.
+    fn keys(policy: &S3Fifo, queue: usize) -> Vec<u64> {
+        let mut keys = Vec::new();
+        let mut next = policy.entries.queue(queue).tail();
+        while let Some(at) = next {
+            keys.push(policy.entries.key(at));
+            next = policy.entries.newer(at);
+        }
+        keys
+    }
+
+    fn demanded(count: u64) -> S3Fifo {
+        let mut policy = S3Fifo::new();
+        for key in 0..count {
+            policy.installed(key, 1, false);
+        }
+        policy
+    }
+
+    #[test]
+    fn asked_for_once_leaves_and_twice_stays() {
+        let mut policy = demanded(10);
+        for key in [0, 1, 1, 2, 2, 2, 2, 2] {
+            policy.touched(key);
+        }
+        assert_eq!(evict(&mut policy), Some(0), "one touch is not enough");
+        assert_eq!(evict(&mut policy), Some(3), "1 and 2 went to main");
+        assert_eq!(keys(&policy, MAIN), [1, 2]);
+        assert_eq!(keys(&policy, GHOST), [0, 3]);
+        assert_eq!(policy.len(), 8);
+    }
+
+    #[test]
+    fn a_ghost_comes_back_to_main() {
+        let mut policy = demanded(10);
+        assert_eq!(evict(&mut policy), Some(0));
+        policy.installed(0, 1, false);
+        assert_eq!((keys(&policy, MAIN), keys(&policy, GHOST)), (vec![0], vec![]));
+    }
+
+    #[test]
+    fn main_goes_round_while_it_is_asked_for() {
+        let mut policy = demanded(4);
+        for key in [0, 0, 1, 1, 2, 2, 3, 3] {
+            policy.touched(key);
+        }
+        assert_eq!(evict(&mut policy), Some(0), "all moved to main, and marks were cleared");
+        for key in [1, 2, 2] {
+            policy.touched(key);
+        }
+        assert_eq!(evict(&mut policy), Some(3), "the only one that nobody asked for since");
+        assert_eq!(evict(&mut policy), Some(1), "one chance, where 2 had two");
+        assert_eq!(evict(&mut policy), Some(2));
+        assert_eq!(evict(&mut policy), None);
+    }
+
+    #[test]
+    fn what_makes_a_ghost() {
+        type Act = fn(&mut S3Fifo);
+        let cases: [(&str, Act, Vec<u64>); 5] = [
+            ("a victim that was asked for", |p| drop(evict(p)), vec![0]),
+            ("left by a hint", |p| p.removed(0), vec![]),
+            (
+                "a victim that was asked for again, then left by a hint",
+                |p| {
+                    assert_eq!(p.victim(&|_| true), Some(0));
+                    p.touched(0);
+                    p.removed(0);
+                },
+                vec![],
+            ),
+            (
+                "a victim that was refused later, then left by a hint",
+                |p| {
+                    assert_eq!(p.victim(&|_| true), Some(0));
+                    assert_eq!(p.victim(&|key| key != 0), Some(1));
+                    p.removed(0);
+                },
+                vec![],
+            ),
+            (
+                "two named before either left",
+                |p| {
+                    assert_eq!(p.victim(&|_| true), Some(0));
+                    assert_eq!(p.victim(&|key| key > 2), Some(3));
+                    p.removed(3);
+                },
+                vec![3],
+            ),
+        ];
+        for (what, act, ghosts) in cases {
+            let mut policy = demanded(10);
+            act(&mut policy);
+            assert_eq!(keys(&policy, GHOST), ghosts, "{what}");
+        }
+        let mut policy = S3Fifo::new();
+        policy.installed(1, 1, true);
+        assert_eq!(evict(&mut policy), Some(1));
+        assert_eq!(keys(&policy, GHOST), [], "a guess that nobody asked for");
+    }
+
+    #[test]
+    fn guesses_yield_first_but_not_to_each_other() {
+        // 100 entries asked for, 80 of them twice; then a window of 20 units comes, for each of
+        // which a victim is needed.
+        let mut policy = demanded(100);
+        for key in 0..80 {
+            policy.touched(key);
+            policy.touched(key);
+        }
+        for key in 1000..1020 {
+            let victim = evict(&mut policy).expect("there are entries");
+            assert!(victim < 100, "guess {victim} was pushed out by the next of its window");
+            policy.installed(key, 1, true);
+        }
+        // Nobody asks for them: demand pushes them out before what was asked for once.
+        let mut demanded_out = 0;
+        for key in 2000..2030 {
+            let victim = evict(&mut policy).expect("there are entries");
+            demanded_out += u64::from(victim >= 2000);
+            policy.installed(key, 1, false);
+        }
+        assert_eq!(keys(&policy, GUESS), [], "{demanded_out} others left before them");
+        assert!(demanded_out <= 10, "{demanded_out} others left before the wrong guesses");
+    }
+
+    #[test]
+    fn guesses_beyond_a_quarter_go_in_their_order() {
+        // A mapped scan: nothing but guesses, and nobody is seen to touch them. What was read first
+        // is what leaves first.
+        let mut policy = S3Fifo::new();
+        for key in 0..100 {
+            policy.installed(key, 1, true);
+        }
+        for key in 0..50 {
+            assert_eq!(evict(&mut policy), Some(key));
+            policy.installed(100 + key, 1, true);
+        }
+    }
+
+    #[test]
+    fn a_guess_that_was_asked_for_is_like_any_other() {
+        let mut policy = demanded(10);
+        policy.installed(100, 1, true);
+        policy.touched(100);
+        assert_eq!((keys(&policy, GUESS), policy.len()), (vec![], 11));
+        assert_eq!(keys(&policy, SMALL).last(), Some(&100), "as if it came now");
+        // It was a ghost when it was guessed: asked for, it has come back.
+        assert_eq!(evict(&mut policy), Some(0));
+        policy.installed(0, 1, true);
+        assert_eq!(keys(&policy, GUESS), [0]);
+        policy.touched(0);
+        assert_eq!(keys(&policy, MAIN), [0]);
+    }
+
+    #[test]
+    fn ghosts_are_bounded() {
+        let mut policy = demanded(100);
+        for key in 100..10_000 {
+            evict(&mut policy);
+            policy.installed(key, 1, false);
+        }
+        assert_eq!(policy.len(), 100);
+        assert_eq!(policy.entries.queue(GHOST).len(), 89, "nine tenths of what stayed");
+        // One large entry must not keep the ghosts of a million tiny ones.
+        let mut policy = S3Fifo::new();
+        policy.installed(0, 1 << 30, false);
+        for key in 1..10_000 {
+            policy.installed(key, 1, false);
+            assert_eq!(policy.victim(&|k| k == key), Some(key));
+            policy.removed(key);
+        }
+        assert_eq!(policy.entries.queue(GHOST).len(), GHOSTS_MIN);
+    }
+
+    #[test]
+    fn shares_are_of_bytes() {
+        // Small has one entry, of half of the bytes: it yields although main has nine.
+        let mut policy = demanded(9);
+        for key in 0..9 {
+            policy.touched(key);
+            policy.touched(key);
+        }
+        assert_eq!(policy.victim(&|_| false), None, "which moves them to main");
+        assert_eq!(keys(&policy, MAIN).len(), 9);
+        policy.installed(100, 9, false);
+        assert_eq!(evict(&mut policy), Some(100));
+        policy.installed(101, 1, false);
+        assert_eq!(evict(&mut policy).map(|key| key < 9), Some(true), "a tenth is its share");
+    }
+
+    #[test]
+    fn a_million_entries() {
+        let mut policy = S3Fifo::new();
+        for key in 0..1_000_000 {
+            policy.installed(key, 4096, key % 3 == 0);
+        }
+        for key in 1_000_000..2_000_000u64 {
+            policy.touched(key.wrapping_mul(2_654_435_761) % key);
+            evict(&mut policy);
+            policy.installed(key, 4096, false);
+        }
+        assert_eq!(policy.len(), 1_000_000);
+    }
+
+    /// First in, first out: what the others have to beat.
+    #[derive(Default)]
+    struct Fifo(VecDeque<u64>);
+
+    impl EvictionPolicy for Fifo {
+        fn installed(&mut self, key: u64, _: u64, _: bool) {
+            self.0.push_back(key);
+        }
+
+        fn touched(&mut self, _: u64) {}
+
+        fn removed(&mut self, key: u64) {
+            if self.0.front() == Some(&key) {
+                self.0.pop_front();
+            } else {
+                self.0.retain(|&k| k != key);
+            }
+        }
+
+        fn victim(&mut self, can_evict: &dyn Fn(u64) -> bool) -> Option<u64> {
+            self.0.iter().copied().find(|&key| can_evict(key))
+        }
+
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        /// From 0 up to 1.
+        fn fraction(&mut self) -> f64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        }
+    }
+
+    /// Reads of `keys` keys by Zipf's law, and a scan of keys that are read once in between.
+    fn zipf_with_scans(keys: usize, reads: usize, scan: u64) -> Vec<u64> {
+        let mut sums = Vec::with_capacity(keys);
+        let mut sum = 0.0;
+        for rank in 1..=keys {
+            sum += 1.0 / (rank as f64).powf(0.9);
+            sums.push(sum);
+        }
+        let mut random = Random(42);
+        let mut trace = Vec::new();
+        let mut fresh = 1 << 32;
+        for read in 0..reads {
+            let at = random.fraction() * sum;
+            trace.push(sums.partition_point(|&sum| sum < at) as u64);
+            if read % 20_000 == 19_999 {
+                trace.extend(fresh..fresh + scan);
+                fresh += scan;
+            }
+        }
+        trace
+    }
+
+    /// Share of the reads below 2^32, which are not of a scan, that were resident.
+    fn hit_ratio(policy: &mut dyn EvictionPolicy, capacity: usize, trace: &[u64]) -> f64 {
+        let mut resident: HashMap<u64, ()> = HashMap::new();
+        let (mut hits, mut reads) = (0, 0);
+        for &key in trace {
+            reads += u64::from(key < 1 << 32);
+            if resident.contains_key(&key) {
+                hits += 1;
+                policy.touched(key);
+                continue;
+            }
+            if resident.len() == capacity {
+                let victim = policy.victim(&|_| true).expect("it is full");
+                policy.removed(victim);
+                assert!(resident.remove(&victim).is_some());
+            }
+            policy.installed(key, 4096, false);
+            resident.insert(key, ());
+        }
+        f64::from(hits) / reads as f64
+    }
+
+    #[test]
+    fn s3fifo_hits_more_often_than_clock_and_fifo() {
+        let trace = zipf_with_scans(20_000, 200_000, 4_000);
+        for capacity in [200, 1_000, 4_000] {
+            let s3fifo = hit_ratio(&mut S3Fifo::new(), capacity, &trace);
+            let clock = hit_ratio(&mut Clock::new(), capacity, &trace);
+            let fifo = hit_ratio(&mut Fifo::default(), capacity, &trace);
+            println!("{capacity}: S3-FIFO {s3fifo:.4}, CLOCK {clock:.4}, FIFO {fifo:.4}");
+            assert!(s3fifo > clock + 0.02, "{capacity}: S3-FIFO {s3fifo}, CLOCK {clock}");
+            assert!(clock > fifo, "{capacity}: CLOCK {clock}, FIFO {fifo}");
+        }
+    }
+}

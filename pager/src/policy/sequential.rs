@@ -41,8 +41,6 @@ const EXTENTS_MAX: u64 = 16;
 const PIECES: u64 = 8;
 /// Windows from this length on quadruple when the reader waits, in units.
 const STEEP_FROM: u64 = 16;
-/// A stream has stopped when so many windows of others were asked for since its own.
-const LIVE_WITHIN: u64 = 2 * STREAMS_MAX as u64;
 /// The most by which the run that proves a stream is raised.
 const CAUTION_MAX: u64 = 2;
 
@@ -96,8 +94,9 @@ struct Stream {
     reached: u64,
     /// Length of the next window before momentary limits.
     window: u64,
-    /// Clock at the newest window.
+    /// Clock at the newest window, and at the one before.
     moved: u64,
+    moved_before: u64,
     /// Whether the reader ever entered a window.
     entered: bool,
     /// Units that left unread since the newest window was asked for.
@@ -206,6 +205,7 @@ impl Sequential {
             reached: place,
             window: window.max(1),
             moved: self.now,
+            moved_before: self.now.saturating_sub(2 * STREAMS_MAX as u64),
             entered: false,
             unread: 0,
         });
@@ -227,7 +227,6 @@ impl Sequential {
         limits: &Limits,
         wants: &mut Vec<Want>,
     ) {
-        let steep = if self.mode == Mode::Sequential { 8 } else { 4 };
         let stream = &mut self.streams[index];
         let place = mirror(at, stream.backwards, self.units);
         stream.reached = stream.reached.max(place);
@@ -238,9 +237,9 @@ impl Sequential {
             (stream.before, stream.start, stream.end) = (place, place, place + 1);
             stream.reached = place;
         } else if place >= stream.start {
-            let factor = match signal {
-                Signal::Late if stream.window >= STEEP_FROM || steep == 8 => steep,
-                _ if steep == 8 => steep,
+            let factor = match (self.mode, signal) {
+                (Mode::Sequential, _) => 8,
+                (_, Signal::Late) if stream.window >= STEEP_FROM => 4,
                 _ => 2,
             };
             stream.window = stream.window.saturating_mul(factor);
@@ -257,13 +256,15 @@ impl Sequential {
 
     /// Asks for the next window of a stream.
     fn extend(&mut self, index: usize, limits: &Limits, wants: &mut Vec<Want>) {
+        // Streams move at about the same pace, or do not share: one that did not ask for a window
+        // while this one asked for two has stopped, or needs little.
+        let since = self.streams[index].moved_before;
+        let live = self.streams.iter().filter(|stream| stream.moved >= since).count() as u64;
         self.now += 1;
-        self.streams[index].moved = self.now;
-        let now = self.now;
-        let live = self.streams.iter().filter(|s| now - s.moved < LIVE_WITHIN).count() as u64;
         let longest = limits.extent_max.saturating_mul(EXTENTS_MAX);
         let longest = self.window_max.map_or(longest, |units| units.min(longest)).max(1);
         let stream = &mut self.streams[index];
+        (stream.moved_before, stream.moved) = (stream.moved, self.now);
         stream.window = stream.window.min(longest);
         // The window that is being read and the one that is on its way share the limit.
         let len = stream.window.min(limits.window_max / (2 * live)).max(1);
@@ -335,5 +336,287 @@ fn cut(window: Range<u64>, backwards: bool, limits: &Limits, wants: &mut Vec<Wan
         let marker = (start == window.start).then_some(first);
         wants.push(Want { units, marker });
         start = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::simulation::{Reader, World, run};
+
+    const LIMITS: Limits = Limits { units: 10_000, window_max: 4096, extent_max: 256 };
+
+    fn wants(policy: &mut Sequential, at: u64, signal: Signal, limits: &Limits) -> Vec<Want> {
+        let mut wants = Vec::new();
+        policy.demand(at, signal, limits, &mut wants);
+        wants
+    }
+
+    /// The window that a signal brings, and its marker.
+    fn window(policy: &mut Sequential, at: u64, signal: Signal) -> (Range<u64>, Option<u64>) {
+        let wants = wants(policy, at, signal, &LIMITS);
+        let start = wants.iter().map(|want| want.units.start).min().unwrap_or(0);
+        let end = wants.iter().map(|want| want.units.end).max().unwrap_or(0);
+        let len: u64 = wants.iter().map(|want| want.units.end - want.units.start).sum();
+        assert_eq!(len, end - start, "one window without holes or overlaps: {wants:?}");
+        (start..end, wants.first().and_then(|want| want.marker))
+    }
+
+    #[test]
+    fn windows_double_as_the_page_says() {
+        use Signal::*;
+        let cases = [
+            (
+                "forwards",
+                vec![
+                    (0, Miss, 0..0, None),
+                    (1, Miss, 2..4, Some(2)),
+                    (2, Late, 4..8, Some(4)),
+                    (3, Late, 0..0, None),
+                    (4, Marker, 8..16, Some(8)),
+                    (8, Hit, 16..32, Some(16)),
+                    (9, Hit, 0..0, None),
+                    (16, Late, 32..96, Some(32)),
+                ],
+            ),
+            (
+                "backwards",
+                vec![
+                    (9000, Miss, 0..0, None),
+                    (8999, Miss, 8997..8999, Some(8998)),
+                    (8998, Marker, 8993..8997, Some(8996)),
+                    (8996, Late, 8985..8993, Some(8992)),
+                ],
+            ),
+            (
+                "up to the last unit",
+                vec![
+                    (9995, Miss, 0..0, None),
+                    (9996, Miss, 9997..9999, Some(9997)),
+                    (9997, Late, 9999..10_000, Some(9999)),
+                    (9999, Late, 0..0, None),
+                ],
+            ),
+            (
+                "a stream that was cut short goes on, more slowly",
+                vec![
+                    (0, Miss, 0..0, None),
+                    (1, Miss, 2..4, Some(2)),
+                    (2, Marker, 4..8, Some(4)),
+                    (4, Marker, 8..16, Some(8)),
+                    (6, Miss, 7..11, Some(7)),
+                ],
+            ),
+            (
+                "hits prove nothing",
+                vec![(5, Hit, 0..0, None), (6, Hit, 0..0, None), (7, Miss, 0..0, None)],
+            ),
+            ("the same unit twice", vec![(5, Miss, 0..0, None), (5, Miss, 0..0, None)]),
+        ];
+        for (what, steps) in cases {
+            let mut policy = Sequential::new();
+            for (at, signal, units, marker) in steps {
+                let got = window(&mut policy, at, signal);
+                assert_eq!(got, (units, marker), "{what}: {signal:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn advice_changes_the_first_window() {
+        let mut policy = Sequential::new();
+        policy.advise(&Advice::Sequential, &LIMITS, &mut Vec::new());
+        assert_eq!(window(&mut policy, 100, Signal::Miss).0, 101..357, "one full request");
+        assert_eq!(window(&mut policy, 101, Signal::Late).0, 357..2405, "half of the limit");
+        policy.advise(&Advice::Random, &LIMITS, &mut Vec::new());
+        for at in [357, 358, 359, 360] {
+            assert_eq!(wants(&mut policy, at, Signal::Miss, &LIMITS), [], "random");
+        }
+        policy.advise(&Advice::Normal, &LIMITS, &mut Vec::new());
+        assert_eq!(wants(&mut policy, 500, Signal::Miss, &LIMITS), []);
+        assert_eq!(window(&mut policy, 501, Signal::Miss).0, 502..504);
+    }
+
+    #[test]
+    fn a_wrong_guess_shrinks_and_then_stops() {
+        let mut policy = Sequential::new();
+        for at in 0..2 {
+            window(&mut policy, at, Signal::Miss);
+        }
+        for at in [2, 4, 8] {
+            window(&mut policy, at, Signal::Marker);
+        }
+        assert_eq!(window(&mut policy, 16, Signal::Marker).0, 32..64);
+        // Two of the newest 32 leave unread: the next window is as long, instead of twice.
+        policy.unused(62);
+        policy.unused(63);
+        assert_eq!(window(&mut policy, 32, Signal::Marker).0, 64..96);
+        // What lies behind the reader was read, or passed over: it says nothing.
+        for at in 0..32 {
+            policy.unused(at);
+        }
+        assert_eq!(policy.streams.len(), 1);
+        for at in 64..81 {
+            policy.unused(at);
+        }
+        assert_eq!(policy.streams.len(), 0, "more than half of it left unread");
+        assert_eq!(wants(&mut policy, 1000, Signal::Miss, &LIMITS), []);
+    }
+
+    #[test]
+    fn chance_pairs_raise_the_bar_and_streams_lower_it() {
+        let mut policy = Sequential::new();
+        let mut wanted = 0;
+        for pair in 0..40 {
+            for at in [pair * 100, pair * 100 + 1] {
+                wanted += wants(&mut policy, at, Signal::Miss, &LIMITS).len();
+            }
+        }
+        assert_eq!(wanted, STREAMS_MAX + 1, "then pairs are not enough");
+        // A real stream needs a longer run now, and brings a longer first window.
+        for at in 9000..9002 {
+            assert_eq!(wants(&mut policy, at, Signal::Miss, &LIMITS), [], "at {at}");
+        }
+        assert_eq!(window(&mut policy, 9002, Signal::Miss).0, 9003..9006);
+        window(&mut policy, 9003, Signal::Marker);
+        assert_eq!(policy.caution, 1, "raised by the pair that left for it, lowered by itself");
+    }
+
+    #[test]
+    fn random_misses_want_nothing_and_do_not_displace_streams() {
+        let mut policy = Sequential::new();
+        wants(&mut policy, 0, Signal::Miss, &LIMITS);
+        wants(&mut policy, 1, Signal::Miss, &LIMITS);
+        for step in 0..1000 {
+            // No two within 7 of each other are neighbours of a miss that is still remembered.
+            let at = 100 + (step * 7919) % 9900;
+            assert_eq!(wants(&mut policy, at, Signal::Miss, &LIMITS), [], "miss at {at}");
+        }
+        assert_eq!(window(&mut policy, 2, Signal::Marker).0, 4..8);
+    }
+
+    #[test]
+    fn windows_stay_within_every_limit() {
+        for window_max in [1, 2, 3, 8, 100, u64::MAX] {
+            for extent_max in [1, 3, 256] {
+                let limits = Limits { units: 1 << 40, window_max, extent_max };
+                let mut policy = Sequential::new();
+                let mut next = 0;
+                for _ in 0..40 {
+                    let signal = if next < 2 { Signal::Miss } else { Signal::Late };
+                    let wants = wants(&mut policy, next, signal, &limits);
+                    let len: u64 = wants.iter().map(|w| w.units.end - w.units.start).sum();
+                    let most = (window_max / 2).max(1).min(extent_max * EXTENTS_MAX);
+                    assert!(len <= most, "{len} units of {limits:?}");
+                    assert!(wants.len() <= 16, "{} requests for {limits:?}", wants.len());
+                    for want in &wants {
+                        assert!(want.units.end - want.units.start <= extent_max, "{limits:?}");
+                    }
+                    next = wants.first().map_or(next + 1, |want| want.units.start);
+                }
+            }
+        }
+        let mut policy = Sequential::with_window_max(5);
+        let mut next = 0;
+        for _ in 0..20 {
+            let window = window(&mut policy, next, Signal::Miss).0;
+            assert!(window.end - window.start <= 5);
+            next = window.start.max(next + 1);
+        }
+    }
+
+    fn scan(units: Range<u64>) -> Reader {
+        Reader::new(0, units)
+    }
+
+    #[test]
+    fn one_cold_stream_fills_the_link() {
+        for (what, mapped, advice, slowdown) in [
+            ("mapped", true, None, 1.10),
+            ("load", false, None, 1.10),
+            ("mapped, advised", true, Some(Advice::Sequential), 1.04),
+        ] {
+            let world = World { mapped, ..World::default() };
+            let mut policy = Sequential::new();
+            if let Some(advice) = advice {
+                policy.advise(&advice, &world.limits(), &mut Vec::new());
+            }
+            let out = run(&world, &mut policy, vec![scan(0..world.units)]);
+            let best = (world.units * world.unit_bytes / world.link) as f64;
+            println!("{what}: {:.3} of the best, {out:?}", out.time_us as f64 / best);
+            assert!(out.utilisation > 0.95, "{what}: {out:?}");
+            assert!(out.time_us as f64 <= best * slowdown, "{what}: {best} us at best, {out:?}");
+            assert_eq!(out.wasted, 0, "{what}: {out:?}");
+        }
+    }
+
+    #[test]
+    fn four_interleaved_streams_fill_the_link() {
+        let world = World::default();
+        let part = world.units / 4;
+        for descending in [false, true] {
+            let readers = (0..4).map(|i| {
+                let units = i * part..(i + 1) * part;
+                if descending { Reader::new(0, units.rev()) } else { Reader::new(0, units) }
+            });
+            let mut policy = Sequential::new();
+            let out = run(&world, &mut policy, readers.collect());
+            println!("descending {descending}: {out:?}");
+            assert!(out.utilisation > 0.95, "descending {descending}: {out:?}");
+            assert!(out.dropped == 0 || descending, "{out:?}");
+            // At each part's end a stream runs into the next part, which is read as well.
+            assert_eq!(out.wasted, 0, "{out:?}");
+        }
+    }
+
+    #[test]
+    fn one_reader_that_alternates_between_streams_waits_for_none() {
+        // One thread, eight streams, one unit of each in turn.
+        let world = World { units: 8000, ..World::default() };
+        let order = (0..8000u64).map(|i| i % 8 * 1000 + i / 8);
+        let out = run(&world, &mut Sequential::new(), vec![Reader::new(0, order)]);
+        println!("{out:?}");
+        assert!(out.utilisation > 0.9, "{out:?}");
+    }
+
+    #[test]
+    fn a_slow_reader_waits_only_while_its_windows_grow() {
+        // 1 ms of work for each 64 KiB: 65 MB/s, less than one connection gives.
+        let world = World { units: 4096, ..World::default() };
+        let out = run(&world, &mut Sequential::new(), vec![Reader::new(1000, 0..4096)]);
+        let waited = out.time_us - 4096 * 1000;
+        println!("waited {waited}: {out:?}");
+        assert!(waited < 8 * world.first_byte_us, "waited {waited} us: {out:?}");
+    }
+
+    #[test]
+    fn random_reads_with_chance_pairs_waste_little() {
+        // Three reads of ten are followed by their neighbour, as where a record straddles units.
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> 33
+        };
+        let order: Vec<u64> = (0..4000)
+            .flat_map(|_| {
+                let at = random() % (100_000 - 1);
+                if random() % 10 < 3 { at..at + 2 } else { at..at + 1 }
+            })
+            .collect();
+        let world = World { units: 100_000, first_byte_us: 500, ..World::default() };
+        let out = run(&world, &mut Sequential::new(), vec![Reader::new(0, order)]);
+        println!("{out:?}");
+        assert!(out.wasted * 50 < out.read, "under 2 % are fetched in vain: {out:?}");
+    }
+
+    #[test]
+    fn a_small_budget_still_reads_ahead() {
+        // A quarter of 32 units is all that speculation has.
+        let world = World { units: 4096, quota: 8, extent_max: 8, ..World::default() };
+        let out = run(&world, &mut Sequential::new(), vec![scan(0..world.units)]);
+        // Two windows of 4 units each round trip, of 31 ms.
+        let best = world.units / 8 * world.first_byte_us;
+        println!("{} of {best}: {out:?}", out.time_us);
+        assert!(out.time_us < best * 6 / 5, "{out:?}");
     }
 }
