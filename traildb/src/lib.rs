@@ -1,1 +1,26 @@
-//! TrailDB.
+//! Read, write and query TrailDB databases, local or remote.
+//!
+//! ```text
+//!   write:   events -> group -> model -> code -> encode -> pack -> file
+//!   read:    any Storage     -> container -> member -> trail cursor -> events
+//!   shared:  container/ (directory, package)   member/ (one file per member)   bits
+//! ```
+//!
+//! A database is a set of *trails*: events of one UUID, in the order of time. An event has a
+//! timestamp and one value for each field; values are byte strings, and the empty one is NULL.
+
+mod bits; // the only place that shifts
+mod item; // a field and a value in 64 bits; UUIDs
+mod error; // what can go wrong
+pub mod storage; // where the bytes are
+mod container; // members by name: package and directory
+mod member; // the bytes of each member, read and written
+mod read; // Reader and its cursor
+
+pub use crate::{
+    error::{Error, InputError},
+    item::{DELTA_MAX, FIELDS_MAX, Item, TRAILS_MAX, Uuid, UuidError, VALUES_MAX},
+    member::{fields::Fields, lexicon::Value},
+    read::{Event, Reader, Trail, existing},
+    storage::Storage,
+};

@@ -1,0 +1,148 @@
+//! What can go wrong, sorted by what the caller can do about it.
+
+use std::{io, ops::Range, path::PathBuf};
+
+/// What reading or writing a database can return.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The storage could not give the bytes: a source that failed, a pin limit, a bad disk.
+    #[error("{object}: member {member}, bytes {}..{}: {source}", range.start, range.end)]
+    Storage {
+        /// The storage's name.
+        object: String,
+        /// The member that was read.
+        member: String,
+        /// The bytes of the member that were wanted.
+        range: Range<u64>,
+        /// What the storage said. A pager's error is inside, for `downcast_ref`.
+        source: io::Error,
+    },
+
+    /// The bytes are no database, or break a rule of FORMAT.md. Get the file again.
+    #[error("{object}: damaged: member {member}, offset {offset}: {reason}")]
+    Damaged {
+        /// The storage's name.
+        object: String,
+        /// The member at fault.
+        member: String,
+        /// The offset in the member, in bytes.
+        offset: u64,
+        /// The rule that was broken.
+        reason: String,
+    },
+
+    /// The file is of a version that this reader does not know.
+    #[error("{object}: format version {version}; this reader knows versions 0 and 1")]
+    Version {
+        /// The storage's name.
+        object: String,
+        /// The version of the file.
+        version: u64,
+    },
+
+    /// There is no such trail.
+    #[error("trail {trail}: the database has {trails}, numbered from 0")]
+    NoSuchTrail {
+        /// The trail asked for.
+        trail: u64,
+        /// Number of trails.
+        trails: u64,
+    },
+
+    /// There is no such field.
+    #[error("there is no field {field}")]
+    NoSuchField {
+        /// The name or the number asked for.
+        field: String,
+    },
+
+    /// The field has no value of that number.
+    #[error("field {field} has no value number {value}; its numbers go to {count}")]
+    NoSuchValue {
+        /// The field.
+        field: u16,
+        /// The number asked for.
+        value: u64,
+        /// The number of values.
+        count: u64,
+    },
+
+    /// What was given to the builder cannot be part of a database.
+    #[error(transparent)]
+    Input(#[from] InputError),
+
+    /// The operating system refused to read or write a file.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a builder refuses, and why. Nothing has been written when it does.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// `time` is the built-in field.
+    #[error("the field name `time` is reserved")]
+    ReservedName,
+    /// Two fields have the same name.
+    #[error("the field name {0:?} occurs twice")]
+    DuplicateName(String),
+    /// A name that cannot be part of a member's name.
+    #[error("the field name {0:?} is not 1 to 511 of the bytes A-Z a-z 0-9 _ - %")]
+    MalformedName(String),
+    /// The format numbers fields in 14 bits.
+    #[error("{0} fields are too many: 16382 are possible")]
+    TooManyFields(usize),
+    /// An event has one value for each field.
+    #[error("an event with {got} values where the database has {expected} fields")]
+    Arity {
+        /// Values given.
+        got: usize,
+        /// Fields of the database.
+        expected: usize,
+    },
+    /// A value is longer than the format allows.
+    #[error("a value of {0} bytes is too long")]
+    ValueTooLong(u64),
+    /// A field has more distinct values than this builder numbers.
+    #[error("field {0:?} has too many distinct values")]
+    TooManyValues(String),
+    /// The database has more trails or events than this builder numbers.
+    #[error("too many {0}")]
+    TooMany(&'static str),
+    /// The first timestamp of the database does not fit.
+    #[error("the earliest timestamp {0} is too large: the format allows up to 2^47 - 2")]
+    FirstTime(u64),
+    /// Two neighbouring events of a trail are too far apart.
+    #[error(
+        "trail {uuid}: {delta} between two events is too large: the format allows up to 2^47 - 2"
+    )]
+    Delta {
+        /// The trail.
+        uuid: crate::Uuid,
+        /// The difference of the timestamps.
+        delta: u64,
+    },
+    /// The events do not fit in the memory that the options allow.
+    #[error("the events take more than the {limit} bytes of memory allowed; raise `memory_bytes`")]
+    Memory {
+        /// The limit set by the options, in bytes.
+        limit: u64,
+    },
+}
+
+impl Error {
+    pub(crate) fn file(path: impl Into<PathBuf>, source: io::Error) -> Error {
+        Error::File { path: path.into(), source }
+    }
+
+    /// Whether the bytes themselves are at fault, not the way to them.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::Version { .. })
+    }
+}

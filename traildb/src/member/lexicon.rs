@@ -1,0 +1,282 @@
+//! `lexicon.<name>`: the distinct values of a field (FORMAT.md X1-X4).
+//!
+//! ```text
+//!   0     w     2w          w(C+1)      w(C+2)
+//!   +-----+-----+-- - - --+-----------+------------ - - -
+//!   |  C  | o_1 |         |  o_(C+1)  | values, one after another
+//!   +-----+-----+-- - - --+-----------+------------ - - -
+//!   w = 4 if the member has at most 2^32 - 1 bytes, else 8; offsets count from the member's start
+//! ```
+
+use std::ops::{Deref, Range};
+
+use crate::{
+    container::{Member, Members, Plan},
+    error::Error,
+    item::VALUES_MAX,
+    storage::Storage,
+};
+
+/// Bytes read at a time where a member is scanned.
+const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Where a lexicon is and how many values it has.
+#[derive(Clone, Debug)]
+pub(crate) struct LexiconMember {
+    pub(crate) member: Member,
+    /// Number of values, NULL not counted.
+    pub(crate) count: u64,
+    /// Bytes of a number.
+    width: u64,
+    /// Version 0: values end with a NUL byte, and the last offset may be absent.
+    zero_ended: bool,
+}
+
+/// Bytes of a number in a lexicon (or a table of trails) whose member has `len` bytes.
+pub(crate) fn number_width(len: u64) -> u64 {
+    if len <= u64::from(u32::MAX) { 4 } else { 8 }
+}
+
+/// The head of a lexicon, which its count is in.
+pub(crate) fn head(member: &Member) -> Range<u64> {
+    0..number_width(member.len)
+}
+
+impl LexiconMember {
+    pub(crate) fn open<S: Storage>(
+        members: &Members<S>,
+        member: Member,
+        version: u64,
+    ) -> Result<LexiconMember, Error> {
+        let width = number_width(member.len);
+        let zero_ended = version == 0;
+        let count = members.number(&member, 0, width)?;
+        // A count of C needs C + 2 numbers; version 0 may do with one less.
+        let numbers = u128::from(count) + if zero_ended { 1 } else { 2 };
+        if count > VALUES_MAX || numbers * u128::from(width) > u128::from(member.len) {
+            let reason = format!("{count} values do not fit in {} bytes", member.len);
+            return Err(member.damaged(members, 0, reason));
+        }
+        Ok(LexiconMember { member, count, width, zero_ended })
+    }
+
+    /// Announces the offsets of value `number` (1 to count).
+    pub(crate) fn plan_offsets(&self, plan: &mut Plan, number: u64) {
+        plan.add(&self.member, self.width * number..self.width * (number + 2));
+    }
+
+    /// Where value `number` (1 to count) is: checked to lie behind the offsets and inside.
+    ///
+    /// In version 0 the end is the next value's start, or the end of the member: the value proper
+    /// ends at the first NUL byte before it.
+    pub(crate) fn span<S: Storage>(
+        &self,
+        members: &Members<S>,
+        number: u64,
+    ) -> Result<Range<u64>, Error> {
+        debug_assert!((1..=self.count).contains(&number), "value numbers are checked before");
+        let at = self.width * number;
+        let mut pair = [0; 16];
+        let last = self.zero_ended && number == self.count;
+        let pair = &mut pair[..(if last { self.width } else { 2 * self.width }) as usize];
+        members.read(&self.member, at, pair)?;
+        let (start, end) = pair.split_at(self.width as usize);
+        let start = le_number(start);
+        let end = if last { self.member.len } else { le_number(end) };
+        self.check_span(members, number, start..end)
+    }
+
+    fn check_span<S: Storage>(
+        &self,
+        members: &Members<S>,
+        number: u64,
+        span: Range<u64>,
+    ) -> Result<Range<u64>, Error> {
+        let behind = self.width * (self.count + if self.zero_ended { 1 } else { 2 });
+        if span.start < behind || span.start >= span.end || span.end > self.member.len {
+            let reason = format!(
+                "value {number} at {}..{} is empty or outside {behind}..{}",
+                span.start, span.end, self.member.len
+            );
+            return Err(self.member.damaged(members, self.width * number, reason));
+        }
+        Ok(span)
+    }
+
+    /// Value `number` (1 to count), in place.
+    pub(crate) fn value<'m, S: Storage>(
+        &self,
+        members: &'m Members<S>,
+        number: u64,
+    ) -> Result<Value<'m, S>, Error> {
+        let span = self.span(members, number)?;
+        if !self.zero_ended {
+            let bytes = members.bytes(&self.member, span)?;
+            return Ok(Value { len: bytes.len(), bytes: Some(bytes) });
+        }
+        let len = self.zero_end(members, number, span.clone())?;
+        let bytes = members.bytes(&self.member, span.start..span.start + len)?;
+        Ok(Value { len: bytes.len(), bytes: Some(bytes) })
+    }
+
+    /// Appends value `number` (1 to count) to `out`. Pins nothing, so any length will do.
+    pub(crate) fn append<S: Storage>(
+        &self,
+        members: &Members<S>,
+        number: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let span = self.span(members, number)?;
+        let len = match self.zero_ended {
+            true => self.zero_end(members, number, span.clone())?,
+            false => span.end - span.start,
+        };
+        // Grown as bytes arrive: a false offset must not allocate what the storage cannot fill.
+        let mut at = span.start;
+        while at < span.start + len {
+            let n = (span.start + len - at).min(1 << 20) as usize;
+            let old = out.len();
+            out.resize(old + n, 0);
+            members.read(&self.member, at, &mut out[old..]).inspect_err(|_| out.truncate(old))?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Version 0: bytes before the NUL that ends the value in `span`.
+    fn zero_end<S: Storage>(
+        &self,
+        members: &Members<S>,
+        number: u64,
+        span: Range<u64>,
+    ) -> Result<u64, Error> {
+        let mut chunk = [0; 512];
+        let mut at = span.start;
+        while at < span.end {
+            let chunk = &mut chunk[..(span.end - at).min(512) as usize];
+            members.read(&self.member, at, chunk)?;
+            if let Some(zero) = chunk.iter().position(|&b| b == 0) {
+                return Ok(at + zero as u64 - span.start);
+            }
+            at += chunk.len() as u64;
+        }
+        let reason = format!("value {number} has no NUL byte at its end");
+        Err(self.member.damaged(members, span.start, reason))
+    }
+
+    /// The number of the value that equals `wanted`, by a scan over the offsets: values are in the
+    /// order of their first use.
+    pub(crate) fn find<S: Storage>(
+        &self,
+        members: &Members<S>,
+        wanted: &[u8],
+    ) -> Result<Option<u64>, Error> {
+        let step = CHUNK_BYTES / self.width;
+        let mut number = 1;
+        let mut value = Vec::new();
+        let mut offsets = Vec::new();
+        while number <= self.count {
+            let n = step.min(self.count - number + 1);
+            let mut plan = Plan::default();
+            plan.add(&self.member, self.width * number..self.width * (number + 2 * step + 1));
+            plan.announce(members)?;
+            // Version 0 may lack the last offset; then it is taken as the end of the member.
+            let end = (self.width * (number + n + 1)).min(self.member.len);
+            offsets.resize((end - self.width * number) as usize, 0);
+            members.read(&self.member, self.width * number, &mut offsets)?;
+            let starts: Vec<u64> =
+                offsets.chunks_exact(self.width as usize).map(le_number).collect();
+            for k in 0..n as usize {
+                let missing = self.zero_ended && number + k as u64 == self.count;
+                let end = if missing { self.member.len } else { starts[k + 1] };
+                let span = self.check_span(members, number + k as u64, starts[k]..end)?;
+                let fits = match self.zero_ended {
+                    // Longer than the value by its NUL byte, or more before the last offset.
+                    true => span.end - span.start > wanted.len() as u64,
+                    false => span.end - span.start == wanted.len() as u64,
+                };
+                if fits {
+                    value.clear();
+                    self.append(members, number + k as u64, &mut value)?;
+                    if value == wanted {
+                        return Ok(Some(number + k as u64));
+                    }
+                }
+            }
+            number += n;
+        }
+        Ok(None)
+    }
+}
+
+fn le_number(bytes: &[u8]) -> u64 {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(wide)
+}
+
+/// The bytes of a value, in place while this lives; empty for NULL.
+///
+/// Over a region of the pager this is a pin. Drop it before taking many others, or copy the value
+/// with [`Reader::append_value`](crate::Reader::append_value), which pins nothing.
+pub struct Value<'a, S: Storage + 'a> {
+    bytes: Option<S::Bytes<'a>>,
+    len: usize,
+}
+
+impl<S: Storage> Value<'_, S> {
+    pub(crate) const NULL: Self = Value { bytes: None, len: 0 };
+}
+
+impl<S: Storage> Deref for Value<'_, S> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.as_ref().map_or(&[], |bytes| &bytes[..self.len])
+    }
+}
+
+impl<S: Storage> std::fmt::Debug for Value<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Value({})", self.escape_ascii())
+    }
+}
+
+/// The size of a lexicon of `count` values with `value_bytes` bytes in all (X1).
+pub(crate) fn size(count: u64, value_bytes: u64) -> u64 {
+    let narrow = 4 * (count + 2) + value_bytes;
+    if number_width(narrow) == 4 { narrow } else { 8 * (count + 2) + value_bytes }
+}
+
+/// What goes before the values: the count and the offsets. `ends` are the ends of the values,
+/// counted from the first value's start.
+pub(crate) fn write_head(
+    ends: &[u64],
+    mut put: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let count = ends.len() as u64;
+    let width = number_width(size(count, ends.last().copied().unwrap_or(0)));
+    let first = width * (count + 2);
+    let mut put = |number: u64| put(&number.to_le_bytes()[..width as usize]);
+    put(count)?;
+    put(first)?;
+    ends.iter().try_for_each(|end| put(first + end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_of_a_lexicon() {
+        let mut bytes = Vec::new();
+        write_head(&[], |b| Ok(bytes.extend_from_slice(b))).unwrap();
+        assert_eq!(bytes, [0, 0, 0, 0, 8, 0, 0, 0], "no values");
+        bytes.clear();
+        write_head(&[1, 4], |b| Ok(bytes.extend_from_slice(b))).unwrap();
+        assert_eq!(bytes, [2, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0, 20, 0, 0, 0]);
+        assert_eq!(size(2, 4), 20);
+        assert_eq!(size(1, u64::from(u32::MAX) - 12), u64::from(u32::MAX), "the last narrow one");
+        assert_eq!(size(1, u64::from(u32::MAX) - 11), u64::from(u32::MAX) - 11 + 24);
+    }
+}

@@ -1,0 +1,119 @@
+//! `trails.toc` and `trails.data`: where each trail is (FORMAT.md T1-T2).
+
+use std::ops::Range;
+
+use crate::{
+    container::{Member, Members, Plan},
+    error::Error,
+    storage::Storage,
+};
+
+/// Zero bytes after the last trail, for readers that look ahead (T2).
+pub(crate) const PADDING: u64 = 8;
+
+/// No trail is longer: its bits must have numbers.
+const TRAIL_BYTES_MAX: u64 = 1 << 60;
+
+/// The two members, sizes checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Trails {
+    toc: Member,
+    pub(crate) data: Member,
+    /// Bytes of an offset in the toc.
+    width: u64,
+}
+
+/// Bytes of an offset, when `trails.data` has `len` bytes, padding included. Unlike in a lexicon,
+/// 2^32 - 1 is already too long.
+pub(crate) fn offset_width(len: u64) -> u64 {
+    if len < u64::from(u32::MAX) { 4 } else { 8 }
+}
+
+impl Trails {
+    pub(crate) fn open<S: Storage>(members: &Members<S>, trails: u64) -> Result<Trails, Error> {
+        let (toc, data) = (members.need("trails.toc")?, members.need("trails.data")?);
+        let width = offset_width(data.len);
+        // At most 2^59 trails (checked by `info`), so this is less than 2^63.
+        if toc.len != (trails + 1) * width {
+            let reason =
+                format!("{} bytes where {trails} trails need {}", toc.len, (trails + 1) * width);
+            return Err(toc.damaged(members, 0, reason));
+        }
+        Ok(Trails { toc, data, width })
+    }
+
+    /// Announces the offsets of `trails`.
+    pub(crate) fn plan_offsets(&self, plan: &mut Plan, trails: Range<u64>) {
+        plan.add(&self.toc, trails.start * self.width..(trails.end + 1) * self.width);
+    }
+
+    /// Announces the first `max` bytes of a trail.
+    pub(crate) fn plan_data(&self, plan: &mut Plan, span: &Range<u64>, max: u64) {
+        plan.add(&self.data, span.start..span.end.min(span.start.saturating_add(max)));
+    }
+
+    /// Where trail `trail` (which exists) is in `trails.data`: not empty, and inside.
+    pub(crate) fn span<S: Storage>(
+        &self,
+        members: &Members<S>,
+        trail: u64,
+    ) -> Result<Range<u64>, Error> {
+        let mut ends = [0; 16];
+        let ends = &mut ends[..2 * self.width as usize];
+        members.read(&self.toc, trail * self.width, ends)?;
+        self.check(members, trail, ends)
+    }
+
+    /// The spans of the trails `from..from + n`, all of which exist.
+    pub(crate) fn spans<S: Storage>(
+        &self,
+        members: &Members<S>,
+        from: u64,
+        n: u64,
+        out: &mut Vec<Range<u64>>,
+    ) -> Result<(), Error> {
+        let mut ends = vec![0; ((n + 1) * self.width) as usize];
+        members.read(&self.toc, from * self.width, &mut ends)?;
+        out.clear();
+        for k in 0..n {
+            let at = (k * self.width) as usize;
+            let pair = &ends[at..at + 2 * self.width as usize];
+            out.push(self.check(members, from + k, pair)?);
+        }
+        Ok(())
+    }
+
+    fn check<S: Storage>(
+        &self,
+        members: &Members<S>,
+        trail: u64,
+        pair: &[u8],
+    ) -> Result<Range<u64>, Error> {
+        let number = |bytes: &[u8]| {
+            let mut wide = [0; 8];
+            wide[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(wide)
+        };
+        let (start, end) = pair.split_at(self.width as usize);
+        let (start, end) = (number(start), number(end));
+        if start >= end || end > self.data.len || end - start > TRAIL_BYTES_MAX {
+            let reason = format!(
+                "trail {trail} at {start}..{end} is empty or outside trails.data, which has {}",
+                self.data.len
+            );
+            return Err(self.toc.damaged(members, trail * self.width, reason));
+        }
+        Ok(start..end)
+    }
+}
+
+/// The toc of trails that end at `ends` in a `trails.data` of `len` bytes, padding included.
+pub(crate) fn write_toc(
+    ends: impl IntoIterator<Item = u64>,
+    len: u64,
+    mut put: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let width = offset_width(len) as usize;
+    put(&[0; 8][..width])?;
+    ends.into_iter().try_for_each(|end| put(&end.to_le_bytes()[..width]))
+}

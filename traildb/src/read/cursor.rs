@@ -1,0 +1,331 @@
+//! A cursor over the events of a trail (FORMAT.md T3-T8).
+//!
+//! ```text
+//!   trails.data  ....|.. trail t-1 ..|........ trail t ........|.. trail t+1 ..|....
+//!   window                [======================]0000 guard
+//!                                  ^ bit         ^ refilled from here, keeping what is unread
+//! ```
+//!
+//! Bits are decoded from a window of at most 64 KiB that the cursor owns: nothing is pinned between
+//! calls, a trail of any length takes the same memory, and the zeros behind the window stand for
+//! the zeros that the format puts behind its data.
+
+use std::ops::Range;
+
+use super::{Model, Reader};
+use crate::{
+    bits,
+    container::Plan,
+    error::Error,
+    item::{Item, Uuid},
+    storage::Storage,
+};
+
+/// Bytes of a full window.
+const WINDOW_BYTES: u64 = 64 << 10;
+/// The longest symbol is 1 + 14 + 48 bits; with the bits before it in its byte it touches 9 bytes,
+/// and a guard of 8 follows.
+const SYMBOL_BYTES: usize = 16;
+/// Offsets read at a time when trails are passed over in order.
+const SPANS: u64 = 1024;
+/// When trails are passed over in order, so much is announced ahead of the window.
+const AHEAD_BYTES: u64 = 4 << 20;
+
+/// One event of a trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The timestamp.
+    pub time: u64,
+    /// One item for each user field, in order: `items[f - 1]` is of field f.
+    pub items: &'a [Item],
+}
+
+/// A cursor over the events of one trail at a time.
+pub struct Trail<'r, S: Storage> {
+    reader: &'r Reader<S>,
+    model: &'r Model,
+    id: Option<u64>,
+    /// The state: one item for each user field.
+    items: Box<[Item]>,
+    time: u64,
+    /// The time symbol that the next event starts with, read already.
+    pending: Option<Pending>,
+    window: Window,
+    /// Spans of the trails from `spans_from` on.
+    spans: Vec<Range<u64>>,
+    spans_from: u64,
+    announced: u64,
+}
+
+/// The first symbol of an event: its delta, and perhaps an item.
+#[derive(Clone, Copy)]
+struct Pending {
+    delta: u64,
+    second: Item,
+    second_field: u16,
+}
+
+/// Part of `trails.data`, and where decoding is in it.
+struct Window {
+    /// `len` bytes of the member, then at least `SYMBOL_BYTES` of zeros.
+    bytes: Vec<u8>,
+    /// Where `bytes[0]` is in the member.
+    at: u64,
+    len: usize,
+    /// Next bit, counted from the window's start.
+    bit: u64,
+    /// First bit that is not of the trail, counted from the window's start.
+    end_bit: u64,
+    /// Where the trail ends in the member.
+    end: u64,
+    /// Bits at the end of its last byte that are not of the trail.
+    unused: u64,
+    /// Whether trails are read in order, so that reading beyond this one pays.
+    sequential: bool,
+    /// From this byte on a symbol may not be whole: `usize::MAX` when the trail ends in the window.
+    refill_at: usize,
+}
+
+impl<'r, S: Storage> Trail<'r, S> {
+    pub(super) fn new(reader: &'r Reader<S>) -> Result<Trail<'r, S>, Error> {
+        let model = reader.model()?;
+        Ok(Trail {
+            reader,
+            model,
+            id: None,
+            items: (1..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
+            time: 0,
+            pending: None,
+            window: Window {
+                bytes: Vec::new(),
+                at: 0,
+                len: 0,
+                bit: 0,
+                end_bit: 0,
+                end: 0,
+                unused: 0,
+                sequential: false,
+                refill_at: usize::MAX,
+            },
+            spans: Vec::new(),
+            spans_from: 0,
+            announced: 0,
+        })
+    }
+
+    /// The trail that the cursor is on.
+    pub fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    /// The UUID of the trail that the cursor is on.
+    pub fn uuid(&self) -> Result<Option<Uuid>, Error> {
+        self.id.map(|id| self.reader.uuid(id)).transpose()
+    }
+
+    /// Puts the cursor before the first event of `trail`.
+    pub fn seek(&mut self, trail: u64) -> Result<(), Error> {
+        self.pending = None;
+        let next = self.id.take().map(|id| id + 1) == Some(trail);
+        let span = self.span(trail, next)?;
+        for (slot, field) in self.items.iter_mut().zip(1..) {
+            *slot = Item::new(field, 0);
+        }
+        self.time = self.reader.info.time_min;
+        self.id = Some(trail);
+        let opened = self.open_span(span, next).and_then(|()| self.first_symbol());
+        opened.inspect_err(|_| self.id = None)
+    }
+
+    /// Where the trail is. In ascending order, offsets are read many at a time.
+    fn span(&mut self, trail: u64, next: bool) -> Result<Range<u64>, Error> {
+        let content = self.reader.content_of(trail)?;
+        let members = &self.reader.members;
+        if !next {
+            return content.trails.span(members, trail);
+        }
+        let cached = trail.checked_sub(self.spans_from).and_then(|k| self.spans.get(k as usize));
+        if let Some(span) = cached {
+            return Ok(span.clone());
+        }
+        let n = SPANS.min(self.reader.info.trails - trail);
+        if members.is_remote() {
+            let mut plan = Plan::default();
+            content.trails.plan_offsets(&mut plan, trail..trail.saturating_add(16 * SPANS));
+            plan.announce(members)?;
+        }
+        self.spans_from = trail;
+        content
+            .trails
+            .spans(members, trail, n, &mut self.spans)
+            .inspect_err(|_| self.spans.clear())?;
+        Ok(self.spans[0].clone())
+    }
+
+    /// Makes `span` the trail to decode: sets where its bits start and end.
+    fn open_span(&mut self, span: Range<u64>, sequential: bool) -> Result<(), Error> {
+        let held = self.window.at..self.window.at + self.window.len as u64;
+        let window = &mut self.window;
+        (window.end, window.unused, window.sequential) = (span.end, 0, sequential);
+        if held.contains(&span.start) {
+            window.bit = (span.start - window.at) * 8;
+        } else {
+            (window.at, window.len, window.bit) = (span.start, 0, 0);
+            if !sequential {
+                self.announced = 0;
+            }
+            self.refill()?;
+        }
+        // T4: the first three bits say how many of the last byte are unused.
+        let window = &mut self.window;
+        window.unused = bits::low(bits::peek(&window.bytes, window.bit), 3);
+        window.bit += 3;
+        window.set_ends();
+        Ok(())
+    }
+
+    /// Reads on from the current bit; when trails are read in order, beyond the end of this one.
+    fn refill(&mut self) -> Result<(), Error> {
+        let content = self.reader.content.as_ref().expect("a cursor on a trail has content");
+        let (members, data) = (&self.reader.members, &content.trails.data);
+        let window = &mut self.window;
+        let start = window.at + window.bit / 8;
+        let limit = if window.sequential { data.len } else { window.end };
+        let end = limit.min(start + WINDOW_BYTES);
+        if window.sequential && members.is_remote() && end + AHEAD_BYTES / 2 > self.announced {
+            let mut plan = Plan::default();
+            plan.add(data, end.max(self.announced)..end + AHEAD_BYTES);
+            self.announced = end + AHEAD_BYTES;
+            plan.announce(members)?;
+        }
+        let len = (end - start) as usize;
+        window.bytes.resize(len + SYMBOL_BYTES, 0);
+        window.bytes[len..].fill(0);
+        (window.at, window.len, window.bit) = (start, 0, window.bit % 8);
+        members.read(data, start, &mut window.bytes[..len])?;
+        window.len = len;
+        window.set_ends();
+        Ok(())
+    }
+
+    /// The first symbol of a trail, which must be a time symbol (T7).
+    fn first_symbol(&mut self) -> Result<(), Error> {
+        if self.window.bit >= self.window.end_bit {
+            return Err(self.damaged("the trail has no events"));
+        }
+        match self.symbol()? {
+            Decoded::Time(pending) => self.pending = Some(pending),
+            Decoded::Items(..) => return Err(self.damaged("the trail starts without a time")),
+        }
+        Ok(())
+    }
+
+    /// The next event, or `None` at the end of the trail. After an error the trail is over.
+    pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
+        let Some(pending) = self.pending.take() else { return Ok(None) };
+        let Some(time) = self.time.checked_add(pending.delta) else {
+            return Err(self.damaged("the timestamp exceeds 64 bits"));
+        };
+        self.time = time;
+        if pending.second_field != 0 {
+            self.items[usize::from(pending.second_field) - 1] = pending.second;
+        }
+        while self.window.bit < self.window.end_bit {
+            match self.symbol()? {
+                Decoded::Time(pending) => {
+                    self.pending = Some(pending);
+                    break;
+                }
+                Decoded::Items(first_field, first, second_field, second) => {
+                    self.items[usize::from(first_field) - 1] = first;
+                    if second_field != 0 {
+                        self.items[usize::from(second_field) - 1] = second;
+                    }
+                }
+            }
+        }
+        Ok(Some(Event { time, items: &self.items }))
+    }
+
+    /// Decodes one symbol (T5, T6). The caller has checked that there is one.
+    #[inline(always)]
+    fn symbol(&mut self) -> Result<Decoded, Error> {
+        if (self.window.bit >> 3) as usize >= self.window.refill_at {
+            self.refill()?;
+        }
+        let bit = self.window.bit;
+        let word = bits::peek(&self.window.bytes, bit);
+        let decoded = if word & 1 == 1 {
+            let Some((symbol, n)) = self.model.codebook.find(word >> 1) else {
+                return Err(self.damaged("no code word starts like this"));
+            };
+            self.window.bit = bit + 1 + u64::from(n);
+            if symbol.first_field == 0 {
+                Decoded::Time(Pending {
+                    delta: symbol.first,
+                    second: Item(symbol.second),
+                    second_field: symbol.second_field,
+                })
+            } else {
+                let (first, second) = (Item(symbol.first), Item(symbol.second));
+                Decoded::Items(symbol.first_field, first, symbol.second_field, second)
+            }
+        } else {
+            let field_bits = self.model.field_bits;
+            let field = bits::low(word >> 1, field_bits);
+            let Some(&(value_bits, value_max)) = self.model.literals.get(field as usize) else {
+                return Err(self.damaged("a literal of a field that does not exist"));
+            };
+            // A literal may have 63 bits, and a peek is good for 57: the value gets one of its own.
+            let at = bit + 1 + u64::from(field_bits);
+            let value = bits::low(bits::peek(&self.window.bytes, at), value_bits);
+            self.window.bit = at + u64::from(value_bits);
+            if value > value_max {
+                return Err(self.damaged("a literal of a value that does not exist"));
+            }
+            let field = field as u16;
+            match field {
+                0 => Decoded::Time(Pending { delta: value, second: Item(0), second_field: 0 }),
+                _ => Decoded::Items(field, Item::new(field, value), 0, Item(0)),
+            }
+        };
+        if self.window.bit > self.window.end_bit {
+            return Err(self.damaged("the trail ends inside a symbol"));
+        }
+        Ok(decoded)
+    }
+
+    /// An error at the current bit; the trail is over.
+    #[cold]
+    fn damaged(&mut self, reason: &str) -> Error {
+        self.pending = None;
+        let content = self.reader.content.as_ref().expect("a cursor on a trail has content");
+        let at = self.window.at + self.window.bit / 8;
+        let id = self.id.unwrap_or_default();
+        let reason = format!("trail {id}, bit {} of the byte: {reason}", self.window.bit % 8);
+        content.trails.data.damaged(&self.reader.members, at, reason)
+    }
+}
+
+impl Window {
+    /// Sets the trail's end as seen from the window.
+    fn set_ends(&mut self) {
+        let left = self.end - self.at;
+        // At least one byte, and at most seven unused bits: this is positive.
+        self.end_bit = left * 8 - self.unused;
+        let whole = left <= self.len as u64;
+        self.refill_at = if whole { usize::MAX } else { self.len.saturating_sub(SYMBOL_BYTES) };
+    }
+}
+
+enum Decoded {
+    Time(Pending),
+    /// First field and item, second field (0 if there is none) and item.
+    Items(u16, Item, u16, Item),
+}
+
+impl<S: Storage> std::fmt::Debug for Trail<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trail").field("id", &self.id).field("time", &self.time).finish()
+    }
+}

@@ -1,0 +1,401 @@
+//! Reading: any storage, its members, a cursor over a trail.
+//!
+//! ```text
+//!   Storage -> container -> member -> Trail (cursor) -> Event
+//!
+//!   round trips of a remote package       1  length and version of the object
+//!   (FORMAT.md has no say in this)        2  head and index
+//!                                         3  fields, codebook, heads of lexicons, uuids, toc
+//!                                         4  trails                        -> events
+//!                                         5  offsets of values
+//!                                         6  values
+//! ```
+
+mod cursor;
+
+use std::{io, ops::Range, path::Path, sync::OnceLock};
+
+pub use cursor::{Event, Trail};
+
+use crate::{
+    bits,
+    container::{Member, Members, Plan, directory, package},
+    error::Error,
+    item::{Item, Uuid},
+    member::{
+        codebook::Codebook,
+        fields::Fields,
+        info::{self, Info},
+        lexicon::{self, LexiconMember, Value},
+        trails::Trails,
+        uuids::Uuids,
+    },
+    storage::{File, Storage},
+};
+
+/// Of one trail, so many bytes are fetched ahead; the rest follows when the cursor gets there.
+const TRAIL_AHEAD_BYTES: u64 = 1 << 20;
+/// Values and trails announced in one round. Bounds the memory of a plan, and what a storage with a
+/// small budget is asked to hold at once.
+const BATCH: usize = 4096;
+
+/// An open database.
+///
+/// Opening reads the head of the file and announces the members that every query needs, without
+/// waiting for them; everything else is read, and checked, when it is first used. A failure of the
+/// storage is an `Err` of what was being done, and can be tried again.
+///
+/// A reader can be shared between threads; each cursor belongs to one.
+#[derive(Debug)]
+pub struct Reader<S: Storage> {
+    members: Members<S>,
+    version: u64,
+    info: Info,
+    /// `None` if there are no trails: such a database need not have the members (E1).
+    content: Option<Content>,
+    fields: OnceLock<Fields>,
+    lexicons: OnceLock<Vec<LexiconMember>>,
+    model: OnceLock<Model>,
+}
+
+#[derive(Debug)]
+struct Content {
+    uuids: Uuids,
+    trails: Trails,
+    codebook: Member,
+}
+
+/// What decoding a symbol takes.
+#[derive(Debug)]
+pub(crate) struct Model {
+    codebook: Codebook,
+    /// Bits of the field in a literal: L of FORMAT.md T6.
+    field_bits: u32,
+    /// For each field, bits of the value in a literal, and the greatest value.
+    literals: Vec<(u32, u64)>,
+}
+
+impl Reader<File> {
+    /// Opens the database at `path`: a package, or a directory. If there is nothing at `path`,
+    /// `path.tdb` is tried.
+    pub fn open(path: impl AsRef<Path>) -> Result<Reader<File>, Error> {
+        let path = existing(path.as_ref());
+        let failed = |source| Error::file(&path, source);
+        if path.metadata().map_err(failed)?.is_dir() {
+            return Reader::open_directory(|name| match File::open(path.join(name)) {
+                Ok(file) => Ok(Some(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            });
+        }
+        Reader::new(File::open(&path).map_err(failed)?)
+    }
+}
+
+/// `path`, or `path.tdb` if only that exists.
+pub fn existing(path: &Path) -> std::path::PathBuf {
+    let mut longer = path.as_os_str().to_owned();
+    longer.push(".tdb");
+    if !path.exists() && Path::new(&longer).exists() { longer.into() } else { path.to_owned() }
+}
+
+impl<S: Storage> Reader<S> {
+    /// Opens a database in the package form: one storage holds it all.
+    pub fn new(storage: S) -> Result<Reader<S>, Error> {
+        let members = package::open(storage)?;
+        let version = info::read_version(&members)?;
+        let reader = Reader::with_members(members, version)?;
+        reader.announce_common()?;
+        Ok(reader)
+    }
+
+    /// Opens a database in the directory form: `open` gives the storage of each member by its name,
+    /// or `None` if there is no such member.
+    pub fn open_directory(
+        open: impl FnMut(&str) -> io::Result<Option<S>>,
+    ) -> Result<Reader<S>, Error> {
+        let mut opener = directory::Opener::new(open);
+        opener.add("version")?;
+        let version = info::read_version(opener.members())?;
+        for name in ["info", "fields"] {
+            opener.add(name)?;
+        }
+        let member = opener.members().need("fields")?;
+        let fields = Fields::read(opener.members(), &member)?;
+        for name in fields.names() {
+            opener.add(&format!("lexicon.{name}"))?;
+        }
+        let uuids = if version == 0 { "cookies" } else { "uuids" };
+        for name in ["trails.codebook", "trails.toc", "trails.data", uuids] {
+            opener.add(name)?;
+        }
+        let reader = Reader::with_members(opener.finish(), version)?;
+        reader.fields.set(fields).expect("set here for the first time");
+        reader.announce_common()?;
+        Ok(reader)
+    }
+
+    fn with_members(members: Members<S>, version: u64) -> Result<Reader<S>, Error> {
+        let info = Info::read(&members, &members.need("info")?)?;
+        let content = match info.trails {
+            0 => None,
+            trails => Some(Content {
+                uuids: Uuids::open(&members, trails, version)?,
+                trails: Trails::open(&members, trails)?,
+                codebook: members.need("trails.codebook")?,
+            }),
+        };
+        members.need("fields")?;
+        let (fields, lexicons, model) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Reader { members, version, info, content, fields, lexicons, model })
+    }
+
+    /// Announces what every query needs: names, code, and how many values each field has.
+    fn announce_common(&self) -> Result<(), Error> {
+        let mut plan = Plan::default();
+        for member in self.members.iter() {
+            if &*member.name == "fields" {
+                plan.add(member, 0..member.len);
+            } else if &*member.name == "trails.codebook" && self.content.is_some() {
+                plan.add(member, 0..Codebook::bytes(self.version));
+            } else if member.name.starts_with("lexicon.") {
+                plan.add(member, lexicon::head(member));
+            }
+        }
+        plan.announce(&self.members)
+    }
+
+    /// The format version of the file: 0 or 1.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Number of trails.
+    pub fn trails(&self) -> u64 {
+        self.info.trails
+    }
+
+    /// Number of events.
+    pub fn events(&self) -> u64 {
+        self.info.events
+    }
+
+    /// The earliest timestamp, or `None` if there are no events.
+    pub fn time_min(&self) -> Option<u64> {
+        (self.info.trails > 0).then_some(self.info.time_min)
+    }
+
+    /// The latest timestamp, or `None` if there are no events.
+    pub fn time_max(&self) -> Option<u64> {
+        (self.info.trails > 0).then_some(self.info.time_max)
+    }
+
+    /// The members of the database and their sizes in bytes, by name.
+    pub fn members(&self) -> Vec<(&str, u64)> {
+        let mut list: Vec<_> = self.members.iter().map(|m| (&*m.name, m.len)).collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// The storages: one of a package, one for each member of a directory.
+    pub fn storages(&self) -> &[S] {
+        self.members.stores()
+    }
+
+    /// The user fields.
+    pub fn fields(&self) -> Result<&Fields, Error> {
+        once(&self.fields, || Fields::read(&self.members, &self.members.need("fields")?))
+    }
+
+    /// The number of the field `name`, as an error if there is none.
+    pub fn field(&self, name: &str) -> Result<u16, Error> {
+        self.fields()?.find(name).ok_or_else(|| Error::NoSuchField { field: name.into() })
+    }
+
+    /// Number of distinct values of `field` (from 1), NULL not counted. Value numbers go from 1 to
+    /// this; 0 is NULL.
+    pub fn values(&self, field: u16) -> Result<u64, Error> {
+        Ok(self.lexicon(field)?.count)
+    }
+
+    fn lexicons(&self) -> Result<&[LexiconMember], Error> {
+        let lexicons = once(&self.lexicons, || {
+            let open = |name| {
+                let member = self.members.need(&format!("lexicon.{name}"))?;
+                LexiconMember::open(&self.members, member, self.version)
+            };
+            self.fields()?.names().map(open).collect()
+        })?;
+        Ok(lexicons)
+    }
+
+    fn lexicon(&self, field: u16) -> Result<&LexiconMember, Error> {
+        let index = usize::from(field).checked_sub(1);
+        index
+            .and_then(|index| self.lexicons().map(|all| all.get(index)).transpose())
+            .unwrap_or_else(|| Err(Error::NoSuchField { field: field.to_string() }))
+    }
+
+    /// The value of an item, in place. Empty for NULL.
+    ///
+    /// An item of the time field has no value: [`Error::NoSuchField`].
+    pub fn value(&self, item: Item) -> Result<Value<'_, S>, Error> {
+        match self.located(item)? {
+            None => Ok(Value::NULL),
+            Some(lexicon) => lexicon.value(&self.members, item.value()),
+        }
+    }
+
+    /// Appends the value of an item to `out`: of any length, and nothing stays pinned.
+    pub fn append_value(&self, item: Item, out: &mut Vec<u8>) -> Result<(), Error> {
+        match self.located(item)? {
+            None => Ok(()),
+            Some(lexicon) => lexicon.append(&self.members, item.value(), out),
+        }
+    }
+
+    /// The lexicon that holds the value of `item`, or `None` for NULL.
+    fn located(&self, item: Item) -> Result<Option<&LexiconMember>, Error> {
+        let lexicon = self.lexicon(item.field())?;
+        if item.value() > lexicon.count {
+            let (field, value, count) = (item.field(), item.value(), lexicon.count);
+            return Err(Error::NoSuchValue { field, value, count });
+        }
+        Ok((!item.is_null()).then_some(lexicon))
+    }
+
+    /// The item of a value, or `None` if no event has it. Passes over the field's lexicon, whose
+    /// values are in no order.
+    pub fn item(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
+        let lexicon = self.lexicon(field)?;
+        if value.is_empty() {
+            return Ok(Some(Item::new(field, 0)));
+        }
+        Ok(lexicon.find(&self.members, value)?.map(|number| Item::new(field, number)))
+    }
+
+    /// The UUID of a trail.
+    pub fn uuid(&self, trail: u64) -> Result<Uuid, Error> {
+        self.content_of(trail)?.uuids.get(&self.members, trail)
+    }
+
+    /// The UUIDs of the trails `range`, which must exist.
+    pub fn uuids(&self, range: Range<u64>) -> Result<Vec<Uuid>, Error> {
+        if range.start >= range.end {
+            return Ok(Vec::new());
+        }
+        self.content_of(range.end - 1)?.uuids.window(&self.members, range)
+    }
+
+    /// The trail of a UUID, or `None` if there is none.
+    pub fn trail_id(&self, uuid: Uuid) -> Result<Option<u64>, Error> {
+        Ok(self.trail_ids(&[uuid])?[0])
+    }
+
+    /// The trails of many UUIDs, in their order. Costs as many round trips as one.
+    pub fn trail_ids(&self, uuids: &[Uuid]) -> Result<Vec<Option<u64>>, Error> {
+        match &self.content {
+            None => Ok(vec![None; uuids.len()]),
+            Some(content) => content.uuids.find(&self.members, &content.trails, uuids),
+        }
+    }
+
+    /// Announces that these trails will be read, so that their bytes come in one round of requests.
+    pub fn prefetch_trails(&self, trails: &[u64]) -> Result<(), Error> {
+        if !self.members.is_remote() {
+            return Ok(());
+        }
+        for batch in trails.chunks(BATCH) {
+            let mut plan = Plan::default();
+            for &trail in batch {
+                let content = self.content_of(trail)?;
+                content.trails.plan_offsets(&mut plan, trail..trail + 1);
+            }
+            plan.announce(&self.members)?;
+            let mut plan = Plan::default();
+            for &trail in batch {
+                let content = self.content_of(trail)?;
+                let span = content.trails.span(&self.members, trail)?;
+                content.trails.plan_data(&mut plan, &span, TRAIL_AHEAD_BYTES);
+            }
+            plan.announce(&self.members)?;
+        }
+        Ok(())
+    }
+
+    /// Fetches the values of these items in two rounds of requests: where they are, and themselves.
+    /// Waits for the first round, not for the second.
+    pub fn prefetch_values(&self, items: &[Item]) -> Result<(), Error> {
+        if !self.members.is_remote() {
+            return Ok(());
+        }
+        for batch in items.chunks(BATCH) {
+            let mut plan = Plan::default();
+            for &item in batch {
+                if let Some(lexicon) = self.located(item)? {
+                    lexicon.plan_offsets(&mut plan, item.value());
+                }
+            }
+            plan.announce(&self.members)?;
+            let mut plan = Plan::default();
+            for &item in batch {
+                if let Some(lexicon) = self.located(item)? {
+                    let span = lexicon.span(&self.members, item.value())?;
+                    let end = span.end.min(span.start + TRAIL_AHEAD_BYTES);
+                    plan.add(&lexicon.member, span.start..end);
+                }
+            }
+            plan.announce(&self.members)?;
+        }
+        Ok(())
+    }
+
+    /// A cursor over the events of a trail.
+    pub fn trail(&self, trail: u64) -> Result<Trail<'_, S>, Error> {
+        self.content_of(trail)?;
+        let mut cursor = self.cursor()?;
+        cursor.seek(trail)?;
+        Ok(cursor)
+    }
+
+    /// A cursor that is at the end of no trail: [`Trail::seek`] puts it on one. Passing over many
+    /// trails with one cursor allocates nothing, and in ascending order reads ahead.
+    pub fn cursor(&self) -> Result<Trail<'_, S>, Error> {
+        Trail::new(self)
+    }
+
+    fn content_of(&self, trail: u64) -> Result<&Content, Error> {
+        let trails = self.info.trails;
+        let content = self.content.as_ref().filter(|_| trail < trails);
+        content.ok_or(Error::NoSuchTrail { trail, trails })
+    }
+
+    fn model(&self) -> Result<&Model, Error> {
+        once(&self.model, || {
+            let delta_bits = bits::width(self.info.delta_max);
+            let lexicons = self.lexicons()?.iter().map(|x| (bits::width(x.count), x.count));
+            let literals: Vec<(u32, u64)> =
+                std::iter::once((delta_bits, u64::MAX)).chain(lexicons).collect();
+            let counts: Vec<u64> = literals.iter().map(|&(_, count)| count).collect();
+            let codebook = match &self.content {
+                Some(content) => {
+                    Codebook::read(&self.members, &content.codebook, self.version, &counts)?
+                }
+                None => Codebook::empty(),
+            };
+            let field_bits = bits::width(literals.len() as u64);
+            Ok(Model { codebook, field_bits, literals })
+        })
+    }
+}
+
+/// Sets a cell unless it is set. Two threads may both do the work; one result is kept.
+fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, Error>) -> Result<&T, Error> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
