@@ -109,11 +109,6 @@ impl Frame {
         let lent = Frame { memory, filled: self.filled, home: Some(slot.clone() as _) };
         (lent, Lender { slot })
     }
-
-    pub(crate) fn into_memory(mut self) -> FrameMemory {
-        self.home = None;
-        self.memory.take().expect("a frame has memory until it is dropped")
-    }
 }
 
 impl Drop for Frame {

@@ -6,18 +6,44 @@
 //!                            ^
 //!                          policy: which to evict, which to prefetch
 //! ```
+//!
+//! ```no_run
+//! # fn main() -> Result<(), pager::Error> {
+//! # let source: std::sync::Arc<dyn pager::BlockSource> = unimplemented!();
+//! let pager = pager::Pager::builder().budget_bytes(256 << 20).build()?;
+//! let region = pager.open(source)?;
+//! let head = region.load(0..4096)?; // resident, pinned, errors are values
+//! let whole = region.map()?; // or the whole object as a slice
+//! println!("{} of {} bytes start with {:?}", head.len(), whole.len(), &whole[..4]);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod units; // the arithmetic between offsets and units
 pub mod source; // where bytes come from
 pub mod frame; // owned buffers that a source fills in place
+mod fetch; // wanted units in, bytes out
+pub mod budget; // bytes reserved before they are asked for
+pub mod pool; // what regions and a database's pages share
+mod cache; // which units are resident; owns no bytes
 pub mod policy; // which unit to evict, which to prefetch
-mod error; // what can go wrong
+mod fault; // the loop that answers the kernel
+mod region; // what a consumer holds
 mod sys; // mmap and userfaultfd: the only unsafe code
+mod pager; // settings, threads, how an object becomes a region
+mod error; // what can go wrong
+mod stats; // what is counted
+mod sync; // locks and atomics
 
 pub use crate::{
+    budget::Budget,
     error::{Cause, ConfigError, Error, SourceError},
     frame::Frame,
+    pager::{Builder, Pager, PrefetchFactory, RegionOptions, UNITS_MIN},
+    region::{Guard, Hint, Mapped, Region},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
+    stats::RegionStats,
+    sys::{Mechanism, Mode, ModeRequest, Probe},
 };
 pub use async_trait::async_trait;
 pub use bytes::Bytes;

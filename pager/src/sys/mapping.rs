@@ -96,10 +96,6 @@ impl FrameMemory {
         Ok(FrameMemory { mapping, capacity: len })
     }
 
-    pub(crate) fn addr(&self) -> usize {
-        self.mapping.addr()
-    }
-
     pub(crate) fn as_slice(&self) -> &[u8] {
         // SAFETY: the mapping is private, readable and zero-filled or written, lives as long as
         // `self`, and is written only through `&mut self`.

@@ -1,6 +1,20 @@
 //! The operating system: mappings, userfaultfd, frames. The only unsafe code of the crate, but for
-//! the lines of `region` and `sealed` that make a slice.
+//! the lines of `region` that make a slice.
 
 mod mapping;
+mod words;
+mod uffd;
+mod event;
+mod port;
+mod frames;
+mod probe;
 
-pub(crate) use mapping::FrameMemory;
+pub(crate) use event::Wakeup;
+pub(crate) use frames::FramePool;
+pub(crate) use mapping::{FrameMemory, Mapping, PAGE};
+pub use port::Mechanism;
+pub(crate) use port::{Port, port_for};
+pub(crate) use probe::open_descriptor;
+pub use probe::{Mode, ModeRequest, Probe};
+pub(crate) use uffd::Descriptor;
+pub(crate) use words::LazyWords;

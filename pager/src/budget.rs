@@ -1,0 +1,280 @@
+//! The hard memory budget: bytes are reserved before they are asked for.
+//!
+//! ```text
+//!   limit  |==========================================================|
+//!   used   |== mapped ==|== in flight ==|= frames =|= a database's pages =|
+//!   pinned |== at most half ==|          speculative |= at most a quarter =|
+//! ```
+//!
+//! One budget serves any number of regions and pools. Whoever finds it full asks the pools that
+//! share it to give something up; what is pinned or on its way stays.
+
+use std::fmt;
+
+use tokio::sync::Notify;
+
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, lock};
+
+/// A number of bytes that regions and pools share. Cheap to clone; clones are the same budget.
+#[derive(Clone)]
+pub struct Budget(Arc<Shared>);
+
+struct Shared {
+    limit: u64,
+    used: AtomicU64,
+    pinned: AtomicU64,
+    speculative: AtomicU64,
+    peak: AtomicU64,
+    /// Set by those who wait for bytes, so that releasing costs nothing while nobody does.
+    wanted: AtomicBool,
+    freed: Notify,
+    pools: Mutex<Vec<Weak<dyn Reclaim>>>,
+}
+
+/// Something that can give reserved bytes back.
+pub(crate) trait Reclaim: Send + Sync {
+    /// Gives up about `bytes` bytes if it can; returns how many it did.
+    fn reclaim(&self, bytes: u64) -> u64;
+}
+
+impl Budget {
+    /// A budget of `bytes` bytes.
+    pub fn new(bytes: u64) -> Budget {
+        Budget(Arc::new(Shared {
+            limit: bytes,
+            used: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
+            speculative: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            wanted: AtomicBool::new(false),
+            freed: Notify::new(),
+            pools: Mutex::default(),
+        }))
+    }
+
+    /// The most bytes that may be reserved at a time.
+    pub fn limit(&self) -> u64 {
+        self.0.limit
+    }
+
+    /// Bytes reserved now: mapped, in flight, staged, and the pages of other pools.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were ever reserved at a time.
+    pub fn peak(&self) -> u64 {
+        self.0.peak.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that guards pin now.
+    pub fn pinned(&self) -> u64 {
+        self.0.pinned.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that may be pinned: half of the limit.
+    pub fn pin_limit(&self) -> u64 {
+        self.0.limit / 2
+    }
+
+    /// Bytes held by speculation: fetched or being fetched, and not yet asked for.
+    pub fn speculative(&self) -> u64 {
+        self.0.speculative.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that speculation may hold: a quarter of the limit.
+    pub fn speculative_limit(&self) -> u64 {
+        self.0.limit / 4
+    }
+
+    /// Reserves `bytes` bytes if they are free. Evicts nothing: see [`crate::pool::Pool::reserve`].
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        raise(&self.0.used, bytes, self.0.limit).then(|| {
+            self.0.peak.fetch_max(self.0.used.load(Ordering::Relaxed), Ordering::Relaxed);
+            Reservation { budget: self.clone(), bytes }
+        })
+    }
+
+    /// Gives back bytes whose reservation was leaked.
+    pub(crate) fn release(&self, bytes: u64) {
+        lower(&self.0.used, bytes);
+        self.nudge();
+    }
+
+    /// Counts `bytes` more bytes as pinned, unless that exceeds the limit.
+    pub(crate) fn try_pin(&self, bytes: u64) -> bool {
+        raise(&self.0.pinned, bytes, self.pin_limit())
+    }
+
+    pub(crate) fn unpin(&self, bytes: u64) {
+        lower(&self.0.pinned, bytes);
+        self.nudge();
+    }
+
+    /// Counts `bytes` more bytes as speculative, unless that exceeds the limit.
+    pub(crate) fn try_speculate(&self, bytes: u64) -> bool {
+        raise(&self.0.speculative, bytes, self.speculative_limit())
+    }
+
+    pub(crate) fn unspeculate(&self, bytes: u64) {
+        lower(&self.0.speculative, bytes);
+    }
+
+    /// Asks every pool but `but` for `bytes` bytes; returns what they gave up.
+    pub(crate) fn reclaim_from_others(&self, but: *const (), bytes: u64) -> u64 {
+        let pools: Vec<_> = {
+            let mut pools = lock(&self.0.pools);
+            pools.retain(|pool| pool.strong_count() > 0);
+            pools.iter().filter_map(Weak::upgrade).collect()
+        };
+        let mut got = 0;
+        for pool in pools {
+            if got >= bytes {
+                break;
+            }
+            if Arc::as_ptr(&pool).cast::<()>() != but {
+                got += pool.reclaim(bytes - got);
+            }
+        }
+        got
+    }
+
+    pub(crate) fn join(&self, pool: Weak<dyn Reclaim>) {
+        lock(&self.0.pools).push(pool);
+    }
+
+    /// Says that somebody waits for bytes. Wait on [`freed`](Budget::freed) after another look.
+    pub(crate) fn want(&self) {
+        self.0.wanted.store(true, Ordering::SeqCst);
+    }
+
+    /// Resolves when bytes, frames or pins were released since [`want`](Budget::want).
+    pub(crate) fn freed(&self) -> &Notify {
+        &self.0.freed
+    }
+
+    /// Tells those who wait that something was released.
+    pub(crate) fn nudge(&self) {
+        if self.0.wanted.load(Ordering::SeqCst) && self.0.wanted.swap(false, Ordering::SeqCst) {
+            self.0.freed.notify_waiters();
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+/// Adds `bytes` to `counter` unless the sum exceeds `limit`.
+fn raise(counter: &AtomicU64, bytes: u64, limit: u64) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |now| {
+            now.checked_add(bytes).filter(|&sum| sum <= limit)
+        })
+        .is_ok()
+}
+
+fn lower(counter: &AtomicU64, bytes: u64) {
+    let before = counter.fetch_sub(bytes, Ordering::SeqCst);
+    assert!(before >= bytes, "released {bytes} bytes of {before}");
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Budget({} of {} bytes, {} pinned, {} speculative)",
+            self.used(),
+            self.limit(),
+            self.pinned(),
+            self.speculative()
+        )
+    }
+}
+
+/// Bytes taken from a budget, given back on drop.
+pub struct Reservation {
+    budget: Budget,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// The bytes reserved.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes `bytes` bytes out of this reservation into one of its own.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn split(&mut self, bytes: u64) -> Reservation {
+        assert!(bytes <= self.bytes, "split {bytes} of {} bytes", self.bytes);
+        self.bytes -= bytes;
+        Reservation { budget: self.budget.clone(), bytes }
+    }
+
+    /// Keeps the bytes reserved without this value; [`Budget::release`] gives them back.
+    pub(crate) fn leak(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Adds the bytes of `other`, which must be of the same budget.
+    ///
+    /// # Panics
+    /// When it is of another budget.
+    pub fn merge(&mut self, mut other: Reservation) {
+        assert!(Arc::ptr_eq(&self.budget.0, &other.budget.0), "reservations of one budget");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Gives back all but `bytes` bytes.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        drop(self.split(self.bytes.checked_sub(bytes).expect("a reservation shrinks")));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            lower(&self.budget.0.used, self.bytes);
+            self.budget.nudge();
+        }
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reservation({} bytes)", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_exceeded_and_everything_comes_back() {
+        let budget = Budget::new(100);
+        let mut a = budget.try_reserve(60).unwrap();
+        assert!(budget.try_reserve(41).is_none());
+        assert!(budget.try_reserve(u64::MAX).is_none());
+        let b = a.split(20);
+        assert_eq!((a.bytes(), b.bytes(), budget.used()), (40, 20, 60));
+        a.shrink_to(10);
+        assert_eq!(budget.used(), 30);
+        a.merge(b);
+        drop(a);
+        assert_eq!((budget.used(), budget.peak()), (0, 60));
+    }
+
+    #[test]
+    fn pins_and_speculation_have_shares_of_their_own() {
+        let budget = Budget::new(100);
+        assert!(budget.try_pin(50) && !budget.try_pin(1));
+        assert!(budget.try_speculate(25) && !budget.try_speculate(1));
+        budget.unpin(50);
+        budget.unspeculate(25);
+        assert_eq!((budget.pinned(), budget.speculative()), (0, 0));
+    }
+}

@@ -1,0 +1,47 @@
+//! What a reader sees when bytes cannot be had, and who is told why.
+
+use std::{
+    io,
+    sync::mpsc::{SyncSender, sync_channel},
+};
+
+use crate::{error::SourceError, fetch::Object, units::UnitIndex};
+
+/// Causes that wait to be logged; more are dropped.
+const CAUSES_MAX: usize = 256;
+
+/// Where the causes of failed units go: a thread of its own writes them to the log, because the
+/// thread that waits in the fault may hold the logger's lock, or that of stderr.
+#[derive(Clone)]
+pub(crate) struct Causes(SyncSender<String>);
+
+impl Causes {
+    /// Starts the thread. It ends with the last clone.
+    pub(crate) fn start() -> io::Result<Causes> {
+        let (sender, receiver) = sync_channel::<String>(CAUSES_MAX);
+        std::thread::Builder::new().name("pager-log".to_owned()).spawn(move || {
+            for text in receiver {
+                tracing::error!("{text}");
+            }
+        })?;
+        Ok(Causes(sender))
+    }
+
+    /// `unit` of `object` cannot be had. Never waits.
+    pub(crate) fn unit_failed(&self, object: &Object, unit: UnitIndex, error: &SourceError) {
+        let start = object.ledger.geometry().start_of(unit).0;
+        // A full queue means that many causes are on their way already.
+        let _ = self
+            .0
+            .try_send(format!("{}: the unit at byte {start} cannot be had: {error}", object.name));
+    }
+}
+
+/// Ends the process with a cause on stderr, past every lock.
+pub(crate) fn stop_process(cause: &str) -> ! {
+    let text = format!("extmem pager: {cause}\n");
+    // The descriptor itself: the lock of `std::io::stderr` may belong to a thread that waits for
+    // this very failure.
+    let _ = nix::unistd::write(io::stderr(), text.as_bytes());
+    std::process::abort()
+}

@@ -1,0 +1,149 @@
+//! The loop that answers the kernel.
+//!
+//! ```text
+//!   userfaultfd --> addresses --> (region, unit) --> claim --> request to the engine
+//! ```
+//!
+//! It only translates. It does no I/O, touches no region and waits for no lock: bytes are put in
+//! place by the threads that hold them.
+
+mod failure;
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use arc_swap::ArcSwap;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub(crate) use failure::{Causes, stop_process};
+
+use crate::{
+    cache::{Asked, Ledger},
+    fetch::Request,
+    stats::Counters,
+    stats::add,
+    sync::{Arc, Mutex, lock},
+    sys::{Descriptor, Wakeup},
+    units::ByteOffset,
+};
+
+/// Events read at a time.
+const BATCH: usize = 64;
+
+/// One region's place in the address space.
+#[derive(Clone)]
+pub(crate) struct Placed {
+    pub(crate) addr: usize,
+    pub(crate) len: usize,
+    pub(crate) region: u64,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) counters: Arc<Counters>,
+    /// A handle, because looking a metric up may take the recorder's lock.
+    pub(crate) metric: metrics::Counter,
+}
+
+/// Which region lies where. Read by the fault thread without a lock.
+#[derive(Default)]
+pub(crate) struct Atlas {
+    sorted: ArcSwap<Vec<Placed>>,
+    change: Mutex<()>,
+}
+
+impl Atlas {
+    pub(crate) fn insert(&self, placed: Placed) {
+        let _one_at_a_time = lock(&self.change);
+        let mut next = Vec::clone(&self.sorted.load());
+        let at = next.partition_point(|other| other.addr < placed.addr);
+        next.insert(at, placed);
+        self.sorted.store(Arc::new(next));
+    }
+
+    pub(crate) fn remove(&self, region: u64) {
+        let _one_at_a_time = lock(&self.change);
+        let mut next = Vec::clone(&self.sorted.load());
+        next.retain(|placed| placed.region != region);
+        self.sorted.store(Arc::new(next));
+    }
+}
+
+/// Runs until `stop` is raised. A failure of the loop ends the process: threads that wait in a
+/// fault would otherwise wait for ever, or read zeros when the descriptor closes.
+pub(crate) fn run(
+    uffd: &Descriptor,
+    atlas: &Atlas,
+    stop: &Wakeup,
+    engine: &UnboundedSender<Request>,
+) {
+    match catch_unwind(AssertUnwindSafe(|| answer(uffd, atlas, stop, engine))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => stop_process(&format!("the page-fault thread failed: {error}")),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            stop_process(&format!("the page-fault thread panicked: {text}"))
+        }
+    }
+}
+
+fn answer(
+    uffd: &Descriptor,
+    atlas: &Atlas,
+    stop: &Wakeup,
+    engine: &UnboundedSender<Request>,
+) -> io::Result<()> {
+    let mut buffer = userfaultfd::EventBuffer::new(BATCH);
+    let mut addrs = Vec::with_capacity(BATCH);
+    loop {
+        let mut fds = [
+            PollFd::new(uffd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if fds[1].any().unwrap_or(false) {
+            return Ok(());
+        }
+        addrs.clear();
+        uffd.faults(&mut buffer, &mut addrs)?;
+        let regions = atlas.sorted.load();
+        for &addr in &addrs {
+            translate(addr, &regions, engine);
+        }
+    }
+}
+
+fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>) {
+    let at = regions.partition_point(|placed| placed.addr <= addr);
+    let Some(placed) = at.checked_sub(1).map(|at| &regions[at]) else { return };
+    let offset = addr - placed.addr;
+    if offset >= placed.len {
+        // A region that was closed since: nobody can be waiting.
+        return;
+    }
+    add(&placed.counters.faults, 1);
+    placed.metric.increment(1);
+    let geometry = placed.ledger.geometry();
+    // Padding behind the object's last byte belongs to its last unit.
+    let last = ByteOffset(geometry.object_len() - 1);
+    let unit = geometry.unit_of(ByteOffset(offset as u64).min(last)).expect("inside the object").0;
+    let region = placed.region;
+    let request = match placed.ledger.fault(unit) {
+        Asked::Resident | Asked::Coming => return,
+        Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },
+        Asked::Late => Request::Late { region, unit },
+        Asked::Marker => Request::Marker { region, unit },
+    };
+    // The engine outlives every region; without it the process is going down.
+    let _ = engine.send(request);
+}

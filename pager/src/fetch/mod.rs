@@ -1,0 +1,355 @@
+//! Wanted units in, bytes out.
+//!
+//! ```text
+//!   faults, loads ---> demand queue ---+
+//!         |                            +--> reserve budget --> range request --> units in place
+//!         v                            |      (demand first)     (Transfer)
+//!   PrefetchPolicy --> guess queue ----+
+//! ```
+//!
+//! One task, the engine, owns the queues and talks to the prefetch policies; each request runs as a
+//! task of its own on the pager's runtime. A unit is claimed (`Absent` to `Fetching`) before it
+//! comes here, so there is one request for it however many threads wait.
+
+mod object;
+mod queue;
+mod transfer;
+mod windows;
+
+pub(crate) use object::Object;
+
+use std::{collections::HashMap, ops::Range, time::Duration};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use self::{
+    queue::{Job, Queue},
+    transfer::Transfer,
+    windows::Windows,
+};
+use crate::{
+    budget::Reservation,
+    cache::Speculated,
+    fault::Causes,
+    frame::Frame,
+    policy::prefetch::{Advice, Limits, Signal, Want},
+    pool::Pool,
+    stats::add,
+    sync::{Arc, lock},
+};
+
+/// What the engine is told. The channel has no bound of its own, because the fault thread must not
+/// wait; what is in it is bounded by the threads that wait (one fault or load each) and by the
+/// requests under way.
+pub(crate) enum Request {
+    /// An object was opened.
+    Open(Arc<Object>),
+    /// The last handle of a region is gone.
+    Close { region: u64 },
+    /// These units were claimed for a reader that waits.
+    Missing { region: u64, units: Range<u64> },
+    /// A reader waits for a unit that was a guess.
+    Late { region: u64, unit: u64 },
+    /// A reader waits for a unit that is staged.
+    Marker { region: u64, unit: u64 },
+    /// The application says what it will do.
+    Advise { region: u64, advice: Advice },
+    /// A guess failed while a reader had come to wait for it.
+    Again { region: u64, unit: u64 },
+    /// A request has ended.
+    Done { guess: bool },
+}
+
+/// How much may be under way at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lanes {
+    /// Requests for what somebody waits for.
+    pub(crate) demand: usize,
+    /// Requests for guesses, beside those.
+    pub(crate) guesses: usize,
+}
+
+/// How often a blocked queue is looked at again, in case a wake-up was lost.
+const BLOCKED_WAIT: Duration = Duration::from_millis(50);
+
+/// Messages handled before requests are started, so that neighbours can meet.
+const BATCH_MAX: usize = 256;
+
+/// The one task that decides what is requested.
+pub(crate) struct Engine {
+    requests: UnboundedReceiver<Request>,
+    /// For the transfers, which report here.
+    sender: UnboundedSender<Request>,
+    pool: Pool,
+    lanes: Lanes,
+    causes: Causes,
+    objects: HashMap<u64, Arc<Object>>,
+    demand: Queue,
+    guesses: Queue,
+    windows: Windows,
+    running_demand: usize,
+    running_guesses: usize,
+    wants: Vec<Want>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        requests: UnboundedReceiver<Request>,
+        sender: UnboundedSender<Request>,
+        pool: Pool,
+        lanes: Lanes,
+        causes: Causes,
+    ) -> Engine {
+        Engine {
+            requests,
+            sender,
+            pool,
+            lanes,
+            causes,
+            objects: HashMap::new(),
+            demand: Queue::default(),
+            guesses: Queue::default(),
+            windows: Windows::default(),
+            running_demand: 0,
+            running_guesses: 0,
+            wants: Vec::new(),
+        }
+    }
+
+    /// Runs until the runtime ends.
+    pub(crate) async fn run(mut self) {
+        let budget = self.pool.budget().clone();
+        loop {
+            // Whatever is released after this line ends the wait below.
+            budget.want();
+            let freed = budget.freed().notified();
+            let blocked = self.start_what_fits();
+            let request = tokio::select! {
+                request = self.requests.recv() => request,
+                _ = freed, if blocked => continue,
+                _ = tokio::time::sleep(BLOCKED_WAIT), if blocked => continue,
+            };
+            let Some(request) = request else { return };
+            self.handle(request);
+            for _ in 1..BATCH_MAX {
+                let Ok(request) = self.requests.try_recv() else { break };
+                self.handle(request);
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Open(object) => {
+                self.objects.insert(object.id, object);
+            }
+            Request::Close { region } => self.close(region),
+            Request::Missing { region, units } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                let at = units.start;
+                let job = Job { object: object.clone(), units, marker: None, guess: false };
+                self.demand.push(job);
+                self.signal(&object, at, Signal::Miss);
+            }
+            Request::Again { region, unit } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                self.demand.push(Job { object, units: unit..unit + 1, marker: None, guess: false });
+            }
+            Request::Late { region, unit } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                // Still queued: it overtakes the other guesses, with what follows it.
+                if let Some(job) = self.guesses.take(region, unit) {
+                    self.upgrade(job, unit);
+                }
+                self.windows.reached(&object, unit);
+                self.signal(&object, unit, Signal::Late);
+            }
+            Request::Marker { region, unit } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                add(&object.counters.marker_faults, 1);
+                if let Err(error) = object.ledger.install_staged(unit) {
+                    // The bytes are gone with the frame; ask for them again.
+                    tracing::warn!(object = %object.name, unit, %error, "a staged unit was lost");
+                    let units = unit..unit + 1;
+                    let object = object.clone();
+                    self.demand.push(Job { object, units, marker: None, guess: false });
+                }
+                self.windows.reached(&object, unit);
+                self.signal(&object, unit, Signal::Marker);
+            }
+            Request::Advise { region, advice } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                let limits = self.limits(&object);
+                let mut wants = std::mem::take(&mut self.wants);
+                lock(&object.prefetch).advise(&advice, &limits, &mut wants);
+                self.speculate(&object, &mut wants);
+                self.wants = wants;
+            }
+            Request::Done { guess: true } => self.running_guesses -= 1,
+            Request::Done { guess: false } => self.running_demand -= 1,
+        }
+    }
+
+    /// A queued guess turns out to be wanted from `unit` on.
+    fn upgrade(&mut self, job: Job, unit: u64) {
+        let Job { object, units, marker, .. } = job;
+        if units.start < unit {
+            let before = units.start..unit;
+            let marker = marker.filter(|marker| before.contains(marker));
+            let object = object.clone();
+            self.guesses.push(Job { object, units: before, marker, guess: true });
+        }
+        let wanted = unit..units.end;
+        let marker = marker.filter(|marker| wanted.contains(marker));
+        self.demand.push(Job { object, units: wanted, marker, guess: false });
+    }
+
+    fn close(&mut self, region: u64) {
+        let Some(object) = self.objects.remove(&region) else { return };
+        self.windows.forget(region);
+        for job in self.demand.take_all(region).into_iter().chain(self.guesses.take_all(region)) {
+            for unit in job.units {
+                object.ledger.unclaim(unit);
+            }
+        }
+    }
+
+    /// Tells the policy of `object` what happened and claims what it wants.
+    fn signal(&mut self, object: &Arc<Object>, at: u64, signal: Signal) {
+        let limits = self.limits(object);
+        let mut wants = std::mem::take(&mut self.wants);
+        {
+            let mut policy = lock(&object.prefetch);
+            for unit in object.ledger.take_unused() {
+                policy.unused(unit);
+            }
+            policy.demand(at, signal, &limits, &mut wants);
+        }
+        self.speculate(object, &mut wants);
+        self.wants = wants;
+    }
+
+    fn limits(&self, object: &Object) -> Limits {
+        let share = self.pool.budget().speculative_limit();
+        let geometry = object.ledger.geometry();
+        Limits {
+            units: geometry.units(),
+            window_max: (share / geometry.unit_bytes()).max(1),
+            extent_max: object.extent_max,
+        }
+    }
+
+    /// Claims the wanted units that are absent, as far as speculation's share goes, and queues
+    /// them. Empties `wants`.
+    fn speculate(&mut self, object: &Arc<Object>, wants: &mut Vec<Want>) {
+        let limits = self.limits(object);
+        for want in wants.drain(..) {
+            let end = want.units.end.min(limits.units);
+            let end = end.min(want.units.start.saturating_add(limits.window_max));
+            let mut run: Option<Range<u64>> = None;
+            let mut marker = want.marker;
+            for unit in want.units.start..end {
+                if self.claim_guess(object, unit) {
+                    match &mut run {
+                        Some(run) => run.end = unit + 1,
+                        None => run = Some(unit..unit + 1),
+                    }
+                } else if let Some(run) = run.take() {
+                    self.queue_guess(object, run, &mut marker);
+                }
+            }
+            if let Some(run) = run {
+                self.queue_guess(object, run, &mut marker);
+            }
+        }
+    }
+
+    fn claim_guess(&mut self, object: &Arc<Object>, unit: u64) -> bool {
+        loop {
+            match object.ledger.speculate(unit) {
+                Speculated::Claimed => return true,
+                Speculated::NotAbsent => return false,
+                Speculated::NoRoom if self.windows.drop_oldest() => {}
+                Speculated::NoRoom => return false,
+            }
+        }
+    }
+
+    /// Queues a run of claimed guesses. Its marker is the policy's, or, where that one was not
+    /// claimed, the first unit after it.
+    fn queue_guess(&mut self, object: &Arc<Object>, units: Range<u64>, marker: &mut Option<u64>) {
+        let mine = marker.filter(|&marker| marker < units.end).map(|at| at.max(units.start));
+        if mine.is_some() {
+            *marker = None;
+        }
+        add(&object.counters.units_prefetched, units.end - units.start);
+        metrics::counter!("pager.prefetch.units").increment(units.end - units.start);
+        self.windows.push(object, units.clone());
+        self.guesses.push(Job { object: object.clone(), units, marker: mine, guess: true });
+    }
+
+    /// Starts requests, demand first. True if something must wait for bytes or frames.
+    fn start_what_fits(&mut self) -> bool {
+        while self.running_demand < self.lanes.demand {
+            let Some(job) = self.demand.pop_front() else { break };
+            if !self.start(job) {
+                return true;
+            }
+        }
+        // While demand waits for a lane, guesses get none.
+        while self.demand.is_empty() && self.running_guesses < self.lanes.guesses {
+            let Some(job) = self.guesses.pop_front() else { break };
+            if !self.start(job) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Starts `job`, or as much of it as the budget has room for; puts back the rest. False if
+    /// nothing of it could be started.
+    fn start(&mut self, mut job: Job) -> bool {
+        let Some((frame, charge)) = self.afford(&job) else {
+            self.queue_of(job.guess).push_front(job);
+            return false;
+        };
+        let cost = job.object.ledger.unit_cost();
+        let end = job.units.start + charge.bytes() / cost;
+        if end < job.units.end {
+            let rest = end..job.units.end;
+            let marker = job.marker.filter(|marker| rest.contains(marker));
+            let object = job.object.clone();
+            let guess = job.guess;
+            self.queue_of(guess).push_front(Job { object, units: rest, marker, guess });
+            job.units.end = end;
+        }
+        if job.guess {
+            self.running_guesses += 1;
+        } else {
+            self.running_demand += 1;
+        }
+        let (sender, causes) = (self.sender.clone(), self.causes.clone());
+        tokio::spawn(Transfer::new(job, charge, frame, sender, causes).run());
+        true
+    }
+
+    /// A frame, and bytes for as many units of `job` as there is room for, at least one.
+    fn afford(&self, job: &Job) -> Option<(Frame, Reservation)> {
+        let frame = job.object.frames.take(job.guess)?;
+        let cost = job.object.ledger.unit_cost();
+        let mut units = job.units.end - job.units.start;
+        // Half of what may be unpinned, so that one request does not evict all that others use.
+        units = units.min((self.pool.budget().limit() / 4 / cost).max(1));
+        while units > 0 {
+            if let Some(charge) = self.pool.reserve(units * cost) {
+                return Some((frame, charge));
+            }
+            units /= 2;
+        }
+        None
+    }
+
+    fn queue_of(&mut self, guess: bool) -> &mut Queue {
+        if guess { &mut self.guesses } else { &mut self.demand }
+    }
+}

@@ -1,0 +1,39 @@
+//! One open object, as the fetching side sees it.
+
+use std::time::Duration;
+
+use crate::{
+    cache::Ledger,
+    policy::PrefetchPolicy,
+    source::{BlockSource, Version},
+    stats::Counters,
+    sync::{Arc, Mutex},
+    sys::FramePool,
+};
+
+/// Everything that a request for bytes needs to know. Alive as long as a handle or a request is.
+pub(crate) struct Object {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) source: Arc<dyn BlockSource>,
+    pub(crate) version: Version,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) frames: FramePool,
+    /// The most units of one request.
+    pub(crate) extent_max: u64,
+    /// The fewest units that are worth a request of their own when a long range is split.
+    pub(crate) extent_min: u64,
+    /// The longest that one unit may take to arrive.
+    pub(crate) deadline: Duration,
+    /// Called by the engine only.
+    pub(crate) prefetch: Mutex<Box<dyn PrefetchPolicy>>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // No handle and no request is left: what is resident goes back to the budget. The memory
+        // itself goes with the ledger.
+        self.ledger.retire();
+    }
+}

@@ -1,0 +1,81 @@
+//! What waits to be requested: demand before guesses, neighbours together.
+
+use std::{collections::VecDeque, ops::Range};
+
+use super::Object;
+use crate::sync::Arc;
+
+/// Units of one object that are claimed and not yet requested.
+pub(super) struct Job {
+    pub(super) object: Arc<Object>,
+    pub(super) units: Range<u64>,
+    /// A unit to stage instead of mapping it.
+    pub(super) marker: Option<u64>,
+    /// Whether nobody has asked for any of it.
+    pub(super) guess: bool,
+}
+
+/// Jobs of one kind, in the order in which they are to be started.
+#[derive(Default)]
+pub(super) struct Queue(VecDeque<Job>);
+
+/// How many of the latest jobs a new one is compared with, to find its neighbour.
+const NEIGHBOURS: usize = 32;
+
+impl Queue {
+    pub(super) fn push_front(&mut self, job: Job) {
+        self.0.push_front(job);
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Job> {
+        self.0.pop_front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Appends `job`, cut into pieces that are worth a request each, or joins it to the job before
+    /// it in the object.
+    pub(super) fn push(&mut self, job: Job) {
+        let len = job.units.end - job.units.start;
+        let piece = (len / 8).max(job.object.extent_min).min(job.object.extent_max);
+        for joined in self.0.iter_mut().rev().take(NEIGHBOURS) {
+            let together = job.units.end.saturating_sub(joined.units.start);
+            if Arc::ptr_eq(&joined.object, &job.object)
+                && joined.units.end == job.units.start
+                && together <= job.object.extent_min.max(piece)
+                && (joined.marker.is_none() || job.marker.is_none())
+            {
+                joined.units.end = job.units.end;
+                joined.marker = joined.marker.or(job.marker);
+                return;
+            }
+        }
+        let mut start = job.units.start;
+        while start < job.units.end {
+            let end = (start + piece).min(job.units.end);
+            self.0.push_back(Job {
+                object: job.object.clone(),
+                units: start..end,
+                marker: job.marker.filter(|marker| (start..end).contains(marker)),
+                guess: job.guess,
+            });
+            start = end;
+        }
+    }
+
+    /// Takes out the job that holds `unit` of the object `id`.
+    pub(super) fn take(&mut self, id: u64, unit: u64) -> Option<Job> {
+        let at = self.0.iter().position(|job| job.object.id == id && job.units.contains(&unit))?;
+        self.0.remove(at)
+    }
+
+    /// Takes out the jobs of the object `id`.
+    pub(super) fn take_all(&mut self, id: u64) -> Vec<Job> {
+        let (gone, kept) = self.0.drain(..).partition(|job| job.object.id == id);
+        self.0 = kept;
+        let gone: VecDeque<Job> = gone;
+        gone.into()
+    }
+}

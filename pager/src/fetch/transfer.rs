@@ -1,0 +1,256 @@
+//! One range request: from the source's stream to units in place, as each part arrives.
+
+use std::{ops::Range, time::Duration};
+
+use futures::StreamExt;
+use tokio::{sync::mpsc::UnboundedSender, time::timeout};
+
+use super::{Object, Request, queue::Job};
+use crate::{
+    budget::Reservation,
+    error::SourceError,
+    fault::{Causes, stop_process},
+    frame::Frame,
+    source::ByteStream,
+    stats::add,
+    sync::Arc,
+    units::UnitIndex,
+};
+
+/// How long to sleep at most while waiting for a frame: a lost wake-up costs this and no more.
+const FRAME_WAIT: Duration = Duration::from_millis(20);
+
+/// A request under way. Units are settled from the front; whatever ends the transfer early (an
+/// error, a panic in the source, the end of the runtime) fails the rest.
+pub(super) struct Transfer {
+    object: Arc<Object>,
+    /// Units claimed and not yet settled.
+    left: Range<u64>,
+    marker: Option<u64>,
+    guess: bool,
+    charge: Option<Reservation>,
+    frame: Option<Frame>,
+    requests: UnboundedSender<Request>,
+    causes: Causes,
+    error: Option<SourceError>,
+}
+
+impl Transfer {
+    /// A transfer of `job`, whose bytes are reserved in `charge`, with its first frame.
+    pub(super) fn new(
+        job: Job,
+        charge: Reservation,
+        frame: Frame,
+        requests: UnboundedSender<Request>,
+        causes: Causes,
+    ) -> Transfer {
+        Transfer {
+            left: job.units,
+            marker: job.marker,
+            guess: job.guess,
+            charge: Some(charge),
+            frame: Some(frame),
+            requests,
+            causes,
+            error: None,
+            object: job.object,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let outcome = if self.object.source.fills_frames() {
+            self.run_by_frames().await
+        } else {
+            self.run_by_stream().await
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(object = %self.object.name, %error, "a range request failed");
+            add(&self.object.counters.errors, 1);
+            metrics::counter!("pager.fetch.errors", "kind" => error.kind()).increment(1);
+            self.error = Some(error);
+        }
+    }
+
+    /// One request for the whole range; units are put in place as the stream delivers them.
+    async fn run_by_stream(&mut self) -> Result<(), SourceError> {
+        let range = self.object.ledger.geometry().bytes_of(&self.left);
+        self.count_request();
+        let object = self.object.clone();
+        let open = object.source.read(&object.version, range.clone());
+        let mut body =
+            Body { stream: self.within_deadline(&range, open).await?, chunk: Default::default() };
+        while self.left.start < self.left.end {
+            let unit = self.left.start;
+            let mut frame = self.frame().await;
+            let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
+            let filled = self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
+            filled.await?;
+            self.settle(unit, frame, bytes.end - bytes.start)?;
+        }
+        if body.has_more().await {
+            // What came first is checked against nothing, so say so, but keep the units: they are
+            // the bytes that the source gave for this range.
+            tracing::warn!(object = %object.name, "the body went on past the range asked for");
+        }
+        Ok(())
+    }
+
+    /// The source writes into frames itself: one cheap call per unit.
+    async fn run_by_frames(&mut self) -> Result<(), SourceError> {
+        let object = self.object.clone();
+        while self.left.start < self.left.end {
+            let unit = self.left.start;
+            let frame = self.frame().await;
+            let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
+            self.count_request();
+            let read = object.source.read_into(&object.version, bytes.clone(), frame);
+            let frame = self.within_deadline(&bytes, read).await?;
+            let got = frame.filled().len() as u64;
+            if got != bytes.end - bytes.start {
+                return Err(SourceError::short_body(&object.name, bytes, got));
+            }
+            self.settle(unit, frame, got)?;
+        }
+        Ok(())
+    }
+
+    fn count_request(&self) {
+        add(&self.object.counters.requests, 1);
+        metrics::counter!("pager.fetch.requests").increment(1);
+    }
+
+    async fn within_deadline<T>(
+        &self,
+        range: &Range<u64>,
+        work: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let deadline = self.object.deadline;
+        match timeout(deadline, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(SourceError::transient_read(
+                &self.object.name,
+                range.clone(),
+                format!("no answer within the pager's deadline of {deadline:?}"),
+                None,
+            )),
+        }
+    }
+
+    /// The frame at hand, or the next one that is free. Whoever holds frames finishes without this
+    /// transfer, so the wait ends.
+    async fn frame(&mut self) -> Frame {
+        if let Some(frame) = self.frame.take() {
+            return frame;
+        }
+        let budget = self.object.ledger.budget().clone();
+        loop {
+            budget.want();
+            let freed = budget.freed().notified();
+            if let Some(frame) = self.object.frames.take(self.guess) {
+                return frame;
+            }
+            let _ = timeout(FRAME_WAIT, freed).await;
+        }
+    }
+
+    /// Puts `unit`, whose `len` bytes are in `frame`, in place, or stages it.
+    fn settle(&mut self, unit: u64, mut frame: Frame, len: u64) -> Result<(), SourceError> {
+        let object = &self.object;
+        add(&object.counters.bytes_fetched, len);
+        metrics::counter!("pager.fetch.bytes").increment(len);
+        // The last unit of the object is padded: what follows it is nobody's bytes.
+        let padding = frame.room();
+        frame.unfilled().fill(0);
+        frame.advance(padding);
+        let cost = object.ledger.unit_cost();
+        let charge = self.charge.as_mut().expect("charged until all is settled").split(cost);
+        // A staged unit keeps its frame, so another one must be free.
+        let spare = (self.marker == Some(unit)).then(|| object.frames.take(true)).flatten();
+        let outcome = match spare {
+            Some(spare) => {
+                self.frame = Some(spare);
+                object.ledger.stage(unit, frame, charge)
+            }
+            None => object.ledger.install(unit, frame, charge),
+        };
+        outcome.map_err(|error| SourceError::Permanent {
+            object: object.name.clone(),
+            reason: format!("the system cannot put {} bytes in place", object.ledger.unit_cost()),
+            cause: Some(Arc::new(error)),
+        })?;
+        self.left.start = unit + 1;
+        Ok(())
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        drop(self.frame.take());
+        drop(self.charge.take());
+        let object = &self.object;
+        if !self.left.is_empty() {
+            let error = self.error.take().unwrap_or_else(|| SourceError::Permanent {
+                object: object.name.clone(),
+                reason: "the request was abandoned: its source panicked or the pager is closing"
+                    .to_owned(),
+                cause: None,
+            });
+            for unit in self.left.clone() {
+                if self.guess && object.ledger.is_demanded(unit) {
+                    // Somebody came to wait for a guess: ask once more, for that reader.
+                    let again = Request::Again { region: object.id, unit };
+                    if self.requests.send(again).is_ok() {
+                        continue;
+                    }
+                }
+                self.causes.unit_failed(object, UnitIndex(unit), &error);
+                if let Err(system) = object.ledger.fail(unit, &error) {
+                    stop_process(&format!(
+                        "{error}; a thread waits for these bytes in a page fault, and this kernel \
+                         cannot poison the page ({system})"
+                    ));
+                }
+            }
+        }
+        let _ = self.requests.send(Request::Done { guess: self.guess });
+    }
+}
+
+/// A stream and the rest of the chunk that did not fit into the last unit.
+struct Body {
+    stream: ByteStream,
+    chunk: bytes::Bytes,
+}
+
+impl Body {
+    /// Fills `frame` with exactly the bytes of `range`.
+    async fn fill(
+        &mut self,
+        object: &str,
+        range: &Range<u64>,
+        frame: &mut Frame,
+    ) -> Result<(), SourceError> {
+        let wanted = (range.end - range.start) as usize;
+        while frame.filled().len() < wanted {
+            if self.chunk.is_empty() {
+                match self.stream.next().await {
+                    Some(chunk) => self.chunk = chunk?,
+                    None => {
+                        let got = frame.filled().len() as u64;
+                        return Err(SourceError::short_body(object, range.clone(), got));
+                    }
+                }
+            }
+            let n = self.chunk.len().min(wanted - frame.filled().len());
+            frame.put(&self.chunk.split_to(n));
+        }
+        Ok(())
+    }
+
+    /// Whether bytes are left over that nobody asked for, without waiting for any.
+    async fn has_more(&mut self) -> bool {
+        use futures::FutureExt;
+        !self.chunk.is_empty()
+            || matches!(self.stream.next().now_or_never(), Some(Some(Ok(chunk))) if !chunk.is_empty())
+    }
+}

@@ -1,0 +1,565 @@
+//! Settings, the threads they need, and how an object becomes a region.
+//!
+//! ```text
+//!   Builder --check--> Plan --> Pager: budget, pool, runtime, fault thread --open--> Region
+//! ```
+
+use std::{collections::HashMap, fmt, thread::JoinHandle, time::Duration};
+
+use tokio::{
+    runtime::{Handle as RuntimeHandle, Runtime},
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    budget::Budget,
+    cache::Ledger,
+    error::{ConfigError, Error, SourceError},
+    fault::{self, Atlas, Causes, Placed, stop_process},
+    fetch::{Engine, Lanes, Object, Request},
+    policy::{EvictionPolicy, PrefetchPolicy},
+    pool::Pool,
+    region::{Handle, Region, block_on},
+    source::{BlockSource, ObjectStat},
+    stats::Counters,
+    sync::{Arc, AtomicU64, Mutex, Ordering, lock},
+    sys::{
+        Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Wakeup,
+        open_descriptor, port_for,
+    },
+    units::{Geometry, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
+};
+
+/// The fewest units that a budget must hold. Half may be pinned, eight are protected; with 32,
+/// something can always move.
+pub const UNITS_MIN: u64 = 32;
+
+/// Frames that the smallest budget must hold beside its units.
+const FRAMES_MIN: u64 = 4;
+
+/// From this unit on, moving pages costs less than copying them.
+const MOVE_FROM: u64 = 256 << 10;
+
+/// One request of a long stream has between these many bytes.
+const EXTENT_BYTES_MAX: u64 = 16 << 20;
+const EXTENT_BYTES_MIN: u64 = 1 << 20;
+
+/// Makes the prefetch policy of each region.
+pub type PrefetchFactory = Arc<dyn Fn() -> Box<dyn PrefetchPolicy> + Send + Sync>;
+
+/// Collects settings; [`build`](Builder::build) checks them together.
+pub struct Builder {
+    budget: Budget,
+    unit_bytes: u64,
+    deadline: Duration,
+    demand_requests_max: usize,
+    guess_requests_max: usize,
+    mode: ModeRequest,
+    mechanism: Option<Mechanism>,
+    eviction: Option<Box<dyn EvictionPolicy>>,
+    prefetch: PrefetchFactory,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder {
+            budget: Budget::new(1 << 30),
+            // S3 takes some 30 ms to a first byte and then sends 64 KiB in less than one: smaller
+            // units save no time, larger ones waste memory on random reads.
+            unit_bytes: 64 << 10,
+            deadline: Duration::from_secs(60),
+            demand_requests_max: 64,
+            guess_requests_max: 32,
+            mode: ModeRequest::Auto,
+            mechanism: None,
+            eviction: None,
+            prefetch: Arc::new(|| Box::new(crate::policy::Sequential::new())),
+        }
+    }
+}
+
+impl Builder {
+    /// Memory for everything the pager holds, in bytes. Default: 1 GiB.
+    pub fn budget_bytes(self, bytes: u64) -> Builder {
+        self.budget(&Budget::new(bytes))
+    }
+
+    /// A budget that is shared with other pagers and pools.
+    pub fn budget(mut self, budget: &Budget) -> Builder {
+        self.budget = budget.clone();
+        self
+    }
+
+    /// The unit of residency of regions that do not choose their own: a power of two, 4 KiB to
+    /// 2 MiB. Default: 64 KiB.
+    pub fn unit_bytes(mut self, bytes: u64) -> Builder {
+        self.unit_bytes = bytes;
+        self
+    }
+
+    /// The longest that a request may take to deliver its next unit, 1 ms to 1 h. Default: 60 s.
+    pub fn deadline(mut self, deadline: Duration) -> Builder {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 64.
+    pub fn demand_requests_max(mut self, requests: usize) -> Builder {
+        self.demand_requests_max = requests;
+        self
+    }
+
+    /// Requests under way at a time for guesses, beside those, 1 to 1024. Default: 32.
+    pub fn guess_requests_max(mut self, requests: usize) -> Builder {
+        self.guess_requests_max = requests;
+        self
+    }
+
+    /// Which fault mechanism to use. Default: the best that the kernel gives.
+    pub fn mode(mut self, mode: ModeRequest) -> Builder {
+        self.mode = mode;
+        self
+    }
+
+    /// How units are put in place. Default: MOVE for units from 256 KiB on where the kernel has it,
+    /// else COPY. A mechanism that this kernel or mode lacks is refused by `build`.
+    pub fn mechanism(mut self, mechanism: Mechanism) -> Builder {
+        self.mechanism = Some(mechanism);
+        self
+    }
+
+    /// What to evict. Default: S3-FIFO.
+    pub fn eviction(mut self, policy: Box<dyn EvictionPolicy>) -> Builder {
+        self.eviction = Some(policy);
+        self
+    }
+
+    /// What to prefetch: makes the policy of each region that does not choose its own.
+    pub fn prefetch(
+        mut self,
+        factory: impl Fn() -> Box<dyn PrefetchPolicy> + Send + Sync + 'static,
+    ) -> Builder {
+        self.prefetch = Arc::new(factory);
+        self
+    }
+
+    /// Checks the settings, asks the kernel, and starts the pager's threads.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that cannot work, [`Error::System`] when the system refuses a
+    /// thread or a descriptor.
+    pub fn build(self) -> Result<Pager, Error> {
+        let plan = self.plan()?;
+        let opened = open_descriptor(self.mode);
+        let uffd = opened.descriptor.map(Arc::new);
+        if let Some(mechanism) = self.mechanism {
+            let offered = match mechanism {
+                Mechanism::Copy => uffd.is_some(),
+                Mechanism::Move => uffd.is_some() && opened.probe.can_move,
+                Mechanism::Plain => uffd.is_none(),
+            };
+            if !offered {
+                return Err(Error::system(
+                    "the mechanism asked for is not offered by this kernel in this mode",
+                    std::io::ErrorKind::Unsupported.into(),
+                ));
+            }
+        }
+        let policy = self.eviction.unwrap_or_else(|| Box::new(crate::policy::S3Fifo::new()));
+        let pool = Pool::new(&self.budget, policy);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))
+            .thread_name("pager-io")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::system("the pager's runtime cannot start", error))?;
+        let system = |what| move |error| Error::system(what, error);
+        let causes = Causes::start().map_err(system("the pager's log thread cannot start"))?;
+        let (sender, requests) = mpsc::unbounded_channel();
+        let engine = Engine::new(requests, sender.clone(), pool.clone(), plan.lanes, causes);
+        let engine = runtime.spawn(engine.run());
+        runtime.spawn(async move {
+            if let Err(error) = engine.await
+                && error.is_panic()
+            {
+                stop_process(&format!("the pager's engine failed: {error}"));
+            }
+        });
+        let atlas = Arc::new(Atlas::default());
+        let stop = Arc::new(Wakeup::new().map_err(system("the pager cannot make an eventfd"))?);
+        let fault_thread = match &uffd {
+            Some(uffd) => {
+                let (uffd, atlas, stop) = (uffd.clone(), atlas.clone(), stop.clone());
+                let sender = sender.clone();
+                let thread = std::thread::Builder::new().name("pager-fault".to_owned());
+                let spawned = thread.spawn(move || fault::run(&uffd, &atlas, &stop, &sender));
+                Some(spawned.map_err(system("the page-fault thread cannot start"))?)
+            }
+            None => None,
+        };
+        Ok(Pager(Arc::new(Inner {
+            plan,
+            budget: self.budget,
+            pool,
+            mechanism: self.mechanism,
+            prefetch: self.prefetch,
+            probe: opened.probe,
+            uffd,
+            atlas,
+            stop,
+            fault_thread: Mutex::new(fault_thread),
+            engine: sender,
+            runtime_handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(runtime)),
+            next_region: AtomicU64::new(0),
+            frames: Mutex::default(),
+        })))
+    }
+
+    fn plan(&self) -> Result<Plan, ConfigError> {
+        let in_range = |name, value: usize| match value {
+            1..=1024 => Ok(value),
+            _ => Err(ConfigError::OutOfRange { name, value: value as u64, allowed: "1 to 1024" }),
+        };
+        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
+            return Err(ConfigError::OutOfRange {
+                name: "deadline in ms",
+                value: u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX),
+                allowed: "1 ms to 1 h",
+            });
+        }
+        Ok(Plan {
+            unit_shift: check_unit(self.unit_bytes, self.budget.limit())?,
+            deadline: self.deadline,
+            lanes: Lanes {
+                demand: in_range("demand_requests_max", self.demand_requests_max)?,
+                guesses: in_range("guess_requests_max", self.guess_requests_max)?,
+            },
+        })
+    }
+}
+
+/// log2 of a unit that is valid by itself and under `budget`.
+fn check_unit(unit: u64, budget: u64) -> Result<u32, ConfigError> {
+    if !unit.is_power_of_two() || !(UNIT_BYTES_MIN..=UNIT_BYTES_MAX).contains(&unit) {
+        return Err(ConfigError::UnitBytes(unit));
+    }
+    let needed = UNITS_MIN * (unit + PAGE as u64) + FRAMES_MIN * unit;
+    if budget < needed {
+        return Err(ConfigError::Budget { budget, unit, units_min: UNITS_MIN, needed });
+    }
+    Ok(unit.trailing_zeros())
+}
+
+/// Settings that were checked.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    unit_shift: u32,
+    deadline: Duration,
+    lanes: Lanes,
+}
+
+/// Settings of one region, where it differs from its pager.
+#[derive(Clone, Default)]
+pub struct RegionOptions {
+    unit_bytes: Option<u64>,
+    prefetch: Option<PrefetchFactory>,
+}
+
+impl RegionOptions {
+    /// The unit of residency: a power of two, 4 KiB to 2 MiB. 2 MiB for scans of large objects,
+    /// 4 KiB to 64 KiB for random reads.
+    pub fn unit_bytes(mut self, bytes: u64) -> RegionOptions {
+        self.unit_bytes = Some(bytes);
+        self
+    }
+
+    /// What to prefetch.
+    pub fn prefetch(
+        mut self,
+        factory: impl Fn() -> Box<dyn PrefetchPolicy> + Send + Sync + 'static,
+    ) -> RegionOptions {
+        self.prefetch = Some(Arc::new(factory));
+        self
+    }
+}
+
+/// Makes remote objects readable as memory, under one budget. Cheap to clone.
+///
+/// Its threads end when the last clone and the last region are gone. Dropping the last of them
+/// waits for no request and is safe in async code.
+#[derive(Clone)]
+pub struct Pager(Arc<Inner>);
+
+struct Inner {
+    plan: Plan,
+    budget: Budget,
+    pool: Pool,
+    mechanism: Option<Mechanism>,
+    prefetch: PrefetchFactory,
+    probe: Probe,
+    uffd: Option<Arc<Descriptor>>,
+    atlas: Arc<Atlas>,
+    stop: Arc<Wakeup>,
+    fault_thread: Mutex<Option<JoinHandle<()>>>,
+    engine: mpsc::UnboundedSender<Request>,
+    runtime_handle: RuntimeHandle,
+    /// `None` only while dropping.
+    runtime: Mutex<Option<Runtime>>,
+    next_region: AtomicU64,
+    /// By unit size, shared by the regions of that size.
+    frames: Mutex<HashMap<u64, FramePool>>,
+}
+
+impl Pager {
+    /// Default settings, to be changed.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Asks the kernel what it offers, without starting anything.
+    pub fn probe() -> Probe {
+        open_descriptor(ModeRequest::Auto).probe
+    }
+
+    /// What the kernel said when this pager was built.
+    pub fn probed(&self) -> &Probe {
+        &self.0.probe
+    }
+
+    /// The mode that this pager runs in.
+    pub fn mode(&self) -> Mode {
+        self.0.probe.mode
+    }
+
+    /// The budget of everything this pager holds.
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// The pool that this pager's regions share. A database can keep its pages in it too, with
+    /// [`crate::pool::Pages`], and so compete with them under one policy.
+    pub fn pool(&self) -> &Pool {
+        &self.0.pool
+    }
+
+    /// Opens the object of `source` as a region. Blocks for one `stat`; works on any thread, a
+    /// runtime's own included.
+    ///
+    /// # Errors
+    /// The source's error, [`Error::Deadline`], or that the system has no address space left.
+    pub fn open(&self, source: impl BlockSource) -> Result<Region, Error> {
+        self.open_with(source, RegionOptions::default())
+    }
+
+    /// [`open`](Pager::open) with settings of the region's own.
+    pub fn open_with(
+        &self,
+        source: impl BlockSource,
+        options: RegionOptions,
+    ) -> Result<Region, Error> {
+        let longest = self.0.plan.deadline.saturating_mul(2) + Duration::from_secs(1);
+        let name = source.name().to_owned();
+        block_on(self.open_async_with(source, options), longest).unwrap_or_else(|| {
+            Err(Error::Deadline { object: name, range: 0..0, deadline: longest })
+        })
+    }
+
+    /// [`open`](Pager::open) for async code.
+    pub async fn open_async(&self, source: impl BlockSource) -> Result<Region, Error> {
+        self.open_async_with(source, RegionOptions::default()).await
+    }
+
+    /// [`open_with`](Pager::open_with) for async code.
+    pub async fn open_async_with(
+        &self,
+        source: impl BlockSource,
+        options: RegionOptions,
+    ) -> Result<Region, Error> {
+        let unit_shift = match options.unit_bytes {
+            Some(unit) => check_unit(unit, self.0.budget.limit())?,
+            None => self.0.plan.unit_shift,
+        };
+        let source: Arc<dyn BlockSource> = Arc::new(source);
+        let stat = self.stat(source.clone()).await?;
+        self.region(source, stat, unit_shift, options.prefetch.as_ref().unwrap_or(&self.0.prefetch))
+    }
+
+    /// Asks the source on the pager's own runtime: a pooled connection is driven by the runtime
+    /// that opened it.
+    async fn stat(&self, source: Arc<dyn BlockSource>) -> Result<ObjectStat, Error> {
+        let deadline = self.0.plan.deadline;
+        let name = source.name().to_owned();
+        let (sender, answer) = oneshot::channel();
+        self.0.runtime_handle.spawn(async move {
+            let _ = sender.send(tokio::time::timeout(deadline, source.stat()).await);
+        });
+        match answer.await {
+            Ok(Ok(stat)) => Ok(stat?),
+            Ok(Err(_elapsed)) => Err(Error::Deadline { object: name, range: 0..0, deadline }),
+            Err(_dropped) => Err(Error::Source(SourceError::Permanent {
+                object: name,
+                reason: "the source panicked while it was asked for the object".to_owned(),
+                cause: None,
+            })),
+        }
+    }
+
+    fn region(
+        &self,
+        source: Arc<dyn BlockSource>,
+        stat: ObjectStat,
+        unit_shift: u32,
+        prefetch: &PrefetchFactory,
+    ) -> Result<Region, Error> {
+        let inner = &*self.0;
+        let geometry = Geometry::new(stat.len, unit_shift);
+        let unit = geometry.unit_bytes();
+        let system = |what| move |error| Error::system(what, error);
+        let mechanism = self.mechanism_for(unit);
+        let memory = self.reserve(geometry).map_err(system("no address space for the object"))?;
+        let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
+        let counters = Arc::new(Counters::default());
+        let port = port_for(mechanism, inner.uffd.clone());
+        let engine = inner.engine.clone();
+        let again = Box::new(move |unit| {
+            let _ = engine.send(Request::Missing { region: id, units: unit..unit + 1 });
+        });
+        let place = memory.as_ref().map(|memory| (memory.addr(), memory.len()));
+        let budget = inner.budget.clone();
+        let ledger = Ledger::new(geometry, memory, port, budget, counters.clone(), again)
+            .map_err(system("no address space for the object's states"))?;
+        let ledger = Arc::new(ledger);
+        let tenant: Arc<dyn crate::pool::Tenant> = ledger.clone();
+        let tenancy = inner.pool.join(Arc::downgrade(&tenant)).ok_or_else(|| {
+            let cause = std::io::Error::other("65,536 regions are open");
+            Error::system("the pager's pool takes no more regions", cause)
+        })?;
+        ledger.settle(tenancy);
+        let extent_max = stat.part_bytes.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX).max(unit) / unit;
+        let object = Arc::new(Object {
+            id,
+            name: source.name().to_owned(),
+            source,
+            version: stat.version,
+            ledger: ledger.clone(),
+            frames: self.frames(unit),
+            extent_max,
+            extent_min: (EXTENT_BYTES_MIN / unit).max(1),
+            deadline: inner.plan.deadline,
+            prefetch: Mutex::new(prefetch()),
+            counters: counters.clone(),
+        });
+        // The engine knows the region before the first fault can name it.
+        let _ = inner.engine.send(Request::Open(object.clone()));
+        let unmappable = match (&inner.uffd, place) {
+            (Some(uffd), Some((addr, len))) => {
+                let metric = metrics::counter!("pager.fault.count");
+                inner.atlas.insert(Placed { addr, len, region: id, ledger, counters, metric });
+                if let Err(error) = uffd.register(addr, len) {
+                    inner.atlas.remove(id);
+                    let _ = inner.engine.send(Request::Close { region: id });
+                    return Err(Error::system("userfaultfd refuses the object's memory", error));
+                }
+                None
+            }
+            (None, Some(_)) => Some(self.why_unmappable()),
+            // An empty object maps to an empty slice everywhere.
+            (_, None) => None,
+        };
+        Ok(Region::new(Handle::new(object, inner.engine.clone(), unmappable, self.clone())))
+    }
+
+    fn mechanism_for(&self, unit: u64) -> Mechanism {
+        match (&self.0.uffd, self.0.mechanism) {
+            (None, _) => Mechanism::Plain,
+            (Some(_), Some(mechanism)) => mechanism,
+            (Some(_), None) if unit >= MOVE_FROM && self.0.probe.can_move => Mechanism::Move,
+            (Some(_), None) => Mechanism::Copy,
+        }
+    }
+
+    /// Address space for all units of an object; `None` if it has none.
+    fn reserve(&self, geometry: Geometry) -> std::io::Result<Option<Mapping>> {
+        if geometry.units() == 0 {
+            return Ok(None);
+        }
+        let len = usize::try_from(geometry.mapped_len())
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        let mapping = Mapping::reserve(len, SPAN_BYTES as usize)?;
+        // A child would read zeros where pages are missing; without the range it gets SIGSEGV.
+        mapping.advise(0, len, libc::MADV_DONTFORK)?;
+        // Before the first fault: a page table left behind makes the kernel split a moved huge
+        // page. Kernels without transparent huge pages refuse both, which changes nothing.
+        let huge = geometry.unit_bytes() >= SPAN_BYTES;
+        let _ =
+            mapping.advise(0, len, if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE });
+        Ok(Some(mapping))
+    }
+
+    /// The frames for units of `unit` bytes: at most a sixteenth of the budget.
+    fn frames(&self, unit: u64) -> FramePool {
+        let most = (self.0.budget.limit() / 16 / unit).clamp(2, 64) as usize;
+        let pool = &self.0.pool;
+        let make = || FramePool::new(unit as usize, most, pool.clone());
+        lock(&self.0.frames).entry(unit).or_insert_with(make).clone()
+    }
+
+    fn why_unmappable(&self) -> String {
+        let mut reason = "this process has no userfaultfd".to_owned();
+        for (way, answer) in &self.0.probe.tried {
+            reason.push_str(&format!("; {way}: {answer}"));
+        }
+        reason
+    }
+
+    pub(crate) fn forget(&self, region: u64) {
+        self.0.atlas.remove(region);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // No region, guard or map is left, so nobody waits in a fault.
+        self.stop.raise();
+        if let Some(thread) = lock(&self.fault_thread).take() {
+            // The thread does no I/O and waits for no lock: it ends at once.
+            let _ = thread.join();
+        }
+        if let Some(runtime) = lock(&self.runtime).take() {
+            // Not a blocking shutdown: this may run inside an async runtime, and a source that
+            // never answers must not hold it up.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Pager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pager({}, {:?})", self.mode(), self.budget())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_together() {
+        type Change = fn(Builder) -> Builder;
+        let cases: [(&str, Change, bool); 7] = [
+            ("defaults", |b| b, true),
+            ("no power of two", |b| b.unit_bytes(5000), false),
+            ("a unit below a page", |b| b.unit_bytes(2048), false),
+            ("a unit above a huge page", |b| b.unit_bytes(4 << 20), false),
+            ("31 units", |b| b.unit_bytes(4096).budget_bytes(31 * 8192), false),
+            ("no deadline", |b| b.deadline(Duration::ZERO), false),
+            ("no requests", |b| b.demand_requests_max(0), false),
+        ];
+        for (what, change, works) in cases {
+            assert_eq!(change(Pager::builder()).plan().is_ok(), works, "{what}");
+        }
+        let least = UNITS_MIN * 8192 + FRAMES_MIN * 4096;
+        assert!(Pager::builder().unit_bytes(4096).budget_bytes(least).plan().is_ok());
+    }
+}

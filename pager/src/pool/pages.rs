@@ -1,0 +1,344 @@
+//! The typed pool: values by key, loaded once however many ask, pinned while they are used.
+
+use std::{future::Future, hash::Hash, ops::Deref};
+
+use dashmap::DashMap;
+use tokio::sync::OnceCell;
+
+use super::{Evictable, Pool, Tenancy, Tenant};
+use crate::{
+    budget::Reservation,
+    sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+/// Values of type `V` under keys `K`, in a [`Pool`] and so under its budget and policy.
+///
+/// A value is loaded by the first who asks; those who ask meanwhile wait for the same load. While a
+/// [`Page`] is alive its value stays. Cheap to clone.
+pub struct Pages<K: Eq + Hash, V>(Arc<Inner<K, V>>);
+
+struct Inner<K: Eq + Hash, V> {
+    table: Arc<Table<K, V>>,
+    tenancy: Tenancy,
+}
+
+/// What the pool holds as its tenant.
+struct Table<K, V> {
+    slots: DashMap<K, Arc<Slot<V>>>,
+    keys: DashMap<u64, K>,
+    next_id: AtomicU64,
+    tenancy: OnceCell<Tenancy>,
+}
+
+struct Slot<V> {
+    id: u64,
+    /// Bytes, as the first who asked said: what is reserved and what a pin counts.
+    weight: u64,
+    /// Changed under the exclusive lock of the slot's shard, so that the first pin, the last unpin
+    /// and an eviction exclude each other.
+    pins: AtomicU32,
+    touched: AtomicBool,
+    value: OnceCell<Loaded<V>>,
+}
+
+struct Loaded<V> {
+    value: V,
+    _reservation: Reservation,
+}
+
+/// Why a page could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError<E> {
+    /// The loader failed. The next who asks tries again.
+    #[error(transparent)]
+    Load(E),
+    /// The budget has no room that could be freed: too much is pinned or on its way.
+    #[error("the budget has no room for {weight} more bytes: drop pages or raise it")]
+    Full {
+        /// The bytes that were wanted.
+        weight: u64,
+    },
+    /// Pins may hold half of the budget, and this page would exceed that.
+    #[error("{weight} more bytes cannot be pinned: drop pages or raise the budget")]
+    PinLimit {
+        /// The bytes that were wanted.
+        weight: u64,
+    },
+}
+
+impl<K: Eq + Hash, V> Clone for Pages<K, V> {
+    fn clone(&self) -> Self {
+        Pages(self.0.clone())
+    }
+}
+
+impl<K, V> Pages<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    /// An empty set of pages in `pool`. `None` when the pool has 65,536 tenants already.
+    pub fn new(pool: &Pool) -> Option<Pages<K, V>> {
+        let table = Arc::new(Table {
+            slots: DashMap::new(),
+            keys: DashMap::new(),
+            next_id: AtomicU64::new(0),
+            tenancy: OnceCell::new(),
+        });
+        let tenant: Arc<dyn Tenant> = table.clone();
+        let tenancy = pool.join(Arc::downgrade(&tenant))?;
+        let second = Tenancy { pool: tenancy.pool.clone(), id: tenancy.id };
+        assert!(table.tenancy.set(second).is_ok(), "set once, here");
+        Some(Pages(Arc::new(Inner { table, tenancy })))
+    }
+
+    /// The value under `key`, pinned; `load` makes it, of at most `weight` bytes, if it is absent.
+    ///
+    /// # Errors
+    /// The loader's error, or that the budget has no room. Never waits for room.
+    pub async fn get<E>(
+        &self,
+        key: &K,
+        weight: u64,
+        load: impl Future<Output = Result<V, E>>,
+    ) -> Result<Page<K, V>, PageError<E>> {
+        let weight = weight.max(1);
+        let page = self.pin(key, weight).ok_or(PageError::PinLimit { weight })?;
+        page.slot
+            .value
+            .get_or_try_init(|| async {
+                let (pool, weight) = (self.0.tenancy.pool(), page.slot.weight);
+                let reservation = pool.reserve(weight).ok_or(PageError::Full { weight })?;
+                let value = load.await.map_err(PageError::Load)?;
+                self.0.tenancy.installed(page.slot.id, weight, true);
+                Ok(Loaded { value, _reservation: reservation })
+            })
+            .await?;
+        Ok(page)
+    }
+
+    /// The value under `key`, pinned, if it is resident and the pin limit allows.
+    pub fn get_resident(&self, key: &K) -> Option<Page<K, V>> {
+        let table = &self.0.table;
+        let slot = table.slots.get_mut(key)?;
+        slot.value.get()?;
+        let pinned = slot.raise_pin(self.0.tenancy.pool());
+        pinned.then(|| Page { table: table.clone(), key: key.clone(), slot: slot.clone() })
+    }
+
+    /// Forgets the value under `key` unless it is pinned. Returns whether it is gone.
+    pub fn remove(&self, key: &K) -> bool {
+        let id = match self.0.table.slots.get(key) {
+            Some(slot) => slot.id,
+            None => return true,
+        };
+        self.0.table.evict(id)
+    }
+
+    /// Number of keys resident or being loaded.
+    pub fn len(&self) -> usize {
+        self.0.table.slots.len()
+    }
+
+    /// Whether nothing is resident or being loaded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn pin(&self, key: &K, weight: u64) -> Option<Page<K, V>> {
+        let table = &self.0.table;
+        let slot = table.slots.entry(key.clone()).or_insert_with(|| {
+            let id = table.next_id.fetch_add(1, Ordering::Relaxed);
+            table.keys.insert(id, key.clone());
+            Arc::new(Slot {
+                id,
+                weight,
+                pins: AtomicU32::new(0),
+                touched: AtomicBool::new(false),
+                value: OnceCell::new(),
+            })
+        });
+        if slot.raise_pin(self.0.tenancy.pool()) {
+            return Some(Page { table: table.clone(), key: key.clone(), slot: slot.clone() });
+        }
+        drop(slot);
+        table.forget_if_empty(key);
+        None
+    }
+}
+
+impl<V> Slot<V> {
+    /// Called with the slot's shard locked exclusively.
+    fn raise_pin(&self, pool: &Pool) -> bool {
+        if self.pins.load(Ordering::SeqCst) == 0 && !pool.budget().try_pin(self.weight) {
+            return false;
+        }
+        self.pins.fetch_add(1, Ordering::SeqCst);
+        self.touched.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+impl<K: Eq + Hash, V> Table<K, V> {
+    /// Drops a slot that nobody holds and whose load never succeeded.
+    fn forget_if_empty(&self, key: &K) {
+        let empty = |slot: &Arc<Slot<V>>| {
+            slot.pins.load(Ordering::SeqCst) == 0 && slot.value.get().is_none()
+        };
+        if let Some((_, slot)) = self.slots.remove_if(key, |_, slot| empty(slot)) {
+            self.keys.remove(&slot.id);
+        }
+    }
+}
+
+impl<K, V> Tenant for Table<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    fn evictable(&self, entry: u64) -> Evictable {
+        let Some(key) = self.keys.get(&entry).map(|key| key.clone()) else { return Evictable::No };
+        let Some(slot) = self.slots.get(&key) else { return Evictable::No };
+        if slot.pins.load(Ordering::SeqCst) > 0 || slot.value.get().is_none() {
+            Evictable::No
+        } else if slot.touched.swap(false, Ordering::Relaxed) {
+            Evictable::Touched
+        } else {
+            Evictable::Yes
+        }
+    }
+
+    fn evict(&self, entry: u64) -> bool {
+        let Some(key) = self.keys.get(&entry).map(|key| key.clone()) else { return false };
+        let idle = |slot: &Arc<Slot<V>>| {
+            slot.id == entry && slot.pins.load(Ordering::SeqCst) == 0 && slot.value.get().is_some()
+        };
+        let Some((_, slot)) = self.slots.remove_if(&key, |_, slot| idle(slot)) else {
+            return false;
+        };
+        self.keys.remove(&entry);
+        self.tenancy.get().expect("set before the first page").removed(slot.id);
+        true
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for Inner<K, V> {
+    fn drop(&mut self) {
+        // Every page holds the table but not this: what is pinned still goes when its page does.
+        let loaded = self.table.slots.iter().filter(|slot| slot.value.get().is_some());
+        let ids: Vec<u64> = loaded.map(|slot| slot.id).collect();
+        for id in ids {
+            self.tenancy.removed(id);
+        }
+    }
+}
+
+/// A pinned value. Its bytes stay reserved and it is not evicted while this is alive.
+pub struct Page<K: Eq + Hash, V> {
+    table: Arc<Table<K, V>>,
+    key: K,
+    slot: Arc<Slot<V>>,
+}
+
+impl<K: Eq + Hash, V> Deref for Page<K, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.slot.value.get().expect("a page is handed out when its value is there").value
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for Page<K, V> {
+    fn drop(&mut self) {
+        let guard = self.table.slots.get_mut(&self.key);
+        let last = self.slot.pins.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last {
+            let tenancy = self.table.tenancy.get().expect("set before the first page");
+            tenancy.pool.budget().unpin(self.slot.weight);
+        }
+        drop(guard);
+        if last {
+            self.table.forget_if_empty(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use super::*;
+    use crate::{budget::Budget, policy::eviction::EvictionPolicy};
+
+    /// First in, first out: enough for these tests, which are about the pool.
+    #[derive(Default)]
+    struct Fifo(std::collections::VecDeque<u64>);
+
+    impl EvictionPolicy for Fifo {
+        fn installed(&mut self, key: u64, _: u64, _: bool) {
+            self.0.push_back(key);
+        }
+        fn touched(&mut self, _: u64) {}
+        fn removed(&mut self, key: u64) {
+            self.0.retain(|&k| k != key);
+        }
+        fn victim(&mut self, can_evict: &dyn Fn(u64) -> bool) -> Option<u64> {
+            self.0.iter().copied().find(|&key| can_evict(key))
+        }
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn one_load_serves_all_who_wait_and_pages_leave_under_pressure() {
+        let budget = Budget::new(100);
+        let pool = Pool::new(&budget, Box::new(Fifo::default()));
+        let pages: Pages<u32, String> = Pages::new(&pool).unwrap();
+        runtime().block_on(async {
+            let loads = AtomicU32::new(0);
+            let get = || {
+                pages.get(&7, 10, async {
+                    loads.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    Ok::<_, Infallible>("seven".to_owned())
+                })
+            };
+            let (a, b) = futures::join!(get(), get());
+            assert_eq!((&**a.as_ref().unwrap(), &**b.as_ref().unwrap()), ("seven", "seven"));
+            assert_eq!(loads.load(Ordering::Relaxed), 1);
+            drop((a, b));
+            for key in 100..140 {
+                let page = pages.get(&key, 10, async { Ok::<_, Infallible>(key.to_string()) });
+                assert_eq!(*page.await.unwrap(), key.to_string());
+                assert!(budget.used() <= 100);
+            }
+            assert_eq!(pages.len(), 10);
+            assert!(pages.get_resident(&7).is_none() && pages.get_resident(&139).is_some());
+        });
+        assert_eq!(budget.pinned(), 0);
+        drop(pages);
+        assert_eq!((budget.used(), pool.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_failed_load_leaves_nothing_behind_and_pins_have_a_limit() {
+        let budget = Budget::new(100);
+        let pool = Pool::new(&budget, Box::new(Fifo::default()));
+        let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
+        runtime().block_on(async {
+            let failed = pages.get(&1, 10, async { Err::<u32, _>("no") }).await;
+            assert_eq!(failed.err(), Some(PageError::Load("no")));
+            assert_eq!((pages.len(), budget.used(), budget.pinned()), (0, 0, 0));
+            let held = pages.get(&2, 50, async { Ok::<_, &str>(2) }).await.unwrap();
+            let refused = pages.get(&3, 1, async { Ok::<_, &str>(3) }).await;
+            assert_eq!(refused.err(), Some(PageError::PinLimit { weight: 1 }));
+            assert_eq!(*held, 2);
+        });
+        assert_eq!((pages.len(), budget.pinned()), (1, 0));
+    }
+}

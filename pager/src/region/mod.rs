@@ -1,0 +1,399 @@
+//! What a consumer holds: one object, readable as memory.
+//!
+//! ```text
+//!   load(range)   --> Guard   resident and pinned; errors are values; works everywhere
+//!   read_at       --> bytes copied out
+//!   map()         --> Mapped  &[u8] of the whole object; touching a missing unit fetches it
+//! ```
+//!
+//! `load` and the kernel's faults enter by the same queue: two doors, one path.
+
+mod block_on;
+mod guard;
+mod mapped;
+
+pub use guard::Guard;
+pub use mapped::Mapped;
+
+use std::{fmt, ops::Range, time::Duration};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+pub(crate) use block_on::block_on;
+
+use self::guard::Pins;
+use crate::{
+    cache::{Asked, Decided, Waiter},
+    error::Error,
+    fetch::{Object, Request},
+    pager::Pager,
+    policy::prefetch::Advice,
+    source::Version,
+    stats::{RegionStats, add},
+    sync::{Arc, AtomicBool, Ordering},
+};
+
+/// What the application says it will do with a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint<'a> {
+    /// Reads will run forwards through the object: fetch far ahead.
+    Sequential,
+    /// Reads have no order: fetch nothing that was not asked for.
+    Random,
+    /// Back to guessing.
+    Normal,
+    /// These byte ranges will be read, in this order. They are fetched together, neighbours in one
+    /// request, as far as speculation's quarter of the budget goes.
+    WillNeed(&'a [Range<u64>]),
+    /// These bytes will not be read soon. Units that lie wholly inside are given up, unless pinned.
+    DontNeed(Range<u64>),
+}
+
+/// One object at one version, readable as memory. Cheap to clone; clones are the same region.
+#[derive(Clone)]
+pub struct Region(Arc<Handle>);
+
+/// What keeps a region open: regions, their guards and their maps share it.
+pub(crate) struct Handle {
+    pub(crate) object: Arc<Object>,
+    engine: UnboundedSender<Request>,
+    closed: AtomicBool,
+    /// Why `map` is refused, if it is.
+    unmappable: Option<String>,
+    pager: Pager,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        object: Arc<Object>,
+        engine: UnboundedSender<Request>,
+        unmappable: Option<String>,
+        pager: Pager,
+    ) -> Handle {
+        Handle { object, engine, closed: AtomicBool::new(false), unmappable, pager }
+    }
+
+    fn ask(&self, request: Request) {
+        // The engine lives as long as the pager, which this handle keeps.
+        let _ = self.engine.send(request);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.pager.forget(self.object.id);
+        self.ask(Request::Close { region: self.object.id });
+    }
+}
+
+impl Region {
+    pub(crate) fn new(handle: Handle) -> Region {
+        Region(Arc::new(handle))
+    }
+
+    fn object(&self) -> &Object {
+        &self.0.object
+    }
+
+    /// Length of the object in bytes.
+    pub fn len(&self) -> u64 {
+        self.object().ledger.geometry().object_len()
+    }
+
+    /// Whether the object has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The source's name for the object.
+    pub fn name(&self) -> &str {
+        &self.object().name
+    }
+
+    /// The version that every byte of this region has.
+    pub fn version(&self) -> &Version {
+        &self.object().version
+    }
+
+    /// Bytes of one unit of residency.
+    pub fn unit_bytes(&self) -> u64 {
+        self.object().ledger.geometry().unit_bytes()
+    }
+
+    /// The pager that this region belongs to.
+    pub fn pager(&self) -> &Pager {
+        &self.0.pager
+    }
+
+    /// What this region has done so far.
+    pub fn stats(&self) -> RegionStats {
+        self.object().counters.snapshot()
+    }
+
+    /// Makes `range` (bytes) resident and pins it while the guard lives. Blocks the calling thread,
+    /// inside or outside an async runtime, until the bytes are there.
+    ///
+    /// The guard is a slice that may be given to system calls.
+    ///
+    /// # Errors
+    /// The source's error; [`Error::PinLimit`] when guards would pin more than half of the budget,
+    /// at once, without waiting; [`Error::Deadline`] when nothing came; [`Error::OutOfBounds`];
+    /// [`Error::Closed`].
+    pub fn load(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
+        let units = self.check(&range)?;
+        add(&self.object().counters.loads, 1);
+        metrics::counter!("pager.load.count").increment(1);
+        let mut pins = Pins::new(&self.object().ledger, units.start);
+        let waiters = self.pin(&units, &range, &mut pins)?;
+        if waiters.is_empty() {
+            add(&self.object().counters.load_hits, 1);
+        } else {
+            // Each request keeps the deadline itself; this one is for a runtime that a source has
+            // blocked, where nobody is left to keep it.
+            let longest = self.object().deadline.saturating_mul(2) + Duration::from_secs(1);
+            block_on(wait_for(waiters), longest).ok_or_else(|| Error::Deadline {
+                object: self.name().to_owned(),
+                range: range.clone(),
+                deadline: longest,
+            })??;
+        }
+        Ok(Guard::new(pins, range))
+    }
+
+    /// [`load`](Region::load) for async code. May be dropped at any point.
+    pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
+        let units = self.check(&range)?;
+        add(&self.object().counters.loads, 1);
+        metrics::counter!("pager.load.count").increment(1);
+        let mut pins = Pins::new(&self.object().ledger, units.start);
+        let waiters = self.pin(&units, &range, &mut pins)?;
+        if waiters.is_empty() {
+            add(&self.object().counters.load_hits, 1);
+        } else {
+            wait_for(waiters).await?;
+        }
+        Ok(Guard::new(pins, range))
+    }
+
+    /// Copies `buf.len()` bytes from `offset` on into `buf`, in pieces where they are many.
+    ///
+    /// # Errors
+    /// As for [`load`](Region::load). `buf` may then hold part of the bytes.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let end = offset.checked_add(buf.len() as u64);
+        self.check(&(offset..end.unwrap_or(u64::MAX)))?;
+        let mut buf = buf;
+        let mut at = offset;
+        // A quarter of what may be pinned, so that a few readers at a time do not refuse each other.
+        let unit = self.unit_bytes();
+        let mut piece = (self.0.pager.budget().pin_limit() / 4 / unit).clamp(1, 64) * unit;
+        while !buf.is_empty() {
+            // Up to the next edge of a piece: a piece that straddles units pins one more.
+            let n = (piece - at % piece).min(buf.len() as u64);
+            match self.load(at..at + n) {
+                Ok(guard) => {
+                    let (head, rest) = buf.split_at_mut(n as usize);
+                    head.copy_from_slice(&guard);
+                    buf = rest;
+                    at += n;
+                }
+                Err(Error::PinLimit { .. }) if piece > unit => piece = unit,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the pager what will be read, or will not.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`] for a range that does not lie inside the object; [`Error::Closed`].
+    pub fn advise(&self, hint: Hint<'_>) -> Result<(), Error> {
+        let geometry = self.object().ledger.geometry();
+        let advice = match hint {
+            Hint::Sequential => Advice::Sequential,
+            Hint::Random => Advice::Random,
+            Hint::Normal => Advice::Normal,
+            Hint::WillNeed(ranges) => {
+                let mut units = Vec::with_capacity(ranges.len());
+                for range in ranges {
+                    let range = self.check(range)?;
+                    if !range.is_empty() {
+                        units.push(range);
+                    }
+                }
+                Advice::WillNeed(units)
+            }
+            Hint::DontNeed(range) => {
+                self.check(&range)?;
+                let unit = geometry.unit_bytes();
+                let whole_end = if range.end == geometry.object_len() {
+                    geometry.units()
+                } else {
+                    range.end / unit
+                };
+                self.object().ledger.discard(range.start.div_ceil(unit)..whole_end);
+                return Ok(());
+            }
+        };
+        self.open()?;
+        self.0.ask(Request::Advise { region: self.object().id, advice });
+        Ok(())
+    }
+
+    /// The whole object as a slice whose missing units are fetched when they are touched.
+    ///
+    /// A touch of bytes that cannot be had, after all retries of the source, raises SIGBUS in the
+    /// thread that touched them, which ends a process that does not handle it; the cause is logged.
+    /// Use [`load`](Region::load) where errors must be values. In user mode only (see
+    /// [`Pager::mode`]), a system call given a slice of it fails with EFAULT on missing units.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`] where no fault mechanism exists, or where the object's version is
+    /// weak, so that nothing promises that it stays as it is.
+    pub fn map(&self) -> Result<Mapped, Error> {
+        self.open()?;
+        if let Some(reason) = &self.0.unmappable {
+            return Err(Error::NotMappable {
+                object: self.name().to_owned(),
+                reason: reason.clone(),
+            });
+        }
+        if self.version().strength() == crate::source::Strength::Weak && !self.is_empty() {
+            return Err(Error::NotMappable {
+                object: self.name().to_owned(),
+                reason: format!(
+                    "its version, {}, does not promise that its bytes stay the same",
+                    self.version()
+                ),
+            });
+        }
+        Ok(Mapped::new(self.0.clone()))
+    }
+
+    /// [`map`](Region::map) for an object whose version is weak.
+    ///
+    /// # Safety
+    /// The caller promises that the object's bytes do not change while the map is alive. A unit
+    /// that is evicted and fetched again would otherwise change under a `&[u8]`.
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`] where no fault mechanism exists.
+    pub unsafe fn map_assuming_immutable(&self) -> Result<Mapped, Error> {
+        self.open()?;
+        match &self.0.unmappable {
+            Some(reason) => {
+                Err(Error::NotMappable { object: self.name().to_owned(), reason: reason.clone() })
+            }
+            None => Ok(Mapped::new(self.0.clone())),
+        }
+    }
+
+    /// Refuses everything from now on, in all clones. Guards and maps that are alive stay valid;
+    /// the memory goes when the last of them and the last clone are gone.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn open(&self) -> Result<(), Error> {
+        if self.0.closed.load(Ordering::SeqCst) {
+            return Err(Error::Closed { object: self.name().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Checks that the region is open and holds `range`; the units that it touches.
+    fn check(&self, range: &Range<u64>) -> Result<Range<u64>, Error> {
+        self.open()?;
+        let geometry = self.object().ledger.geometry();
+        if range.start > range.end || range.end > geometry.object_len() {
+            return Err(Error::OutOfBounds {
+                object: self.name().to_owned(),
+                range: range.clone(),
+                len: geometry.object_len(),
+            });
+        }
+        Ok(geometry.units_of(range))
+    }
+
+    /// Pins `units`, asks for those that are missing, and returns what to wait for.
+    fn pin(
+        &self,
+        units: &Range<u64>,
+        range: &Range<u64>,
+        pins: &mut Pins<'_>,
+    ) -> Result<Vec<Arc<Waiter>>, Error> {
+        let (object, budget) = (&self.0.object, self.0.pager.budget());
+        let unit_bytes = object.ledger.geometry().unit_bytes();
+        let refused = |wanted| Error::PinLimit {
+            object: self.name().to_owned(),
+            wanted,
+            pinned: budget.pinned(),
+            limit: budget.pin_limit(),
+        };
+        let wanted = (units.end - units.start).saturating_mul(unit_bytes);
+        if wanted > budget.pin_limit() {
+            return Err(refused(wanted));
+        }
+        let region = object.id;
+        let mut waiters = Vec::new();
+        let mut missing: Option<Range<u64>> = None;
+        let mut outcome = Ok(());
+        for unit in units.clone() {
+            let asked = match object.ledger.pin(unit) {
+                Ok(asked) => asked,
+                Err(_) => {
+                    outcome = Err(refused((units.end - unit) * unit_bytes));
+                    break;
+                }
+            };
+            pins.extend();
+            if asked == Asked::Resident {
+                continue;
+            }
+            // Registered before the request goes out, so that its outcome cannot be missed.
+            let waiter = Waiter::new();
+            let waits = object.ledger.wait(unit, &waiter);
+            if waits {
+                waiters.push(waiter);
+            }
+            match asked {
+                Asked::Late => self.0.ask(Request::Late { region, unit }),
+                Asked::Marker => self.0.ask(Request::Marker { region, unit }),
+                // Somebody else's claim may have failed between the pin and the registration.
+                Asked::Coming if waits && !object.ledger.claim_if_idle(unit) => continue,
+                Asked::Coming if !waits => continue,
+                _ => match &mut missing {
+                    Some(run) if run.end == unit => run.end = unit + 1,
+                    _ => {
+                        let run = missing.replace(unit..unit + 1);
+                        self.ask_for(run);
+                    }
+                },
+            }
+        }
+        self.ask_for(missing);
+        debug_assert!(range.start <= range.end);
+        outcome.map(|()| waiters)
+    }
+
+    fn ask_for(&self, missing: Option<Range<u64>>) {
+        if let Some(units) = missing {
+            self.0.ask(Request::Missing { region: self.object().id, units });
+        }
+    }
+}
+
+async fn wait_for(waiters: Vec<Arc<Waiter>>) -> Result<(), Error> {
+    for waiter in waiters {
+        Decided(waiter).await?;
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({}, {} bytes, version {})", self.name(), self.len(), self.version())
+    }
+}

@@ -1,0 +1,98 @@
+//! What is counted, with units.
+//!
+//! | counter of the `metrics` facade | unit | meaning |
+//! | --- | --- | --- |
+//! | `pager.fault.count` | faults | page faults delivered to the pager |
+//! | `pager.load.count` | calls | calls of `load`, `load_async` and `read_at` |
+//! | `pager.fetch.requests` | requests | range requests sent to sources |
+//! | `pager.fetch.bytes` | bytes | bytes received from sources |
+//! | `pager.fetch.errors` | requests | range requests that failed after all retries, by `kind` |
+//! | `pager.evict.units` | units | units given up for the budget or by a hint |
+//! | `pager.prefetch.units` | units | units fetched before anybody asked |
+//! | `pager.prefetch.unused` | units | of these, given up before anybody was seen to ask |
+//! | `pager.poison.units` | units | units whose bytes could not be had while a fault waited |
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Counters of one region.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) faults: AtomicU64,
+    pub(crate) marker_faults: AtomicU64,
+    pub(crate) loads: AtomicU64,
+    pub(crate) load_hits: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes_fetched: AtomicU64,
+    pub(crate) units_installed: AtomicU64,
+    pub(crate) units_evicted: AtomicU64,
+    pub(crate) units_resident: AtomicU64,
+    pub(crate) units_prefetched: AtomicU64,
+    pub(crate) prefetch_used: AtomicU64,
+    pub(crate) prefetch_unused: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) poisoned: AtomicU64,
+    pub(crate) healed: AtomicU64,
+}
+
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// What a region has done since it was opened. All numbers only grow, but for `units_resident`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegionStats {
+    /// Page faults on missing units.
+    pub faults: u64,
+    /// Faults on marker units, whose bytes were there already.
+    pub marker_faults: u64,
+    /// Calls of `load`, `load_async` and `read_at`.
+    pub loads: u64,
+    /// Of these, calls that found everything resident.
+    pub load_hits: u64,
+    /// Range requests sent to the source: for S3, GETs, not counting retries beneath.
+    pub gets: u64,
+    /// Bytes received from the source.
+    pub bytes_fetched: u64,
+    /// Units put in place.
+    pub units_installed: u64,
+    /// Units given up.
+    pub units_evicted: u64,
+    /// Units resident now.
+    pub units_resident: u64,
+    /// Units fetched before anybody asked for them.
+    pub prefetched: u64,
+    /// Of these, units that somebody was then seen to ask for.
+    pub prefetch_used: u64,
+    /// Of these, units given up before anybody was seen to ask.
+    pub prefetch_unused: u64,
+    /// Range requests that failed.
+    pub errors: u64,
+    /// Units poisoned: touching them raises SIGBUS until a fetch succeeds.
+    pub poisoned: u64,
+    /// Poisoned units whose bytes were had later.
+    pub healed: u64,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self) -> RegionStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RegionStats {
+            faults: get(&self.faults),
+            marker_faults: get(&self.marker_faults),
+            loads: get(&self.loads),
+            load_hits: get(&self.load_hits),
+            gets: get(&self.requests),
+            bytes_fetched: get(&self.bytes_fetched),
+            units_installed: get(&self.units_installed),
+            units_evicted: get(&self.units_evicted),
+            units_resident: get(&self.units_resident),
+            prefetched: get(&self.units_prefetched),
+            prefetch_used: get(&self.prefetch_used),
+            prefetch_unused: get(&self.prefetch_unused),
+            errors: get(&self.errors),
+            poisoned: get(&self.poisoned),
+            healed: get(&self.healed),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The three things that the pager does to memory: install a unit, discard it, make it fail.
+//!
+//! ```text
+//!             install                discard           fail
+//!   Copy      UFFDIO_COPY            MADV_DONTNEED     UFFDIO_POISON
+//!   Move      UFFDIO_MOVE            MADV_DONTNEED     UFFDIO_POISON
+//!   Plain     memcpy                 MADV_DONTNEED     -                 no faults, checked API only
+//! ```
+//!
+//! Every mechanism serves the same policy code. COPY wins at small units, MOVE from 256 KiB on,
+//! where copying costs more than changing page tables.
+
+use std::{io, sync::Arc};
+
+use nix::errno::Errno;
+
+use super::{
+    mapping::Mapping,
+    uffd::{Descriptor, FEATURE_MOVE, FEATURE_POISON},
+};
+use crate::frame::Frame;
+
+/// How units are put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// `UFFDIO_COPY` from a frame.
+    Copy,
+    /// `UFFDIO_MOVE` of a frame's pages.
+    Move,
+    /// A plain copy into memory that only the checked API shows. No fault mechanism.
+    Plain,
+}
+
+/// Installs, discards and fails whole units of a region's mapping. The caller holds the unit's
+/// state word in a state that makes it the only one to do so, and the lock of the unit's span.
+pub(crate) trait Port: Send + Sync {
+    /// Puts the whole `frame` (unit-sized, every byte meant) at `offset` and wakes waiters.
+    fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()>;
+
+    /// Takes the pages of `offset .. offset + len` away; the next touch faults.
+    fn discard(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
+        mapping.advise(offset, len, libc::MADV_DONTNEED)
+    }
+
+    /// Makes touches of the unit raise SIGBUS. `Unsupported` where the kernel has no poison.
+    fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
+
+    /// Wakes whoever waits for the unit, to look again.
+    fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
+}
+
+/// The port for one mechanism; `descriptor` is `None` exactly for `Plain`.
+pub(crate) fn port_for(mechanism: Mechanism, descriptor: Option<Arc<Descriptor>>) -> Arc<dyn Port> {
+    match (mechanism, descriptor) {
+        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd }),
+        (Mechanism::Move, Some(uffd)) => {
+            assert!(uffd.has(FEATURE_MOVE), "the probe offered MOVE");
+            Arc::new(MovePort { copy: CopyPort { uffd } })
+        }
+        (Mechanism::Plain, _) => Arc::new(PlainPort),
+        (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
+    }
+}
+
+/// How often an install starts over, after pages that were left there or contention. Both end
+/// after one repetition when the state machine is right.
+const ATTEMPTS_MAX: u32 = 64;
+
+struct CopyPort {
+    uffd: Arc<Descriptor>,
+}
+
+impl Port for CopyPort {
+    fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
+        let bytes = frame.filled();
+        let (dst, src, len) = (mapping.addr() + offset, bytes.as_ptr() as usize, bytes.len());
+        assert!(offset + len <= mapping.len());
+        let mut done = 0;
+        let mut attempts = 0;
+        while done < len {
+            // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
+            // the registered mapping, and the unit is not resident: no slice shows its bytes as
+            // anything but these, which are the object's at the pinned version.
+            match unsafe { self.uffd.copy(dst + done, src + done, len - done) } {
+                Ok(copied) if copied > 0 => {
+                    done += copied;
+                    continue;
+                }
+                Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
+                // Something lies there already, a poison marker on some kernels: start clean.
+                Err(Errno::EEXIST) => {
+                    self.discard(mapping, offset, len)?;
+                    done = 0;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+            attempts += 1;
+            if attempts == ATTEMPTS_MAX {
+                return Err(io::Error::other("UFFDIO_COPY made no progress in 64 attempts"));
+            }
+        }
+        if attempts > 0 {
+            // A discard in between leaves waiters whose wake-up has passed.
+            self.wake(mapping, offset, len)?;
+        }
+        Ok(())
+    }
+
+    fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
+        if !self.uffd.has(FEATURE_POISON) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let addr = mapping.addr() + offset;
+        let mut done = 0;
+        let mut attempts = 0;
+        while done < len {
+            match self.uffd.poison(addr + done, len - done) {
+                Ok(marked) if marked > 0 => done += marked,
+                Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                    std::thread::yield_now();
+                }
+                Err(Errno::EEXIST) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                    self.discard(mapping, offset, len)?;
+                    done = 0;
+                }
+                Ok(_) => return Err(io::Error::other("UFFDIO_POISON made no progress")),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.wake(mapping, offset, len)
+    }
+
+    fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
+        self.uffd.wake(mapping.addr() + offset, len)
+    }
+}
+
+struct MovePort {
+    /// Serves what MOVE cannot: pages that a device has pinned, or that a fork shares.
+    copy: CopyPort,
+}
+
+impl Port for MovePort {
+    fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
+        let (src, len) = (frame.filled().as_ptr() as usize, frame.filled().len());
+        let dst = mapping.addr() + offset;
+        assert!(offset + len <= mapping.len());
+        let mut done = 0;
+        let mut attempts = 0;
+        while done < len {
+            // SAFETY: `frame` owns the source pages and lends them to nobody; the destination is as
+            // for COPY.
+            let outcome = unsafe { self.copy.uffd.move_pages(dst + done, src + done, len - done) };
+            match outcome {
+                Ok(moved) if moved > 0 => {
+                    done += moved;
+                    continue;
+                }
+                Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
+                Err(Errno::EEXIST) if done == 0 => self.discard(mapping, offset, len)?,
+                Err(errno) if done == 0 => {
+                    tracing::debug!(%errno, "UFFDIO_MOVE refused, copying instead");
+                    return self.copy.install(mapping, offset, frame);
+                }
+                // Part of the frame has moved already, so it cannot be copied whole any more.
+                Err(errno) => return Err(errno.into()),
+            }
+            attempts += 1;
+            if attempts == ATTEMPTS_MAX {
+                return Err(io::Error::other("UFFDIO_MOVE made no progress in 64 attempts"));
+            }
+        }
+        if attempts > 0 {
+            self.wake(mapping, offset, len)?;
+        }
+        Ok(())
+    }
+
+    fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
+        self.copy.fail(mapping, offset, len)
+    }
+
+    fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
+        self.copy.wake(mapping, offset, len)
+    }
+}
+
+struct PlainPort;
+
+impl Port for PlainPort {
+    fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
+        let bytes = frame.filled();
+        assert!(offset + bytes.len() <= mapping.len());
+        // SAFETY: the destination lies inside the mapping, the frame is other memory, and the unit
+        // is not resident, so that no guard shows these bytes; without a fault mechanism there is
+        // no bare slice.
+        unsafe {
+            let dst = mapping.base().as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), dst, bytes.len());
+        }
+        Ok(())
+    }
+
+    fn fail(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{open_descriptor, probe::ModeRequest},
+        *,
+    };
+
+    /// Installs, discards and installs again, in every mechanism that this kernel has, and reads
+    /// the bytes back through the mapping.
+    #[test]
+    fn every_mechanism_puts_the_same_bytes_in_place() {
+        let opened = open_descriptor(ModeRequest::Auto).descriptor.map(Arc::new);
+        let mut mechanisms = vec![Mechanism::Plain];
+        if let Some(uffd) = &opened {
+            mechanisms.push(Mechanism::Copy);
+            if uffd.has(FEATURE_MOVE) {
+                mechanisms.push(Mechanism::Move);
+            }
+        }
+        for mechanism in mechanisms {
+            for len in [4096, 65536, 2 << 20] {
+                let mapping = Mapping::reserve(4 << 20, 2 << 20).unwrap();
+                if len == 2 << 20 {
+                    mapping.advise(0, mapping.len(), libc::MADV_HUGEPAGE).unwrap();
+                }
+                let descriptor = (mechanism != Mechanism::Plain).then(|| opened.clone()).flatten();
+                if let Some(uffd) = &descriptor {
+                    uffd.register(mapping.addr(), mapping.len()).unwrap();
+                }
+                let port = port_for(mechanism, descriptor);
+                for round in 1..=3u8 {
+                    let mut frame = Frame::with_capacity(len);
+                    frame.put(&vec![round; len]);
+                    port.install(&mapping, 2 << 20, frame).unwrap();
+                    // SAFETY: the unit was just installed and nobody discards it meanwhile.
+                    let seen = unsafe {
+                        std::slice::from_raw_parts(mapping.base().as_ptr().add(2 << 20), len)
+                    };
+                    assert!(seen.iter().all(|&b| b == round), "{mechanism:?} at {len}");
+                    port.discard(&mapping, 2 << 20, len).unwrap();
+                }
+            }
+        }
+    }
+}

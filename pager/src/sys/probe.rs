@@ -1,0 +1,130 @@
+//! What this kernel offers, asked once.
+
+use std::{fmt, io};
+
+use super::uffd::{
+    Descriptor, FEATURE_MOVE, FEATURE_POISON, FEATURE_WP_ASYNC, Route, handshake, open_raw,
+};
+
+/// How missing units reach the pager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// userfaultfd that also serves system calls on missing pages.
+    Full,
+    /// userfaultfd for touches of the program's own; a system call on a missing page gets EFAULT,
+    /// so slices given to system calls must be loaded first.
+    UserModeOnly,
+    /// No faults: `load` and `read_at` work, `map` is refused.
+    CheckedOnly,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Full => "full userfaultfd",
+            Mode::UserModeOnly => "userfaultfd, user mode only",
+            Mode::CheckedOnly => "checked API only",
+        })
+    }
+}
+
+/// Which modes a pager may use. The default takes the best that the kernel gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ModeRequest {
+    /// Full, else user mode only, else the checked API.
+    #[default]
+    Auto,
+    /// User mode only even where full would work.
+    UserModeOnly,
+    /// No userfaultfd at all.
+    CheckedOnly,
+}
+
+/// What the kernel was asked and what it said.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The mode that a pager with default settings runs in.
+    pub mode: Mode,
+    /// One line per way that was tried, with the system's answer.
+    pub tried: Vec<(String, String)>,
+    /// `UFFDIO_MOVE` (Linux 6.8): units are put in place without copying.
+    pub can_move: bool,
+    /// `UFFDIO_POISON` (Linux 6.6): a page that cannot be had raises SIGBUS instead of ending the
+    /// process.
+    pub can_poison: bool,
+    /// Asynchronous write protection (Linux 6.7), for writable regions.
+    pub can_track_writes: bool,
+    /// All feature bits that the kernel reported, as in `linux/userfaultfd.h`.
+    pub features: u64,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "mode: {}", self.mode)?;
+        for (way, answer) in &self.tried {
+            writeln!(f, "  {way}: {answer}")?;
+        }
+        let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+        writeln!(f, "move: {}", yes_no(self.can_move))?;
+        writeln!(f, "poison: {}", yes_no(self.can_poison))?;
+        write!(f, "write tracking: {}", yes_no(self.can_track_writes))
+    }
+}
+
+/// A descriptor, if there is one, and how it came about.
+pub(crate) struct Opened {
+    pub(crate) descriptor: Option<Descriptor>,
+    pub(crate) probe: Probe,
+}
+
+/// Opens the best descriptor that `request` allows. The order is: whatever serves system calls too
+/// comes first.
+pub(crate) fn open_descriptor(request: ModeRequest) -> Opened {
+    let ways: &[(Route, Mode, &str)] = match request {
+        ModeRequest::Auto => &[
+            (Route::SystemCall, Mode::Full, "userfaultfd(2)"),
+            (Route::Device, Mode::Full, "/dev/userfaultfd"),
+            (Route::UserModeOnly, Mode::UserModeOnly, "userfaultfd(2), UFFD_USER_MODE_ONLY"),
+        ],
+        ModeRequest::UserModeOnly => {
+            &[(Route::UserModeOnly, Mode::UserModeOnly, "userfaultfd(2), UFFD_USER_MODE_ONLY")]
+        }
+        ModeRequest::CheckedOnly => &[],
+    };
+    let mut tried = Vec::new();
+    for &(route, mode, name) in ways {
+        match open(route) {
+            Ok((descriptor, features)) => {
+                tried.push((name.to_owned(), "works".to_owned()));
+                let probe = Probe {
+                    mode,
+                    tried,
+                    can_move: features & FEATURE_MOVE != 0,
+                    can_poison: features & FEATURE_POISON != 0,
+                    can_track_writes: features & FEATURE_WP_ASYNC != 0,
+                    features,
+                };
+                return Opened { descriptor: Some(descriptor), probe };
+            }
+            Err(error) => tried.push((name.to_owned(), error.to_string())),
+        }
+    }
+    let probe = Probe {
+        mode: Mode::CheckedOnly,
+        tried,
+        can_move: false,
+        can_poison: false,
+        can_track_writes: false,
+        features: 0,
+    };
+    Opened { descriptor: None, probe }
+}
+
+fn open(route: Route) -> io::Result<(Descriptor, u64)> {
+    // A handshake happens once per descriptor, so the first one only asks.
+    let offered = handshake(&open_raw(route)?, 0)?;
+    let wanted = offered & (FEATURE_MOVE | FEATURE_POISON);
+    let fd = open_raw(route)?;
+    handshake(&fd, wanted)?;
+    Ok((Descriptor::new(fd, wanted), offered))
+}

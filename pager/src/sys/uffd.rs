@@ -1,0 +1,206 @@
+//! The userfaultfd descriptor: the ioctls that the `userfaultfd` crate lacks, and its own.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::errno::Errno;
+use userfaultfd::{Event, EventBuffer, Uffd};
+
+/// Feature bits of `linux/userfaultfd.h`.
+pub(crate) const FEATURE_POISON: u64 = 1 << 14;
+pub(crate) const FEATURE_WP_ASYNC: u64 = 1 << 15;
+pub(crate) const FEATURE_MOVE: u64 = 1 << 16;
+
+const USER_MODE_ONLY: libc::c_int = 1;
+
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct UffdioCopy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+#[repr(C)]
+struct UffdioMove {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    moved: i64,
+}
+
+#[repr(C)]
+struct UffdioPoison {
+    start: u64,
+    len: u64,
+    mode: u64,
+    updated: i64,
+}
+
+nix::ioctl_readwrite!(uffdio_api, 0xAA, 0x3F, UffdioApi);
+nix::ioctl_readwrite!(uffdio_copy, 0xAA, 0x03, UffdioCopy);
+nix::ioctl_readwrite!(uffdio_move, 0xAA, 0x05, UffdioMove);
+nix::ioctl_readwrite!(uffdio_poison, 0xAA, 0x08, UffdioPoison);
+
+/// How a descriptor was obtained. The first two serve faults of system calls too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `userfaultfd(2)`, with kernel faults.
+    SystemCall,
+    /// `/dev/userfaultfd`, with kernel faults.
+    Device,
+    /// `userfaultfd(2)` with `UFFD_USER_MODE_ONLY`.
+    UserModeOnly,
+}
+
+/// Opens a raw descriptor, close-on-exec and non-blocking.
+pub(crate) fn open_raw(route: Route) -> io::Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let fd = match route {
+        Route::SystemCall | Route::UserModeOnly => {
+            let mode = if route == Route::UserModeOnly { USER_MODE_ONLY } else { 0 };
+            // SAFETY: userfaultfd(2) takes flags only and returns a new descriptor or -1.
+            unsafe { libc::syscall(libc::SYS_userfaultfd, flags | mode) as libc::c_int }
+        }
+        Route::Device => {
+            let device =
+                std::fs::OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")?;
+            // The ioctl's argument is the flags themselves, not a pointer.
+            // SAFETY: USERFAULTFD_IOC_NEW takes flags by value and returns a new descriptor or -1.
+            unsafe { libc::ioctl(device.as_raw_fd(), 0xAA00, flags) }
+        }
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Performs the handshake, asking for `features`; returns all features that the kernel has.
+pub(crate) fn handshake(fd: &OwnedFd, features: u64) -> io::Result<u64> {
+    let mut api = UffdioApi { api: 0xAA, features, ioctls: 0 };
+    // SAFETY: `api` is a valid, exclusive uffdio_api for the duration of the call.
+    unsafe { uffdio_api(fd.as_raw_fd(), &mut api) }.map_err(io::Error::from)?;
+    Ok(api.features)
+}
+
+/// One userfaultfd, after its handshake.
+pub(crate) struct Descriptor {
+    uffd: Uffd,
+    features: u64,
+}
+
+impl Descriptor {
+    /// Wraps a descriptor on which [`handshake`] has enabled `features`.
+    pub(crate) fn new(fd: OwnedFd, features: u64) -> Descriptor {
+        use std::os::fd::IntoRawFd;
+        // SAFETY: the descriptor is owned and handed over whole; it is a userfaultfd after its
+        // handshake, which is what `Uffd` expects.
+        let uffd = unsafe { Uffd::from_raw_fd(fd.into_raw_fd()) };
+        Descriptor { uffd, features }
+    }
+
+    pub(crate) fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.uffd.as_fd()
+    }
+
+    /// Makes missing pages of the range raise faults here. Page aligned.
+    pub(crate) fn register(&self, addr: usize, len: usize) -> io::Result<()> {
+        self.uffd.register(addr as *mut libc::c_void, len).map(drop).map_err(io_error)
+    }
+
+    /// Wakes the threads that wait for a page of the range.
+    pub(crate) fn wake(&self, addr: usize, len: usize) -> io::Result<()> {
+        self.uffd.wake(addr as *mut libc::c_void, len).map_err(io_error)
+    }
+
+    /// Reads the fault addresses that are queued, at most as many as `buffer` holds. Empty if none.
+    pub(crate) fn faults(
+        &self,
+        buffer: &mut EventBuffer,
+        addrs: &mut Vec<usize>,
+    ) -> io::Result<()> {
+        for event in self.uffd.read_events(buffer).map_err(io_error)? {
+            if let Event::Pagefault { addr, .. } = event.map_err(io_error)? {
+                addrs.push(addr as usize);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies `src .. src + len` to the missing pages at `dst` and wakes their waiters. Returns the
+    /// bytes copied, which may be fewer; an error means none.
+    ///
+    /// # Safety
+    /// `src .. src + len` is readable memory of this process, and `dst .. dst + len` is a
+    /// registered range whose contents no reference relies on until they were installed.
+    pub(crate) unsafe fn copy(&self, dst: usize, src: usize, len: usize) -> Result<usize, Errno> {
+        let mut arg =
+            UffdioCopy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+        // SAFETY: `arg` is valid and exclusive; the ranges are the caller's promise.
+        let outcome = unsafe { uffdio_copy(self.uffd.as_raw_fd(), &mut arg) };
+        progress(outcome, arg.copy)
+    }
+
+    /// Moves the pages of `src` to the missing pages at `dst` and wakes their waiters. The source
+    /// range becomes a hole. Returns the bytes moved, which may be fewer; an error means none.
+    ///
+    /// # Safety
+    /// As for `copy`; and nobody holds a reference to the source's bytes.
+    pub(crate) unsafe fn move_pages(
+        &self,
+        dst: usize,
+        src: usize,
+        len: usize,
+    ) -> Result<usize, Errno> {
+        let mut arg =
+            UffdioMove { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, moved: 0 };
+        // SAFETY: `arg` is valid and exclusive; the ranges are the caller's promise.
+        let outcome = unsafe { uffdio_move(self.uffd.as_raw_fd(), &mut arg) };
+        progress(outcome, arg.moved)
+    }
+
+    /// Makes touches of the missing pages at `addr` raise SIGBUS, and wakes their waiters into it.
+    pub(crate) fn poison(&self, addr: usize, len: usize) -> Result<usize, Errno> {
+        let mut arg = UffdioPoison { start: addr as u64, len: len as u64, mode: 0, updated: 0 };
+        // SAFETY: `arg` is valid and exclusive; poisoning changes no byte that can be read.
+        let outcome = unsafe { uffdio_poison(self.uffd.as_raw_fd(), &mut arg) };
+        progress(outcome, arg.updated)
+    }
+}
+
+/// The kernel reports partial progress as EAGAIN with a positive count; without any, the count is
+/// a negative errno.
+fn progress(outcome: nix::Result<libc::c_int>, count: i64) -> Result<usize, Errno> {
+    match outcome {
+        Ok(_) => Ok(count.max(0) as usize),
+        Err(_) if count > 0 => Ok(count as usize),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn io_error(error: userfaultfd::Error) -> io::Error {
+    match error {
+        userfaultfd::Error::SystemError(errno) => errno.into(),
+        userfaultfd::Error::CopyFailed(errno) | userfaultfd::Error::ZeropageFailed(errno) => {
+            errno.into()
+        }
+        other => io::Error::other(other),
+    }
+}

@@ -1,0 +1,58 @@
+//! A large array of atomic words that costs memory only where it is used.
+
+use std::{io, sync::atomic::AtomicU32};
+
+use super::mapping::{Mapping, PAGE};
+
+/// `len` words, all zero until written. A page of 1,024 words is committed when one is written.
+pub(crate) struct LazyWords {
+    /// `None` for an empty array, which has nothing to map.
+    mapping: Option<Mapping>,
+    len: usize,
+}
+
+impl LazyWords {
+    pub(crate) fn new(len: usize) -> io::Result<LazyWords> {
+        let bytes = len
+            .checked_mul(size_of::<AtomicU32>())
+            .and_then(|bytes| bytes.checked_next_multiple_of(PAGE))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let mapping = match bytes {
+            0 => None,
+            _ => Some(Mapping::reserve(bytes, PAGE)?),
+        };
+        if let Some(mapping) = &mapping {
+            // One huge page would commit 2 MiB for a single word.
+            let _ = mapping.advise(0, bytes, libc::MADV_NOHUGEPAGE);
+        }
+        Ok(LazyWords { mapping, len })
+    }
+
+    pub(crate) fn as_slice(&self) -> &[AtomicU32] {
+        match &self.mapping {
+            // SAFETY: the mapping holds at least `len` words, is page aligned, zero-filled and
+            // lives as long as `self`; atomics may be written through shared references.
+            Some(mapping) => unsafe {
+                std::slice::from_raw_parts(mapping.base().as_ptr().cast(), self.len)
+            },
+            None => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn words_start_at_zero_and_keep_what_is_written() {
+        let words = LazyWords::new(1 << 28).unwrap();
+        let last = &words.as_slice()[(1 << 28) - 1];
+        assert_eq!(last.load(Ordering::Relaxed), 0);
+        last.store(7, Ordering::Relaxed);
+        assert_eq!(words.as_slice()[(1 << 28) - 1].load(Ordering::Relaxed), 7);
+        assert!(LazyWords::new(0).unwrap().as_slice().is_empty());
+    }
+}

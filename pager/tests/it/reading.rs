@@ -1,0 +1,114 @@
+//! The right bytes, by every door, in every mode, with every mechanism.
+
+use pager::{Hint, Mechanism, ModeRequest, Pager, RegionOptions};
+
+use crate::support::{Known, byte_at, bytes_of, modes};
+
+const LEN: u64 = 3 * (2 << 20) + 12_345;
+
+fn small(mode: ModeRequest, unit: u64) -> Pager {
+    Pager::builder().mode(mode).unit_bytes(unit).budget_bytes(80 * (unit + 4096)).build().unwrap()
+}
+
+#[test]
+fn loads_and_maps_show_the_objects_bytes_in_every_mode() {
+    for mode in modes() {
+        for unit in [4096, 65536, 2 << 20] {
+            let pager = small(mode, unit);
+            let region = pager.open(Known::new(LEN)).unwrap();
+            let ranges = [0..1, 0..LEN.min(unit), unit - 1..unit + 1, LEN - 1..LEN, 7..7, LEN..LEN];
+            for range in ranges {
+                let guard = region.load(range.clone()).unwrap();
+                assert!(*guard == *bytes_of(range.clone()), "{mode:?}, unit {unit}, {range:?}");
+            }
+            let mut buf = vec![0; LEN as usize];
+            region.read_at(0, &mut buf).unwrap();
+            assert!(buf == bytes_of(0..LEN), "{mode:?}, unit {unit}: read_at");
+            if mode == ModeRequest::CheckedOnly {
+                assert!(region.map().unwrap_err().to_string().contains("load()"));
+                continue;
+            }
+            let mapped = region.map().unwrap();
+            assert_eq!(mapped.len() as u64, LEN);
+            for at in (0..LEN).step_by(4099).chain([LEN - 1]) {
+                assert_eq!(mapped[at as usize], byte_at(at), "{mode:?}, unit {unit}, at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn copy_and_move_put_the_same_bytes_in_place_under_eviction() {
+    let probe = Pager::probe();
+    let mut mechanisms = vec![Mechanism::Copy];
+    if probe.can_move {
+        mechanisms.push(Mechanism::Move);
+    }
+    if !crate::support::can_fault() {
+        return println!("left out: mechanisms: no userfaultfd");
+    }
+    for mechanism in mechanisms {
+        let unit = 256 << 10;
+        let len = 64 * unit + 1;
+        let pager = Pager::builder()
+            .mechanism(mechanism)
+            .unit_bytes(unit)
+            .budget_bytes(40 * (unit + 4096))
+            .build()
+            .unwrap();
+        let region = pager.open(Known::new(len)).unwrap();
+        let mapped = region.map().unwrap();
+        for round in 0..2 {
+            for at in (0..len).step_by(65_537) {
+                assert_eq!(mapped[at as usize], byte_at(at), "{mechanism:?}, round {round}");
+            }
+        }
+        assert!(region.stats().units_evicted > 0, "{mechanism:?}: the budget was too large");
+        assert!(pager.budget().peak() <= pager.budget().limit());
+    }
+}
+
+#[test]
+fn an_empty_object_is_an_empty_slice() {
+    for mode in modes() {
+        let region = small(mode, 4096).open(Known::new(0)).unwrap();
+        assert!(region.is_empty() && region.load(0..0).unwrap().is_empty());
+        assert!(region.map().unwrap().is_empty());
+        assert!(region.load(0..1).is_err());
+    }
+}
+
+#[test]
+fn hints_fetch_and_give_up() {
+    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let source = Known::new(8 << 20);
+    let region = pager.open(source.clone()).unwrap();
+    let wanted = [0..10, 1 << 20..(1 << 20) + 200_000, (8 << 20) - 1..8 << 20];
+    region.advise(Hint::WillNeed(&wanted)).unwrap();
+    for range in &wanted {
+        assert!(*region.load(range.clone()).unwrap() == *bytes_of(range.clone()));
+    }
+    let before = region.stats();
+    region.advise(Hint::DontNeed(0..8 << 20)).unwrap();
+    assert!(region.stats().units_evicted > before.units_evicted);
+    assert_eq!(region.load(5..6).unwrap()[0], byte_at(5));
+    assert!(region.advise(Hint::WillNeed(&[0..9 << 20])).is_err());
+}
+
+#[test]
+fn one_pager_serves_regions_of_different_units() {
+    let pager = Pager::builder().budget_bytes(128 << 20).build().unwrap();
+    let regions: Vec<_> = [4096, 65536, 2 << 20]
+        .iter()
+        .map(|&unit| {
+            let options = RegionOptions::default().unit_bytes(unit);
+            pager.open_with(Known::new(LEN), options).unwrap()
+        })
+        .collect();
+    for at in (0..LEN).step_by(100_003) {
+        for region in &regions {
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+        }
+    }
+    assert!(pager.open_with(Known::new(1), RegionOptions::default().unit_bytes(3)).is_err());
+}

@@ -1,0 +1,175 @@
+//! A source whose bytes are known and whose behaviour a test chooses.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt;
+use pager::{
+    BlockSource, ByteStream, Bytes, Mode, ModeRequest, ObjectStat, Pager, SourceError, Version,
+    async_trait,
+};
+
+/// The byte at `at` of every test object.
+pub(crate) fn byte_at(at: u64) -> u8 {
+    // Not periodic in any power of two, so that bytes of the wrong unit show.
+    (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+}
+
+pub(crate) fn bytes_of(range: Range<u64>) -> Vec<u8> {
+    range.map(byte_at).collect()
+}
+
+/// What a read of the source does.
+#[derive(Clone, Debug)]
+pub(crate) enum Behaviour {
+    Serve,
+    Fail(SourceError),
+    /// Sends this many bytes, then ends the stream.
+    Truncate(u64),
+    /// Never answers.
+    Hang,
+    Panic,
+}
+
+pub(crate) struct Inner {
+    pub(crate) len: u64,
+    pub(crate) version: Version,
+    pub(crate) delay: Mutex<Duration>,
+    pub(crate) behaviour: Mutex<Behaviour>,
+    pub(crate) requests: Mutex<Vec<Range<u64>>>,
+    pub(crate) in_flight: AtomicU64,
+    pub(crate) in_flight_max: AtomicU64,
+    pub(crate) frames: AtomicBool,
+}
+
+/// A source of `byte_at`.
+#[derive(Clone)]
+pub(crate) struct Known(pub Arc<Inner>);
+
+impl Known {
+    pub(crate) fn new(len: u64) -> Known {
+        Known::with_version(len, Version::strong("v1"))
+    }
+
+    pub(crate) fn with_version(len: u64, version: Version) -> Known {
+        Known(Arc::new(Inner {
+            len,
+            version,
+            delay: Mutex::default(),
+            behaviour: Mutex::new(Behaviour::Serve),
+            requests: Mutex::default(),
+            in_flight: AtomicU64::new(0),
+            in_flight_max: AtomicU64::new(0),
+            frames: AtomicBool::new(false),
+        }))
+    }
+
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.0.behaviour.lock().unwrap() = behaviour;
+    }
+
+    pub(crate) fn delay(&self, delay: Duration) -> Known {
+        *self.0.delay.lock().unwrap() = delay;
+        self.clone()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Range<u64>> {
+        self.0.requests.lock().unwrap().clone()
+    }
+}
+
+/// Counts a request as long as it lives.
+struct Flight(Arc<Inner>);
+
+impl Flight {
+    fn start(inner: &Arc<Inner>) -> Flight {
+        let now = inner.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        inner.in_flight_max.fetch_max(now, Ordering::SeqCst);
+        Flight(inner.clone())
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl BlockSource for Known {
+    fn name(&self) -> &str {
+        "test://known"
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        let behaviour = self.0.behaviour.lock().unwrap().clone();
+        match behaviour {
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Panic => panic!("the test asked for it"),
+            Behaviour::Fail(error) => Err(error),
+            _ => Ok(ObjectStat {
+                len: self.0.len,
+                version: self.0.version.clone(),
+                alignment: 1,
+                part_bytes: 8 << 20,
+            }),
+        }
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        assert!(range.start < range.end && range.end <= self.0.len, "a range inside the object");
+        assert_eq!(*version, self.0.version);
+        self.0.requests.lock().unwrap().push(range.clone());
+        let flight = Flight::start(&self.0);
+        let delay = *self.0.delay.lock().unwrap();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let behaviour = self.0.behaviour.lock().unwrap().clone();
+        let end = match behaviour {
+            Behaviour::Serve => range.end,
+            Behaviour::Fail(error) => return Err(error),
+            Behaviour::Truncate(n) => range.end.min(range.start + n),
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Panic => panic!("the test asked for it"),
+        };
+        // Chunks of an odd size, so that units and chunks never line up.
+        let chunks = (range.start..end).step_by(10_007).map(move |start| {
+            let _while_streaming = &flight;
+            Ok(Bytes::from(bytes_of(start..end.min(start + 10_007))))
+        });
+        Ok(futures::stream::iter(chunks).boxed())
+    }
+
+    fn fills_frames(&self) -> bool {
+        self.0.frames.load(Ordering::SeqCst)
+    }
+}
+
+/// The modes that this machine and user have, best first.
+pub(crate) fn modes() -> Vec<ModeRequest> {
+    let mut modes = vec![];
+    match Pager::probe().mode {
+        Mode::Full => modes.extend([ModeRequest::Auto, ModeRequest::UserModeOnly]),
+        Mode::UserModeOnly => modes.push(ModeRequest::UserModeOnly),
+        Mode::CheckedOnly => println!("left out: page faults: {}", Pager::probe()),
+    }
+    modes.push(ModeRequest::CheckedOnly);
+    modes
+}
+
+/// Whether a pager of this machine and user can map.
+pub(crate) fn can_fault() -> bool {
+    Pager::probe().mode != Mode::CheckedOnly
+}
+
+/// Whether this user's faults serve system calls too.
+pub(crate) fn is_full() -> bool {
+    Pager::probe().mode == Mode::Full
+}
