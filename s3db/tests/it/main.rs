@@ -1,0 +1,34 @@
+//! The store's types, from outside.
+
+mod golden;
+mod hostile;
+mod model;
+
+use proptest::prelude::*;
+use s3db::{Change, KEY_BYTES_MAX, Key, LogRecord, PAYLOAD_BYTES_MAX, Payload, Stamp};
+
+/// Any log record; short ones mostly, the longest now and then.
+fn any_record() -> impl Strategy<Value = LogRecord> {
+    let bytes = |least, most: usize| {
+        prop_oneof![
+            20 => prop::collection::vec(any::<u8>(), least..most.min(64)),
+            1 => prop::collection::vec(any::<u8>(), most..=most),
+        ]
+    };
+    let parts = (bytes(1, KEY_BYTES_MAX), bytes(0, PAYLOAD_BYTES_MAX));
+    let stamp = any::<(u64, u64, u64)>().prop_map(|(clock, client, sequence)| Stamp {
+        clock,
+        client,
+        sequence,
+    });
+    (stamp, parts, 0..3).prop_map(|(stamp, (key, payload), kind)| {
+        let key = Key::new(key).expect("within the bounds");
+        let payload = Payload::new(payload).expect("within the bounds");
+        let change = match kind {
+            0 => Change::Insert(key, payload),
+            1 => Change::Delete(key, payload),
+            _ => Change::Update(key, payload),
+        };
+        LogRecord { stamp, change }
+    })
+}
