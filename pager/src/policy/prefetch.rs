@@ -63,16 +63,28 @@ pub struct Want {
     pub marker: Option<u64>,
 }
 
+/// The most wants that one call may push.
+pub const WANTS_MAX: usize = 1024;
+
 /// Chooses what to fetch before it is asked for. One instance serves one region.
 ///
-/// - **Shape.** `demand` for each signal, in the order in which the pager learns of them;
-///   `unused` for each speculative unit that left without having been asked for.
-/// - **Cost.** Amortised constant time per signal, and memory bounded by a constant.
+/// - **Shape.** `demand` for each signal, or `missed` for a miss of several units, in the order in
+///   which the pager learns of them; `unused` for each speculative unit that left without having been asked for.
+/// - **Bounds.** One call pushes at most [`WANTS_MAX`] wants, which together have at most
+///   [`Limits::window_max`] units, none of them twice.
+/// - **Cost.** Amortised constant time per signal, or logarithmic in the number of hints, and
+///   memory bounded by a constant.
 /// - **Freedom.** Wants are wishes: the pager drops what is resident, on its way, over its limits.
 pub trait PrefetchPolicy: Send {
     /// A reader asked for unit `at`. Push what should be fetched behind it to `wants`; the unit
     /// itself is fetched anyway.
     fn demand(&mut self, at: u64, signal: Signal, limits: &Limits, wants: &mut Vec<Want>);
+
+    /// A reader asked for several units at once, none of them resident or on its way: one access,
+    /// however many units it has. By default a [`Signal::Miss`] at the first of them.
+    fn missed(&mut self, units: Range<u64>, limits: &Limits, wants: &mut Vec<Want>) {
+        self.demand(units.start, Signal::Miss, limits, wants);
+    }
 
     /// A speculative unit left without having been asked for: the guess was wrong, or too early.
     fn unused(&mut self, at: u64);

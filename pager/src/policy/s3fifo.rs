@@ -272,7 +272,7 @@ mod tests {
     fn what_makes_a_ghost() {
         type Act = fn(&mut S3Fifo);
         let cases: [(&str, Act, Vec<u64>); 5] = [
-            ("a victim that was asked for", |p| drop(evict(p)), vec![0]),
+            ("a victim that was asked for", |p| assert_eq!(evict(p), Some(0)), vec![0]),
             ("left by a hint", |p| p.removed(0), vec![]),
             (
                 "a victim that was asked for again, then left by a hint",

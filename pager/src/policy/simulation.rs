@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use super::prefetch::{Limits, PrefetchPolicy, Signal, Want};
+use super::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want};
 
 const STEP_US: u64 = 250;
 /// A simulated minute and a half: nothing here takes longer unless somebody starves.
@@ -22,6 +22,8 @@ pub(super) struct World {
     pub(super) link: u64,
     /// The same for one connection.
     pub(super) connection: u64,
+    /// From a request to its first byte, give or take a quarter: requests that keep step would end
+    /// together and leave the link idle together, which no real ones do.
     pub(super) first_byte_us: u64,
     pub(super) connections_max: usize,
     /// Whether readers touch mapped units, of which only markers tell, or call `load`.
@@ -117,9 +119,15 @@ struct Run<'a> {
 }
 
 /// Lets `readers` read to their ends.
-pub(super) fn run(
+pub(super) fn run(world: &World, policy: &mut dyn PrefetchPolicy, readers: Vec<Reader>) -> Outcome {
+    run_advised(world, policy, &Advice::Normal, readers)
+}
+
+/// Lets `readers` read to their ends, after some advice.
+pub(super) fn run_advised(
     world: &World,
     policy: &mut dyn PrefetchPolicy,
+    advice: &Advice,
     mut readers: Vec<Reader>,
 ) -> Outcome {
     let mut run = Run {
@@ -131,6 +139,9 @@ pub(super) fn run(
         held: 0,
         out: Outcome::default(),
     };
+    let mut wants = Vec::new();
+    run.policy.advise(advice, &world.limits(), &mut wants);
+    run.fetch(wants);
     let (mut began, mut ended) = (None, None);
     for step in 0..STEPS_MAX {
         let now = step * STEP_US;
@@ -179,8 +190,14 @@ impl Run<'_> {
         self.gets.retain(|get| !get.units.is_empty());
         while self.gets.len() < self.world.connections_max {
             let Some(units) = self.queue.pop_front() else { break };
-            self.gets.push(Get { units, ready_us: now + self.world.first_byte_us, bytes: 0 });
+            self.send(units, now);
         }
+    }
+
+    fn send(&mut self, units: Range<u64>, now: u64) {
+        let spread = units.start.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        let ready_us = now + self.world.first_byte_us * (1536 + spread) / 2048;
+        self.gets.push(Get { units, ready_us, bytes: 0 });
     }
 
     fn read(&mut self, reader: &mut Reader, now: u64) {
@@ -225,8 +242,7 @@ impl Run<'_> {
                     self.out.misses += 1;
                     self.units[at as usize] = Unit::Flying { guess: false, marker: false };
                     // Demand overtakes speculation.
-                    let ready_us = now + self.world.first_byte_us;
-                    self.gets.push(Get { units: at..at + 1, ready_us, bytes: 0 });
+                    self.send(at..at + 1, now);
                     self.signal(at, Signal::Miss);
                     reader.asked = true;
                     return;
@@ -238,6 +254,10 @@ impl Run<'_> {
     fn signal(&mut self, at: u64, signal: Signal) {
         let mut wants = Vec::new();
         self.policy.demand(at, signal, &self.world.limits(), &mut wants);
+        self.fetch(wants);
+    }
+
+    fn fetch(&mut self, wants: Vec<Want>) {
         let len: u64 = wants.iter().map(|want| want.units.end - want.units.start).sum();
         self.out.windows += u64::from(len > 0);
         self.out.window_max = self.out.window_max.max(len);
@@ -262,9 +282,14 @@ impl Run<'_> {
         }
     }
 
-    fn request(&mut self, units: Range<u64>) {
-        if !units.is_empty() {
-            self.queue.push_back(units);
+    /// Cuts a run of units into requests as a pager does: about eight, none of them tiny.
+    fn request(&mut self, mut units: Range<u64>) {
+        let extent_max = self.world.extent_max;
+        let piece = ((units.end - units.start) / 8).clamp((extent_max / 16).max(1), extent_max);
+        while !units.is_empty() {
+            let end = units.end.min(units.start + piece);
+            self.queue.push_back(units.start..end);
+            units.start = end;
         }
     }
 }
