@@ -73,7 +73,7 @@ impl Default for Builder {
             mode: ModeRequest::Auto,
             mechanism: None,
             eviction: None,
-            prefetch: Arc::new(|| Box::new(crate::policy::Sequential::new())),
+            prefetch: Arc::new(crate::policy::default_prefetch),
         }
     }
 }
@@ -165,7 +165,7 @@ impl Builder {
                 ));
             }
         }
-        let policy = self.eviction.unwrap_or_else(|| Box::new(crate::policy::S3Fifo::new()));
+        let policy = self.eviction.unwrap_or_else(crate::policy::default_eviction);
         let pool = Pool::new(&self.budget, policy);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8))

@@ -32,7 +32,7 @@ use crate::{
     cache::Speculated,
     fault::Causes,
     frame::Frame,
-    policy::prefetch::{Advice, Limits, Signal, Want},
+    policy::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,
     sync::{Arc, lock},
@@ -146,10 +146,16 @@ impl Engine {
             Request::Close { region } => self.close(region),
             Request::Missing { region, units } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
-                let at = units.start;
-                let job = Job { object: object.clone(), units, marker: None, guess: false };
+                let job = Job {
+                    object: object.clone(),
+                    units: units.clone(),
+                    marker: None,
+                    guess: false,
+                };
                 self.demand.push(job);
-                self.signal(&object, at, Signal::Miss);
+                self.ask_policy(&object, |policy, limits, wants| {
+                    policy.missed(units, limits, wants)
+                });
             }
             Request::Again { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
@@ -179,11 +185,9 @@ impl Engine {
             }
             Request::Advise { region, advice } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
-                let limits = self.limits(&object);
-                let mut wants = std::mem::take(&mut self.wants);
-                lock(&object.prefetch).advise(&advice, &limits, &mut wants);
-                self.speculate(&object, &mut wants);
-                self.wants = wants;
+                self.ask_policy(&object, |policy, limits, wants| {
+                    policy.advise(&advice, limits, wants);
+                });
             }
             Request::Done { guess: true } => self.running_guesses -= 1,
             Request::Done { guess: false } => self.running_demand -= 1,
@@ -214,8 +218,16 @@ impl Engine {
         }
     }
 
-    /// Tells the policy of `object` what happened and claims what it wants.
     fn signal(&mut self, object: &Arc<Object>, at: u64, signal: Signal) {
+        self.ask_policy(object, |policy, limits, wants| policy.demand(at, signal, limits, wants));
+    }
+
+    /// Tells the policy of `object` what happened and claims what it wants.
+    fn ask_policy(
+        &mut self,
+        object: &Arc<Object>,
+        tell: impl FnOnce(&mut dyn PrefetchPolicy, &Limits, &mut Vec<Want>),
+    ) {
         let limits = self.limits(object);
         let mut wants = std::mem::take(&mut self.wants);
         {
@@ -223,7 +235,7 @@ impl Engine {
             for unit in object.ledger.take_unused() {
                 policy.unused(unit);
             }
-            policy.demand(at, signal, &limits, &mut wants);
+            tell(&mut **policy, &limits, &mut wants);
         }
         self.speculate(object, &mut wants);
         self.wants = wants;

@@ -3,3 +3,9 @@
 mod support;
 
 mod reading;
+mod runtimes;
+mod failure;
+mod kernel;
+mod memory;
+mod requests;
+mod model;

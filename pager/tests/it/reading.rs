@@ -92,7 +92,7 @@ fn hints_fetch_and_give_up() {
     region.advise(Hint::DontNeed(0..8 << 20)).unwrap();
     assert!(region.stats().units_evicted > before.units_evicted);
     assert_eq!(region.load(5..6).unwrap()[0], byte_at(5));
-    assert!(region.advise(Hint::WillNeed(&[0..9 << 20])).is_err());
+    assert!(region.advise(Hint::WillNeed(std::slice::from_ref(&(0..9 << 20)))).is_err());
 }
 
 #[test]

@@ -173,3 +173,57 @@ pub(crate) fn can_fault() -> bool {
 pub(crate) fn is_full() -> bool {
     Pager::probe().mode == Mode::Full
 }
+
+/// Runs the calling test alone in a process of its own, for what a process shares: its memory
+/// figures, its signals. Returns true in that process; false, after it has ended as `judge` likes,
+/// in the calling one.
+pub(crate) fn alone(test: &str, judge: impl FnOnce(std::process::Output)) -> bool {
+    const CHILD: &str = "PAGER_TEST_CHILD";
+    if std::env::var(CHILD).is_ok_and(|name| name == test) {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(CHILD, test)
+        .output()
+        .unwrap();
+    judge(output);
+    false
+}
+
+/// The child must have passed.
+pub(crate) fn passed(output: std::process::Output) {
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Waits until `done` holds, or panics with `what` after ten seconds.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "still not after 10 s: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A seeded generator for tests that want random numbers: SplitMix64 (Steele et al., OOPSLA 2014).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}

@@ -1,0 +1,196 @@
+//! Bytes that cannot be had: values for `load`, a signal for a bare read, and health afterwards.
+
+use std::{os::unix::process::ExitStatusExt, sync::Arc};
+
+use pager::{Error, Pager, SourceError, Strength, Version, policy::NoPrefetch};
+
+use crate::support::{Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, passed};
+
+fn reset() -> SourceError {
+    SourceError::transient_read("test://known", 0..1, "connection reset", None)
+}
+
+#[test]
+fn every_error_of_the_source_comes_out_of_load() {
+    let source = Known::new(1 << 20);
+    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let region = builder.build().unwrap().open(source.clone()).unwrap();
+    let pager = region.pager();
+    let object = "test://known".to_owned();
+    let errors = [
+        SourceError::NotFound { object: object.clone(), cause: None },
+        SourceError::Changed { object: object.clone(), expected: "1".into(), found: "2".into() },
+        SourceError::Throttled { object: object.clone(), retry_after: None, cause: None },
+        SourceError::Denied { object: object.clone(), reason: "no".into(), cause: None },
+        reset(),
+        SourceError::Permanent { object, reason: "no ranges".into(), cause: None },
+    ];
+    for (n, expected) in errors.into_iter().enumerate() {
+        source.behave(Behaviour::Fail(expected.clone()));
+        let at = n as u64 * 65536;
+        match region.load(at..at + 1).unwrap_err() {
+            Error::Source(got) => assert_eq!(got.kind(), expected.kind()),
+            other => panic!("{other}"),
+        }
+        source.behave(Behaviour::Serve);
+        assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at), "healthy again");
+    }
+    assert_eq!(pager.budget().pinned(), 0);
+}
+
+#[test]
+fn a_short_body_keeps_the_units_that_came_whole() {
+    let source = Known::new(1 << 20);
+    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    source.behave(Behaviour::Truncate(65536 + 100));
+    let error = region.load(0..4 * 65536).unwrap_err();
+    assert!(matches!(&error, Error::Source(SourceError::Corrupt { .. })), "{error}");
+    assert!(error.to_string().contains("65536..131072"), "names the bytes: {error}");
+    source.behave(Behaviour::Serve);
+    let before = source.requests().len();
+    assert_eq!(region.load(0..65536).unwrap()[..], bytes_of(0..65536)[..]);
+    assert_eq!(source.requests().len(), before, "unit 0 came whole the first time");
+}
+
+#[test]
+fn all_who_wait_for_one_unit_get_the_error() {
+    let source = Known::new(1 << 20);
+    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    source.delay(std::time::Duration::from_millis(30));
+    source.behave(Behaviour::Fail(reset()));
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = (0..8).map(|_| scope.spawn(|| region.load(0..1).is_err())).collect();
+        assert!(loads.into_iter().all(|load| load.join().unwrap()));
+    });
+}
+
+#[test]
+fn a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus() {
+    const TEST: &str = "failure::a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus";
+    if !can_fault() || !Pager::probe().can_poison {
+        return println!("left out: poison: this kernel or user has none");
+    }
+    let died_of_sigbus = |output: std::process::Output| {
+        assert_eq!(output.status.signal(), Some(nix::libc::SIGBUS), "{:?}", output.status);
+    };
+    if alone(TEST, died_of_sigbus) {
+        let source = Known::new(1 << 20);
+        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let mapped = pager.open(source.clone()).unwrap().map().unwrap();
+        source.behave(Behaviour::Fail(reset()));
+        println!("read {}", mapped[100_000]);
+    }
+}
+
+#[test]
+fn a_poisoned_page_heals_when_a_later_fetch_succeeds() {
+    if !is_full() || !Pager::probe().can_poison {
+        return println!("left out: healing: needs full userfaultfd with poison");
+    }
+    for unit in [65536, 2 << 20] {
+        let source = Known::new(8 << 20);
+        let pager = Pager::builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
+        let region = pager.open(source.clone()).unwrap();
+        let mapped = region.map().unwrap();
+        source.behave(Behaviour::Fail(reset()));
+        // A system call that reads the page gets EFAULT where the program itself would get SIGBUS.
+        let (_read, write) = nix::unistd::pipe().unwrap();
+        let touched = nix::unistd::write(&write, &mapped[100_000..100_001]);
+        assert_eq!(touched, Err(nix::errno::Errno::EFAULT), "unit {unit}");
+        assert_eq!(region.stats().poisoned, 1);
+        assert!(region.load(100_000..100_001).is_err(), "still failing");
+        source.behave(Behaviour::Serve);
+        assert_eq!(region.load(100_000..100_001).unwrap()[0], byte_at(100_000));
+        assert_eq!(mapped[100_001], byte_at(100_001), "unit {unit}: the bare read is healed too");
+        assert!(region.stats().healed >= 1);
+    }
+}
+
+#[test]
+fn a_fault_that_joins_a_failed_guess_gets_a_request_of_its_own() {
+    let source = Known::new(8 << 20);
+    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    source.delay(std::time::Duration::from_millis(40));
+    source.behave(Behaviour::Fail(reset()));
+    region.advise(pager::Hint::WillNeed(&[0..65536, 65536..131_072])).unwrap();
+    crate::support::until("the guess is out", || !source.requests().is_empty());
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| region.load(0..1).map(|guard| guard[0]));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        // The guess fails after 40 ms; the request for the reader comes after that.
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(40));
+            source.behave(Behaviour::Serve);
+        });
+        assert_eq!(load.join().unwrap().unwrap(), byte_at(0));
+    });
+}
+
+#[test]
+fn weak_versions_are_not_mapped_by_safe_code() {
+    if !can_fault() {
+        return println!("left out: mapping: no userfaultfd");
+    }
+    let source = Known::with_version(1 << 20, Version::weak("mtime 7"));
+    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let region = pager.open(source).unwrap();
+    assert_eq!(region.version().strength(), Strength::Weak);
+    assert!(region.map().unwrap_err().to_string().contains("mtime 7"));
+    // SAFETY: the test's object never changes.
+    let mapped = unsafe { region.map_assuming_immutable() }.unwrap();
+    assert_eq!(mapped[77_777], byte_at(77_777));
+    assert_eq!(region.load(3..4).unwrap()[0], byte_at(3));
+}
+
+#[test]
+fn causes_of_poison_reach_the_log_and_not_the_reader() {
+    const TEST: &str = "failure::causes_of_poison_reach_the_log_and_not_the_reader";
+    if !is_full() || !Pager::probe().can_poison {
+        return println!("left out: causes: needs full userfaultfd with poison");
+    }
+    if alone(TEST, passed) {
+        let seen = Arc::new(std::sync::Mutex::new(String::new()));
+        tracing::subscriber::set_global_default(Collect(seen.clone())).unwrap();
+        let source = Known::new(1 << 20);
+        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let mapped = pager.open(source.clone()).unwrap().map().unwrap();
+        source.behave(Behaviour::Fail(reset()));
+        // The reader holds the lock that the log needs: nothing on the way to it may wait for that.
+        let log = seen.lock().unwrap();
+        let (_read, write) = nix::unistd::pipe().unwrap();
+        assert!(nix::unistd::write(&write, &mapped[..1]).is_err());
+        drop(log);
+        crate::support::until("the cause is logged", || {
+            let log = seen.lock().unwrap();
+            log.contains("connection reset") && log.contains("test://known")
+        });
+    }
+}
+
+/// Collects the text of events.
+struct Collect(Arc<std::sync::Mutex<String>>);
+
+impl tracing::Subscriber for Collect {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text<'a>(&'a mut String);
+        impl tracing::field::Visit for Text<'_> {
+            fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push_str(&format!("{value:?}\n"));
+            }
+        }
+        event.record(&mut Text(&mut self.0.lock().unwrap()));
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}

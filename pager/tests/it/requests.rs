@@ -1,0 +1,115 @@
+//! How few requests it takes.
+
+use std::time::Duration;
+
+use pager::{Hint, Pager, policy::NoPrefetch};
+
+use crate::support::{Known, byte_at, bytes_of, can_fault};
+
+#[test]
+fn one_request_per_extent_however_many_threads_wait() {
+    let source = Known::new(8 << 20);
+    let builder = Pager::builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
+    let pager = builder.build().unwrap();
+    let region = pager.open(source.delay(Duration::from_millis(20))).unwrap();
+    let mapped = can_fault().then(|| region.map().unwrap());
+    std::thread::scope(|scope| {
+        for thread in 0..16u64 {
+            let (region, mapped) = (&region, &mapped);
+            scope.spawn(move || match mapped {
+                Some(mapped) if thread % 2 == 0 => {
+                    let at = 300_000 + thread as usize;
+                    assert_eq!(mapped[at], byte_at(at as u64));
+                }
+                _ => {
+                    let guard = region.load(300_000..320_000).unwrap();
+                    assert_eq!(guard[..], bytes_of(300_000..320_000)[..]);
+                }
+            });
+        }
+    });
+    assert_eq!(source.requests(), vec![262_144..327_680]);
+}
+
+#[test]
+fn neighbours_share_a_request_and_a_load_is_one() {
+    let source = Known::new(8 << 20);
+    let builder = Pager::builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
+    let pager = builder.build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    drop(region.load(65_536..4 * 65_536).unwrap());
+    assert_eq!(source.requests(), vec![65_536..262_144]);
+    // What is resident in the middle splits the rest.
+    drop(region.load(0..6 * 65_536).unwrap());
+    // The two go out side by side, in any order.
+    let mut rest = source.requests().split_off(1);
+    rest.sort_by_key(|range| range.start);
+    assert_eq!(rest, [0..65_536, 262_144..393_216]);
+}
+
+#[test]
+fn an_isolated_miss_fetches_one_unit() {
+    let source = Known::new(64 << 20);
+    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    for at in [40 << 20, 3 << 20, 57 << 20, 20 << 20] {
+        assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+    }
+    assert!(source.requests().iter().all(|range| range.end - range.start == 65_536));
+    assert_eq!(source.requests().len(), 4);
+}
+
+#[test]
+fn a_stream_takes_few_large_requests() {
+    let len = 64 << 20;
+    let source = Known::new(len);
+    let pager = Pager::builder().budget_bytes(256 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    let units = len / 65_536;
+    if can_fault() {
+        let mapped = region.map().unwrap();
+        for at in (0..len as usize).step_by(4096) {
+            assert_eq!(mapped[at], byte_at(at as u64));
+        }
+        let stats = region.stats();
+        assert!(stats.faults < units / 4, "{stats:?}: prefetch spares faults");
+    } else {
+        for at in (0..len).step_by(65_536) {
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+        }
+    }
+    let stats = region.stats();
+    assert!(stats.gets < units / 4, "{stats:?}: units share requests");
+    assert_eq!(stats.bytes_fetched, len, "each byte is fetched once");
+}
+
+#[test]
+fn will_need_fetches_its_ranges_side_by_side() {
+    let source = Known::new(64 << 20);
+    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let region = pager.open(source.delay(Duration::from_millis(50))).unwrap();
+    let ranges: Vec<_> = (0..16u64).map(|n| n * (4 << 20)..n * (4 << 20) + 100).collect();
+    let start = std::time::Instant::now();
+    region.advise(Hint::WillNeed(&ranges)).unwrap();
+    for range in &ranges {
+        assert_eq!(region.load(range.clone()).unwrap()[..], bytes_of(range.clone())[..]);
+    }
+    assert_eq!(source.requests().len(), 16);
+    let parallel = source.0.in_flight_max.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(parallel >= 8, "{parallel} requests at a time");
+    assert!(start.elapsed() < Duration::from_millis(16 * 50));
+}
+
+#[test]
+fn demand_overtakes_a_long_line_of_guesses() {
+    let source = Known::new(512 << 20);
+    let pager = Pager::builder().budget_bytes(1 << 30).guess_requests_max(1).build().unwrap();
+    let region = pager.open(source.delay(Duration::from_millis(20))).unwrap();
+    region.advise(Hint::WillNeed(std::slice::from_ref(&(0..200 << 20)))).unwrap();
+    crate::support::until("the guesses run", || !source.requests().is_empty());
+    let start = std::time::Instant::now();
+    // One that nobody guessed, and one at the end of the line.
+    assert_eq!(region.load(500 << 20..(500 << 20) + 1).unwrap()[0], byte_at(500 << 20));
+    assert_eq!(region.load(199 << 20..(199 << 20) + 1).unwrap()[0], byte_at(199 << 20));
+    assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+}
