@@ -2,7 +2,7 @@
 //!
 //! Policies decide and nothing else: they hold no bytes, do no I/O and read no clock, so that a
 //! recorded trace always replays to the same decisions. One file per policy; anyone's policy can
-//! be checked with `conformance`.
+//! be checked with [`conformance`].
 
 pub mod eviction;
 pub mod s3fifo; // the default
@@ -12,6 +12,7 @@ pub mod plan; // what hints say
 pub mod sequential; // windows that double
 pub mod stride; // every n-th unit
 pub mod adaptive; // the default: plan, else sequential, else stride
+pub mod conformance; // what every policy is held to, ours and yours
 #[cfg(test)]
 mod simulation; // a model of a pager and its link, for tests
 mod entries; // what eviction policies keep: slab, queues, index
