@@ -4,7 +4,9 @@ use std::{os::unix::process::ExitStatusExt, sync::Arc};
 
 use pager::{Error, Pager, SourceError, Strength, Version, policy::NoPrefetch};
 
-use crate::support::{Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, passed};
+use crate::support::{
+    Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, passed, until,
+};
 
 fn reset() -> SourceError {
     SourceError::transient_read("test://known", 0..1, "connection reset", None)
@@ -99,7 +101,7 @@ fn a_poisoned_page_heals_when_a_later_fetch_succeeds() {
         let (_read, write) = nix::unistd::pipe().unwrap();
         let touched = nix::unistd::write(&write, &mapped[100_000..100_001]);
         assert_eq!(touched, Err(nix::errno::Errno::EFAULT), "unit {unit}");
-        assert_eq!(region.stats().poisoned, 1);
+        until("the poison is counted", || region.stats().poisoned == 1);
         assert!(region.load(100_000..100_001).is_err(), "still failing");
         source.behave(Behaviour::Serve);
         assert_eq!(region.load(100_000..100_001).unwrap()[0], byte_at(100_000));
@@ -116,7 +118,7 @@ fn a_fault_that_joins_a_failed_guess_gets_a_request_of_its_own() {
     source.delay(std::time::Duration::from_millis(40));
     source.behave(Behaviour::Fail(reset()));
     region.advise(pager::Hint::WillNeed(&[0..65536, 65536..131_072])).unwrap();
-    crate::support::until("the guess is out", || !source.requests().is_empty());
+    until("the guess is out", || !source.requests().is_empty());
     std::thread::scope(|scope| {
         let load = scope.spawn(|| region.load(0..1).map(|guard| guard[0]));
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -163,7 +165,7 @@ fn causes_of_poison_reach_the_log_and_not_the_reader() {
         let (_read, write) = nix::unistd::pipe().unwrap();
         assert!(nix::unistd::write(&write, &mapped[..1]).is_err());
         drop(log);
-        crate::support::until("the cause is logged", || {
+        until("the cause is logged", || {
             let log = seen.lock().unwrap();
             log.contains("connection reset") && log.contains("test://known")
         });
