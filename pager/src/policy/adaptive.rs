@@ -79,6 +79,7 @@ impl PrefetchPolicy for Adaptive {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "wants of one range are meant")]
 mod tests {
     use super::*;
     use crate::policy::simulation::{Reader, World, run};

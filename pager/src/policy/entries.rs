@@ -349,10 +349,8 @@ mod tests {
             for (op, key, queue) in ops {
                 let found = entries.find(key);
                 prop_assert_eq!(found.is_some(), model.contains_key(&key));
-                if let Some(old) = model.get(&key) {
-                    if op != 0 {
-                        lists[*old].retain(|&k| k != key);
-                    }
+                if let (1.., Some(&old)) = (op, model.get(&key)) {
+                    lists[old].retain(|&k| k != key);
                 }
                 match (op, found) {
                     (0, None) => {

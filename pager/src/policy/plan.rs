@@ -271,6 +271,7 @@ impl PrefetchPolicy for Plan {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "hints of one range are meant")]
 mod tests {
     use super::*;
     use crate::policy::simulation::{Reader, World, run_advised};
@@ -295,7 +296,8 @@ mod tests {
 
     #[test]
     fn hints_are_asked_for_at_once() {
-        let cases: Vec<(&str, Vec<Range<u64>>, Vec<Range<u64>>)> = vec![
+        type Ranges = Vec<Range<u64>>;
+        let cases: [(&str, Ranges, Ranges); 7] = [
             ("in their order", vec![50..52, 3..4, 7..9], vec![50..52, 3..4, 7..9]),
             ("neighbours joined", vec![3..4, 4..6, 5..7, 9..10], vec![3..7, 9..10]),
             ("each unit once", vec![10..14, 0..20], vec![10..14, 0..10, 14..20]),
@@ -374,13 +376,16 @@ mod tests {
         let mut policy = Plan::new();
         let mut wants = Vec::new();
         for round in 0..5u64 {
-            let ranges = (0..10_000).map(|i| (round << 30 | i * 2)..(round << 30 | i * 2) + 1);
+            let ranges = (0..10_000).map(|i| {
+                let at = (round << 30) + i * 2;
+                at..at + 1
+            });
             policy.advise(&Advice::WillNeed(ranges.collect()), &limits, &mut wants);
             assert_eq!(wants.len(), WANTS_MAX);
             assert!(policy.ranges.len() <= RANGES_MAX, "{} ranges", policy.ranges.len());
             assert_eq!(policy.ranges.len(), policy.order.len());
             wants.clear();
-            let at = |i: u64| round << 30 | i * 2;
+            let at = |i: u64| (round << 30) + i * 2;
             policy.demand(at(600), Signal::Marker, &limits, &mut wants);
             assert_eq!(wants.first().map(|w| w.units.start), Some(at(WANTS_MAX as u64)));
             wants.clear();

@@ -161,17 +161,19 @@ impl Sequential {
             return false;
         }
         self.units = limits.units;
-        let Some(index) = self.stream_of(&units) else { return false };
+        let Some(index) = self.stream_of(&units, signal) else { return false };
         self.advance(index, &units, signal, limits, wants);
         true
     }
 
     /// The stream to which the first of `units` belongs: of several, the one that is nearest to its
     /// end there.
-    fn stream_of(&self, units: &Range<u64>) -> Option<usize> {
+    fn stream_of(&self, units: &Range<u64>, signal: Signal) -> Option<usize> {
         let distance = |stream: &Stream| {
             let place = mirrored(units, stream.backwards, self.units).start;
-            (stream.before..=stream.end).contains(&place).then(|| stream.end - place)
+            // A miss behind the reader is somebody else's, who comes after the bytes have left.
+            let first = if signal == Signal::Miss { stream.reached } else { stream.before };
+            (first..=stream.end).contains(&place).then(|| stream.end - place)
         };
         let streams = self.streams.iter().enumerate();
         let near = streams.filter_map(|(index, stream)| Some((distance(stream)?, index)));
@@ -432,6 +434,17 @@ mod tests {
                 ],
             ),
             (
+                "a miss behind the reader does not hold it up",
+                vec![
+                    (0, Miss, 0..0, None),
+                    (1, Miss, 2..4, Some(2)),
+                    (2, Marker, 4..8, Some(4)),
+                    (4, Marker, 8..16, Some(8)),
+                    (2, Miss, 0..0, None),
+                    (8, Marker, 16..32, Some(16)),
+                ],
+            ),
+            (
                 "hits prove nothing",
                 vec![(5, Hit, 0..0, None), (6, Hit, 0..0, None), (7, Miss, 0..0, None)],
             ),
@@ -455,7 +468,7 @@ mod tests {
         policy.missed(140..150, &LIMITS, &mut wants);
         assert_eq!(wants, [Want { units: 150..200, marker: Some(150) }], "twice is a stream");
         wants.clear();
-        policy.missed(145..210, &LIMITS, &mut wants);
+        policy.missed(160..210, &LIMITS, &mut wants);
         assert_eq!(wants, [Want { units: 210..235, marker: Some(210) }], "lost, and past the end");
         wants.clear();
         for units in [5000..5004, 4990..5000] {
