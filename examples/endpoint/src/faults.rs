@@ -220,7 +220,7 @@ pub(crate) async fn damage(mode: Mode, response: HttpResponse, shape: Shape) -> 
 }
 
 /// Decodes `%41` and `+`; what is no escape stays as it is.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -16,9 +16,10 @@
 #![deny(unsafe_code)]
 
 pub mod faults; // answers that go wrong on demand
+pub mod files; // plain HTTP over a folder, well-behaved or not
 pub mod line; // what a connection costs: delay, rate, a shared link
 mod server; // sockets, and the runtime they live on
 mod service; // S3's operations, over the store
 pub mod store; // buckets of objects, changed under one lock
 
-pub use crate::server::{Counters, Endpoint, Settings};
+pub use crate::server::{Counters, Door, Endpoint, Settings};

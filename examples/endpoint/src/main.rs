@@ -6,10 +6,15 @@
 
 #![forbid(unsafe_code)]
 
-use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
-use endpoint::{Endpoint, Settings, line::Shape};
+use endpoint::{Door, Endpoint, Settings, line::Shape};
 
 /// Serves buckets from memory, and files as objects, as S3 on 127.0.0.1.
 #[derive(Parser)]
@@ -55,6 +60,12 @@ struct Args {
     #[arg(long)]
     fault_switch: bool,
 
+    /// Serve what the project's tests want as well, on the ports after --port: S3 that is far away
+    /// (as far as --first-byte-ms and --rate say; the first port is then not), S3 with /__fault, and
+    /// the files of this folder over HTTP, near and far away. Prints the environment for the tests.
+    #[arg(long, value_name = "FOLDER")]
+    tests: Option<PathBuf>,
+
     /// Threads that serve.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -79,13 +90,13 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     let some = |rate: u64| (rate > 0).then_some(rate);
+    let shape =
+        Shape { first_byte: Duration::from_millis(args.first_byte_ms), rate: some(args.rate) };
+    let credentials = (args.access_key.clone(), args.secret_key.clone());
     let endpoint = Endpoint::start(Settings {
         port: args.port,
         credentials: (args.access_key, args.secret_key),
-        shape: Shape {
-            first_byte: Duration::from_millis(args.first_byte_ms),
-            rate: some(args.rate),
-        },
+        shape: if args.tests.is_some() { Shape::UNSHAPED } else { shape },
         link_rate: some(args.link_rate),
         anonymous_reads: args.anonymous_reads,
         fault_switch: args.fault_switch,
@@ -100,12 +111,48 @@ fn run(args: Args) -> Result<(), String> {
         let served = endpoint.store().put_file(&file.bucket, &file.key, &file.path);
         served.map_err(|e| format!("{}: {e}", file.path.display()))?;
     }
-    println!("{}", endpoint.url());
+    match &args.tests {
+        None => println!("{}", endpoint.url()),
+        Some(root) => {
+            print!("{}", open_for_tests(&endpoint, args.port, shape, root, &credentials)?)
+        }
+    }
     std::io::stdout().flush().map_err(|e| format!("standard output: {e}"))?;
     // Everything happens on the endpoint's threads; a signal ends the process.
     loop {
         std::thread::park();
     }
+}
+
+/// Opens the doors that the tests go through, and says where they are in a shell's words.
+fn open_for_tests(
+    endpoint: &Endpoint,
+    port: u16,
+    shape: Shape,
+    root: &Path,
+    (key, secret): &(String, String),
+) -> Result<String, String> {
+    let near = Door { shape: Shape::UNSHAPED, seed: 1, ..Door::default() };
+    let far = Door { shape, ..near.clone() };
+    let files = Some(root.to_owned());
+    let doors = [
+        ("TEST_S3_SLOW_ENDPOINT", far.clone()),
+        ("TEST_S3_FAULT_ENDPOINT", Door { fault_switch: true, ..near.clone() }),
+        ("TEST_HTTP_BASE", Door { files: files.clone(), ..near }),
+        ("TEST_HTTP_SLOW_BASE", Door { files, ..far }),
+    ];
+    let mut text = format!(
+        "export AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1\n\
+         export TEST_S3_ENDPOINT={} TEST_HTTP_ROOT='{}'\n",
+        endpoint.url(),
+        root.display()
+    );
+    for (after, (name, door)) in (1..).zip(doors) {
+        let port = if port == 0 { 0 } else { port + after };
+        let url = endpoint.open(Door { port, ..door }).map_err(|e| format!("port {port}: {e}"))?;
+        text += &format!("export {name}={url}\n");
+    }
+    Ok(text)
 }
 
 fn parse_file(text: &str) -> Result<ServedFile, String> {

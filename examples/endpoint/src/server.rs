@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,19 +12,22 @@ use std::{
 };
 
 use hyper::{
-    Method, Request, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
+    Method, Request, StatusCode,
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
 };
 use hyper_util::rt::TokioIo;
 use s3s::{
     Body, HttpResponse,
     auth::SimpleAuth,
-    config::{S3Config, StaticConfigProvider},
     service::{S3Service, S3ServiceBuilder},
 };
 use tokio::{net::TcpStream, runtime::Runtime, sync::Semaphore};
 
 use crate::{
     faults::{self, Fault, Faults, Mode},
+    files,
     line::{Line, Link, Shape},
     service::{Access, Service},
     store::Store,
@@ -95,20 +99,41 @@ struct Tally {
     connections: AtomicU64,
 }
 
+/// Another way to what an endpoint serves, with connections of its own kind.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// The loopback port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Delay and rate of each connection.
+    pub shape: Shape,
+    /// Bytes per second of all its connections together; `None` is no bound.
+    pub link_rate: Option<u64>,
+    /// Whether `/__fault` is there. Faults are the door's own.
+    pub fault_switch: bool,
+    /// Seed of the draws of faults.
+    pub seed: u64,
+    /// Plain HTTP over the files of this folder, as [`files`](crate::files) has it, instead of S3.
+    pub files: Option<PathBuf>,
+}
+
 /// A running endpoint. Dropping it closes every connection.
 pub struct Endpoint {
     address: SocketAddr,
     store: Store,
-    shared: Arc<Shared>,
+    s3: S3Service,
+    front: Arc<Front>,
+    tally: Arc<Tally>,
     runtime: Option<Runtime>,
 }
 
-struct Shared {
+/// What the connections of one door share.
+struct Front {
     s3: S3Service,
+    files: Option<PathBuf>,
     faults: Faults,
     fault_switch: bool,
     shape: Shape,
-    tally: Tally,
+    tally: Arc<Tally>,
 }
 
 impl Endpoint {
@@ -117,36 +142,38 @@ impl Endpoint {
     /// # Errors
     /// When the port is taken, or threads cannot be had.
     pub fn start(settings: Settings) -> io::Result<Endpoint> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(settings.threads.max(1))
             .thread_name("s3-endpoint")
             .enable_io()
             .enable_time()
             .build()?;
-
         let store = Store::new(settings.store_bytes_max);
         let mut builder = S3ServiceBuilder::new(Service { store: store.clone() });
         let (key, secret) = settings.credentials;
         builder.set_auth(SimpleAuth::from_single(key, secret));
         builder.set_access(Access { anonymous_reads: settings.anonymous_reads });
-        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(S3Config::default()))));
-        let shared = Arc::new(Shared {
-            s3: builder.build(),
-            faults: Faults::new(settings.seed),
-            fault_switch: settings.fault_switch,
+        let (s3, tally) = (builder.build(), Arc::new(Tally::default()));
+        let door = Door {
+            port: settings.port,
             shape: settings.shape,
-            tally: Tally::default(),
-        });
+            link_rate: settings.link_rate,
+            fault_switch: settings.fault_switch,
+            seed: settings.seed,
+            files: None,
+        };
+        let (address, front) = listen(&runtime, door, s3.clone(), tally.clone())?;
+        Ok(Endpoint { address, store, s3, front, tally, runtime: Some(runtime) })
+    }
 
-        let guard = runtime.enter();
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let link = settings.link_rate.map(Link::new);
-        runtime.spawn(accept(listener, link, shared.clone()));
-        drop(guard);
-        Ok(Endpoint { address, store, shared, runtime: Some(runtime) })
+    /// Opens another way to the same objects, and says where it is.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn open(&self, door: Door) -> io::Result<String> {
+        let runtime = self.runtime.as_ref().expect("there until the endpoint is dropped");
+        let (address, _) = listen(runtime, door, self.s3.clone(), self.tally.clone())?;
+        Ok(format!("http://{address}"))
     }
 
     /// Where it listens, such as `http://127.0.0.1:40123`.
@@ -159,14 +186,14 @@ impl Endpoint {
         &self.store
     }
 
-    /// The switch for answers that go wrong.
+    /// The switch for answers that go wrong, behind the first door.
     pub fn faults(&self) -> &Faults {
-        &self.shared.faults
+        &self.front.faults
     }
 
-    /// What has been asked so far.
+    /// What has been asked so far, behind all doors.
     pub fn counters(&self) -> Counters {
-        let tally = &self.shared.tally;
+        let tally = &self.tally;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
             gets: read(&tally.gets),
@@ -187,7 +214,32 @@ impl Drop for Endpoint {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, shared: Arc<Shared>) {
+fn listen(
+    runtime: &Runtime,
+    door: Door,
+    s3: S3Service,
+    tally: Arc<Tally>,
+) -> io::Result<(SocketAddr, Arc<Front>)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, door.port))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let front = Arc::new(Front {
+        s3,
+        files: door.files,
+        faults: Faults::new(door.seed),
+        fault_switch: door.fault_switch,
+        shape: door.shape,
+        tally,
+    });
+    let guard = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let link = door.link_rate.map(Link::new);
+    runtime.spawn(accept(listener, link, front.clone()));
+    drop(guard);
+    Ok((address, front))
+}
+
+async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, front: Arc<Front>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -203,18 +255,18 @@ async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, shared: A
         if socket.set_nodelay(true).is_err() {
             continue;
         }
-        shared.tally.connections.fetch_add(1, Ordering::Relaxed);
-        let line = Line::new(socket, shared.shape, link.clone());
-        let shared = shared.clone();
+        front.tally.connections.fetch_add(1, Ordering::Relaxed);
+        let line = Line::new(socket, front.shape, link.clone());
+        let front = front.clone();
         tokio::spawn(async move {
-            serve(line, shared).await;
+            serve(line, front).await;
             drop(place);
         });
     }
 }
 
-async fn serve(line: Line<TcpStream>, shared: Arc<Shared>) {
-    let service = service_fn(|request| answer(request, shared.clone()));
+async fn serve(line: Line<TcpStream>, front: Arc<Front>) {
+    let service = service_fn(|request| answer(request, front.clone()));
     // An error is a client that went away, or a fault that was asked for.
     let _ = http1::Builder::new().writev(true).serve_connection(TokioIo::new(line), service).await;
 }
@@ -224,27 +276,36 @@ async fn serve(line: Line<TcpStream>, shared: Arc<Shared>) {
 #[error("closed on demand, or by an answer that could not be built")]
 struct Closed;
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<HttpResponse, Closed> {
-    if shared.fault_switch && request.uri().path() == "/__fault" {
-        return Ok(switch(request.uri().query().unwrap_or(""), &shared.faults));
+async fn answer(request: Request<Incoming>, front: Arc<Front>) -> Result<HttpResponse, Closed> {
+    if front.fault_switch && request.uri().path() == "/__fault" {
+        return Ok(switch(request.uri().query().unwrap_or(""), &front.faults));
     }
-    shared.tally.asked(request.method());
+    front.tally.asked(request.method());
     let line = format!("{} {}", request.method(), request.uri());
-    let fault = shared.faults.draw(&line);
+    let fault = front.faults.draw(&line);
     match fault {
         Some(Mode::Close) => return Err(Closed),
         Some(mode @ (Mode::SlowDown | Mode::InternalError)) => return Ok(faults::refusal(mode)),
         Some(Mode::Stall(time)) => tokio::time::sleep(time).await,
         _ => {}
     }
-    let response = hyper::service::Service::call(&shared.s3, request).await.map_err(|_| Closed)?;
+    let response = match &front.files {
+        Some(root) => {
+            files::answer(root, request.method(), request.uri().path(), request.headers())
+        }
+        None => {
+            let answer = hyper::service::Service::call(&front.s3, request);
+            answer.await.map_err(|_| Closed)?
+        }
+    };
     let promised = response.headers().get(hyper::header::CONTENT_LENGTH);
     let promised = promised.and_then(|length| length.to_str().ok()?.parse().ok());
-    shared.tally.bytes_out.fetch_add(promised.unwrap_or(0), Ordering::Relaxed);
+    let promised = promised.or_else(|| response.body().size_hint().exact());
+    front.tally.bytes_out.fetch_add(promised.unwrap_or(0), Ordering::Relaxed);
     match fault {
         Some(Mode::CloseAfter) => Err(Closed),
         Some(mode @ (Mode::Truncate(_) | Mode::Corrupt(_))) => {
-            Ok(faults::damage(mode, response, shared.shape).await)
+            Ok(faults::damage(mode, response, front.shape).await)
         }
         _ => Ok(response),
     }

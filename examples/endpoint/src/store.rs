@@ -445,7 +445,7 @@ impl Object {
 }
 
 /// Maps a whole file. An empty one cannot be mapped and needs no map.
-fn map_file(path: &Path) -> io::Result<Bytes> {
+pub(crate) fn map_file(path: &Path) -> io::Result<Bytes> {
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod faults;
+mod files;
 mod objects;
 mod reach;
 
@@ -25,10 +26,14 @@ fn client(endpoint: &Endpoint) -> Client {
 }
 
 fn client_as(endpoint: &Endpoint, secret: &str) -> Client {
+    client_at(&endpoint.url(), secret)
+}
+
+fn client_at(url: &str, secret: &str) -> Client {
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
-        .endpoint_url(endpoint.url())
+        .endpoint_url(url)
         .credentials_provider(Credentials::new("test", secret, None, None, "test"))
         .retry_config(RetryConfig::disabled())
         .force_path_style(true)

@@ -1,0 +1,70 @@
+# The commands of the project. `make demo` and `make test` need Rust and what package registries
+# bring; `make setup`, which both run first, installs the rest or says what to install.
+
+CARGO ?= cargo
+# One optimised profile for everything, so that nothing is built twice.
+PROFILE = --release
+PYTHON ?= python3
+
+.PHONY: help setup demo test package bench bench-blog examples fmt lint doc fuzz servers servers-stop
+
+help:
+	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
+	@echo "make test        every test that this machine can run; says what it left out"
+	@echo "make examples    the small programs of examples/, one after the other"
+	@echo "make bench       the benchmarks; writes BENCHMARKS.md"
+	@echo "make bench-blog  the charts of the article that the project started from"
+	@echo "make setup       what the build needs besides Rust"
+	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
+	@echo "make fmt lint doc fuzz package   the checks, one by one"
+
+setup:
+	@sh examples/setup.sh
+
+# URL=s3://bucket/key asks a bucket of yours; DEMO_ARGS passes more options, see --help.
+demo: setup
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin demo -- $(if $(URL),--url '$(URL)') $(DEMO_ARGS)
+
+test: setup
+	@$(CARGO) build $(PROFILE) --workspace --all-targets
+	@{ $(CARGO) test $(PROFILE) --workspace --no-fail-fast -- --show-output 2>&1; echo "cargo: $$?"; } \
+		| awk -f examples/test-summary.awk
+	@sh examples/packaged/run.sh
+
+# A crate outside the workspace, on what `cargo package` makes.
+package: setup
+	@sh examples/packaged/run.sh
+
+examples: setup
+	@for name in own_source own_policy other_format; do \
+		echo "== $$name"; \
+		$(CARGO) run -q $(PROFILE) -p extmem-examples --bin $$name || exit 1; \
+	done
+
+bench: setup
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- $(BENCH_ARGS)
+
+bench-blog: setup
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench_blog -- $(BENCH_ARGS)
+
+fmt:
+	@$(CARGO) fmt --all
+
+lint: setup
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy -q $(PROFILE) --workspace --all-targets -- -D warnings
+
+doc: setup
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --workspace --no-deps
+
+# SECONDS=n searches longer.
+fuzz: setup
+	@sh traildb/fuzz/run.sh $(or $(SECONDS),60)
+
+# Prints the environment that the tests read: eval "$$(make -s servers)" sets a shell up.
+servers: setup
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint 1>&2
+	@sh examples/servers/servers.sh start
+
+servers-stop:
+	@sh examples/servers/servers.sh stop
