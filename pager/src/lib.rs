@@ -39,7 +39,7 @@ pub use crate::{
     budget::Budget,
     error::{Cause, ConfigError, Error, SourceError},
     frame::Frame,
-    pager::{Builder, Pager, PrefetchFactory, RegionOptions, UNITS_MIN},
+    pager::{Builder, Pager, Plan, PrefetchFactory, RegionOptions, UNITS_MIN},
     region::{Guard, Hint, Mapped, Region},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::RegionStats,

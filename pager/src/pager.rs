@@ -37,8 +37,8 @@ pub const UNITS_MIN: u64 = 32;
 /// Frames that the smallest budget must hold beside its units.
 const FRAMES_MIN: u64 = 4;
 
-/// From this unit on, moving pages costs less than copying them.
-const MOVE_FROM: u64 = 256 << 10;
+/// From this unit on, a whole huge page, moving costs less than copying (`benches/warm_scan`).
+const MOVE_FROM: u64 = 2 << 20;
 
 /// One request of a long stream has between these many bytes.
 const EXTENT_BYTES_MAX: u64 = 16 << 20;
@@ -56,6 +56,7 @@ pub struct Builder {
     guess_requests_max: usize,
     mode: ModeRequest,
     mechanism: Option<Mechanism>,
+    poison: bool,
     eviction: Option<Box<dyn EvictionPolicy>>,
     prefetch: PrefetchFactory,
 }
@@ -72,6 +73,7 @@ impl Default for Builder {
             guess_requests_max: 32,
             mode: ModeRequest::Auto,
             mechanism: None,
+            poison: true,
             eviction: None,
             prefetch: Arc::new(crate::policy::default_prefetch),
         }
@@ -121,10 +123,17 @@ impl Builder {
         self
     }
 
-    /// How units are put in place. Default: MOVE for units from 256 KiB on where the kernel has it,
-    /// else COPY. A mechanism that this kernel or mode lacks is refused by `build`.
+    /// How units are put in place. Default: MOVE for units of 2 MiB where the kernel has it, else
+    /// COPY. A mechanism that this kernel or mode lacks is refused by `build`.
     pub fn mechanism(mut self, mechanism: Mechanism) -> Builder {
         self.mechanism = Some(mechanism);
+        self
+    }
+
+    /// Whether a bare read of bytes that cannot be had raises SIGBUS, where the kernel can do that
+    /// (default), or ends the process with the error's text, as on kernels that cannot.
+    pub fn poison(mut self, poison: bool) -> Builder {
+        self.poison = poison;
         self
     }
 
@@ -202,6 +211,7 @@ impl Builder {
             budget: self.budget,
             pool,
             mechanism: self.mechanism,
+            poison: self.poison,
             prefetch: self.prefetch,
             probe: opened.probe,
             uffd,
@@ -216,7 +226,11 @@ impl Builder {
         })))
     }
 
-    fn plan(&self) -> Result<Plan, ConfigError> {
+    /// Checks the settings, alone and together, without starting anything.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
         let in_range = |name, value: usize| match value {
             1..=1024 => Ok(value),
             _ => Err(ConfigError::OutOfRange { name, value: value as u64, allowed: "1 to 1024" }),
@@ -230,6 +244,7 @@ impl Builder {
         }
         Ok(Plan {
             unit_shift: check_unit(self.unit_bytes, self.budget.limit())?,
+            budget_bytes: self.budget.limit(),
             deadline: self.deadline,
             lanes: Lanes {
                 demand: in_range("demand_requests_max", self.demand_requests_max)?,
@@ -251,12 +266,45 @@ fn check_unit(unit: u64, budget: u64) -> Result<u32, ConfigError> {
     Ok(unit.trailing_zeros())
 }
 
-/// Settings that were checked.
+/// Settings that were checked, alone and together.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+pub struct Plan {
     unit_shift: u32,
+    budget_bytes: u64,
     deadline: Duration,
     lanes: Lanes,
+}
+
+impl Plan {
+    /// The unit of residency of regions that choose none, in bytes.
+    pub fn unit_bytes(&self) -> u64 {
+        1 << self.unit_shift
+    }
+
+    /// The budget, in bytes.
+    pub fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    /// The most bytes that guards may pin.
+    pub fn pinned_bytes_max(&self) -> u64 {
+        self.budget_bytes / 2
+    }
+
+    /// The most bytes that speculation may hold.
+    pub fn speculative_bytes_max(&self) -> u64 {
+        self.budget_bytes / 4
+    }
+
+    /// Requests under way at a time, demand and guesses together.
+    pub fn requests_max(&self) -> usize {
+        self.lanes.demand + self.lanes.guesses
+    }
+
+    /// The longest that a request may take to deliver its next unit.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
 }
 
 /// Settings of one region, where it differs from its pager.
@@ -296,6 +344,7 @@ struct Inner {
     budget: Budget,
     pool: Pool,
     mechanism: Option<Mechanism>,
+    poison: bool,
     prefetch: PrefetchFactory,
     probe: Probe,
     uffd: Option<Arc<Descriptor>>,
@@ -325,6 +374,11 @@ impl Pager {
     /// What the kernel said when this pager was built.
     pub fn probed(&self) -> &Probe {
         &self.0.probe
+    }
+
+    /// The settings that this pager was built with.
+    pub fn plan(&self) -> &Plan {
+        &self.0.plan
     }
 
     /// The mode that this pager runs in.
@@ -420,7 +474,7 @@ impl Pager {
         let memory = self.reserve(geometry).map_err(system("no address space for the object"))?;
         let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
-        let port = port_for(mechanism, inner.uffd.clone());
+        let port = port_for(mechanism, inner.uffd.clone(), inner.poison);
         let engine = inner.engine.clone();
         let again = Box::new(move |unit| {
             let _ = engine.send(Request::Missing { region: id, units: unit..unit + 1 });

@@ -17,10 +17,11 @@ mod waiters;
 
 use std::io;
 
+pub(crate) use state::State;
 pub(crate) use waiters::{Decided, Waiter};
 
 use self::{
-    state::{DEMANDED, FAULTED, SPECULATIVE, State, TOUCHED, WAITERS, Word, update},
+    state::{DEMANDED, FAULTED, SPECULATIVE, TOUCHED, WAITERS, Word, update},
     waiters::Waiters,
 };
 use crate::{
@@ -434,8 +435,9 @@ impl Ledger {
     }
 
     /// Bytes of a claimed unit cannot be had: tells the loads that wait, and poisons the unit if a
-    /// fault waits. The error is the kernel's, when it cannot poison.
-    pub(crate) fn fail(&self, unit: u64, error: &SourceError) -> io::Result<()> {
+    /// fault waits. Returns the state that it left the unit in; the error is the kernel's, when it
+    /// cannot poison.
+    pub(crate) fn fail(&self, unit: u64, error: &SourceError) -> io::Result<State> {
         let flags = DEMANDED | FAULTED | WAITERS | SPECULATIVE;
         loop {
             let word = Word(self.word(unit).load(Ordering::SeqCst));
@@ -461,7 +463,7 @@ impl Ledger {
             if before.has(WAITERS) {
                 self.waiters.complete(unit, &Err(error.clone()));
             }
-            return Ok(());
+            return Ok(next);
         }
     }
 

@@ -27,13 +27,19 @@ impl Causes {
         Ok(Causes(sender))
     }
 
-    /// `unit` of `object` cannot be had. Never waits.
-    pub(crate) fn unit_failed(&self, object: &Object, unit: UnitIndex, error: &SourceError) {
+    /// A reader of `unit` of `object` gets SIGBUS because of `error`. Never waits.
+    pub(crate) fn poisoned(&self, object: &Object, unit: UnitIndex, error: &SourceError) {
         let start = object.ledger.geometry().start_of(unit).0;
+        self.note(format!(
+            "{}: the unit at byte {start} is poisoned, reading it raises SIGBUS: {error}",
+            object.name
+        ));
+    }
+
+    /// Anything else that is worth a line. Never waits.
+    pub(crate) fn note(&self, text: String) {
         // A full queue means that many causes are on their way already.
-        let _ = self
-            .0
-            .try_send(format!("{}: the unit at byte {start} cannot be had: {error}", object.name));
+        let _ = self.0.try_send(text);
     }
 }
 

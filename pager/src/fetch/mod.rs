@@ -20,7 +20,10 @@ pub(crate) use object::Object;
 
 use std::{collections::HashMap, ops::Range, time::Duration};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    task::AbortHandle,
+};
 
 use self::{
     queue::{Job, Queue},
@@ -89,6 +92,8 @@ pub(crate) struct Engine {
     windows: Windows,
     running_demand: usize,
     running_guesses: usize,
+    /// By region, to end them with it. At most as many as there are lanes.
+    running: HashMap<u64, Vec<AbortHandle>>,
     wants: Vec<Want>,
 }
 
@@ -112,6 +117,7 @@ impl Engine {
             windows: Windows::default(),
             running_demand: 0,
             running_guesses: 0,
+            running: HashMap::new(),
             wants: Vec::new(),
         }
     }
@@ -175,7 +181,8 @@ impl Engine {
                 add(&object.counters.marker_faults, 1);
                 if let Err(error) = object.ledger.install_staged(unit) {
                     // The bytes are gone with the frame; ask for them again.
-                    tracing::warn!(object = %object.name, unit, %error, "a staged unit was lost");
+                    let name = &object.name;
+                    self.causes.note(format!("{name}: staged unit {unit} was lost: {error}"));
                     let units = unit..unit + 1;
                     let object = object.clone();
                     self.demand.push(Job { object, units, marker: None, guess: false });
@@ -210,6 +217,9 @@ impl Engine {
 
     fn close(&mut self, region: u64) {
         let Some(object) = self.objects.remove(&region) else { return };
+        for task in self.running.remove(&region).unwrap_or_default() {
+            task.abort();
+        }
         self.windows.forget(region);
         for job in self.demand.take_all(region).into_iter().chain(self.guesses.take_all(region)) {
             for unit in job.units {
@@ -341,7 +351,11 @@ impl Engine {
             self.running_demand += 1;
         }
         let (sender, causes) = (self.sender.clone(), self.causes.clone());
-        tokio::spawn(Transfer::new(job, charge, frame, sender, causes).run());
+        let region = job.object.id;
+        let task = tokio::spawn(Transfer::new(job, charge, frame, sender, causes).run());
+        let running = self.running.entry(region).or_default();
+        running.retain(|task| !task.is_finished());
+        running.push(task.abort_handle());
         true
     }
 

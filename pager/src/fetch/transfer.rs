@@ -8,6 +8,7 @@ use tokio::{sync::mpsc::UnboundedSender, time::timeout};
 use super::{Object, Request, queue::Job};
 use crate::{
     budget::Reservation,
+    cache::State,
     error::SourceError,
     fault::{Causes, stop_process},
     frame::Frame,
@@ -64,7 +65,6 @@ impl Transfer {
             self.run_by_stream().await
         };
         if let Err(error) = outcome {
-            tracing::debug!(object = %self.object.name, %error, "a range request failed");
             add(&self.object.counters.errors, 1);
             metrics::counter!("pager.fetch.errors", "kind" => error.kind()).increment(1);
             self.error = Some(error);
@@ -88,9 +88,9 @@ impl Transfer {
             self.settle(unit, frame, bytes.end - bytes.start)?;
         }
         if body.has_more().await {
-            // What came first is checked against nothing, so say so, but keep the units: they are
-            // the bytes that the source gave for this range.
-            tracing::warn!(object = %object.name, "the body went on past the range asked for");
+            // The units are in place already, and they are what the source gave for this range.
+            let name = &object.name;
+            self.causes.note(format!("{name}: a body went on past bytes {range:?}"));
         }
         Ok(())
     }
@@ -191,8 +191,10 @@ impl Drop for Transfer {
         if !self.left.is_empty() {
             let error = self.error.take().unwrap_or_else(|| SourceError::Permanent {
                 object: object.name.clone(),
-                reason: "the request was abandoned: its source panicked or the pager is closing"
-                    .to_owned(),
+                reason: match std::thread::panicking() {
+                    true => "the source panicked while it was read".to_owned(),
+                    false => "the region was closed while it was read".to_owned(),
+                },
                 cause: None,
             });
             for unit in self.left.clone() {
@@ -203,12 +205,15 @@ impl Drop for Transfer {
                         continue;
                     }
                 }
-                self.causes.unit_failed(object, UnitIndex(unit), &error);
-                if let Err(system) = object.ledger.fail(unit, &error) {
-                    stop_process(&format!(
+                match object.ledger.fail(unit, &error) {
+                    Ok(State::Poisoned) => {
+                        self.causes.poisoned(object, UnitIndex(unit), &error);
+                    }
+                    Ok(_) => {}
+                    Err(system) => stop_process(&format!(
                         "{error}; a thread waits for these bytes in a page fault, and this kernel \
                          cannot poison the page ({system})"
-                    ));
+                    )),
                 }
             }
         }

@@ -93,6 +93,11 @@ impl FrameMemory {
         let align = if len.is_multiple_of(2 << 20) { 2 << 20 } else { PAGE };
         let mapping = Mapping::reserve(len, align)?;
         mapping.advise(0, len, libc::MADV_DONTFORK)?;
+        if len.is_multiple_of(2 << 20) {
+            // A huge page moves into a region whole, at the cost of one entry. A kernel without
+            // them refuses, and moves 512 small ones.
+            let _ = mapping.advise(0, len, libc::MADV_HUGEPAGE);
+        }
         Ok(FrameMemory { mapping, capacity: len })
     }
 

@@ -49,13 +49,18 @@ pub(crate) trait Port: Send + Sync {
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
 }
 
-/// The port for one mechanism; `descriptor` is `None` exactly for `Plain`.
-pub(crate) fn port_for(mechanism: Mechanism, descriptor: Option<Arc<Descriptor>>) -> Arc<dyn Port> {
+/// The port for one mechanism; `descriptor` is `None` exactly for `Plain`. Without `poison`, or a
+/// kernel that has it, `fail` is unsupported.
+pub(crate) fn port_for(
+    mechanism: Mechanism,
+    descriptor: Option<Arc<Descriptor>>,
+    poison: bool,
+) -> Arc<dyn Port> {
     match (mechanism, descriptor) {
-        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd }),
+        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, poison }),
         (Mechanism::Move, Some(uffd)) => {
             assert!(uffd.has(FEATURE_MOVE), "the probe offered MOVE");
-            Arc::new(MovePort { copy: CopyPort { uffd } })
+            Arc::new(MovePort { copy: CopyPort { uffd, poison } })
         }
         (Mechanism::Plain, _) => Arc::new(PlainPort),
         (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
@@ -68,6 +73,7 @@ const ATTEMPTS_MAX: u32 = 64;
 
 struct CopyPort {
     uffd: Arc<Descriptor>,
+    poison: bool,
 }
 
 impl Port for CopyPort {
@@ -107,7 +113,7 @@ impl Port for CopyPort {
     }
 
     fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
-        if !self.uffd.has(FEATURE_POISON) {
+        if !self.poison || !self.uffd.has(FEATURE_POISON) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let addr = mapping.addr() + offset;
@@ -160,10 +166,8 @@ impl Port for MovePort {
                 }
                 Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
                 Err(Errno::EEXIST) if done == 0 => self.discard(mapping, offset, len)?,
-                Err(errno) if done == 0 => {
-                    tracing::debug!(%errno, "UFFDIO_MOVE refused, copying instead");
-                    return self.copy.install(mapping, offset, frame);
-                }
+                // Pages that a device has pinned, or memory of a kind that does not move.
+                Err(_) if done == 0 => return self.copy.install(mapping, offset, frame),
                 // Part of the frame has moved already, so it cannot be copied whole any more.
                 Err(errno) => return Err(errno.into()),
             }
@@ -241,7 +245,7 @@ mod tests {
                 if let Some(uffd) = &descriptor {
                     uffd.register(mapping.addr(), mapping.len()).unwrap();
                 }
-                let port = port_for(mechanism, descriptor);
+                let port = port_for(mechanism, descriptor, true);
                 for round in 1..=3u8 {
                     let mut frame = Frame::with_capacity(len);
                     frame.put(&vec![round; len]);

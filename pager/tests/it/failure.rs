@@ -196,3 +196,25 @@ impl tracing::Subscriber for Collect {
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+#[test]
+fn without_poison_the_process_ends_with_the_errors_text() {
+    const TEST: &str = "failure::without_poison_the_process_ends_with_the_errors_text";
+    if !can_fault() {
+        return println!("left out: page faults: no userfaultfd");
+    }
+    let aborted = |output: std::process::Output| {
+        assert_eq!(output.status.signal(), Some(nix::libc::SIGABRT), "{:?}", output.status);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("test://known") && text.contains("connection reset"), "{text}");
+    };
+    if alone(TEST, aborted) {
+        let source = Known::new(1 << 20);
+        let pager = Pager::builder().budget_bytes(8 << 20).poison(false).build().unwrap();
+        let mapped = pager.open(source.clone()).unwrap().map().unwrap();
+        source.behave(Behaviour::Fail(reset()));
+        // The reader holds stderr's lock, which must not keep the text from coming out.
+        let _lock = std::io::stderr().lock();
+        println!("read {}", mapped[100_000]);
+    }
+}

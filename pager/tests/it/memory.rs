@@ -166,3 +166,17 @@ fn speculation_takes_at_most_a_quarter() {
         assert!(pager.budget().speculative() <= 4 << 20);
     }
 }
+
+#[test]
+fn two_pagers_share_one_budget() {
+    let budget = pager::Budget::new(8 << 20);
+    let pagers = [(); 2].map(|()| Pager::builder().budget(&budget).build().unwrap());
+    let regions = pagers.each_ref().map(|pager| pager.open(Known::new(32 << 20)).unwrap());
+    for at in (0..32 << 20).step_by(200_000) {
+        for region in &regions {
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+        }
+        assert!(budget.used() <= 8 << 20);
+    }
+    assert!(regions.iter().all(|region| region.stats().units_evicted > 0), "both gave way");
+}

@@ -150,3 +150,27 @@ fn a_thousand_regions_open_read_and_close() {
         }
     }
 }
+
+#[test]
+fn closing_a_region_ends_its_requests() {
+    let source = Known::new(1 << 20);
+    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    source.behave(Behaviour::Hang);
+    region.advise(pager::Hint::WillNeed(&[0..10, 500_000..500_010])).unwrap();
+    until("the guesses are out", || source.requests().len() == 2);
+    drop(region);
+    let under_way = || source.0.in_flight.load(std::sync::atomic::Ordering::SeqCst);
+    until("nothing is under way", || under_way() == 0);
+    until("no guess is left", || pager.budget().speculative() == 0);
+}
+
+#[test]
+fn handles_go_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Pager>();
+    check::<pager::Region>();
+    check::<pager::Guard<'static>>();
+    check::<pager::Mapped>();
+    check::<Error>();
+}
