@@ -24,14 +24,14 @@ const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
 const STAMP_AT: u32 = WEIGHT_BITS;
 const QUEUE_AT: u32 = STAMP_AT + STAMP_BITS;
 const FREQUENCY_AT: u32 = QUEUE_AT + 2;
-const NAMED_AT: u32 = FREQUENCY_AT + 2;
-const _: () = assert!(NAMED_AT == 63, "weight, stamp, queue, frequency and one flag fill a word");
+const FLAG_AT: u32 = FREQUENCY_AT + 2;
+const _: () = assert!(FLAG_AT == 63, "weight, stamp, queue, frequency and one flag fill a word");
 
 /// One entry of the slab.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     key: u64,
-    /// Weight, stamp, queue, frequency, named: see the constants above.
+    /// Weight, stamp, queue, frequency, flag: see the constants above.
     tag: u64,
     /// Towards the head: newer.
     prev: u32,
@@ -178,14 +178,14 @@ impl<const N: usize> Entries<N> {
         self.set_bits(at, FREQUENCY_AT, 3, frequency.min(3));
     }
 
-    /// Whether the entry was named as a victim, and not taken back since.
-    pub(super) fn is_named(&self, at: u32) -> bool {
-        self.bits(at, NAMED_AT, 1) == 1
+    /// One bit that means what the policy says.
+    pub(super) fn is_flagged(&self, at: u32) -> bool {
+        self.bits(at, FLAG_AT, 1) == 1
     }
 
-    /// Notes whether the entry was named as a victim.
-    pub(super) fn set_named(&mut self, at: u32, named: bool) {
-        self.set_bits(at, NAMED_AT, 1, u64::from(named));
+    /// Sets the bit that means what the policy says.
+    pub(super) fn set_flag(&mut self, at: u32, flag: bool) {
+        self.set_bits(at, FLAG_AT, 1, u64::from(flag));
     }
 
     /// Notes the time, in any steps, at which an entry came.
@@ -313,14 +313,14 @@ mod tests {
         let mut entries = Entries::<4>::default();
         let at = entries.insert(u64::MAX, u64::MAX, 3);
         entries.set_frequency(at, 9);
-        entries.set_named(at, true);
+        entries.set_flag(at, true);
         entries.set_stamp(at, u64::MAX);
         assert_eq!(entries.weight(at), WEIGHT_MAX, "capped");
         assert_eq!((entries.frequency(at), entries.queue_of(at)), (3, 3));
-        assert!(entries.is_named(at));
+        assert!(entries.is_flagged(at));
         assert_eq!(entries.age(at, 4), 5, "the clock may wrap");
         entries.move_to_head(at, 1);
-        entries.set_named(at, false);
+        entries.set_flag(at, false);
         assert_eq!((entries.queue_of(at), entries.frequency(at)), (1, 3));
         assert_eq!(entries.queue(1).bytes(), u128::from(WEIGHT_MAX));
         assert_eq!((entries.queue(3).len(), entries.queue(3).bytes()), (0, 0));

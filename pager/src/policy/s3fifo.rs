@@ -20,12 +20,16 @@
 //! - **Weights.** Shares are of bytes: small has a tenth of what is resident, as in the paper, and
 //!   ghosts stand for nine tenths. The capacity is not known here; when a victim is asked for, what
 //!   is resident is nearly it.
-//! - **Guesses.** Speculative entries wait in a queue of their own. It yields first beyond a quarter
-//!   of the bytes, which is what a pager allows speculation. Below that it yields in place of small,
-//!   as if its entries had aged twice as fast: a wrong guess leaves earlier than anything that was
-//!   asked for once, but a window that has just come is not the first to go, or each of its units
-//!   would push out the one before. The first touch makes a guess an entry of small; that touch is
-//!   the access with which others begin, and is not counted.
+//! - **Guesses.** Speculative entries wait in a queue of their own. It yields first beyond a third of
+//!   the bytes: a pager allows speculation a quarter, so the oldest of them were read, or will not
+//!   be. Below that it yields in place of small, as if its entries had aged twice as fast: a wrong
+//!   guess leaves earlier than anything that was asked for once, but a window that has just come is
+//!   not the first to go, or each of its units would push out the one before. The first touch makes
+//!   a guess an entry of small, of the age it has; that touch is the access with which others begin,
+//!   and is not counted.
+//! - **Refusals.** What may not be evicted is in use. So a guess that is refused was right, and goes
+//!   to small at once: a pager that learns of touches only when it is asked would otherwise refuse
+//!   all that was read, and be left with the guesses that are to be read next.
 //! - **Ghosts** are entries that were victims, and that somebody had asked for. What leaves by a
 //!   hint or because its owner closed proves nothing about reuse, nor does an untouched guess.
 
@@ -40,7 +44,7 @@ const RESIDENT: [usize; 3] = [GUESS, SMALL, MAIN];
 /// Small yields beyond one part in so many of the resident bytes: section 4.1 of the paper.
 const SMALL_PARTS: u128 = 10;
 /// Guesses yield beyond one part in so many.
-const GUESS_PARTS: u128 = 4;
+const GUESS_PARTS: u128 = 3;
 /// Touches that carry an entry from small to main: "accessed more than once" in the paper.
 const PROMOTE_AT: u64 = 2;
 /// Ghosts are also bounded in number, lest a few large entries keep the ghosts of many tiny ones.
@@ -49,6 +53,7 @@ const GHOSTS_MIN: usize = 1024;
 /// S3-FIFO: see the module's page. The default.
 #[derive(Clone, Debug, Default)]
 pub struct S3Fifo {
+    /// Flagged: named as a victim, and neither asked for nor refused since.
     entries: Entries<4>,
     /// Installs so far: the clock of ages.
     now: u64,
@@ -87,8 +92,17 @@ impl S3Fifo {
         2 * age(GUESS) >= age(SMALL)
     }
 
-    fn move_to_head(&mut self, at: u32, queue: usize) {
-        self.entries.set_named(at, false);
+    /// Somebody has asked for a guess: it goes where it would be, had it been asked for first.
+    fn accept(&mut self, at: u32) {
+        let queue = if self.entries.frequency(at) > 0 { MAIN } else { SMALL };
+        self.entries.set_frequency(at, 0);
+        self.entries.set_flag(at, false);
+        self.entries.move_to_head(at, queue);
+    }
+
+    /// Puts an entry behind all others of `queue`, as if it came now.
+    fn renew(&mut self, at: u32, queue: usize) {
+        self.entries.set_flag(at, false);
         self.entries.set_stamp(at, self.now);
         self.entries.move_to_head(at, queue);
     }
@@ -129,13 +143,9 @@ impl EvictionPolicy for S3Fifo {
         let Some(at) = self.entries.find(key) else { return };
         match self.entries.queue_of(at) {
             GHOST => {}
-            GUESS => {
-                let queue = if self.entries.frequency(at) > 0 { MAIN } else { SMALL };
-                self.entries.set_frequency(at, 0);
-                self.move_to_head(at, queue);
-            }
+            GUESS => self.accept(at),
             _ => {
-                self.entries.set_named(at, false);
+                self.entries.set_flag(at, false);
                 self.entries.set_frequency(at, self.entries.frequency(at) + 1);
             }
         }
@@ -145,7 +155,7 @@ impl EvictionPolicy for S3Fifo {
         let Some(at) = self.entries.find(key) else { return };
         match self.entries.queue_of(at) {
             GHOST => {}
-            SMALL if self.entries.is_named(at) => {
+            SMALL if self.entries.is_flagged(at) => {
                 self.entries.move_to_head(at, GHOST);
                 self.trim_ghosts();
             }
@@ -154,8 +164,9 @@ impl EvictionPolicy for S3Fifo {
     }
 
     fn victim(&mut self, can_evict: &dyn Fn(u64) -> bool) -> Option<u64> {
-        // Ends: each step refuses an entry, which `refused` counts up to the queue's length, moves
-        // one from small to main for good, or lowers a frequency, of which there are three.
+        // Ends: each step refuses an entry of small or main, which `refused` counts up to the queue's
+        // length, moves one from guess to small or from small to main for good, or lowers a
+        // frequency, of which there are three.
         let mut refused = [0; 3];
         let mut spent = [false; 3];
         while let Some(queue) = self.yielding(&spent) {
@@ -164,19 +175,19 @@ impl EvictionPolicy for S3Fifo {
             match queue {
                 SMALL if frequency >= PROMOTE_AT => {
                     self.entries.set_frequency(at, 0);
-                    self.move_to_head(at, MAIN);
+                    self.renew(at, MAIN);
                 }
                 MAIN if frequency > 0 => {
                     self.entries.set_frequency(at, frequency - 1);
-                    self.move_to_head(at, MAIN);
+                    self.renew(at, MAIN);
                 }
                 _ if can_evict(self.entries.key(at)) => {
-                    self.entries.set_named(at, true);
+                    self.entries.set_flag(at, true);
                     return Some(self.entries.key(at));
                 }
+                GUESS => self.accept(at),
                 _ => {
-                    // Refused means in use: it counts as new.
-                    self.move_to_head(at, queue);
+                    self.renew(at, queue);
                     refused[queue] += 1;
                 }
             }
@@ -187,7 +198,7 @@ impl EvictionPolicy for S3Fifo {
         let mut next = self.entries.queue(MAIN).tail();
         while let Some(at) = next {
             if can_evict(self.entries.key(at)) {
-                self.entries.set_named(at, true);
+                self.entries.set_flag(at, true);
                 return Some(self.entries.key(at));
             }
             next = self.entries.newer(at);
@@ -339,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_beyond_a_quarter_go_in_their_order() {
+    fn guesses_beyond_a_third_go_in_their_order() {
         // A mapped scan: nothing but guesses, and nobody is seen to touch them. What was read first
         // is what leaves first.
         let mut policy = S3Fifo::new();
@@ -353,12 +364,47 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_never_loses_what_it_reads_next() {
+        assert_scan_keeps_its_windows(&mut S3Fifo::new());
+        assert_scan_keeps_its_windows(&mut Clock::new());
+    }
+
+    /// A pager learns of touches when it asks what may be evicted: what was touched since is refused
+    /// for once, and reported after the call. A scan reads through a quarter of guesses.
+    fn assert_scan_keeps_its_windows(policy: &mut dyn EvictionPolicy) {
+        const CAPACITY: u64 = 256;
+        const WINDOW: u64 = CAPACITY / 4;
+        let touched = std::cell::RefCell::new(std::collections::BTreeSet::new());
+        let mut fetched = 0;
+        for read in 0..20 * CAPACITY {
+            while fetched < read + WINDOW {
+                while policy.len() as u64 == CAPACITY {
+                    let late = std::cell::RefCell::new(Vec::new());
+                    let victim = policy.victim(&|key| {
+                        let refused = touched.borrow_mut().remove(&key);
+                        late.borrow_mut().extend(refused.then_some(key));
+                        !refused
+                    });
+                    late.into_inner().into_iter().for_each(|key| policy.touched(key));
+                    if let Some(key) = victim {
+                        assert!(key < read, "{key} left, and {read} is what is read now");
+                        policy.removed(key);
+                    }
+                }
+                policy.installed(fetched, 4096, true);
+                fetched += 1;
+            }
+            touched.borrow_mut().insert(read);
+        }
+    }
+
+    #[test]
     fn a_guess_that_was_asked_for_is_like_any_other() {
         let mut policy = demanded(10);
         policy.installed(100, 1, true);
         policy.touched(100);
         assert_eq!((keys(&policy, GUESS), policy.len()), (vec![], 11));
-        assert_eq!(keys(&policy, SMALL).last(), Some(&100), "as if it came now");
+        assert_eq!(keys(&policy, SMALL).last(), Some(&100));
         // It was a ghost when it was guessed: asked for, it has come back.
         assert_eq!(evict(&mut policy), Some(0));
         policy.installed(0, 1, true);
