@@ -331,7 +331,12 @@ impl Engine {
     /// Starts `job`, or as much of it as the budget has room for; puts back the rest. False if
     /// nothing of it could be started.
     fn start(&mut self, mut job: Job) -> bool {
-        let Some((frame, charge)) = self.afford(&job) else {
+        let mut afforded = self.afford(&job);
+        // Guesses that are staged are not the pool's to evict; they yield to demand.
+        while afforded.is_none() && !job.guess && self.windows.drop_any() {
+            afforded = self.afford(&job);
+        }
+        let Some((frame, charge)) = afforded else {
             self.queue_of(job.guess).push_front(job);
             return false;
         };

@@ -54,12 +54,15 @@ impl Windows {
         self.0.retain(|window| !window.units.is_empty());
     }
 
-    /// Gives up the oldest window, whose stream has not gone on. False if there is none to give up.
+    /// Gives up the oldest window, whose stream has not gone on, to make room for the next. False
+    /// if there is none to give up.
     pub(super) fn drop_oldest(&mut self) -> bool {
-        if self.0.len() <= KEPT_LATEST {
-            return false;
-        }
-        let window = self.0.pop_front().expect("there are more windows than are kept");
+        self.0.len() > KEPT_LATEST && self.drop_any()
+    }
+
+    /// Gives up the oldest window, to make room for demand. False if there is none.
+    pub(super) fn drop_any(&mut self) -> bool {
+        let Some(window) = self.0.pop_front() else { return false };
         for unit in window.units {
             window.object.ledger.drop_guess(unit);
         }
