@@ -7,7 +7,10 @@
 //! Weights do not enter the choice: every entry is as good a victim as any other of its age, and
 //! the pool asks again until enough bytes are free.
 
-use super::{EvictionPolicy, entries::Entries};
+use super::{
+    EvictionPolicy,
+    entries::{Entries, Flag},
+};
 
 const QUEUE: usize = 0;
 
@@ -18,7 +21,7 @@ const QUEUE: usize = 0;
 /// before it.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Frequency 1: marked. Flagged: a guess that nobody has asked for.
+    /// Frequency 1: marked.
     entries: Entries<1>,
 }
 
@@ -36,15 +39,15 @@ impl EvictionPolicy for Clock {
         }
         let at = self.entries.insert(key, weight, QUEUE);
         self.entries.set_frequency(at, 1);
-        self.entries.set_flag(at, speculative);
+        self.entries.set(at, Flag::Guess, speculative);
     }
 
     fn touched(&mut self, key: u64) {
         let Some(at) = self.entries.find(key) else { return };
-        if !self.entries.is_flagged(at) {
+        if !self.entries.has(at, Flag::Guess) {
             self.entries.set_frequency(at, 1);
         }
-        self.entries.set_flag(at, false);
+        self.entries.set(at, Flag::Guess, false);
     }
 
     fn removed(&mut self, key: u64) {

@@ -16,22 +16,25 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Weights are kept in 40 bits: an entry of 1 TiB and more counts as one of 1 TiB.
 const WEIGHT_BITS: u32 = 40;
 const WEIGHT_MAX: u64 = (1 << WEIGHT_BITS) - 1;
-/// Ages are kept in 19 bits. They only order entries that are about to leave; where they wrap, the
-/// order of two such entries is arbitrary for once.
-const STAMP_BITS: u32 = 19;
-const STAMP_MASK: u64 = (1 << STAMP_BITS) - 1;
 
-const STAMP_AT: u32 = WEIGHT_BITS;
-const QUEUE_AT: u32 = STAMP_AT + STAMP_BITS;
+const QUEUE_AT: u32 = WEIGHT_BITS;
 const FREQUENCY_AT: u32 = QUEUE_AT + 2;
-const FLAG_AT: u32 = FREQUENCY_AT + 2;
-const _: () = assert!(FLAG_AT == 63, "weight, stamp, queue, frequency and one flag fill a word");
+const FLAGS_AT: u32 = FREQUENCY_AT + 2;
+
+/// A bit of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flag {
+    /// Fetched for nobody, and not asked for since.
+    Guess,
+    /// Named as a victim, and not refused since.
+    Named,
+}
 
 /// One entry of the slab.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     key: u64,
-    /// Weight, stamp, queue, frequency, flag: see the constants above.
+    /// Weight, queue, frequency, flags: see the constants above.
     tag: u64,
     /// Towards the head: newer.
     prev: u32,
@@ -178,27 +181,18 @@ impl<const N: usize> Entries<N> {
         self.set_bits(at, FREQUENCY_AT, 3, frequency.min(3));
     }
 
-    /// One bit that means what the policy says.
-    pub(super) fn is_flagged(&self, at: u32) -> bool {
-        self.bits(at, FLAG_AT, 1) == 1
+    /// Whether a flag of an entry is set.
+    pub(super) fn has(&self, at: u32, flag: Flag) -> bool {
+        self.bits(at, FLAGS_AT + flag as u32, 1) == 1
     }
 
-    /// Sets the bit that means what the policy says.
-    pub(super) fn set_flag(&mut self, at: u32, flag: bool) {
-        self.set_bits(at, FLAG_AT, 1, u64::from(flag));
+    /// Sets or clears a flag of an entry.
+    pub(super) fn set(&mut self, at: u32, flag: Flag, value: bool) {
+        self.set_bits(at, FLAGS_AT + flag as u32, 1, u64::from(value));
     }
 
-    /// Notes the time, in any steps, at which an entry came.
-    pub(super) fn set_stamp(&mut self, at: u32, now: u64) {
-        self.set_bits(at, STAMP_AT, STAMP_MASK, now & STAMP_MASK);
-    }
-
-    /// Steps since the stamp of an entry, where these are few enough to know.
-    pub(super) fn age(&self, at: u32, now: u64) -> u64 {
-        now.wrapping_sub(self.bits(at, STAMP_AT, STAMP_MASK)) & STAMP_MASK
-    }
-
-    fn weight(&self, at: u32) -> u64 {
+    /// The weight of an entry.
+    pub(super) fn weight(&self, at: u32) -> u64 {
         self.bits(at, 0, WEIGHT_MAX)
     }
 
@@ -313,14 +307,14 @@ mod tests {
         let mut entries = Entries::<4>::default();
         let at = entries.insert(u64::MAX, u64::MAX, 3);
         entries.set_frequency(at, 9);
-        entries.set_flag(at, true);
-        entries.set_stamp(at, u64::MAX);
+        entries.set(at, Flag::Named, true);
         assert_eq!(entries.weight(at), WEIGHT_MAX, "capped");
         assert_eq!((entries.frequency(at), entries.queue_of(at)), (3, 3));
-        assert!(entries.is_flagged(at));
-        assert_eq!(entries.age(at, 4), 5, "the clock may wrap");
+        assert!(entries.has(at, Flag::Named) && !entries.has(at, Flag::Guess));
         entries.move_to_head(at, 1);
-        entries.set_flag(at, false);
+        entries.set(at, Flag::Guess, true);
+        entries.set(at, Flag::Named, false);
+        assert!(entries.has(at, Flag::Guess) && !entries.has(at, Flag::Named));
         assert_eq!((entries.queue_of(at), entries.frequency(at)), (1, 3));
         assert_eq!(entries.queue(1).bytes(), u128::from(WEIGHT_MAX));
         assert_eq!((entries.queue(3).len(), entries.queue(3).bytes()), (0, 0));
