@@ -26,7 +26,6 @@ demo: setup
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin demo -- $(if $(URL),--url '$(URL)') $(DEMO_ARGS)
 
 test: setup
-	@$(CARGO) build $(PROFILE) --workspace --all-targets
 	@{ $(CARGO) test $(PROFILE) --workspace --no-fail-fast -- --show-output 2>&1; echo "cargo: $$?"; } \
 		| awk -f examples/test-summary.awk
 	@sh examples/packaged/run.sh
@@ -57,9 +56,9 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --workspace --no-deps
 
-# SECONDS=n searches longer.
+# FUZZ_SECONDS=n searches longer.
 fuzz: setup
-	@sh traildb/fuzz/run.sh $(or $(SECONDS),60)
+	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
 
 # Prints the environment that the tests read: eval "$$(make -s servers)" sets a shell up.
 servers: setup
