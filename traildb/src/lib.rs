@@ -13,6 +13,8 @@ mod bits; // the only place that shifts
 mod item; // a field and a value in 64 bits; UUIDs
 mod error; // what can go wrong
 pub mod storage; // where the bytes are
+#[cfg(feature = "pager")]
+mod storage_region; // a region of the pager as a storage
 mod container; // members by name: package and directory
 mod member; // the bytes of each member, read and written
 mod read; // Reader and its cursor
