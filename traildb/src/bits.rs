@@ -11,13 +11,10 @@ pub(crate) fn width(x: u64) -> u32 {
     64 - (x | 1).leading_zeros()
 }
 
-/// Bytes that must follow the last byte which [`peek`] may start in.
-pub(crate) const GUARD_BYTES: usize = 8;
-
 /// The bits of `bytes` from bit `at` on: at least 57 of them are good, the rest are zero.
 ///
 /// # Panics
-/// When fewer than [`GUARD_BYTES`] bytes start at byte `at / 8`: windows carry a guard.
+/// When fewer than 8 bytes start at byte `at / 8`: windows carry a guard.
 #[inline(always)]
 pub(crate) fn peek(bytes: &[u8], at: u64) -> u64 {
     let byte = (at >> 3) as usize;
@@ -105,7 +102,7 @@ mod tests {
         let total: u32 = parts.iter().map(|p| p.1).sum();
         assert_eq!(writer.align(), (8 - total % 8) % 8);
         let mut bytes = writer.into_bytes();
-        bytes.extend([0; GUARD_BYTES]);
+        bytes.extend([0; 8]);
         let mut at = 0;
         for (value, n) in parts {
             assert_eq!(low(peek(&bytes, at), n), value, "{n} bits at {at}");

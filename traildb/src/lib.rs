@@ -18,6 +18,8 @@ mod storage_region; // a region of the pager as a storage
 mod container; // members by name: package and directory
 mod member; // the bytes of each member, read and written
 mod read; // Reader and its cursor
+mod write; // Builder: events into a file
+pub mod synth; // made-up events for demos and benchmarks
 
 pub use crate::{
     error::{Error, InputError},
@@ -25,4 +27,5 @@ pub use crate::{
     member::{fields::Fields, lexicon::Value},
     read::{Event, Reader, Trail, existing},
     storage::Storage,
+    write::{Builder, Options, Written},
 };

@@ -1,4 +1,5 @@
 //! What a user of the library relies on, checked from outside.
 
 mod golden; // the fixtures of ../shared, written by the original library
-mod support; // fixtures and comparisons
+mod support;
+mod writing; // fixtures and comparisons

@@ -1,0 +1,148 @@
+//! What a builder writes reads back the same.
+
+use proptest::prelude::*;
+use traildb::{Builder, Error, InputError, Options, Reader, Uuid, synth};
+
+use crate::support::{Rows, contents, fixtures};
+
+/// Writes `trails` and reads them back, as a package and as a directory.
+fn round_trip(fields: &[String], trails: &[Rows]) -> Vec<Vec<Rows>> {
+    let folder = tempfile::tempdir().unwrap();
+    [false, true]
+        .map(|directory| {
+            let path = folder.path().join(format!("db-{directory}.tdb"));
+            let options = Options::default().directory(directory);
+            let mut builder = Builder::with_options(fields, options).unwrap();
+            for (uuid, events) in trails {
+                for (time, values) in events {
+                    builder.add(*uuid, *time, values).unwrap();
+                }
+            }
+            let written = builder.finish(&path).unwrap();
+            let reader = Reader::open(&path).unwrap();
+            assert_eq!((written.trails, written.events), (reader.trails(), reader.events()));
+            let names: Vec<String> = reader.fields().unwrap().names().map(str::to_owned).collect();
+            assert_eq!(names, fields);
+            contents(&reader).unwrap()
+        })
+        .into()
+}
+
+#[test]
+fn events_of_every_fixture_read_back_equal() {
+    for fixture in fixtures() {
+        let names = fixture.meta["fields"].as_array().unwrap();
+        let names: Vec<String> = names.iter().map(|n| n.as_str().unwrap().to_owned()).collect();
+        for got in round_trip(&names, &fixture.trails) {
+            assert!(got == fixture.trails, "{}", fixture.name);
+        }
+    }
+}
+
+#[test]
+fn equal_input_gives_equal_bytes_and_a_second_run_replaces_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tdb");
+    let spec = synth::Spec { events: 20_000, trails: 900, titles: 4000, seed: 3 };
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let mut builder = Builder::new(&synth::FIELDS).unwrap();
+        let mut told = 0;
+        synth::fill(&spec, &mut builder, |events| told = events).unwrap();
+        assert_eq!(told, 20_000);
+        let written = builder.finish(&path).unwrap();
+        runs.push(std::fs::read(&path).unwrap());
+        assert_eq!(written.bytes, runs[0].len() as u64);
+    }
+    assert!(runs[0] == runs[1]);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "no litter: {left:?}");
+}
+
+#[test]
+fn wrong_input_is_refused_before_anything_is_written() {
+    let refused = |names: &[&str]| match Builder::new(names).unwrap_err() {
+        Error::Input(error) => error,
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused(&["time"]), InputError::ReservedName);
+    assert!(matches!(refused(&["a", "a"]), InputError::DuplicateName(_)));
+    assert!(matches!(refused(&["a b"]), InputError::MalformedName(_)));
+    assert!(matches!(refused(&[""]), InputError::MalformedName(_)));
+    let many: Vec<String> = (0..16_383).map(|n| format!("f{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(matches!(refused(&many), InputError::TooManyFields(16_383)));
+
+    let mut builder = Builder::new(&["a"]).unwrap();
+    let none: [&str; 0] = [];
+    let error = builder.add(Uuid::default(), 0, &none).unwrap_err();
+    assert!(matches!(error, Error::Input(InputError::Arity { got: 0, expected: 1 })), "{error}");
+    assert_eq!(builder.events(), 0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tdb");
+    let times: [&[u64]; 2] = [&[u64::MAX], &[0, 1 << 47]];
+    for times in times {
+        let mut builder = Builder::new(&["a"]).unwrap();
+        for &time in times {
+            builder.add(Uuid::default(), time, &["v"]).unwrap();
+        }
+        assert!(matches!(builder.finish(&path).unwrap_err(), Error::Input(_)));
+        assert!(!path.exists());
+    }
+    let error = Builder::new(&["a"]).unwrap().finish(folder.path().join("no/such/a.tdb"));
+    assert!(matches!(error.unwrap_err(), Error::File { .. }));
+    let mut small = Builder::with_options(&["a"], Options::default().memory_bytes(10_000)).unwrap();
+    let outcome = (0..10_000u64).try_for_each(|n| small.add(Uuid::default(), n, &[n.to_string()]));
+    assert!(matches!(outcome.unwrap_err(), Error::Input(InputError::Memory { .. })));
+}
+
+fn any_value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        2 => Just(Vec::new()),
+        4 => (0..6u8).prop_map(|n| vec![b'a' + n]),
+        2 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => Just(vec![0; 70_000]),
+    ]
+}
+
+fn any_time() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..1000u64, 1 => 0..(1u64 << 47) - 2, 1 => Just(0), 1 => Just((1 << 47) - 3)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_databases_read_back_equal(
+        fields in prop_oneof![6 => 0..6usize, 2 => 120..140usize, 1 => Just(2000usize)],
+        events in prop::collection::vec(
+            (0..12u8, any_time(), prop::collection::vec(any_value(), 6)), 0..80),
+    ) {
+        let names: Vec<String> = (0..fields).map(|n| format!("field-{n}")).collect();
+        let mut trails: std::collections::BTreeMap<u128, Rows> = Default::default();
+        for (n, (trail, time, values)) in events.iter().enumerate() {
+            // Extreme UUIDs among them, and wide fields all used at some time.
+            let uuid = match trail {
+                0 => Uuid([0; 16]),
+                1 => Uuid([255; 16]),
+                n => Uuid([n.wrapping_mul(37); 16]),
+            };
+            let values =
+                (0..fields).map(|field| match fields > 6 && field % 50 != n % 50 {
+                    true => Vec::new(),
+                    false => values[field % 6].clone(),
+                });
+            let rows = trails.entry(uuid.number()).or_insert((uuid, Vec::new()));
+            rows.1.push((*time, values.collect()));
+        }
+        let mut expected: Vec<Rows> = trails.into_values().collect();
+        let got = round_trip(&names, &expected);
+        for rows in &mut expected {
+            rows.1.sort_by_key(|(time, _)| *time);
+        }
+        for got in got {
+            prop_assert!(got == expected);
+        }
+    }
+}
