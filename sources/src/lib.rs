@@ -1,1 +1,65 @@
-//! Sources.
+//! Where bytes come from: S3, HTTP, local files, memory, any `object_store`.
+//!
+//! ```text
+//!   open(url) = Retry( Limit( Hedge?( Counted( leaf ) ) ) )
+//!                 |      |      |        |       +-- one attempt, one version, exact bytes
+//!                 |      |      |        +---------- requests, bytes, dollars
+//!                 |      |      +------------------- a second GET for the slowest 2 %
+//!                 |      +-------------------------- as many at once as the server bears
+//!                 +--------------------------------- again, from the byte reached
+//! ```
+//!
+//! Leaves and wrappers are [`BlockSource`]s; configuration is composition:
+//!
+//! ```
+//! use sources::{Memory, Retry};
+//! let source = Retry::new(Memory::new("sample", vec![0u8; 1 << 20]));
+//! # let _ = source;
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod open; // which source for which address
+pub mod memory; // leaf: bytes in memory
+pub mod local; // leaf: files
+#[cfg(feature = "http")]
+pub mod http; // leaf: any server with ranges
+#[cfg(feature = "s3")]
+pub mod s3; // leaf: buckets
+#[cfg(feature = "store")]
+pub mod store; // leaf: any object_store
+#[cfg(feature = "aws")]
+pub mod aws; // configuration and clients that s3 and databases share
+pub mod retry; // wrapper: again, from the byte reached
+pub mod limit; // wrapper: as many at once as the server bears
+pub mod hedge; // wrapper: a second request when the first is late
+pub mod faulty; // wrapper: fails on a schedule, for tests
+pub mod traffic; // wrapper: counts requests and bytes
+pub mod price; // what those cost
+pub mod counters; // the names of all metrics
+pub mod conformance; // what every source promises, checked
+mod body; // exact and timely bodies
+#[cfg(any(feature = "http", feature = "s3", feature = "store"))]
+mod wire; // what HTTP says about ranges and failures
+#[cfg(any(feature = "http", feature = "aws"))]
+mod authorities; // checked certificate files
+mod encoding; // text of addresses and headers
+mod chance; // seeded random numbers
+
+pub use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
+
+pub use crate::{
+    faulty::Faulty,
+    hedge::Hedge,
+    limit::{Gate, Limit},
+    local::Local,
+    memory::Memory,
+    open::{Options, open},
+    retry::{Retry, RetryPolicy},
+    traffic::{Counted, Traffic},
+};
+#[cfg(feature = "http")]
+pub use crate::http::Http;
+#[cfg(feature = "s3")]
+pub use crate::s3::S3;
+#[cfg(feature = "store")]
+pub use crate::store::Store;

@@ -1,0 +1,598 @@
+//! Which source for which address.
+//!
+//! | address | leaf | feature |
+//! | --- | --- | --- |
+//! | `s3://bucket/key` | [`s3`](crate::s3) | `s3` (default) |
+//! | `http://host/path`, `https://host/path` | [`http`](crate::http) | `http` (default) |
+//! | `file:///path` or a path alone | [`local`](crate::local) | |
+//! | `gs://bucket/key` | [`store`](crate::store) | `gs` |
+//! | `az://container/key` | [`store`](crate::store) | `azure` |
+//!
+//! **Options** stand behind a `?`, as `name=value` joined by `&`; a name alone means `true`:
+//! `s3://bucket/key?region=eu-west-1&anonymous`. Of `http` and `https` addresses the query belongs
+//! to the server, so there the options stand in the fragment, which no server ever sees:
+//! `https://host/path?their=query#extmem:retries=3`. A path alone has no options: every character
+//! is part of the name. Names and values are percent-decoded, and so are keys: write `%3F` for a
+//! `?` and `%25` for a `%`. Unknown options are errors.
+//!
+//! | option | for | meaning |
+//! | --- | --- | --- |
+//! | `region` | s3 | the bucket's region |
+//! | `profile` | s3 | the profile of the AWS configuration files |
+//! | `endpoint` | s3 | URL of the service, such as `http://127.0.0.1:9000` |
+//! | `path_style` | s3 | `true`: bucket in the path; `false`: in the host's name |
+//! | `anonymous` | s3, gs, az | send no credentials |
+//! | `requester_pays` | s3 | we pay for the requests |
+//! | `version_id` | s3 | read this version of the object |
+//! | `account` | az | the storage account |
+//! | `ca` | s3, http | PEM file of authorities to trust besides the system's |
+//! | `retries` | all but files | attempts after the first; 0 turns retrying off. Default: 7 |
+//! | `deadline_ms` | all but files | milliseconds for one call with all its retries. Default: 45000 |
+//! | `stall_ms` | all but files | longest silence in milliseconds. Default: 10000 |
+//! | `requests_max` | all but files | most requests at once. Default: 256 |
+//! | `hedge` | all but files | send a second GET when the first is late (at most 2 % more). Default: `false` |
+//!
+//! **What comes back** is the leaf with its wrappers on, outermost first: [`Retry`], [`Limit`],
+//! [`Hedge`] if asked for, [`Counted`]. A file wears [`Counted`] alone: its errors do not go away by
+//! themselves.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use pager::{BlockSource, SourceError};
+
+use crate::{
+    encoding::{self, percent_decoded},
+    hedge::Hedge,
+    limit::{Gate, Limit, LimitPolicy},
+    local::Local,
+    retry::{Retry, RetryPolicy},
+    traffic::{Counted, Traffic},
+};
+#[cfg(feature = "s3")]
+use crate::{
+    aws::{Aws, AwsOptions},
+    s3::{S3, S3Options},
+};
+#[cfg(feature = "http")]
+use crate::http::{Client, ClientOptions, Credentials, Http};
+
+/// Clients and gates that one set of options keeps. Beyond that they are made and not kept.
+const SHARED_MAX: usize = 256;
+
+/// Opens `url` with the options that stand in it. Nothing is sent before the source is used.
+///
+/// # Errors
+/// [`SourceError::Permanent`] for an address that cannot be understood, an option that is unknown
+/// or ill-formed, and a scheme whose feature is off.
+pub fn open(url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
+    Options::default().open(url)
+}
+
+/// How to open addresses. What an address says for itself comes before what is set here.
+///
+/// Sources that were opened by one `Options`, or by clones of it, share connections, credentials
+/// and the limit for each host. Connections belong to a runtime: use one `Options` per pager.
+#[derive(Clone, Default)]
+pub struct Options {
+    settings: Settings,
+    traffic: Traffic,
+    #[cfg(feature = "http")]
+    credentials: Credentials,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    gates: HashMap<String, Gate>,
+    #[cfg(feature = "http")]
+    http: HashMap<ClientOptions, Client>,
+    #[cfg(feature = "s3")]
+    aws: HashMap<AwsOptions, Aws>,
+}
+
+/// Everything that an address can say for itself.
+#[derive(Clone, Default)]
+struct Settings {
+    region: Option<String>,
+    profile: Option<String>,
+    endpoint: Option<String>,
+    path_style: Option<bool>,
+    anonymous: bool,
+    requester_pays: bool,
+    version_id: Option<String>,
+    account: Option<String>,
+    ca: Option<PathBuf>,
+    retry: RetryPolicy,
+    limit: LimitPolicy,
+    hedge: bool,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        impl Options {
+            $($(#[$doc])* pub fn $name(mut self, $name: $type) -> Options {
+                self.settings.$name = $name.into();
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Sets how long and how often to try. Default: [`RetryPolicy::default`].
+    retry: RetryPolicy;
+    /// Sets how many requests may run at once. Default: [`LimitPolicy::default`].
+    limit: LimitPolicy;
+    /// Sets whether late GETs are sent a second time. Default: `false`.
+    hedge: bool;
+    /// Sets the region of buckets. Default: as the AWS tools find it.
+    region: String;
+    /// Sets the profile of the AWS configuration files. Default: `AWS_PROFILE`.
+    profile: String;
+    /// Sets the URL of the S3 service. Default: as the AWS tools find it.
+    endpoint: String;
+    /// Sets whether buckets stand in the path. Default: where the endpoint has no subdomains.
+    path_style: bool;
+    /// Sets whether requests go without credentials. Default: `false`.
+    anonymous: bool;
+    /// Sets whether we pay for requests to others' buckets. Default: `false`.
+    requester_pays: bool;
+    /// Sets the storage account of `az` addresses. Default: `AZURE_STORAGE_ACCOUNT_NAME`.
+    account: String;
+    /// Sets a PEM file of further authorities. Default: for S3 what `AWS_CA_BUNDLE` names.
+    ca: PathBuf;
+}
+
+impl Options {
+    /// Counts requests and bytes of everything opened with these options in `traffic`.
+    pub fn traffic(mut self, traffic: Traffic) -> Options {
+        self.traffic = traffic;
+        self
+    }
+
+    /// Sets what to send to `http` and `https` servers besides the requests themselves.
+    #[cfg(feature = "http")]
+    pub fn credentials(mut self, credentials: Credentials) -> Options {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Opens `url`. Nothing is sent before the source is used.
+    ///
+    /// # Errors
+    /// As for [`open`].
+    pub fn open(&self, url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let address = Address::parse(url)?;
+        let mut settings = self.settings.clone();
+        for (name, value) in &address.options {
+            settings.set(address.scheme, name, value).map_err(|why| address.refuse(why))?;
+        }
+        match address.scheme {
+            Scheme::File => {
+                let leaf = Local::new(PathBuf::from(address.path));
+                Ok(Arc::new(Counted::new(leaf, self.traffic.clone())))
+            }
+            Scheme::Http => self.open_http(address, settings),
+            Scheme::S3 => self.open_s3(address, settings),
+            Scheme::Gs | Scheme::Az => self.open_store(address, settings),
+        }
+    }
+
+    #[cfg(feature = "http")]
+    fn open_http(
+        &self,
+        address: Address,
+        settings: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let stall = settings.retry.stall;
+        let options = ClientOptions {
+            ca: settings.ca.clone(),
+            first_byte: stall,
+            stall,
+            ..ClientOptions::default()
+        };
+        let kept = self.with_shared(|shared| shared.http.get(&options).cloned());
+        let client = match kept {
+            Some(client) => client,
+            None => {
+                let client = Client::new(&options)?;
+                self.with_shared(|shared| keep(&mut shared.http, options, &client));
+                client
+            }
+        };
+        let leaf = Http::new(&address.path, client, self.credentials.clone())?;
+        let host = host_of(leaf.name());
+        Ok(self.wear(leaf, host, settings))
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn open_http(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+        Err(address.refuse("this program was built without the feature `http`".to_owned()))
+    }
+
+    #[cfg(feature = "s3")]
+    fn open_s3(
+        &self,
+        address: Address,
+        settings: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let (bucket, key) = address.bucket_and_key()?;
+        let options = AwsOptions {
+            region: settings.region.clone(),
+            profile: settings.profile.clone(),
+            endpoint: settings.endpoint.clone(),
+            path_style: settings.path_style,
+            anonymous: settings.anonymous,
+            ca: settings.ca.clone(),
+            ..AwsOptions::default()
+        };
+        let aws = self.with_shared(|shared| match shared.aws.get(&options) {
+            Some(aws) => aws.clone(),
+            None => {
+                let aws = Aws::new(options.clone());
+                keep(&mut shared.aws, options, &aws);
+                aws
+            }
+        });
+        let own = S3Options {
+            version_id: settings.version_id.clone(),
+            requester_pays: settings.requester_pays,
+            first_byte: settings.retry.stall,
+            stall: settings.retry.stall,
+        };
+        let gate = format!("s3://{bucket}");
+        let leaf = S3::new(bucket, key, aws, own)?;
+        Ok(self.wear(leaf, gate, settings))
+    }
+
+    #[cfg(not(feature = "s3"))]
+    fn open_s3(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+        Err(address.refuse("this program was built without the feature `s3`".to_owned()))
+    }
+
+    #[cfg(feature = "store")]
+    fn open_store(
+        &self,
+        address: Address,
+        settings: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let (bucket, key) = address.bucket_and_key()?;
+        let gate = format!("{}://{bucket}", address.scheme.text());
+        let leaf = match address.scheme {
+            #[cfg(feature = "gs")]
+            Scheme::Gs => crate::store::google(&bucket, &key, settings.anonymous)?,
+            #[cfg(feature = "azure")]
+            Scheme::Az => {
+                let account = settings.account.as_deref();
+                crate::store::azure(&bucket, &key, account, settings.anonymous)?
+            }
+            _ => return Err(address.without_feature()),
+        };
+        let stall = settings.retry.stall;
+        Ok(self.wear(leaf.patience(stall, stall), gate, settings))
+    }
+
+    #[cfg(not(feature = "store"))]
+    fn open_store(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+        Err(address.without_feature())
+    }
+
+    /// The standard wrappers, in their order.
+    #[cfg(any(feature = "http", feature = "s3", feature = "store"))]
+    fn wear(
+        &self,
+        leaf: impl BlockSource,
+        gate: String,
+        settings: Settings,
+    ) -> Arc<dyn BlockSource> {
+        let gate = self.with_shared(|shared| match shared.gates.get(&gate) {
+            Some(gate) => gate.clone(),
+            None => {
+                let fresh = Gate::new(&gate, settings.limit.clone());
+                keep(&mut shared.gates, gate, &fresh);
+                fresh
+            }
+        });
+        let counted = Counted::new(leaf, self.traffic.clone());
+        let retry = settings.retry;
+        if settings.hedge {
+            let hedged = Hedge::new(counted);
+            return Arc::new(Retry::with(Limit::new(hedged, gate), retry));
+        }
+        Arc::new(Retry::with(Limit::new(counted, gate), retry))
+    }
+
+    fn with_shared<T>(&self, work: impl FnOnce(&mut Shared) -> T) -> T {
+        work(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn keep<K: Eq + std::hash::Hash, V: Clone>(kept: &mut HashMap<K, V>, key: K, value: &V) {
+    if kept.len() < SHARED_MAX {
+        kept.insert(key, value.clone());
+    }
+}
+
+/// `http://host:port` of a source's name.
+#[cfg(feature = "http")]
+fn host_of(name: &str) -> String {
+    let path = name.find("://").map_or(0, |at| at + 3);
+    let end = name[path..].find('/').map_or(name.len(), |at| path + at);
+    name[..end].to_owned()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    File,
+    Http,
+    S3,
+    Gs,
+    Az,
+}
+
+impl Scheme {
+    fn text(self) -> &'static str {
+        match self {
+            Scheme::File => "file",
+            Scheme::Http => "http",
+            Scheme::S3 => "s3",
+            Scheme::Gs => "gs",
+            Scheme::Az => "az",
+        }
+    }
+}
+
+/// An address taken apart. No secrets in `shown`.
+#[derive(Debug)]
+struct Address {
+    scheme: Scheme,
+    /// A path; `bucket/key`, still percent-encoded; or the whole URL without its fragment.
+    path: String,
+    options: Vec<(String, String)>,
+    shown: String,
+}
+
+impl Address {
+    fn parse(url: &str) -> Result<Address, SourceError> {
+        let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme))
+        else {
+            return Address::bare_path(url);
+        };
+        let known = match scheme.to_ascii_lowercase().as_str() {
+            "file" => Scheme::File,
+            "http" | "https" => Scheme::Http,
+            "s3" => Scheme::S3,
+            "gs" => Scheme::Gs,
+            "az" => Scheme::Az,
+            _ => {
+                return Err(SourceError::Permanent {
+                    object: format!("{scheme}://..."),
+                    reason: "there is no source for such addresses; there are s3, http, https, \
+                             file, gs, az, and paths"
+                        .to_owned(),
+                    cause: None,
+                });
+            }
+        };
+        let shown = match known {
+            // What follows may hold a password, and a query a signature.
+            Scheme::Http => format!("{scheme}://{}", without_secrets(rest)),
+            _ => format!("{scheme}://{}", rest.split('?').next().unwrap_or("")),
+        };
+        let mut address = Address { scheme: known, path: String::new(), options: Vec::new(), shown };
+        let (path, options) = match known {
+            Scheme::Http => match url.split_once('#') {
+                None => (url, ""),
+                Some((url, fragment)) => match fragment.strip_prefix("extmem:") {
+                    Some(options) => (url, options),
+                    None => {
+                        let why = "a fragment means nothing here, unless it holds options as in \
+                                   #extmem:retries=3";
+                        return Err(address.refuse(why.to_owned()));
+                    }
+                },
+            },
+            _ => rest.split_once('?').unwrap_or((rest, "")),
+        };
+        address.options = encoding::options(options).map_err(|why| address.refuse(why))?;
+        address.path = path.to_owned();
+        if known == Scheme::File {
+            address.path = address.file_path(path)?;
+        }
+        Ok(address)
+    }
+
+    fn bare_path(path: &str) -> Result<Address, SourceError> {
+        let shown = path.to_owned();
+        let address = Address { scheme: Scheme::File, path: shown.clone(), options: vec![], shown };
+        match path.is_empty() || path.contains('\0') {
+            true => Err(address.refuse("this is no path".to_owned())),
+            false => Ok(address),
+        }
+    }
+
+    /// The path of `file://` + `rest`: absolute, on this machine.
+    fn file_path(&self, rest: &str) -> Result<String, SourceError> {
+        let path = rest.strip_prefix("localhost").filter(|rest| rest.starts_with('/'));
+        let path = percent_decoded(path.unwrap_or(rest));
+        path.filter(|path| path.starts_with('/') && !path.contains('\0')).ok_or_else(|| {
+            self.refuse("a file's address is file:///absolute/path, percent-encoded".to_owned())
+        })
+    }
+
+    #[cfg(any(feature = "s3", feature = "store"))]
+    fn bucket_and_key(&self) -> Result<(String, String), SourceError> {
+        let (bucket, key) = self.path.split_once('/').unwrap_or((&self.path, ""));
+        let Some(key) = percent_decoded(key) else {
+            let why = "the key is not percent-encoded UTF-8; write %25 for a percent sign";
+            return Err(self.refuse(why.to_owned()));
+        };
+        if bucket.is_empty() || key.is_empty() {
+            let scheme = self.scheme.text();
+            return Err(self.refuse(format!("an object's address is {scheme}://bucket/key")));
+        }
+        Ok((bucket.to_owned(), key))
+    }
+
+    fn refuse(&self, reason: String) -> SourceError {
+        SourceError::Permanent { object: self.shown.clone(), reason, cause: None }
+    }
+
+    #[cfg_attr(all(feature = "gs", feature = "azure"), allow(dead_code))]
+    fn without_feature(&self) -> SourceError {
+        let feature = if self.scheme == Scheme::Az { "azure" } else { "gs" };
+        self.refuse(format!("this program was built without the feature `{feature}`"))
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    let mut letters = text.bytes();
+    letters.next().is_some_and(|byte| byte.is_ascii_alphabetic())
+        && letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+}
+
+/// Host and path of an address, without user and query.
+fn without_secrets(rest: &str) -> &str {
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let rest = &rest[..end];
+    let host_end = rest.find('/').unwrap_or(rest.len());
+    match rest[..host_end].rfind('@') {
+        Some(at) => &rest[at + 1..],
+        None => rest,
+    }
+}
+
+impl Settings {
+    /// Takes one option of an address.
+    fn set(&mut self, scheme: Scheme, name: &str, value: &str) -> Result<(), String> {
+        use Scheme::{Az, File, Gs, Http, S3};
+        let remote: &[Scheme] = &[Http, S3, Gs, Az];
+        let allowed: &[Scheme] = match name {
+            "region" | "profile" | "endpoint" | "path_style" | "requester_pays" | "version_id" => &[S3],
+            "anonymous" => &[S3, Gs, Az],
+            "account" => &[Az],
+            "ca" => &[S3, Http],
+            "retries" | "deadline_ms" | "stall_ms" | "requests_max" | "hedge" => remote,
+            _ => return Err(format!("there is no option {name:?}")),
+        };
+        if scheme == File || !allowed.contains(&scheme) {
+            return Err(format!("the option {name:?} is not for {} addresses", scheme.text()));
+        }
+        let text = || match value.is_empty() {
+            true => Err(format!("the option {name:?} needs a value")),
+            false => Ok(Some(value.to_owned())),
+        };
+        match name {
+            "region" => self.region = text()?,
+            "profile" => self.profile = text()?,
+            "endpoint" => self.endpoint = text()?,
+            "path_style" => self.path_style = Some(truth(name, value)?),
+            "requester_pays" => self.requester_pays = truth(name, value)?,
+            "version_id" => self.version_id = text()?,
+            "anonymous" => self.anonymous = truth(name, value)?,
+            "account" => self.account = text()?,
+            "ca" => self.ca = text()?.map(PathBuf::from),
+            "retries" => self.retry.attempts_max = number(name, value, 0, 100)? as u32 + 1,
+            "deadline_ms" => {
+                self.retry.deadline = Duration::from_millis(number(name, value, 1, DAY_MS)?);
+            }
+            "stall_ms" => self.retry.stall = Duration::from_millis(number(name, value, 1, DAY_MS)?),
+            "requests_max" => {
+                let most = number(name, value, 1, 65_536)? as u32;
+                self.limit = LimitPolicy { requests_max: most, ..LimitPolicy::default() };
+            }
+            "hedge" => self.hedge = truth(name, value)?,
+            _ => unreachable!("every allowed name was matched"),
+        }
+        Ok(())
+    }
+}
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+fn truth(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(format!("the option {name}={value:?} must be true or false")),
+    }
+}
+
+fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, String> {
+    let number = value.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("the option {name}={value:?} must be from {least} to {most}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_taken_apart() {
+        let cases = [
+            ("/a/b c?d#e", Scheme::File, "/a/b c?d#e"),
+            ("relative/x:y", Scheme::File, "relative/x:y"),
+            ("file:///a/b%20c", Scheme::File, "/a/b c"),
+            ("file://localhost/a", Scheme::File, "/a"),
+            ("s3://b/k/%3F%25?region=x", Scheme::S3, "b/k/%3F%25"),
+            ("S3://b/../k//x", Scheme::S3, "b/../k//x"),
+            ("http://h/p?q=1", Scheme::Http, "http://h/p?q=1"),
+            ("https://h/p?q=1#extmem:retries=2", Scheme::Http, "https://h/p?q=1"),
+            ("gs://b/k", Scheme::Gs, "b/k"),
+        ];
+        for (url, scheme, path) in cases {
+            let address = Address::parse(url).expect(url);
+            assert_eq!((address.scheme, address.path.as_str()), (scheme, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_why_and_keeps_secrets() {
+        let cases = [
+            ("", "no path"),
+            ("ftp://host/x", "no source for such addresses"),
+            ("file://other/x", "file:///absolute/path"),
+            ("file:///x?retries=1", "not for file addresses"),
+            ("s3://bucket", "s3://bucket/key"),
+            ("s3:///key", "s3://bucket/key"),
+            ("s3://b/k?regoin=x", "no option \"regoin\""),
+            ("s3://b/k?region=", "needs a value"),
+            ("s3://b/k?path_style=maybe", "true or false"),
+            ("s3://b/k?retries=1000", "from 0 to 100"),
+            ("s3://b/k?stall_ms=0", "from 1 to"),
+            ("s3://b/100%", "percent-encoded"),
+            ("http://h/x#anchor", "fragment"),
+            ("http://h/x#extmem:region=y", "not for http addresses"),
+            ("http://u:secret@h/x?sig=secret#extmem:what", "no option \"what\""),
+        ];
+        for (url, why) in cases {
+            let error = open(url).map(drop).expect_err(url);
+            assert!(matches!(error, SourceError::Permanent { .. }), "{url}: {error}");
+            assert!(error.to_string().contains(why), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_of_an_address_come_before_those_that_were_set() {
+        let mut settings = Options::default().region("set".to_owned()).settings;
+        settings.set(Scheme::S3, "region", "said").expect("an option");
+        settings.set(Scheme::S3, "retries", "0").expect("an option");
+        settings.set(Scheme::S3, "anonymous", "true").expect("an option");
+        assert_eq!(settings.region.as_deref(), Some("said"));
+        assert_eq!(settings.retry.attempts_max, 1);
+        assert!(settings.anonymous);
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn names_are_the_addresses_without_options() {
+        let source = open("s3://bucket/a%20key?anonymous&region=r").expect("a source");
+        assert_eq!(source.name(), "s3://bucket/a key");
+    }
+}
