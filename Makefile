@@ -40,11 +40,15 @@ examples: setup
 		$(CARGO) run -q $(PROFILE) -p extmem-examples --bin $$name || exit 1; \
 	done
 
+# BENCH_ARGS passes more options, see `bench --help`.
 bench: setup
-	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- $(BENCH_ARGS)
+	@$(CARGO) bench -q -p extmem-pager
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 bench-blog: setup
-	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench_blog -- $(BENCH_ARGS)
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- blog --write BENCHMARKS.md $(BENCH_ARGS)
 
 fmt:
 	@$(CARGO) fmt --all
