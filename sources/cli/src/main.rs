@@ -1,2 +1,123 @@
-//! Command.
-fn main() {}
+//! The `extmem` command: what this machine can do, what an object is, and its bytes.
+//!
+//! ```text
+//!   extmem doctor          kernel, limits, and what to do about what is missing
+//!   extmem stat URL        length and version of an object
+//!   extmem cat URL         its bytes, or a range of them
+//! ```
+#![forbid(unsafe_code)]
+
+mod cat;
+mod doctor;
+mod range;
+mod stat;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+/// Everything went well.
+const OK: u8 = 0;
+/// Something failed; stderr says what.
+const FAILED: u8 = 1;
+/// `doctor`: it works, with limits.
+const LIMITED: u8 = 3;
+/// The reader of our output went away: what a shell reports for SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+
+#[derive(Parser)]
+#[command(
+    name = "extmem",
+    version,
+    about = "Remote objects as memory: what this machine can do, and a look at an object",
+    after_help = "Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 doctor: works \
+                  with limits, 141 the reader of the output went away.\n\n\
+                  Examples:\n  \
+                  extmem doctor\n  \
+                  extmem stat s3://bucket/key\n  \
+                  extmem cat --range 0-99 https://host/file\n  \
+                  extmem cat 's3://bucket/key?region=eu-west-1&anonymous' | sha256sum"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what this machine offers, and what to do about what is missing
+    Doctor(doctor::Args),
+    /// Write an object's bytes to standard output
+    Cat(cat::Args),
+    /// Say an object's length and version
+    Stat(stat::Args),
+}
+
+/// Why a command ended early.
+enum Failure {
+    /// For the person at the terminal.
+    Told(String),
+    /// The reader of standard output went away.
+    BrokenPipe,
+}
+
+impl Failure {
+    fn told(error: impl std::fmt::Display) -> Failure {
+        Failure::Told(error.to_string())
+    }
+
+    /// A failure to write to standard output.
+    fn output(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Told(format!("standard output: {error}")),
+        }
+    }
+}
+
+impl From<pager::Error> for Failure {
+    fn from(error: pager::Error) -> Failure {
+        Failure::Told(with_causes(&error))
+    }
+}
+
+impl From<sources::SourceError> for Failure {
+    fn from(error: sources::SourceError) -> Failure {
+        Failure::Told(with_causes(&error))
+    }
+}
+
+/// The error and what lies beneath it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Cat(args) => cat::run(&args).map(|()| OK),
+        Command::Stat(args) => stat::run(&args).map(|()| OK),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure::BrokenPipe) => ExitCode::from(BROKEN_PIPE),
+        Err(Failure::Told(text)) => {
+            // Nobody is left to tell when stderr is gone too.
+            let _ = writeln!(io::stderr(), "extmem: {text}");
+            ExitCode::from(FAILED)
+        }
+    }
+}

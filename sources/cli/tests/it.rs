@@ -1,0 +1,93 @@
+//! The command as people and scripts use it.
+
+use std::io::Write;
+
+use assert_cmd::Command;
+
+fn extmem() -> Command {
+    Command::cargo_bin("extmem").unwrap()
+}
+
+fn sample() -> (tempfile::NamedTempFile, Vec<u8>) {
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 253) as u8).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    (file, bytes)
+}
+
+#[test]
+fn cat_writes_an_object_and_its_ranges() {
+    let (file, bytes) = sample();
+    let path = file.path().to_str().unwrap();
+    let cases = [
+        (vec!["cat", path], 0..bytes.len()),
+        (vec!["cat", "--range", "0-99", path], 0..100),
+        (vec!["cat", "--range", "65530..65540", path], 65_530..65_540),
+        (vec!["cat", "--range", "-5", path], bytes.len() - 5..bytes.len()),
+        (vec!["cat", "--budget", "16", path], 0..bytes.len()),
+    ];
+    for (args, range) in cases {
+        let output = extmem().args(&args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == bytes[range], "{args:?}");
+    }
+}
+
+#[test]
+fn stat_says_length_and_version() {
+    let (file, bytes) = sample();
+    let output = extmem().args(["stat", "--json"]).arg(file.path()).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["bytes"], bytes.len());
+    assert_eq!(json["strength"], "weak");
+    let output = extmem().arg("stat").arg(file.path()).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("bytes    3000000"));
+}
+
+#[test]
+fn doctor_reports_and_its_exit_code_agrees() {
+    let output = extmem().args(["doctor", "--json"]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let good = json["findings"].as_array().unwrap().iter().all(|finding| finding["ok"] == true);
+    assert_eq!(output.status.code(), Some(if good { 0 } else { 3 }), "{json}");
+    assert!(json["trial"].as_str().unwrap().contains("right byte"), "{json}");
+    let output = extmem().arg("doctor").output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("page faults"));
+}
+
+#[test]
+fn wrong_use_is_said_and_never_panics() {
+    let (file, _) = sample();
+    let path = file.path().to_str().unwrap();
+    let cases: [(&[&str], i32, &str); 7] = [
+        (&[], 2, "Usage"),
+        (&["cat", "/no/such/file"], 1, "/no/such/file"),
+        (&["stat", "ftp://host/file"], 1, "ftp"),
+        (&["stat", "s3://bucket/key?colour=red"], 1, "colour"),
+        (&["cat", "--range", "x", path], 2, "FIRST-LAST"),
+        (&["cat", "--range", "5000000-", path], 1, "3000000"),
+        (&["cat", "--budget", "1", path], 2, "16"),
+    ];
+    for (args, code, says) in cases {
+        let output = extmem().args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(says) && !text.contains("panicked"), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let (file, _) = sample();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("extmem"))
+        .arg("cat")
+        .arg(file.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(141));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
