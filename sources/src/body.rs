@@ -25,7 +25,6 @@ pub(crate) fn check_range(object: &str, range: &Range<u64>, len: u64) -> Result<
 }
 
 /// Refuses a range that no object has: used where the length is not known yet.
-#[cfg(any(feature = "http", feature = "s3", feature = "store"))]
 pub(crate) fn check_shape(object: &str, range: &Range<u64>) -> Result<(), SourceError> {
     if range.start < range.end {
         return Ok(());
@@ -78,7 +77,10 @@ impl Body {
         self.range.end - self.range.start
     }
 
-    fn take(&mut self, item: Option<Result<Bytes, SourceError>>) -> Option<Result<Bytes, SourceError>> {
+    fn take(
+        &mut self,
+        item: Option<Result<Bytes, SourceError>>,
+    ) -> Option<Result<Bytes, SourceError>> {
         self.waiting = false;
         let error = match item {
             Some(Ok(chunk)) => {
@@ -125,12 +127,8 @@ impl Stream for Body {
             return Poll::Pending;
         }
         body.over = true;
-        let reason = format!(
-            "no byte for {:?}, after {} of {} bytes",
-            body.stall,
-            body.got,
-            body.wanted()
-        );
+        let reason =
+            format!("no byte for {:?}, after {} of {} bytes", body.stall, body.got, body.wanted());
         let error = SourceError::transient_read(&body.object, body.range.clone(), reason, None);
         Poll::Ready(Some(Err(error)))
     }

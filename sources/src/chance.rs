@@ -22,7 +22,9 @@ impl Chance {
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         // The address of a fresh allocation differs between processes that start together.
         let place = Box::new(0u8);
-        (nanos as u64) ^ ((&raw const *place) as u64).rotate_left(32) ^ u64::from(std::process::id())
+        (nanos as u64)
+            ^ ((&raw const *place) as u64).rotate_left(32)
+            ^ u64::from(std::process::id())
     }
 
     pub(crate) fn next(&self) -> u64 {

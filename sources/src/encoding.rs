@@ -93,8 +93,7 @@ mod tests {
     fn options_in_order() {
         let got = options("region=eu%2Dx&anonymous&endpoint=http://h:1/").expect("options");
         let got: Vec<_> = got.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        let expected =
-            [("region", "eu-x"), ("anonymous", "true"), ("endpoint", "http://h:1/")];
+        let expected = [("region", "eu-x"), ("anonymous", "true"), ("endpoint", "http://h:1/")];
         assert_eq!(got, expected);
         assert!(options("a=%").is_err());
     }

@@ -169,7 +169,11 @@ impl<S: BlockSource> Faulty<S> {
     }
 
     /// What happens to this read; errors and delays happen here.
-    async fn meet(&self, version: &Version, range: &Range<u64>) -> Result<Option<Fault>, SourceError> {
+    async fn meet(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Option<Fault>, SourceError> {
         let fault = self.schedule.next(range.end.saturating_sub(range.start));
         self.injected.fetch_add(u64::from(fault.is_some()), Relaxed);
         if fault == Some(Fault::Change) || self.changed.load(Relaxed) > 0 {
@@ -279,9 +283,9 @@ impl<S: BlockSource> BlockSource for Faulty<S> {
         let wanted = range.end.saturating_sub(range.start);
         let before = frame.filled().len();
         match fault {
-            Some(
-                Fault::Truncate { after } | Fault::Break { after } | Fault::Stall { after },
-            ) if after < wanted => {
+            Some(Fault::Truncate { after } | Fault::Break { after } | Fault::Stall { after })
+                if after < wanted =>
+            {
                 let part = range.start..range.start + after;
                 let frame = match after {
                     0 => frame,

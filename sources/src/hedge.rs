@@ -23,7 +23,9 @@ use futures::{
     future::{Either, select},
     stream,
 };
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version, source::collect_into};
+use pager::{
+    BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version, source::collect_into,
+};
 use tokio::time::Instant;
 
 use crate::counters;
@@ -62,7 +64,7 @@ impl Pace {
             None => self.times.push(took),
         }
         self.noted += 1;
-        if self.times.len() >= SAMPLES_MIN && self.noted % REFRESH == 0 {
+        if self.times.len() >= SAMPLES_MIN && self.noted.is_multiple_of(REFRESH) {
             let mut sorted = self.times.clone();
             let at = sorted.len() * 95 / 100;
             self.late = Some(*sorted.select_nth_unstable(at).1);

@@ -45,8 +45,15 @@ mod authorities; // checked certificate files
 mod encoding; // text of addresses and headers
 mod chance; // seeded random numbers
 
+pub use async_trait::async_trait;
 pub use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
 
+#[cfg(feature = "http")]
+pub use crate::http::Http;
+#[cfg(feature = "s3")]
+pub use crate::s3::S3;
+#[cfg(feature = "store")]
+pub use crate::store::Store;
 pub use crate::{
     faulty::Faulty,
     hedge::Hedge,
@@ -57,9 +64,3 @@ pub use crate::{
     retry::{Retry, RetryPolicy},
     traffic::{Counted, Traffic},
 };
-#[cfg(feature = "http")]
-pub use crate::http::Http;
-#[cfg(feature = "s3")]
-pub use crate::s3::S3;
-#[cfg(feature = "store")]
-pub use crate::store::Store;

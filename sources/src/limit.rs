@@ -452,7 +452,8 @@ mod tests {
         let gate = gate(1, 64, 64, 100);
         let quick = (0..10).map(|_| Some(Fault::Delay(Duration::from_millis(10))));
         let slow = (0..100).map(|_| Some(Fault::Delay(Duration::from_millis(800))));
-        let source = Faulty::new(Memory::new("x", vec![0u8; 100]), Schedule::script(quick.chain(slow)));
+        let source =
+            Faulty::new(Memory::new("x", vec![0u8; 100]), Schedule::script(quick.chain(slow)));
         let source = Limit::new(source, gate.clone());
         let version = source.stat().await.expect("stat").version;
         for _ in 0..110 {

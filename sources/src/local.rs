@@ -123,7 +123,13 @@ impl Shared {
 
     /// Fills `into` from `at`. Looks at the version again afterwards: a writer may have come
     /// between.
-    fn fill(&self, file: &File, version: &Version, at: u64, into: &mut [u8]) -> Result<(), SourceError> {
+    fn fill(
+        &self,
+        file: &File,
+        version: &Version,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<(), SourceError> {
         let range = at..at + into.len() as u64;
         let read = file.read_exact_at(into, at);
         let found = file.metadata().map_err(|error| self.error("stat", None, error))?;
@@ -131,7 +137,12 @@ impl Shared {
         read.map_err(|error| self.error("read", Some(range), error))
     }
 
-    fn error(&self, what: &'static str, range: Option<Range<u64>>, error: io::Error) -> SourceError {
+    fn error(
+        &self,
+        what: &'static str,
+        range: Option<Range<u64>>,
+        error: io::Error,
+    ) -> SourceError {
         let object = self.name.clone();
         let reason = error.to_string();
         let kind = error.kind();

@@ -45,6 +45,13 @@ use std::{
 
 use pager::{BlockSource, SourceError};
 
+#[cfg(feature = "http")]
+use crate::http::{Client, ClientOptions, Credentials, Http};
+#[cfg(feature = "s3")]
+use crate::{
+    aws::{Aws, AwsOptions},
+    s3::{S3, S3Options},
+};
 use crate::{
     encoding::{self, percent_decoded},
     hedge::Hedge,
@@ -53,13 +60,6 @@ use crate::{
     retry::{Retry, RetryPolicy},
     traffic::{Counted, Traffic},
 };
-#[cfg(feature = "s3")]
-use crate::{
-    aws::{Aws, AwsOptions},
-    s3::{S3, S3Options},
-};
-#[cfg(feature = "http")]
-use crate::http::{Client, ClientOptions, Credentials, Http};
 
 /// Clients and gates that one set of options keeps. Beyond that they are made and not kept.
 const SHARED_MAX: usize = 256;
@@ -211,7 +211,11 @@ impl Options {
     }
 
     #[cfg(not(feature = "http"))]
-    fn open_http(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_http(
+        &self,
+        address: Address,
+        _: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
         Err(address.refuse("this program was built without the feature `http`".to_owned()))
     }
 
@@ -278,7 +282,11 @@ impl Options {
     }
 
     #[cfg(not(feature = "store"))]
-    fn open_store(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_store(
+        &self,
+        address: Address,
+        _: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
         Err(address.without_feature())
     }
 
@@ -384,7 +392,8 @@ impl Address {
             Scheme::Http => format!("{scheme}://{}", without_secrets(rest)),
             _ => format!("{scheme}://{}", rest.split('?').next().unwrap_or("")),
         };
-        let mut address = Address { scheme: known, path: String::new(), options: Vec::new(), shown };
+        let mut address =
+            Address { scheme: known, path: String::new(), options: Vec::new(), shown };
         let (path, options) = match known {
             Scheme::Http => match url.split_once('#') {
                 None => (url, ""),
@@ -473,7 +482,9 @@ impl Settings {
         use Scheme::{Az, File, Gs, Http, S3};
         let remote: &[Scheme] = &[Http, S3, Gs, Az];
         let allowed: &[Scheme] = match name {
-            "region" | "profile" | "endpoint" | "path_style" | "requester_pays" | "version_id" => &[S3],
+            "region" | "profile" | "endpoint" | "path_style" | "requester_pays" | "version_id" => {
+                &[S3]
+            }
             "anonymous" => &[S3, Gs, Az],
             "account" => &[Az],
             "ca" => &[S3, Http],

@@ -21,7 +21,11 @@ use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::{body::WAIT_MAX, chance::Chance, counters};
+use crate::{
+    body::{WAIT_MAX, check_shape},
+    chance::Chance,
+    counters,
+};
 
 /// An attempt that brought this many bytes was worth it, and does not count against the attempts:
 /// a long body over a bad line breaks often and still gets there.
@@ -146,7 +150,8 @@ impl Effort {
     }
 
     fn left(&self) -> Duration {
-        let earned = Duration::from_millis(self.brought.saturating_mul(1000) / RATE_MIN_BYTES_PER_S);
+        let earned =
+            Duration::from_millis(self.brought.saturating_mul(1000) / RATE_MIN_BYTES_PER_S);
         let spent = self.spent + self.since.elapsed();
         self.policy.deadline.saturating_add(earned).saturating_sub(spent)
     }
@@ -335,6 +340,7 @@ impl<S: BlockSource> BlockSource for Retry<S> {
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        check_shape(self.name(), &range)?;
         let mut reading = Resuming {
             source: self.source.clone(),
             version: version.clone(),
@@ -369,9 +375,10 @@ impl<S: BlockSource> BlockSource for Retry<S> {
         range: Range<u64>,
         mut frame: Frame,
     ) -> Result<Frame, SourceError> {
+        check_shape(self.name(), &range)?;
         let mut effort = self.effort("read");
         let before = frame.filled().len();
-        let wanted = range.end.saturating_sub(range.start);
+        let wanted = range.end - range.start;
         loop {
             effort.attempts += 1;
             let reached = frame.filled().len();
@@ -390,7 +397,10 @@ impl<S: BlockSource> BlockSource for Retry<S> {
                     SourceError::Corrupt {
                         object: self.source.name().to_owned(),
                         range: Some(rest.clone()),
-                        reason: format!("{got} bytes were put into the frame, not {}", wanted - done),
+                        reason: format!(
+                            "{got} bytes were put into the frame, not {}",
+                            wanted - done
+                        ),
                     }
                 }
                 Err(error) => error,

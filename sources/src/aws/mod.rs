@@ -12,9 +12,8 @@ use std::{env, path::PathBuf, sync::Arc, time::Duration};
 
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
-    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider,
-    retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
-    timeout::TimeoutConfig,
+    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
@@ -177,10 +176,7 @@ fn http_client(options: &AwsOptions) -> Result<Option<SharedHttpClient>, SourceE
     Ok(Some(client))
 }
 
-fn s3_client(
-    options: &AwsOptions,
-    config: &SdkConfig,
-) -> Result<aws_sdk_s3::Client, SourceError> {
+fn s3_client(options: &AwsOptions, config: &SdkConfig) -> Result<aws_sdk_s3::Client, SourceError> {
     let endpoint = s3_endpoint(options, config);
     if let Some(endpoint) = &endpoint {
         let good = Url::parse(endpoint)
@@ -193,9 +189,8 @@ fn s3_client(
             });
         }
     }
-    let path_style = options.path_style.unwrap_or_else(|| {
-        endpoint.as_deref().is_some_and(has_no_subdomains)
-    });
+    let path_style =
+        options.path_style.unwrap_or_else(|| endpoint.as_deref().is_some_and(has_no_subdomains));
     let mut builder = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style);
     // Set for S3 alone: the token service that credentials may come from lives elsewhere.
     if let Some(endpoint) = &options.endpoint {

@@ -100,6 +100,23 @@ impl Answer {
         if same { Ok(()) } else { Err(self.changed(version)) }
     }
 
+    /// The same for an answer that tells the object's length, which is part of weak versions.
+    pub(super) fn check_version_of(
+        &self,
+        version: &Version,
+        len: Option<u64>,
+    ) -> Result<(), SourceError> {
+        if version.strength() == Strength::Strong {
+            return self.check_version(version);
+        }
+        let found = self.validators().version(len.unwrap_or(0));
+        if found == *version {
+            return Ok(());
+        }
+        let (object, expected) = (self.object.clone(), version.to_string());
+        Err(SourceError::Changed { object, expected, found: found.to_string() })
+    }
+
     /// The same for answers that need not name a version.
     pub(super) fn check_version_if_told(&self, version: &Version) -> Result<(), SourceError> {
         let told = match version.strength() {

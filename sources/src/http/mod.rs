@@ -257,8 +257,7 @@ impl Http {
         if hopeless {
             let advice = "if this server's certificate is to be trusted, name its authority's \
                           file with the option `ca`";
-            let reason =
-                if error.is_builder() { text } else { format!("{text}; {advice}") };
+            let reason = if error.is_builder() { text } else { format!("{text}; {advice}") };
             let object = self.name.clone();
             return SourceError::Permanent { object, reason, cause: Some(Arc::new(error)) };
         }
@@ -320,12 +319,7 @@ impl<'a> Ask<'a> {
         Ask { method: Method::GET, range: Some(range), conditions }
     }
 
-    fn transient(
-        &self,
-        object: &str,
-        reason: String,
-        cause: Option<pager::Cause>,
-    ) -> SourceError {
+    fn transient(&self, object: &str, reason: String, cause: Option<pager::Cause>) -> SourceError {
         let what = if self.method == Method::HEAD { "stat" } else { "read" };
         let (object, range) = (object.to_owned(), self.range.clone());
         SourceError::Transient { object, what, range, attempts: 1, reason, cause }
@@ -406,8 +400,9 @@ impl BlockSource for Http {
         }
         answer.check_encoding()?;
         let sent = answer.content_range(&range)?;
-        answer.check_version(version)?;
-        sent.check(&self.name, &range, len.or_else(|| Validators::len_in(version)))?;
+        let len = len.or_else(|| Validators::len_in(version));
+        answer.check_version_of(version, sent.total.or(len))?;
+        sent.check(&self.name, &range, len)?;
         if response.content_length().is_some_and(|body| body != range.end - range.start) {
             let got = response.content_length().unwrap_or(0);
             return Err(match got > range.end - range.start {

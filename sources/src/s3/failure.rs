@@ -54,9 +54,7 @@ impl Asked<'_> {
             SdkError::TimeoutError(_) => {
                 self.transient("the connection took too long".to_owned(), cause_of(error))
             }
-            SdkError::ConstructionFailure(_) => {
-                self.permanent(chain_text(&error), cause_of(error))
-            }
+            SdkError::ConstructionFailure(_) => self.permanent(chain_text(&error), cause_of(error)),
             SdkError::ResponseError(ref unreadable) => {
                 // A 5xx of a proxy has a body that is no XML.
                 let status = unreadable.raw().status().as_u16();
@@ -125,21 +123,20 @@ impl Asked<'_> {
                 },
                 None => SourceError::NotFound { object, cause },
             },
-            (416, _) => self.permanent(
-                format!("the range lies outside the object ({phrase})"),
-                cause,
-            ),
-            (301 | 307, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            (416, _) => {
+                self.permanent(format!("the range lies outside the object ({phrase})"), cause)
+            }
+            (301 | 307, _)
+            | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
                 let advice = match region {
                     Some(region) => format!("the bucket is in {region}: set region={region}"),
                     None => "the bucket is in another region: set region=...".to_owned(),
                 };
                 self.permanent(format!("{advice} ({status} {phrase})"), cause)
             }
-            (_, "RequestTimeTooSkewed") => self.denied(
-                format!("the clock of this machine is wrong ({phrase})"),
-                cause,
-            ),
+            (_, "RequestTimeTooSkewed") => {
+                self.denied(format!("the clock of this machine is wrong ({phrase})"), cause)
+            }
             (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") => {
                 self.denied(phrase, cause)
             }

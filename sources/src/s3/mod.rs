@@ -128,7 +128,8 @@ impl S3 {
         pin: &Pin<'_>,
         version_id: Option<&str>,
         range: &Range<u64>,
-    ) -> Result<Result<GetObjectOutput, SdkError<GetObjectError, http::Response>>, SourceError> {
+    ) -> Result<Result<GetObjectOutput, SdkError<GetObjectError, http::Response>>, SourceError>
+    {
         let mut request = self.aws.s3().await?.get_object().bucket(&self.bucket).key(&self.key);
         request = request.range(wire::range_header(range));
         request = request.set_version_id(version_id.map(str::to_owned));
@@ -219,7 +220,10 @@ impl S3 {
 
 /// What a version of this source pins a read to.
 enum Pin<'a> {
-    Tag { etag: &'a str, version_id: Option<&'a str> },
+    Tag {
+        etag: &'a str,
+        version_id: Option<&'a str>,
+    },
     /// Seconds since 1970: for servers that send no ETag.
     Modified(i64),
 }
@@ -311,6 +315,15 @@ impl BlockSource for S3 {
                 found: "an object to which no such version can belong".to_owned(),
             });
         };
+        if let (Some(fixed), Some(id)) = (&self.options.version_id, pin.version_id())
+            && fixed != id
+        {
+            return Err(SourceError::Changed {
+                object: self.name.clone(),
+                expected: version.to_string(),
+                found: format!("the version id {fixed} that was asked for"),
+            });
+        }
         let asked = Asked {
             object: &self.name,
             what: "read",

@@ -1,0 +1,8 @@
+//! Every leaf and wrapper against real servers, and against servers that misbehave on purpose.
+
+mod bad_servers;
+mod fake;
+mod faults;
+mod leaves;
+mod servers;
+mod wrappers;
