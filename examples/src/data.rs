@@ -68,6 +68,21 @@ pub fn make(
     Err(told(&format!("came out below {bytes} bytes, {ATTEMPTS_MAX} times")))
 }
 
+/// The path of a database of at least `bytes` bytes for the benchmarks, which is made if it is
+/// missing.
+///
+/// # Errors
+/// As for [`folder`] and [`make`].
+pub fn ensure(bytes: u64) -> Result<PathBuf, String> {
+    let seed = 1;
+    let (path, there) = path(&folder()?, bytes, seed);
+    if !there {
+        eprintln!("  making {}, once", path.display());
+        make(&path, bytes, seed, |_, _| {})?;
+    }
+    Ok(path)
+}
+
 /// Chooses `count` users of a database at random, such that equal seeds choose equally. Users with
 /// a handful of events are preferred to those with fewer.
 ///

@@ -1,45 +1,48 @@
-//! The benchmarks that need an S3: how long from a question to its answer, how near a cold scan
-//! comes to a download, and how much may be asked until a download wins.
+//! The benchmarks: how much a region costs over `mmap`, how long from a question to its answer, how
+//! near a cold scan comes to a download, how much may be asked until a download wins.
 //!
 //! ```text
-//! bench [needle] [cold] [break_even] [blog] [--write BENCHMARKS.md]
+//! bench [--only needle,cold] [--quick] [--json] [--write BENCHMARKS.md]
 //! ```
 //!
 //! The S3 is `s3-endpoint` in a process of its own. Every run opens a new pager with new
-//! connections; what is compared runs in turn.
+//! connections; what is compared runs in turn. Sections that were not run keep their earlier text.
 
 #![forbid(unsafe_code)]
 
-mod blog;
-mod break_even;
-mod cold;
-mod measure;
-mod needle;
-mod svg;
+mod break_even; // how many random trails until a download wins
+mod children; // benchmarks that the pager carries itself
+mod cold; // reading everything, once
+mod needle; // a few users of a large database
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use examples::{credentials, data};
+use examples::{credentials, data, report::Section};
 
-/// Measures against a paced S3 and prints Markdown.
+/// Measures, and prints Markdown.
 #[derive(Parser)]
+#[command(version)]
 struct Args {
-    /// Which. Default: all but blog.
-    #[arg(value_enum)]
-    which: Vec<Which>,
+    /// Which benchmarks, joined by commas. Default: all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Which>,
 
-    /// Put the figures into this file, between its marks.
+    /// Three rounds instead of eleven.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+
+    /// Runs of each that is compared.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    rounds: u64,
+
+    /// Print one JSON object for each benchmark instead.
+    #[arg(long)]
+    json: bool,
+
+    /// Put the sections into this file.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
-
-    /// Folder for charts.
-    #[arg(long, default_value = "examples/charts", value_name = "FOLDER")]
-    charts: PathBuf,
 
     /// Least size of the large database, in megabytes.
     #[arg(long, default_value_t = 1_000)]
@@ -48,30 +51,40 @@ struct Args {
     /// Least size of the small database, in megabytes.
     #[arg(long, default_value_t = 100)]
     small: u64,
-
-    /// Runs of each; medians are told.
-    #[arg(long, default_value_t = 11)]
-    rounds: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
+    /// A warm scan against `mmap`.
+    Warm,
+    /// Ten users of a database of 1 GB.
     Needle,
+    /// A cold read of everything.
     Cold,
-    #[value(name = "break_even")]
+    /// Random trails against a download.
+    #[value(alias = "break_even")]
     BreakEven,
-    /// The four charts of the article that the project started from; only if it is named.
-    Blog,
+    /// Random reads under a small budget.
+    Random,
 }
 
-impl Which {
-    fn name(self) -> &'static str {
-        match self {
-            Which::Needle => "needle",
-            Which::Cold => "cold",
-            Which::BreakEven => "break_even",
-            Which::Blog => "blog",
-        }
+/// What the benchmarks need to know.
+pub(crate) struct Setup {
+    /// Runs of each that is compared.
+    pub(crate) rounds: usize,
+    large: u64,
+    small: u64,
+}
+
+impl Setup {
+    /// The path of the database of about 1 GB, which is made if it is missing.
+    pub(crate) fn large(&self) -> Result<PathBuf, String> {
+        data::ensure(self.large.saturating_mul(1_000_000))
+    }
+
+    /// The path of the database of about 100 MB.
+    pub(crate) fn small(&self) -> Result<PathBuf, String> {
+        data::ensure(self.small.saturating_mul(1_000_000))
     }
 }
 
@@ -90,44 +103,31 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), String> {
-    let usual = [Which::Needle, Which::Cold, Which::BreakEven];
-    let which = if args.which.is_empty() { &usual[..] } else { &args.which };
+    let rounds = if args.quick { 3 } else { args.rounds as usize };
+    let setup = Setup { rounds, large: args.large, small: args.small };
+    let which = if args.only.is_empty() { Which::value_variants() } else { &args.only };
     for &which in which {
-        eprintln!("== {}", which.name());
-        let text = match which {
-            Which::Needle => needle::run(&database(args.large)?, args.rounds)?,
-            Which::Cold => cold::run(&database(args.large / 2)?, args.rounds)?,
-            Which::BreakEven => break_even::run(&database(args.small)?, args.rounds)?,
-            Which::Blog => blog::run(&database(args.small)?, &args.charts)?,
+        eprintln!("== {}", which.to_possible_value().map_or_else(String::new, |v| v.get_name().into()));
+        let section = match which {
+            Which::Warm => children::warm_scan(),
+            Which::Needle => needle::run(&setup),
+            Which::Cold => cold::run(&setup),
+            Which::BreakEven => break_even::run(&setup),
+            Which::Random => children::random_reads(),
         };
-        let text = format!("{}\n\n{text}", measure::machine());
-        println!("{text}");
-        if let Some(file) = &args.write {
-            write(file, which.name(), &text)?;
-        }
+        tell(args, &section?)?;
     }
     Ok(())
 }
 
-fn database(megabytes: u64) -> Result<PathBuf, String> {
-    let bytes = megabytes.saturating_mul(1_000_000);
-    let (path, there) = data::path(&data::folder()?, bytes, 1);
-    if !there {
-        eprintln!("making {}", path.display());
-        data::make(&path, bytes, 1, |_, _| {})?;
+fn tell(args: &Args, section: &Section) -> Result<(), String> {
+    let command = examples::report::command("bench");
+    match args.json {
+        true => println!("{}", section.json(&command)),
+        false => println!("{}", section.markdown(&command)),
     }
-    Ok(path)
-}
-
-/// Replaces what stands between `<!-- name -->` and `<!-- end name -->`.
-fn write(file: &Path, name: &str, text: &str) -> Result<(), String> {
-    let told = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-    let old = fs::read_to_string(file).map_err(|e| told(&e))?;
-    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end {name} -->"));
-    let places = old.split_once(&begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(&end)?;
-        Some(format!("{before}{begin}{}\n{end}{after}", text.trim_end()))
-    });
-    let new = places.ok_or_else(|| told(&format!("no place marked {name}")))?;
-    fs::write(file, new).map_err(|e| told(&e))
+    match &args.write {
+        Some(file) => section.write(file, &command),
+        None => Ok(()),
+    }
 }

@@ -33,7 +33,47 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+impl Series {
+    /// Measured here.
+    pub(crate) fn ours(name: &str, points: Vec<(f64, f64)>) -> Series {
+        Series { name: name.to_owned(), dashed: false, points }
+    }
+
+    /// Measured here, and the same for every x.
+    pub(crate) fn flat(name: &str, from: f64, to: f64, y: f64) -> Series {
+        Series::ours(name, vec![(from, y), (to, y)])
+    }
+
+    /// Measured by others.
+    pub(crate) fn theirs(name: &str, points: &[(f64, f64)]) -> Series {
+        Series { name: name.to_owned(), dashed: true, points: points.to_vec() }
+    }
+}
+
 impl Chart {
+    /// The lines that were measured here, as a table.
+    pub(crate) fn markdown(&self) -> String {
+        let ours: Vec<_> = self.series.iter().filter(|series| !series.dashed).collect();
+        let mut places: Vec<f64> = ours.iter().flat_map(|s| s.points.iter().map(|p| p.0)).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let heads: Vec<&str> = ours.iter().map(|series| &*series.name).collect();
+        let mut text = format!("| {} | {} |\n|", self.x.label, heads.join(" | "));
+        text += &" --- |".repeat(ours.len() + 1);
+        text.push('\n');
+        for x in places {
+            text += &format!("| {x} |");
+            for series in &ours {
+                let point = series.points.iter().find(|point| point.0 == x);
+                let flat = series.points.windows(2).all(|pair| pair[0].1 == pair[1].1);
+                let y = point.or(series.points.first().filter(|_| flat)).map(|point| point.1);
+                text += &y.map_or(" |".to_owned(), |y| format!(" {} |", cell(y)));
+            }
+            text.push('\n');
+        }
+        text + &format!("\n(in {})\n", self.y.label)
+    }
+
     pub(crate) fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| series.points.iter().copied());
         let x = Scale::new(&self.x, points().map(|p| p.0), LEFT, WIDTH - RIGHT);
@@ -151,6 +191,11 @@ fn text(svg: &mut String, at: (f64, f64), anchor: &str, what: &str) {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// Three digits that say something.
+fn cell(value: f64) -> String {
+    if value.abs() >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// 1500000 as 1.5M.

@@ -1,0 +1,195 @@
+//! Sections of BENCHMARKS.md: a question, when and where and how it was asked, figures, goals.
+
+use std::{
+    fmt::{self, Display},
+    fs, io,
+    path::Path,
+};
+
+use serde_json::{Value, json};
+
+use crate::measure;
+
+/// One question and its answer.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// A word that names it on the command line and in the file.
+    pub name: &'static str,
+    /// Its place among the benchmarks, and its title.
+    pub title: &'static str,
+    /// What is asked.
+    pub question: &'static str,
+    /// The figures, in Markdown.
+    pub body: String,
+    /// What was aimed for.
+    pub goals: Vec<Goal>,
+}
+
+/// A figure with an aim.
+#[derive(Clone, Debug)]
+pub struct Goal {
+    /// What was measured.
+    pub what: String,
+    /// The figure.
+    pub measured: f64,
+    /// What it should be.
+    pub aim: Aim,
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Aim {
+    /// This or less.
+    AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
+    /// Told for comparison.
+    None,
+}
+
+impl Goal {
+    /// A figure with an aim.
+    pub fn new(what: impl Into<String>, measured: f64, aim: Aim) -> Goal {
+        Goal { what: what.into(), measured, aim }
+    }
+
+    /// Whether the aim was met; `None` if there is none.
+    pub fn met(&self) -> Option<bool> {
+        match self.aim {
+            Aim::AtMost(most) => Some(self.measured <= most),
+            Aim::AtLeast(least) => Some(self.measured >= least),
+            Aim::None => None,
+        }
+    }
+}
+
+impl Display for Aim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Aim::AtMost(most) => write!(f, "at most {}", figure(*most)),
+            Aim::AtLeast(least) => write!(f, "at least {}", figure(*least)),
+            Aim::None => Ok(()),
+        }
+    }
+}
+
+/// The command that runs this program again: `target` of the Makefile, with the program's options.
+pub fn command(target: &str) -> String {
+    let mut arguments = std::env::args().skip(1);
+    let mut options = Vec::new();
+    while let Some(argument) = arguments.next() {
+        // The Makefile says where to write.
+        match argument.as_str() {
+            "--write" => drop(arguments.next()),
+            _ => options.push(argument),
+        }
+    }
+    match options.is_empty() {
+        true => format!("make {target}"),
+        false => format!("make {target} BENCH_ARGS=\"{}\"", options.join(" ")),
+    }
+}
+
+/// Two places where they say something.
+fn figure(value: f64) -> String {
+    if value.fract() == 0.0 || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+impl Section {
+    /// The section as it stands in the file, measured now by `command`.
+    pub fn markdown(&self, command: &str) -> String {
+        let mut text = format!("## {}\n\n**{}**\n\n", self.title, self.question);
+        if !self.goals.is_empty() {
+            text += "| figure | measured | aim | met |\n| --- | --- | --- | --- |\n";
+            for goal in &self.goals {
+                let met = goal.met().map_or("", |met| if met { "yes" } else { "**no**" });
+                let measured = figure(goal.measured);
+                text += &format!("| {} | {measured} | {} | {met} |\n", goal.what, goal.aim);
+            }
+            text.push('\n');
+        }
+        text += self.body.trim();
+        let (date, machine) = (measure::date(), measure::machine());
+        text += &format!("\n\nMeasured {date} by `{command}` on {machine}.\n");
+        text
+    }
+
+    /// The same figures for programs.
+    pub fn json(&self, command: &str) -> Value {
+        let goals: Vec<_> = self
+            .goals
+            .iter()
+            .map(|goal| {
+                let aim = goal.aim.to_string();
+                let (what, measured) = (&goal.what, goal.measured);
+                json!({ "what": what, "measured": measured, "aim": aim, "met": goal.met() })
+            })
+            .collect();
+        json!({
+            "name": self.name,
+            "question": self.question,
+            "goals": goals,
+            "markdown": self.body,
+            "date": measure::date(),
+            "machine": measure::machine(),
+            "command": command,
+        })
+    }
+
+    /// Puts the section into the file at `path`, in place of what an earlier run wrote or behind
+    /// what others did. All else stays as it is.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn write(&self, path: &Path, command: &str) -> Result<(), String> {
+        let told = |error: io::Error| format!("{}: {error}", path.display());
+        let old = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(told)?,
+        };
+        fs::write(path, replaced(&old, self.name, &self.markdown(command))).map_err(told)
+    }
+}
+
+/// `old` with `text` between the marks of `name`, which are put at the end if they are missing.
+fn replaced(old: &str, name: &str, text: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end {name} -->\n"));
+    let text = text.trim_end();
+    let place = old.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    match place {
+        Some((before, after)) => format!("{before}{begin}{text}\n{end}{after}"),
+        None => format!("{}\n\n{begin}{text}\n{end}", old.trim_end()).trim_start().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_replace_themselves_and_nothing_else() {
+        let both = replaced(&replaced("Head.\n", "a", "one"), "b", "two\n\n");
+        let expected = "Head.\n\n<!-- a -->\none\n<!-- end a -->\n\n<!-- b -->\ntwo\n<!-- end b -->\n";
+        assert_eq!(both, expected);
+        assert_eq!(replaced(&both, "a", "three"), expected.replace("one", "three"));
+        assert_eq!(replaced("", "a", "x"), "<!-- a -->\nx\n<!-- end a -->\n");
+    }
+
+    #[test]
+    fn aims_are_met_or_not() {
+        let cases = [
+            (1.10, Aim::AtMost(1.10), Some(true)),
+            (1.11, Aim::AtMost(1.10), Some(false)),
+            (40.0, Aim::AtLeast(40.0), Some(true)),
+            (39.0, Aim::AtLeast(40.0), Some(false)),
+            (f64::NAN, Aim::AtMost(1.0), Some(false)),
+            (7.0, Aim::None, None),
+        ];
+        for (measured, aim, met) in cases {
+            assert_eq!(Goal::new("", measured, aim).met(), met, "{measured} {aim:?}");
+        }
+    }
+}
