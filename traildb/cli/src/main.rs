@@ -1,2 +1,75 @@
-//! Command.
-fn main() {}
+//! `tdb`: reads, describes and writes TrailDB databases, local or remote.
+//!
+//! ```text
+//!   path or URL --> open --> Reader --> dump --> CSV, JSON, a trail to a line --> output
+//!                               +-----> info
+//!   CSV, JSON ----> make --> Builder --> file or directory
+//!   a seed -------> synth ------^
+//! ```
+#![deny(unsafe_code)]
+
+mod open; // a path or a URL to an open database
+mod select; // which trails, which fields
+mod values; // values of many events, fetched together, kept within a bound
+mod render; // CSV and JSON
+mod output; // stdout, or a file that is whole or not there
+mod dump; // events out
+mod info; // what a database is
+mod make; // events in
+mod synth; // made-up events
+mod stats; // what reading cost
+mod progress; // a bar, on a terminal
+mod bytes; // sizes as people write them
+mod failure; // what goes wrong, and the exit code of each
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed: no such file, a damaged database, a source that does not answer, a full disk
+  2    the command line is wrong: an unknown option or field, an ill-formed UUID
+  3    none of the UUIDs asked for is in the database
+  141  whoever read our output has gone (128 + SIGPIPE)
+
+Examples:
+  tdb info -i edits.tdb
+  tdb dump -i s3://bucket/edits.tdb -j -u @users.txt --stats
+  tdb make -i edits.csv -d , --csv-header -o edits.tdb
+  tdb synth --bytes 260MB -o edits.tdb";
+
+/// Reads, describes and writes TrailDB databases: local files and directories, S3, HTTP.
+#[derive(Parser)]
+#[command(name = "tdb", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Dump(dump::Args),
+    Info(info::Args),
+    Make(make::Args),
+    Synth(synth::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Dump(args) => dump::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Make(args) => make::run(&args),
+        Command::Synth(args) => synth::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(text) = failure.text() {
+                output::note(text);
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What goes wrong, and the exit code of each.
+
+use std::{fmt::Display, io, path::Path};
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line cannot be meant like this.
+    Usage(String),
+    /// The world did not do its part.
+    Failed(String),
+    /// None of what was asked for is there.
+    Nothing(String),
+    /// Whoever read our output has gone: no error of ours, and nobody to tell.
+    BrokenPipe,
+}
+
+impl Failure {
+    /// The exit code of the process; `--help` lists them.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Nothing(_) => 3,
+            // What a shell reports of a process that SIGPIPE ended.
+            Failure::BrokenPipe => 128 + 13,
+        }
+    }
+
+    /// What to tell, if anything.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Failure::Usage(text) | Failure::Failed(text) | Failure::Nothing(text) => Some(text),
+            Failure::BrokenPipe => None,
+        }
+    }
+
+    /// A failure to read or write the file at `path`.
+    pub(crate) fn file(path: impl AsRef<Path>, error: impl Display) -> Failure {
+        Failure::Failed(format!("{}: {error}", path.as_ref().display()))
+    }
+
+    /// A failure to write the output `name`.
+    pub(crate) fn output(name: &str, error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Failed(format!("{name}: {error}")),
+        }
+    }
+}
+
+impl From<traildb::Error> for Failure {
+    fn from(error: traildb::Error) -> Failure {
+        match error {
+            traildb::Error::NoSuchField { .. } => Failure::Usage(error.to_string()),
+            _ => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<pager::Error> for Failure {
+    fn from(error: pager::Error) -> Failure {
+        match error {
+            pager::Error::Config(_) => Failure::Usage(error.to_string()),
+            _ => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<pager::SourceError> for Failure {
+    fn from(error: pager::SourceError) -> Failure {
+        Failure::Failed(error.to_string())
+    }
+}

@@ -1,0 +1,91 @@
+//! What reading cost: `--stats`.
+
+use std::{fmt::Write as _, io::Write as _};
+
+use serde_json::json;
+use sources::price::S3_STANDARD;
+
+use crate::{bytes, open::Database};
+
+/// How `--stats` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// One line for each number.
+    Text,
+    /// One JSON object in one line.
+    Json,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Prints to stderr what reading cost: faults, loads, GETs, bytes, their share of the database,
+    /// seconds, and dollars at S3's list price ($0.0004 per 1,000 requests; transfer within the
+    /// region is free).
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true,
+          default_missing_value = "text")]
+    stats: Option<Form>,
+}
+
+impl Args {
+    /// Prints the numbers, if they were asked for. Where stderr is closed, nobody reads them.
+    pub(crate) fn print(&self, database: &Database) {
+        let text = match self.stats {
+            None => return,
+            Some(Form::Text) => text(database),
+            Some(Form::Json) => json(database),
+        };
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// Share of `part` in `whole`, in percent. Bytes fetched twice count twice, so it can exceed 100.
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+fn text(database: &Database) -> String {
+    let (count, region, total) = (database.traffic(), database.region_stats(), database.bytes());
+    let seconds = database.opened_at().elapsed().as_secs_f64();
+    let cost = count.cost_usd(&S3_STANDARD);
+    let share = percent(count.bytes, total);
+    let (fetched, whole) = (bytes::show(count.bytes), bytes::show(total));
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name:<10}{value}");
+    };
+    line("faults", region.faults.to_string());
+    line("loads", format!("{} ({} found their bytes in place)", region.loads, region.load_hits));
+    line("requests", format!("{} GET, {} HEAD", count.gets, count.stats));
+    line("bytes", format!("{} ({fetched}), {share:.2} % of {whole}", count.bytes));
+    line("time", format!("{seconds:.3} s"));
+    line(
+        "cost",
+        format!(
+            "${cost:.7} at S3's list price: $0.0004 per 1,000 requests, transfer within the \
+             region free"
+        ),
+    );
+    out
+}
+
+fn json(database: &Database) -> String {
+    let (count, region, total) = (database.traffic(), database.region_stats(), database.bytes());
+    let object = json!({
+        "faults": region.faults,
+        "loads": region.loads,
+        "load_hits": region.load_hits,
+        "prefetched_units": region.prefetched,
+        "prefetched_units_unused": region.prefetch_unused,
+        "gets": count.gets,
+        "heads": count.stats,
+        "errors": count.errors,
+        "bytes": count.bytes,
+        "database_bytes": total,
+        "percent_of_database": percent(count.bytes, total),
+        "seconds": database.opened_at().elapsed().as_secs_f64(),
+        "cost_usd": count.cost_usd(&S3_STANDARD),
+        "price": "S3 Standard list price: $0.0004 per 1,000 requests, transfer within the region free",
+    });
+    format!("{object}\n")
+}

@@ -1,0 +1,168 @@
+//! The values of many events: fetched together, rendered once, kept within a bound.
+//!
+//! ```text
+//!   items of a batch --> distinct, not kept --> chunks of a plan --> two rounds each --> kept
+//! ```
+
+use std::ops::Range;
+
+use hashbrown::HashMap;
+use traildb::Item;
+
+use crate::{failure::Failure, open::Database, render};
+
+/// Rendered values that are kept. What does not fit is read again each time it is printed.
+const KEPT_BYTES: usize = 64 << 20;
+/// Values that are kept before a batch: each takes some 32 bytes of table beside its own.
+const KEPT_MAX: usize = 1 << 20;
+
+/// How values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As CSV with this delimiter.
+    Csv(u8),
+    /// As JSON: a string, or `{"hex":...}`.
+    Json,
+    /// As they are, up to the first NUL byte.
+    Plain,
+}
+
+impl Form {
+    /// Appends `value` in this form.
+    pub(crate) fn render(self, out: &mut Vec<u8>, value: &[u8]) {
+        match self {
+            Form::Csv(delimiter) => render::csv(out, value, delimiter),
+            Form::Json => render::json(out, value),
+            Form::Plain => render::plain(out, value),
+        }
+    }
+}
+
+/// Values in one form.
+pub(crate) struct Values<'d> {
+    database: &'d Database,
+    form: Form,
+    kept: Vec<u8>,
+    places: HashMap<Item, Range<usize>>,
+    /// For each field, bytes of an offset and of a value on average. Empty where bytes are local.
+    shapes: Vec<(f64, f64)>,
+    value: Vec<u8>,
+    missing: Vec<Item>,
+}
+
+impl<'d> Values<'d> {
+    pub(crate) fn new(database: &'d Database, form: Form) -> Values<'d> {
+        Values {
+            database,
+            form,
+            kept: Vec::new(),
+            places: HashMap::new(),
+            shapes: Vec::new(),
+            value: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    /// Gets the values of `items` ready, so that [`append`](Values::append) need not wait.
+    pub(crate) fn fetch(&mut self, items: &[Item]) -> Result<(), Failure> {
+        if self.kept.len() > KEPT_BYTES / 2 || self.places.len() > KEPT_MAX {
+            self.kept.clear();
+            self.places.clear();
+        }
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.clear();
+        let places = &self.places;
+        missing.extend(items.iter().filter(|item| !item.is_null() && !places.contains_key(*item)));
+        missing.sort_unstable_by_key(|item| (item.field(), item.value()));
+        missing.dedup();
+        let done = self.fetch_missing(&missing);
+        self.missing = missing;
+        done
+    }
+
+    fn fetch_missing(&mut self, mut missing: &[Item]) -> Result<(), Failure> {
+        while !missing.is_empty() && self.kept.len() < KEPT_BYTES {
+            let chunk = match self.database.is_remote() {
+                true => self.plan(missing)?,
+                false => missing.len(),
+            };
+            let (now, later) = missing.split_at(chunk);
+            self.database.reader.prefetch_values(now)?;
+            for &item in now {
+                let start = self.kept.len();
+                self.value.clear();
+                self.database.reader.append_value(item, &mut self.value)?;
+                self.form.render(&mut self.kept, &self.value);
+                if self.kept.len() > KEPT_BYTES {
+                    self.kept.truncate(start);
+                    // A long value must not keep its memory for good.
+                    self.kept.shrink_to(KEPT_BYTES);
+                    self.value = Vec::new();
+                    return Ok(());
+                }
+                self.places.insert(item, start..self.kept.len());
+            }
+            missing = later;
+        }
+        Ok(())
+    }
+
+    /// How many of `items`, which are sorted by field and number, one plan can ask for: as many as
+    /// lie in the units that it may have. Values of a lexicon lie in the order of their numbers, so
+    /// the average length says about where.
+    fn plan(&mut self, items: &[Item]) -> Result<usize, Failure> {
+        if self.shapes.is_empty() {
+            self.shapes = shapes(self.database)?;
+        }
+        let unit = self.database.unit as f64;
+        let mut last = [None; 2];
+        let mut units = 0;
+        for (n, item) in items.iter().enumerate() {
+            let field = item.field();
+            let (offset, value) = self.shapes.get(usize::from(field)).copied().unwrap_or_default();
+            let number = item.value() as f64;
+            let spots = [number * offset / unit, number * value / unit];
+            for (last, spot) in last.iter_mut().zip(spots) {
+                let spot = Some((field, spot as u64));
+                if *last != spot {
+                    *last = spot;
+                    units += 1;
+                }
+            }
+            if units > self.database.plan_units && n > 0 {
+                return Ok(n);
+            }
+        }
+        Ok(items.len())
+    }
+
+    /// Appends the value of `item` in its form to `out`.
+    pub(crate) fn append(&mut self, item: Item, out: &mut Vec<u8>) -> Result<(), Failure> {
+        if item.is_null() {
+            self.form.render(out, b"");
+            return Ok(());
+        }
+        if let Some(place) = self.places.get(&item) {
+            out.extend_from_slice(&self.kept[place.clone()]);
+            return Ok(());
+        }
+        self.value.clear();
+        self.database.reader.append_value(item, &mut self.value)?;
+        self.form.render(out, &self.value);
+        Ok(())
+    }
+}
+
+/// Bytes of an offset and of a value, on average, of each field from 0 on.
+fn shapes(database: &Database) -> Result<Vec<(f64, f64)>, Failure> {
+    let reader = &database.reader;
+    let lens: HashMap<&str, u64> = reader.members().into_iter().collect();
+    let mut shapes = vec![(0.0, 0.0)];
+    for (name, field) in reader.fields()?.names().zip(1..) {
+        let len = lens.get(&*format!("lexicon.{name}")).copied().unwrap_or(0) as f64;
+        let width = if len < 4294967296.0 { 4.0 } else { 8.0 };
+        let count = reader.values(field)?.max(1) as f64;
+        shapes.push((width, (len / count - width).max(0.0)));
+    }
+    Ok(shapes)
+}
