@@ -40,25 +40,24 @@ examples: setup
 		$(CARGO) run -q $(PROFILE) -p extmem-examples --bin $$name || exit 1; \
 	done
 
-# BENCH_ARGS passes more options, see `bench --help`.
+# BENCH_ARGS passes more options, such as --only needle,cold or --quick; see `bench --help`.
 bench: setup
-	@$(CARGO) bench -q -p extmem-pager
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 bench-blog: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
-	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- blog --write BENCHMARKS.md $(BENCH_ARGS)
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench_blog -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 fmt:
 	@$(CARGO) fmt --all
 
 lint: setup
 	@$(CARGO) fmt --all --check
-	@$(CARGO) clippy -q $(PROFILE) --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy -q $(PROFILE) --workspace --all-targets --all-features -- -D warnings
 
 doc: setup
-	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --workspace --no-deps
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q $(PROFILE) --workspace --all-features --no-deps
 
 # FUZZ_SECONDS=n searches longer.
 fuzz: setup
