@@ -9,7 +9,7 @@
 //! One budget serves any number of regions and pools. Whoever finds it full asks the pools that
 //! share it to give something up; what is pinned or on its way stays.
 
-use std::fmt;
+use std::{collections::VecDeque, fmt};
 
 use tokio::sync::Notify;
 
@@ -29,7 +29,26 @@ struct Shared {
     wanted: AtomicBool,
     freed: Notify,
     pools: Mutex<Vec<Weak<dyn Reclaim>>>,
+    latest: Mutex<Latest>,
 }
+
+/// The latest entries installed because somebody asked, of all pools together, oldest first.
+#[derive(Default)]
+struct Latest {
+    entries: VecDeque<Recent>,
+    bytes: u64,
+}
+
+struct Recent {
+    pool: usize,
+    key: u64,
+    weight: u64,
+}
+
+/// The latest entries installed because somebody asked are no victims, so that a load that
+/// straddles several units, or an instruction that touches two, always makes progress. So many at
+/// the most, of all pools together, and at most a quarter of the budget.
+pub const PROTECTED_LATEST: usize = 8;
 
 /// Something that can give reserved bytes back.
 pub(crate) trait Reclaim: Send + Sync {
@@ -49,6 +68,7 @@ impl Budget {
             wanted: AtomicBool::new(false),
             freed: Notify::new(),
             pools: Mutex::default(),
+            latest: Mutex::default(),
         }))
     }
 
@@ -139,6 +159,35 @@ impl Budget {
         got
     }
 
+    /// `key` of `pool` is the latest that somebody asked for.
+    pub(crate) fn protect(&self, pool: usize, key: u64, weight: u64) {
+        let mut latest = lock(&self.0.latest);
+        latest.entries.push_back(Recent { pool, key, weight });
+        latest.bytes += weight;
+        while latest.entries.len() > PROTECTED_LATEST || latest.bytes > self.0.limit / 4 {
+            let Some(oldest) = latest.entries.pop_front() else { break };
+            latest.bytes -= oldest.weight;
+        }
+    }
+
+    /// `key` of `pool` has left.
+    pub(crate) fn unprotect(&self, pool: usize, key: u64) {
+        let mut latest = lock(&self.0.latest);
+        let Latest { entries, bytes } = &mut *latest;
+        entries.retain(|recent| {
+            let stays = recent.pool != pool || recent.key != key;
+            *bytes -= if stays { 0 } else { recent.weight };
+            stays
+        });
+    }
+
+    /// The keys of `pool` that are no victims now; at most `PROTECTED_LATEST`.
+    pub(crate) fn protected(&self, pool: usize) -> Vec<u64> {
+        let latest = lock(&self.0.latest);
+        let mine = latest.entries.iter().filter(|recent| recent.pool == pool);
+        mine.map(|recent| recent.key).collect()
+    }
+
     pub(crate) fn join(&self, pool: Weak<dyn Reclaim>) {
         lock(&self.0.pools).push(pool);
     }
@@ -172,8 +221,11 @@ fn raise(counter: &AtomicU64, bytes: u64, limit: u64) -> bool {
 }
 
 fn lower(counter: &AtomicU64, bytes: u64) {
-    let before = counter.fetch_sub(bytes, Ordering::SeqCst);
-    assert!(before >= bytes, "released {bytes} bytes of {before}");
+    let lowered = counter.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |now| {
+        // Checked first: a counter that wraps would stop everything that comes after.
+        now.checked_sub(bytes)
+    });
+    assert!(lowered.is_ok(), "released {bytes} bytes of {lowered:?}");
 }
 
 impl fmt::Debug for Budget {

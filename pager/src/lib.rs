@@ -31,6 +31,7 @@ mod fault; // the loop that answers the kernel
 mod region; // what a consumer holds
 mod sys; // mmap and userfaultfd: the only unsafe code
 mod pager; // settings, threads, how an object becomes a region
+mod signals; // threads that take no signals of the program
 mod error; // what can go wrong
 mod stats; // what is counted
 mod sync; // locks and atomics

@@ -20,6 +20,7 @@ use crate::{
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
     region::{Handle, Region, block_on},
+    signals::SignalsBlocked,
     source::{BlockSource, ObjectStat},
     stats::Counters,
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
@@ -43,6 +44,9 @@ const MOVE_FROM: u64 = 2 << 20;
 /// One request of a long stream has between these many bytes.
 const EXTENT_BYTES_MAX: u64 = 16 << 20;
 const EXTENT_BYTES_MIN: u64 = 1 << 20;
+
+/// The longest object: what a process can address, on the machines that the pager runs on.
+const OBJECT_BYTES_MAX: u64 = 1 << 47;
 
 /// Makes the prefetch policy of each region.
 pub type PrefetchFactory = Arc<dyn Fn() -> Box<dyn PrefetchPolicy> + Send + Sync>;
@@ -69,8 +73,8 @@ impl Default for Builder {
             // units save no time, larger ones waste memory on random reads.
             unit_bytes: 64 << 10,
             deadline: Duration::from_secs(60),
-            demand_requests_max: 64,
-            guess_requests_max: 32,
+            demand_requests_max: 128,
+            guess_requests_max: 128,
             mode: ModeRequest::Auto,
             mechanism: None,
             poison: true,
@@ -105,13 +109,13 @@ impl Builder {
         self
     }
 
-    /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 64.
+    /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 128.
     pub fn demand_requests_max(mut self, requests: usize) -> Builder {
         self.demand_requests_max = requests;
         self
     }
 
-    /// Requests under way at a time for guesses, beside those, 1 to 1024. Default: 32.
+    /// Requests under way at a time for guesses, beside those, 1 to 1024. Default: 128.
     pub fn guess_requests_max(mut self, requests: usize) -> Builder {
         self.guess_requests_max = requests;
         self
@@ -174,6 +178,9 @@ impl Builder {
                 ));
             }
         }
+        // The pager's threads take no signals: a handler of the program that touched a region there
+        // would wait for the very thread that it interrupted.
+        let _masked = SignalsBlocked::new();
         let policy = self.eviction.unwrap_or_else(crate::policy::default_eviction);
         let pool = Pool::new(&self.budget, policy);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -467,6 +474,13 @@ impl Pager {
         prefetch: &PrefetchFactory,
     ) -> Result<Region, Error> {
         let inner = &*self.0;
+        if stat.len > OBJECT_BYTES_MAX {
+            return Err(Error::Source(SourceError::Permanent {
+                object: source.name().to_owned(),
+                reason: format!("{} bytes are more than the address space has room for", stat.len),
+                cause: None,
+            }));
+        }
         let geometry = Geometry::new(stat.len, unit_shift);
         let unit = geometry.unit_bytes();
         let system = |what| move |error| Error::system(what, error);
@@ -490,6 +504,10 @@ impl Pager {
             Error::system("the pager's pool takes no more regions", cause)
         })?;
         ledger.settle(tenancy);
+        let frames = self.frames(unit).ok_or_else(|| {
+            let cause = std::io::Error::other("too much is pinned or on its way");
+            Error::system("the budget has no room for another region's buffers", cause)
+        })?;
         let extent_max = stat.part_bytes.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX).max(unit) / unit;
         let object = Arc::new(Object {
             id,
@@ -497,7 +515,7 @@ impl Pager {
             source,
             version: stat.version,
             ledger: ledger.clone(),
-            frames: self.frames(unit),
+            frames,
             extent_max,
             extent_min: (EXTENT_BYTES_MIN / unit).max(1),
             deadline: inner.plan.deadline,
@@ -551,12 +569,17 @@ impl Pager {
         Ok(Some(mapping))
     }
 
-    /// The frames for units of `unit` bytes: at most a sixteenth of the budget.
-    fn frames(&self, unit: u64) -> FramePool {
-        let most = (self.0.budget.limit() / 16 / unit).clamp(2, 64) as usize;
-        let pool = &self.0.pool;
-        let make = || FramePool::new(unit as usize, most, pool.clone());
-        lock(&self.0.frames).entry(unit).or_insert_with(make).clone()
+    /// The frames for units of `unit` bytes: at most a sixteenth of the budget. `None` when it has
+    /// no room for the two that a pool needs.
+    fn frames(&self, unit: u64) -> Option<FramePool> {
+        let mut pools = lock(&self.0.frames);
+        if let Some(frames) = pools.get(&unit) {
+            return Some(frames.clone());
+        }
+        let most = (self.0.budget.limit() / 16 / unit).clamp(2, 256) as usize;
+        let frames = FramePool::new(unit as usize, most, self.0.pool.clone())?;
+        pools.insert(unit, frames.clone());
+        Some(frames)
     }
 
     fn why_unmappable(&self) -> String {

@@ -14,6 +14,7 @@
 
 mod state;
 mod waiters;
+mod words;
 
 use std::io;
 
@@ -21,8 +22,9 @@ pub(crate) use state::State;
 pub(crate) use waiters::{Decided, Waiter};
 
 use self::{
-    state::{DEMANDED, FAULTED, SPECULATIVE, TOUCHED, WAITERS, Word, update},
+    state::{DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, WAITERS, Word},
     waiters::Waiters,
+    words::Words,
 };
 use crate::{
     budget::{Budget, Reservation},
@@ -62,7 +64,7 @@ pub(crate) struct PinRefused;
 /// States of all units of one region, over its memory.
 pub(crate) struct Ledger {
     geometry: Geometry,
-    words: LazyWords,
+    words: Words,
     /// Resident units of each span.
     span_counts: LazyWords,
     span_locks: [Mutex<()>; SPAN_LOCKS],
@@ -95,7 +97,7 @@ impl Ledger {
             usize::try_from(geometry.mapped_len().div_ceil(SPAN_BYTES)).map_err(too_large)?;
         Ok(Ledger {
             geometry,
-            words: LazyWords::new(units)?,
+            words: Words::new(units)?,
             span_counts: LazyWords::new(spans)?,
             span_locks: std::array::from_fn(|_| Mutex::new(())),
             memory,
@@ -142,8 +144,12 @@ impl Ledger {
         self.memory.as_ref().expect("an object with units has memory")
     }
 
-    fn word(&self, unit: u64) -> &crate::sync::AtomicU32 {
-        &self.words.as_slice()[unit as usize]
+    fn change(
+        &self,
+        unit: u64,
+        step: impl FnMut(Word) -> Option<Word>,
+    ) -> Result<(Word, Word), Word> {
+        self.words.change(unit, step)
     }
 
     fn offset(&self, unit: u64) -> usize {
@@ -159,9 +165,10 @@ impl Ledger {
     /// A thread waits in a page fault on `unit`. Called by the fault thread: atomics only.
     pub(crate) fn fault(&self, unit: u64) -> Asked {
         let flags = DEMANDED | FAULTED;
-        let asked = update(self.word(unit), |word| match word.state() {
+        let asked = self.change(unit, |word| match word.state() {
             // A poisoned page whose marker went with its span faults again: another chance.
-            State::Absent | State::Poisoned => Some(word.to(State::Fetching).with(flags)),
+            State::Absent => Some(word.to(State::Fetching).with(flags)),
+            State::Poisoned => Some(word.to(State::Fetching).with(flags | HEALING)),
             State::Fetching | State::Staged => Some(word.with(flags).without(SPECULATIVE)),
             State::Leaving => Some(word.with(flags)),
             State::Resident => None,
@@ -178,19 +185,20 @@ impl Ledger {
 
     /// A load wants `unit`: pins it, whatever its state, and claims it if it is absent.
     pub(crate) fn pin(&self, unit: u64) -> Result<Asked, PinRefused> {
-        let unit_bytes = self.geometry.unit_bytes();
+        let cost = self.unit_cost();
         let mut counted = false;
-        let outcome = update(self.word(unit), |word| {
+        let outcome = self.change(unit, |word| {
             if word.pins() == 0 && !counted {
                 // Counted before the pin is visible, so that pins never exceed their share.
-                if !self.budget.try_pin(unit_bytes) {
+                if !self.budget.try_pin(cost) {
                     return None;
                 }
                 counted = true;
             }
             let pinned = word.pinned()?;
             Some(match word.state() {
-                State::Absent | State::Poisoned => pinned.to(State::Fetching).with(DEMANDED),
+                State::Absent => pinned.to(State::Fetching).with(DEMANDED),
+                State::Poisoned => pinned.to(State::Fetching).with(DEMANDED | HEALING),
                 State::Fetching | State::Staged => pinned.with(DEMANDED).without(SPECULATIVE),
                 State::Leaving => pinned.with(DEMANDED),
                 State::Resident => pinned.with(TOUCHED).without(SPECULATIVE),
@@ -200,7 +208,7 @@ impl Ledger {
             Ok((before, _)) => {
                 if counted && before.pins() > 0 {
                     // Somebody else's pin came first and counts.
-                    self.budget.unpin(unit_bytes);
+                    self.budget.unpin(cost);
                 }
                 if before.state() == State::Resident && before.has(SPECULATIVE) {
                     self.guess_was_right();
@@ -209,7 +217,7 @@ impl Ledger {
             }
             Err(_) => {
                 if counted {
-                    self.budget.unpin(unit_bytes);
+                    self.budget.unpin(cost);
                 }
                 Err(PinRefused)
             }
@@ -218,38 +226,36 @@ impl Ledger {
 
     /// Ends one pin of `unit`.
     pub(crate) fn unpin(&self, unit: u64) {
-        let unpinned = update(self.word(unit), |word| Some(word.unpinned()));
+        let unpinned = self.change(unit, |word| Some(word.unpinned()));
         if unpinned.is_ok_and(|(_, after)| after.pins() == 0) {
-            self.budget.unpin(self.geometry.unit_bytes());
+            self.budget.unpin(self.unit_cost());
         }
     }
 
     fn asked(&self, before: Word) -> Asked {
         match before.state() {
             State::Resident => Asked::Resident,
-            State::Poisoned => {
-                add(&self.counters.healed, 1);
-                Asked::Claimed
-            }
-            State::Absent => Asked::Claimed,
-            State::Fetching | State::Staged if before.has(SPECULATIVE) => {
-                self.guess_was_right();
+            State::Absent | State::Poisoned => Asked::Claimed,
+            // The first to ask, whether the stream has passed it already or not.
+            State::Fetching | State::Staged if !before.has(DEMANDED) => {
+                if before.has(SPECULATIVE) {
+                    self.guess_was_right();
+                }
                 if before.state() == State::Staged { Asked::Marker } else { Asked::Late }
             }
-            State::Staged if !before.has(DEMANDED) => Asked::Marker,
             State::Fetching | State::Staged | State::Leaving => Asked::Coming,
         }
     }
 
     fn guess_was_right(&self) {
-        self.budget.unspeculate(self.geometry.unit_bytes());
+        self.budget.unspeculate(self.unit_cost());
         add(&self.counters.prefetch_used, 1);
     }
 
     /// Registers `waiter` for `unit`, which the caller has pinned. False if it is resident.
     pub(crate) fn wait(&self, unit: u64, waiter: &Arc<Waiter>) -> bool {
         self.waiters.add_if(unit, waiter, || {
-            update(self.word(unit), |word| match word.state() {
+            self.change(unit, |word| match word.state() {
                 State::Resident => None,
                 _ => Some(word.with(WAITERS)),
             })
@@ -259,9 +265,10 @@ impl Ledger {
 
     /// Claims `unit`, which the caller has pinned, if nobody is seeing to it.
     pub(crate) fn claim_if_idle(&self, unit: u64) -> bool {
-        update(self.word(unit), |word| {
-            matches!(word.state(), State::Absent | State::Poisoned)
-                .then(|| word.to(State::Fetching).with(DEMANDED))
+        self.change(unit, |word| match word.state() {
+            State::Absent => Some(word.to(State::Fetching).with(DEMANDED)),
+            State::Poisoned => Some(word.to(State::Fetching).with(DEMANDED | HEALING)),
+            _ => None,
         })
         .is_ok()
     }
@@ -287,28 +294,31 @@ impl Ledger {
 
     /// Whether somebody has asked for `unit`, which is on its way.
     pub(crate) fn is_demanded(&self, unit: u64) -> bool {
-        Word(self.word(unit).load(Ordering::SeqCst)).has(DEMANDED)
+        self.words.get(unit).has(DEMANDED)
     }
 
     // ---- speculation ----------------------------------------------------------------------------
 
     /// Claims `unit` as a guess if it is absent and speculation's share has room.
     pub(crate) fn speculate(&self, unit: u64) -> Speculated {
-        if Word(self.word(unit).load(Ordering::SeqCst)).state() != State::Absent {
+        // A load that pins an absent unit has just failed or is about to claim it for itself.
+        let free =
+            |word: Word| word.state() == State::Absent && word.pins() == 0 && !word.has(WAITERS);
+        if !free(self.words.get(unit)) {
             return Speculated::NotAbsent;
         }
-        let unit_bytes = self.geometry.unit_bytes();
-        if !self.budget.try_speculate(unit_bytes) {
+        let cost = self.unit_cost();
+        if !self.budget.try_speculate(cost) {
             return Speculated::NoRoom;
         }
-        let claimed = update(self.word(unit), |word| {
-            (word.state() == State::Absent)
+        let claimed = self.change(unit, |word| {
+            free(word)
                 .then(|| word.to(State::Fetching).with(SPECULATIVE).without(DEMANDED | FAULTED))
         });
         match claimed {
             Ok(_) => Speculated::Claimed,
             Err(_) => {
-                self.budget.unspeculate(unit_bytes);
+                self.budget.unspeculate(cost);
                 Speculated::NotAbsent
             }
         }
@@ -316,9 +326,8 @@ impl Ledger {
 
     /// The stream has passed `unit`: if it was a guess, it was right.
     pub(crate) fn confirm(&self, unit: u64) {
-        let confirmed = update(self.word(unit), |word| {
-            word.has(SPECULATIVE).then(|| word.without(SPECULATIVE))
-        });
+        let confirmed =
+            self.change(unit, |word| word.has(SPECULATIVE).then(|| word.without(SPECULATIVE)));
         if confirmed.is_ok() {
             self.guess_was_right();
         }
@@ -326,7 +335,7 @@ impl Ledger {
 
     /// Gives up `unit` if it is a guess that nobody has confirmed. Returns whether it did.
     pub(crate) fn drop_guess(&self, unit: u64) -> bool {
-        let word = Word(self.word(unit).load(Ordering::SeqCst));
+        let word = self.words.get(unit);
         if !word.has(SPECULATIVE) {
             return false;
         }
@@ -341,7 +350,7 @@ impl Ledger {
         // The word changes under the lock: a new claim of this unit can stage bytes again only
         // after the old ones are gone.
         let mut staged = lock(&self.staged);
-        let dropped = update(self.word(unit), |word| {
+        let dropped = self.change(unit, |word| {
             (word.state() == State::Staged && !word.has(DEMANDED) && word.pins() == 0)
                 .then(|| word.to(State::Absent).without(SPECULATIVE))
         });
@@ -356,7 +365,7 @@ impl Ledger {
     }
 
     fn guess_was_wrong(&self, unit: u64) {
-        self.budget.unspeculate(self.geometry.unit_bytes());
+        self.budget.unspeculate(self.unit_cost());
         add(&self.counters.prefetch_unused, 1);
         metrics::counter!("pager.prefetch.unused").increment(1);
         let mut unused = lock(&self.unused);
@@ -381,13 +390,15 @@ impl Ledger {
         mut charge: Reservation,
     ) -> io::Result<()> {
         assert_eq!(frame.filled().len(), self.unit_len(), "units are installed whole");
-        let word = Word(self.word(unit).load(Ordering::SeqCst));
+        let word = self.words.get(unit);
         let demanded = word.has(DEMANDED) || word.pins() > 0;
         self.tenancy().installed(unit, self.geometry.unit_bytes(), demanded);
         let span = self.geometry.span_of(UnitIndex(unit)) as usize;
         {
             let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             if let Err(error) = self.port.install(self.mapping(), self.offset(unit), frame) {
+                // Part of it may be there, and nobody would know.
+                self.discard_pages(self.offset(unit), self.unit_len());
                 self.tenancy().removed(unit);
                 return Err(error);
             }
@@ -399,12 +410,16 @@ impl Ledger {
         charge.leak();
         add(&self.counters.units_installed, 1);
         add(&self.counters.units_resident, 1);
-        let flags = DEMANDED | FAULTED | WAITERS;
-        let (before, _) = update(self.word(unit), |word| {
-            let touched = if word.has(DEMANDED) { 0 } else { TOUCHED };
-            Some(word.to(State::Resident).without(flags | touched))
-        })
-        .expect("every word can become resident");
+        let flags = DEMANDED | FAULTED | WAITERS | HEALING;
+        let (before, _) = self
+            .change(unit, |word| {
+                let touched = if word.has(DEMANDED) { 0 } else { TOUCHED };
+                Some(word.to(State::Resident).without(flags | touched))
+            })
+            .expect("every word can become resident");
+        if before.has(HEALING) {
+            add(&self.counters.healed, 1);
+        }
         if before.has(WAITERS) {
             self.waiters.complete(unit, &Ok(()));
         }
@@ -415,7 +430,7 @@ impl Ledger {
     /// it in place.
     pub(crate) fn stage(&self, unit: u64, frame: Frame, charge: Reservation) -> io::Result<()> {
         lock(&self.staged).insert(unit, (frame, charge));
-        let staged = update(self.word(unit), |word| {
+        let staged = self.change(unit, |word| {
             (!word.has(DEMANDED) && word.pins() == 0).then(|| word.to(State::Staged))
         });
         match staged {
@@ -438,46 +453,54 @@ impl Ledger {
     /// fault waits. Returns the state that it left the unit in; the error is the kernel's, when it
     /// cannot poison.
     pub(crate) fn fail(&self, unit: u64, error: &SourceError) -> io::Result<State> {
-        let flags = DEMANDED | FAULTED | WAITERS | SPECULATIVE;
-        loop {
-            let word = Word(self.word(unit).load(Ordering::SeqCst));
+        let flags = DEMANDED | FAULTED | WAITERS | SPECULATIVE | HEALING;
+        let (before, next) = loop {
+            let word = self.words.get(unit);
+            let span = self.geometry.span_of(UnitIndex(unit)) as usize;
+            // Held until the word has changed: whoever discards the span, and the marker with it,
+            // comes before the marker is set or after the word says so.
+            let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             let next = if word.has(FAULTED) {
-                let span = self.geometry.span_of(UnitIndex(unit)) as usize;
-                let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
                 self.port.fail(self.mapping(), self.offset(unit), self.unit_len())?;
+                State::Poisoned
+            } else if word.has(HEALING) {
+                // The marker of the last time is still there.
                 State::Poisoned
             } else {
                 State::Absent
             };
-            let changed = update(self.word(unit), |now| {
-                (now.has(FAULTED) == word.has(FAULTED)).then(|| now.to(next).without(flags))
+            let flagged = |word: Word| (word.has(FAULTED), word.has(HEALING));
+            let changed = self.change(unit, |now| {
+                (flagged(now) == flagged(word)).then(|| now.to(next).without(flags))
             });
-            let Ok((before, _)) = changed else { continue };
-            if next == State::Poisoned {
-                add(&self.counters.poisoned, 1);
-                metrics::counter!("pager.poison.units").increment(1);
+            if let Ok((before, _)) = changed {
+                break (before, next);
             }
-            if before.has(SPECULATIVE) {
-                self.budget.unspeculate(self.geometry.unit_bytes());
-            }
-            if before.has(WAITERS) {
-                self.waiters.complete(unit, &Err(error.clone()));
-            }
-            return Ok(next);
+        };
+        if next == State::Poisoned && !before.has(HEALING) {
+            add(&self.counters.poisoned, 1);
+            metrics::counter!("pager.poison.units").increment(1);
         }
+        if before.has(SPECULATIVE) {
+            self.budget.unspeculate(self.unit_cost());
+        }
+        if before.has(WAITERS) {
+            self.waiters.complete(unit, &Err(error.clone()));
+        }
+        Ok(next)
     }
 
-    /// Takes a claim back that was never served, so that the unit can be claimed again. Keeps what
-    /// was asked of it meanwhile: true if the unit is wanted and stays claimed.
+    /// Takes back the claim of a guess that was not served, so that the unit can be claimed again.
+    /// True if somebody has asked for it meanwhile: then it stays claimed, and must be fetched.
     pub(crate) fn unclaim(&self, unit: u64) -> bool {
-        let released = update(self.word(unit), |word| {
+        let released = self.change(unit, |word| {
             (word.state() == State::Fetching && !word.has(DEMANDED))
                 .then(|| word.to(State::Absent).without(SPECULATIVE))
         });
         match released {
             Ok((before, _)) => {
                 if before.has(SPECULATIVE) {
-                    self.budget.unspeculate(self.geometry.unit_bytes());
+                    self.budget.unspeculate(self.unit_cost());
                 }
                 false
             }
@@ -497,6 +520,15 @@ impl Ledger {
         self.discard(0..self.geometry.units());
     }
 
+    /// Takes pages away, under the lock of their span.
+    fn discard_pages(&self, offset: usize, len: usize) {
+        if let Err(error) = self.port.discard(self.mapping(), offset, len) {
+            // Only a mapping that is not ours any more refuses; going on would show old bytes as
+            // new ones.
+            crate::fault::stop_process(&format!("cannot discard a unit: {error}"));
+        }
+    }
+
     /// Discards `unit`, which is in `Leaving`, and decides what becomes of it.
     fn leave(&self, unit: u64, before: Word) {
         self.tenancy().removed(unit);
@@ -514,11 +546,7 @@ impl Ledger {
             } else {
                 (self.offset(unit), self.unit_len())
             };
-            if let Err(error) = self.port.discard(mapping, offset, len) {
-                // Only a mapping that is not ours any more refuses; going on would show old bytes
-                // as new ones.
-                crate::fault::stop_process(&format!("cannot discard a unit: {error}"));
-            }
+            self.discard_pages(offset, len);
         }
         self.budget.release(freed);
         add(&self.counters.units_evicted, 1);
@@ -527,11 +555,12 @@ impl Ledger {
         if before.has(SPECULATIVE) {
             self.guess_was_wrong(unit);
         }
-        let (_, after) = update(self.word(unit), |word| {
-            let word = word.without(SPECULATIVE | TOUCHED);
-            Some(word.to(if word.has(DEMANDED) { State::Fetching } else { State::Absent }))
-        })
-        .expect("every word can leave");
+        let (_, after) = self
+            .change(unit, |word| {
+                let word = word.without(SPECULATIVE | TOUCHED);
+                Some(word.to(if word.has(DEMANDED) { State::Fetching } else { State::Absent }))
+            })
+            .expect("every word can leave");
         if after.state() == State::Fetching {
             (self.again)(unit);
         }
@@ -551,21 +580,22 @@ pub(crate) enum Speculated {
 
 impl Tenant for Ledger {
     fn evictable(&self, entry: u64) -> Evictable {
-        let word = Word(self.word(entry).load(Ordering::SeqCst));
+        let word = self.words.get(entry);
         if word.state() != State::Resident || word.pins() > 0 {
             return Evictable::No;
         }
         if word.has(TOUCHED) {
-            let _ =
-                update(self.word(entry), |word| word.has(TOUCHED).then(|| word.without(TOUCHED)));
+            let _ = self.change(entry, |word| word.has(TOUCHED).then(|| word.without(TOUCHED)));
             return Evictable::Touched;
         }
         Evictable::Yes
     }
 
     fn evict(&self, entry: u64) -> bool {
-        let left = update(self.word(entry), |word| {
-            (word.state() == State::Resident && word.pins() == 0).then(|| word.to(State::Leaving))
+        let left = self.change(entry, |word| {
+            let idle = word.state() == State::Resident && word.pins() == 0;
+            // Who confirms a guess from now on finds nothing to confirm: it is counted here.
+            idle.then(|| word.to(State::Leaving).without(SPECULATIVE))
         });
         match left {
             Ok((before, _)) => {
@@ -574,5 +604,123 @@ impl Tenant for Ledger {
             }
             Err(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{pool::Pool, sys::Mapping};
+    use std::sync::{OnceLock, Weak};
+
+    type Hook = Box<dyn Fn(&Ledger) + Send + Sync>;
+    #[derive(Default)]
+    struct Fake {
+        ledger: OnceLock<Weak<Ledger>>,
+        on_discard: OnceLock<Hook>,
+        after_fail: OnceLock<Hook>,
+    }
+    impl Port for Fake {
+        fn install(&self, _: &Mapping, _: usize, _: Frame) -> io::Result<()> {
+            Ok(())
+        }
+        fn discard(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
+            if let Some(hook) = self.on_discard.get() {
+                hook(&self.ledger.get().unwrap().upgrade().unwrap())
+            }
+            Ok(())
+        }
+        fn fail(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
+            if let Some(hook) = self.after_fail.get() {
+                hook(&self.ledger.get().unwrap().upgrade().unwrap())
+            }
+            Ok(())
+        }
+        fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn ledger() -> (Arc<Ledger>, Arc<Fake>, Budget) {
+        let budget = Budget::new(8 << 20);
+        let pool = Pool::new(&budget, Box::new(crate::policy::Clock::default()));
+        let port = Arc::new(Fake::default());
+        let memory = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+        let ledger = Arc::new(
+            Ledger::new(
+                Geometry::new(2 << 20, 12),
+                Some(memory),
+                port.clone(),
+                budget.clone(),
+                Arc::default(),
+                Box::new(|_| {}),
+            )
+            .unwrap(),
+        );
+        let tenant: Arc<dyn Tenant> = ledger.clone();
+        ledger.settle(pool.join(Arc::downgrade(&tenant)).unwrap());
+        port.ledger.set(Arc::downgrade(&ledger)).unwrap();
+        (ledger, port, budget)
+    }
+
+    fn put(ledger: &Ledger, budget: &Budget, unit: u64) {
+        let mut frame = Frame::with_capacity(4096);
+        frame.put(&[1; 4096]);
+        ledger.install(unit, frame, budget.try_reserve(8192).unwrap()).unwrap();
+    }
+
+    /// The engine confirms a window (`Windows::reached`) while another thread evicts its unit.
+    #[test]
+    fn a_guess_confirmed_while_it_leaves_is_counted_once() {
+        let (ledger, port, budget) = ledger();
+        assert_eq!(ledger.speculate(3), Speculated::Claimed);
+        put(&ledger, &budget, 3);
+        assert_eq!(budget.speculative(), 8192);
+        assert!(port.on_discard.set(Box::new(|ledger| ledger.confirm(3))).is_ok());
+        assert!(ledger.evict(3));
+        assert_eq!(budget.speculative(), 0);
+    }
+
+    /// A guess fails while a reader comes: it must be told, by a request of its own, whichever of
+    /// the two comes first.
+    #[test]
+    fn who_joins_a_guess_as_it_fails_is_served() {
+        type Join = fn(&Ledger) -> Asked;
+        let joins: [(&str, Join); 2] = [
+            ("a load", |ledger| ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near"))),
+            ("a fault", |ledger| ledger.fault(3)),
+        ];
+        for (what, join) in joins {
+            let (ledger, _, _) = ledger();
+            assert_eq!(ledger.speculate(3), Speculated::Claimed);
+            assert_eq!(join(&ledger), Asked::Late, "{what}");
+            assert!(ledger.unclaim(3), "{what}: the claim stays, the transfer asks again");
+            assert_eq!(ledger.words.get(3).state(), State::Fetching, "{what}");
+
+            let (ledger, _, _) = self::ledger();
+            assert_eq!(ledger.speculate(3), Speculated::Claimed);
+            assert!(!ledger.unclaim(3), "{what}: nobody has come yet");
+            assert_eq!(join(&ledger), Asked::Claimed, "{what}");
+        }
+        // Upgraded guesses fail like demand: a load that comes between must find it idle.
+        let (ledger, _, _) = ledger();
+        let error = SourceError::transient_read("x", 0..1, "reset", None);
+        assert_eq!(ledger.speculate(3), Speculated::Claimed);
+        assert_eq!(ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near")), Asked::Late);
+        assert_eq!(ledger.fail(3, &error).unwrap(), State::Absent);
+        assert!(ledger.wait(3, &Waiter::new()) && ledger.claim_if_idle(3));
+    }
+
+    /// The marker must not leave with its span before the word says that there is one.
+    #[test]
+    fn a_span_cannot_leave_between_poison_and_its_word() {
+        let (ledger, port, _) = ledger();
+        let error = SourceError::transient_read("x", 0..1, "reset", None);
+        assert_eq!(ledger.fault(3), Asked::Claimed);
+        let locked = |ledger: &Ledger| assert!(ledger.span_locks[0].try_lock().is_err());
+        assert!(port.after_fail.set(Box::new(locked)).is_ok());
+        assert_eq!(ledger.fail(3, &error).unwrap(), State::Poisoned);
+        assert!(ledger.span_locks[0].try_lock().is_ok());
+        assert_eq!(ledger.fault(3), Asked::Claimed, "a fault that finds no marker tries again");
     }
 }

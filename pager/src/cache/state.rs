@@ -14,15 +14,13 @@
 //! ```
 //!
 //! ```text
-//!   bit    0..3     3          4         5           6         7          8..32
-//!   word   state    demanded   faulted   speculative waiters   touched    pins
+//!   bit    0..3     3          4         5           6         7         8        9..32
+//!   word   state    demanded   faulted   speculative waiters   touched   healing  pins
 //! ```
 //!
 //! A reader waits in `Fetching` and reads in `Resident`. In `Leaving` it may read or fault; a fault
 //! sets `demanded`, and whoever discards sees it and fetches again. Pins may be taken in every
 //! state: a load pins what it waits for, so that nothing can evict it before the load has seen it.
-
-use crate::sync::{AtomicU32, Ordering};
 
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +44,11 @@ pub(crate) const WAITERS: u32 = 1 << 6;
 /// A load used the unit since the policy last looked.
 pub(crate) const TOUCHED: u32 = 1 << 7;
 
-const PIN: u32 = 1 << 8;
-const PINS_MAX: u32 = (1 << 24) - 1;
+/// The unit was poisoned and is being fetched again.
+pub(crate) const HEALING: u32 = 1 << 8;
+
+const PIN: u32 = 1 << 9;
+const PINS_MAX: u32 = (1 << 23) - 1;
 
 /// A snapshot of a unit's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,22 +100,6 @@ impl Word {
     pub(crate) fn unpinned(self) -> Word {
         assert!(self.pins() > 0, "a unit is unpinned as often as it was pinned");
         Word(self.0 - PIN)
-    }
-}
-
-/// Changes `cell` by `step` until it sticks; `None` from `step` leaves it. Returns the word before
-/// and the word after, or the word that `step` refused.
-pub(crate) fn update(
-    cell: &AtomicU32,
-    mut step: impl FnMut(Word) -> Option<Word>,
-) -> Result<(Word, Word), Word> {
-    let mut now = cell.load(Ordering::SeqCst);
-    loop {
-        let Some(next) = step(Word(now)) else { return Err(Word(now)) };
-        match cell.compare_exchange_weak(now, next.0, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) => return Ok((Word(now), next)),
-            Err(seen) => now = seen,
-        }
     }
 }
 

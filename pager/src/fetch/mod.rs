@@ -34,7 +34,6 @@ use crate::{
     budget::Reservation,
     cache::Speculated,
     fault::Causes,
-    frame::Frame,
     policy::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,
@@ -256,7 +255,7 @@ impl Engine {
         let geometry = object.ledger.geometry();
         Limits {
             units: geometry.units(),
-            window_max: (share / geometry.unit_bytes()).max(1),
+            window_max: (share / object.ledger.unit_cost()).max(1),
             extent_max: object.extent_max,
         }
     }
@@ -312,15 +311,21 @@ impl Engine {
 
     /// Starts requests, demand first. True if something must wait for bytes or frames.
     fn start_what_fits(&mut self) -> bool {
+        // No region takes every lane: a source that does not answer must not stop the others.
+        let share = |lanes: usize| lanes - lanes / 4;
         while self.running_demand < self.lanes.demand {
-            let Some(job) = self.demand.pop_front() else { break };
+            let most = share(self.lanes.demand + self.lanes.guesses);
+            let running = &self.running;
+            let Some(job) = self.demand.pop(|id| lanes_of(running, id) < most) else { break };
             if !self.start(job) {
                 return true;
             }
         }
         // While demand waits for a lane, guesses get none.
         while self.demand.is_empty() && self.running_guesses < self.lanes.guesses {
-            let Some(job) = self.guesses.pop_front() else { break };
+            let most = share(self.lanes.guesses);
+            let running = &self.running;
+            let Some(job) = self.guesses.pop(|id| lanes_of(running, id) < most) else { break };
             if !self.start(job) {
                 return true;
             }
@@ -336,7 +341,7 @@ impl Engine {
         while afforded.is_none() && !job.guess && self.windows.drop_any() {
             afforded = self.afford(&job);
         }
-        let Some((frame, charge)) = afforded else {
+        let Some(charge) = afforded else {
             self.queue_of(job.guess).push_front(job);
             return false;
         };
@@ -357,23 +362,22 @@ impl Engine {
         }
         let (sender, causes) = (self.sender.clone(), self.causes.clone());
         let region = job.object.id;
-        let task = tokio::spawn(Transfer::new(job, charge, frame, sender, causes).run());
+        let task = tokio::spawn(Transfer::new(job, charge, sender, causes).run());
         let running = self.running.entry(region).or_default();
         running.retain(|task| !task.is_finished());
         running.push(task.abort_handle());
         true
     }
 
-    /// A frame, and bytes for as many units of `job` as there is room for, at least one.
-    fn afford(&self, job: &Job) -> Option<(Frame, Reservation)> {
-        let frame = job.object.frames.take(job.guess)?;
+    /// Bytes for as many units of `job` as there is room for, at least one.
+    fn afford(&self, job: &Job) -> Option<Reservation> {
         let cost = job.object.ledger.unit_cost();
         let mut units = job.units.end - job.units.start;
         // Half of what may be unpinned, so that one request does not evict all that others use.
         units = units.min((self.pool.budget().limit() / 4 / cost).max(1));
         while units > 0 {
             if let Some(charge) = self.pool.reserve(units * cost) {
-                return Some((frame, charge));
+                return Some(charge);
             }
             units /= 2;
         }
@@ -383,4 +387,9 @@ impl Engine {
     fn queue_of(&mut self, guess: bool) -> &mut Queue {
         if guess { &mut self.guesses } else { &mut self.demand }
     }
+}
+
+/// Requests of the region `id` that are under way.
+fn lanes_of(running: &HashMap<u64, Vec<AbortHandle>>, id: u64) -> usize {
+    running.get(&id).map_or(0, |tasks| tasks.iter().filter(|task| !task.is_finished()).count())
 }

@@ -27,8 +27,19 @@ impl Queue {
         self.0.push_front(job);
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Job> {
-        self.0.pop_front()
+    /// Takes out the first job of an object (by its id) that `may` start.
+    pub(super) fn pop(&mut self, may: impl Fn(u64) -> bool) -> Option<Job> {
+        let mut refused = None;
+        let at = self.0.iter().position(|job| {
+            let id = job.object.id;
+            // Neighbours in the queue are mostly of one object: one question answers for them.
+            let ok = refused != Some(id) && may(id);
+            if !ok {
+                refused = Some(id);
+            }
+            ok
+        })?;
+        self.0.remove(at)
     }
 
     pub(super) fn is_empty(&self) -> bool {

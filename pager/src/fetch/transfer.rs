@@ -37,11 +37,10 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// A transfer of `job`, whose bytes are reserved in `charge`, with its first frame.
+    /// A transfer of `job`, whose bytes are reserved in `charge`.
     pub(super) fn new(
         job: Job,
         charge: Reservation,
-        frame: Frame,
         requests: UnboundedSender<Request>,
         causes: Causes,
     ) -> Transfer {
@@ -50,7 +49,7 @@ impl Transfer {
             marker: job.marker,
             guess: job.guess,
             charge: Some(charge),
-            frame: Some(frame),
+            frame: None,
             requests,
             causes,
             error: None,
@@ -146,7 +145,8 @@ impl Transfer {
         loop {
             budget.want();
             let freed = budget.freed().notified();
-            if let Some(frame) = self.object.frames.take(self.guess) {
+            let wanted = !self.guess || self.object.ledger.is_demanded(self.left.start);
+            if let Some(frame) = self.object.frames.take(!wanted) {
                 return frame;
             }
             let _ = timeout(FRAME_WAIT, freed).await;
@@ -189,6 +189,7 @@ impl Drop for Transfer {
         drop(self.charge.take());
         let object = &self.object;
         if !self.left.is_empty() {
+            let closed = self.error.is_none() && !std::thread::panicking();
             let error = self.error.take().unwrap_or_else(|| SourceError::Permanent {
                 object: object.name.clone(),
                 reason: match std::thread::panicking() {
@@ -198,7 +199,10 @@ impl Drop for Transfer {
                 cause: None,
             });
             for unit in self.left.clone() {
-                if self.guess && object.ledger.is_demanded(unit) {
+                if self.guess {
+                    if !object.ledger.unclaim(unit) {
+                        continue;
+                    }
                     // Somebody came to wait for a guess: ask once more, for that reader.
                     let again = Request::Again { region: object.id, unit };
                     if self.requests.send(again).is_ok() {
@@ -210,6 +214,8 @@ impl Drop for Transfer {
                         self.causes.poisoned(object, UnitIndex(unit), &error);
                     }
                     Ok(_) => {}
+                    // Nobody waits for a region that is closed.
+                    Err(_) if closed => {}
                     Err(system) => stop_process(&format!(
                         "{error}; a thread waits for these bytes in a page fault, and this kernel \
                          cannot poison the page ({system})"

@@ -12,6 +12,10 @@ const WINDOWS_MAX: usize = 4096;
 /// The latest windows are never taken back to make room for the next.
 const KEPT_LATEST: usize = 2;
 
+/// Windows looked at, from the oldest, for one that has something to give back. What is still on
+/// its way cannot be.
+const LOOKS: usize = 16;
+
 struct Window {
     object: Arc<Object>,
     units: Range<u64>,
@@ -54,19 +58,30 @@ impl Windows {
         self.0.retain(|window| !window.units.is_empty());
     }
 
-    /// Gives up the oldest window, whose stream has not gone on, to make room for the next. False
-    /// if there is none to give up.
+    /// Gives up the oldest window that has something to give, and whose stream has not gone on, to
+    /// make room for the next. False if there is none.
     pub(super) fn drop_oldest(&mut self) -> bool {
-        self.0.len() > KEPT_LATEST && self.drop_any()
+        self.drop_one_of(self.0.len().saturating_sub(KEPT_LATEST))
     }
 
-    /// Gives up the oldest window, to make room for demand. False if there is none.
+    /// The same to make room for demand: even the latest.
     pub(super) fn drop_any(&mut self) -> bool {
-        let Some(window) = self.0.pop_front() else { return false };
-        for unit in window.units {
-            window.object.ledger.drop_guess(unit);
+        self.drop_one_of(self.0.len())
+    }
+
+    fn drop_one_of(&mut self, oldest: usize) -> bool {
+        for at in 0..oldest.min(LOOKS) {
+            let window = &self.0[at];
+            let mut dropped = 0;
+            for unit in window.units.clone() {
+                dropped += u64::from(window.object.ledger.drop_guess(unit));
+            }
+            if dropped > 0 {
+                self.0.remove(at);
+                return true;
+            }
         }
-        true
+        false
     }
 
     pub(super) fn forget(&mut self, id: u64) {

@@ -18,17 +18,13 @@ mod pages;
 
 pub use pages::{Page, Pages};
 
-use std::{cell::RefCell, collections::VecDeque};
+use std::cell::RefCell;
 
 use crate::{
     budget::{Budget, Reclaim, Reservation},
     policy::EvictionPolicy,
     sync::{Arc, Mutex, Weak, lock},
 };
-
-/// The latest entries installed because somebody asked are no victims, so that a load that
-/// straddles several units, or an instruction that touches two, always makes progress.
-pub const PROTECTED_LATEST: usize = 8;
 
 /// Bits of a key that name the entry within its tenant; the rest names the tenant.
 const ENTRY_BITS: u32 = 48;
@@ -72,8 +68,6 @@ struct Shared {
 
 struct State {
     policy: Box<dyn EvictionPolicy>,
-    /// The latest demanded entries, oldest first; at most `PROTECTED_LATEST`.
-    latest: VecDeque<u64>,
     tenants: Vec<Weak<dyn Tenant>>,
 }
 
@@ -86,7 +80,7 @@ pub struct Tenancy {
 impl Pool {
     /// A pool under `budget` that evicts by `policy`.
     pub fn new(budget: &Budget, policy: Box<dyn EvictionPolicy>) -> Pool {
-        let state = State { policy, latest: VecDeque::new(), tenants: Vec::new() };
+        let state = State { policy, tenants: Vec::new() };
         let shared = Arc::new(Shared { budget: budget.clone(), state: Mutex::new(state) });
         let reclaim: Arc<dyn Reclaim> = shared.clone();
         budget.join(Arc::downgrade(&reclaim));
@@ -146,6 +140,11 @@ impl Pool {
 }
 
 impl Shared {
+    /// What tells this pool from the others of its budget.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Evicts one entry; false when there is none to evict.
     fn evict_one(&self) -> bool {
         // An entry that is pinned between the policy's choice and the eviction is passed over; the
@@ -163,7 +162,8 @@ impl Shared {
         // The policy hears of entries that turn out to be in use, and is then asked again.
         for _ in 0..4 {
             let mut state = lock(&self.state);
-            let State { policy, latest, tenants } = &mut *state;
+            let State { policy, tenants } = &mut *state;
+            let latest = self.budget.protected(self.id());
             let touched = RefCell::new(Vec::new());
             let victim = policy.victim(&|key| {
                 if latest.contains(&key) {
@@ -232,7 +232,7 @@ impl Tenancy {
         let mut state = lock(&self.pool.0.state);
         state.policy.installed(key, weight, !demanded);
         if demanded {
-            state.protect(key);
+            self.pool.budget().protect(self.pool.0.id(), key, weight);
         }
     }
 
@@ -247,15 +247,6 @@ impl Tenancy {
         let key = self.key(entry);
         let mut state = lock(&self.pool.0.state);
         state.policy.removed(key);
-        state.latest.retain(|&latest| latest != key);
-    }
-}
-
-impl State {
-    fn protect(&mut self, key: u64) {
-        self.latest.push_back(key);
-        if self.latest.len() > PROTECTED_LATEST {
-            self.latest.pop_front();
-        }
+        self.pool.budget().unprotect(self.pool.0.id(), key);
     }
 }

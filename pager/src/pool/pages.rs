@@ -15,9 +15,9 @@ use crate::{
 ///
 /// A value is loaded by the first who asks; those who ask meanwhile wait for the same load. While a
 /// [`Page`] is alive its value stays. Cheap to clone.
-pub struct Pages<K: Eq + Hash, V>(Arc<Inner<K, V>>);
+pub struct Pages<K: Clone + Eq + Hash, V>(Arc<Inner<K, V>>);
 
-struct Inner<K: Eq + Hash, V> {
+struct Inner<K: Clone + Eq + Hash, V> {
     table: Arc<Table<K, V>>,
     tenancy: Tenancy,
 }
@@ -28,6 +28,8 @@ struct Table<K, V> {
     keys: DashMap<u64, K>,
     next_id: AtomicU64,
     tenancy: OnceCell<Tenancy>,
+    /// Nobody can ask any more: what is unpinned leaves at once.
+    closed: AtomicBool,
 }
 
 struct Slot<V> {
@@ -66,7 +68,7 @@ pub enum PageError<E> {
     },
 }
 
-impl<K: Eq + Hash, V> Clone for Pages<K, V> {
+impl<K: Clone + Eq + Hash, V> Clone for Pages<K, V> {
     fn clone(&self) -> Self {
         Pages(self.0.clone())
     }
@@ -84,6 +86,7 @@ where
             keys: DashMap::new(),
             next_id: AtomicU64::new(0),
             tenancy: OnceCell::new(),
+            closed: AtomicBool::new(false),
         });
         let tenant: Arc<dyn Tenant> = table.clone();
         let tenancy = pool.join(Arc::downgrade(&tenant))?;
@@ -132,7 +135,7 @@ where
             Some(slot) => slot.id,
             None => return true,
         };
-        self.0.table.evict(id)
+        self.0.table.evict_idle(id)
     }
 
     /// Number of keys resident or being loaded.
@@ -179,7 +182,21 @@ impl<V> Slot<V> {
     }
 }
 
-impl<K: Eq + Hash, V> Table<K, V> {
+impl<K: Clone + Eq + Hash, V> Table<K, V> {
+    /// Forgets a loaded value that nobody has pinned, and tells the policy.
+    fn evict_idle(&self, entry: u64) -> bool {
+        let Some(key) = self.keys.get(&entry).map(|key| key.clone()) else { return false };
+        let idle = |slot: &Arc<Slot<V>>| {
+            slot.id == entry && slot.pins.load(Ordering::SeqCst) == 0 && slot.value.get().is_some()
+        };
+        let Some((_, slot)) = self.slots.remove_if(&key, |_, slot| idle(slot)) else {
+            return false;
+        };
+        self.keys.remove(&entry);
+        self.tenancy.get().expect("set before the first page").removed(slot.id);
+        true
+    }
+
     /// Drops a slot that nobody holds and whose load never succeeded.
     fn forget_if_empty(&self, key: &K) {
         let empty = |slot: &Arc<Slot<V>>| {
@@ -209,38 +226,29 @@ where
     }
 
     fn evict(&self, entry: u64) -> bool {
-        let Some(key) = self.keys.get(&entry).map(|key| key.clone()) else { return false };
-        let idle = |slot: &Arc<Slot<V>>| {
-            slot.id == entry && slot.pins.load(Ordering::SeqCst) == 0 && slot.value.get().is_some()
-        };
-        let Some((_, slot)) = self.slots.remove_if(&key, |_, slot| idle(slot)) else {
-            return false;
-        };
-        self.keys.remove(&entry);
-        self.tenancy.get().expect("set before the first page").removed(slot.id);
-        true
+        self.evict_idle(entry)
     }
 }
 
-impl<K: Eq + Hash, V> Drop for Inner<K, V> {
+impl<K: Clone + Eq + Hash, V> Drop for Inner<K, V> {
     fn drop(&mut self) {
-        // Every page holds the table but not this: what is pinned still goes when its page does.
-        let loaded = self.table.slots.iter().filter(|slot| slot.value.get().is_some());
-        let ids: Vec<u64> = loaded.map(|slot| slot.id).collect();
+        // Pages hold the table but not this: what is pinned goes when its page does.
+        self.table.closed.store(true, Ordering::SeqCst);
+        let ids: Vec<u64> = self.table.slots.iter().map(|slot| slot.id).collect();
         for id in ids {
-            self.tenancy.removed(id);
+            self.table.evict_idle(id);
         }
     }
 }
 
 /// A pinned value. Its bytes stay reserved and it is not evicted while this is alive.
-pub struct Page<K: Eq + Hash, V> {
+pub struct Page<K: Clone + Eq + Hash, V> {
     table: Arc<Table<K, V>>,
     key: K,
     slot: Arc<Slot<V>>,
 }
 
-impl<K: Eq + Hash, V> Deref for Page<K, V> {
+impl<K: Clone + Eq + Hash, V> Deref for Page<K, V> {
     type Target = V;
 
     fn deref(&self) -> &V {
@@ -248,7 +256,7 @@ impl<K: Eq + Hash, V> Deref for Page<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Drop for Page<K, V> {
+impl<K: Clone + Eq + Hash, V> Drop for Page<K, V> {
     fn drop(&mut self) {
         let guard = self.table.slots.get_mut(&self.key);
         let last = self.slot.pins.fetch_sub(1, Ordering::SeqCst) == 1;
@@ -259,6 +267,9 @@ impl<K: Eq + Hash, V> Drop for Page<K, V> {
         drop(guard);
         if last {
             self.table.forget_if_empty(&self.key);
+            if self.table.closed.load(Ordering::SeqCst) {
+                self.table.evict_idle(self.slot.id);
+            }
         }
     }
 }

@@ -149,14 +149,16 @@ impl Region {
         if waiters.is_empty() {
             add(&self.object().counters.load_hits, 1);
         } else {
-            // Each request keeps the deadline itself; this one is for a runtime that a source has
-            // blocked, where nobody is left to keep it.
+            // Each request keeps the deadline itself; this one, between two units, is for a runtime
+            // that a source has blocked, where nobody is left to keep it.
             let longest = self.object().deadline.saturating_mul(2) + Duration::from_secs(1);
-            block_on(wait_for(waiters), longest).ok_or_else(|| Error::Deadline {
-                object: self.name().to_owned(),
-                range: range.clone(),
-                deadline: longest,
-            })??;
+            for waiter in waiters {
+                block_on(Decided(waiter), longest).ok_or_else(|| Error::Deadline {
+                    object: self.name().to_owned(),
+                    range: range.clone(),
+                    deadline: longest,
+                })??;
+            }
         }
         Ok(Guard::new(pins, range))
     }
@@ -171,7 +173,9 @@ impl Region {
         if waiters.is_empty() {
             add(&self.object().counters.load_hits, 1);
         } else {
-            wait_for(waiters).await?;
+            for waiter in waiters {
+                Decided(waiter).await?;
+            }
         }
         Ok(Guard::new(pins, range))
     }
@@ -186,8 +190,8 @@ impl Region {
         let mut buf = buf;
         let mut at = offset;
         // A quarter of what may be pinned, so that a few readers at a time do not refuse each other.
-        let unit = self.unit_bytes();
-        let mut piece = (self.0.pager.budget().pin_limit() / 4 / unit).clamp(1, 64) * unit;
+        let (unit, cost) = (self.unit_bytes(), self.object().ledger.unit_cost());
+        let mut piece = (self.0.pager.budget().pin_limit() / 4 / cost).clamp(1, 64) * unit;
         while !buf.is_empty() {
             // Up to the next edge of a piece: a piece that straddles units pins one more.
             let n = (piece - at % piece).min(buf.len() as u64);
@@ -325,14 +329,14 @@ impl Region {
         pins: &mut Pins<'_>,
     ) -> Result<Vec<Arc<Waiter>>, Error> {
         let (object, budget) = (&self.0.object, self.0.pager.budget());
-        let unit_bytes = object.ledger.geometry().unit_bytes();
+        let cost = object.ledger.unit_cost();
         let refused = |wanted| Error::PinLimit {
             object: self.name().to_owned(),
             wanted,
             pinned: budget.pinned(),
             limit: budget.pin_limit(),
         };
-        let wanted = (units.end - units.start).saturating_mul(unit_bytes);
+        let wanted = (units.end - units.start).saturating_mul(cost);
         if wanted > budget.pin_limit() {
             return Err(refused(wanted));
         }
@@ -344,7 +348,7 @@ impl Region {
             let asked = match object.ledger.pin(unit) {
                 Ok(asked) => asked,
                 Err(_) => {
-                    outcome = Err(refused((units.end - unit) * unit_bytes));
+                    outcome = Err(refused((units.end - unit) * cost));
                     break;
                 }
             };
@@ -358,19 +362,19 @@ impl Region {
             if waits {
                 waiters.push(waiter);
             }
-            match asked {
-                Asked::Late => self.0.ask(Request::Late { region, unit }),
-                Asked::Marker => self.0.ask(Request::Marker { region, unit }),
-                // Somebody else's claim may have failed between the pin and the registration.
-                Asked::Coming if waits && !object.ledger.claim_if_idle(unit) => continue,
-                Asked::Coming if !waits => continue,
-                _ => match &mut missing {
+            // Somebody else's claim may have failed between the pin and the registration.
+            if asked == Asked::Claimed || (waits && object.ledger.claim_if_idle(unit)) {
+                match &mut missing {
                     Some(run) if run.end == unit => run.end = unit + 1,
                     _ => {
                         let run = missing.replace(unit..unit + 1);
                         self.ask_for(run);
                     }
-                },
+                }
+            } else if asked == Asked::Late {
+                self.0.ask(Request::Late { region, unit });
+            } else if asked == Asked::Marker {
+                self.0.ask(Request::Marker { region, unit });
             }
         }
         self.ask_for(missing);
@@ -383,13 +387,6 @@ impl Region {
             self.0.ask(Request::Missing { region: self.object().id, units });
         }
     }
-}
-
-async fn wait_for(waiters: Vec<Arc<Waiter>>) -> Result<(), Error> {
-    for waiter in waiters {
-        Decided(waiter).await?;
-    }
-    Ok(())
 }
 
 impl fmt::Debug for Region {

@@ -39,7 +39,13 @@ pub(crate) trait Port: Send + Sync {
 
     /// Takes the pages of `offset .. offset + len` away; the next touch faults.
     fn discard(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
-        mapping.advise(offset, len, libc::MADV_DONTNEED)
+        match mapping.advise(offset, len, libc::MADV_DONTNEED) {
+            // The program has locked its memory, ours included (Linux 5.18).
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                mapping.advise(offset, len, MADV_DONTNEED_LOCKED)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Makes touches of the unit raise SIGBUS. `Unsupported` where the kernel has no poison.
@@ -66,6 +72,9 @@ pub(crate) fn port_for(
         (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
     }
 }
+
+/// `MADV_DONTNEED` for locked memory too; from `linux/mman.h`.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
 /// How often an install starts over, after pages that were left there or contention. Both end
 /// after one repetition when the state machine is right.
@@ -168,8 +177,15 @@ impl Port for MovePort {
                 Err(Errno::EEXIST) if done == 0 => self.discard(mapping, offset, len)?,
                 // Pages that a device has pinned, or memory of a kind that does not move.
                 Err(_) if done == 0 => return self.copy.install(mapping, offset, frame),
-                // Part of the frame has moved already, so it cannot be copied whole any more.
-                Err(errno) => return Err(errno.into()),
+                // Part of the frame has moved already; the rest can still be copied.
+                Err(_) => {
+                    // SAFETY: as for the move, which left the rest of the frame as it was.
+                    match unsafe { self.copy.uffd.copy(dst + done, src + done, len - done) } {
+                        Ok(copied) => done += copied,
+                        Err(Errno::EAGAIN) => std::thread::yield_now(),
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
             }
             attempts += 1;
             if attempts == ATTEMPTS_MAX {

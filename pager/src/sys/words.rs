@@ -12,6 +12,9 @@ pub(crate) struct LazyWords {
 }
 
 impl LazyWords {
+    /// Words of one page.
+    pub(crate) const PER_PAGE: usize = PAGE / size_of::<AtomicU32>();
+
     pub(crate) fn new(len: usize) -> io::Result<LazyWords> {
         let bytes = len
             .checked_mul(size_of::<AtomicU32>())
@@ -26,6 +29,16 @@ impl LazyWords {
             let _ = mapping.advise(0, bytes, libc::MADV_NOHUGEPAGE);
         }
         Ok(LazyWords { mapping, len })
+    }
+
+    /// Gives back the memory of `words`, whole pages of zeros that nobody writes meanwhile.
+    pub(crate) fn forget(&self, words: std::ops::Range<usize>) {
+        if let Some(mapping) = &self.mapping {
+            let start = words.start * size_of::<AtomicU32>();
+            let len = (words.len() * size_of::<AtomicU32>()).min(mapping.len() - start);
+            // Refused only for locked memory, which then stays: zeros it has, zeros it keeps.
+            let _ = mapping.advise(start, len, libc::MADV_DONTNEED);
+        }
     }
 
     pub(crate) fn as_slice(&self) -> &[AtomicU32] {

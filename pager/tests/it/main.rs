@@ -9,3 +9,4 @@ mod kernel;
 mod memory;
 mod requests;
 mod model;
+mod regress;
