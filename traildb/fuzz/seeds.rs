@@ -1,0 +1,141 @@
+//! Writes seeds: small databases in the compact form, of our own and of `../shared`.
+
+mod compact;
+
+use std::{collections::BTreeMap, fs, io::Read, path::Path};
+
+use compact::{Compact, PACKAGE, REMOTE, VERSION_0};
+use traildb::{Builder, Options, Uuid, synth};
+
+type Members = BTreeMap<String, Vec<u8>>;
+
+fn main() {
+    let folder = std::env::args().nth(1).expect("usage: seeds FOLDER");
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    let scratch = std::env::temp_dir().join(format!("traildb-seeds-{}", std::process::id()));
+    fs::create_dir_all(&scratch).expect("a scratch folder can be made");
+    let mut databases = vec![("edits".to_owned(), edits(&scratch.join("edits")))];
+    databases.push(("wide".to_owned(), wide(&scratch.join("wide"))));
+    databases.extend(shared(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../../shared/golden-tdb"
+    ))));
+    let mut written = 0;
+    for (name, members) in &databases {
+        for (form, flags) in
+            [("dir", 0), ("pkg", PACKAGE), ("far", PACKAGE | REMOTE), ("old", VERSION_0)]
+        {
+            if let Some(bytes) = compact_of(members, flags).bytes() {
+                fs::write(Path::new(&folder).join(format!("{name}-{form}")), bytes)
+                    .expect("a seed is written");
+                written += 1;
+            }
+        }
+    }
+    let _ = fs::remove_dir_all(&scratch);
+    println!("{written} seeds of {} databases", databases.len());
+}
+
+fn compact_of(members: &Members, flags: u8) -> Compact {
+    let get = |name: &str| members.get(name).cloned().unwrap_or_default();
+    let fields = get("fields");
+    let names = String::from_utf8_lossy(&fields).into_owned();
+    let lexicons = names.lines().filter(|n| !n.is_empty()).take(64);
+    let mut compact = Compact {
+        flags,
+        info: get("info"),
+        uuids: get("uuids"),
+        toc: get("trails.toc"),
+        data: get("trails.data"),
+        lexicons: lexicons.map(|name| get(&format!("lexicon.{name}"))).collect(),
+        fields,
+        ..Compact::default()
+    };
+    compact.take_codes(&get("trails.codebook"));
+    // The most frequent codes will do: the others are literals that fail, which is a seed as well.
+    compact.codes.truncate(19 * 400);
+    compact
+}
+
+fn finish(builder: Builder, path: &Path) -> Members {
+    builder.finish(path).expect("the database is written");
+    directory(path)
+}
+
+fn edits(path: &Path) -> Members {
+    let options = Options::default().directory(true);
+    let mut builder = Builder::with_options(&synth::FIELDS, options).expect("the fields are good");
+    let spec = synth::Spec { events: 300, trails: 20, titles: 60, seed: 1 };
+    synth::fill(&spec, &mut builder, |_| ()).expect("the events are good");
+    finish(builder, path)
+}
+
+fn wide(path: &Path) -> Members {
+    let options = Options::default().directory(true);
+    let names: Vec<String> = (0..200).map(|n| format!("f{n}")).collect();
+    let mut builder = Builder::with_options(&names, options).expect("the fields are good");
+    for k in 0..40u64 {
+        let values: Vec<String> =
+            (0..200u64)
+                .map(|f| {
+                    if (f + k).is_multiple_of(3) { String::new() } else { format!("{}", f * k % 7) }
+                })
+                .collect();
+        let uuid = Uuid::from_number(u128::from(k % 5) << 100);
+        builder.add(uuid, k * 1000, &values).expect("the event is good");
+    }
+    finish(builder, path)
+}
+
+fn directory(path: &Path) -> Members {
+    let entries = fs::read_dir(path).expect("the folder can be read");
+    let member = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().expect("names are ASCII");
+        (name, fs::read(entry.path()).expect("the member can be read"))
+    };
+    entries.map(|entry| member(entry.expect("the folder can be read"))).collect()
+}
+
+/// The fixtures, where they are.
+fn shared(root: &Path) -> Vec<(String, Members)> {
+    let Ok(entries) = fs::read_dir(root) else {
+        println!("left out: seeds of {}: it does not exist", root.display());
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if let Some(name) = file.strip_suffix(".tdb.gz") {
+            found.push((name.to_owned(), unpacked(&gunzip(&entry.path()))));
+        } else if let Some(name) = file.strip_suffix(".tdbdir") {
+            let zipped = directory(&entry.path()).into_keys();
+            let member = |file: String| {
+                let bytes = gunzip(&entry.path().join(&file));
+                (file.trim_end_matches(".gz").to_owned(), bytes)
+            };
+            found.push((name.to_owned(), zipped.map(member).collect()));
+        }
+    }
+    found
+}
+
+fn gunzip(path: &Path) -> Vec<u8> {
+    let file = fs::File::open(path).expect("the fixture can be opened");
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).expect("the fixture is whole");
+    bytes
+}
+
+/// The members of a package, by its index.
+fn unpacked(package: &[u8]) -> Members {
+    let index = String::from_utf8_lossy(&package[2560..]);
+    let lines = index.lines().skip(1).take_while(|line| !line.is_empty());
+    let member = |line: &str| {
+        let mut parts = line.split(' ');
+        let name = parts.next()?.to_owned();
+        let (start, len): (usize, usize) =
+            (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((name, package.get(start..start + len)?.to_vec()))
+    };
+    lines.filter_map(member).collect()
+}
