@@ -85,11 +85,13 @@ impl Input {
         let Some(urls) = MemberUrls::of(&self.input) else {
             return Ok(Reader::new(open(&self.input)?)?);
         };
-        Ok(Reader::open_directory(|name| match open(&urls.of_member(name)) {
+        let opened = Reader::open_directory(|name| match open(&urls.of_member(name)) {
             Ok(store) => Ok(Some(store)),
             Err(pager::Error::Source(SourceError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error.into()),
-        })?)
+        });
+        // Not the URL as it was given: it may hold a password or a signature.
+        opened.map_err(|error| in_directory("the database in the directory form", error))
     }
 }
 
@@ -128,11 +130,21 @@ fn open_path(path: &Path) -> Result<Reader<Store>, Failure> {
     if !path.metadata().map_err(failed)?.is_dir() {
         return Ok(Reader::new(map(&path).map_err(failed)?)?);
     }
-    Ok(Reader::open_directory(|name| match map(&path.join(name)) {
+    let opened = Reader::open_directory(|name| match map(&path.join(name)) {
         Ok(store) => Ok(Some(store)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    })?)
+    });
+    opened.map_err(|error| in_directory(&path.display().to_string(), error))
+}
+
+/// The error of a directory: a member that is not there cannot say where it is not.
+fn in_directory(directory: &str, error: traildb::Error) -> Failure {
+    let text = error.to_string();
+    match text.contains(directory) {
+        true => error.into(),
+        false => Failure::Failed(format!("{directory}: {text}")),
+    }
 }
 
 #[expect(unsafe_code, reason = "mapping a file assumes something about everybody else")]

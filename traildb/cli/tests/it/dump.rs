@@ -1,0 +1,193 @@
+//! `tdb dump` and `tdb info` of local databases.
+
+use std::{
+    io::Read,
+    process::{Command, Stdio},
+};
+
+use crate::support::{Sample, fixtures, printed, printed_bytes, run, stderr, uuid};
+
+/// Everything that CSV and JSON have to quote.
+const NASTY: &[(u8, u64, &[u8], &[u8])] = &[
+    (1, 10, b"plain", b"two words"),
+    (1, 11, b"", b"comma,"),
+    (1, 12, b"say \"hi\"", b"line\nbreak"),
+    (2, 20, b"back\\slash\t", b"\xff\xfe"),
+    (2, 21, "\u{17c}".as_bytes(), b"nul\0nul"),
+];
+
+#[test]
+fn golden_files_come_out_byte_for_byte() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    for fixture in fixtures(directory.path()) {
+        let path = fixture.path.to_str().expect("a plain path");
+        let got = printed(&["dump", "-i", path, "--json-trails"]);
+        assert!(got == fixture.lines, "{}: not the bytes of the .jsonl", fixture.name);
+    }
+}
+
+#[test]
+fn a_path_is_found_without_its_ending() {
+    let sample = Sample::new(NASTY);
+    let (short, long) = (sample.beside("x"), sample.path());
+    assert_eq!(printed(&["info", "-i", &short]), printed(&["info", "-i", &long]));
+}
+
+#[test]
+fn formats() {
+    let sample = Sample::new(NASTY);
+    let (one, two) = (uuid(1), uuid(2));
+    let trail = |lines: &str| lines.replace("U1", &one.to_string()).replace("U2", &two.to_string());
+    let cases: [(&str, &[&str], &[u8]); 7] = [
+        (
+            "CSV as the C tool separates it, quoted",
+            &[],
+            b"U1 10 plain \"two words\"\nU1 11  comma,\nU1 12 \"say \"\"hi\"\"\" \"line\nbreak\"\n\
+              U2 20 back\\slash\t \xff\xfe\nU2 21 \xc5\xbc nul\0nul\n",
+        ),
+        (
+            "CSV with commas, a header, some fields",
+            &["-c", "-d", ",", "--csv-header", "-f", "b,time"],
+            b"b,time\ntwo words,10\n\"comma,\",11\n\"line\nbreak\",12\n\xff\xfe,20\nnul\0nul,21\n",
+        ),
+        (
+            "a lone empty field is no empty line",
+            &["-f", "a", "-d", "\\t"],
+            b"plain\n\"\"\n\"say \"\"hi\"\"\"\n\"back\\slash\t\"\n\xc5\xbc\n",
+        ),
+        (
+            "JSON",
+            &["-j"],
+            br#"{"uuid": "U1", "time": "10", "a": "plain", "b": "two words"}
+{"uuid": "U1", "time": "11", "a": "", "b": "comma,"}
+{"uuid": "U1", "time": "12", "a": "say \"hi\"", "b": "line\nbreak"}
+{"uuid": "U2", "time": "20", "a": "back\\slash\t", "b": {"hex":"fffe"}}
+"#,
+        ),
+        (
+            "JSON without empty values",
+            &["-j", "--json-no-empty", "-f", "a,time"],
+            br#"{"a": "plain", "time": "10"}
+{"time": "11"}
+{"a": "say \"hi\"", "time": "12"}
+{"a": "back\\slash\t", "time": "20"}
+"#,
+        ),
+        (
+            "CSV with the bytes of the C tool",
+            &["--compat", "-d", ",", "--csv-header"],
+            b"uuid,time,a,b\nU1,10,plain,two words\nU1,11,,comma,\nU1,12,say \"hi\",line\nbreak\n\
+              U2,20,back\\slash\t,\xff\xfe\nU2,21,\xc5\xbc,nul\n",
+        ),
+        (
+            "JSON with the bytes of the C tool; a field named again moves",
+            &["--compat", "-j", "-f", "b,a,b"],
+            b"{\"b\": \"\", \"a\": \"plain\", \"b\": \"two words\"}\n\
+              {\"b\": \"\", \"a\": \"\", \"b\": \"comma,\"}\n\
+              {\"b\": \"\", \"a\": \"say \"hi\"\", \"b\": \"line\nbreak\"}\n\
+              {\"b\": \"\", \"a\": \"back\\slash\t\", \"b\": \"\xff\xfe\"}\n\
+              {\"b\": \"\", \"a\": \"\xc5\xbc\", \"b\": \"nul\"}\n",
+        ),
+    ];
+    for (what, options, expected) in cases {
+        let got = printed_bytes(&[&["dump", "-i", &sample.path()], options].concat());
+        let got = String::from_utf8_lossy(&got).into_owned();
+        let expected = trail(&String::from_utf8_lossy(expected));
+        // The last event has a NUL byte, which has a test of its own in JSON.
+        let same = got == expected
+            || got.starts_with(&expected) && got[expected.len()..].lines().count() == 1;
+        assert!(same, "{what}:\n{got}\nexpected:\n{expected}");
+    }
+    let last = printed(&["dump", "-i", &sample.path(), "-j", "-f", "b"]);
+    assert_eq!(last.lines().last(), Some(r#"{"b": "nul\u0000nul"}"#));
+}
+
+#[test]
+fn trails_with_some_fields() {
+    let sample = Sample::new(&[(1, 10, b"x", b"y"), (1, 12, b"x", b"")]);
+    let got = printed(&["dump", "-i", &sample.path(), "--json-trails", "-f", "b"]);
+    assert_eq!(got, format!("{{\"uuid\":\"{}\",\"events\":[[10,\"y\"],[12,\"\"]]}}\n", uuid(1)));
+}
+
+#[test]
+fn selections_come_in_the_order_of_the_database_each_once() {
+    let sample = Sample::new(&[(1, 1, b"p", b""), (2, 2, b"q", b""), (3, 3, b"r", b"")]);
+    let (one, two, three) = (uuid(1), uuid(2), uuid(3));
+    let file = sample.beside("uuids.txt");
+    std::fs::write(&file, format!("{three}\r\n\n{one}\n{three}")).expect("room");
+    let unknown = uuid(9);
+    let cases = [
+        ("one", two.to_string(), vec!["q"], ""),
+        ("two and one of them again", format!("{three},{one},{three}"), vec!["p", "r"], ""),
+        ("a file", format!("@{file}"), vec!["p", "r"], ""),
+        ("upper case", three.to_string().to_uppercase(), vec!["r"], ""),
+        ("one of two unknown", format!("{unknown},{two}"), vec!["q"], "1 of 2 UUIDs"),
+    ];
+    for (what, list, expected, said) in cases {
+        let output = run(&["dump", "-i", &sample.path(), "-f", "a", "-u", &list]);
+        let got = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(got.lines().collect::<Vec<_>>(), expected, "{what}");
+        assert_eq!(output.status.code(), Some(0), "{what}");
+        let note = stderr(&output);
+        assert!(
+            if said.is_empty() { note.is_empty() } else { note.contains(said) },
+            "{what}: {note}"
+        );
+    }
+}
+
+#[test]
+fn an_output_file_is_new_and_whole() {
+    let sample = Sample::new(NASTY);
+    let file = sample.beside("out.csv");
+    assert_eq!(printed(&["dump", "-i", &sample.path(), "-o", &file]), "");
+    let whole = std::fs::read(&file).expect("the output");
+    assert_eq!(whole, printed_bytes(&["dump", "-i", &sample.path()]));
+    let again = run(&["dump", "-i", &sample.path(), "-o", &file]);
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(std::fs::read(&file).expect("the output"), whole, "left as it was");
+}
+
+#[test]
+fn info_says_what_there_is() {
+    let sample = Sample::new(NASTY);
+    let text = printed(&["info", "-i", &sample.path(), "--json"]);
+    for part in [
+        r#""trails":2"#,
+        r#""events":5"#,
+        r#""time_min":10"#,
+        r#""time_max":21"#,
+        r#"{"name":"a","values":4}"#,
+        r#"{"name":"b","values":5}"#,
+        r#""name":"trails.codebook""#,
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let text = printed(&["info", "-i", &sample.path()]);
+    for line in ["trails    2", "events    5", "time      10 to 21", "  a  4 values"] {
+        assert!(text.lines().any(|l| l == line), "{line:?} in {text}");
+    }
+    let empty = printed(&["info", "-i", &Sample::new(&[]).path()]);
+    assert!(empty.contains("no events"), "{empty}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("s.tdb");
+    let path = path.to_str().expect("a plain path");
+    printed(&["synth", "--events", "50000", "-o", path]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tdb"))
+        .args(["dump", "-i", path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut first = [0; 10];
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_exact(&mut first).expect("some output");
+    drop(stdout);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(stderr(&output), "");
+}

@@ -1,0 +1,111 @@
+//! Databases through URLs: file, HTTP, S3, with a budget smaller than the file.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::support::{Fixture, fixtures, printed, run, server, stderr};
+
+/// Every fixture has a codebook of 1.3 MB, so this is a quarter of the smallest.
+const SMALL: [&str; 4] = ["--budget", "320KiB", "--unit", "4KiB"];
+
+fn check(fixtures: &[Fixture], root: &Path, url_of: impl Fn(&str) -> String) {
+    for fixture in fixtures {
+        let relative = fixture.path.strip_prefix(root).expect("unpacked there");
+        let mut path = relative.to_str().expect("a plain path").to_owned();
+        if fixture.path.is_dir() {
+            path.push('/');
+        }
+        let url = url_of(&path);
+        for map in [false, true] {
+            let mut args = vec!["dump", "-i", &url, "--json-trails", "--stats=json"];
+            args.extend(SMALL);
+            if map {
+                args.push("--map");
+            }
+            let output = run(&args);
+            let text = stderr(&output);
+            if map && text.contains("cannot be mapped") {
+                println!("left out: {url} through page faults: {text}");
+                continue;
+            }
+            assert_eq!(output.status.code(), Some(0), "{url}: {text}");
+            assert!(
+                output.stdout == fixture.lines.as_bytes(),
+                "{url}: not the bytes of the .jsonl"
+            );
+            let stats: Json = serde_json::from_str(&text).expect("one JSON object");
+            assert!(stats["gets"].as_u64() > Some(0), "{url}: {stats}");
+            assert!(stats["cost_usd"].as_f64() > Some(0.0), "{url}: {stats}");
+        }
+    }
+}
+
+#[test]
+fn golden_files_by_file_url() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let root = directory.path();
+    check(&fixtures(root), root, |path| format!("file://{}/{path}", root.display()));
+}
+
+/// Unpacks the fixtures where the web server finds them.
+fn served(what: &str) -> Option<(TempDir, String, String)> {
+    let base = server(what, "TEST_HTTP_BASE")?;
+    let root = server(what, "TEST_HTTP_ROOT")?;
+    let directory = TempDir::with_prefix_in("tdb-cli-", &root).expect("a directory to serve from");
+    // The server may run as somebody else.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).expect("ours to open");
+    let name = directory.path().file_name().expect("a name").to_str().expect("plain").to_owned();
+    Some((directory, base.trim_end_matches('/').to_owned(), name))
+}
+
+#[test]
+fn golden_files_over_http() {
+    let Some((directory, base, name)) = served("golden files over HTTP") else { return };
+    let root = directory.path();
+    check(&fixtures(root), root, |path| format!("{base}/{name}/{path}"));
+}
+
+/// The web server also answers as S3 does, for reading: the directory is the bucket.
+#[test]
+fn golden_files_over_s3() {
+    let Some((directory, base, name)) = served("golden files over S3") else { return };
+    let root = directory.path();
+    check(&fixtures(root), root, |path| {
+        format!("s3://{name}/{path}?endpoint={base}&region=us-east-1&anonymous&path_style=true")
+    });
+}
+
+#[test]
+fn a_few_users_of_many_cost_little() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("s.tdb");
+    let path = path.to_str().expect("a plain path");
+    printed(&["synth", "--events", "400000", "-o", path]);
+    let lines = printed(&["dump", "-i", path, "--json-trails", "-f", "time"]);
+    let every = lines.lines().count() / 10;
+    let uuids: Vec<&str> = lines.lines().step_by(every.max(1)).map(|line| &line[9..41]).collect();
+    let list = uuids.join(",");
+    let url = format!("file://{path}");
+    let output = run(&["dump", "-i", &url, "-j", "-u", &list, "--stats=json", "--unit", "4KiB"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(output.stdout == printed(&["dump", "-i", path, "-j", "-u", &list]).as_bytes());
+    let stats: Json = serde_json::from_slice(&output.stderr).expect("one JSON object");
+    let percent = stats["percent_of_database"].as_f64().expect("a number");
+    assert!(percent > 0.0 && percent < 50.0, "{stats}");
+}
+
+#[test]
+fn stats_of_a_local_file_cost_nothing() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("s.tdb");
+    let path = path.to_str().expect("a plain path");
+    printed(&["synth", "--events", "1000", "-o", path]);
+    let output = run(&["info", "-i", path, "--stats"]);
+    let text = stderr(&output);
+    for part in ["requests  0 GET, 0 HEAD", "$0.0000000", "$0.0004 per 1,000 requests"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
