@@ -147,3 +147,36 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     // The engine outlives every region; without it the process is going down.
     let _ = engine.send(request);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::{fd::OwnedFd, unix::process::ExitStatusExt};
+
+    use super::*;
+
+    /// Readers would wait for ever, or read zeros, behind a fault thread that is gone: the process
+    /// must end, and say why. Runs in a process of its own.
+    #[test]
+    fn a_fault_thread_that_fails_takes_the_process_with_its_cause() {
+        const TEST: &str =
+            "fault::tests::a_fault_thread_that_fails_takes_the_process_with_its_cause";
+        const CHILD: &str = "PAGER_TEST_CHILD";
+        if std::env::var_os(CHILD).is_none() {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", TEST, "--nocapture"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
+            assert!(text.contains("extmem pager: the page-fault thread failed"), "{text}");
+            return;
+        }
+        // A pipe whose other end is gone reports an end of file where events are expected.
+        let (read, write) = nix::unistd::pipe().unwrap();
+        drop::<OwnedFd>(write);
+        let broken = Descriptor::new(read, 0);
+        let (engine, _requests) = tokio::sync::mpsc::unbounded_channel();
+        run(&broken, &Atlas::default(), &Wakeup::new().unwrap(), &engine);
+    }
+}
