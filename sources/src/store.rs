@@ -56,18 +56,27 @@ pub struct Store {
 }
 
 impl Store {
-    /// A source for the object at `path` of `store`, named `name` in metrics and errors, such as
+    /// A source for the object `key` of `store`, named `name` in metrics and errors, such as
     /// `gs://bucket/key`. Nothing is sent before the first `stat` or `read`.
-    pub fn new(name: impl Into<String>, store: Arc<dyn ObjectStore>, path: Path) -> Store {
-        Store {
-            name: name.into(),
+    ///
+    /// # Errors
+    /// When the store cannot have such a key.
+    pub fn new(
+        name: impl Into<String>,
+        store: Arc<dyn ObjectStore>,
+        key: &str,
+    ) -> Result<Store, SourceError> {
+        let name = name.into();
+        let path = path_of(&name, key)?;
+        Ok(Store {
+            name,
             store,
             path,
             first_byte: Duration::from_secs(10),
             stall: Duration::from_secs(10),
             versions_denied: AtomicBool::new(false),
             known: Mutex::new(None),
-        }
+        })
     }
 
     /// Sets the longest wait for the head of an answer, and the longest silence within a body.
@@ -400,10 +409,9 @@ fn short_text(error: &StoreError) -> String {
 
 /// A path that names exactly the object `key`: the crate's own parser would drop slashes at the
 /// ends, and so read another object.
-#[cfg(any(feature = "gs", feature = "azure", test))]
 fn path_of(name: &str, key: &str) -> Result<Path, SourceError> {
     match Path::parse(key) {
-        Ok(path) if path.as_ref() == key => Ok(path),
+        Ok(path) if path.as_ref() == key && !key.is_empty() => Ok(path),
         other => Err(SourceError::Permanent {
             object: name.to_owned(),
             reason:
@@ -436,9 +444,13 @@ const CLIENT: [(object_store::ClientConfigKey, &str); 3] = [
     (object_store::ClientConfigKey::ConnectTimeout, "5 seconds"),
 ];
 
-/// An object of Google Cloud Storage. Credentials are found as Google's tools find them.
+/// The object `key` of a bucket of Google Cloud Storage, with credentials as Google's tools find
+/// them, or none.
+///
+/// # Errors
+/// When the store cannot have such a key, or the credentials that were found cannot be used.
 #[cfg(feature = "gs")]
-pub(crate) fn google(bucket: &str, key: &str, anonymous: bool) -> Result<Store, SourceError> {
+pub fn google(bucket: &str, key: &str, anonymous: bool) -> Result<Store, SourceError> {
     google_with(object_store::gcp::GoogleCloudStorageBuilder::from_env(), bucket, key, anonymous)
 }
 
@@ -451,7 +463,6 @@ fn google_with(
 ) -> Result<Store, SourceError> {
     use object_store::gcp::GoogleConfigKey;
     let name = format!("gs://{bucket}/{key}");
-    let path = path_of(&name, key)?;
     let mut builder = builder.with_bucket_name(bucket).with_retry(no_retries());
     for (setting, value) in CLIENT {
         builder = builder.with_config(GoogleConfigKey::Client(setting), value);
@@ -460,13 +471,17 @@ fn google_with(
         builder = builder.with_skip_signature(true);
     }
     let store = builder.build().map_err(|error| unbuildable(&name, error))?;
-    Ok(Store::new(name, Arc::new(store), path))
+    Store::new(name, Arc::new(store), key)
 }
 
-/// A blob of Azure. Account and credentials are found in `AZURE_STORAGE_ACCOUNT_NAME` and its
-/// relatives, as the tools find them.
+/// The object `key` of a container of Azure Blob Storage, with credentials as Azure's tools find
+/// them, or none. `account` of `None` is that of the environment.
+///
+/// # Errors
+/// When the store cannot have such a key, there is no account, or the credentials that were found
+/// cannot be used.
 #[cfg(feature = "azure")]
-pub(crate) fn azure(
+pub fn azure(
     container: &str,
     key: &str,
     account: Option<&str>,
@@ -486,7 +501,6 @@ fn azure_with(
 ) -> Result<Store, SourceError> {
     use object_store::azure::AzureConfigKey;
     let name = format!("az://{container}/{key}");
-    let path = path_of(&name, key)?;
     let mut builder = builder.with_container_name(container).with_retry(no_retries());
     for (setting, value) in CLIENT {
         builder = builder.with_config(AzureConfigKey::Client(setting), value);
@@ -498,7 +512,7 @@ fn azure_with(
         builder = builder.with_skip_signature(true);
     }
     let store = builder.build().map_err(|error| unbuildable(&name, error))?;
-    Ok(Store::new(name, Arc::new(store), path))
+    Store::new(name, Arc::new(store), key)
 }
 
 #[cfg(test)]
@@ -513,33 +527,31 @@ mod tests {
         (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     }
 
-    async fn put(store: &Arc<dyn ObjectStore>, key: &str, bytes: &[u8]) -> Path {
+    async fn put(store: &Arc<dyn ObjectStore>, key: &str, bytes: &[u8]) -> Store {
         let path = path_of("test", key).expect("a path");
         store.put(&path, bytes.to_vec().into()).await.expect("put");
-        path
+        Store::new(format!("test:{key}"), store.clone(), key).expect("a source")
     }
 
     async fn stores_pass(store: Arc<dyn ObjectStore>, strength: Strength) {
         for (key, len) in [("empty", 0), ("one", 1), ("a folder/some", 100_003), ("long", 9 << 20)]
         {
             let bytes = sample(len);
-            let path = put(&store, key, &bytes).await;
-            let source = Arc::new(Store::new(format!("test:{key}"), store.clone(), path));
+            let source = put(&store, key, &bytes).await;
             assert_eq!(source.stat().await.expect("stat").version.strength(), strength, "{key}");
             check(source, &bytes).await.unwrap_or_else(|wrong| panic!("{key}: {wrong}"));
         }
     }
 
     async fn overwritten_and_deleted(store: Arc<dyn ObjectStore>) {
-        let path = put(&store, "object", &sample(1000)).await;
-        let source = Store::new("test:object", store.clone(), path.clone());
+        let source = put(&store, "object", &sample(1000)).await;
         let stat = source.stat().await.expect("stat");
         let mut body = source.read(&stat.version, 0..1000).await.expect("read");
         assert!(body.next().await.expect("a chunk").is_ok());
         put(&store, "object", &sample(1001)).await;
         let error = source.read(&stat.version, 0..10).await.map(drop).expect_err("changed");
         assert!(matches!(error, SourceError::Changed { .. }), "{error}");
-        store.delete(&path).await.expect("delete");
+        store.delete(&source.path).await.expect("delete");
         let error = source.read(&stat.version, 0..10).await.map(drop).expect_err("gone");
         assert!(matches!(error, SourceError::NotFound { .. }), "{error}");
         let error = source.stat().await.expect_err("gone");
@@ -548,10 +560,8 @@ mod tests {
 
     /// A source that has not called `stat` knows no length to check a range against.
     async fn ranges_before_stat(store: Arc<dyn ObjectStore>) {
-        let path = put(&store, "short", &sample(100)).await;
-        let first = Store::new("test:short", store.clone(), path.clone());
-        let version = first.stat().await.expect("stat").version;
-        let source = Store::new("test:short", store, path);
+        let version = put(&store, "short", &sample(100)).await.stat().await.expect("stat").version;
+        let source = Store::new("test:short", store, "short").expect("a source");
         for range in [90..101, 100..101, 500..600] {
             let error = source.read(&version, range.clone()).await.map(drop).expect_err("outside");
             assert!(matches!(error, SourceError::Permanent { .. }), "{range:?}: {error}");
@@ -608,12 +618,25 @@ mod tests {
     }
 
     #[test]
+    fn statuses_in_texts() {
+        let cases = [
+            ("Server returned non-2xx status code: 503 Slow", Some(503), "Slow"),
+            ("Server returned non-2xx status code: 503", Some(503), ""),
+            ("Server returned non-2xx status code: ", None, ""),
+            ("no status", None, ""),
+        ];
+        for (text, status, phrase) in cases {
+            assert_eq!((status_in(text), after_status(text)), (status, phrase), "{text}");
+        }
+    }
+
+    #[test]
     fn keys_that_would_name_another_object_are_refused() {
         for key in ["a", "a/b c", "\u{e4}/%25"] {
             assert_eq!(path_of("n", key).expect(key).as_ref(), key);
         }
         for key in ["a/", "/a", "a//b", "../a", "a/./b", ""] {
-            assert!(path_of("n", key).is_err() || key.is_empty(), "{key:?}");
+            assert!(path_of("n", key).is_err(), "{key:?}");
         }
     }
 
@@ -716,7 +739,6 @@ mod tests {
             });
             for (what, source) in clouds(&base) {
                 heads.lock().expect("heads").clear();
-                let source = Arc::new(source);
                 let stat = source.stat().await.unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_eq!(stat.version, Version::strong("\"v\" version-id 17"), "{what}");
                 assert_eq!(stat.len, 10, "{what}");
