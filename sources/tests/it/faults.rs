@@ -5,23 +5,23 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt;
 use sources::{BlockSource, Options, RetryPolicy, SourceError, Traffic};
 
-use crate::servers::{Bucket, sample, variable};
+use crate::servers::{Bucket, FAULT_PORT, sample, variable};
 
 const LEN: u64 = 3 << 20;
 
-struct Switch {
-    base: String,
-    client: reqwest::Client,
+pub(crate) struct Switch {
+    pub(crate) base: String,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Switch {
-    async fn set(&self, query: &str) {
+    pub(crate) async fn set(&self, query: &str) {
         let url = format!("{}/__fault?{query}", self.base);
         let answer = self.client.get(url).send().await.expect("the switch");
         answer.error_for_status().expect("the switch");
     }
 
-    async fn hits(&self) -> u64 {
+    pub(crate) async fn hits(&self) -> u64 {
         let url = format!("{}/__fault", self.base);
         let answer = self.client.get(url).send().await.expect("the switch");
         let text = answer.text().await.expect("the switch");
@@ -30,7 +30,7 @@ impl Switch {
     }
 }
 
-fn policy() -> RetryPolicy {
+pub(crate) fn policy() -> RetryPolicy {
     RetryPolicy {
         attempts_max: 5,
         backoff_min: Duration::from_millis(10),
@@ -47,6 +47,7 @@ fn policy() -> RetryPolicy {
 async fn every_fault_ends_in_the_right_bytes_or_the_right_error() {
     let Some(endpoint) = variable("TEST_S3_FAULT_ENDPOINT", "s3 faults") else { return };
     let Some(plain) = variable("TEST_S3_ENDPOINT", "s3 faults") else { return };
+    let _turn = FAULT_PORT.lock().await;
     let switch = Switch { base: endpoint.clone(), client: reqwest::Client::new() };
     switch.set("mode=off").await;
     let bucket = Bucket::make(&plain, "faults").await;

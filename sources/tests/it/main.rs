@@ -4,5 +4,6 @@ mod bad_servers;
 mod fake;
 mod faults;
 mod leaves;
+mod regions;
 mod servers;
 mod wrappers;

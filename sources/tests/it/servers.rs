@@ -16,6 +16,9 @@ pub(crate) fn variable(name: &str, what: &str) -> Option<String> {
     None
 }
 
+/// Held by a test as long as it uses the switch of faults, which is one for the whole port.
+pub(crate) static FAULT_PORT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Bytes with no period that a range could hide in.
 pub(crate) fn sample(len: usize) -> Vec<u8> {
     let mut state = 0x1234_5678_9abc_def1u64;
