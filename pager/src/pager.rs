@@ -12,14 +12,16 @@ use tokio::{
 };
 
 use crate::{
+    block_on::block_on,
     budget::Budget,
     cache::Ledger,
     error::{ConfigError, Error, SourceError},
-    fault::{self, Atlas, Causes, Placed, stop_process},
+    failure::{Causes, stop_process},
+    fault::{self, Atlas, Placed},
     fetch::{Engine, Lanes, Object, Request},
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
-    region::{Handle, Region, block_on},
+    region::{Handle, Region},
     signals::SignalsBlocked,
     source::{BlockSource, ObjectStat},
     stats::Counters,

@@ -169,58 +169,42 @@ pub async fn collect_into(
     Ok(frame)
 }
 
-#[async_trait]
-impl<S: BlockSource + ?Sized> BlockSource for Arc<S> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
+/// A pointer to a source is a source.
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[async_trait]
+        impl<S: BlockSource + ?Sized> BlockSource for $pointer<S> {
+            fn name(&self) -> &str {
+                (**self).name()
+            }
 
-    async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        (**self).stat().await
-    }
+            async fn stat(&self) -> Result<ObjectStat, SourceError> {
+                (**self).stat().await
+            }
 
-    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
-        (**self).read(version, range).await
-    }
+            async fn read(
+                &self,
+                version: &Version,
+                range: Range<u64>,
+            ) -> Result<ByteStream, SourceError> {
+                (**self).read(version, range).await
+            }
 
-    async fn read_into(
-        &self,
-        version: &Version,
-        range: Range<u64>,
-        frame: Frame,
-    ) -> Result<Frame, SourceError> {
-        (**self).read_into(version, range, frame).await
-    }
+            async fn read_into(
+                &self,
+                version: &Version,
+                range: Range<u64>,
+                frame: Frame,
+            ) -> Result<Frame, SourceError> {
+                (**self).read_into(version, range, frame).await
+            }
 
-    fn fills_frames(&self) -> bool {
-        (**self).fills_frames()
-    }
+            fn fills_frames(&self) -> bool {
+                (**self).fills_frames()
+            }
+        }
+    };
 }
 
-#[async_trait]
-impl<S: BlockSource + ?Sized> BlockSource for Box<S> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-
-    async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        (**self).stat().await
-    }
-
-    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
-        (**self).read(version, range).await
-    }
-
-    async fn read_into(
-        &self,
-        version: &Version,
-        range: Range<u64>,
-        frame: Frame,
-    ) -> Result<Frame, SourceError> {
-        (**self).read_into(version, range, frame).await
-    }
-
-    fn fills_frames(&self) -> bool {
-        (**self).fills_frames()
-    }
-}
+forward!(Arc);
+forward!(Box);

@@ -525,7 +525,7 @@ impl Ledger {
         if let Err(error) = self.port.discard(self.mapping(), offset, len) {
             // Only a mapping that is not ours any more refuses; going on would show old bytes as
             // new ones.
-            crate::fault::stop_process(&format!("cannot discard a unit: {error}"));
+            crate::failure::stop_process(&format!("cannot discard a unit: {error}"));
         }
     }
 

@@ -7,8 +7,6 @@
 //! It only translates. It does no I/O, touches no region and waits for no lock: bytes are put in
 //! place by the threads that hold them.
 
-mod failure;
-
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,10 +19,9 @@ use nix::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 
-pub(crate) use failure::{Causes, stop_process};
-
 use crate::{
     cache::{Asked, Ledger},
+    failure::stop_process,
     fetch::Request,
     stats::Counters,
     stats::add,

@@ -33,7 +33,7 @@ use self::{
 use crate::{
     budget::Reservation,
     cache::Speculated,
-    fault::Causes,
+    failure::Causes,
     policy::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,

@@ -10,7 +10,7 @@ use crate::{
     budget::Reservation,
     cache::State,
     error::SourceError,
-    fault::{Causes, stop_process},
+    failure::{Causes, stop_process},
     frame::Frame,
     source::ByteStream,
     stats::add,
@@ -211,7 +211,8 @@ impl Drop for Transfer {
                 }
                 match object.ledger.fail(unit, &error) {
                     Ok(State::Poisoned) => {
-                        self.causes.poisoned(object, UnitIndex(unit), &error);
+                        let start = object.ledger.geometry().start_of(UnitIndex(unit));
+                        self.causes.poisoned(&object.name, start, &error);
                     }
                     Ok(_) => {}
                     // Nobody waits for a region that is closed.

@@ -8,7 +8,6 @@
 //!
 //! `load` and the kernel's faults enter by the same queue: two doors, one path.
 
-mod block_on;
 mod guard;
 mod mapped;
 
@@ -19,10 +18,9 @@ use std::{fmt, ops::Range, time::Duration};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-pub(crate) use block_on::block_on;
-
 use self::guard::Pins;
 use crate::{
+    block_on::block_on,
     cache::{Asked, Decided, Waiter},
     error::Error,
     fetch::{Object, Request},

@@ -5,7 +5,7 @@ use std::{
     sync::mpsc::{SyncSender, sync_channel},
 };
 
-use crate::{error::SourceError, fetch::Object, units::UnitIndex};
+use crate::{error::SourceError, units::ByteOffset};
 
 /// Causes that wait to be logged; more are dropped.
 const CAUSES_MAX: usize = 256;
@@ -27,12 +27,12 @@ impl Causes {
         Ok(Causes(sender))
     }
 
-    /// A reader of `unit` of `object` gets SIGBUS because of `error`. Never waits.
-    pub(crate) fn poisoned(&self, object: &Object, unit: UnitIndex, error: &SourceError) {
-        let start = object.ledger.geometry().start_of(unit).0;
+    /// A reader of the unit that starts at byte `start` of `object` gets SIGBUS because of `error`.
+    /// Never waits.
+    pub(crate) fn poisoned(&self, object: &str, start: ByteOffset, error: &SourceError) {
+        let start = start.0;
         self.note(format!(
-            "{}: the unit at byte {start} is poisoned, reading it raises SIGBUS: {error}",
-            object.name
+            "{object}: the unit at byte {start} is poisoned, reading it raises SIGBUS: {error}"
         ));
     }
 
