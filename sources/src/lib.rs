@@ -18,6 +18,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
+// Without any remote leaf there is nothing to dress or to share.
+#[cfg_attr(
+    not(any(feature = "http", feature = "s3", feature = "gs", feature = "azure")),
+    allow(dead_code, unused_imports)
+)]
 pub mod open; // which source for which address
 pub mod memory; // leaf: bytes in memory
 pub mod local; // leaf: files
@@ -38,10 +43,13 @@ pub mod price; // what those cost
 pub mod counters; // the names of all metrics
 pub mod conformance; // what every source promises, checked
 mod body; // exact and timely bodies
+// Each leaf needs its part of it; all of it is needed with both.
+#[cfg_attr(not(all(feature = "http", feature = "s3")), allow(dead_code))]
 #[cfg(any(feature = "http", feature = "s3", feature = "store"))]
 mod wire; // what HTTP says about ranges and failures
 #[cfg(any(feature = "http", feature = "aws"))]
 mod authorities; // checked certificate files
+#[cfg_attr(not(all(feature = "http", feature = "s3")), allow(dead_code))]
 mod encoding; // text of addresses and headers
 mod chance; // seeded random numbers
 

@@ -259,7 +259,7 @@ impl Options {
         Err(address.refuse("this program was built without the feature `s3`".to_owned()))
     }
 
-    #[cfg(feature = "store")]
+    #[cfg(any(feature = "gs", feature = "azure"))]
     fn open_store(
         &self,
         address: Address,
@@ -275,13 +275,16 @@ impl Options {
                 let account = settings.account.as_deref();
                 crate::store::azure(&bucket, &key, account, settings.anonymous)?
             }
+            #[cfg(not(all(feature = "gs", feature = "azure")))]
             _ => return Err(address.without_feature()),
+            #[cfg(all(feature = "gs", feature = "azure"))]
+            _ => unreachable!("only gs and az addresses come here"),
         };
         let stall = settings.retry.stall;
         Ok(self.wear(leaf.patience(stall, stall), gate, settings))
     }
 
-    #[cfg(not(feature = "store"))]
+    #[cfg(not(any(feature = "gs", feature = "azure")))]
     fn open_store(
         &self,
         address: Address,
@@ -291,7 +294,7 @@ impl Options {
     }
 
     /// The standard wrappers, in their order.
-    #[cfg(any(feature = "http", feature = "s3", feature = "store"))]
+    #[cfg(any(feature = "http", feature = "s3", feature = "gs", feature = "azure"))]
     fn wear(
         &self,
         leaf: impl BlockSource,
@@ -434,7 +437,7 @@ impl Address {
         })
     }
 
-    #[cfg(any(feature = "s3", feature = "store"))]
+    #[cfg(any(feature = "s3", feature = "gs", feature = "azure"))]
     fn bucket_and_key(&self) -> Result<(String, String), SourceError> {
         let (bucket, key) = self.path.split_once('/').unwrap_or((&self.path, ""));
         let Some(key) = percent_decoded(key) else {

@@ -27,13 +27,16 @@ async fn read(source: &dyn BlockSource, version: &Version) -> Result<Vec<u8>, So
     Ok(body.try_collect::<Vec<_>>().await?.concat())
 }
 
+/// Name, answer, and the bytes or the kind of error that a read makes of it.
+type Case = (&'static str, Vec<u8>, Result<&'static [u8], &'static str>);
+
 /// What a read of bytes 2..6 at the tag "v" makes of each answer.
 #[tokio::test]
 async fn answers_to_a_range() {
     let tag = "ETag: \"v\"";
     let good = "Content-Range: bytes 2-5/10";
     let partial = |headers: &[&str], body: &[u8]| answer("206 Partial Content", headers, body);
-    let cases: Vec<(&str, Vec<u8>, Result<&[u8], &str>)> = vec![
+    let cases: Vec<Case> = vec![
         ("the range", partial(&[tag, good], b"2345"), Ok(b"2345")),
         ("an unknown total", partial(&[tag, "Content-Range: bytes 2-5/*"], b"2345"), Ok(b"2345")),
         ("another range", partial(&[tag, "Content-Range: bytes 3-6/10"], b"3456"), Err("corrupt")),
