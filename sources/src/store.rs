@@ -240,12 +240,7 @@ fn version_of(meta: &ObjectMeta, weak: bool) -> Version {
 
 /// Whether the bytes come from a file of this machine.
 fn is_file(payload: &GetResultPayload) -> bool {
-    // There is no other payload unless somebody turns the feature `fs` on.
-    #[allow(unreachable_patterns)]
-    match payload {
-        GetResultPayload::Stream(_) => false,
-        _ => true,
-    }
+    !matches!(payload, GetResultPayload::Stream(_))
 }
 
 #[async_trait]
