@@ -42,6 +42,7 @@ pub mod traffic; // wrapper: counts requests and bytes
 pub mod price; // what those cost
 pub mod counters; // the names of all metrics
 pub mod conformance; // what every source promises, checked
+#[cfg_attr(not(any(feature = "http", feature = "s3", feature = "store")), allow(dead_code))]
 mod body; // exact and timely bodies
 // Each leaf needs its part of it; all of it is needed with both.
 #[cfg_attr(not(all(feature = "http", feature = "s3")), allow(dead_code))]
