@@ -92,7 +92,11 @@ pub fn command(target: &str) -> String {
 
 /// Two places where they say something.
 fn figure(value: f64) -> String {
-    if value.fract() == 0.0 || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value.fract() == 0.0 || value >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 impl Section {
@@ -172,7 +176,8 @@ mod tests {
     #[test]
     fn sections_replace_themselves_and_nothing_else() {
         let both = replaced(&replaced("Head.\n", "a", "one"), "b", "two\n\n");
-        let expected = "Head.\n\n<!-- a -->\none\n<!-- end a -->\n\n<!-- b -->\ntwo\n<!-- end b -->\n";
+        let expected =
+            "Head.\n\n<!-- a -->\none\n<!-- end a -->\n\n<!-- b -->\ntwo\n<!-- end b -->\n";
         assert_eq!(both, expected);
         assert_eq!(replaced(&both, "a", "three"), expected.replace("one", "three"));
         assert_eq!(replaced("", "a", "x"), "<!-- a -->\nx\n<!-- end a -->\n");

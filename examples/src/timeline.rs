@@ -81,9 +81,10 @@ impl Timeline {
     /// The rounds as a table in Markdown: times in ms since the timeline began.
     pub fn markdown(&self) -> String {
         let ms = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1e3);
-        let mut text = "| round | requests | bytes | sent, first to last | first answer | last byte |\n\
+        let mut text =
+            "| round | requests | bytes | sent, first to last | first answer | last byte |\n\
              | --- | --- | --- | --- | --- | --- |\n"
-            .to_owned();
+                .to_owned();
         for (n, round) in (1..).zip(self.rounds()) {
             let bytes: u64 = round.iter().map(|r| r.range.end - r.range.start).sum();
             let (from, to) = (round[0].sent, round[round.len() - 1].sent);
@@ -169,7 +170,8 @@ mod tests {
         let at = Duration::from_millis;
         // (sent, first answer): two rounds of two, then one; a late answer joins no two rounds.
         for (sent, first) in [(0, 30), (1, 90), (31, 61), (32, 62), (65, 95)] {
-            let request = Request { range: 0..10, sent: at(sent), first: at(first), last: at(first) };
+            let request =
+                Request { range: 0..10, sent: at(sent), first: at(first), last: at(first) };
             timeline.note(request);
         }
         let counts: Vec<usize> = timeline.rounds().iter().map(Vec::len).collect();

@@ -92,7 +92,11 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
         setup.rounds,
     );
     let goals = vec![
-        Goal::new("most random trails that beat the download", wins as f64, Aim::AtLeast(AIM as f64)),
+        Goal::new(
+            "most random trails that beat the download",
+            wins as f64,
+            Aim::AtLeast(AIM as f64),
+        ),
         Goal::new(format!("{AIM} random trails / download"), at_aim, Aim::AtMost(1.0)),
     ];
     Ok(Section {

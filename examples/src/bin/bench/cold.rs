@@ -68,7 +68,8 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
             return Err(format!("{events} events through faults, {same} from memory"));
         }
         scanned.push(cost);
-        let times = [&fetched, &hinted, &plain, &decoded, &scanned].map(|list| ms(list[round].wall));
+        let times =
+            [&fetched, &hinted, &plain, &decoded, &scanned].map(|list| ms(list[round].wall));
         eprintln!("  download, hinted, plain, decoded, from memory: {}", times.join(", "));
     }
 
@@ -82,8 +83,16 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
         format!("| {name} | {} | {rate:.0} | {} |\n", ms(wall(costs)), ms(cpu(costs)))
     };
     let goals = vec![
-        Goal::new("bytes touched, hint sequential / best download", ratio(&hinted, &fetched), Aim::AtMost(1.10)),
-        Goal::new("bytes touched, no hint / best download", ratio(&plain, &fetched), Aim::AtMost(1.10)),
+        Goal::new(
+            "bytes touched, hint sequential / best download",
+            ratio(&hinted, &fetched),
+            Aim::AtMost(1.10),
+        ),
+        Goal::new(
+            "bytes touched, no hint / best download",
+            ratio(&plain, &fetched),
+            Aim::AtMost(1.10),
+        ),
         Goal::new(
             "decoded scan / max(best download, the same scan from memory)",
             ratio(&decoded, &longer),

@@ -107,7 +107,10 @@ fn run(args: &Args) -> Result<(), String> {
     let setup = Setup { rounds, large: args.large, small: args.small };
     let which = if args.only.is_empty() { Which::value_variants() } else { &args.only };
     for &which in which {
-        eprintln!("== {}", which.to_possible_value().map_or_else(String::new, |v| v.get_name().into()));
+        eprintln!(
+            "== {}",
+            which.to_possible_value().map_or_else(String::new, |v| v.get_name().into())
+        );
         let section = match which {
             Which::Warm => children::warm_scan(),
             Which::Needle => needle::run(&setup),

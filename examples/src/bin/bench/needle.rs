@@ -45,7 +45,11 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
         if round % ROUNDS_PER_DOWNLOAD == 0 {
             one.push(fetch(&server, false)?);
             many.push(fetch(&server, true)?);
-            eprintln!("  downloads: {}, {}", ms(one[one.len() - 1].wall), ms(many[many.len() - 1].wall));
+            eprintln!(
+                "  downloads: {}, {}",
+                ms(one[one.len() - 1].wall),
+                ms(many[many.len() - 1].wall)
+            );
         }
     }
 
@@ -61,7 +65,10 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
     let connections = download::CONNECTIONS;
     let goals = vec![
         Goal::new(
-            format!("wall / ({ROUND_TRIPS} x {} ms + needed / rate), median", DISTANCE.first_byte_ms),
+            format!(
+                "wall / ({ROUND_TRIPS} x {} ms + needed / rate), median",
+                DISTANCE.first_byte_ms
+            ),
             bound,
             Aim::AtMost(1.3),
         ),

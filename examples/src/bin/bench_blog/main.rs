@@ -82,10 +82,11 @@ fn run(args: &Args) -> Result<(), String> {
         name: "blog",
         title: "6. The article's four charts",
         question: "What do the charts of the article look like now, beside its own figures?",
-        body: "Dashed lines are the article's, as far as its text gives them: 100 MB, an r3.8xlarge \
+        body:
+            "Dashed lines are the article's, as far as its text gives them: 100 MB, an r3.8xlarge \
                beside its S3. Ours are of a database of the same size and an S3 with 30 ms to the \
                first byte and 90 MB/s per connection, on a machine with far fewer cores.\n\n"
-            .to_owned(),
+                .to_owned(),
         goals: Vec::new(),
     };
     fs::create_dir_all(&args.charts).map_err(|e| format!("{}: {e}", args.charts.display()))?;

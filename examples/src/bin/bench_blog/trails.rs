@@ -56,7 +56,12 @@ pub(crate) fn first(path: &Path, runs: usize) -> Result<Drawn, String> {
     let says = "Open the database and decode the first N trails. In 2016, blocks of 16 KB gave the \
                 first 10 trails in 100 ms and lost to the download from 200 on; one block of 16 MB \
                 took 500 ms.";
-    Ok(Drawn { name: "first-trails", chart: chart("First N trails", series), says: says.into(), goals })
+    Ok(Drawn {
+        name: "first-trails",
+        chart: chart("First N trails", series),
+        says: says.into(),
+        goals,
+    })
 }
 
 /// Time to N random trails.
@@ -76,7 +81,8 @@ pub(crate) fn random(path: &Path, runs: usize) -> Result<Drawn, String> {
         })?;
         let faster = points.iter().filter(|point| point.1 < baseline.as_secs_f64());
         let most = faster.map(|point| point.0).fold(0.0, f64::max);
-        let what = format!("most random trails drawn that beat the download, {name} (article: 20-30)");
+        let what =
+            format!("most random trails drawn that beat the download, {name} (article: 20-30)");
         goals.push(Goal::new(what, most, Aim::None));
         series.push(Series::ours(name, points));
     }
@@ -88,7 +94,12 @@ pub(crate) fn random(path: &Path, runs: usize) -> Result<Drawn, String> {
     let says = "Open the database and decode the trails of N users, named by UUID and chosen at \
                 random. Blocks of one size come when they are touched; adaptive asks for all users \
                 as one batch. In 2016 the download won from 20 to 30 trails on.";
-    Ok(Drawn { name: "random-trails", chart: chart("N random trails", series), says: says.into(), goals })
+    Ok(Drawn {
+        name: "random-trails",
+        chart: chart("N random trails", series),
+        says: says.into(),
+        goals,
+    })
 }
 
 fn ask(way: Way, server: &Server, users: &[Uuid]) -> Result<(), String> {

@@ -18,8 +18,7 @@ use sources::{BlockSource, Options};
 use traildb::{Reader, Storage};
 
 /// As far away as an S3 in the same region.
-pub(crate) const FAR: Distance =
-    Distance { first_byte_ms: 30, rate: 90_000_000, link_rate: 0 };
+pub(crate) const FAR: Distance = Distance { first_byte_ms: 30, rate: 90_000_000, link_rate: 0 };
 const BUDGET_BYTES: u64 = 512 << 20;
 /// The largest unit of residency.
 const UNIT_BYTES_MAX: u64 = 2 << 20;
