@@ -147,7 +147,7 @@ impl SourceError {
 
     /// A body that ended after `got` bytes.
     pub fn short_body(object: &str, range: Range<u64>, got: u64) -> SourceError {
-        let wanted = range.end - range.start;
+        let wanted = range.end.saturating_sub(range.start);
         SourceError::Corrupt {
             object: object.to_owned(),
             range: Some(range),
@@ -157,7 +157,7 @@ impl SourceError {
 
     /// A body that went on to at least `got` bytes.
     pub fn long_body(object: &str, range: Range<u64>, got: u64) -> SourceError {
-        let wanted = range.end - range.start;
+        let wanted = range.end.saturating_sub(range.start);
         SourceError::Corrupt {
             object: object.to_owned(),
             range: Some(range),
