@@ -131,9 +131,12 @@ struct Dump<'d> {
 
 impl Dump<'_> {
     /// Prints all trails.
+    ///
+    /// The cursor announces trails ahead of itself, and values are planned by batch. Telling the
+    /// pager besides that reads are sequential made a dump of 100 MB fetch 107 to 114 % of its bytes
+    /// instead of 100 %, since it reads ahead of values too, and no faster.
     fn all(&mut self, on_stdout: bool) -> Result<(), Failure> {
         let reader = &self.database.reader;
-        self.database.read_in_order()?;
         self.printer.head(&mut self.output)?;
         if reader.trails() == 0 {
             return Ok(());

@@ -121,12 +121,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             if !lines.next(&mut line).map_err(failed)? {
                 break;
             }
-            event.from_json(&line, &by_name)
+            event.fill_from_json(&line, &by_name)
         } else {
             if !lines.next_csv(delimiter, &mut line, &mut cells).map_err(failed)? {
                 break;
             }
-            event.from_csv(&cells, &columns)
+            event.fill_from_csv(&cells, &columns)
         };
         if lines.number.is_multiple_of(8192) {
             bar.set_position(lines.bytes);
@@ -352,14 +352,14 @@ impl Event {
         Ok(())
     }
 
-    fn from_csv(&mut self, cells: &Cells, columns: &[To]) -> Result<(), String> {
+    fn fill_from_csv(&mut self, cells: &Cells, columns: &[To]) -> Result<(), String> {
         let mut cells = cells.iter().zip(columns).zip(1..);
         cells.try_for_each(|((cell, &to), column)| {
             self.set(to, cell).map_err(|problem| format!("column {column}: {problem}"))
         })
     }
 
-    fn from_json(&mut self, line: &[u8], by_name: &HashMap<&str, To>) -> Result<(), String> {
+    fn fill_from_json(&mut self, line: &[u8], by_name: &HashMap<&str, To>) -> Result<(), String> {
         let json: Json = serde_json::from_slice(line).map_err(|error| {
             let text = error.to_string();
             // Its own line number is of this line alone.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use memmap2::Mmap;
-use pager::{Guard, Hint, Mapped, Pager, Region, RegionStats, SourceError};
+use pager::{Guard, Mapped, Pager, Region, RegionStats, SourceError};
 use sources::{Traffic, traffic::TrafficCount};
 use traildb::{Reader, Storage, storage::Memory};
 
@@ -160,14 +160,6 @@ fn map(path: &Path) -> io::Result<Store> {
 }
 
 impl Database {
-    /// Says that everything will be read, front to back.
-    pub(crate) fn read_in_order(&self) -> Result<(), Failure> {
-        for region in self.regions() {
-            region.advise(Hint::Sequential)?;
-        }
-        Ok(())
-    }
-
     fn regions(&self) -> impl Iterator<Item = &Region> {
         self.reader.storages().iter().filter_map(Store::region)
     }

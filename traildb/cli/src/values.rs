@@ -4,8 +4,6 @@
 //!   items of a batch --> distinct, not kept --> chunks of a plan --> two rounds each --> kept
 //! ```
 
-use std::ops::Range;
-
 use hashbrown::HashMap;
 use traildb::Item;
 
@@ -13,8 +11,8 @@ use crate::{failure::Failure, open::Database, render};
 
 /// Rendered values that are kept. What does not fit is read again each time it is printed.
 const KEPT_BYTES: usize = 64 << 20;
-/// Values that are kept before a batch: each takes some 32 bytes of table beside its own.
-const KEPT_MAX: usize = 1 << 20;
+/// Values that are kept before a batch: each takes some 20 bytes of table beside its own.
+const KEPT_MAX: usize = 2 << 20;
 
 /// How values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +41,8 @@ pub(crate) struct Values<'d> {
     database: &'d Database,
     form: Form,
     kept: Vec<u8>,
-    places: HashMap<Item, Range<usize>>,
+    /// Start and end of each in `kept`, which is small enough for 32 bits.
+    places: HashMap<Item, (u32, u32)>,
     /// For each field, bytes of an offset and of a value on average. Empty where bytes are local.
     shapes: Vec<(f64, f64)>,
     value: Vec<u8>,
@@ -100,7 +99,8 @@ impl<'d> Values<'d> {
                     self.value = Vec::new();
                     return Ok(());
                 }
-                self.places.insert(item, start..self.kept.len());
+                // `kept` is at most KEPT_BYTES long.
+                self.places.insert(item, (start as u32, self.kept.len() as u32));
             }
             missing = later;
         }
@@ -142,8 +142,8 @@ impl<'d> Values<'d> {
             self.form.render(out, b"");
             return Ok(());
         }
-        if let Some(place) = self.places.get(&item) {
-            out.extend_from_slice(&self.kept[place.clone()]);
+        if let Some(&(start, end)) = self.places.get(&item) {
+            out.extend_from_slice(&self.kept[start as usize..end as usize]);
             return Ok(());
         }
         self.value.clear();
