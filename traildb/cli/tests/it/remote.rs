@@ -98,6 +98,22 @@ fn a_few_users_of_many_cost_little() {
 }
 
 #[test]
+fn a_whole_dump_fetches_what_there_is_once() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("s.tdb");
+    let path = path.to_str().expect("a plain path");
+    printed(&["synth", "--events", "400000", "-o", path]);
+    let url = format!("file://{path}");
+    let output = run(&["dump", "-i", &url, "--json-trails", "--stats=json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(output.stdout == printed(&["dump", "-i", path, "--json-trails"]).as_bytes());
+    let stats: Json = serde_json::from_slice(&output.stderr).expect("one JSON object");
+    let percent = stats["percent_of_database"].as_f64().expect("a number");
+    // The budget holds it all; a unit that two plans ask for may be on its way twice.
+    assert!(percent > 50.0 && percent < 110.0, "{stats}");
+}
+
+#[test]
 fn stats_of_a_local_file_cost_nothing() {
     let directory = TempDir::new().expect("a temporary directory");
     let path = directory.path().join("s.tdb");
