@@ -265,15 +265,17 @@ pub(crate) fn write_head(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn the_head_of_a_lexicon() {
         let mut bytes = Vec::new();
-        write_head(&[], |b| Ok(bytes.extend_from_slice(b))).unwrap();
+        write_head(&[], |b| bytes.write_all(b)).unwrap();
         assert_eq!(bytes, [0, 0, 0, 0, 8, 0, 0, 0], "no values");
         bytes.clear();
-        write_head(&[1, 4], |b| Ok(bytes.extend_from_slice(b))).unwrap();
+        write_head(&[1, 4], |b| bytes.write_all(b)).unwrap();
         assert_eq!(bytes, [2, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0, 20, 0, 0, 0]);
         assert_eq!(size(2, 4), 20);
         assert_eq!(size(1, u64::from(u32::MAX) - 12), u64::from(u32::MAX), "the last narrow one");

@@ -1,5 +1,10 @@
 //! What a user of the library relies on, checked from outside.
 
 mod golden; // the fixtures of ../shared, written by the original library
-mod support;
-mod writing; // fixtures and comparisons
+mod version0; // the same, turned back into version 0
+mod hostile; // files that break a rule
+#[cfg(feature = "pager")]
+mod region; // through a region of the pager
+mod rounds; // how many round trips a query takes
+mod writing; // what a builder writes reads back
+mod support; // fixtures and comparisons

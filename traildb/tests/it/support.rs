@@ -11,12 +11,12 @@ use serde_json::Value as Json;
 use traildb::{Reader, Storage, Uuid};
 
 /// One event: its time, and the bytes of each value.
-pub type Row = (u64, Vec<Vec<u8>>);
+pub(crate) type Row = (u64, Vec<Vec<u8>>);
 /// One trail: its UUID, and its events.
-pub type Rows = (Uuid, Vec<Row>);
+pub(crate) type Rows = (Uuid, Vec<Row>);
 
 /// A directory beside the workspace that fixtures are found in. In CI they must be there.
-pub fn shared(what: &str) -> Option<PathBuf> {
+pub(crate) fn shared(what: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(what);
     if path.exists() {
         return Some(path);
@@ -27,27 +27,21 @@ pub fn shared(what: &str) -> Option<PathBuf> {
 }
 
 /// A fixture: a database and what is in it.
-pub struct Fixture {
-    pub name: String,
+pub(crate) struct Fixture {
+    pub(crate) name: String,
     /// One member of the name "" for a package, all members for a directory.
-    pub files: BTreeMap<String, Vec<u8>>,
-    pub meta: Json,
-    pub trails: Vec<Rows>,
-    /// The lines that the trails were read from.
-    pub lines: String,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) meta: Json,
+    pub(crate) trails: Vec<Rows>,
 }
 
 impl Fixture {
-    pub fn is_package(&self) -> bool {
-        self.files.contains_key("")
-    }
-
-    pub fn package(&self) -> Option<&[u8]> {
+    pub(crate) fn package(&self) -> Option<&[u8]> {
         self.files.get("").map(Vec::as_slice)
     }
 
     /// A reader over memory.
-    pub fn open(&self) -> Reader<&[u8]> {
+    pub(crate) fn open(&self) -> Reader<&[u8]> {
         let get = |name: &str| Ok(self.files.get(name).map(Vec::as_slice));
         match self.package() {
             Some(bytes) => Reader::new(bytes),
@@ -65,7 +59,7 @@ fn gunzip(path: &Path) -> Vec<u8> {
 }
 
 /// Every fixture of `../shared/golden-tdb`; none, with a printed line, where that is missing.
-pub fn fixtures() -> Vec<Fixture> {
+pub(crate) fn fixtures() -> Vec<Fixture> {
     let Some(root) = shared("golden-tdb") else { return Vec::new() };
     let mut found = Vec::new();
     for entry in fs::read_dir(&root).unwrap() {
@@ -89,7 +83,6 @@ pub fn fixtures() -> Vec<Fixture> {
             files,
             meta: serde_json::from_slice(&fs::read(root.join(&file)).unwrap()).unwrap(),
             trails: lines.lines().map(parse_line).collect(),
-            lines,
         });
     }
     assert!(!found.is_empty(), "{} has no fixtures", root.display());
@@ -116,7 +109,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// Everything in a database, read trail by trail with one cursor.
-pub fn contents<S: Storage>(reader: &Reader<S>) -> Result<Vec<Rows>, traildb::Error> {
+pub(crate) fn contents<S: Storage>(reader: &Reader<S>) -> Result<Vec<Rows>, traildb::Error> {
     let mut all = Vec::new();
     let mut cursor = reader.cursor()?;
     for trail in 0..reader.trails() {
@@ -129,4 +122,48 @@ pub fn contents<S: Storage>(reader: &Reader<S>) -> Result<Vec<Rows>, traildb::Er
         all.push((reader.uuid(trail)?, events));
     }
     Ok(all)
+}
+
+/// The members of a fixture by name, whatever its form.
+pub(crate) fn members(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
+    let Some(package) = fixture.package() else { return fixture.files.clone() };
+    let end = package[2560..].windows(2).position(|pair| pair == b"\n\n").unwrap();
+    let index = std::str::from_utf8(&package[2560..2560 + end]).unwrap();
+    let line = |line: &str| {
+        let mut parts = line.split(' ');
+        let name = parts.next().unwrap().to_owned();
+        let mut number = || parts.next().unwrap().parse::<usize>().unwrap();
+        let (start, len) = (number(), number());
+        (name, package[start..start + len].to_vec())
+    };
+    index.lines().skip(1).map(line).filter(|(name, _)| name != "tar.toc").collect()
+}
+
+/// A package of these members.
+pub(crate) fn package(members: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
+    let room: usize = members.keys().map(|name| name.len() + 43).sum();
+    let mut file = vec![0; (2560 + 23 + room).next_multiple_of(512)];
+    let mut index = String::from("TAR TOC FOR TDB VER 1\n");
+    for (name, bytes) in members {
+        index.push_str(&format!("{name} {} {}\n", file.len(), bytes.len()));
+        file.extend(bytes);
+        file.resize(file.len().next_multiple_of(512), 0);
+    }
+    index.push('\n');
+    file[2560..2560 + index.len()].copy_from_slice(index.as_bytes());
+    file
+}
+
+/// The database of these members, each a storage of its own.
+pub(crate) fn open_members(
+    members: &BTreeMap<String, Vec<u8>>,
+) -> Result<Reader<&[u8]>, traildb::Error> {
+    Reader::open_directory(|name| Ok(members.get(name).map(Vec::as_slice)))
+}
+
+/// A folder for files that nobody keeps: in memory where that can be had, since a builder waits
+/// for the disk with every member that it writes.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
 }

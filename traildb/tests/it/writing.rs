@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use traildb::{Builder, Error, InputError, Options, Reader, Uuid, synth};
 
-use crate::support::{Rows, contents, fixtures};
+use crate::support::{Rows, contents, fixtures, scratch};
 
 /// Writes `trails` and reads them back, as a package and as a directory.
 fn round_trip(fields: &[String], trails: &[Rows]) -> Vec<Vec<Rows>> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     [false, true]
         .map(|directory| {
             let path = folder.path().join(format!("db-{directory}.tdb"));
@@ -41,7 +41,7 @@ fn events_of_every_fixture_read_back_equal() {
 
 #[test]
 fn equal_input_gives_equal_bytes_and_a_second_run_replaces_the_first() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("a.tdb");
     let spec = synth::Spec { events: 20_000, trails: 900, titles: 4000, seed: 3 };
     let mut runs = Vec::new();
@@ -79,7 +79,7 @@ fn wrong_input_is_refused_before_anything_is_written() {
     assert!(matches!(error, Error::Input(InputError::Arity { got: 0, expected: 1 })), "{error}");
     assert_eq!(builder.events(), 0);
 
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("a.tdb");
     let times: [&[u64]; 2] = [&[u64::MAX], &[0, 1 << 47]];
     for times in times {

@@ -1,0 +1,193 @@
+//! Damaged files: every check of FORMAT.md, by a file that breaks its rule and no other.
+
+use std::collections::BTreeMap;
+
+use traildb::{Builder, Error, Item, Options, Reader, Uuid};
+
+use crate::support::{contents, open_members, package, scratch};
+
+type Members = BTreeMap<String, Vec<u8>>;
+
+/// A database of three trails with two fields, as members.
+fn good() -> Members {
+    let folder = scratch();
+    let path = folder.path().join("db");
+    let options = Options::default().directory(true);
+    let mut builder = Builder::with_options(&["a", "b"], options).unwrap();
+    for (uuid, time, a, b) in
+        [(3u128, 5, "x", "1"), (3, 9, "y", "1"), (1 << 120, 5, "x", ""), (7, 6, "z", "2")]
+    {
+        builder.add(Uuid::from_number(uuid), time, &[a, b]).unwrap();
+    }
+    builder.finish(&path).unwrap();
+    let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap());
+    let read = |entry: std::fs::DirEntry| {
+        (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+    };
+    entries.map(read).collect()
+}
+
+/// Everything that can be read.
+fn read(members: &Members) -> Result<(), Error> {
+    let reader = open_members(members)?;
+    contents(&reader)?;
+    reader.uuids(0..reader.trails())?;
+    for field in 1..=2 {
+        for number in 1..=reader.values(field)? {
+            reader.value(Item::new(field, number))?;
+        }
+        reader.item(field, b"none")?;
+    }
+    Ok(())
+}
+
+/// The entry of the codebook that code words of this many bits have first.
+fn entry_of(book: &[u8]) -> usize {
+    book.chunks_exact(20).position(|entry| entry[16] != 0).unwrap()
+}
+
+#[test]
+fn every_broken_rule_is_found_and_named() {
+    assert!(read(&good()).is_ok());
+    type Damage = fn(&mut Members);
+    fn member<'m>(members: &'m mut Members, name: &str) -> &'m mut Vec<u8> {
+        members.get_mut(name).unwrap()
+    }
+    let cases: Vec<(&str, &str, Damage)> = vec![
+        ("V1 no number", "version", |m| member(m, "version").push(b'x')),
+        ("N2 four numbers", "info", |m| *member(m, "info") = b"3 4 5 9\n".to_vec()),
+        ("N2 no digits", "info", |m| *member(m, "info") = b"3 4 5 9 +4\n".to_vec()),
+        ("N2 too long", "info", |m| member(m, "info").resize(600, b' ')),
+        ("N2 events", "info", |m| *member(m, "info") = b"3 2 5 9 4\n".to_vec()),
+        ("L4 delta", "info", |m| *member(m, "info") = b"3 4 5 9 999999999999999\n".to_vec()),
+        ("F3 time", "fields", |m| *member(m, "fields") = b"a\ntime\n\n".to_vec()),
+        ("F3 twice", "fields", |m| *member(m, "fields") = b"a\na\n\n".to_vec()),
+        ("F3 slash", "fields", |m| *member(m, "fields") = b"a\n../b\n\n".to_vec()),
+        ("C1 lexicon", "lexicon.b", |m| drop(m.remove("lexicon.b"))),
+        ("C1 toc", "trails.toc", |m| drop(m.remove("trails.toc"))),
+        ("C1 info", "info", |m| drop(m.remove("info"))),
+        ("X1 count", "lexicon.a", |m| member(m, "lexicon.a")[3] = 1),
+        ("X1 short", "lexicon.a", |m| member(m, "lexicon.a").truncate(3)),
+        ("X3 empty value", "lexicon.a", |m| {
+            let lexicon = member(m, "lexicon.a");
+            lexicon[8] = lexicon[4];
+        }),
+        ("X3 backwards", "lexicon.a", |m| member(m, "lexicon.a")[8] = 0),
+        ("X3 before the values", "lexicon.a", |m| member(m, "lexicon.a")[4] = 4),
+        ("X3 outside", "lexicon.a", |m| member(m, "lexicon.a")[19] = 200),
+        ("U1 size", "uuids", |m| member(m, "uuids").truncate(47)),
+        ("U2 order", "uuids", |m| member(m, "uuids")[15] = 0xff),
+        ("T1 size", "trails.toc", |m| member(m, "trails.toc").extend([0; 4])),
+        ("T1 backwards", "trails.toc", |m| member(m, "trails.toc")[0] = 200),
+        ("T1 outside", "trails.toc", |m| member(m, "trails.toc")[12 + 1] = 1),
+        ("T1 empty trail", "trails.toc", |m| {
+            let toc = member(m, "trails.toc");
+            toc[4] = toc[0];
+        }),
+        ("B1 size", "trails.codebook", |m| member(m, "trails.codebook").truncate(1000)),
+        ("B1 length", "trails.codebook", |m| member(m, "trails.codebook")[16] = 17),
+        ("B1 field", "trails.codebook", |m| {
+            let book = member(m, "trails.codebook");
+            let at = entry_of(book) * 20;
+            let (old, bits) = (book[at..at + 20].to_vec(), book[at + 16]);
+            for entry in book.chunks_exact_mut(20).filter(|entry| **entry == *old) {
+                entry[0] = 9;
+                entry[16] = bits;
+            }
+        }),
+        ("B3 copies differ", "trails.codebook", |m| {
+            let book = member(m, "trails.codebook");
+            let at = book.len() - 20;
+            book[at + 1] ^= 1;
+        }),
+    ];
+    for (what, at_fault, damage) in cases {
+        let mut members = good();
+        damage(&mut members);
+        match read(&members) {
+            Err(Error::Damaged { member, .. }) => assert_eq!(member, at_fault, "{what}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_version_of_the_future_is_refused() {
+    let mut members = good();
+    members.insert("version".into(), b"2".to_vec());
+    let error = open_members(&members).unwrap_err();
+    assert!(matches!(error, Error::Version { version: 2, .. }), "{error}");
+}
+
+#[test]
+fn damaged_trails_are_errors_at_their_place() {
+    // A trail of one byte: 3 bits of unused count, a flag, 2 bits of field, 2 of value.
+    let cases: [(&str, u8, &str); 4] = [
+        ("no events", 0b0000_0101, "has no events"),
+        ("a field that does not exist", 0b0011_0000, "a literal of a field that does not exist"),
+        ("ends inside a literal", 0, "ends inside a symbol"),
+        ("starts without a time", 0b0001_0000, "starts without a time"),
+    ];
+    for (what, byte, text) in cases {
+        let mut members = good();
+        let data = members.get_mut("trails.data").unwrap();
+        data[0] = byte;
+        let toc = members.get_mut("trails.toc").unwrap();
+        toc[4] = 1;
+        let reader = open_members(&members).unwrap();
+        let error = reader.trail(0).unwrap_err();
+        assert!(
+            matches!(&error, Error::Damaged { member, .. } if member == "trails.data"),
+            "{what}"
+        );
+        assert!(error.to_string().contains(text), "{what}: {error}");
+    }
+}
+
+#[test]
+fn packages_with_a_broken_index_are_refused() {
+    let good = package(&good());
+    assert!(Reader::new(good.as_slice()).is_ok());
+    let put = |at: usize, bytes: &[u8]| {
+        let mut file = good.clone();
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    };
+    let line = 2560 + 22;
+    let cases = [
+        ("nothing", Vec::new()),
+        ("too short", good[..2570].to_vec()),
+        ("no magic", put(2560, b"X")),
+        ("no such line", put(line, b"info  ")),
+        ("no end", {
+            let mut file = good.clone();
+            file[2560 + 22..].fill(b'x');
+            file
+        }),
+        ("no lines", put(line, b"\n\n")),
+        ("cut", good[..good.len() / 2].to_vec()),
+    ];
+    for (what, file) in cases {
+        let error = Reader::new(file.as_slice()).map(drop).unwrap_err();
+        assert!(error.is_damage(), "{what}: {error}");
+    }
+}
+
+/// Any byte changed, any length cut: an answer or an error.
+#[test]
+fn no_single_change_makes_the_reader_panic() {
+    let good = good();
+    for (name, bytes) in &good {
+        let step = if name == "trails.codebook" { 9973 } else { 1 };
+        for at in (0..bytes.len()).step_by(step) {
+            for change in [1u8, 0xfe] {
+                let mut members = good.clone();
+                members.get_mut(name).unwrap()[at] ^= change;
+                let _ = read(&members);
+            }
+            let mut members = good.clone();
+            members.get_mut(name).unwrap().truncate(at);
+            let _ = read(&members);
+        }
+    }
+}
