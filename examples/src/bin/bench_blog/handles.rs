@@ -7,11 +7,12 @@ use examples::{
     server::{Distance, Server},
 };
 use pager::Region;
+use sources::Options;
 
 use crate::{
     Drawn,
     svg::{Axis, Chart, Series},
-    way::{Way, pager, source, timed},
+    way::{Way, pager, timed},
 };
 
 /// The article's machine had some 4 Gbit/s to S3; this is a little less.
@@ -29,10 +30,11 @@ pub(crate) fn bandwidth(path: &Path, runs: usize) -> Result<Drawn, String> {
         let mut points = Vec::new();
         for count in HANDLES {
             let time = timed(runs, |_| {
-                let pager = pager()?;
-                let open = |_| way.region(&pager, source(&server)?);
-                let regions = (0..count).map(open).collect::<Result<Vec<_>, _>>()?;
-                read_shares(&regions, len)
+                let (pager, options) = (pager()?, Options::default());
+                read_shares(count, len, |_| {
+                    let source = options.open(server.url()).map_err(|e| e.to_string())?;
+                    way.region(&pager, source)
+                })
             })?;
             points.push((count as f64, len as f64 / 1e6 / time.as_secs_f64()));
         }
@@ -49,7 +51,8 @@ pub(crate) fn bandwidth(path: &Path, runs: usize) -> Result<Drawn, String> {
     let says = "MB/s of N handles that each touch every byte of their share, on a link of 400 MB/s at \
                 90 MB/s per connection. In 2016 a handle was one connection that waited for each \
                 block, and about 20 of them filled 3.5 Gbit/s; blocks of one size behave so here. \
-                One adaptive handle keeps several requests on the way.";
+                One adaptive handle keeps several requests on the way. Times include \
+                opening, two round trips.";
     let chart = Chart {
         title: "Bandwidth by number of handles".to_owned(),
         x: Axis { label: "handles", log: true },
@@ -59,22 +62,24 @@ pub(crate) fn bandwidth(path: &Path, runs: usize) -> Result<Drawn, String> {
     Ok(Drawn { name: "handles", chart, says: says.into(), goals })
 }
 
-/// Touches every page of the object, each handle its share, in parallel.
-fn read_shares(regions: &[Region], len: u64) -> Result<(), String> {
-    let share = len.div_ceil(regions.len() as u64);
+/// Touches every page of the object in parallel: each of `count` threads opens a handle and reads
+/// its share through it.
+fn read_shares(
+    count: u64,
+    len: u64,
+    open: impl Fn(u64) -> Result<Region, String> + Sync,
+) -> Result<(), String> {
+    let share = len.div_ceil(count);
+    let open = &open;
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..)
-            .zip(regions)
-            .map(|(n, region): (u64, _)| {
-                scope.spawn(move || {
-                    let mapped = region.map().map_err(|e| e.to_string())?;
-                    let (start, end) = (len.min(n * share), len.min((n + 1) * share));
-                    let bytes = &mapped[start as usize..end as usize];
-                    let sum = bytes.iter().step_by(4_096).map(|byte| u64::from(*byte)).sum::<u64>();
-                    Ok::<u64, String>(std::hint::black_box(sum))
-                })
-            })
-            .collect();
+        let read = |n: u64| {
+            let mapped = open(n)?.map().map_err(|e| e.to_string())?;
+            let (start, end) = (len.min(n * share), len.min((n + 1) * share));
+            let bytes = &mapped[start as usize..end as usize];
+            let sum = bytes.iter().step_by(4_096).map(|byte| u64::from(*byte)).sum::<u64>();
+            Ok::<u64, String>(std::hint::black_box(sum))
+        };
+        let threads: Vec<_> = (0..count).map(|n| scope.spawn(move || read(n))).collect();
         for thread in threads {
             thread.join().map_err(|_| "a reader panicked".to_owned())??;
         }
