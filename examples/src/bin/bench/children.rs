@@ -26,8 +26,8 @@ pub(crate) fn warm_scan() -> Result<Section, String> {
 pub(crate) fn random_reads() -> Result<Section, String> {
     let body = printed("random_reads")?;
     let over = column(&body, 6).fold(0.0, f64::max);
-    let text = "A wrong byte ends the program, so there was none; a read beside the budget by more \
-                than 32 MiB does, too. Memory is the growth of RssAnon and VmPTE.";
+    let text = "A wrong byte ends the program, and so does memory of more than 32 MiB over the \
+                budget: neither happened. Memory is the growth of RssAnon and VmPTE.";
     Ok(Section {
         name: "random",
         title: "5. Random reads",
