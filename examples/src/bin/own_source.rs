@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     region.advise(Hint::Sequential)?;
     let sum: u64 = (0..500_000).map(number).sum::<Result<_, _>>()?;
     println!("  the first half million add up to {sum}");
-    assert_eq!(sum, (0..500_000u64).map(|n| n * n).sum());
+    assert_eq!(sum, (0..500_000u64).map(|n| n * n).sum::<u64>());
 
     let (count, stats) = (traffic.count(), region.stats());
     println!("Retry:    {} of {} reads failed and were tried again", count.errors, count.gets);

@@ -54,7 +54,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
     }
 
     let costs: Vec<Cost> = asked.iter().map(|answer| answer.cost).collect();
-    let times = |costs: &[Cost]| wall(costs).as_secs_f64() / wall(&costs).as_secs_f64();
+    let times = |other: &[Cost]| wall(other).as_secs_f64() / wall(&costs).as_secs_f64();
     let of = |what: fn(&Answer) -> u64| median(&asked.iter().map(what).collect::<Vec<_>>());
     let bound = median(&asked.iter().map(Answer::bound).collect::<Vec<_>>());
     let worst = asked.iter().map(Answer::bound).fold(0.0, f64::max);

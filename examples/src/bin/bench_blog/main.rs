@@ -61,6 +61,9 @@ pub(crate) struct Drawn {
     goals: Vec<Goal>,
 }
 
+/// Measures on the database at a path, with so many runs of each point.
+type Draw = fn(&Path, usize) -> Result<Drawn, String>;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(code) = credentials::ensure() {
@@ -90,8 +93,7 @@ fn run(args: &Args) -> Result<(), String> {
         goals: Vec::new(),
     };
     fs::create_dir_all(&args.charts).map_err(|e| format!("{}: {e}", args.charts.display()))?;
-    let charts: [fn(&Path, usize) -> Result<Drawn, String>; 4] =
-        [trails::first, trails::random, cached::scan, handles::bandwidth];
+    let charts: [Draw; 4] = [trails::first, trails::random, cached::scan, handles::bandwidth];
     for draw in charts {
         let drawn = draw(&path, runs)?;
         let file = args.charts.join(drawn.name).with_extension("svg");
