@@ -65,10 +65,6 @@ enum Failure {
 }
 
 impl Failure {
-    fn told(error: impl std::fmt::Display) -> Failure {
-        Failure::Told(error.to_string())
-    }
-
     /// A failure to write to standard output.
     fn output(error: io::Error) -> Failure {
         match error.kind() {
