@@ -198,7 +198,9 @@ impl Drop for Transfer {
                 },
                 cause: None,
             });
-            for unit in self.left.clone() {
+            // From the end: readers wait from the front, and when they hear of it and try again, no
+            // unit of this transfer is left for them to join and fail with.
+            for unit in self.left.clone().rev() {
                 if self.guess {
                     if !object.ledger.unclaim(unit) {
                         continue;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pager::{Pager, Region};
+use pager::{Pager, Region, policy::NoPrefetch};
 use sources::{
     Faulty, Memory,
     faulty::{Failure, Fault, Schedule},
@@ -98,7 +98,10 @@ fn a_value_beyond_the_pins_is_copied_or_refused_with_advice() {
 
 #[test]
 fn a_source_that_fails_is_an_error_that_can_be_tried_again() {
-    let (bytes, pager) = (long_value(), pager());
+    let bytes = long_value();
+    // Without guesses, which fail unseen, every fault meets a reader.
+    let builder = Pager::builder().budget_bytes(BUDGET).unit_bytes(4096);
+    let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
     let mut errors = 0;
     for n in 0..12 {
         // The n-th request fails, and no retry stands before the pager here.
@@ -112,12 +115,17 @@ fn a_source_that_fails_is_an_error_that_can_be_tried_again() {
             reader.append_value(Item::new(1, 1), &mut value)?;
             Ok(value)
         };
-        match read() {
-            Ok(_) => {}
-            Err(Error::Storage { .. }) => errors += 1,
-            Err(other) => panic!("request {n}: {other}"),
+        // Which of the reads sends the n-th request is open. No read fails twice over one fault.
+        let mut failed = 0;
+        for _ in 0..3 {
+            match read() {
+                Ok(value) => assert!(value == vec![b'x'; 400_000], "request {n}"),
+                Err(Error::Storage { .. }) => failed += 1,
+                Err(other) => panic!("request {n}: {other}"),
+            }
         }
-        assert!(read().unwrap() == vec![b'x'; 400_000], "request {n}, tried again");
+        assert!(failed <= 1, "request {n}: {failed} reads failed over one fault");
+        errors += failed;
     }
     assert!(errors > 0, "no fault was met");
 }
