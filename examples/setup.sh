@@ -4,13 +4,20 @@
 # root or with sudo; says what to do where it cannot. Safe to run again and again.
 set -eu
 
+# libclang itself: libclang-cpp, which comes with LLVM's tools, is another library and will not do.
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    libdir=
+    command -v llvm-config >/dev/null 2>&1 && libdir=$(llvm-config --libdir)
     for library in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*-linux-gnu/libclang*.so* \
-        /usr/lib64/libclang*.so* /usr/lib64/llvm*/lib/libclang*.so* /usr/local/lib/libclang*.so*; do
-        [ -e "$library" ] && case $library in *libclang-cpp*) ;; *) return 0 ;; esac
+        /usr/lib64/libclang*.so* /usr/lib64/llvm*/lib/libclang*.so* /usr/local/lib/libclang*.so* \
+        ${libdir:+"$libdir"/libclang*.so*}; do
+        case $library in
+        *libclang-cpp*) ;;
+        *) [ -e "$library" ] && return 0 ;;
+        esac
     done
-    command -v llvm-config >/dev/null 2>&1 && ls "$(llvm-config --libdir)"/libclang*.so* >/dev/null 2>&1
+    return 1
 }
 
 if ! command -v cargo >/dev/null 2>&1; then
