@@ -42,11 +42,11 @@ examples: setup
 
 # BENCH_ARGS passes more options, such as --only needle,cold or --quick; see `bench --help`.
 bench: setup
-	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 bench-blog: setup
-	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench_blog -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 fmt:
@@ -65,7 +65,7 @@ fuzz: setup
 
 # Prints the environment that the tests read: eval "$$(make -s servers)" sets a shell up.
 servers: setup
-	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint 1>&2
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples 1>&2
 	@sh examples/servers/servers.sh start
 
 servers-stop:
