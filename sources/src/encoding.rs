@@ -2,6 +2,11 @@
 
 /// `text` with its `%XX` decoded, or `None` if one is malformed or the bytes are no UTF-8.
 pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+    String::from_utf8(percent_decoded_bytes(text)?).ok()
+}
+
+/// The same for what need not be text, such as a file's name. `None` if a `%XX` is malformed.
+pub(crate) fn percent_decoded_bytes(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -15,7 +20,7 @@ pub(crate) fn percent_decoded(text: &str) -> Option<String> {
         bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
         rest = tail;
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 /// The `name=value` pairs of `text`, in order, decoded. A name without `=` has the value `true`.
@@ -30,6 +35,23 @@ pub(crate) fn options(text: &str) -> Result<Vec<(String, String)>, String> {
             None => Ok((decode(pair)?, "true".to_owned())),
         })
         .collect()
+}
+
+/// Texts that servers send are cut to this many bytes: some hold the whole body of an answer.
+#[cfg(any(feature = "s3", feature = "store"))]
+const FOREIGN_BYTES_MAX: usize = 300;
+
+/// What a server said, fit for a line of an error: not too long, and without characters that would
+/// move the cursor of a terminal.
+#[cfg(any(feature = "s3", feature = "store"))]
+pub(crate) fn foreign(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() > FOREIGN_BYTES_MAX {
+        let end = (0..=FOREIGN_BYTES_MAX).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0);
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
 }
 
 /// RFC 4648, section 4, with padding.
@@ -96,6 +118,15 @@ mod tests {
         let expected = [("region", "eu-x"), ("anonymous", "true"), ("endpoint", "http://h:1/")];
         assert_eq!(got, expected);
         assert!(options("a=%").is_err());
+    }
+
+    #[cfg(any(feature = "s3", feature = "store"))]
+    #[test]
+    fn what_servers_say_is_one_short_line() {
+        assert_eq!(foreign("a\r\n\u{1b}[2Jb\u{9b}c"), "a   [2Jb c");
+        let long = foreign(&"\u{e4}".repeat(1000));
+        assert_eq!(long.len(), FOREIGN_BYTES_MAX + 3);
+        assert!(long.ends_with("\u{e4}..."));
     }
 
     #[cfg(any(feature = "http", feature = "aws"))]

@@ -13,7 +13,7 @@
 //! to the server, so there the options stand in the fragment, which no server ever sees:
 //! `https://host/path?their=query#extmem:retries=3`. A path alone has no options: every character
 //! is part of the name. Names and values are percent-decoded, and so are keys: write `%3F` for a
-//! `?` and `%25` for a `%`. Unknown options are errors.
+//! `?` and `%25` for a `%`. An option that is unknown, or given twice, is an error.
 //!
 //! | option | for | meaning |
 //! | --- | --- | --- |
@@ -38,6 +38,8 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -53,7 +55,7 @@ use crate::{
     s3::{S3, S3Options},
 };
 use crate::{
-    encoding::{self, percent_decoded},
+    encoding::{self, percent_decoded_bytes},
     hedge::Hedge,
     limit::{Gate, Limit, LimitPolicy},
     local::Local,
@@ -76,7 +78,7 @@ pub fn open(url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
 /// How to open addresses. What an address says for itself comes before what is set here.
 ///
 /// Sources that were opened by one `Options`, or by clones of it, share connections, credentials
-/// and the limit for each host. Connections belong to a runtime: use one `Options` per pager.
+/// and the limit for each host, or bucket of an endpoint. Connections belong to a runtime: use one `Options` per pager.
 #[derive(Clone, Default)]
 pub struct Options {
     settings: Settings,
@@ -88,11 +90,19 @@ pub struct Options {
 
 #[derive(Default)]
 struct Shared {
-    gates: HashMap<String, Gate>,
+    gates: HashMap<GateKey, Gate>,
     #[cfg(feature = "http")]
     http: HashMap<ClientOptions, Client>,
     #[cfg(feature = "s3")]
     aws: HashMap<AwsOptions, Aws>,
+}
+
+/// What tells one gate from another. Whoever sets limits of their own gets a gate of their own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct GateKey {
+    server: String,
+    endpoint: Option<String>,
+    limit: LimitPolicy,
 }
 
 /// Everything that an address can say for itself.
@@ -168,19 +178,45 @@ impl Options {
     /// As for [`open`].
     pub fn open(&self, url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
         let address = Address::parse(url)?;
-        let mut settings = self.settings.clone();
-        for (name, value) in &address.options {
-            settings.set(address.scheme, name, value).map_err(|why| address.refuse(why))?;
-        }
+        let settings = self.settings_for(&address)?;
         match address.scheme {
             Scheme::File => {
-                let leaf = Local::new(PathBuf::from(address.path));
+                let leaf = Local::new(address.file);
                 Ok(Arc::new(Counted::new(leaf, self.traffic.clone())))
             }
             Scheme::Http => self.open_http(address, settings),
             Scheme::S3 => self.open_s3(address, settings),
             Scheme::Gs | Scheme::Az => self.open_store(address, settings),
         }
+    }
+
+    /// Bucket, key and clients of an `s3` address, as [`open`](Options::open) would read it with:
+    /// for programs that write objects, too. The clients do not retry.
+    ///
+    /// # Errors
+    /// As for [`open`], and for an address of another kind.
+    #[cfg(feature = "s3")]
+    pub fn s3_place(&self, url: &str) -> Result<(String, String, Aws), SourceError> {
+        let address = Address::parse(url)?;
+        if address.scheme != Scheme::S3 {
+            return Err(address.refuse("this is no address like s3://bucket/key".to_owned()));
+        }
+        let settings = self.settings_for(&address)?;
+        let (bucket, key) = address.bucket_and_key()?;
+        Ok((bucket, key, self.aws(&settings)))
+    }
+
+    /// What was set here, and over it what the address says.
+    fn settings_for(&self, address: &Address) -> Result<Settings, SourceError> {
+        let mut settings = self.settings.clone();
+        let given = &address.options;
+        for (n, (name, value)) in given.iter().enumerate() {
+            if given[..n].iter().any(|(earlier, _)| earlier == name) {
+                return Err(address.refuse(format!("the option {name:?} is given twice")));
+            }
+            settings.set(address.scheme, name, value).map_err(|why| address.refuse(why))?;
+        }
+        Ok(settings)
     }
 
     #[cfg(feature = "http")]
@@ -226,23 +262,7 @@ impl Options {
         settings: Settings,
     ) -> Result<Arc<dyn BlockSource>, SourceError> {
         let (bucket, key) = address.bucket_and_key()?;
-        let options = AwsOptions {
-            region: settings.region.clone(),
-            profile: settings.profile.clone(),
-            endpoint: settings.endpoint.clone(),
-            path_style: settings.path_style,
-            anonymous: settings.anonymous,
-            ca: settings.ca.clone(),
-            ..AwsOptions::default()
-        };
-        let aws = self.with_shared(|shared| match shared.aws.get(&options) {
-            Some(aws) => aws.clone(),
-            None => {
-                let aws = Aws::new(options.clone());
-                keep(&mut shared.aws, options, &aws);
-                aws
-            }
-        });
+        let aws = self.aws(&settings);
         let own = S3Options {
             version_id: settings.version_id.clone(),
             requester_pays: settings.requester_pays,
@@ -252,6 +272,28 @@ impl Options {
         let gate = format!("s3://{bucket}");
         let leaf = S3::new(bucket, key, aws, own)?;
         Ok(self.wear(leaf, gate, settings))
+    }
+
+    /// The clients for these settings, made once.
+    #[cfg(feature = "s3")]
+    fn aws(&self, settings: &Settings) -> Aws {
+        let options = AwsOptions {
+            region: settings.region.clone(),
+            profile: settings.profile.clone(),
+            endpoint: settings.endpoint.clone(),
+            path_style: settings.path_style,
+            anonymous: settings.anonymous,
+            ca: settings.ca.clone(),
+            ..AwsOptions::default()
+        };
+        self.with_shared(|shared| match shared.aws.get(&options) {
+            Some(aws) => aws.clone(),
+            None => {
+                let aws = Aws::new(options.clone());
+                keep(&mut shared.aws, options, &aws);
+                aws
+            }
+        })
     }
 
     #[cfg(not(feature = "s3"))]
@@ -298,14 +340,16 @@ impl Options {
     fn wear(
         &self,
         leaf: impl BlockSource,
-        gate: String,
+        server: String,
         settings: Settings,
     ) -> Arc<dyn BlockSource> {
-        let gate = self.with_shared(|shared| match shared.gates.get(&gate) {
+        let Settings { endpoint, limit, .. } = settings;
+        let key = GateKey { server, endpoint, limit };
+        let gate = self.with_shared(|shared| match shared.gates.get(&key) {
             Some(gate) => gate.clone(),
             None => {
-                let fresh = Gate::new(&gate, settings.limit.clone());
-                keep(&mut shared.gates, gate, &fresh);
+                let fresh = Gate::new(&key.server, key.limit.clone());
+                keep(&mut shared.gates, key, &fresh);
                 fresh
             }
         });
@@ -362,8 +406,11 @@ impl Scheme {
 #[derive(Debug)]
 struct Address {
     scheme: Scheme,
-    /// A path; `bucket/key`, still percent-encoded; or the whole URL without its fragment.
+    /// `bucket/key`, still percent-encoded; or the whole URL without its fragment; or a path as it
+    /// was written.
     path: String,
+    /// The path of a file, whose name need not be text.
+    file: PathBuf,
     options: Vec<(String, String)>,
     shown: String,
 }
@@ -395,8 +442,13 @@ impl Address {
             Scheme::Http => format!("{scheme}://{}", without_secrets(rest)),
             _ => format!("{scheme}://{}", rest.split('?').next().unwrap_or("")),
         };
-        let mut address =
-            Address { scheme: known, path: String::new(), options: Vec::new(), shown };
+        let mut address = Address {
+            scheme: known,
+            path: String::new(),
+            file: PathBuf::new(),
+            options: Vec::new(),
+            shown,
+        };
         let (path, options) = match known {
             Scheme::Http => match url.split_once('#') {
                 None => (url, ""),
@@ -414,14 +466,15 @@ impl Address {
         address.options = encoding::options(options).map_err(|why| address.refuse(why))?;
         address.path = path.to_owned();
         if known == Scheme::File {
-            address.path = address.file_path(path)?;
+            address.file = address.file_path(path)?;
         }
         Ok(address)
     }
 
     fn bare_path(path: &str) -> Result<Address, SourceError> {
-        let shown = path.to_owned();
-        let address = Address { scheme: Scheme::File, path: shown.clone(), options: vec![], shown };
+        let (shown, file) = (path.to_owned(), PathBuf::from(path));
+        let address =
+            Address { scheme: Scheme::File, path: shown.clone(), file, options: vec![], shown };
         match path.is_empty() || path.contains('\0') {
             true => Err(address.refuse("this is no path".to_owned())),
             false => Ok(address),
@@ -429,18 +482,20 @@ impl Address {
     }
 
     /// The path of `file://` + `rest`: absolute, on this machine.
-    fn file_path(&self, rest: &str) -> Result<String, SourceError> {
+    fn file_path(&self, rest: &str) -> Result<PathBuf, SourceError> {
         let path = rest.strip_prefix("localhost").filter(|rest| rest.starts_with('/'));
-        let path = percent_decoded(path.unwrap_or(rest));
-        path.filter(|path| path.starts_with('/') && !path.contains('\0')).ok_or_else(|| {
+        let path = percent_decoded_bytes(path.unwrap_or(rest));
+        let path = path.filter(|path| path.starts_with(b"/") && !path.contains(&0));
+        let path = path.ok_or_else(|| {
             self.refuse("a file's address is file:///absolute/path, percent-encoded".to_owned())
-        })
+        })?;
+        Ok(PathBuf::from(OsString::from_vec(path)))
     }
 
     #[cfg(any(feature = "s3", feature = "gs", feature = "azure"))]
     fn bucket_and_key(&self) -> Result<(String, String), SourceError> {
         let (bucket, key) = self.path.split_once('/').unwrap_or((&self.path, ""));
-        let Some(key) = percent_decoded(key) else {
+        let Some(key) = encoding::percent_decoded(key) else {
             let why = "the key is not percent-encoded UTF-8; write %25 for a percent sign";
             return Err(self.refuse(why.to_owned()));
         };
@@ -517,8 +572,7 @@ impl Settings {
             }
             "stall_ms" => self.retry.stall = Duration::from_millis(number(name, value, 1, DAY_MS)?),
             "requests_max" => {
-                let most = number(name, value, 1, 65_536)? as u32;
-                self.limit = LimitPolicy { requests_max: most, ..LimitPolicy::default() };
+                self.limit.requests_max = number(name, value, 1, 65_536)? as u32;
             }
             "hedge" => self.hedge = truth(name, value)?,
             _ => unreachable!("every allowed name was matched"),
@@ -538,7 +592,10 @@ fn truth(name: &str, value: &str) -> Result<bool, String> {
 }
 
 fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, String> {
-    let number = value.parse().ok().filter(|number| (least..=most).contains(number));
+    // `u64::from_str` would let a sign pass.
+    let digits = Some(value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|value| value.parse().ok());
+    let number = number.filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("the option {name}={value:?} must be from {least} to {most}"))
 }
 
@@ -551,8 +608,7 @@ mod tests {
         let cases = [
             ("/a/b c?d#e", Scheme::File, "/a/b c?d#e"),
             ("relative/x:y", Scheme::File, "relative/x:y"),
-            ("file:///a/b%20c", Scheme::File, "/a/b c"),
-            ("file://localhost/a", Scheme::File, "/a"),
+            ("file:///a/b%20c", Scheme::File, "/a/b%20c"),
             ("s3://b/k/%3F%25?region=x", Scheme::S3, "b/k/%3F%25"),
             ("S3://b/../k//x", Scheme::S3, "b/../k//x"),
             ("http://h/p?q=1", Scheme::Http, "http://h/p?q=1"),
@@ -562,6 +618,25 @@ mod tests {
         for (url, scheme, path) in cases {
             let address = Address::parse(url).expect(url);
             assert_eq!((address.scheme, address.path.as_str()), (scheme, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn files_have_any_name() {
+        let cases: [(&str, &[u8]); 6] = [
+            ("/a/b c?d#e", b"/a/b c?d#e"),
+            ("file:///a/b%20c", b"/a/b c"),
+            ("file://localhost/a", b"/a"),
+            ("FILE:///a%23b%3Fc", b"/a#b?c"),
+            ("file:///latin/%E4", b"/latin/\xe4"),
+            ("file:///100%25", b"/100%"),
+        ];
+        for (url, path) in cases {
+            let address = Address::parse(url).expect(url);
+            assert_eq!(address.file.into_os_string().into_vec(), path, "{url}");
+        }
+        for url in ["file:///a%00b", "file:///a%", "file://a", "a\0b"] {
+            assert!(Address::parse(url).is_err(), "{url:?}");
         }
     }
 
@@ -579,6 +654,10 @@ mod tests {
             ("s3://b/k?path_style=maybe", "true or false"),
             ("s3://b/k?retries=1000", "from 0 to 100"),
             ("s3://b/k?stall_ms=0", "from 1 to"),
+            ("s3://b/k?deadline_ms=5s", "from 1 to"),
+            ("s3://b/k?retries=%2B5", "from 0 to 100"),
+            ("s3://b/k?region=x&anonymous&region=x", "\"region\" is given twice"),
+            ("s3://b/k?region=x&re%67ion=y", "\"region\" is given twice"),
             ("s3://b/100%", "percent-encoded"),
             ("http://h/x#anchor", "fragment"),
             ("http://h/x#extmem:region=y", "not for http addresses"),
@@ -601,6 +680,47 @@ mod tests {
         assert_eq!(settings.region.as_deref(), Some("said"));
         assert_eq!(settings.retry.attempts_max, 1);
         assert!(settings.anonymous);
+    }
+
+    #[test]
+    fn an_address_that_says_how_many_requests_leaves_the_other_limits() {
+        let policy = LimitPolicy { requests_start: 3, queue_max: 5, ..LimitPolicy::default() };
+        let mut settings = Options::default().limit(policy.clone()).settings;
+        settings.set(Scheme::S3, "requests_max", "9").expect("an option");
+        assert_eq!(settings.limit, LimitPolicy { requests_max: 9, ..policy });
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn gates_are_shared_by_those_who_mean_the_same_server_and_limit() {
+        let options = Options::default();
+        let urls = [
+            "s3://bucket/a",
+            "s3://bucket/b?retries=1",
+            "s3://bucket/a?requests_max=2",
+            "s3://bucket/a?endpoint=http://127.0.0.1:1",
+            "s3://other/a",
+        ];
+        for url in urls {
+            options.open(url).expect(url);
+        }
+        let mut limits: Vec<_> =
+            options.with_shared(|shared| shared.gates.values().map(Gate::allowed).collect());
+        limits.sort_unstable();
+        assert_eq!(limits, [2, 64, 64, 64], "a limit that was asked for is kept");
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn s3_places_are_those_that_are_read() {
+        let options = Options::default();
+        let url = "s3://bucket/a%20key?endpoint=http://127.0.0.1:1&region=r";
+        let (bucket, key, aws) = options.s3_place(url).expect("a place");
+        assert_eq!((&bucket[..], &key[..]), ("bucket", "a key"));
+        assert_eq!(aws.options().region.as_deref(), Some("r"));
+        for url in ["http://h/x", "/a/path", "s3://bucket", "s3://b/k?colour=red"] {
+            assert!(options.s3_place(url).is_err(), "{url}");
+        }
     }
 
     #[cfg(feature = "s3")]

@@ -15,10 +15,18 @@ use aws_config::{
     meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
     stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::{
+    config::{
+        ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation,
+        RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextMut,
+    },
+    error::BoxError,
+};
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::body::SdkBody;
 use aws_types::service_config::ServiceConfigKey;
+use http_body_util::Limited;
 use pager::SourceError;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
@@ -27,6 +35,10 @@ use crate::authorities;
 
 /// Where requests are signed for when neither the options nor the machine name a region.
 const REGION_DEFAULT: &str = "us-east-1";
+
+/// The SDK reads answers that are errors into memory, however long they are. S3's have a few hundred
+/// bytes.
+const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// How to reach AWS, or what speaks like it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,9 +157,12 @@ fn region_chain(options: &AwsOptions) -> RegionProviderChain {
         .or_else(profile.build());
     // The instance's own region is asked for last, and not at all for an endpoint of one's own:
     // outside EC2 the question takes seconds to fail.
-    let chain = match options.endpoint {
-        Some(_) => chain,
-        None => chain.or_else(aws_config::imds::region::ImdsRegionProvider::builder().build()),
+    let named = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let own =
+        options.endpoint.is_some() || named("AWS_ENDPOINT_URL_S3") || named("AWS_ENDPOINT_URL");
+    let chain = match own {
+        true => chain,
+        false => chain.or_else(aws_config::imds::region::ImdsRegionProvider::builder().build()),
     };
     chain.or_else(Region::new(REGION_DEFAULT))
 }
@@ -183,7 +198,8 @@ fn s3_client(options: &AwsOptions, config: &SdkConfig) -> Result<aws_sdk_s3::Cli
             .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         if !good {
             return Err(SourceError::Permanent {
-                object: format!("endpoint {endpoint:?}"),
+                // What stands before an `@` may be a password.
+                object: format!("endpoint {:?}", endpoint.rsplit('@').next().unwrap_or("")),
                 reason: "it is no URL like https://host:port".to_owned(),
                 cause: None,
             });
@@ -191,12 +207,37 @@ fn s3_client(options: &AwsOptions, config: &SdkConfig) -> Result<aws_sdk_s3::Cli
     }
     let path_style =
         options.path_style.unwrap_or_else(|| endpoint.as_deref().is_some_and(has_no_subdomains));
-    let mut builder = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style);
+    let builder = aws_sdk_s3::config::Builder::from(config).force_path_style(path_style);
+    let mut builder = builder.interceptor(ShortErrors);
     // Set for S3 alone: the token service that credentials may come from lives elsewhere.
     if let Some(endpoint) = &options.endpoint {
         builder = builder.endpoint_url(endpoint);
     }
     Ok(aws_sdk_s3::Client::from_conf(builder.build()))
+}
+
+/// Bounds the bodies of answers that are errors.
+#[derive(Debug)]
+struct ShortErrors;
+
+impl Intercept for ShortErrors {
+    fn name(&self) -> &'static str {
+        "ShortErrors"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        if !response.status().is_success() {
+            let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+            *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, ERROR_BYTES_MAX));
+        }
+        Ok(())
+    }
 }
 
 /// The endpoint that the S3 client will use if it is not Amazon's own.
@@ -253,5 +294,14 @@ mod tests {
             let error = Aws::new(options).s3().await.map(drop).expect_err(endpoint);
             assert!(matches!(error, SourceError::Permanent { .. }), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_password_of_an_endpoint_is_not_repeated() {
+        let endpoint = Some("ftp://user:secret@host".to_owned());
+        let options = AwsOptions { endpoint, anonymous: true, ..AwsOptions::default() };
+        let error = Aws::new(options).s3().await.map(drop).expect_err("no URL of ours");
+        assert!(error.to_string().contains("host"), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

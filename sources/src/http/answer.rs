@@ -95,7 +95,10 @@ impl Answer {
         let validators = self.validators();
         let same = match version.strength() {
             Strength::Strong => validators.etag.as_deref() == Some(version.token()),
-            Strength::Weak => Validators::modified_in(version) == validators.modified.as_deref(),
+            Strength::Weak => {
+                Validators::modified_in(version) == validators.modified.as_deref()
+                    && Validators::tag_in(version) == validators.weak_tag()
+            }
         };
         if same { Ok(()) } else { Err(self.changed(version)) }
     }
@@ -171,19 +174,48 @@ pub(super) struct Validators {
     modified: Option<String>,
 }
 
+/// Weak tags that are longer are not made part of a version.
+const TAG_BYTES_MAX: usize = 256;
+
 impl Validators {
-    /// The best version that can be had: a strong tag, else the date, else the length alone.
+    /// The best version that can be had: a strong tag; else a weak one, the date and the length, as
+    /// far as they are told: `tag W/"x", modified Sun, 06 Nov 1994 08:49:37 GMT, 7 bytes`.
     pub(super) fn version(&self, len: u64) -> Version {
-        match (&self.etag, &self.modified) {
-            (Some(etag), _) if wire::is_strong_etag(etag) => Version::strong(etag.as_str()),
-            (_, Some(date)) => Version::weak(format!("modified {date}, {len} bytes")),
-            _ => Version::weak(format!("{len} bytes")),
+        if let Some(etag) = self.etag.as_deref().filter(|etag| wire::is_strong_etag(etag)) {
+            return Version::strong(etag);
         }
+        let tag = self.weak_tag().map_or_else(String::new, |tag| format!("tag {tag}, "));
+        let date =
+            self.modified.as_ref().map_or_else(String::new, |date| format!("modified {date}, "));
+        Version::weak(format!("{tag}{date}{len} bytes"))
+    }
+
+    /// A tag that promises too little to be pinned, and yet tells one object from another.
+    fn weak_tag(&self) -> Option<&str> {
+        let etag = self.etag.as_deref()?;
+        // No spaces, so that it ends where the text of a version goes on.
+        let plain = etag.bytes().all(|byte| byte.is_ascii_graphic());
+        let good = plain && (1..=TAG_BYTES_MAX).contains(&etag.len());
+        (good && !wire::is_strong_etag(etag)).then_some(etag)
+    }
+
+    /// The weak tag in a weak version made here, and what follows it.
+    fn split(version: &Version) -> (Option<&str>, &str) {
+        let tagged = version.token().strip_prefix("tag ").and_then(|rest| rest.split_once(", "));
+        match tagged {
+            Some((tag, rest)) => (Some(tag), rest),
+            None => (None, version.token()),
+        }
+    }
+
+    fn tag_in(version: &Version) -> Option<&str> {
+        Validators::split(version).0
     }
 
     /// The date in a weak version made here.
     pub(super) fn modified_in(version: &Version) -> Option<&str> {
-        let (date, _) = version.token().strip_prefix("modified ")?.rsplit_once(", ")?;
+        let rest = Validators::split(version).1;
+        let (date, _) = rest.strip_prefix("modified ")?.rsplit_once(", ")?;
         Some(date)
     }
 
@@ -206,15 +238,21 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         let cases = [
             ("strong tag", some("\"x\""), some(date), Strength::Strong, None, None),
+            ("date alone", None, some(date), Strength::Weak, Some(date), Some(7)),
             ("weak tag", some("W/\"x\""), some(date), Strength::Weak, Some(date), Some(7)),
             ("weak tag alone", some("W/\"x\""), None, Strength::Weak, None, Some(7)),
+            ("a tag without quotes", some("x"), None, Strength::Weak, None, Some(7)),
+            ("two words", some("W/\"x, y\""), some(date), Strength::Weak, Some(date), Some(7)),
             ("nothing", None, None, Strength::Weak, None, Some(7)),
         ];
         for (what, etag, modified, strength, date, len) in cases {
-            let version = Validators { etag, modified }.version(7);
+            let version = Validators { etag: etag.clone(), modified }.version(7);
             assert_eq!(version.strength(), strength, "{what}");
             assert_eq!(Validators::modified_in(&version), date, "{what}");
             assert_eq!(Validators::len_in(&version), len, "{what}");
+            let tag =
+                etag.as_deref().filter(|_| strength == Strength::Weak && !what.contains("two"));
+            assert_eq!(Validators::tag_in(&version), tag, "{what}");
         }
     }
 }

@@ -8,14 +8,19 @@
 //! ```
 //!
 //! **Version.** A strong `ETag` is pinned: every read sends `If-Match` and `If-Range` and compares
-//! the tag that comes back. Without one the version is weak: `Last-Modified` (with
-//! `If-Unmodified-Since`) and the length, or the length alone.
+//! the tag that comes back. Without one the version is weak: the weak tag, `Last-Modified` (with
+//! `If-Unmodified-Since`) and the length, as far as they are told.
 //!
 //! **Ranges.** A server that ignores them is refused when the object is opened, by an error that
 //! says so: each read would bring the whole object.
 //!
-//! **Redirects** are followed up to ten times, and the place found is remembered. Credentials and
-//! custom headers never go to another origin, and no redirect leads from `https` to `http`.
+//! **Redirects** are followed up to ten times, and the place found is remembered until it fails or
+//! the object is opened again. Credentials and custom headers never go to another origin, and no
+//! redirect leads from `https` to `http`.
+//!
+//! **Integrity.** Length, place and version of every answer are checked; its bytes are not, since
+//! HTTP knows no checksum of a range. Over `https` a byte that changes on the way breaks the
+//! connection; over `http` nobody notices but a checksum in the object itself.
 //!
 //! **Proxies** are taken from the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 
@@ -177,9 +182,14 @@ impl Http {
     async fn send(&self, ask: &Ask<'_>) -> Result<Response, SourceError> {
         let wait = self.client.first_byte().min(WAIT_MAX);
         let answer = tokio::time::timeout(wait, self.follow(ask)).await;
-        answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             Err(ask.transient(&self.name, format!("no answer for {wait:?}"), None))
-        })
+        });
+        if !answer.as_ref().is_ok_and(|response| !response.status().is_server_error()) {
+            // It may be gone for good, and the start may know another.
+            self.remember_place(None);
+        }
+        answer
     }
 
     /// From the remembered place if there is one. When that place refuses (its address may have
@@ -287,8 +297,10 @@ impl Http {
             StatusCode::RANGE_NOT_SATISFIABLE if answer.unsatisfied_len() == Some(0) => {
                 Ok(self.stat_of(0, answer.validators()))
             }
-            StatusCode::OK if response.content_length() == Some(0) => {
-                Ok(self.stat_of(0, answer.validators()))
+            // No byte, or the one that was asked for: the whole object, with or without ranges.
+            StatusCode::OK if response.content_length().is_some_and(|len| len < 2) => {
+                answer.check_encoding()?;
+                Ok(self.stat_of(response.content_length().unwrap_or(0), answer.validators()))
             }
             StatusCode::OK => Err(answer.ignores_ranges()),
             _ => Err(answer.failure("stat", None)),
@@ -337,6 +349,8 @@ impl BlockSource for Http {
     }
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        // Where the object is today, not where the last one was.
+        self.remember_place(None);
         let ask = Ask::head();
         let response = self.send(&ask).await?;
         let answer = Answer::new(&self.name, &response);
@@ -378,8 +392,11 @@ impl BlockSource for Http {
         let ask = Ask::get(range.clone(), conditions);
         let response = self.send(&ask).await?;
         let answer = Answer::new(&self.name, &response);
+        let whole = range.start == 0 && len == Some(range.end);
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
+            // Some servers answer so when the range is the whole object.
+            StatusCode::OK if whole && response.content_length() == len => {}
             StatusCode::OK => {
                 // The answer to `If-Range` where the object is another one; else it is the answer
                 // of a server without ranges.
@@ -399,10 +416,14 @@ impl BlockSource for Http {
             _ => return Err(answer.failure("read", Some(range))),
         }
         answer.check_encoding()?;
-        let sent = answer.content_range(&range)?;
         let len = len.or_else(|| Validators::len_in(version));
-        answer.check_version_of(version, sent.total.or(len))?;
-        sent.check(&self.name, &range, len)?;
+        if response.status() == StatusCode::OK {
+            answer.check_version_of(version, len)?;
+        } else {
+            let sent = answer.content_range(&range)?;
+            answer.check_version_of(version, sent.total.or(len))?;
+            sent.check(&self.name, &range, len)?;
+        }
         if response.content_length().is_some_and(|body| body != range.end - range.start) {
             let got = response.content_length().unwrap_or(0);
             return Err(match got > range.end - range.start {

@@ -9,7 +9,7 @@ use aws_smithy_types::byte_stream::error::Error as ByteStreamError;
 use pager::{Cause, SourceError, Version};
 
 use crate::{
-    encoding::chain_text,
+    encoding::{chain_text, foreign},
     wire::{self, Failure},
 };
 
@@ -113,6 +113,7 @@ impl Asked<'_> {
             (code, "") => code.to_owned(),
             (code, message) => format!("{code}: {message}"),
         };
+        let phrase = foreign(&phrase);
         let object = self.object.to_owned();
         match (status, code.as_str()) {
             (412, _) | (404, "NoSuchVersion") => match self.version {
@@ -128,7 +129,7 @@ impl Asked<'_> {
             }
             (301 | 307, _)
             | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-                let advice = match region {
+                let advice = match region.as_deref().map(foreign) {
                     Some(region) => format!("the bucket is in {region}: set region={region}"),
                     None => "the bucket is in another region: set region=...".to_owned(),
                 };

@@ -10,6 +10,14 @@
 //! read objects but not versions (`s3:GetObjectVersion`) is served by the ETag alone, which is
 //! found out at the first read.
 //!
+//! **Integrity.** Length, place and version of every answer are checked, its bytes are not: S3 keeps
+//! checksums of whole objects, and of the parts that these were uploaded in, and sends one along
+//! (`x-amz-checksum-mode`) only with a whole object or a whole part. A page of an object is neither,
+//! and an ETag is no digest of the bytes where they were uploaded in parts or are encrypted with a
+//! key of KMS. What protects a range on its way is TLS: a byte that changes under `https` breaks the
+//! connection, which [`Retry`](crate::Retry) mends. Over an `http` endpoint nobody notices but a
+//! checksum in the object itself. At rest S3 checks its own copies.
+//!
 //! **Attempts.** One; wrap it in [`Retry`](crate::Retry).
 
 mod failure;
@@ -25,7 +33,10 @@ use std::{
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
-    operation::get_object::{GetObjectError, GetObjectOutput},
+    operation::{
+        get_object::{GetObjectError, GetObjectOutput},
+        head_object::HeadObjectError,
+    },
     primitives::DateTime,
     types::RequestPayer,
 };
@@ -155,15 +166,38 @@ impl S3 {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let status = error.raw_response().map(|response| response.status().as_u16());
         let optional = version_id.is_some() && fixed.is_none();
-        if status != Some(403) || !optional {
+        if status_of(&error) != Some(403) || !optional {
             return Err(asked.failed(error));
         }
         let answer = self.get(pin, None, range).await?.map_err(|error| asked.failed(error))?;
         // Remembered only now that it is known to help: else the object itself is denied.
         self.versions_denied.store(true, Ordering::Relaxed);
         Ok(answer)
+    }
+
+    /// What a HEAD was refused for, told by a GET: the answer to a HEAD has no body, and so no code,
+    /// that could tell an expired token from a wrong clock or another region. Where the GET works,
+    /// it says what the HEAD should have said.
+    async fn stat_by_range(
+        &self,
+        asked: &Asked<'_>,
+        refused: SdkError<HeadObjectError, http::Response>,
+    ) -> Result<(Option<i64>, Option<Version>), SourceError> {
+        let request = self.aws.s3().await?.get_object().bucket(&self.bucket).key(&self.key);
+        let request = request.range(wire::range_header(&(0..1)));
+        let request = request.set_version_id(self.options.version_id.clone());
+        match request.set_request_payer(self.payer()).send().await {
+            Ok(answer) => {
+                let sent = answer.content_range().and_then(ContentRange::parse);
+                let len = sent.and_then(|sent| sent.total).and_then(|len| i64::try_from(len).ok());
+                let (etag, id) = (answer.e_tag(), answer.version_id());
+                Ok((len, version_of(etag, id, answer.last_modified())))
+            }
+            // An empty object has no first byte to tell more.
+            Err(error) if status_of(&error) == Some(416) => Err(asked.failed(refused)),
+            Err(error) => Err(asked.failed(error)),
+        }
     }
 
     /// That the answer is the range and the version that were asked for.
@@ -189,7 +223,12 @@ impl S3 {
                 found: found.unwrap_or("an answer that names no version").to_owned(),
             });
         }
+        let body = answer.content_length().and_then(|body| u64::try_from(body).ok());
         let Some(header) = answer.content_range() else {
+            // Some servers answer so when the range is the whole object.
+            if range.start == 0 && len == Some(range.end) && body == len {
+                return Ok(());
+            }
             return Err(SourceError::Permanent {
                 object: self.name.clone(),
                 reason: "the server ignores range requests: it answered without Content-Range"
@@ -206,7 +245,7 @@ impl S3 {
         };
         sent.check(&self.name, range, len)?;
         let wanted = range.end - range.start;
-        match answer.content_length().and_then(|body| u64::try_from(body).ok()) {
+        match body {
             Some(body) if body > wanted => {
                 Err(SourceError::long_body(&self.name, range.clone(), body))
             }
@@ -216,6 +255,10 @@ impl S3 {
             _ => Ok(()),
         }
     }
+}
+
+fn status_of<E>(error: &SdkError<E, http::Response>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }
 
 /// What a version of this source pins a read to.
@@ -284,12 +327,20 @@ impl BlockSource for S3 {
         let work = async {
             let request = self.aws.s3().await?.head_object().bucket(&self.bucket).key(&self.key);
             let request = request.set_version_id(self.options.version_id.clone());
-            let request = request.set_request_payer(self.payer());
-            request.send().await.map_err(|error| asked.failed(error))
+            match request.set_request_payer(self.payer()).send().await {
+                Ok(answer) => {
+                    let (etag, id) = (answer.e_tag(), answer.version_id());
+                    let version = version_of(etag, id, answer.last_modified());
+                    Ok((answer.content_length(), version))
+                }
+                Err(error) if matches!(status_of(&error), Some(301 | 307 | 400 | 403 | 405)) => {
+                    self.stat_by_range(&asked, error).await
+                }
+                Err(error) => Err(asked.failed(error)),
+            }
         };
-        let answer = self.in_time(&asked, work).await?;
-        let len = answer.content_length().and_then(|len| u64::try_from(len).ok());
-        let version = version_of(answer.e_tag(), answer.version_id(), answer.last_modified());
+        let (len, version) = self.in_time(&asked, work).await?;
+        let len = len.and_then(|len| u64::try_from(len).ok());
         let (Some(len), Some(version)) = (len, version) else {
             return Err(SourceError::Permanent {
                 object: self.name.clone(),

@@ -48,6 +48,13 @@ async fn answers_to_a_range() {
         ("another tag", partial(&["ETag: \"w\"", good], b"2345"), Err("changed")),
         ("no tag", partial(&[good], b"2345"), Err("changed")),
         ("compressed", partial(&[tag, good, "Content-Encoding: gzip"], b"2345"), Err("permanent")),
+        ("not modified", answer("304 Not Modified", &[tag], b""), Err("permanent")),
+        (
+            "several ranges",
+            partial(&[tag, "Content-Type: multipart/byteranges"], b"2345"),
+            Err("corrupt"),
+        ),
+        ("another total", partial(&[tag, "Content-Range: bytes 2-5/11"], b"2345"), Ok(b"2345")),
         ("the whole object", answer("200 OK", &[tag], OBJECT), Err("permanent")),
         ("another whole object", answer("200 OK", &["ETag: \"w\""], OBJECT), Err("changed")),
         ("unauthorized", answer("401 Unauthorized", &[], b""), Err("denied")),
@@ -174,6 +181,186 @@ async fn a_remembered_place_that_expires_is_looked_for_again() {
     assert_eq!(first.seen().len(), 2);
 }
 
+/// A place that is gone is not asked for ever: the start may know another.
+#[tokio::test]
+async fn a_remembered_place_that_is_gone_is_looked_for_again() {
+    for gone in ["closed", "503 Busy"] {
+        let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let told = place.clone();
+        let first = Fake::start(move |_| {
+            let place = format!("Location: {}/object", told.lock().expect("a place"));
+            answer("302 Found", &[&place], b"")
+        })
+        .await;
+        let down = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_down = down.clone();
+        let old =
+            Fake::start(move |head| match is_down.load(std::sync::atomic::Ordering::Relaxed) {
+                true if gone == "closed" => Vec::new(),
+                true => answer(gone, &[], b""),
+                false => serves_object(head),
+            })
+            .await;
+        *place.lock().expect("a place") = old.base.clone();
+        let url = format!("{}#extmem:retries=2", first.base);
+        let source = sources::open(&url).expect("an address");
+        let version = source.stat().await.expect("stat").version;
+        assert_eq!(read(&*source, &version).await.expect("bytes"), b"2345");
+        let new = Fake::start(serves_object).await;
+        *place.lock().expect("a place") = new.base.clone();
+        down.store(true, std::sync::atomic::Ordering::Relaxed);
+        let got = read(&*source, &version).await;
+        assert_eq!(got.unwrap_or_else(|error| panic!("{gone}: {error}")), b"2345");
+        assert_eq!(new.seen().len(), 1, "{gone}");
+    }
+}
+
+/// Opening again asks where the object is now.
+#[tokio::test]
+async fn stat_follows_a_redirect_that_leads_elsewhere_today() {
+    let old = Fake::start(serves_object).await;
+    let new = Fake::start(|_| {
+        answer("200 OK", &["ETag: \"w\"", "Accept-Ranges: bytes", "Content-Length: 20"], b"")
+    })
+    .await;
+    let (old_base, new_base) = (old.base.clone(), new.base.clone());
+    let turn = std::sync::atomic::AtomicU32::new(0);
+    let first = Fake::start(move |_| {
+        let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let base = if turn == 0 { &old_base } else { &new_base };
+        answer("302 Found", &[&format!("Location: {base}/object")], b"")
+    })
+    .await;
+    let source = bare(&first.base);
+    assert_eq!(source.stat().await.expect("stat").len, 10);
+    assert_eq!(source.stat().await.expect("stat").len, 20);
+}
+
+/// Servers may answer 200 where the range is the whole object.
+#[tokio::test]
+async fn the_whole_object_may_come_as_such() {
+    let tag = "ETag: \"v\"";
+    for scheme in ["http", "s3"] {
+        let fake = Fake::start(move |head| match head.starts_with("head") {
+            true => answer("200 OK", &[tag, "Accept-Ranges: bytes", "Content-Length: 10"], b""),
+            false => answer("200 OK", &[tag], OBJECT),
+        })
+        .await;
+        let url = match scheme {
+            "http" => format!("{}/x#extmem:retries=0", fake.base),
+            _ => format!("s3://b/x?endpoint={}&retries=0&anonymous", fake.base),
+        };
+        let source = sources::open(&url).expect("an address");
+        let version = source.stat().await.expect("stat").version;
+        let body = source.read(&version, 0..10).await.unwrap_or_else(|e| panic!("{scheme}: {e}"));
+        assert_eq!(body.try_collect::<Vec<_>>().await.expect("bytes").concat(), OBJECT, "{scheme}");
+        // Anything less is not what was asked for.
+        for range in [0..9, 1..10] {
+            let error = source.read(&version, range).await.map(drop).expect_err(scheme);
+            assert!(matches!(error, SourceError::Permanent { .. }), "{scheme}: {error}");
+        }
+        let other = Version::strong("\"w\"");
+        let error = source.read(&other, 0..10).await.map(drop).expect_err(scheme);
+        assert!(matches!(error, SourceError::Changed { .. }), "{scheme}: {error}");
+    }
+    // One byte is the first and the whole object.
+    let fake = Fake::start(|head| match head.starts_with("head") {
+        true => answer("405 Method Not Allowed", &[], b""),
+        false => answer("200 OK", &["ETag: \"v\""], b"x"),
+    })
+    .await;
+    assert_eq!(bare(&fake.base).stat().await.expect("stat").len, 1);
+}
+
+/// A weak tag promises little; that it differs still says that the object does.
+#[tokio::test]
+async fn a_weak_tag_that_changes_is_a_change() {
+    let date = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+    let heads =
+        [("date and tag", vec![date, "ETag: W/\"1\""]), ("tag alone", vec!["ETag: W/\"1\""])];
+    for (what, head_lines) in heads {
+        let again = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (changed, lines) = (again.clone(), head_lines.clone());
+        let fake = Fake::start(move |head| {
+            let changed = changed.load(std::sync::atomic::Ordering::Relaxed);
+            let mut lines: Vec<&str> = lines.clone();
+            if changed {
+                lines.pop();
+                lines.push("ETag: W/\"2\"");
+            }
+            if head.starts_with("head") {
+                lines.extend(["Accept-Ranges: bytes", "Content-Length: 10"]);
+                return answer("200 OK", &lines, b"");
+            }
+            lines.push("Content-Range: bytes 2-5/10");
+            answer("206 Partial Content", &lines, b"2345")
+        })
+        .await;
+        let source = bare(&fake.base);
+        let version = source.stat().await.expect("stat").version;
+        assert_eq!(version.strength(), sources::Strength::Weak, "{what}");
+        assert_eq!(read(&source, &version).await.expect(what), b"2345");
+        again.store(true, std::sync::atomic::Ordering::Relaxed);
+        let error = read(&source, &version).await.expect_err(what);
+        assert!(matches!(error, SourceError::Changed { .. }), "{what}: {error}");
+    }
+}
+
+/// Endless heads and bodies that drip end with the attempt or the call.
+#[tokio::test]
+async fn servers_that_never_come_to_an_end_are_left() {
+    type Piece = (&'static str, &'static str, Duration);
+    let tag = "HTTP/1.1 206 Partial Content\r\nETag: \"v\"\r\nContent-Range: bytes 2-5/10\r\n";
+    let cases: [(Piece, &str); 4] = [
+        (("endless headers", "X-More: and more\r\n", Duration::ZERO), tag),
+        (("dripping headers", "X-A: b\r\n", Duration::from_millis(100)), tag),
+        (("early answers", "HTTP/1.1 103 Early Hints\r\n\r\n", Duration::from_millis(1)), ""),
+        (("an empty chunk at a time", "", Duration::from_millis(100)), tag),
+    ];
+    for ((what, piece, pause), start) in cases {
+        let base = endless(start, piece, pause).await;
+        let source = bare(&base);
+        let began = Instant::now();
+        let error = read(&source, &Version::strong("\"v\"")).await.expect_err(what);
+        assert!(error.is_retryable(), "{what}: {error}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
+    }
+    // A byte every 300 ms is no silence of half a second: the call ends it.
+    let start = "HTTP/1.1 206 Partial Content\r\nETag: \"v\"\r\nContent-Length: 100\r\n\
+                 Content-Range: bytes 0-99/100\r\n\r\n";
+    let base = endless(start, "x", Duration::from_millis(300)).await;
+    let source = sources::open(&format!("{base}/x#extmem:stall_ms=500&deadline_ms=2000"));
+    let source = source.expect("an address");
+    let began = Instant::now();
+    let body = source.read(&Version::strong("\"v\""), 0..100).await.expect("the head comes");
+    let error = body.try_collect::<Vec<_>>().await.expect_err("a drip");
+    assert!(matches!(error, SourceError::Transient { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+/// A server that answers `start`, and then `piece` for ever. Its address.
+async fn endless(start: &'static str, piece: &'static str, pause: Duration) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut part = [0u8; 4096];
+                let _ = socket.read(&mut part).await;
+                let mut sent = socket.write_all(start.as_bytes()).await;
+                while sent.is_ok() {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                    sent = socket.write_all(piece.as_bytes()).await;
+                }
+            });
+        }
+    });
+    base
+}
+
 #[tokio::test]
 async fn redirects_end() {
     let loops = Fake::start(|_| answer("301 Moved", &["Location: /again"], b"")).await;
@@ -229,6 +416,61 @@ async fn s3_errors_say_what_to_do() {
         let error = got.expect_err(code);
         assert_eq!(error.kind(), kind, "{status} {code}: {error}");
         assert!(error.to_string().contains(text), "{status} {code}: {error}");
+    }
+}
+
+/// The answer to a HEAD has no body that could say why it was refused. A GET is asked then.
+#[tokio::test]
+async fn s3_says_why_an_object_cannot_be_opened() {
+    let cases = [
+        ("403 Forbidden", "AccessDenied", "denied", "AccessDenied"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "denied", "clock"),
+        ("400 Bad Request", "ExpiredToken", "denied", "ExpiredToken"),
+        ("400 Bad Request", "AuthorizationHeaderMalformed", "permanent", "region=eu-west-9"),
+        ("301 Moved", "PermanentRedirect", "permanent", "region=eu-west-9"),
+    ];
+    for (status, code, kind, text) in cases {
+        let body = format!("<Error><Code>{code}</Code><Message>m\u{7f}</Message></Error>");
+        let fake = Fake::start(move |head| match head.starts_with("head") {
+            true => answer(status, &["x-amz-bucket-region: eu-west-9"], b""),
+            false => answer(status, &["x-amz-bucket-region: eu-west-9"], body.as_bytes()),
+        })
+        .await;
+        let url = format!("s3://bucket/key?endpoint={}&retries=0&anonymous", fake.base);
+        let error = sources::open(&url).expect("an address").stat().await.expect_err(code);
+        assert_eq!(error.kind(), kind, "{status} {code}: {error}");
+        assert!(error.to_string().contains(text), "{status} {code}: {error}");
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+        assert_eq!(fake.seen().len(), 2, "{status} {code}");
+    }
+    // Some let one read and not ask.
+    let fake = Fake::start(|head| match head.starts_with("head") {
+        true => answer("403 Forbidden", &[], b""),
+        false => {
+            answer("206 Partial", &["ETag: \"v\"", "Content-Range: bytes 0-0/10"], &OBJECT[..1])
+        }
+    })
+    .await;
+    let url = format!("s3://bucket/key?endpoint={}&retries=0&anonymous", fake.base);
+    let stat = sources::open(&url).expect("an address").stat().await.expect("stat");
+    assert_eq!((stat.len, stat.version), (10, Version::strong("\"v\"")));
+}
+
+/// Errors are read into memory by the SDK: no more than a few of them need.
+#[tokio::test]
+async fn s3_errors_without_an_end_are_cut() {
+    for (start, kind) in [
+        ("HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n<Error><Code>", "denied"),
+        ("HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n", "throttled"),
+    ] {
+        let base = endless(start, "AccessDenied, and so on and on. ", Duration::ZERO).await;
+        let url = format!("s3://bucket/key?endpoint={base}&retries=0&anonymous");
+        let source = sources::open(&url).expect("an address");
+        let began = Instant::now();
+        let error = read(&*source, &Version::strong("\"v\"")).await.expect_err("no end");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().len() < 1000, "{}", error.to_string().len());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
 }
 
