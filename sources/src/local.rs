@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, Metadata},
     io,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -80,20 +80,43 @@ impl Shared {
     /// Opens the path anew and keeps the descriptor.
     fn reopen(&self) -> Result<(Arc<File>, Metadata), SourceError> {
         let failed = |error| self.error("open", None, error);
-        // Asked before opening: opening a pipe waits for its other end.
+        // Asked before opening: opening a device may do something to it.
         let kind = fs::metadata(&self.path).map_err(failed)?;
-        if !kind.is_file() {
-            let kind = if kind.is_dir() { "a directory" } else { "no regular file" };
-            return Err(SourceError::Permanent {
-                object: self.name.clone(),
-                reason: format!("it is {kind}, and only regular files can be read at positions"),
-                cause: None,
-            });
-        }
-        let file = Arc::new(File::open(&self.path).map_err(failed)?);
+        self.check_kind(&kind)?;
+        // Asked again of what was opened, without waiting for the other end of a pipe: somebody may
+        // have put another file there meanwhile.
+        let mut open = fs::OpenOptions::new();
+        let file = open.read(true).custom_flags(libc::O_NONBLOCK).open(&self.path);
+        let file = Arc::new(file.map_err(failed)?);
         let found = file.metadata().map_err(failed)?;
+        self.check_kind(&found)?;
+        self.check_empty(&file, &found)?;
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
         Ok((file, found))
+    }
+
+    fn check_kind(&self, found: &Metadata) -> Result<(), SourceError> {
+        if found.is_file() {
+            return Ok(());
+        }
+        let kind = if found.is_dir() { "a directory" } else { "no regular file" };
+        Err(self
+            .permanent(format!("it is {kind}, and only regular files can be read at positions")))
+    }
+
+    /// Refuses files that have bytes and say that they have none: the kernel makes them up as they
+    /// are read.
+    fn check_empty(&self, file: &File, found: &Metadata) -> Result<(), SourceError> {
+        if found.len() > 0 || file.read_at(&mut [0], 0).is_ok_and(|got| got == 0) {
+            return Ok(());
+        }
+        let reason = "it has bytes and tells no length, as files in /proc do; copy it and open the \
+                      copy";
+        Err(self.permanent(reason.to_owned()))
+    }
+
+    fn permanent(&self, reason: String) -> SourceError {
+        SourceError::Permanent { object: self.name.clone(), reason, cause: None }
     }
 
     /// A descriptor of the file at `version`, and the file's length.
@@ -154,6 +177,11 @@ impl Shared {
             io::ErrorKind::PermissionDenied => SourceError::Denied { object, reason, cause },
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => {
                 SourceError::Permanent { object, reason, cause }
+            }
+            // Shorter than it says, and still the same file: some in /sys are.
+            io::ErrorKind::UnexpectedEof => {
+                let reason = "the file ended before its length".to_owned();
+                SourceError::Corrupt { object, range, reason }
             }
             _ => SourceError::Transient { object, what, range, attempts: 1, reason, cause },
         }
@@ -280,6 +308,12 @@ mod tests {
         assert!(matches!(missing.stat().await, Err(SourceError::NotFound { .. })));
         let directory = Local::new(folder.path());
         assert!(matches!(directory.stat().await, Err(SourceError::Permanent { .. })));
+        let made_up = Local::new("/proc/self/status").stat().await;
+        let error = made_up.expect_err("it has bytes, and a length of 0");
+        assert!(error.to_string().contains("tells no length"), "{error}");
+        let empty = folder.path().join("empty");
+        fs::write(&empty, b"").expect("write");
+        assert_eq!(Local::new(&empty).stat().await.expect("an empty file").len, 0);
         let device = Local::new("/dev/zero");
         assert!(matches!(device.stat().await, Err(SourceError::Permanent { .. })));
     }
