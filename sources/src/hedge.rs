@@ -228,6 +228,75 @@ mod tests {
         assert!(slow <= 1, "{slow} of about ten slow ones were not overtaken");
     }
 
+    /// Answers after the n-th of these times, and counts who waits.
+    struct Waits {
+        answers: Mutex<std::vec::IntoIter<(Duration, bool)>>,
+        running: Arc<std::sync::atomic::AtomicU32>,
+    }
+
+    struct Running(Arc<std::sync::atomic::AtomicU32>);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[async_trait]
+    impl BlockSource for Waits {
+        fn name(&self) -> &str {
+            "waits"
+        }
+
+        async fn stat(&self) -> Result<ObjectStat, SourceError> {
+            let version = Version::strong("v");
+            Ok(ObjectStat { len: 1, version, alignment: 1, part_bytes: 1 })
+        }
+
+        async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+            self.running.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let _running = Running(self.running.clone());
+            let next = self.answers.lock().expect("a script").next();
+            let (after, good) = next.unwrap_or((Duration::from_millis(10), true));
+            tokio::time::sleep(after).await;
+            match good {
+                true => Ok(Box::pin(stream::iter([Ok(Bytes::from_static(b"x"))]))),
+                false => Err(SourceError::transient_read("waits", range, "told to", None)),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_loser_is_cancelled_and_two_failures_are_one() {
+        let ms = Duration::from_millis;
+        let quick = [(ms(10), true); 100];
+        // Who is first and second, after which time, and what comes of it.
+        let cases = [
+            ("the second wins", [(ms(5000), true), (ms(20), true)], true, 30),
+            ("the first wins after all", [(ms(15), true), (ms(9000), true)], true, 15),
+            ("the first fails late", [(ms(100), false), (ms(200), true)], true, 210),
+            ("the second fails", [(ms(300), true), (ms(20), false)], true, 300),
+            ("both fail", [(ms(100), false), (ms(200), false)], false, 210),
+        ];
+        for (what, last, good, took) in cases {
+            let running = Arc::new(std::sync::atomic::AtomicU32::new(0));
+            let answers = Mutex::new([&quick[..], &last[..]].concat().into_iter());
+            let source = Hedge::new(Waits { answers, running: running.clone() });
+            let version = source.stat().await.expect("stat").version;
+            for _ in 0..quick.len() {
+                drop(source.read(&version, 0..1).await.expect("quick"));
+            }
+            let began = Instant::now();
+            let got = source.read(&version, 0..1).await;
+            assert_eq!(got.is_ok(), good, "{what}");
+            assert_eq!(source.requests_and_hedges(), (101, 1), "{what}");
+            let elapsed = began.elapsed();
+            assert!((ms(took)..=ms(took + 5)).contains(&elapsed), "{what}: {elapsed:?}");
+            let left = running.load(std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(left, 0, "{what}: a request is still under way");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn never_more_than_two_in_a_hundred() {
         // Every fourth is slow: the percentile is slow too, or the cap bites.

@@ -28,6 +28,49 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::counters;
 
+tokio::task_local! {
+    /// How long the attempt that is being polled has waited at gates. [`Retry`](crate::Retry) looks
+    /// at it: waiting for one's turn is no silence of the server.
+    pub(crate) static TURN: Turn;
+}
+
+/// The time that one attempt has spent at gates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turn(Arc<Mutex<TurnState>>);
+
+#[derive(Debug, Default)]
+struct TurnState {
+    /// Waits that are over.
+    waited: Duration,
+    since: Option<Instant>,
+}
+
+impl Turn {
+    /// Time spent at gates, the present wait included.
+    pub(crate) fn waited(&self) -> Duration {
+        self.with(|turn| turn.waited + turn.since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    /// Whether it stands at a gate now.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.with(|turn| turn.since.is_some())
+    }
+
+    fn begin(&self) {
+        self.with(|turn| turn.since = Some(Instant::now()));
+    }
+
+    fn end(&self) {
+        self.with(|turn| {
+            turn.waited += turn.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut TurnState) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What a complaint leaves of the limit.
 const CUT_THROTTLED: f64 = 0.7;
 /// What slow answers leave of it.
@@ -42,7 +85,7 @@ const SMOOTHING: f64 = 1.0 / 16.0;
 const BEST_FOR: Duration = Duration::from_secs(60);
 
 /// How many requests may run at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LimitPolicy {
     /// Never fewer than this, at least 1. Default: 4.
     pub requests_min: u32,
@@ -151,9 +194,13 @@ impl Gate {
             Ok(None) => Ok(self.inner.permit()),
             Ok(Some(waiting)) => {
                 let since = Instant::now();
-                let permit = waiting.await.map_err(|_| refused())?;
+                // Nobody may be looking.
+                let turn = TURN.try_with(Turn::clone).ok();
+                turn.iter().for_each(Turn::begin);
+                let permit = waiting.await.map_err(|_| refused());
+                turn.iter().for_each(Turn::end);
                 counters::queued(since.elapsed());
-                Ok(permit)
+                permit
             }
             Err(()) => Err(refused()),
         }

@@ -12,7 +12,7 @@
 //! Blog, 2015): uniform between zero and a bound that doubles, so that clients which failed together
 //! do not come back together.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use crate::{
     body::{WAIT_MAX, check_shape},
     chance::Chance,
     counters,
+    limit::{TURN, Turn},
 };
 
 /// An attempt that brought this many bytes was worth it, and does not count against the attempts:
@@ -52,7 +53,8 @@ pub struct RetryPolicy {
     /// which lets the cause come out before the pager's own 60 s are over.
     pub deadline: Duration,
     /// The longest silence of one attempt: to its first byte, and between chunks. A `read_into`,
-    /// whose progress nobody can see, gets one more second for every 256 KiB. Default: 10 s.
+    /// whose progress nobody can see, gets one more second for every 256 KiB. Waiting for a turn at
+    /// a [`Gate`](crate::Gate) is no silence; the deadline counts it. Default: 10 s.
     pub stall: Duration,
     /// Seeds the jitter, so that a test can replay it. Default: `None`, a seed of its own.
     pub seed: Option<u64>,
@@ -156,22 +158,59 @@ impl Effort {
         self.policy.deadline.saturating_add(earned).saturating_sub(spent)
     }
 
-    /// Waits for `work`, no longer than one attempt may be silent or the call may take.
+    /// Waits for the next part of a body, no longer than one attempt may be silent or the call may
+    /// take.
     async fn wait_for<T>(
+        &self,
+        range: &Range<u64>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, SourceError> {
+        let allowed = self.policy.stall.min(self.left()).min(WAIT_MAX);
+        let answer = tokio::time::timeout(allowed, work).await;
+        answer.map_err(|_| self.silent(Some(range), format!("no byte for {allowed:?}")))
+    }
+
+    /// The same for an answer, `extra` later than usual. The time in which the request waited for
+    /// its turn at a gate counts for the call and not for the attempt: else a queue that is long
+    /// would be taken for a server that is silent, and those in it would lose their places.
+    async fn wait_for_answer<T>(
         &self,
         range: Option<&Range<u64>>,
         extra: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, SourceError> {
-        let allowed = self.policy.stall.saturating_add(extra).min(self.left()).min(WAIT_MAX);
-        tokio::time::timeout(allowed, work).await.map_err(|_| SourceError::Transient {
+        let (began, turn) = (Instant::now(), Turn::default());
+        let silence = self.policy.stall.saturating_add(extra).min(WAIT_MAX);
+        let mut work = pin!(TURN.scope(turn.clone(), work));
+        let patience = || {
+            let allowed = silence.saturating_add(turn.waited()).saturating_sub(began.elapsed());
+            allowed.min(self.left())
+        };
+        loop {
+            if let Ok(answer) = tokio::time::timeout(patience(), work.as_mut()).await {
+                return Ok(answer);
+            }
+            if patience().is_zero() {
+                break;
+            }
+        }
+        let waited = turn.waited();
+        let reason = match turn.is_waiting() {
+            true => format!("no turn for {waited:?}: other requests to this server are under way"),
+            false => format!("no answer for {:?}", began.elapsed().saturating_sub(waited)),
+        };
+        Err(self.silent(range, reason))
+    }
+
+    fn silent(&self, range: Option<&Range<u64>>, reason: String) -> SourceError {
+        SourceError::Transient {
             object: self.object.clone(),
             what: self.what,
             range: range.cloned(),
             attempts: self.attempts,
-            reason: format!("no answer for {allowed:?}"),
+            reason,
             cause: None,
-        })
+        }
     }
 
     /// After a failure: sleeps until the next attempt, or gives up.
@@ -237,7 +276,7 @@ impl<S: BlockSource> Resuming<S> {
             self.effort.attempts += 1;
             let rest = self.rest();
             let read = self.source.read(&self.version, rest.clone());
-            let answer = self.effort.wait_for(Some(&rest), Duration::ZERO, read).await;
+            let answer = self.effort.wait_for_answer(Some(&rest), Duration::ZERO, read).await;
             match answer.and_then(|answer| answer) {
                 Ok(body) => (self.body, self.body_from) = (Some(body), self.reached),
                 Err(error) => self.effort.recover(error).await?,
@@ -258,7 +297,7 @@ impl<S: BlockSource> Resuming<S> {
                     _ => Ok(None),
                 };
             }
-            let next = self.effort.wait_for(Some(&rest), Duration::ZERO, body.next()).await;
+            let next = self.effort.wait_for(&rest, body.next()).await;
             let error = match next {
                 Ok(Some(Ok(chunk))) if chunk.len() as u64 > rest.end - rest.start => {
                     return Err(self.long_body(chunk.len()));
@@ -331,7 +370,7 @@ impl<S: BlockSource> BlockSource for Retry<S> {
         let mut effort = self.effort("stat");
         loop {
             effort.attempts += 1;
-            let answer = effort.wait_for(None, Duration::ZERO, self.source.stat()).await;
+            let answer = effort.wait_for_answer(None, Duration::ZERO, self.source.stat()).await;
             match answer.and_then(|answer| answer) {
                 Ok(stat) => return Ok(stat),
                 Err(error) => effort.recover(error).await?,
@@ -387,7 +426,7 @@ impl<S: BlockSource> BlockSource for Retry<S> {
             let extra = Duration::from_secs((wanted - done) / RATE_MIN_BYTES_PER_S);
             let (lent, lender) = frame.lend();
             let read = self.source.read_into(version, rest.clone(), lent);
-            let answer = effort.wait_for(Some(&rest), extra, read).await;
+            let answer = effort.wait_for_answer(Some(&rest), extra, read).await;
             let error = match answer.and_then(|answer| answer) {
                 Ok(full) => {
                     let got = full.filled().len().saturating_sub(reached) as u64;

@@ -141,6 +141,53 @@ async fn attempts_are_told_and_replay() {
     assert_eq!(took, again, "the same seed, the same waits");
 }
 
+/// The time in a queue is not the server's: the request keeps its place and is sent once.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_turn_is_no_silence() {
+    let bytes = sample(1000);
+    let slow = Schedule::script(vec![Some(Fault::Delay(Duration::from_secs(9))); 4]);
+    let traffic = Traffic::default();
+    let leaf = Counted::new(Faulty::new(Memory::new("x", bytes.clone()), slow), traffic.clone());
+    let policy = LimitPolicy { requests_min: 1, requests_start: 1, requests_max: 1, queue_max: 9 };
+    let limited = Limit::new(leaf, Gate::new("x", policy));
+    let source = Retry::with(limited, RetryPolicy { attempts_max: 1, ..seeded(1) });
+    let version = source.stat().await.expect("stat").version;
+    let began = Instant::now();
+    // Four of nine seconds each, one at a time: the last waits for 27 and is answered at 36.
+    let reads = (0..4).map(|n| {
+        let (source, version, bytes) = (&source, &version, &bytes);
+        async move {
+            let frame = Frame::with_capacity(1000);
+            if n % 2 == 0 {
+                let frame = source.read_into(version, 0..1000, frame).await.expect("read");
+                assert!(frame.filled() == bytes);
+            } else {
+                let body = source.read(version, 0..1000).await.expect("read");
+                assert!(body.try_collect::<Vec<_>>().await.expect("bytes").concat() == *bytes);
+            }
+        }
+    });
+    futures::future::join_all(reads).await;
+    assert_eq!(began.elapsed().as_secs(), 36);
+    assert_eq!(traffic.count().gets, 4);
+}
+
+/// The deadline of the call counts the queue, and says so.
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_never_comes_ends_with_the_deadline() {
+    let policy = LimitPolicy { requests_min: 1, requests_start: 1, requests_max: 1, queue_max: 9 };
+    let limited = Limit::new(Memory::new("x", sample(1000)), Gate::new("x", policy));
+    let source = Retry::with(limited, seeded(1));
+    let version = source.stat().await.expect("stat").version;
+    let held = source.read(&version, 0..10).await.expect("read");
+    let began = Instant::now();
+    let error = source.read(&version, 0..10).await.map(drop).expect_err("no turn");
+    assert_eq!(began.elapsed().as_secs(), 45, "{error}");
+    assert!(error.to_string().contains("no turn for 45s"), "{error}");
+    drop(held);
+    assert!(source.read(&version, 0..10).await.is_ok());
+}
+
 /// A body that breaks is not fetched again from its start.
 #[tokio::test(start_paused = true)]
 async fn resumed_bodies_bring_each_byte_once() {
