@@ -1,14 +1,14 @@
 //! `extmem doctor`: what this machine offers, and what to do about what is missing.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write},
 };
 
 use pager::{Mode, Pager, Probe};
 use serde_json::json;
 
-use crate::{Failure, LIMITED, OK};
+use crate::{FAILED, Failure, LIMITED, OK, with_causes};
 
 /// Say what this machine offers, and what to do about what is missing.
 #[derive(clap::Args)]
@@ -37,27 +37,35 @@ struct Finding {
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let probe = Pager::probe();
     let mut findings = vec![faults(&probe), moving(&probe), poison(&probe), tracking(&probe)];
-    findings.extend([map_count(), descriptors()]);
-    let works = try_it().map_err(Failure::from)?;
+    findings.extend([address_space(), overcommit(), map_count(), descriptors()]);
+    // Whatever comes of it, what was found may say why.
+    let (works, trial) = match try_it() {
+        Ok(trial) => (true, trial),
+        Err(why) => (false, format!("FAILED: {why}")),
+    };
     let limited = findings.iter().any(|finding| !finding.good);
     let mut out = io::stdout().lock();
     let written = match args.json {
-        true => print_json(&mut out, &probe, &findings, &works),
-        false => print_lines(&mut out, &probe, &findings, &works),
+        true => print_json(&mut out, &probe, &findings, &trial),
+        false => print_lines(&mut out, &probe, &findings, &trial),
     };
     written.and_then(|()| out.flush()).map_err(Failure::output)?;
-    Ok(if limited { LIMITED } else { OK })
+    Ok(match (works, limited) {
+        (false, _) => FAILED,
+        (true, true) => LIMITED,
+        (true, false) => OK,
+    })
 }
 
 fn print_lines(
     out: &mut impl Write,
     probe: &Probe,
     findings: &[Finding],
-    works: &str,
+    trial: &str,
 ) -> io::Result<()> {
     writeln!(out, "kernel  {}", kernel())?;
     writeln!(out, "mode    {}", probe.mode)?;
-    writeln!(out, "trial   {works}\n")?;
+    writeln!(out, "trial   {trial}\n")?;
     for finding in findings {
         let mark = if finding.good { "ok  " } else { "note" };
         writeln!(out, "{mark}  {:<18} {}", finding.name, finding.found)?;
@@ -72,7 +80,7 @@ fn print_json(
     out: &mut impl Write,
     probe: &Probe,
     findings: &[Finding],
-    works: &str,
+    trial: &str,
 ) -> io::Result<()> {
     let mode = match probe.mode {
         Mode::Full => "full",
@@ -90,7 +98,7 @@ fn print_json(
         "mode": mode,
         "tried": tried,
         "features": format!("{:#x}", probe.features),
-        "trial": works,
+        "trial": trial,
         "findings": findings,
     });
     writeln!(out, "{report}")
@@ -104,23 +112,23 @@ fn kernel() -> String {
     }
 }
 
-/// A real region, read by both doors.
-fn try_it() -> Result<String, pager::Error> {
-    let pager = Pager::builder().budget_bytes(16 << 20).build()?;
+/// A real region, read by both doors. What came of it, or what went wrong.
+fn try_it() -> Result<String, String> {
+    let failed = |error: pager::Error| with_causes(&error);
+    let pager = Pager::builder().budget_bytes(16 << 20).build().map_err(failed)?;
     let bytes: Vec<u8> = (0..1u32 << 20).map(|n| (n % 251) as u8).collect();
-    let region = pager.open(sources::Memory::new("doctor", bytes))?;
+    let region = pager.open(sources::Memory::new("doctor", bytes)).map_err(failed)?;
     let at = 700_001;
-    let loaded = region.load(at..at + 1)?[0];
-    let expected = (at % 251) as u8;
-    if loaded != expected {
-        return Ok("FAILED: load returned a wrong byte; please report this".to_owned());
+    let loaded = region.load(at..at + 1).map_err(failed)?[0];
+    if loaded != (at % 251) as u8 {
+        return Err("load returned a wrong byte; please report this".to_owned());
     }
     match region.map() {
         Ok(mapped) if mapped[300_000] == (300_000 % 251) as u8 => Ok(format!(
             "a load and a page fault gave the right bytes ({} faults)",
             region.stats().faults
         )),
-        Ok(_) => Ok("FAILED: a page fault gave a wrong byte; please report this".to_owned()),
+        Ok(_) => Err("a page fault gave a wrong byte; please report this".to_owned()),
         Err(_) => Ok("a load gave the right byte; objects cannot be mapped here".to_owned()),
     }
 }
@@ -201,6 +209,41 @@ fn tracking(probe: &Probe) -> Finding {
     feature("write tracking", probe.can_track_writes, gives, without, "6.7")
 }
 
+/// A region takes as much address space as its object has bytes.
+fn address_space() -> Finding {
+    let name = "address space";
+    match limit("Max address space") {
+        Some(u64::MAX) => {
+            Finding { name, good: true, found: "no limit".to_owned(), remedies: Vec::new() }
+        }
+        Some(bytes) => Finding {
+            name,
+            good: false,
+            found: format!("{bytes} bytes a process: larger objects cannot be opened"),
+            remedies: vec!["ulimit -v unlimited: address space costs no memory".to_owned()],
+        },
+        None => unknown(name),
+    }
+}
+
+/// Mode 2 counts address space as if it were memory.
+fn overcommit() -> Finding {
+    let name = "vm.overcommit";
+    match sysctl("vm/overcommit_memory") {
+        Some(2) => Finding {
+            name,
+            good: false,
+            found: "address space counts as memory: large objects cannot be opened".to_owned(),
+            remedies: vec!["as root: sysctl vm.overcommit_memory=0 (or 1)".to_owned()],
+        },
+        Some(_) => {
+            let found = "address space is free".to_owned();
+            Finding { name, good: true, found, remedies: Vec::new() }
+        }
+        None => unknown(name),
+    }
+}
+
 fn map_count() -> Finding {
     let name = "vm.max_map_count";
     match sysctl("vm/max_map_count") {
@@ -219,15 +262,7 @@ fn map_count() -> Finding {
 
 fn descriptors() -> Finding {
     let name = "open files";
-    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|rest| rest.split_whitespace().next());
-    let count = match soft {
-        Some("unlimited") => Some(u64::MAX),
-        Some(number) => number.parse().ok(),
-        None => None,
-    };
-    match count {
+    match limit("Max open files") {
         Some(count) => Finding {
             name,
             good: count >= FILES_NEEDED,
@@ -244,6 +279,16 @@ fn descriptors() -> Finding {
     }
 }
 
+/// The soft limit of this process that /proc calls so; `u64::MAX` if there is none.
+fn limit(name: &str) -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
+
 fn unknown(name: &'static str) -> Finding {
     let found = "cannot be read from /proc".to_owned();
     Finding { name, good: false, found, remedies: vec!["mount procfs at /proc".to_owned()] }
@@ -253,8 +298,12 @@ fn sysctl(name: &str) -> Option<u64> {
     fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
 }
 
+/// Docker and Podman leave a file, Kubernetes and systemd-nspawn a variable.
 fn in_container() -> bool {
-    fs::metadata("/.dockerenv").is_ok() || fs::metadata("/run/.containerenv").is_ok()
+    let files = ["/.dockerenv", "/run/.containerenv"];
+    let variables = ["KUBERNETES_SERVICE_HOST", "container"];
+    files.iter().any(|path| fs::metadata(path).is_ok())
+        || variables.iter().any(|name| env::var_os(name).is_some())
 }
 
 fn seccomp_filters() -> bool {

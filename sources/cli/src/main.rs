@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 const OK: u8 = 0;
 /// Something failed; stderr says what.
 const FAILED: u8 = 1;
-/// `doctor`: it works, with limits.
+/// `doctor`: it works, with limits. (What does not work at all is `FAILED`.)
 const LIMITED: u8 = 3;
 /// The reader of our output went away: what a shell reports for SIGPIPE.
 const BROKEN_PIPE: u8 = 141;
@@ -86,7 +86,8 @@ impl From<sources::SourceError> for Failure {
     }
 }
 
-/// The error and what lies beneath it, in one line.
+/// The error and what lies beneath it, in one line. Parts of it are what a server said or how a
+/// file is called: nothing of that may move the cursor of a terminal.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -98,7 +99,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    text.replace(char::is_control, " ")
 }
 
 fn main() -> ExitCode {

@@ -36,7 +36,10 @@ impl FromStr for ByteRange {
 
     fn from_str(text: &str) -> Result<ByteRange, String> {
         let number = |text: &str| -> Result<u64, String> {
-            text.parse().map_err(|_| format!("{text:?} is not a number of bytes"))
+            // `u64::from_str` would let a sign pass.
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = text.parse().ok().filter(|_| digits);
+            number.ok_or_else(|| format!("{text:?} is not a number of bytes"))
         };
         if let Some((start, end)) = text.split_once("..") {
             let start = if start.is_empty() { 0 } else { number(start)? };
@@ -49,9 +52,12 @@ impl FromStr for ByteRange {
             Some(("", count)) => Ok(ByteRange::Last(number(count)?)),
             Some((start, "")) => Ok(ByteRange::From(number(start)?)),
             Some((start, last)) => {
-                let last = number(last)?;
+                let (start, last) = (number(start)?, number(last)?);
                 let end = last.checked_add(1).ok_or_else(|| format!("{last} is too large"))?;
-                Ok(ByteRange::Between(number(start)?, end))
+                match start < end {
+                    true => Ok(ByteRange::Between(start, end)),
+                    false => Err(format!("the last byte, {last}, lies before the first, {start}")),
+                }
             }
             None => Err("use FIRST-LAST, FIRST-, -COUNT or START..END".to_owned()),
         }
@@ -81,8 +87,21 @@ mod tests {
             let range: ByteRange = text.parse().unwrap();
             assert_eq!(range.of(1000).ok(), expected, "{text}");
         }
-        for text in ["", "x", "1", "1-x", "..x", "0-18446744073709551615", "99999999999999999999-"]
-        {
+        let wrong = [
+            "",
+            "x",
+            "1",
+            "-",
+            "1-x",
+            "..x",
+            "5-4",
+            "+1-5",
+            "1-+5",
+            "1-2-3",
+            "0-18446744073709551615",
+            "99999999999999999999-",
+        ];
+        for text in wrong {
             assert!(text.parse::<ByteRange>().is_err(), "{text}");
         }
     }

@@ -38,7 +38,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         });
         writeln!(out, "{line}")
     } else {
-        let (name, bytes, token) = (region.name(), region.len(), version.token());
+        // A file may be called anything: nothing of it may move the cursor of a terminal.
+        let name = region.name().replace(char::is_control, " ");
+        let (bytes, token) = (region.len(), version.token());
         writeln!(out, "name     {name}\nbytes    {bytes}\nversion  {token} ({strength})")
     };
     written.and_then(|()| out.flush()).map_err(Failure::output)

@@ -1,10 +1,12 @@
 //! The command as people and scripts use it.
 
+mod remote;
+
 use std::io::Write;
 
 use assert_cmd::Command;
 
-fn extmem() -> Command {
+pub(crate) fn extmem() -> Command {
     Command::cargo_bin("extmem").unwrap()
 }
 
@@ -56,16 +58,49 @@ fn doctor_reports_and_its_exit_code_agrees() {
 }
 
 #[test]
+fn doctor_knows_limits_and_what_does_not_work_at_all() {
+    let doctor = |limit: &str| {
+        let program = assert_cmd::cargo::cargo_bin("extmem");
+        let line = format!("ulimit {limit} && exec '{}' doctor --json", program.display());
+        let output = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!text.contains("panicked"), "{limit}: {text}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{limit}: {error}: {text}"));
+        (output.status.code(), json)
+    };
+    let advice = |json: &serde_json::Value, name: &str| {
+        let findings = json["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["name"] == name).unwrap();
+        (finding["ok"] == true, finding["do"].to_string())
+    };
+    let (code, json) = doctor("-v 4000000");
+    assert_eq!(code, Some(3), "{json}");
+    assert!(advice(&json, "address space").1.contains("ulimit -v"), "{json}");
+    let (code, json) = doctor("-n 200");
+    assert_eq!(code, Some(3), "{json}");
+    assert!(advice(&json, "open files").1.contains("ulimit -n"), "{json}");
+    // Not enough descriptors for a single region: the report is there, and says so.
+    let (code, json) = doctor("-n 5");
+    assert_eq!(code, Some(1), "{json}");
+    assert!(json["trial"].as_str().unwrap().contains("FAILED"), "{json}");
+    assert!(!advice(&json, "open files").0, "{json}");
+}
+
+#[test]
 fn wrong_use_is_said_and_never_panics() {
     let (file, _) = sample();
     let path = file.path().to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&[], 2, "Usage"),
         (&["cat", "/no/such/file"], 1, "/no/such/file"),
         (&["stat", "ftp://host/file"], 1, "ftp"),
         (&["stat", "s3://bucket/key?colour=red"], 1, "colour"),
         (&["cat", "--range", "x", path], 2, "FIRST-LAST"),
         (&["cat", "--range", "5000000-", path], 1, "3000000"),
+        (&["cat", "--range", "5-4", path], 2, "before the first"),
+        (&["cat", "/proc/self/status"], 1, "tells no length"),
+        (&["cat", "no\u{1b}[2Jfile"], 1, "no [2Jfile"),
         (&["cat", "--budget", "1", path], 2, "16"),
     ];
     for (args, code, says) in cases {
@@ -73,7 +108,39 @@ fn wrong_use_is_said_and_never_panics() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         assert!(text.contains(says) && !text.contains("panicked"), "{args:?}: {text}");
+        assert!(code == 2 || !text.contains('\u{1b}'), "{args:?}: {text:?}");
     }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let (file, _) = sample();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let program = assert_cmd::cargo::cargo_bin("extmem");
+    let output =
+        std::process::Command::new(program).arg("cat").arg(file.path()).stdout(full).output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("standard output"), "{text}");
+}
+
+#[test]
+fn what_is_empty_is_written_as_such() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let path = empty.path().to_str().unwrap();
+    for args in
+        [&["cat", path][..], &["cat", "--range", "-5", path], &["cat", "--range", "0-", path]]
+    {
+        let output = extmem().args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {text}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    assert_eq!(
+        extmem().args(["cat", "--range", "0-0", path]).output().unwrap().status.code(),
+        Some(1)
+    );
 }
 
 #[test]
