@@ -78,7 +78,7 @@ fn aws_time(after: Duration) -> String {
     let days = time.as_secs() / 86_400;
     // The days of this century, counted from its first: the calendar's exception is in 2100.
     let (mut day, mut year) = (days - 10_957, 2000);
-    let days_of = |year: u64| if year % 4 == 0 { 366 } else { 365 };
+    let days_of = |year: u64| if year.is_multiple_of(4) { 366 } else { 365 };
     while day >= days_of(year) {
         day -= days_of(year);
         year += 1;
