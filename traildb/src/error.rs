@@ -68,6 +68,10 @@ pub enum Error {
         count: u64,
     },
 
+    /// A filter looks at all items of an event, and the cursor gives only those that changed.
+    #[error("a cursor that gives only changed items cannot have a filter")]
+    FilterOfChanges,
+
     /// What was given to the builder cannot be part of a database.
     #[error(transparent)]
     Input(#[from] InputError),

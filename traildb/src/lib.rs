@@ -17,15 +17,20 @@ pub mod storage; // where the bytes are
 mod storage_region; // a region of the pager as a storage
 mod container; // members by name: package and directory
 mod member; // the bytes of each member, read and written
-mod read; // Reader and its cursor
+pub mod filter; // which events are wanted: text, expression, filter
+mod read; // Reader, its cursors, scans
 mod write; // Builder: events into a file
 pub mod synth; // made-up events for demos and benchmarks
 
 pub use crate::{
     error::{Error, InputError},
+    filter::Filter,
     item::{DELTA_MAX, FIELDS_MAX, Item, TRAILS_MAX, Uuid, UuidError, VALUES_MAX},
     member::{fields::Fields, lexicon::Value},
-    read::{Event, Reader, Trail, existing},
+    read::{
+        Batch, Chunk, Event, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail, View,
+        existing,
+    },
     storage::Storage,
     write::{Builder, Options, Written},
 };

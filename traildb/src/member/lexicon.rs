@@ -8,7 +8,10 @@
 //!   w = 4 if the member has at most 2^32 - 1 bytes, else 8; offsets count from the member's start
 //! ```
 
-use std::ops::{Deref, Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::{Deref, Range},
+};
 
 use crate::{
     container::{Member, Members, Plan},
@@ -164,18 +167,22 @@ impl LexiconMember {
         Err(self.member.damaged(members, span.start, reason))
     }
 
-    /// The number of the value that equals `wanted`, by a scan over the offsets: values are in the
-    /// order of their first use.
-    pub(crate) fn find<S: Storage>(
+    /// The numbers of the values that equal those `wanted`, 0 for the empty one, by a scan over the
+    /// offsets: values are in the order of their first use.
+    pub(crate) fn find_all<S: Storage>(
         &self,
         members: &Members<S>,
-        wanted: &[u8],
-    ) -> Result<Option<u64>, Error> {
+        wanted: &[&[u8]],
+    ) -> Result<Vec<Option<u64>>, Error> {
+        let mut found: HashMap<&[u8], Option<u64>> =
+            wanted.iter().filter(|value| !value.is_empty()).map(|&value| (value, None)).collect();
+        let lengths: HashSet<u64> = found.keys().map(|value| value.len() as u64).collect();
+        let mut missing = found.len();
         let step = CHUNK_BYTES / self.width;
         let mut number = 1;
         let mut value = Vec::new();
         let mut offsets = Vec::new();
-        while number <= self.count {
+        while number <= self.count && missing > 0 {
             let n = step.min(self.count - number + 1);
             let mut plan = Plan::default();
             plan.add(&self.member, self.width * number..self.width * (number + 2 * step + 1));
@@ -187,25 +194,29 @@ impl LexiconMember {
             let starts: Vec<u64> =
                 offsets.chunks_exact(self.width as usize).map(le_number).collect();
             for k in 0..n as usize {
-                let missing = self.zero_ended && number + k as u64 == self.count;
-                let end = if missing { self.member.len } else { starts[k + 1] };
+                let missing_end = self.zero_ended && number + k as u64 == self.count;
+                let end = if missing_end { self.member.len } else { starts[k + 1] };
                 let span = self.check_span(members, number + k as u64, starts[k]..end)?;
                 let fits = match self.zero_ended {
-                    // Longer than the value by its NUL byte, or more before the last offset.
-                    true => span.end - span.start > wanted.len() as u64,
-                    false => span.end - span.start == wanted.len() as u64,
+                    // Longer than the value by its NUL byte, or more before the last offset. A span
+                    // is no longer than the member, so one that fits is read in full.
+                    true => true,
+                    false => lengths.contains(&(span.end - span.start)),
                 };
                 if fits {
                     value.clear();
                     self.append(members, number + k as u64, &mut value)?;
-                    if value == wanted {
-                        return Ok(Some(number + k as u64));
+                    // The first of equal values counts.
+                    if let Some(slot @ None) = found.get_mut(&*value) {
+                        *slot = Some(number + k as u64);
+                        missing -= 1;
                     }
                 }
             }
             number += n;
         }
-        Ok(None)
+        let number = |value: &&[u8]| if value.is_empty() { Some(0) } else { found[value] };
+        Ok(wanted.iter().map(number).collect())
     }
 }
 

@@ -10,13 +10,14 @@
 //! calls, a trail of any length takes the same memory, and the zeros behind the window stand for
 //! the zeros that the format puts behind its data.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use super::{Model, Reader};
+use super::{Batch, Model, Reader, view::Levels};
 use crate::{
     bits,
     container::Plan,
     error::Error,
+    filter::Filter,
     item::{Item, Uuid},
     storage::Storage,
 };
@@ -46,7 +47,8 @@ const AHEAD_TIMES: u64 = 8;
 pub struct Event<'a> {
     /// The timestamp.
     pub time: u64,
-    /// One item for each user field, in order: `items[f - 1]` is of field f.
+    /// One item for each user field, in order: `items[f - 1]` is of field f. In a view of changes
+    /// ([`View::only_changes`](crate::View::only_changes)) only those that changed.
     pub items: &'a [Item],
 }
 
@@ -54,10 +56,20 @@ pub struct Event<'a> {
 pub struct Trail<'r, S: Storage> {
     reader: &'r Reader<S>,
     model: &'r Model,
+    levels: Arc<Levels>,
+    /// The filter of this cursor, which overrides those of the levels.
+    own_filter: Option<Arc<Filter>>,
+    /// The filter that holds for the trail that the cursor is on, and the last time that it can
+    /// match.
+    filter: Option<(Arc<Filter>, u64)>,
     id: Option<u64>,
     /// The state: one item for each user field.
     items: Box<[Item]>,
+    /// In a view of changes, the items that the event came with.
+    changes: Vec<Item>,
     time: u64,
+    /// Whether the event that `time` and `items` are was only looked at.
+    peeked: bool,
     /// The time symbol that the next event starts with, read already.
     pending: Option<Pending>,
     window: Window,
@@ -122,14 +134,19 @@ struct Window {
 }
 
 impl<'r, S: Storage> Trail<'r, S> {
-    pub(super) fn new(reader: &'r Reader<S>) -> Result<Trail<'r, S>, Error> {
+    pub(super) fn new(reader: &'r Reader<S>, levels: Arc<Levels>) -> Result<Trail<'r, S>, Error> {
         let model = reader.model()?;
         Ok(Trail {
             reader,
             model,
+            levels,
+            own_filter: None,
+            filter: None,
             id: None,
             items: (1..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
+            changes: Vec::new(),
             time: 0,
+            peeked: false,
             pending: None,
             window: Window {
                 bytes: Vec::new(),
@@ -159,9 +176,38 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.id.map(|id| self.reader.uuid(id)).transpose()
     }
 
+    /// The reader that the cursor is of.
+    pub fn reader(&self) -> &'r Reader<S> {
+        self.reader
+    }
+
+    /// Sets a filter that holds for this cursor, on whatever trail, in place of those of its view;
+    /// `None` puts those of the view back. It holds from the next event on.
+    ///
+    /// # Errors
+    /// [`Error::FilterOfChanges`] if the cursor is of a view of changes.
+    pub fn set_filter(&mut self, filter: Option<Arc<Filter>>) -> Result<(), Error> {
+        if filter.is_some() && self.levels.only_changes {
+            return Err(Error::FilterOfChanges);
+        }
+        self.own_filter = filter;
+        self.choose_filter();
+        Ok(())
+    }
+
+    /// Finds the filter that holds for the current trail, by precedence.
+    fn choose_filter(&mut self) {
+        let chosen = self.own_filter.as_ref().or_else(|| self.levels.of_trail(self.id?));
+        let chosen = chosen.filter(|filter| !filter.is_all());
+        self.filter = chosen.map(|filter| {
+            let last = filter.times().map_or(0, |times| *times.end());
+            (filter.clone(), last)
+        });
+    }
+
     /// Puts the cursor before the first event of `trail`.
     pub fn seek(&mut self, trail: u64) -> Result<(), Error> {
-        self.pending = None;
+        (self.pending, self.peeked) = (None, false);
         let next = self.id.take().map(|id| id + 1) == Some(trail);
         let span = self.span(trail, next)?;
         for (slot, field) in self.items.iter_mut().zip(1..) {
@@ -169,6 +215,11 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
         self.time = self.reader.info.time_min;
         self.id = Some(trail);
+        self.choose_filter();
+        if self.filter.as_ref().is_some_and(|(filter, _)| filter.is_none()) {
+            // Nothing of the trail is read.
+            return Ok(());
+        }
         let opened = self.open_span(span, next).and_then(|()| self.first_symbol());
         opened.inspect_err(|_| self.id = None)
     }
@@ -265,13 +316,82 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// The next event, or `None` at the end of the trail. After an error the trail is over.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
-        let Some(pending) = self.pending.take() else { return Ok(None) };
+        if std::mem::take(&mut self.peeked) || self.advance()? {
+            return Ok(Some(self.current()));
+        }
+        Ok(None)
+    }
+
+    /// The event that [`next_event`](Trail::next_event) will return.
+    pub fn peek_event(&mut self) -> Result<Option<Event<'_>>, Error> {
+        if !self.peeked {
+            self.peeked = self.advance()?;
+        }
+        Ok(self.peeked.then(|| self.current()))
+    }
+
+    /// Fills `batch` with the next events, up to its maximum, and returns their number: 0 at the end
+    /// of the trail.
+    ///
+    /// # Errors
+    /// Events before the error are in the batch, and the trail is over.
+    pub fn next_batch(&mut self, batch: &mut Batch) -> Result<usize, Error> {
+        batch.clear();
+        while !batch.is_full()
+            && let Some(event) = self.next_event()?
+        {
+            batch.push(event);
+        }
+        Ok(batch.len())
+    }
+
+    /// Number of the events that are left, which are passed over.
+    pub fn count_rest(&mut self) -> Result<u64, Error> {
+        let mut count = u64::from(std::mem::take(&mut self.peeked));
+        while self.advance()? {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
+    #[inline]
+    pub(super) fn current(&self) -> Event<'_> {
+        let items = if self.levels.only_changes { &self.changes[..] } else { &self.items };
+        Event { time: self.time, items }
+    }
+
+    /// Takes the event that was looked at as the current one.
+    pub(super) fn take_peeked(&mut self) {
+        self.peeked = false;
+    }
+
+    /// Goes on to the next event that the filter lets through. Returns whether there is one.
+    #[inline]
+    pub(super) fn advance(&mut self) -> Result<bool, Error> {
+        while self.decode()? {
+            let Some((filter, last)) = &self.filter else { return Ok(true) };
+            if filter.matches(self.time, &self.items) {
+                return Ok(true);
+            }
+            // Times ascend, so nothing behind this one can match (T10).
+            if self.time > *last {
+                self.pending = None;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Decodes the next event, whatever the filter. Returns whether there is one.
+    fn decode(&mut self) -> Result<bool, Error> {
+        let Some(pending) = self.pending.take() else { return Ok(false) };
         let Some(time) = self.time.checked_add(pending.delta) else {
             return Err(self.damaged("the timestamp exceeds 64 bits"));
         };
         self.time = time;
+        self.changes.clear();
         if pending.second_field != 0 {
-            self.items[usize::from(pending.second_field) - 1] = pending.second;
+            self.set(pending.second_field, pending.second);
         }
         while self.window.bit < self.window.end_bit {
             match self.symbol()? {
@@ -280,14 +400,22 @@ impl<'r, S: Storage> Trail<'r, S> {
                     break;
                 }
                 Decoded::Items(first_field, first, second_field, second) => {
-                    self.items[usize::from(first_field) - 1] = first;
+                    self.set(first_field, first);
                     if second_field != 0 {
-                        self.items[usize::from(second_field) - 1] = second;
+                        self.set(second_field, second);
                     }
                 }
             }
         }
-        Ok(Some(Event { time, items: &self.items }))
+        Ok(true)
+    }
+
+    #[inline(always)]
+    fn set(&mut self, field: u16, item: Item) {
+        self.items[usize::from(field) - 1] = item;
+        if self.levels.only_changes {
+            self.changes.push(item);
+        }
     }
 
     /// Decodes one symbol (T5, T6). The caller has checked that there is one.

@@ -11,11 +11,19 @@
 //!                                         6  values
 //! ```
 
-mod cursor;
+mod cursor; // events of a trail
+mod batch; // events in bulk
+mod multi; // many trails in the order of time
+mod view; // which events are seen
+mod scan; // many trails with many threads
 
 use std::{io, ops::Range, path::Path, sync::OnceLock};
 
+pub use batch::Batch;
 pub use cursor::{Event, Trail};
+pub use multi::{MultiBatch, MultiCursor, MultiEvent};
+pub use scan::{Chunk, Scan};
+pub use view::View;
 
 use crate::{
     bits,
@@ -267,11 +275,15 @@ impl<S: Storage> Reader<S> {
     /// The item of a value, or `None` if no event has it. Passes over the field's lexicon, whose
     /// values are in no order.
     pub fn item(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
+        Ok(self.items(field, &[value])?[0])
+    }
+
+    /// The items of many values of a field, in their order. A local lexicon is passed over once for
+    /// all of them.
+    pub fn items(&self, field: u16, values: &[&[u8]]) -> Result<Vec<Option<Item>>, Error> {
         let lexicon = self.lexicon(field)?;
-        if value.is_empty() {
-            return Ok(Some(Item::new(field, 0)));
-        }
-        Ok(lexicon.find(&self.members, value)?.map(|number| Item::new(field, number)))
+        let numbers = lexicon.find_all(&self.members, values)?;
+        Ok(numbers.into_iter().map(|number| Some(Item::new(field, number?))).collect())
     }
 
     /// The UUID of a trail.
@@ -350,18 +362,25 @@ impl<S: Storage> Reader<S> {
         Ok(())
     }
 
+    /// All events of the database: the view that filters are set on.
+    pub fn view(&self) -> View<'_, S> {
+        View::new(self)
+    }
+
     /// A cursor over the events of a trail.
     pub fn trail(&self, trail: u64) -> Result<Trail<'_, S>, Error> {
-        self.content_of(trail)?;
-        let mut cursor = self.cursor()?;
-        cursor.seek(trail)?;
-        Ok(cursor)
+        self.view().trail(trail)
+    }
+
+    /// Number of events of a trail. Decodes it: the file does not say.
+    pub fn trail_len(&self, trail: u64) -> Result<u64, Error> {
+        self.view().trail_len(trail)
     }
 
     /// A cursor that is at the end of no trail: [`Trail::seek`] puts it on one. Passing over many
     /// trails with one cursor allocates nothing, and in ascending order reads ahead.
     pub fn cursor(&self) -> Result<Trail<'_, S>, Error> {
-        Trail::new(self)
+        self.view().cursor()
     }
 
     fn content_of(&self, trail: u64) -> Result<&Content, Error> {

@@ -6,5 +6,6 @@ mod hostile; // files that break a rule
 #[cfg(feature = "pager")]
 mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes
+mod queries; // filters, views, merged cursors, scans: against a naive evaluator
 mod writing; // what a builder writes reads back
 mod support; // fixtures and comparisons

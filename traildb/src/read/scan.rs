@@ -1,0 +1,327 @@
+//! Passing over many trails with several threads, with results in order.
+//!
+//! ```text
+//!   trails   |....|....|....|....|....|...      cut into chunks of about equal bytes
+//!   threads    A    B    A    B    B            each takes the next chunk when it is done
+//!   results    1    2    3    4    5            merged in the order of chunks, by the caller
+//! ```
+//!
+//! A thread that is far ahead of the merge waits, so that results do not pile up.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    panic::resume_unwind,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+};
+
+use super::{Trail, View};
+use crate::{error::Error, storage::Storage};
+
+/// Trails of a chunk, unless they are listed.
+const CHUNK_TRAILS: u64 = 1024;
+/// Trails of a chunk, when they are listed, and each is a fetch of its own.
+const CHUNK_LISTED: usize = 256;
+/// Chunks that may be done, or in work, and not be merged yet, for each thread.
+const AHEAD: u64 = 4;
+/// The most threads.
+const THREADS_MAX: usize = 1024;
+
+/// A pass over trails of a view, all of them unless told otherwise.
+///
+/// ```
+/// # fn main() -> Result<(), traildb::Error> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let mut builder = traildb::Builder::new(&["user"])?;
+/// # builder.add(traildb::Uuid::default(), 3, &["alice"])?;
+/// # builder.finish(dir.path().join("events.tdb"))?;
+/// let reader = traildb::Reader::open(dir.path().join("events.tdb"))?;
+/// let mut events = 0;
+/// reader.view().scan().threads(2).run(
+///     |chunk| {
+///         let mut count = 0;
+///         while let Some(trail) = chunk.next_trail()? {
+///             count += trail.count_rest()?;
+///         }
+///         Ok::<u64, traildb::Error>(count)
+///     },
+///     |count| {
+///         events += count;
+///         Ok(())
+///     },
+/// )?;
+/// assert_eq!(events, reader.events());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Scan<'r, S: Storage> {
+    view: View<'r, S>,
+    threads: usize,
+    trails: Trails<'r>,
+}
+
+enum Trails<'r> {
+    Range(Range<u64>),
+    Listed(Box<dyn Iterator<Item = Result<u64, Error>> + Send + 'r>),
+}
+
+impl Trails<'_> {
+    /// Takes the trails of the next chunk; `None` when there are no more.
+    fn next_chunk(&mut self, range_max: u64) -> Option<Result<ChunkTrails, Error>> {
+        match self {
+            Trails::Range(range) => {
+                let end = range.end.min(range.start.saturating_add(range_max));
+                let chunk = range.start..end;
+                range.start = end;
+                (!chunk.is_empty()).then_some(Ok(ChunkTrails::Range(chunk)))
+            }
+            Trails::Listed(trails) => {
+                let list: Result<Vec<u64>, Error> = trails.take(CHUNK_LISTED).collect();
+                match list {
+                    Ok(list) if list.is_empty() => None,
+                    list => Some(list.map(|list| ChunkTrails::Listed(list.into_iter()))),
+                }
+            }
+        }
+    }
+}
+
+/// Some trails of a scan, with the cursor of the thread that works on them.
+#[derive(Debug)]
+pub struct Chunk<'c, 'r, S: Storage> {
+    cursor: &'c mut Trail<'r, S>,
+    trails: ChunkTrails,
+}
+
+#[derive(Debug)]
+enum ChunkTrails {
+    Range(Range<u64>),
+    Listed(std::vec::IntoIter<u64>),
+}
+
+impl<'r, S: Storage> Chunk<'_, 'r, S> {
+    /// Puts the cursor on the next trail of the chunk; `None` when there are no more. Trails come in
+    /// ascending order, or as they were listed.
+    pub fn next_trail(&mut self) -> Result<Option<&mut Trail<'r, S>>, Error> {
+        let trail = match &mut self.trails {
+            ChunkTrails::Range(range) => range.next(),
+            ChunkTrails::Listed(list) => list.next(),
+        };
+        let Some(trail) = trail else { return Ok(None) };
+        self.cursor.seek(trail)?;
+        Ok(Some(self.cursor))
+    }
+}
+
+impl<'r, S: Storage> Scan<'r, S> {
+    pub(super) fn new(view: View<'r, S>) -> Scan<'r, S> {
+        let trails = Trails::Range(0..view.reader().trails());
+        Scan { view, threads: 1, trails }
+    }
+
+    /// How many threads work, 1 to 1024. Default: 1.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Scan<'r, S> {
+        self.threads = threads.clamp(1, THREADS_MAX);
+        self
+    }
+
+    /// Passes over these trails only, as far as they exist.
+    #[must_use]
+    pub fn range(mut self, trails: Range<u64>) -> Scan<'r, S> {
+        let end = trails.end.min(self.view.reader().trails());
+        self.trails = Trails::Range(trails.start.min(end)..end);
+        self
+    }
+
+    /// Passes over these trails only, in this order. One that does not exist is an error of the
+    /// scan.
+    ///
+    /// They are drawn from the iterator as threads get to them, so it may be long.
+    #[must_use]
+    pub fn trails<I>(self, trails: I) -> Scan<'r, S>
+    where
+        I: IntoIterator<Item = u64>,
+        I::IntoIter: Send + 'r,
+    {
+        self.try_trails(trails.into_iter().map(Ok))
+    }
+
+    /// Like [`trails`](Scan::trails), with trails that are found as the scan goes on. Where finding
+    /// them fails, the scan does.
+    #[must_use]
+    pub fn try_trails<I>(mut self, trails: I) -> Scan<'r, S>
+    where
+        I: IntoIterator<Item = Result<u64, Error>>,
+        I::IntoIter: Send + 'r,
+    {
+        self.trails = Trails::Listed(Box::new(trails.into_iter()));
+        self
+    }
+
+    /// Runs `work` on all chunks of trails, and `merge` on what it returns, in the order of chunks.
+    ///
+    /// `work` runs on the threads of the scan, several at a time; `merge` on the thread of the
+    /// caller. With one thread, all runs there.
+    ///
+    /// # Errors
+    /// The first error of `work` in the order of chunks, or an error of `merge`. Chunks before it
+    /// were merged, none after it is, and threads stop after the chunk that they are at.
+    ///
+    /// # Panics
+    /// When `work` or `merge` panics.
+    pub fn run<T, E>(
+        self,
+        work: impl Fn(&mut Chunk<'_, 'r, S>) -> Result<T, E> + Sync,
+        mut merge: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        T: Send,
+        E: From<Error> + Send,
+    {
+        let Scan { view, threads, mut trails } = self;
+        let range_max = match &trails {
+            // Small enough that all threads find work.
+            Trails::Range(range) => {
+                ((range.end - range.start) / (8 * threads as u64)).clamp(1, CHUNK_TRAILS)
+            }
+            Trails::Listed(_) => CHUNK_TRAILS,
+        };
+        let chunk = |cursor: &mut Option<Trail<'r, S>>, trails: Result<ChunkTrails, Error>| {
+            let trails = trails?;
+            let cursor = match cursor {
+                Some(cursor) => cursor,
+                None => cursor.insert(view.cursor()?),
+            };
+            if let ChunkTrails::Listed(list) = &trails {
+                view.reader().prefetch_trails(list.as_slice())?;
+            }
+            work(&mut Chunk { cursor, trails })
+        };
+        if threads == 1 {
+            let mut cursor = None;
+            while let Some(trails) = trails.next_chunk(range_max) {
+                merge(chunk(&mut cursor, trails)?)?;
+            }
+            return Ok(());
+        }
+        let turn = Turn::new(trails, AHEAD * threads as u64);
+        thread::scope(|scope| {
+            let (sender, results) = mpsc::channel();
+            let (turn, chunk) = (&turn, &chunk);
+            let worker = |sender: mpsc::Sender<_>| {
+                // Whatever ends this thread, the others do not wait for its chunk.
+                let _stop = StopOnPanic(turn);
+                let mut cursor = None;
+                while let Some((n, trails)) = turn.take(range_max) {
+                    if sender.send((n, chunk(&mut cursor, trails))).is_err() {
+                        break;
+                    }
+                }
+            };
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let sender = sender.clone();
+                    scope.spawn(move || worker(sender))
+                })
+                .collect();
+            drop(sender);
+            let _stop = Stop(turn);
+            let mut early = BTreeMap::new();
+            let mut next = 0;
+            // Ends when all threads have.
+            for (n, done) in results {
+                early.insert(n, done);
+                while let Some(done) = early.remove(&next) {
+                    merge(done?)?;
+                    next += 1;
+                    turn.merged(next);
+                }
+            }
+            for worker in workers {
+                if let Err(panic) = worker.join() {
+                    resume_unwind(panic);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Which chunk comes next, and how far the merge is.
+struct Turn<'r> {
+    state: Mutex<State<'r>>,
+    moved: Condvar,
+    /// Chunks that may be taken beyond the last one merged.
+    ahead: u64,
+}
+
+struct State<'r> {
+    trails: Trails<'r>,
+    taken: u64,
+    merged: u64,
+    stopped: bool,
+}
+
+impl<'r> Turn<'r> {
+    fn new(trails: Trails<'r>, ahead: u64) -> Turn<'r> {
+        let state = State { trails, taken: 0, merged: 0, stopped: false };
+        Turn { state: Mutex::new(state), moved: Condvar::new(), ahead }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'r>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next chunk to work on and its number, once the merge is not too far behind; `None` if
+    /// there is none.
+    fn take(&self, range_max: u64) -> Option<(u64, Result<ChunkTrails, Error>)> {
+        let mut state = self.lock();
+        while !state.stopped && state.taken >= state.merged + self.ahead {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped {
+            return None;
+        }
+        let trails = state.trails.next_chunk(range_max)?;
+        state.taken += 1;
+        Some((state.taken - 1, trails))
+    }
+
+    fn merged(&self, chunks: u64) {
+        self.lock().merged = chunks;
+        self.moved.notify_all();
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.moved.notify_all();
+    }
+}
+
+/// Stops the threads when the merge is over, for whatever reason.
+struct Stop<'t, 'r>(&'t Turn<'r>);
+
+impl Drop for Stop<'_, '_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+struct StopOnPanic<'t, 'r>(&'t Turn<'r>);
+
+impl Drop for StopOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+impl<S: Storage> fmt::Debug for Scan<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
