@@ -176,7 +176,7 @@ impl LexiconMember {
     ) -> Result<Vec<Option<u64>>, Error> {
         let mut found: HashMap<&[u8], Option<u64>> =
             wanted.iter().filter(|value| !value.is_empty()).map(|&value| (value, None)).collect();
-        let lengths: HashSet<u64> = found.keys().map(|value| value.len() as u64).collect();
+        let lengths: HashSet<u64> = found.keys().map(|value| <[u8]>::len(value) as u64).collect();
         let mut missing = found.len();
         let step = CHUNK_BYTES / self.width;
         let mut number = 1;
