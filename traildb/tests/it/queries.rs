@@ -329,7 +329,11 @@ fn a_scan_merges_in_the_order_of_trails() {
                 }
                 Ok::<_, Error>(list)
             };
-            scan.threads(threads).run(work, |list| Ok(found.extend(list))).unwrap();
+            let merge = |list: Vec<(u64, u64)>| {
+                found.extend(list);
+                Ok(())
+            };
+            scan.threads(threads).run(work, merge).unwrap();
             found
         };
         let expected = |trail: u64| (trail, 1 + trail % 5);
