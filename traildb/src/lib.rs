@@ -20,6 +20,7 @@ mod member; // the bytes of each member, read and written
 pub mod filter; // which events are wanted: text, expression, filter
 mod read; // Reader, its cursors, scans
 mod write; // Builder: events into a file
+pub mod verify; // every rule of the format, for a whole database
 pub mod synth; // made-up events for demos and benchmarks
 
 pub use crate::{

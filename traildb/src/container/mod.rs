@@ -24,6 +24,11 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// Where the member starts in its storage.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The error for a broken rule at `offset` of this member.
     pub(crate) fn damaged<S: Storage>(
         &self,
@@ -66,6 +71,12 @@ impl<S: Storage> Members<S> {
     /// Every member, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.by_name.values()
+    }
+
+    /// The whole first storage as if it were a member: what lies between members is read by it.
+    pub(crate) fn whole(&self, name: &str) -> Member {
+        let len = self.stores.first().map_or(0, |store| store.len());
+        Member { name: name.into(), store: 0, start: 0, len }
     }
 
     /// The name of the first storage: the package file, or the first member of a directory.

@@ -31,7 +31,7 @@ const MAGIC: &str = "TAR TOC FOR TDB VER 1\n";
 const HEAD_BYTES: u64 = 256 << 10;
 
 /// An index cannot be longer: all fields with the longest names, and the other members.
-const INDEX_BYTES_MAX: u64 = (FIELDS_MAX as u64 + 16) * (511 + 8 + 43);
+pub(crate) const INDEX_BYTES_MAX: u64 = (FIELDS_MAX as u64 + 16) * (511 + 8 + 43);
 
 /// Finds the members of a package.
 pub(crate) fn open<S: Storage>(storage: S) -> Result<Members<S>, Error> {

@@ -143,7 +143,7 @@ impl<S: Storage> Reader<S> {
         Ok(reader)
     }
 
-    fn with_members(members: Members<S>, version: u64) -> Result<Reader<S>, Error> {
+    pub(crate) fn with_members(members: Members<S>, version: u64) -> Result<Reader<S>, Error> {
         let info = Info::read(&members, &members.need("info")?)?;
         let content = match info.trails {
             0 => None,

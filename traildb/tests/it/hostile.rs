@@ -6,10 +6,10 @@ use traildb::{Builder, Error, Item, Options, Reader, Uuid};
 
 use crate::support::{contents, open_members, package, scratch};
 
-type Members = BTreeMap<String, Vec<u8>>;
+pub(crate) type Members = BTreeMap<String, Vec<u8>>;
 
 /// A database of three trails with two fields, as members.
-fn good() -> Members {
+pub(crate) fn good() -> Members {
     let folder = scratch();
     let path = folder.path().join("db");
     let options = Options::default().directory(true);
@@ -46,14 +46,14 @@ fn entry_of(book: &[u8]) -> usize {
     book.chunks_exact(20).position(|entry| entry[16] != 0).unwrap()
 }
 
-#[test]
-fn every_broken_rule_is_found_and_named() {
-    assert!(read(&good()).is_ok());
-    type Damage = fn(&mut Members);
+pub(crate) type Damage = fn(&mut Members);
+
+/// Files that break one rule: which, in which member, and how.
+pub(crate) fn damages() -> Vec<(&'static str, &'static str, Damage)> {
     fn member<'m>(members: &'m mut Members, name: &str) -> &'m mut Vec<u8> {
         members.get_mut(name).unwrap()
     }
-    let cases: Vec<(&str, &str, Damage)> = vec![
+    vec![
         ("V1 no number", "version", |m| member(m, "version").push(b'x')),
         ("N2 four numbers", "info", |m| *member(m, "info") = b"3 4 5 9\n".to_vec()),
         ("N2 no digits", "info", |m| *member(m, "info") = b"3 4 5 9 +4\n".to_vec()),
@@ -100,8 +100,13 @@ fn every_broken_rule_is_found_and_named() {
             let at = book.len() - 20;
             book[at + 1] ^= 1;
         }),
-    ];
-    for (what, at_fault, damage) in cases {
+    ]
+}
+
+#[test]
+fn every_broken_rule_is_found_and_named() {
+    assert!(read(&good()).is_ok());
+    for (what, at_fault, damage) in damages() {
         let mut members = good();
         damage(&mut members);
         match read(&members) {

@@ -3,6 +3,7 @@
 mod golden; // the fixtures of ../shared, written by the original library
 mod version0; // the same, turned back into version 0
 mod hostile; // files that break a rule
+mod verify; // the same files, checked whole
 #[cfg(feature = "pager")]
 mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes

@@ -16,7 +16,7 @@ fn numbers(bytes: &[u8]) -> Vec<usize> {
 }
 
 /// The fixture as version 0, its trails in reverse order; `None` if version 0 cannot hold it.
-fn turned_back(fixture: &Fixture, last_offset: bool) -> Option<Members> {
+pub(crate) fn turned_back(fixture: &Fixture, last_offset: bool) -> Option<Members> {
     let new = members(fixture);
     let mut old = Members::new();
     old.insert("info".into(), new["info"].clone());

@@ -1,0 +1,232 @@
+//! `trails.toc`, `trails.data` and `uuids`: places, then every event (FORMAT.md T, U).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{
+    Log, Pace, Verifier, len, need,
+    stream::{Stream, number},
+};
+use crate::{
+    container::Members,
+    error::Error,
+    member::{
+        info::Info,
+        trails::{PADDING, offset_width},
+    },
+    read::Reader,
+    storage::Storage,
+};
+
+/// Trails that a thread takes at a time, at least.
+const RUN: u64 = 1024;
+
+/// Checks where trails are and whose (T1, T2, T4, U). Returns whether they can be read.
+pub(super) fn check_offsets<S: Storage>(
+    members: &Members<S>,
+    info: &Info,
+    version: u64,
+    log: &Log,
+    pace: &Pace<'_>,
+) -> Result<bool, Error> {
+    let uuids = uuids(members, info, version, log, pace)?;
+    let toc = toc(members, info, log, pace)?;
+    Ok(uuids && toc)
+}
+
+fn toc<S: Storage>(
+    members: &Members<S>,
+    info: &Info,
+    log: &Log,
+    pace: &Pace<'_>,
+) -> Result<bool, Error> {
+    const TOC: &str = "trails.toc";
+    const DATA: &str = "trails.data";
+    if info.trails == 0 {
+        // E1: readers look at neither.
+        pace.add(len(members, TOC) + len(members, DATA));
+        return Ok(true);
+    }
+    let (toc, data) = (need(members, TOC, log), need(members, DATA, log));
+    let (Some(toc), Some(data)) = (toc, data) else { return Ok(false) };
+    let width = offset_width(data.len);
+    let expected = (info.trails + 1) * width;
+    if toc.len != expected {
+        let reason = format!("{} bytes where {} trails need {expected}", toc.len, info.trails);
+        log.error(TOC, 0, reason);
+        pace.add(toc.len);
+        return Ok(false);
+    }
+    let mut stream = Stream::new(members, &toc, 0..expected, pace);
+    let mut before = None;
+    for trail in 0..=info.trails {
+        let offset = number(stream.next(width as usize)?);
+        let at = trail * width;
+        if offset > data.len {
+            let reason = format!("offset {offset} is outside trails.data, which has {}", data.len);
+            log.error(TOC, at, reason);
+        } else if let Some(before) = before
+            && offset <= before
+        {
+            let reason = format!("is empty or ends before it starts: {before} to {offset}");
+            log.trail(trail - 1, TOC, at, reason);
+        } else if before.is_none() && offset != 0 {
+            log.warning(TOC, at, format!("the first trail starts at {offset}, not at 0"));
+        }
+        before = Some(offset);
+    }
+    // T2: zeros for readers that look ahead.
+    let end = before.unwrap_or(0);
+    if end <= data.len && data.len - end < PADDING {
+        let reason = format!("{} bytes follow the last trail, not {PADDING} (T2)", data.len - end);
+        log.error(DATA, end, reason);
+    } else if end < data.len {
+        let mut rest = vec![0; (data.len - end).min(4096) as usize];
+        members.read(&data, end, &mut rest)?;
+        if rest.len() as u64 != PADDING || rest.iter().any(|&b| b != 0) {
+            log.warning(DATA, end, format!("{PADDING} zeros must follow the last trail (T2)"));
+        }
+    }
+    // A reader finds out about each trail by itself.
+    Ok(true)
+}
+
+fn uuids<S: Storage>(
+    members: &Members<S>,
+    info: &Info,
+    version: u64,
+    log: &Log,
+    pace: &Pace<'_>,
+) -> Result<bool, Error> {
+    let name = if version == 0 { "cookies" } else { "uuids" };
+    if info.trails == 0 {
+        pace.add(len(members, name));
+        return Ok(true);
+    }
+    let Some(member) = need(members, name, log) else { return Ok(false) };
+    let expected = info.trails * 16;
+    if member.len != expected {
+        let reason = format!("{} bytes where {} trails need {expected}", member.len, info.trails);
+        log.error(name, 0, reason);
+        pace.add(member.len);
+        return Ok(false);
+    }
+    let mut stream = Stream::new(members, &member, 0..expected, pace);
+    let mut before = None;
+    for trail in 0..info.trails {
+        let bytes = stream.next(16)?.try_into().expect("sixteen bytes");
+        let uuid = u128::from_le_bytes(bytes);
+        if version > 0 && before.is_some_and(|before| before >= uuid) {
+            let reason = format!("{} is not above the UUID before it (U2)", crate::Uuid(bytes));
+            log.trail(trail, name, trail * 16, reason);
+        }
+        before = Some(uuid);
+    }
+    Ok(true)
+}
+
+/// What threads find out together.
+struct Totals {
+    trails: AtomicU64,
+    events: AtomicU64,
+    time_min: AtomicU64,
+    time_max: AtomicU64,
+    delta_max: AtomicU64,
+}
+
+/// Decodes every event of every trail. Returns how many trails and events were whole.
+pub(super) fn check_events<S: Storage>(
+    reader: &Reader<S>,
+    info: &Info,
+    verifier: &Verifier<'_>,
+    log: &Log,
+    pace: &Pace<'_>,
+) -> Result<(u64, u64), Error> {
+    // The reader may be stricter than we are about what every trail needs.
+    if log.take(reader.cursor())?.is_none() {
+        return Ok((0, 0));
+    }
+    let totals = Totals {
+        trails: AtomicU64::new(0),
+        events: AtomicU64::new(0),
+        time_min: AtomicU64::new(u64::MAX),
+        time_max: AtomicU64::new(0),
+        delta_max: AtomicU64::new(0),
+    };
+    let data = reader.members().iter().find(|(name, _)| *name == "trails.data").map_or(0, |m| m.1);
+    let run = (info.trails / (verifier.threads as u64 * 16)).max(RUN);
+    let next = AtomicU64::new(0);
+    let runs = info.trails.div_ceil(run);
+    verifier.each_thread(runs.min(1 << 20) as usize, || {
+        loop {
+            let k = next.fetch_add(1, Ordering::Relaxed);
+            if k >= runs {
+                return Ok(());
+            }
+            let trails = k * run..info.trails.min((k + 1) * run);
+            check_run(reader, info, trails, &totals, log)?;
+            // Trails have no size that is known here; on average it is right.
+            let share = |k: u64| (u128::from(data) * u128::from(k) / u128::from(runs)) as u64;
+            pace.add(share(k + 1) - share(k));
+        }
+    })?;
+    let get = |total: &AtomicU64| total.load(Ordering::Relaxed);
+    let (trails, events) = (get(&totals.trails), get(&totals.events));
+    if trails == info.trails {
+        let compare = |what: &str, says: u64, is: u64| {
+            if says != is {
+                log.error("info", 0, format!("the {what} is {says} by info, {is} by the events"));
+            }
+        };
+        compare("number of events", info.events, events);
+        compare("least timestamp", info.time_min, get(&totals.time_min));
+        compare("greatest timestamp", info.time_max, get(&totals.time_max));
+        let delta = get(&totals.delta_max);
+        if delta != info.delta_max {
+            let reason =
+                format!("the greatest delta is {} by info, {delta} by the events", info.delta_max);
+            log.warning("info", 0, reason);
+        }
+    }
+    Ok((trails, events))
+}
+
+fn check_run<S: Storage>(
+    reader: &Reader<S>,
+    info: &Info,
+    trails: std::ops::Range<u64>,
+    totals: &Totals,
+    log: &Log,
+) -> Result<(), Error> {
+    let mut cursor = reader.cursor()?;
+    // An offset that is out of place was told of already.
+    let known = log.has_errors("trails.toc");
+    let (mut whole, mut events) = (0, 0);
+    let (mut least, mut greatest, mut delta_max) = (u64::MAX, 0, 0);
+    for trail in trails {
+        match cursor.seek(trail) {
+            Err(Error::Damaged { member, .. }) if known && member == "trails.toc" => continue,
+            result => {
+                if log.take_in(Some(trail), result)?.is_none() {
+                    continue;
+                }
+            }
+        }
+        let mut before = info.time_min;
+        let sound = loop {
+            let Some(event) = log.take_in(Some(trail), cursor.next_event())? else { break false };
+            let Some(event) = event else { break true };
+            events += 1;
+            least = least.min(event.time);
+            greatest = greatest.max(event.time);
+            delta_max = delta_max.max(event.time - before);
+            before = event.time;
+        };
+        whole += u64::from(sound);
+    }
+    totals.trails.fetch_add(whole, Ordering::Relaxed);
+    totals.events.fetch_add(events, Ordering::Relaxed);
+    totals.time_min.fetch_min(least, Ordering::Relaxed);
+    totals.time_max.fetch_max(greatest, Ordering::Relaxed);
+    totals.delta_max.fetch_max(delta_max, Ordering::Relaxed);
+    Ok(())
+}
