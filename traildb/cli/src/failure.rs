@@ -11,6 +11,10 @@ pub(crate) enum Failure {
     Failed(String),
     /// None of what was asked for is there.
     Nothing(String),
+    /// Done, but for databases that were passed over.
+    Partial(String),
+    /// What was to be verified is not sound.
+    Damaged(String),
     /// Whoever read our output has gone: no error of ours, and nobody to tell.
     BrokenPipe,
 }
@@ -22,6 +26,8 @@ impl Failure {
             Failure::Failed(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Nothing(_) => 3,
+            Failure::Partial(_) => 4,
+            Failure::Damaged(_) => 5,
             // What a shell reports of a process that SIGPIPE ended.
             Failure::BrokenPipe => 128 + 13,
         }
@@ -30,7 +36,11 @@ impl Failure {
     /// What to tell, if anything.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
-            Failure::Usage(text) | Failure::Failed(text) | Failure::Nothing(text) => Some(text),
+            Failure::Usage(text)
+            | Failure::Failed(text)
+            | Failure::Nothing(text)
+            | Failure::Partial(text)
+            | Failure::Damaged(text) => Some(text),
             Failure::BrokenPipe => None,
         }
     }

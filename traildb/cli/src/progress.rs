@@ -1,19 +1,57 @@
-//! A bar on stderr, when that is a terminal and nothing else is written to one.
+//! Bars on stderr, when that is a terminal and nothing else is written to one.
 
-use std::io::{IsTerminal, stderr, stdout};
+use std::{
+    io::{IsTerminal, stderr, stdout},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts to `total` `unit`s. Hidden where it would get in the way.
 pub(crate) fn bar(total: u64, unit: &str, to_stdout: bool) -> ProgressBar {
-    let seen = stderr().is_terminal() && !(to_stdout && stdout().is_terminal());
-    if !seen {
+    if !is_seen(to_stdout) {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(total);
     let template =
         format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec}}, {{eta}} left");
-    if let Ok(style) = ProgressStyle::with_template(&template) {
+    styled(ProgressBar::new(total), &template)
+}
+
+/// A bar for bytes read, of `total`; 0 where nobody knows how many there are.
+pub(crate) fn reading(total: u64) -> ProgressBar {
+    if !is_seen(false) {
+        return ProgressBar::hidden();
+    }
+    match total {
+        0 => {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(Duration::from_millis(200));
+            styled(bar, "{spinner} {binary_bytes} read, {binary_bytes_per_sec}, {elapsed}")
+        }
+        total => styled(
+            ProgressBar::new(total),
+            "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left",
+        ),
+    }
+}
+
+/// A sign of life for work whose end is not known.
+pub(crate) fn working(what: &str) -> ProgressBar {
+    if !is_seen(false) {
+        return ProgressBar::hidden();
+    }
+    let bar = styled(ProgressBar::new_spinner(), "{spinner} {msg}, {elapsed}");
+    bar.set_message(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn is_seen(to_stdout: bool) -> bool {
+    stderr().is_terminal() && !(to_stdout && stdout().is_terminal())
+}
+
+fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar

@@ -1,6 +1,6 @@
 //! Which trails (`--uuids`) and which fields (`--fields`).
 
-use std::fs;
+use std::{collections::HashMap, fs};
 
 use traildb::{Fields, Uuid};
 
@@ -24,16 +24,62 @@ pub(crate) enum Content {
     Empty,
 }
 
+/// The fields of several databases: each name once, in the order in which it was first met.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    names: Vec<String>,
+    by_name: HashMap<String, u16>,
+}
+
+impl Names {
+    /// Adds the fields of a database.
+    pub(crate) fn add(&mut self, fields: &Fields) {
+        for name in fields.names() {
+            // Each database has fewer than 2^14; beyond 2^16 in all, the rest is left out.
+            let Ok(next) = u16::try_from(self.names.len() + 1) else { return };
+            self.by_name.entry(name.to_owned()).or_insert_with(|| {
+                self.names.push(name.to_owned());
+                next
+            });
+        }
+    }
+
+    /// Puts the names into their order.
+    pub(crate) fn sort(&mut self) {
+        self.names.sort_unstable();
+        self.by_name = self.names.iter().cloned().zip(1..).collect();
+    }
+
+    /// The name of a field, which there is; fields count from 1.
+    pub(crate) fn name(&self, field: u16) -> &str {
+        &self.names[usize::from(field) - 1]
+    }
+
+    /// All names.
+    pub(crate) fn all(&self) -> &[String] {
+        &self.names
+    }
+
+    fn find(&self, name: &str) -> Option<u16> {
+        self.by_name.get(name).copied()
+    }
+}
+
 /// The columns that `list` names, or all: the UUID, the time, then the fields in order.
 pub(crate) fn columns(
     list: Option<&str>,
-    fields: &Fields,
+    fields: &Names,
     compat: bool,
 ) -> Result<Vec<Column>, Failure> {
     let column = |name: &str, content| Column { name: name.to_owned(), content };
     let Some(list) = list else {
         let first = [column("uuid", Content::Uuid), column("time", Content::Time)];
-        let users = fields.names().zip(1..).map(|(name, n)| column(name, Content::Field(n)));
+        let users = fields
+            .all()
+            .iter()
+            .map(String::as_str)
+            .zip(1..)
+            .map(|(name, n)| column(name, Content::Field(n)));
         return Ok(first.into_iter().chain(users).collect());
     };
     let mut columns: Vec<Column> = Vec::new();
@@ -56,9 +102,17 @@ pub(crate) fn columns(
     Ok(columns)
 }
 
-fn unknown(name: &str, fields: &Fields) -> Failure {
+/// A column for each field, and no others.
+pub(crate) fn fields(names: &Names) -> Vec<Column> {
+    let column =
+        |(name, n): (&String, u16)| Column { name: name.clone(), content: Content::Field(n) };
+    names.all().iter().zip(1..).map(column).collect()
+}
+
+fn unknown(name: &str, fields: &Names) -> Failure {
     const SHOWN: usize = 20;
-    let mut known: Vec<&str> = ["uuid", "time"].into_iter().chain(fields.names()).collect();
+    let mut known: Vec<&str> =
+        ["uuid", "time"].into_iter().chain(fields.all().iter().map(String::as_str)).collect();
     if known.len() > SHOWN {
         known.truncate(SHOWN);
         known.push("...");

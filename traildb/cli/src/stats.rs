@@ -5,7 +5,13 @@ use std::{fmt::Write as _, io::Write as _};
 use serde_json::json;
 use sources::price::S3_STANDARD;
 
-use crate::{bytes, open::Database};
+use pager::RegionStats;
+use sources::traffic::TrafficCount;
+
+use crate::{
+    bytes,
+    open::{Database, Opener},
+};
 
 /// How `--stats` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -27,15 +33,43 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Whether the numbers were asked for.
+    pub(crate) fn wanted(&self) -> bool {
+        self.stats.is_some()
+    }
+
     /// Prints the numbers, if they were asked for. Where stderr is closed, nobody reads them.
-    pub(crate) fn print(&self, database: &Database) {
-        let text = match self.stats {
-            None => return,
-            Some(Form::Text) => text(database),
-            Some(Form::Json) => json(database),
+    pub(crate) fn print<'d>(
+        &self,
+        databases: impl IntoIterator<Item = &'d Database>,
+        opener: &Opener<'_>,
+    ) {
+        let Some(form) = self.stats else { return };
+        let mut cost = Cost {
+            count: opener.traffic(),
+            region: RegionStats::default(),
+            total: 0,
+            seconds: opener.began().elapsed().as_secs_f64(),
+        };
+        for database in databases {
+            cost.total += database.bytes();
+            database.add_region_stats(&mut cost.region);
+        }
+        let text = match form {
+            Form::Text => text(&cost),
+            Form::Json => json(&cost),
         };
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// What reading cost.
+struct Cost {
+    count: TrafficCount,
+    region: RegionStats,
+    /// Bytes of all databases.
+    total: u64,
+    seconds: f64,
 }
 
 /// Share of `part` in `whole`, in percent. Bytes fetched twice count twice, so it can exceed 100.
@@ -43,9 +77,9 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }
 
-fn text(database: &Database) -> String {
-    let (count, region, total) = (database.traffic(), database.region_stats(), database.bytes());
-    let seconds = database.opened_at().elapsed().as_secs_f64();
+fn text(cost: &Cost) -> String {
+    let Cost { count, region, total, seconds } = cost;
+    let total = *total;
     let cost = count.cost_usd(&S3_STANDARD);
     let share = percent(count.bytes, total);
     let (fetched, whole) = (bytes::show(count.bytes), bytes::show(total));
@@ -69,8 +103,9 @@ fn text(database: &Database) -> String {
     out
 }
 
-fn json(database: &Database) -> String {
-    let (count, region, total) = (database.traffic(), database.region_stats(), database.bytes());
+fn json(cost: &Cost) -> String {
+    let Cost { count, region, total, seconds } = cost;
+    let total = *total;
     let object = json!({
         "faults": region.faults,
         "loads": region.loads,
@@ -83,7 +118,7 @@ fn json(database: &Database) -> String {
         "bytes": count.bytes,
         "database_bytes": total,
         "percent_of_database": percent(count.bytes, total),
-        "seconds": database.opened_at().elapsed().as_secs_f64(),
+        "seconds": seconds,
         "cost_usd": count.cost_usd(&S3_STANDARD),
         "price": "S3 Standard list price: $0.0004 per 1,000 requests, transfer within the region free",
     });

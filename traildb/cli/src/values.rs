@@ -9,10 +9,13 @@ use traildb::Item;
 
 use crate::{failure::Failure, open::Database, render};
 
-/// Rendered values that are kept. What does not fit is read again each time it is printed.
+/// Rendered values that are kept, of all shards. What does not fit is read again each time it is
+/// printed.
 const KEPT_BYTES: usize = 64 << 20;
-/// Values that are kept before a batch: each takes some 20 bytes of table beside its own.
-const KEPT_MAX: usize = 2 << 20;
+/// A shard keeps so much, however many there are.
+const KEPT_BYTES_MIN: usize = 256 << 10;
+/// Bytes for each value that may be kept: it takes some 20 bytes of table beside its own.
+const KEPT_BYTES_EACH: usize = 32;
 
 /// How values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(crate) enum Form {
     Json,
     /// As they are, up to the first NUL byte.
     Plain,
+    /// As they are.
+    Bytes,
 }
 
 impl Form {
@@ -32,6 +37,7 @@ impl Form {
             Form::Csv(delimiter) => render::csv(out, value, delimiter),
             Form::Json => render::json(out, value),
             Form::Plain => render::plain(out, value),
+            Form::Bytes => out.extend_from_slice(value),
         }
     }
 }
@@ -41,6 +47,7 @@ pub(crate) struct Values<'d> {
     database: &'d Database,
     form: Form,
     kept: Vec<u8>,
+    kept_max: usize,
     /// Start and end of each in `kept`, which is small enough for 32 bits.
     places: HashMap<Item, (u32, u32)>,
     /// For each field, bytes of an offset and of a value on average. Empty where bytes are local.
@@ -50,8 +57,10 @@ pub(crate) struct Values<'d> {
 }
 
 impl<'d> Values<'d> {
-    pub(crate) fn new(database: &'d Database, form: Form) -> Values<'d> {
+    /// The values of a database, which is one of `shards`.
+    pub(crate) fn new(database: &'d Database, form: Form, shards: usize) -> Values<'d> {
         Values {
+            kept_max: (KEPT_BYTES / shards.max(1)).max(KEPT_BYTES_MIN),
             database,
             form,
             kept: Vec::new(),
@@ -64,7 +73,9 @@ impl<'d> Values<'d> {
 
     /// Gets the values of `items` ready, so that [`append`](Values::append) need not wait.
     pub(crate) fn fetch(&mut self, items: &[Item]) -> Result<(), Failure> {
-        if self.kept.len() > KEPT_BYTES / 2 || self.places.len() > KEPT_MAX {
+        if self.kept.len() > self.kept_max / 2
+            || self.places.len() > self.kept_max / KEPT_BYTES_EACH
+        {
             self.kept.clear();
             self.places.clear();
         }
@@ -80,7 +91,7 @@ impl<'d> Values<'d> {
     }
 
     fn fetch_missing(&mut self, mut missing: &[Item]) -> Result<(), Failure> {
-        while !missing.is_empty() && self.kept.len() < KEPT_BYTES {
+        while !missing.is_empty() && self.kept.len() < self.kept_max {
             let chunk = match self.database.is_remote() {
                 true => self.plan(missing)?,
                 false => missing.len(),
@@ -92,10 +103,10 @@ impl<'d> Values<'d> {
                 self.value.clear();
                 self.database.reader.append_value(item, &mut self.value)?;
                 self.form.render(&mut self.kept, &self.value);
-                if self.kept.len() > KEPT_BYTES {
+                if self.kept.len() > self.kept_max {
                     self.kept.truncate(start);
                     // A long value must not keep its memory for good.
-                    self.kept.shrink_to(KEPT_BYTES);
+                    self.kept.shrink_to(self.kept_max);
                     self.value = Vec::new();
                     return Ok(());
                 }
@@ -134,6 +145,23 @@ impl<'d> Values<'d> {
             }
         }
         Ok(items.len())
+    }
+
+    /// The value of `item` in its form, if it was [fetched](Values::fetch) and kept.
+    pub(crate) fn get(&self, item: Item) -> Option<&[u8]> {
+        if item.is_null() {
+            return Some(b"");
+        }
+        let &(start, end) = self.places.get(&item)?;
+        Some(&self.kept[start as usize..end as usize])
+    }
+
+    /// Appends the value of `item` as it is to `out`, kept or not.
+    pub(crate) fn read(&self, item: Item, out: &mut Vec<u8>) -> Result<(), Failure> {
+        match item.is_null() {
+            true => Ok(()),
+            false => Ok(self.database.reader.append_value(item, out)?),
+        }
     }
 
     /// Appends the value of `item` in its form to `out`.

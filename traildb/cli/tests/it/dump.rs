@@ -157,14 +157,20 @@ fn info_says_what_there_is() {
         r#""events":5"#,
         r#""time_min":10"#,
         r#""time_max":21"#,
-        r#"{"name":"a","values":4}"#,
-        r#"{"name":"b","values":5}"#,
+        r#"{"bytes":50,"name":"a","values":4}"#,
+        r#"{"bytes":62,"name":"b","values":5}"#,
         r#""name":"trails.codebook""#,
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
     let text = printed(&["info", "-i", &sample.path()]);
-    for line in ["trails    2", "events    5", "time      10 to 21", "  a  4 values"] {
+    let lines = [
+        "trails    2",
+        "events    5 (2.5 a trail)",
+        "time      10 to 21",
+        "  a           4     50           12.5",
+    ];
+    for line in lines {
         assert!(text.lines().any(|l| l == line), "{line:?} in {text}");
     }
     let empty = printed(&["info", "-i", &Sample::new(&[]).path()]);

@@ -3,5 +3,9 @@
 mod support; // fixtures, servers, how the command is run
 mod dump; // formats, selections, golden files
 mod errors; // exit codes and what is said
+mod query; // filters, and how much matches
+mod shards; // many databases as one
 mod making; // make and synth
+mod verifying; // verify
+mod shell; // completions and man pages
 mod remote; // the same through URLs

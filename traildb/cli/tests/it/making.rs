@@ -71,10 +71,14 @@ fn bad_lines_can_be_passed_over() {
     let sample = Sample::new(&[]);
     let made = sample.beside("made");
     let args = ["make", "--skip-bad-input", "-o", &made];
-    let input = format!("{} 1\nxyz 2\n{} 3\n", uuid(1), uuid(1));
+    let input = format!("{} 1\nxyz 2\n{} 3\n{} 4 5\nzz 5\n{}\n", uuid(1), uuid(1), "-", uuid(2));
     let output = tdb(&args).write_stdin(input).output().expect("the command starts");
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stderr(&output).contains("passed over 1 of 3"), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("passed over 4 of 6 lines"), "{text}");
+    let table: Vec<Vec<&str>> =
+        text.lines().skip(2).map(|line| line.split_whitespace().take(4).collect()).collect();
+    assert_eq!(table, [vec!["3", "2", "column", "1:"], vec!["1", "6", "the", "time"]], "{text}");
     let info = printed(&["info", "-i", &made, "--json"]);
     assert!(info.contains("\"events\":2"), "{info}");
     let again = run(&["make", "-i", "/dev/null", "-o", &made]);
@@ -109,4 +113,129 @@ fn equal_seeds_make_equal_databases() {
     assert!(make("r.tdb", "7") != make("s.tdb", "8"));
     let info = printed(&["info", "-i", &sample.beside("p.tdb"), "--json"]);
     assert!(info.contains("\"events\":5000"), "{info}");
+}
+
+/// Makes a database of `input` and gives its trails, a line each.
+fn made(sample: &Sample, name: &str, args: &[&str], input: impl Into<Vec<u8>>) -> String {
+    let path = sample.beside(name);
+    let args = [&["make", "-o", &path], args].concat();
+    tdb(&args).write_stdin(input).assert().success();
+    printed(&["dump", "-i", &path, "--json-trails"])
+}
+
+fn one_trail(events: &str) -> String {
+    format!("{{\"uuid\":\"{}\",\"events\":[{events}]}}\n", uuid(1))
+}
+
+#[test]
+fn columns_are_taken_by_place_number_and_name() {
+    let sample = Sample::new(&[]);
+    let row = format!("x,{},5,y,z", uuid(1));
+    let header = "p,who,when,q,r\n";
+    let cases: [(&str, &[&str], String, &str); 5] = [
+        ("by number", &["-f", "2:uuid,3:time,5:r,1:p"], row.clone(), r#"[5,"z","x"]"#),
+        (
+            "by the header's names",
+            &["--csv-header", "-f", "who:uuid,when:time,r,p"],
+            format!("{header}{row}"),
+            r#"[5,"z","x"]"#,
+        ),
+        (
+            "by number past a header",
+            &["--csv-header", "-f", "2:uuid,3:time,4:q"],
+            format!("{header}{row}\n"),
+            r#"[5,"y"]"#,
+        ),
+        (
+            "a header as other programs write it",
+            &["--csv-header"],
+            format!("\u{feff}time,\"uuid\",a\r\n5,{},\"b, c\"\r\n\r\n", uuid(1)),
+            r#"[5,"b, c"]"#,
+        ),
+        ("missing columns are empty", &["-f", "3:time,2:uuid,9:a"], row, r#"[5,""]"#),
+    ];
+    for (k, (what, options, input, expected)) in cases.into_iter().enumerate() {
+        let options = [&["-d", ","], options].concat();
+        assert_eq!(made(&sample, &format!("m{k}"), &options, input), one_trail(expected), "{what}");
+    }
+}
+
+#[test]
+fn json_values_stay_as_they_are_written() {
+    let sample = Sample::new(&[]);
+    let event = |rest: &str| format!("{{\"id\":\"{}\",\"ts\":5,{rest}}}\n", uuid(1));
+    let input = [
+        event(r#""a":1.0,"b":"x""#),
+        event(r#""a":12345678901234567890123,"b":true"#),
+        event(r#""a":null,"b":"\u017c\n\"""#),
+        event(r#""b":{"hex":"FFc3"},"other":{"a":[1]}"#),
+        event(r#""a":"first","a":"last""#),
+        "\n".to_owned(),
+    ];
+    let options = ["-j", "-f", "id:uuid,ts:time,a,b"];
+    let expected = one_trail(
+        "[5,\"1.0\",\"x\"],[5,\"12345678901234567890123\",\"true\"],[5,\"\",\"\u{17c}\\n\\\"\"],\
+         [5,\"\",{\"hex\":\"ffc3\"}],[5,\"last\",\"\"]",
+    );
+    assert_eq!(made(&sample, "j", &options, input.concat()), expected);
+    for bad in [r#""a":[1]"#, r#""a":{"hex":"f"}"#, r#""a":{"x":"f"}"#, r#""a":1}{"#, r#""a":tru"#]
+    {
+        let path = sample.beside("bad");
+        let args = [&["make", "-o", &path], &options[..]].concat();
+        let output = tdb(&args).write_stdin(event(bad)).output().expect("the command starts");
+        assert_eq!(output.status.code(), Some(1), "{bad}: {}", stderr(&output));
+        assert!(stderr(&output).contains("stdin: line 1"), "{bad}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn compat_reads_as_the_c_tool_does() {
+    let sample = Sample::new(&[]);
+    let input = format!("{} 5 \"a b\"\r\n", uuid(1));
+    let got = made(&sample, "c", &["--compat", "-f", "uuid,time,a,b"], input);
+    assert_eq!(got, one_trail(r#"[5,"\"a","b\"\r"]"#));
+    let input = format!("{{\"uuid\":\"{}\",\"time\":\"5\",\"a\":\"\\n\"}}\n", uuid(1));
+    let got = made(&sample, "cj", &["--compat", "-j", "-f", "uuid,time,a"], input);
+    assert_eq!(got, one_trail(r#"[5,"\\n"]"#));
+}
+
+#[test]
+fn trails_can_be_chosen() {
+    let sample = Sample::new(&[]);
+    let input = format!("{} 1\n{} 2\n{} 3\n", uuid(1), uuid(2), uuid(1));
+    let got = made(&sample, "u", &["-u", &uuid(1).to_string()], input);
+    assert_eq!(got, one_trail("[1],[3]"));
+}
+
+/// Rows that lie across the blocks in which the input is read, on one thread and on two.
+#[test]
+fn threads_and_blocks_do_not_show() {
+    let sample = Sample::new(&[]);
+    let mut input = String::new();
+    for k in 0..60_000u32 {
+        let value = match k % 3 {
+            0 => format!("plain{k}{}", "-".repeat(60)),
+            1 => format!("\"quoted, {k}\nand \"\"more\"\"\""),
+            _ => String::new(),
+        };
+        input.push_str(&format!("{:x},{},{value}\n", k % 1000 * 7 + 1, k));
+    }
+    assert!(input.len() > 2 << 20);
+    let make = |name: &str, threads: &str| {
+        let path = sample.beside(name);
+        let args = ["make", "-d", ",", "-f", "uuid,time,a", "-T", threads, "-o", &path];
+        tdb(&args).write_stdin(input.clone()).assert().success();
+        fs::read(path + ".tdb").expect("a database")
+    };
+    assert!(make("one", "1") == make("two", "2"));
+    let lines = printed(&["dump", "-i", &sample.beside("one"), "-j", "-f", "a,time"]);
+    assert_eq!(lines.lines().count(), 60_000);
+    let expected = r#"{"a": "quoted, 31\nand \"more\"", "time": "31"}"#;
+    assert!(lines.lines().any(|line| line == expected));
+}
+
+#[test]
+fn a_database_does_not_go_to_stdout() {
+    let output = tdb(&["make", "-o", "-"]).write_stdin("").output().expect("the command starts");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }

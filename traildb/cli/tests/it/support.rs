@@ -136,3 +136,20 @@ impl Sample {
         self.beside("x.tdb")
     }
 }
+
+/// Three databases of other fields in one directory: trails 1 and 2; 2 and 3; 2 again.
+pub(crate) fn three() -> Sample {
+    let sample = Sample::new(&[(1, 10, b"x", b"y"), (2, 20, b"p", b""), (2, 30, b"q", b"r")]);
+    fs::remove_file(sample.path()).expect("made a moment ago");
+    fs::create_dir(sample.beside("logs")).expect("a directory");
+    let make = |name: &str, fields: &str, rows: String| {
+        let path = sample.beside(name);
+        let args = ["make", "-d", ",", "-f", fields, "-o", &path];
+        tdb(&args).write_stdin(rows).assert().success();
+    };
+    let (one, two, three) = (uuid(1), uuid(2), uuid(3));
+    make("logs/a", "uuid,time,a,b", format!("{one},10,x,y\n{two},20,p,\n{two},30,q,r\n"));
+    make("logs/b", "uuid,time,b,c", format!("{two},25,bb,cc\n{two},30,late,\n{three},5,,z\n"));
+    make("logs/c", "uuid,time", format!("{two},1\n"));
+    sample
+}

@@ -1,0 +1,164 @@
+//! `tdb dump`: events as CSV, as JSON, or a trail to a line.
+//!
+//! ```text
+//!   shards --> trails in the order of UUIDs --> Batch of items --> values fetched together --> lines
+//! ```
+//!
+//! A batch has a bound, and a trail may go over several: memory does not grow with the database,
+//! and ten users take as many round trips as one.
+
+mod print; // events as lines
+
+use traildb::{Uuid, filter::Expr};
+
+use self::print::{Layout, Printer};
+use crate::{
+    failure::Failure,
+    filtering,
+    open::Database,
+    output::{self, Output},
+    progress,
+    select::{self, Names},
+    shards::{self, Shards},
+    stats, threads,
+    walk::Walk,
+};
+
+const NOTES: &str = "\
+A value that is not UTF-8 is {\"hex\":\"c3ff\"} in JSON, never a string. CSV is quoted as in RFC 4180
+where it has to be, has lines that end with LF, and holds the bytes of values as they are.
+Trails come in the order of the database, also with --uuids.
+
+Examples:
+  tdb dump -i wiki.tdb
+  tdb dump -i wiki.tdb -c -d , --csv-header -f time,user,title -o events.csv
+  tdb dump -i s3://bucket/wiki.tdb -j -u 00112233445566778899aabbccddeeff --stats
+  tdb dump -i 's3://bucket/wiki.tdb?region=eu-west-1' -j -u @users.txt --budget 64MiB
+  tdb dump -i https://host/wiki.tdb --json-trails --stats=json
+  tdb dump 's3://bucket/2016-*/*.tdb' -F 'user=alice & page!=' --from 2016-03-01 -j";
+
+/// Prints the events of a database, or of some of its trails.
+#[derive(clap::Args)]
+#[command(after_help = format!("{}\n\n{NOTES}", filtering::HELP))]
+pub(crate) struct Args {
+    #[command(flatten)]
+    inputs: shards::Args,
+
+    /// Where to print: a file that does not exist yet, or `-` for stdout.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: String,
+
+    /// Prints an event to a line, its fields separated by the delimiter (the default).
+    #[arg(short, long, conflicts_with_all = ["json", "json_trails"])]
+    csv: bool,
+
+    /// Prints an event to a line, each a JSON object with strings.
+    #[arg(short, long, conflicts_with = "json_trails")]
+    json: bool,
+
+    /// Prints a trail to a line: {"uuid":"...","events":[[time,"value",...],...]}. With --fields,
+    /// only their values.
+    #[arg(long, conflicts_with = "compat")]
+    json_trails: bool,
+
+    /// The delimiter of CSV: one ASCII character; \t is a tab.
+    #[arg(short, long, value_name = "CHARACTER", default_value = " ", value_parser = delimiter)]
+    delimiter: u8,
+
+    /// The fields to print, separated by commas; `uuid` and `time` count as fields. Default: all.
+    #[arg(short, long, value_name = "FIELDS")]
+    fields: Option<String>,
+
+    /// The trails to print: UUIDs separated by commas, or @FILE with one on each line. Default: all.
+    #[arg(short, long, value_name = "UUIDS|@FILE")]
+    uuids: Option<String>,
+
+    #[command(flatten)]
+    filter: filtering::Args,
+
+    /// Prints the names of the fields first.
+    #[arg(long, conflicts_with_all = ["json", "json_trails"])]
+    csv_header: bool,
+
+    /// Leaves out values that are empty.
+    #[arg(long, requires = "json")]
+    json_no_empty: bool,
+
+    /// Prints the bytes that the C library's tool prints: no quotes around CSV, no escapes in JSON,
+    /// values cut at NUL bytes. What is no UUID is then passed over, and finding none is no error.
+    #[arg(long)]
+    compat: bool,
+
+    #[command(flatten)]
+    threads: threads::Args,
+
+    #[command(flatten)]
+    stats: stats::Args,
+}
+
+/// Reads the delimiter of CSV.
+pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [b'"' | b'\n' | b'\r'] => Err("quotes and line ends mean something else in CSV".to_owned()),
+        &[byte] if byte.is_ascii() => Ok(byte),
+        _ => Err("one ASCII character is a delimiter".to_owned()),
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let uuids = args.uuids.as_deref().map(|list| select::uuids(list, args.compat)).transpose()?;
+    let expr = args.filter.expr()?;
+    let shards = args.inputs.shards(Some("a"))?;
+    let open = shards.open_all(args.threads.count())?;
+    let done = print(args, expr.as_ref(), uuids, &shards, &open);
+    // What a failed query has cost is worth knowing too.
+    args.stats.print(open.iter().map(|(_, database)| database), &shards.opener);
+    done?;
+    shards.losses.result(shards.names.len())
+}
+
+fn print(
+    args: &Args,
+    expr: Option<&Expr>,
+    uuids: Option<Vec<Uuid>>,
+    shards: &Shards<'_>,
+    open: &[(String, Database)],
+) -> Result<(), Failure> {
+    let readers: Vec<&Database> = open.iter().map(|(_, database)| database).collect();
+    let mut names = Names::default();
+    for database in &readers {
+        names.add(database.reader.fields()?);
+    }
+    let columns = select::columns(args.fields.as_deref(), &names, args.compat)?;
+    let layout = match (args.json_trails, args.json) {
+        (true, _) => Layout::Trails,
+        (_, true) => Layout::Json { no_empty: args.json_no_empty },
+        _ => Layout::Csv { delimiter: args.delimiter, header: args.csv_header },
+    };
+    let mut walk = Walk::new(open, &columns, &names)?;
+    if let Some(expr) = expr {
+        walk.filter(filtering::bind(expr, open.iter().map(|(_, database)| database), args.compat)?);
+    }
+    if let Some(uuids) = uuids {
+        let asked = walk.select(uuids)?;
+        if !args.compat && asked.found < asked.wanted {
+            let of = if open.len() > 1 { "databases" } else { "database" };
+            let (found, wanted) = (asked.found, asked.wanted);
+            if found == 0 {
+                let text = format!("none of the {wanted} UUIDs is in the {of}");
+                return Err(Failure::Nothing(text));
+            }
+            let missing = wanted - found;
+            output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));
+        }
+    }
+    let mut printer = Printer::new(layout, args.compat, columns, &readers);
+    let mut output = Output::create(&args.output)?;
+    printer.head(&mut output)?;
+    let bar = progress::bar(walk.len(), "trails", args.output == "-");
+    walk.run(&shards.losses, &bar, |batch| printer.print(batch, &mut output))?;
+    bar.finish_and_clear();
+    output.finish()
+}

@@ -1,0 +1,121 @@
+//! `--filter`, `--from` and `--until`: which events are wanted.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use traildb::{
+    Filter,
+    filter::{self, BindError, Expr, FileValues, UnknownFields},
+};
+
+use crate::{failure::Failure, open::Database};
+
+/// The longest file of values.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// What `--help` says of filters.
+pub(crate) const HELP: &str = "\
+Filters:
+  a=b c!=d & e=      terms with blanks between them: one must hold; & between clauses: all must
+  user=\"Main Page\"   quotes around values with blanks; a= is the empty value
+  user=@FILE         the value in a file, or with --filter-files lines any of its lines
+  !(a=b & c=d)       parentheses and negation
+  time>=2016-01-01   times as ISO 8601 (UTC) or as numbers; also < <= > = !=";
+
+/// Which events are wanted.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Takes only the events that match; see below.
+    #[arg(short = 'F', long, value_name = "FILTER")]
+    filter: Option<String>,
+
+    /// Takes only events from this time on: ISO 8601 (UTC), as 2016-01-31T12:00:00Z or 2016-01, or a
+    /// number (a year alone is one).
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+
+    /// Takes only events before this time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+
+    /// What a file in a filter (user=@FILE) holds: one value, as for the C library's tool, or a
+    /// value on each line.
+    #[arg(long, value_name = "FORM", default_value = "whole", value_parser = ["whole", "lines"])]
+    filter_files: String,
+}
+
+impl Args {
+    /// The condition, if there is any.
+    pub(crate) fn expr(&self) -> Result<Option<Expr>, Failure> {
+        let mut all: Option<Expr> = None;
+        let mut add = |expr| {
+            all = Some(match all.take() {
+                Some(all) => all.and(expr),
+                None => expr,
+            })
+        };
+        if let Some(text) = &self.filter {
+            // As for the C library's tool: an empty filter lets everything pass.
+            if !text.trim().is_empty() {
+                add(filter::parse(text).map_err(|error| Failure::Usage(error.to_string()))?);
+            }
+        }
+        for (option, sign, text) in [("--from", ">=", &self.from), ("--until", "<", &self.until)] {
+            let Some(text) = text else { continue };
+            // One term, whatever it holds.
+            let one = !text.is_empty()
+                && !text.contains(|c: char| c.is_whitespace() || "&\"()@".contains(c));
+            let parsed = filter::parse(&format!("time{sign}{text}"));
+            add(parsed.ok().filter(|_| one).ok_or_else(|| {
+                let text =
+                    format!("{option}: {text:?} is no time, such as 2016-01-31, or a number");
+                Failure::Usage(text)
+            })?);
+        }
+        let format = match self.filter_files.as_str() {
+            "lines" => FileValues::Lines,
+            _ => FileValues::Whole,
+        };
+        let load = |expr: Expr| expr.load_files(format, read);
+        all.map(load).transpose().map_err(|error| Failure::Failed(error.to_string()))
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let stat = fs::metadata(path)?;
+    if stat.is_file() && stat.len() > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "values have at most 1 GiB"));
+    }
+    fs::read(path)
+}
+
+/// `expr` for each database. A field that none has is an error; one that some lack has no value
+/// there. With `lenient`, a field that none has has no value either, as in the C library's tool.
+pub(crate) fn bind<'d>(
+    expr: &Expr,
+    databases: impl IntoIterator<Item = &'d Database>,
+    lenient: bool,
+) -> Result<Vec<Arc<Filter>>, Failure> {
+    let databases: Vec<&Database> = databases.into_iter().collect();
+    for name in expr.fields() {
+        let mut known = lenient || databases.is_empty();
+        for database in &databases {
+            known |= database.reader.fields()?.find(name).is_some();
+        }
+        if !known {
+            // Says where in the text the field is.
+            expr.bind(&databases[0].reader).map_err(failed)?;
+        }
+    }
+    let bound = |database: &&Database| {
+        let filter = expr.bind_with(&database.reader, UnknownFields::NoMatch).map_err(failed)?;
+        Ok(Arc::new(filter))
+    };
+    databases.iter().map(bound).collect()
+}
+
+fn failed(error: BindError) -> Failure {
+    match error {
+        BindError::Database(error) => error.into(),
+        error => Failure::Usage(error.to_string()),
+    }
+}

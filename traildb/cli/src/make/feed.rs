@@ -1,0 +1,280 @@
+//! The input in blocks, parsed into batches, on a thread of its own where there is one.
+//!
+//! ```text
+//!   read 1 MiB --> parse rows --> Batch ===(at most 4)===> builder
+//!        ^ the row that is not whole     <==(used again)===
+//! ```
+
+use std::{
+    io::{self, Read},
+    sync::mpsc,
+    thread,
+};
+
+use memchr::memchr;
+
+use super::{
+    batch::{Batch, Sink},
+    columns::To,
+    csv::Csv,
+    json::Json,
+    problem::{Problem, Tally},
+};
+
+/// Bytes read at a time.
+const BLOCK: usize = 1 << 20;
+/// A row longer than this is no event: 64 MiB.
+pub(super) const ROW_BYTES_MAX: usize = 64 << 20;
+/// Batches between the threads.
+const BATCHES: usize = 4;
+
+/// What rows look like.
+pub(super) enum Syntax {
+    Csv(Csv, Vec<To>),
+    Json(Json),
+}
+
+/// Reads events.
+pub(super) struct Feed {
+    input: Box<dyn Read + Send>,
+    syntax: Syntax,
+    fields: usize,
+    /// What was read and not yet parsed.
+    carry: Vec<u8>,
+    /// Whether the input has ended.
+    ended: bool,
+    /// Whether the rest of a line is to be passed over.
+    discarding: bool,
+    bytes: u64,
+    /// The number of the next line.
+    line: u64,
+    pub(super) tally: Tally,
+}
+
+impl Feed {
+    /// Reads `input`, of which `carry` is the start.
+    pub(super) fn new(
+        input: Box<dyn Read + Send>,
+        carry: Vec<u8>,
+        line: u64,
+        syntax: Syntax,
+        fields: usize,
+        tally: Tally,
+    ) -> Feed {
+        let bytes = carry.len() as u64;
+        let (ended, discarding) = (false, false);
+        Feed { input, syntax, fields, carry, ended, discarding, bytes, line, tally }
+    }
+
+    /// Gives all batches to `take`, which runs on the caller's thread. With `threads` more than
+    /// one, reading and parsing run on another. `take` returns false to end early.
+    pub(super) fn run<E>(
+        mut self,
+        threads: usize,
+        mut take: impl FnMut(&Batch) -> Result<bool, E>,
+    ) -> Result<Tally, Ended<E>> {
+        if threads <= 1 {
+            let mut batch = Batch::default();
+            while self.next(&mut batch).map_err(Ended::Input)? {
+                if !take(&batch).map_err(Ended::Taker)? {
+                    break;
+                }
+            }
+            return Ok(self.tally);
+        }
+        let (full, filled) = mpsc::sync_channel::<Batch>(BATCHES);
+        let (empty, emptied) = mpsc::sync_channel::<Batch>(2 * BATCHES);
+        let parser = thread::spawn(move || {
+            loop {
+                let mut batch = emptied.try_recv().unwrap_or_default();
+                let more = self.next(&mut batch)?;
+                let over = !more || batch.problem.is_some();
+                // Where nobody takes any more, the error is theirs.
+                if (more && full.send(batch).is_err()) || over {
+                    return Ok(self.tally);
+                }
+            }
+        });
+        for batch in filled {
+            // On an error the parser is left alone: it may wait for input that never comes.
+            if !take(&batch).map_err(Ended::Taker)? {
+                break;
+            }
+            // Full only if the parser has ended.
+            let _ = empty.try_send(batch);
+        }
+        match parser.join() {
+            Ok(tally) => tally.map_err(Ended::Input),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Fills the next batch. Returns whether there was anything left.
+    fn next(&mut self, batch: &mut Batch) -> io::Result<bool> {
+        batch.clear();
+        std::mem::swap(&mut batch.text, &mut self.carry);
+        let mut wanted = BLOCK;
+        loop {
+            self.fill(&mut batch.text, wanted)?;
+            if self.discarding {
+                let end = memchr(b'\n', &batch.text).map(|n| n + 1);
+                batch.text.drain(..end.unwrap_or(batch.text.len()));
+                self.discarding = end.is_none();
+                self.line += u64::from(end.is_some());
+                if self.discarding && !self.ended {
+                    continue;
+                }
+            }
+            if batch.text.is_empty() && self.ended {
+                return Ok(false);
+            }
+            let text = std::mem::take(&mut batch.text);
+            let mut sink = Sink::new(batch, &mut self.tally, self.fields);
+            let (mut at, line) = match &self.syntax {
+                Syntax::Csv(csv, columns) => {
+                    csv.parse(&text, self.ended, self.line, columns, &mut sink)
+                }
+                Syntax::Json(json) => json.parse(&text, self.ended, self.line, &mut sink),
+            };
+            self.line = line;
+            if at == 0 && !self.ended && batch.problem.is_none() {
+                if text.len() <= ROW_BYTES_MAX {
+                    // Read twice as much before looking again, so that looking costs no square.
+                    wanted = text.len().min(ROW_BYTES_MAX + BLOCK - text.len());
+                    batch.text = text;
+                    batch.clear_but_text();
+                    continue;
+                }
+                let mut sink = Sink::new(batch, &mut self.tally, self.fields);
+                sink.reject(self.line, Problem::too_long(ROW_BYTES_MAX));
+                let end = memchr(b'\n', &text).map(|n| n + 1);
+                at = end.unwrap_or(text.len());
+                self.discarding = end.is_none();
+                self.line += u64::from(end.is_some());
+            }
+            self.carry.clear();
+            self.carry.extend_from_slice(&text[at..]);
+            batch.text = text;
+            batch.bytes = self.bytes - self.carry.len() as u64;
+            batch.lines = self.line - 1;
+            return Ok(true);
+        }
+    }
+
+    /// Reads up to `n` more bytes.
+    fn fill(&mut self, text: &mut Vec<u8>, n: usize) -> io::Result<()> {
+        let have = text.len();
+        if self.ended {
+            return Ok(());
+        }
+        let read = self.input.by_ref().take(n as u64).read_to_end(text)?;
+        debug_assert_eq!(text.len(), have + read);
+        self.ended = read < n;
+        self.bytes += read as u64;
+        Ok(())
+    }
+}
+
+/// Why feeding ended early.
+pub(super) enum Ended<E> {
+    /// The input could not be read.
+    Input(io::Error),
+    /// Whoever took the events said so.
+    Taker(E),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An input that gives a few bytes at a time, and more and more.
+    struct Drip(io::Cursor<Vec<u8>>, usize);
+
+    impl Read for Drip {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1 + self.1 / 8;
+            let n = buf.len().min(self.1);
+            self.0.read(&mut buf[..n])
+        }
+    }
+
+    fn all(
+        text: &str,
+        threads: usize,
+        skip: bool,
+    ) -> (Vec<(u64, u64, String)>, u64, Option<String>) {
+        let syntax = Syntax::Csv(
+            Csv { delimiter: b',', quotes: true },
+            vec![To::Uuid, To::Time, To::Field(0)],
+        );
+        let input = Box::new(Drip(io::Cursor::new(text.as_bytes().to_vec()), 0));
+        let feed = Feed::new(input, Vec::new(), 1, syntax, 1, Tally::new(skip));
+        let (mut events, mut problem) = (Vec::new(), None);
+        let tally = feed.run(threads, |batch| {
+            for (row, cells) in batch.events(1) {
+                let value = cells[0].of(&batch.text, &batch.extra);
+                events.push((row.line, row.time, String::from_utf8(value.to_vec()).unwrap()));
+            }
+            problem = batch.problem.as_ref().map(|(line, p)| format!("{line}: {}", p.text()));
+            Ok::<_, ()>(problem.is_none())
+        });
+        let Ok(tally) = tally else { panic!("this input does not fail") };
+        (events, tally.total(), problem)
+    }
+
+    #[test]
+    fn events_keep_their_lines() {
+        let text = "a,1,x\n\nb,2,\"p\nq\"\"\"\r\nc,3,z";
+        for threads in [1, 2] {
+            let (events, skipped, problem) = all(text, threads, false);
+            let expected = [(1, 1, "x"), (3, 2, "p\nq\""), (5, 3, "z")];
+            let expected: Vec<_> = expected.map(|(l, t, v)| (l, t, v.to_owned())).into();
+            assert_eq!((events, skipped, problem), (expected, 0, None), "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn what_comes_before_a_bad_row_is_there() {
+        for threads in [1, 2] {
+            let (events, _, problem) = all("a,1,x\nb,y,\nc,3,z\n", threads, false);
+            assert_eq!(events.len(), 1);
+            assert!(problem.unwrap().starts_with("2: column 2: \"y\" is no time"));
+            let (events, skipped, problem) = all("a,1,x\nb,y,\nc,3,z\n", threads, true);
+            assert_eq!((events.len(), skipped, problem), (2, 1, None));
+        }
+    }
+
+    #[test]
+    fn a_quote_without_end_costs_its_line_alone() {
+        let (events, skipped, _) = all("a,1,x\nb,2,\"y\nc,3,z\n", 1, true);
+        assert_eq!((events.len(), skipped), (2, 1), "{events:?}");
+    }
+
+    #[test]
+    fn rows_longer_than_a_block_are_whole() {
+        let long = "v".repeat(3 * BLOCK + 7);
+        let text = format!("a,1,{long}\nb,2,\"{long}\"\"\"\n");
+        for threads in [1, 2] {
+            let (events, ..) = all(&text, threads, false);
+            assert_eq!(events.len(), 2);
+            assert!(events[0].2 == long && events[1].2 == format!("{long}\""));
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_is_passed_over() {
+        let long = "v".repeat(ROW_BYTES_MAX + 2 * BLOCK);
+        let text = format!("a,1,x\nb,2,{long}\nc,3,z\n");
+        let input = Box::new(io::Cursor::new(text.into_bytes()));
+        let csv = Csv { delimiter: b',', quotes: true };
+        let syntax = Syntax::Csv(csv, vec![To::Uuid, To::Time]);
+        let feed = Feed::new(input, Vec::new(), 1, syntax, 0, Tally::new(true));
+        let mut lines = Vec::new();
+        let tally = feed.run(1, |batch| {
+            lines.extend(batch.rows.iter().map(|row| row.line));
+            Ok::<_, ()>(true)
+        });
+        let Ok(tally) = tally else { panic!("memory does not fail") };
+        assert_eq!((lines, tally.total()), (vec![1, 3], 1), "{}", tally.table());
+    }
+}

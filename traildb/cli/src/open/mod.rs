@@ -1,0 +1,258 @@
+//! A path or a URL to an open database.
+//!
+//! ```text
+//!   path ------> file map                        (a directory: one map per member)
+//!   URL -------> source --> pager --> region     (ending in `/`: one region per member)
+//! ```
+
+mod expand; // one name for many databases
+mod store; // a mapped file, or fetched as needed
+
+use std::{io, path::Path, sync::OnceLock, time::Instant};
+
+use pager::{Pager, Region, RegionStats, SourceError};
+use sources::{Traffic, traffic::TrafficCount};
+use traildb::{Reader, Storage};
+
+pub(crate) use self::{expand::without_options, store::Store};
+use crate::{bytes, failure::Failure};
+
+/// How databases are read.
+#[derive(clap::Args)]
+pub(crate) struct Reading {
+    /// For URLs: the most memory that fetched bytes may take, over all inputs; at least 32 units.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes::parse)]
+    budget: u64,
+
+    /// For URLs: what is fetched and dropped as one, a power of two from 4KiB to 2MiB.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = bytes::parse)]
+    unit: u64,
+
+    /// For URLs: reads through page faults instead of pinned loads. A source that fails then ends
+    /// the process with SIGBUS.
+    #[arg(long)]
+    map: bool,
+}
+
+/// Opens databases, all under one memory budget.
+pub(crate) struct Opener<'r> {
+    reading: &'r Reading,
+    /// Made for the first URL.
+    pager: OnceLock<Pager>,
+    sources: sources::Options,
+    traffic: Traffic,
+    began: Instant,
+}
+
+/// The storage of a database in the package form, or what opens the members of a directory.
+pub(crate) enum Parts {
+    Package(Store),
+    Directory { name: String, open: OpenMember },
+}
+
+type OpenMember = Box<dyn FnMut(&str) -> io::Result<Option<Store>>>;
+
+impl<'r> Opener<'r> {
+    pub(crate) fn new(reading: &'r Reading) -> Opener<'r> {
+        let traffic = Traffic::default();
+        let sources = sources::Options::default().traffic(traffic.clone());
+        Opener { reading, pager: OnceLock::new(), sources, traffic, began: Instant::now() }
+    }
+
+    /// The databases that `inputs` name: patterns, directories and lists are looked into.
+    pub(crate) fn databases(&self, inputs: &[String]) -> Result<Vec<String>, Failure> {
+        expand::databases(inputs)
+    }
+
+    /// Requests so far, over all databases.
+    pub(crate) fn traffic(&self) -> TrafficCount {
+        self.traffic.count()
+    }
+
+    /// When opening began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Opens the database at a path or URL.
+    pub(crate) fn open(&self, input: &str) -> Result<Database, Failure> {
+        let reader = match self.parts(input)? {
+            Parts::Package(store) => Reader::new(store)?,
+            Parts::Directory { name, open } => {
+                Reader::open_directory(open).map_err(|error| in_directory(&name, error))?
+            }
+        };
+        let unit = self.reading.unit.max(1);
+        let plan_units = (self.reading.budget / 8 / unit).clamp(4, 1 << 16);
+        Ok(Database { reader, plan_units, unit })
+    }
+
+    /// The storage of the database at a path or URL.
+    pub(crate) fn parts(&self, input: &str) -> Result<Parts, Failure> {
+        match input {
+            "-" => {
+                let text = "a database is read out of order, so it cannot come from stdin";
+                Err(Failure::Usage(text.to_owned()))
+            }
+            url if is_url(url) => self.of_url(url),
+            path => of_path(Path::new(path)),
+        }
+    }
+
+    fn of_url(&self, url: &str) -> Result<Parts, Failure> {
+        let pager = match self.pager.get() {
+            Some(pager) => pager.clone(),
+            None => {
+                let Reading { budget, unit, .. } = *self.reading;
+                let pager = Pager::builder().budget_bytes(budget).unit_bytes(unit).build()?;
+                self.pager.get_or_init(|| pager).clone()
+            }
+        };
+        let (sources, map) = (self.sources.clone(), self.reading.map);
+        let open = move |url: &str| -> Result<Store, pager::Error> {
+            let region = pager.open(sources.open(url)?)?;
+            Ok(match map {
+                true => Store::Mapped(region.map()?, region),
+                false => Store::Region(region),
+            })
+        };
+        let Some(urls) = MemberUrls::of(url) else { return Ok(Parts::Package(open(url)?)) };
+        let open = move |name: &str| match open(&urls.of_member(name)) {
+            Ok(store) => Ok(Some(store)),
+            Err(pager::Error::Source(SourceError::NotFound { .. })) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        // Not the URL as it was given: it may hold a password or a signature.
+        let name = "the database in the directory form".to_owned();
+        Ok(Parts::Directory { name, open: Box::new(open) })
+    }
+}
+
+fn of_path(path: &Path) -> Result<Parts, Failure> {
+    let path = traildb::existing(path);
+    let failed = |error| Failure::file(&path, error);
+    if !path.metadata().map_err(failed)?.is_dir() {
+        return Ok(Parts::Package(Store::map(&path).map_err(failed)?));
+    }
+    let name = path.display().to_string();
+    let open = move |member: &str| match Store::map(&path.join(member)) {
+        Ok(store) => Ok(Some(store)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    Ok(Parts::Directory { name, open: Box::new(open) })
+}
+
+/// Whether `input` is a URL rather than a path.
+pub(crate) fn is_url(input: &str) -> bool {
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
+    input.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
+}
+
+/// The URLs of the members of a database in the directory form.
+struct MemberUrls {
+    directory: String,
+    /// The query, the options: everything behind the path.
+    rest: String,
+}
+
+impl MemberUrls {
+    /// `None` if `url` names one object: its path does not end in `/`.
+    fn of(url: &str) -> Option<MemberUrls> {
+        let (directory, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+        let (directory, rest) = (directory.to_owned(), rest.to_owned());
+        directory.ends_with('/').then_some(MemberUrls { directory, rest })
+    }
+
+    fn of_member(&self, name: &str) -> String {
+        // Names consist of letters, digits, `_`, `-`, `.` and `%`; only the last means something.
+        format!("{}{}{}", self.directory, name.replace('%', "%25"), self.rest)
+    }
+}
+
+/// The error of a directory: a member that is not there cannot say where it is not.
+pub(crate) fn in_directory(directory: &str, error: traildb::Error) -> Failure {
+    let text = error.to_string();
+    match text.contains(directory) {
+        true => error.into(),
+        false => Failure::Failed(format!("{directory}: {text}")),
+    }
+}
+
+/// An open database, and what is counted about it.
+pub(crate) struct Database {
+    pub(crate) reader: Reader<Store>,
+    /// Units that one plan may ask for. What is planned is fetched as speculation, which has a
+    /// quarter of the budget; half of that, so that a plan does not push out the one before it.
+    pub(crate) plan_units: u64,
+    /// Bytes of a unit.
+    pub(crate) unit: u64,
+}
+
+impl Database {
+    fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.reader.storages().iter().filter_map(Store::region)
+    }
+
+    /// Whether bytes come from a pager, so that planning pays.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.regions().next().is_some()
+    }
+
+    /// Bytes of the database.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.reader.storages().iter().map(|store| store.len()).sum()
+    }
+
+    /// Adds what the regions have counted.
+    pub(crate) fn add_region_stats(&self, sum: &mut RegionStats) {
+        for stats in self.regions().map(Region::stats) {
+            sum.faults += stats.faults + stats.marker_faults;
+            sum.loads += stats.loads;
+            sum.load_hits += stats.load_hits;
+            sum.prefetched += stats.prefetched;
+            sum.prefetch_unused += stats.prefetch_unused;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_urls() {
+        let cases = [
+            ("a", false),
+            ("/x/a.tdb", false),
+            ("s3://b/k", true),
+            ("http://h/p", true),
+            ("file:///x", true),
+            ("nothing://x", true),
+            ("://x", false),
+            ("dir/a://b", false),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(is_url(input), expected, "{input}");
+        }
+    }
+
+    #[test]
+    fn members_of_a_directory() {
+        let cases = [
+            ("s3://b/k", "info", None),
+            ("s3://b/k?region=x", "info", None),
+            ("http://h/p?dir=/", "info", None),
+            ("s3://b/k/", "info", Some("s3://b/k/info")),
+            ("s3://b/k/?region=x", "lexicon.a", Some("s3://b/k/lexicon.a?region=x")),
+            ("http://h/k/#extmem:retries=1", "a%b", Some("http://h/k/a%25b#extmem:retries=1")),
+        ];
+        for (url, name, expected) in cases {
+            let got = MemberUrls::of(url).map(|urls| urls.of_member(name));
+            assert_eq!(got.as_deref(), expected, "{url} {name}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Decoded events whose values are still numbers.
+
+use traildb::{Item, Uuid};
+
+/// Items of a batch whose values come from afar: waiting for them is shared by many.
+const BATCH_REMOTE: usize = 1 << 20;
+/// Items of a batch whose values are at hand: they stay in the processor's cache.
+const BATCH_LOCAL: usize = 1 << 15;
+
+/// Events of some shards, in the order in which they are printed.
+pub(crate) struct Batch {
+    pub(crate) steps: Vec<Step>,
+    /// Of each shard, for each of its events, its items: one for each column that is a field.
+    pub(crate) items: Vec<Vec<Item>>,
+    held: usize,
+    items_max: usize,
+}
+
+pub(crate) enum Step {
+    /// A trail begins.
+    Begin(Uuid),
+    /// An event, with its time and shard.
+    Event(u64, u32),
+    /// The trail is over.
+    End,
+}
+
+impl Batch {
+    pub(super) fn new(shards: usize, is_remote: bool) -> Batch {
+        let items_max = if is_remote { BATCH_REMOTE } else { BATCH_LOCAL };
+        Batch { steps: Vec::new(), items: vec![Vec::new(); shards], held: 0, items_max }
+    }
+
+    /// Adds an event of `shard`.
+    #[inline]
+    pub(super) fn event(&mut self, time: u64, shard: usize, items: impl Iterator<Item = Item>) {
+        let before = self.items[shard].len();
+        self.items[shard].extend(items);
+        self.held += 1 + self.items[shard].len() - before;
+        // Shards are far fewer than 2^32.
+        self.steps.push(Step::Event(time, shard as u32));
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.held >= self.items_max || self.steps.len() >= self.items_max
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.steps.clear();
+        self.items.iter_mut().for_each(Vec::clear);
+        self.held = 0;
+    }
+}
