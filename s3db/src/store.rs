@@ -17,7 +17,7 @@ use crate::{
     page::{Page, PageId},
     pool::{PageManager, PoolCounts},
     retry::Attempts,
-    settings::{Rule, Settings},
+    settings::Settings,
     tree::{Freshness, Nodes},
 };
 
@@ -288,8 +288,7 @@ impl Store {
     pub async fn sweep(&self) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         let clients = self.clients().await?;
-        let adopts = self.settings.rules.hold(Rule::Adoption);
-        for &client in clients.iter().filter(|_| adopts) {
+        for &client in &clients {
             for _ in 0..SWEEP_ROUNDS_MAX {
                 if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
                     break;

@@ -237,7 +237,7 @@ impl QueueAppender {
 impl Appender for QueueAppender {
     async fn append(&self, transaction: &Transaction, is_whole: bool) -> Append {
         let queues = &self.queues;
-        if !is_whole || !queues.settings.rules.hold(Rule::WholeTransaction) {
+        if !is_whole {
             return match queues.distribute(transaction).await {
                 Ok(()) => Append::Committed,
                 Err(StoreError::Cloud { source, .. }) => Append::Unknown(source),

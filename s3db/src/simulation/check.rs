@@ -12,7 +12,7 @@ use crate::{
     commit::Level,
     log::objects::{LogObject, decode, parse},
     page::{PAGES, Page, PageId, Slot},
-    simulation::{Attempt, Outcome, history::History},
+    simulation::{Outcome, history::History},
 };
 
 /// An invariant that did not hold.
@@ -200,19 +200,6 @@ pub(super) fn fences(world: &World) -> Vec<Violation> {
         }
     }
     broken
-}
-
-/// Invariant 8: a life that is over commits nothing more.
-pub(super) fn late(history: &History) -> Vec<Violation> {
-    let late = |attempt: &&Attempt| attempt.is_late && attempt.outcome == Outcome::Committed;
-    let show = |attempt: &Attempt| {
-        let what = format!(
-            "client {} committed in epoch {}, which was over",
-            attempt.client, attempt.epoch
-        );
-        Violation::new(8, what)
-    };
-    history.attempts.iter().filter(late).map(show).collect()
 }
 
 /// Invariant 10: the ledger is the sum of what was charged.

@@ -28,8 +28,6 @@ pub struct Attempt {
     pub level: Level,
     /// Leaf key, stamp, and what was written.
     pub writes: Vec<(Bytes, Stamp, Option<Bytes>)>,
-    /// A later life of the same client had begun before the commit did.
-    pub is_late: bool,
     /// What it knows.
     pub outcome: Outcome,
 }
@@ -41,8 +39,6 @@ pub(super) struct History {
     pub(super) violations: Vec<Violation>,
     /// Stamps of values that were read.
     pub(super) read: BTreeSet<Stamp>,
-    /// Lives that have begun, in the order in which they did.
-    pub(super) begun: Vec<(u64, u64)>,
     /// Lowest and highest stamp of each life.
     lives: BTreeMap<(u64, u64), (Stamp, Stamp)>,
 }
@@ -50,9 +46,8 @@ pub(super) struct History {
 impl History {
     /// Adds an attempt whose outcome is open. Checks that the client's stamps grow, across its
     /// lives too: monotonic writes.
-    pub(super) fn begin(&mut self, mut attempt: Attempt) -> usize {
+    pub(super) fn begin(&mut self, attempt: Attempt) -> usize {
         let life = (attempt.client, attempt.epoch);
-        attempt.is_late = self.begun.iter().any(|later| later.0 == life.0 && later.1 > life.1);
         for &(_, stamp, _) in &attempt.writes {
             let (low, high) = self.lives.entry(life).or_insert((stamp, stamp));
             if *high > stamp {

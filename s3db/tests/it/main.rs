@@ -3,8 +3,6 @@
 mod golden;
 mod hostile;
 mod model;
-mod mutations;
-mod simulate;
 
 use proptest::prelude::*;
 use s3db::{Change, KEY_BYTES_MAX, Key, LogRecord, PAYLOAD_BYTES_MAX, Payload, Stamp};

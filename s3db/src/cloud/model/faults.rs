@@ -34,7 +34,7 @@ pub struct Faults {
     pub sampled: f64,
     /// Per message of a batch: it alone fails.
     pub refused_message: f64,
-    /// Per message: bytes that are none of ours arrive beside it.
+    /// Per message: it is damaged on its way.
     pub poisoned: f64,
     /// Reads and lists may be as old as this: the object store of 2007.
     pub stale_max: Option<Duration>,
@@ -80,7 +80,7 @@ impl Faults {
         undeleted: 0.02,
         sampled: 0.5,
         refused_message: 0.01,
-        poisoned: 0.01,
+        poisoned: 0.0,
         stale_max: None,
         skew_max: Duration::from_secs(30),
     };

@@ -49,14 +49,15 @@ impl World {
     fn send_now(&self, queue: &str, message: &ToSend) -> Sent {
         let now_us = self.time.now_us();
         let mut state = self.state();
-        let poison = {
+        let poisoned = {
             let p = state.faults.poisoned;
-            (p > 0.0 && state.random.f64() < p)
-                .then(|| message.body.slice(..state.random.usize(..message.body.len().max(1))))
+            p > 0.0 && state.random.f64() < p
         };
+        let cut =
+            if poisoned { state.random.usize(..=message.body.len().saturating_sub(1)) } else { 0 };
         let service = &mut state.queues;
         let id = service.next;
-        service.next += 2;
+        service.next += 1;
         let Some(there) = service.queues.get_mut(queue) else {
             let cause = "no such queue".to_owned();
             return Sent::Failed(Fault::Invalid { what: queue.to_owned(), cause });
@@ -74,21 +75,16 @@ impl World {
             }
             there.deduplication.insert(name.clone(), now_us);
         }
-        // Poison comes beside the message, not in its place: what is damaged after it was accepted
-        // is lost, and no protocol gets it back.
-        let bodies = [(id, Some(message.body.clone())), (id + 1, poison)];
-        for (id, body) in bodies {
-            let Some(body) = body else { continue };
-            there.messages.push(Stored {
-                id,
-                body,
-                group: message.group.clone(),
-                sent_us: now_us,
-                visible_us: now_us,
-                receives: 0,
-                is_deleted: false,
-            });
-        }
+        let body = if poisoned { message.body.slice(..cut) } else { message.body.clone() };
+        there.messages.push(Stored {
+            id,
+            body,
+            group: message.group.clone(),
+            sent_us: now_us,
+            visible_us: now_us,
+            receives: 0,
+            is_deleted: false,
+        });
         Sent::Accepted
     }
 
