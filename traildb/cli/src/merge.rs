@@ -32,7 +32,7 @@ Examples:
   tdb merge monday.tdb tuesday.tdb -o both.tdb
   tdb merge logs/2016-*/*.tdb -o year.tdb --memory 4GiB
   tdb merge logs -o pages.tdb -F 'action=view & user!=' --from 2016-06
-  tdb merge s3://bucket/2016-*/*.tdb -u @users.txt -o some.tdb --keep-going";
+  tdb merge @shards.txt -u @users.txt -o some.tdb --keep-going";
 
 /// Merges databases into a new one.
 #[derive(clap::Args)]

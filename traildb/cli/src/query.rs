@@ -31,7 +31,7 @@ of the first and the last one that match: `tdb dump -u @FILE` reads the first co
 
 Examples:
   tdb query -i edits.tdb -F 'user=alice user=bob & title!='
-  tdb query s3://bucket/2016-*/*.tdb --from 2016-03 --until 2016-04 --json
+  tdb query s3://bucket/01.tdb s3://bucket/02.tdb --from 2016-03 --until 2016-04 --json
   tdb query logs -F 'page=\"Main Page\"' --trails --keep-going";
 
 /// Counts the events, trails and users that match.

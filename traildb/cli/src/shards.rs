@@ -21,9 +21,9 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Databases: files, directories, URLs (s3://bucket/key, https://host/path, file:///path),
-    /// patterns (logs/2016-*/*.tdb, s3://bucket/2016-*/*.tdb), directories of databases, or @LIST
-    /// with one on each line. If there is nothing at a path, PATH.tdb is tried. A URL of a database
-    /// in the directory form ends in `/`. Options stand behind a `?`, as in s3://bucket/key?region=x.
+    /// patterns among paths (logs/2016-*/*.tdb), directories of databases, or @LIST with one on each
+    /// line. If there is nothing at a path, PATH.tdb is tried. A URL of a database in the directory
+    /// form ends in `/`. Options stand behind a `?`, as in s3://bucket/key?region=x.
     #[arg(short, long = "input", value_name = "PATH|URL")]
     input: Vec<String>,
 

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORM", default_value = "pkg", value_parser = ["pkg", "dir"])]
     tdb_format: String,
 
-    /// Memory that events and values may take, in all.
+    /// Memory that events and values may take, in all; 0 for no limit.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes::parse)]
     memory: u64,
 }

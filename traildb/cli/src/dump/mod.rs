@@ -35,7 +35,7 @@ Examples:
   tdb dump -i s3://bucket/wiki.tdb -j -u 00112233445566778899aabbccddeeff --stats
   tdb dump -i 's3://bucket/wiki.tdb?region=eu-west-1' -j -u @users.txt --budget 64MiB
   tdb dump -i https://host/wiki.tdb --json-trails --stats=json
-  tdb dump 's3://bucket/2016-*/*.tdb' -F 'user=alice & page!=' --from 2016-03-01 -j";
+  tdb dump 'logs/2016-*/*.tdb' -F 'user=alice & page!=' --from 2016-03-01 -j";
 
 /// Prints the events of a database, or of some of its trails.
 #[derive(clap::Args)]
