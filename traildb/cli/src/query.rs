@@ -27,7 +27,7 @@ const UUIDS_WINDOW: u64 = 4096;
 const NOTES: &str = "\
 A trail is counted in each database that has events of it, a user (a UUID) once. With --trails the
 UUIDs that match come one on a line, in their order, with the number of their events and the times
-of the first and the last one that match: `tdb dump -u @FILE` reads the first column of such lines.
+of the first and the last one that match. The first column is a list for `tdb dump -u @FILE`.
 
 Examples:
   tdb query -i edits.tdb -F 'user=alice user=bob & title!='
