@@ -32,37 +32,40 @@ pub(crate) fn low(word: u64, n: u32) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct BitWriter {
     bytes: Vec<u8>,
-    /// Bits that do not fill a byte yet, in the low end.
+    /// Bits that do not fill a word yet, in the low end.
     pending: u64,
+    /// Fewer than 64.
     pending_bits: u32,
 }
 
 impl BitWriter {
-    /// Appends the low `n` bits of `value`; `n` is at most 56 and `value` has no higher bits.
+    /// Appends the low `n` bits of `value`; `n` is at most 63 and `value` has no higher bits.
     #[inline]
     pub(crate) fn put(&mut self, value: u64, n: u32) {
-        debug_assert!(n <= 56 && (n == 0 && value == 0 || value >> n == 0));
+        debug_assert!(n < 64 && value >> n == 0);
         self.pending |= value << self.pending_bits;
-        self.pending_bits += n;
-        while self.pending_bits >= 8 {
-            self.bytes.push(self.pending as u8);
-            self.pending >>= 8;
-            self.pending_bits -= 8;
+        let bits = self.pending_bits + n;
+        if bits < 64 {
+            self.pending_bits = bits;
+            return;
         }
+        self.bytes.extend_from_slice(&self.pending.to_le_bytes());
+        // What did not fit is the top of the value. Here n > 0, and some bits did fit: the shift is
+        // of 1 to 63.
+        self.pending = value >> (64 - self.pending_bits);
+        self.pending_bits = bits - 64;
     }
 
     /// Fills the last byte with zeros. Returns how many bits that took, 0 to 7.
     pub(crate) fn align(&mut self) -> u32 {
-        let unused = (8 - self.pending_bits) % 8;
-        if self.pending_bits > 0 {
-            self.bytes.push(self.pending as u8);
-            self.pending = 0;
-            self.pending_bits = 0;
-        }
+        let bytes = self.pending_bits.div_ceil(8);
+        let unused = bytes * 8 - self.pending_bits;
+        self.bytes.extend_from_slice(&self.pending.to_le_bytes()[..bytes as usize]);
+        (self.pending, self.pending_bits) = (0, 0);
         unused
     }
 
-    /// Number of whole bytes so far.
+    /// Number of whole bytes that can be taken or patched so far.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -93,8 +96,19 @@ mod tests {
 
     #[test]
     fn what_is_put_is_peeked() {
-        let parts: [(u64, u32); 7] =
-            [(1, 1), (0, 3), (0x1234, 16), (0, 0), ((1 << 47) - 2, 47), (1 << 55, 56), (5, 3)];
+        let parts: [(u64, u32); 10] = [
+            (1, 1),
+            (0, 3),
+            (0x1234, 16),
+            (0, 0),
+            ((1 << 47) - 2, 47),
+            (1 << 55, 56),
+            (5, 3),
+            // Ends at bit 128, then starts a word, then ends one bit before its end.
+            (1, 2),
+            ((1 << 57) - 1, 57),
+            (33, 6),
+        ];
         let mut writer = BitWriter::default();
         for (value, n) in parts {
             writer.put(value, n);

@@ -122,15 +122,19 @@ pub enum InputError {
     /// The first timestamp of the database does not fit.
     #[error("the earliest timestamp {0} is too large: the format allows up to 2^47 - 2")]
     FirstTime(u64),
-    /// Two neighbouring events of a trail are too far apart.
+    /// Two neighbouring events of a trail are too far apart, or its first event is too far from the
+    /// earliest of all.
     #[error(
-        "trail {uuid}: {delta} between two events is too large: the format allows up to 2^47 - 2"
+        "trail {uuid}: {} from time {before} to {time} is too large: the format allows up to \
+         2^47 - 2", time - before
     )]
     Delta {
         /// The trail.
         uuid: crate::Uuid,
-        /// The difference of the timestamps.
-        delta: u64,
+        /// The time of the event before, or the earliest of all events.
+        before: u64,
+        /// The time of the event.
+        time: u64,
     },
     /// The events do not fit in the memory that the options allow.
     #[error("the events take more than the {limit} bytes of memory allowed; raise `memory_bytes`")]

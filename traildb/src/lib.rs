@@ -33,5 +33,5 @@ pub use crate::{
         existing,
     },
     storage::Storage,
-    write::{Builder, Options, Written},
+    write::{Bigrams, Builder, Options, Written},
 };

@@ -259,19 +259,23 @@ pub(crate) fn size(count: u64, value_bytes: u64) -> u64 {
     if number_width(narrow) == 4 { narrow } else { 8 * (count + 2) + value_bytes }
 }
 
-/// What goes before the values: the count and the offsets. `ends` are the ends of the values,
-/// counted from the first value's start.
+/// What goes before the values: the count and the offsets. `lengths` are those of the `count`
+/// values, `value_bytes` their sum.
 pub(crate) fn write_head(
-    ends: &[u64],
+    count: u64,
+    value_bytes: u64,
+    lengths: impl IntoIterator<Item = u64>,
     mut put: impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let count = ends.len() as u64;
-    let width = number_width(size(count, ends.last().copied().unwrap_or(0)));
-    let first = width * (count + 2);
+    let width = number_width(size(count, value_bytes));
     let mut put = |number: u64| put(&number.to_le_bytes()[..width as usize]);
+    let mut at = width * (count + 2);
     put(count)?;
-    put(first)?;
-    ends.iter().try_for_each(|end| put(first + end))
+    put(at)?;
+    lengths.into_iter().try_for_each(|len| {
+        at += len;
+        put(at)
+    })
 }
 
 #[cfg(test)]
@@ -283,10 +287,10 @@ mod tests {
     #[test]
     fn the_head_of_a_lexicon() {
         let mut bytes = Vec::new();
-        write_head(&[], |b| bytes.write_all(b)).unwrap();
+        write_head(0, 0, [], |b| bytes.write_all(b)).unwrap();
         assert_eq!(bytes, [0, 0, 0, 0, 8, 0, 0, 0], "no values");
         bytes.clear();
-        write_head(&[1, 4], |b| bytes.write_all(b)).unwrap();
+        write_head(2, 4, [1, 3], |b| bytes.write_all(b)).unwrap();
         assert_eq!(bytes, [2, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0, 20, 0, 0, 0]);
         assert_eq!(size(2, 4), 20);
         assert_eq!(size(1, u64::from(u32::MAX) - 12), u64::from(u32::MAX), "the last narrow one");

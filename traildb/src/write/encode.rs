@@ -1,46 +1,80 @@
 //! Trails as bits (FORMAT.md T3 to T7).
 
-use super::{group::Grouped, model::Model};
-use crate::bits::BitWriter;
-
-/// The member `trails.data` without its padding, and where each trail ends in it.
-pub(super) struct Encoded {
-    pub(super) bytes: Vec<u8>,
-    pub(super) ends: Vec<u64>,
-}
+use super::{
+    group::Block,
+    model::Model,
+    stream::{self, Stream},
+    symbols::{Cover, NONE},
+};
+use crate::{bits::BitWriter, item::Uuid};
 
 /// Bits before the first event of a trail: how many of its last byte are unused.
 const RESIDUAL_BITS: u32 = 3;
 
-pub(super) fn trails(grouped: &Grouped, model: &Model) -> Encoded {
-    let mut out = BitWriter::default();
-    let mut ends = Vec::with_capacity(grouped.trails() as usize);
-    for trail in 0..grouped.trails() as usize {
-        let start = out.len();
-        out.put(0, RESIDUAL_BITS);
-        grouped.edges(trail, |delta, changed| {
-            put(&mut out, model, 0, delta);
-            for &(field, value) in changed {
-                put(&mut out, model, field, u64::from(value));
-            }
-        });
-        let unused = out.align();
-        out.patch(start, unused as u8);
-        ends.push(out.len() as u64);
-    }
-    Encoded { bytes: out.into_bytes(), ends }
+/// The trails of a block, as they lie in `trails.data`.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) bytes: Vec<u8>,
+    /// Each trail and where it starts.
+    pub(super) trails: Vec<(Uuid, u64)>,
 }
 
-fn put(out: &mut BitWriter, model: &Model, field: u16, value: u64) {
-    match model.code(field, value) {
-        Some(code) => {
-            out.put(1, 1);
-            out.put(u64::from(code.word), u32::from(code.bits));
+/// Encodes the trails of a block.
+pub(super) fn block(mut block: Block, model: &Model) -> Encoded {
+    let mut encoder = Encoder { model, cover: Cover::default(), out: BitWriter::default() };
+    let mut trails = std::mem::take(&mut block.trails);
+    let mut stream = Stream::new(&block.bytes);
+    let mut keys = Vec::new();
+    for (uuid, start) in &mut trails {
+        let next = stream.next_trail();
+        debug_assert_eq!(next, Some(*uuid), "a block's trails are in the order of its bytes");
+        let at = encoder.out.len();
+        *start = at as u64;
+        encoder.out.put(0, RESIDUAL_BITS);
+        while stream.next_event(&mut keys) {
+            encoder.event(&keys);
         }
-        None => {
-            out.put(0, 1);
-            out.put(u64::from(field), model.field_bits);
-            out.put(value, model.value_bits[usize::from(field)]);
+        let unused = encoder.out.align();
+        encoder.out.patch(at, unused as u8);
+    }
+    let mut bytes = encoder.out.into_bytes();
+    bytes.shrink_to_fit();
+    Encoded { bytes, trails }
+}
+
+struct Encoder<'m> {
+    model: &'m Model,
+    cover: Cover,
+    out: BitWriter,
+}
+
+impl Encoder<'_> {
+    #[inline]
+    fn event(&mut self, keys: &[u64]) {
+        let Encoder { model, cover, out } = self;
+        cover.event(&model.symbols, keys);
+        for (at, &key) in keys.iter().enumerate() {
+            if cover.is_second[at] {
+                continue;
+            }
+            let (pair, _) = cover.pairs[at];
+            let code = match (pair, cover.items[at]) {
+                (NONE, NONE) => None,
+                (NONE, item) => Some(model.item_codes[item as usize]),
+                (pair, _) => Some(model.pair_codes[pair as usize]),
+            };
+            match code.filter(|code| code.bits > 0) {
+                Some(code) => {
+                    out.put(1 | u64::from(code.word) << 1, 1 + u32::from(code.bits));
+                }
+                None => {
+                    let field = stream::field(key);
+                    let bits = 1 + model.literals.field_bits;
+                    out.put(u64::from(field) << 1, bits);
+                    let value_bits = model.literals.value_bits[usize::from(field)];
+                    out.put(stream::value(key), value_bits);
+                }
+            }
         }
     }
 }

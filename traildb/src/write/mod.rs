@@ -1,40 +1,79 @@
 //! Writing: events in any order become a database.
 //!
 //! ```text
-//!   add() -> values (numbered) -> events (columns)
-//!   finish() -> group (trails by UUID, events by time) -> model (codes) -> encode -> pack -> file
+//!   add() -> batch -> values, trails (numbered) -> rows, in buckets of trails
+//!   finish() -> group (by trail, by time, only what changes) -> model (codes) -> encode
+//!            -> gather (by UUID) -> pack -> place
 //! ```
 //!
-//! Everything is held in memory, in columns: 12 bytes an event and 4 more for each field, and each
-//! distinct value once. Equal input gives equal bytes.
+//! Equal input and options give equal bytes, whatever the threads and the memory.
 
+mod varint; // numbers in as few bytes as they need
 mod values; // the distinct values of a field, numbered
-mod group; // events by trail and time
-mod model; // which items get which code words
+mod trails; // UUIDs, numbered
+mod batch; // events by column, numbered in parallel
+mod rows; // events as they were added
+mod stream; // trails as the stages hand them on
+mod group; // rows into trails
+mod sample; // the part that statistics are made from
+mod count; // how often items and pairs occur
+mod symbols; // what code words stand for
 mod huffman; // code lengths of at most 16 bits
+mod choose; // which symbols get code words
+mod model; // the code
 mod encode; // trails as bits
+mod gather; // encoded trails by UUID
 mod pack; // members into a package or a directory
+mod place; // a name only for what is whole
+mod parallel; // the same work on many parts
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use self::{group::Grouped, values::Values};
+use self::{
+    batch::{Batches, Tables},
+    sample::{Sample, Sampler},
+    symbols::Literals,
+};
 use crate::{
+    bits,
     error::{Error, InputError},
-    item::{TRAILS_MAX, Uuid},
+    item::{DELTA_MAX, Uuid},
     member::{fields::Fields, info::Info},
 };
 
-/// The most events and trails of one builder: they are numbered in 32 bits.
-const COUNT_MAX: usize = u32::MAX as usize;
+/// The longest value, in bytes (FORMAT.md L5).
+const VALUE_BYTES_MAX: u64 = 1 << 58;
+/// The least memory that can be allowed.
+const MEMORY_MIN: u64 = 64 << 20;
+/// More threads than these gain nothing: what is left to one of them takes as long.
+const THREADS_MAX: usize = 64;
+
+/// Whether pairs of items get code words of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bigrams {
+    /// If they make the database smaller, which a sample tells (default).
+    #[default]
+    Auto,
+    /// Where they save anything.
+    On,
+    /// Never. Writing is quicker.
+    Off,
+}
 
 /// How a database is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
     /// A directory with a file for each member instead of a package. Default: a package.
     pub directory: bool,
     /// The most memory that events and values may take, in bytes; 0 for no limit (default).
     pub memory_bytes: u64,
+    /// Whether pairs of items get code words. Default: if they make the database smaller.
+    pub bigrams: Bigrams,
+    /// Threads to write with, the caller's included; 0 for as many as there are processors
+    /// (default).
+    pub threads: usize,
 }
 
 impl Options {
@@ -44,9 +83,21 @@ impl Options {
         self
     }
 
-    /// Refuses events beyond `bytes` bytes of memory.
+    /// Refuses events beyond `bytes` bytes of memory, which are 64 MiB or more.
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = bytes;
+        self
+    }
+
+    /// Says whether pairs of items get code words.
+    pub fn bigrams(mut self, bigrams: Bigrams) -> Options {
+        self.bigrams = bigrams;
+        self
+    }
+
+    /// Writes with so many threads; 0 for as many as there are processors.
+    pub fn threads(mut self, threads: usize) -> Options {
+        self.threads = threads;
         self
     }
 }
@@ -69,19 +120,22 @@ pub struct Written {
 #[derive(Debug)]
 pub struct Builder {
     options: Options,
+    threads: usize,
     fields: Fields,
-    values: Vec<Values>,
-    trails: HashMap<Uuid, u32>,
-    events: Events,
+    batches: Batches,
+    totals: Totals,
+    /// Why no more events can be added: a limit is near, or the memory allowed is used up.
+    refused: Option<InputError>,
 }
 
-/// Events in columns, in the order in which they were added.
-#[derive(Debug, Default)]
-struct Events {
-    trail: Vec<u32>,
-    time: Vec<u64>,
-    /// One number for each field of each event.
-    values: Vec<u32>,
+/// What is known of all events added.
+#[derive(Clone, Copy, Debug)]
+struct Totals {
+    events: u64,
+    /// Times, and values that are not NULL.
+    cells: u64,
+    time_min: u64,
+    time_max: u64,
 }
 
 impl Builder {
@@ -98,18 +152,23 @@ impl Builder {
     /// # Errors
     /// As for `new`.
     pub fn with_options<N: AsRef<str>>(fields: &[N], options: Options) -> Result<Builder, Error> {
-        Ok(Builder {
-            options,
-            fields: Fields::new(fields)?,
-            values: fields.iter().map(|_| Values::default()).collect(),
-            trails: HashMap::new(),
-            events: Events::default(),
-        })
+        let fields = Fields::new(fields)?;
+        if (1..MEMORY_MIN).contains(&options.memory_bytes) {
+            return Err(InputError::Memory { limit: options.memory_bytes }.into());
+        }
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let threads = threads.min(THREADS_MAX);
+        let batches = Batches::new(fields.len(), threads);
+        let totals = Totals { events: 0, cells: 0, time_min: u64::MAX, time_max: 0 };
+        Ok(Builder { options, threads, fields, batches, totals, refused: None })
     }
 
     /// Number of events so far.
     pub fn events(&self) -> u64 {
-        self.events.time.len() as u64
+        self.totals.events
     }
 
     /// Adds an event: one value for each field, the empty string for NULL. `time` is a number of
@@ -128,38 +187,31 @@ impl Builder {
         if got != expected {
             return Err(InputError::Arity { got, expected }.into());
         }
-        let events = self.events.time.len();
-        if events >= COUNT_MAX {
-            return Err(InputError::TooMany("events").into());
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone().into());
         }
-        let limit = self.options.memory_bytes;
-        // The sum is cheap to take now and then only.
-        if limit > 0 && events.is_multiple_of(1024) && self.memory() > limit {
-            return Err(InputError::Memory { limit }.into());
+        let mut cells = 1;
+        for value in values {
+            let len = value.as_ref().len() as u64;
+            if len > VALUE_BYTES_MAX {
+                return Err(InputError::ValueTooLong(len).into());
+            }
+            cells += u64::from(len > 0);
         }
-        for (field, value) in values.iter().enumerate() {
-            self.values[field].check(value.as_ref(), &self.fields, field)?;
-        }
-        let next = self.trails.len();
-        if next >= COUNT_MAX.min(TRAILS_MAX as usize) && !self.trails.contains_key(&uuid) {
-            return Err(InputError::TooMany("trails").into());
-        }
-        let trail = *self.trails.entry(uuid).or_insert(next as u32);
-        self.events.trail.push(trail);
-        self.events.time.push(time);
-        for (numbers, value) in self.values.iter_mut().zip(values) {
-            let number = numbers.number(value.as_ref());
-            self.events.values.push(number);
+        self.totals.add(time, cells);
+        if self.batches.push(uuid, time, values) {
+            self.batches.settle();
+            let (events, bytes) = self.batches.filling();
+            let (limit, tables) = (self.options.memory_bytes, self.batches.tables());
+            // After this batch there may be one more, about as large.
+            if limit > 0 && tables.memory() > limit {
+                self.refused = Some(InputError::Memory { limit });
+            } else if let Some(what) = tables.full(2 * events, 2 * bytes + bytes / 2) {
+                self.refused = Some(InputError::TooMany(what));
+            }
+            self.batches.submit();
         }
         Ok(())
-    }
-
-    fn memory(&self) -> u64 {
-        let columns = self.events.trail.capacity() * 4
-            + self.events.time.capacity() * 8
-            + self.events.values.capacity() * 4;
-        let values: usize = self.values.iter().map(Values::memory).sum();
-        (columns + values + self.trails.capacity() * 24) as u64
     }
 
     /// Writes the database to `path`, under another name until it is whole and on the disk.
@@ -169,31 +221,58 @@ impl Builder {
     /// [`Error::File`] when the system refuses to write. What was at `path` before is untouched
     /// then.
     pub fn finish(self, path: impl AsRef<Path>) -> Result<Written, Error> {
-        let Builder { options, fields, values, trails, events } = self;
-        let grouped = Grouped::new(&events, trails, fields.len())?;
-        drop(events);
-        let info = grouped.info();
-        let counts: Vec<u64> = values.iter().map(Values::count).collect();
-        let model = model::Model::of(&grouped, &counts);
-        let encoded = encode::trails(&grouped, &model);
-        let uuids = grouped.into_uuids();
-        let parts = pack::Parts { info, fields: &fields, values: &values, model, encoded, uuids };
+        let Builder { options, threads, fields, mut batches, totals, .. } = self;
+        batches.settle();
+        batches.submit();
+        batches.settle();
+        if totals.events > 0 && totals.time_min > DELTA_MAX {
+            return Err(InputError::FirstTime(totals.time_min).into());
+        }
+        let Tables { trails, fields: values, rows } = batches.into_tables();
+        let mut values: Vec<_> =
+            values.into_iter().map(|values| values.into_inner().expect("settled")).collect();
+        values.iter_mut().for_each(values::Values::close);
+        let uuids = trails.into_inner().expect("settled").into_uuids();
+        let buckets = rows.into_inner().expect("settled").into_buckets();
+        let buckets: Vec<_> = buckets.into_iter().zip(uuids.chunks(rows::BUCKET_TRAILS)).collect();
+        let blocks = parallel::map(threads, buckets, |(bucket, uuids)| {
+            group::block(bucket, uuids, totals.time_min, DELTA_MAX)
+        });
+        let blocks = blocks.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let trails = uuids.len() as u64;
+        drop(uuids);
+        let delta_max = blocks.iter().map(|block| block.delta_max).max().unwrap_or(0);
+        let keys = blocks.iter().map(|block| block.keys).sum();
+
+        let mut value_bits = vec![bits::width(delta_max)];
+        value_bits.extend(values.iter().map(|values| bits::width(values.count())));
+        let literals = Literals { field_bits: bits::width(value_bits.len() as u64), value_bits };
+        let sample = Sample::new(&blocks, Sampler::new(totals.cells));
+        let model = model::Model::of(sample, keys, literals, options.bigrams, threads);
+        let encoded = parallel::map(threads, blocks, |block| encode::block(block, &model));
+        let codebook = model.codebook();
+        drop(model);
+        let info = totals.info(trails, delta_max);
+        let trails = gather::Gathered::new(encoded);
+        let parts = pack::Parts { info, fields: &fields, values: &values, codebook, trails };
         let bytes = pack::write(path.as_ref(), &parts, options.directory)?;
         Ok(Written { trails: info.trails, events: info.events, bytes })
     }
 }
 
-impl Grouped {
-    fn info(&self) -> Info {
-        if self.events() == 0 {
+impl Totals {
+    fn add(&mut self, time: u64, cells: u64) {
+        self.events += 1;
+        self.cells += cells;
+        self.time_min = self.time_min.min(time);
+        self.time_max = self.time_max.max(time);
+    }
+
+    fn info(&self, trails: u64, delta_max: u64) -> Info {
+        let Totals { events, time_min, time_max, .. } = *self;
+        if events == 0 {
             return Info::EMPTY;
         }
-        Info {
-            trails: self.trails(),
-            events: self.events(),
-            time_min: self.time_min,
-            time_max: self.time_max,
-            delta_max: self.delta_max,
-        }
+        Info { trails, events, time_min, time_max, delta_max }
     }
 }

@@ -1,0 +1,82 @@
+//! The same work on many parts, by as many threads as are allowed. The order of results is that of
+//! the parts, so they do not depend on the number of threads.
+
+use std::{
+    panic,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// `work` of each part.
+pub(super) fn map<T: Send, R: Send>(
+    threads: usize,
+    parts: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    if threads < 2 || parts.len() < 2 {
+        return parts.into_iter().map(work).collect();
+    }
+    type Slot<T> = Mutex<Option<T>>;
+    let slots = |part| (Mutex::new(Some(part)), Mutex::new(None));
+    let parts: Vec<(Slot<T>, Slot<R>)> = parts.into_iter().map(slots).collect();
+    let next = AtomicUsize::new(0);
+    each(threads.min(parts.len()), || {
+        while let Some((part, result)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let part = part.lock().expect("locked once").take().expect("taken once");
+            *result.lock().expect("locked once") = Some(work(part));
+        }
+    });
+    let result = |slot: Mutex<Option<R>>| slot.into_inner().expect("locked once");
+    parts.into_iter().map(|(_, slot)| result(slot).expect("every part was worked on")).collect()
+}
+
+/// What each thread has after `work` on the parts that it took; `parts` are numbered from 0.
+pub(super) fn fold<A: Send>(
+    threads: usize,
+    parts: usize,
+    init: impl Fn() -> A + Sync,
+    work: impl Fn(&mut A, usize) + Sync,
+) -> Vec<A> {
+    let next = AtomicUsize::new(0);
+    each(threads.clamp(1, parts.max(1)), || {
+        let mut state = init();
+        loop {
+            let part = next.fetch_add(1, Ordering::Relaxed);
+            if part >= parts {
+                return state;
+            }
+            work(&mut state, part);
+        }
+    })
+}
+
+/// Runs `work` on so many threads, this one included.
+fn each<R: Send>(threads: usize, work: impl Fn() -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            results.push(other.join().unwrap_or_else(|cause| panic::resume_unwind(cause)));
+        }
+        results
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_the_parts() {
+        for threads in [1, 2, 5] {
+            let squares = map(threads, (0..100u64).collect(), |n| n * n);
+            assert!(squares.into_iter().eq((0..100).map(|n| n * n)), "{threads}");
+            let sums = fold(threads, 100, || 0, |sum, part| *sum += part);
+            assert!(sums.len() <= threads && sums.iter().sum::<usize>() == 4950, "{threads}");
+        }
+        assert_eq!(fold(3, 0, || 7, |_, _| unreachable!()), [7]);
+    }
+}

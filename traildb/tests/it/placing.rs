@@ -1,0 +1,93 @@
+//! What is at a name while a database is written to it, and after.
+
+use std::{fs, path::Path};
+
+use traildb::{Builder, Error, Options, Reader, Uuid};
+
+use crate::support::scratch;
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn write(path: &Path, directory: bool, value: &str) -> Result<(), Error> {
+    let options = Options::default().directory(directory);
+    let mut builder = Builder::with_options(&["a"], options)?;
+    builder.add(Uuid::default(), 7, &[value])?;
+    builder.finish(path).map(drop)
+}
+
+fn value(path: &Path) -> Vec<u8> {
+    let reader = Reader::open(path).unwrap();
+    let mut trail = reader.trail(0).unwrap();
+    let item = trail.next_event().unwrap().unwrap().items[0];
+    reader.value(item).unwrap().to_vec()
+}
+
+#[test]
+fn a_database_replaces_one_of_its_form() {
+    let folder = scratch();
+    for directory in [false, true] {
+        let path = folder.path().join(if directory { "dir" } else { "a.tdb" });
+        for text in ["old", "new"] {
+            write(&path, directory, text).unwrap();
+            assert_eq!(value(&path), text.as_bytes(), "directory: {directory}");
+        }
+    }
+    assert_eq!(names(folder.path()), ["a.tdb", "dir"], "no litter");
+}
+
+#[test]
+fn what_is_no_database_of_that_form_is_left_alone() {
+    let folder = scratch();
+    let (home, file) = (folder.path().join("home"), folder.path().join("file"));
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("letter.txt"), "dear").unwrap();
+    fs::write(&file, "text").unwrap();
+    let dir = folder.path().join("dir");
+    write(&dir, true, "old").unwrap();
+    let cases = [
+        ("a folder of letters", &home, true),
+        ("a file", &file, true),
+        ("a directory", &dir, false),
+    ];
+    for (what, path, directory) in cases {
+        let error = write(path, directory, "new").unwrap_err();
+        assert!(matches!(error, Error::File { .. }), "{what}: {error}");
+        assert!(error.to_string().contains("there"), "{what}: {error}");
+    }
+    // A folder in it: not what a builder wrote.
+    fs::create_dir(dir.join("more")).unwrap();
+    assert!(write(&dir, true, "new").is_err());
+    assert_eq!(value(&dir), b"old");
+    assert_eq!(names(folder.path()), ["dir", "file", "home"], "no litter");
+    assert_eq!(names(&home), ["letter.txt"]);
+}
+
+#[test]
+fn what_dead_writers_left_is_removed_and_what_live_ones_write_is_not() {
+    let folder = scratch();
+    let path = folder.path().join("a.tdb");
+    let (dead, dead_dir) =
+        (folder.path().join("a.tdb.1-0.part"), folder.path().join("a.tdb.1-1.part"));
+    fs::write(&dead, "half").unwrap();
+    fs::create_dir(&dead_dir).unwrap();
+    fs::write(dead_dir.join("info"), "half").unwrap();
+    let live = folder.path().join("a.tdb.2-0.part");
+    let held = fs::File::create(&live).unwrap();
+    held.lock().unwrap();
+    fs::write(folder.path().join("a.tdb.notes.part"), "mine").unwrap();
+    fs::write(folder.path().join("b.tdb.1-0.part"), "of another").unwrap();
+    write(&path, false, "new").unwrap();
+    let left = ["a.tdb", "a.tdb.2-0.part", "a.tdb.notes.part", "b.tdb.1-0.part"];
+    assert_eq!(names(folder.path()), left);
+    drop(held);
+    write(&path, false, "newer").unwrap();
+    assert_eq!(names(folder.path()), ["a.tdb", "a.tdb.notes.part", "b.tdb.1-0.part"]);
+    assert_eq!(value(&path), b"newer");
+}
