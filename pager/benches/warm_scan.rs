@@ -88,6 +88,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
+    // `--only TEXT` measures the regions whose names contain it.
+    let args: Vec<String> = std::env::args().collect();
+    let only = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1));
     // Filled with words that compress to nothing special; the sum is checked.
     let bytes: Vec<u8> = (0..LEN as u64 / 8)
         .flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
@@ -131,6 +134,14 @@ fn main() {
                 (2 << 20, Mechanism::Move),
             ] {
                 for hinted in [false, true] {
+                    let name = format!(
+                        "region, unit {} KiB, {mechanism:?}{}",
+                        unit >> 10,
+                        if hinted { ", sequential hint" } else { "" }
+                    );
+                    if only.is_some_and(|only| !name.contains(only.as_str())) {
+                        continue;
+                    }
                     let pager = Pager::builder()
                         .budget_bytes(1 << 30)
                         .mechanism(mechanism)
@@ -144,11 +155,6 @@ fn main() {
                     }
                     let mapped: Mapped = region.map().expect("map");
                     assert_eq!(sum(&mapped, work), expected);
-                    let name = format!(
-                        "region, unit {} KiB, {mechanism:?}{}",
-                        unit >> 10,
-                        if hinted { ", sequential hint" } else { "" }
-                    );
                     record(name, start.elapsed(), cpu() - before);
                 }
             }

@@ -54,6 +54,14 @@ pub const PROTECTED_LATEST: usize = 8;
 pub(crate) trait Reclaim: Send + Sync {
     /// Gives up about `bytes` bytes if it can; returns how many it did.
     fn reclaim(&self, bytes: u64) -> u64;
+
+    /// Gives up about `bytes` bytes of what nobody uses, as far as there is any; returns how many.
+    fn reclaim_idle(&self, _bytes: u64) -> u64 {
+        0
+    }
+
+    /// Gives back what is counted as pinned and is not.
+    fn release_idle_pins(&self) {}
 }
 
 impl Budget {
@@ -87,8 +95,9 @@ impl Budget {
         self.0.peak.load(Ordering::Relaxed)
     }
 
-    /// Bytes that guards pin now.
+    /// Bytes that guards pin now. Looks at every unit that was pinned lately.
     pub fn pinned(&self) -> u64 {
+        self.release_idle_pins();
         self.0.pinned.load(Ordering::Relaxed)
     }
 
@@ -115,20 +124,35 @@ impl Budget {
         })
     }
 
-    /// Gives back bytes whose reservation was leaked.
-    pub(crate) fn release(&self, bytes: u64) {
-        lower(&self.0.used, bytes);
-        self.nudge();
+    /// Takes over bytes whose reservation was leaked.
+    pub(crate) fn adopt(&self, bytes: u64) -> Reservation {
+        Reservation { budget: self.clone(), bytes }
     }
 
     /// Counts `bytes` more bytes as pinned, unless that exceeds the limit.
     pub(crate) fn try_pin(&self, bytes: u64) -> bool {
-        raise(&self.0.pinned, bytes, self.pin_limit())
+        let pin = || raise(&self.0.pinned, bytes, self.pin_limit());
+        pin() || {
+            self.release_idle_pins();
+            pin()
+        }
     }
 
     pub(crate) fn unpin(&self, bytes: u64) {
         lower(&self.0.pinned, bytes);
         self.nudge();
+    }
+
+    fn release_idle_pins(&self) {
+        for pool in self.pools() {
+            pool.release_idle_pins();
+        }
+    }
+
+    fn pools(&self) -> Vec<Arc<dyn Reclaim>> {
+        let mut pools = lock(&self.0.pools);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Counts `bytes` more bytes as speculative, unless that exceeds the limit.
@@ -142,19 +166,26 @@ impl Budget {
 
     /// Asks every pool but `but` for `bytes` bytes; returns what they gave up.
     pub(crate) fn reclaim_from_others(&self, but: *const (), bytes: u64) -> u64 {
-        let pools: Vec<_> = {
-            let mut pools = lock(&self.0.pools);
-            pools.retain(|pool| pool.strong_count() > 0);
-            pools.iter().filter_map(Weak::upgrade).collect()
-        };
         let mut got = 0;
-        for pool in pools {
+        for pool in self.pools() {
             if got >= bytes {
                 break;
             }
             if Arc::as_ptr(&pool).cast::<()>() != but {
                 got += pool.reclaim(bytes - got);
             }
+        }
+        got
+    }
+
+    /// Asks for `bytes` bytes of what nobody uses; returns what was given up.
+    pub(crate) fn reclaim_idle(&self, bytes: u64) -> u64 {
+        let mut got = 0;
+        for pool in self.pools() {
+            if got >= bytes {
+                break;
+            }
+            got += pool.reclaim_idle(bytes - got);
         }
         got
     }
@@ -263,7 +294,12 @@ impl Reservation {
         Reservation { budget: self.budget.clone(), bytes }
     }
 
-    /// Keeps the bytes reserved without this value; [`Budget::release`] gives them back.
+    /// [`split`](Reservation::split), or `None` when it has fewer.
+    pub(crate) fn try_split(&mut self, bytes: u64) -> Option<Reservation> {
+        (bytes <= self.bytes).then(|| self.split(bytes))
+    }
+
+    /// Keeps the bytes reserved without this value; [`Budget::adopt`] takes them over.
     pub(crate) fn leak(mut self) -> u64 {
         std::mem::take(&mut self.bytes)
     }

@@ -16,7 +16,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::sys::FrameMemory;
+use crate::{
+    budget::Reservation,
+    sys::{FrameMemory, Pages},
+};
 
 /// Where the memory of a frame goes when the frame is dropped.
 pub(crate) trait Home: Send + Sync {
@@ -41,8 +44,29 @@ impl Frame {
         Frame { memory: Some(memory), filled: 0, home: None }
     }
 
-    pub(crate) fn new(memory: FrameMemory, home: Option<Arc<dyn Home>>) -> Frame {
-        Frame { memory: Some(memory), filled: 0, home }
+    /// A frame of `memory`, whose first `filled` bytes mean something.
+    pub(crate) fn new(memory: FrameMemory, filled: usize, home: Option<Arc<dyn Home>>) -> Frame {
+        Frame { memory: Some(memory), filled, home }
+    }
+
+    /// What the frame's bytes are charged with, where that goes with the frame.
+    pub(crate) fn take_charge(&mut self) -> Option<Reservation> {
+        self.memory_mut().take_charge()
+    }
+
+    /// Bytes that the frame itself is charged with.
+    pub(crate) fn charged(&self) -> u64 {
+        self.memory().charged()
+    }
+
+    /// Where the frame's memory begins.
+    pub(crate) fn addr(&self) -> usize {
+        self.memory().addr()
+    }
+
+    /// Some or all of the frame's pages are in a region now: it has no bytes any more.
+    pub(crate) fn set_pages(&mut self, pages: Pages) {
+        self.memory_mut().set_pages(pages);
     }
 
     fn memory(&self) -> &FrameMemory {
@@ -55,7 +79,7 @@ impl Frame {
 
     /// Bytes that the frame can hold.
     pub fn capacity(&self) -> usize {
-        self.memory().as_slice().len()
+        self.memory().capacity()
     }
 
     /// Bytes that can still be appended.

@@ -490,14 +490,15 @@ impl Pager {
         let memory = self.reserve(geometry).map_err(system("no address space for the object"))?;
         let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
-        let port = port_for(mechanism, inner.uffd.clone(), inner.poison);
+        let frames = self.frames(unit, mechanism)?;
+        let port = port_for(mechanism, inner.uffd.clone(), Some(&frames), inner.poison);
         let engine = inner.engine.clone();
         let again = Box::new(move |unit| {
             let _ = engine.send(Request::Missing { region: id, units: unit..unit + 1 });
         });
         let place = memory.as_ref().map(|memory| (memory.addr(), memory.len()));
         let budget = inner.budget.clone();
-        let ledger = Ledger::new(geometry, memory, port, budget, counters.clone(), again)
+        let ledger = Ledger::new(id, geometry, memory, port, budget, counters.clone(), again)
             .map_err(system("no address space for the object's states"))?;
         let ledger = Arc::new(ledger);
         let tenant: Arc<dyn crate::pool::Tenant> = ledger.clone();
@@ -506,11 +507,8 @@ impl Pager {
             Error::system("the pager's pool takes no more regions", cause)
         })?;
         ledger.settle(tenancy);
-        let frames = self.frames(unit).ok_or_else(|| {
-            let cause = std::io::Error::other("too much is pinned or on its way");
-            Error::system("the budget has no room for another region's buffers", cause)
-        })?;
         let extent_max = stat.part_bytes.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX).max(unit) / unit;
+        frames.enter();
         let object = Arc::new(Object {
             id,
             name: source.name().to_owned(),
@@ -519,6 +517,11 @@ impl Pager {
             ledger: ledger.clone(),
             frames,
             extent_max,
+            align: if stat.alignment.is_multiple_of(unit) {
+                (stat.alignment / unit).max(1)
+            } else {
+                1
+            },
             extent_min: (EXTENT_BYTES_MIN / unit).max(1),
             deadline: inner.plan.deadline,
             prefetch: Mutex::new(prefetch()),
@@ -571,17 +574,27 @@ impl Pager {
         Ok(Some(mapping))
     }
 
-    /// The frames for units of `unit` bytes: at most a sixteenth of the budget. `None` when it has
-    /// no room for the two that a pool needs.
-    fn frames(&self, unit: u64) -> Option<FramePool> {
+    /// The frames for units of `unit` bytes, shared by the regions of that size. Frames to copy
+    /// from take at most a sixteenth of the budget.
+    fn frames(&self, unit: u64, mechanism: Mechanism) -> Result<FramePool, Error> {
         let mut pools = lock(&self.0.frames);
         if let Some(frames) = pools.get(&unit) {
-            return Some(frames.clone());
+            return Ok(frames.clone());
         }
-        let most = (self.0.budget.limit() / 16 / unit).clamp(2, 256) as usize;
-        let frames = FramePool::new(unit as usize, most, self.0.pool.clone())?;
+        let (pool, bytes) = (&self.0.pool, unit as usize);
+        let frames = match (&self.0.uffd, mechanism) {
+            (Some(uffd), Mechanism::Move) => FramePool::recycled(bytes, pool, uffd.clone())
+                .map_err(|cause| Error::system("no address space for frames", cause))?,
+            _ => {
+                let most = (self.0.budget.limit() / 16 / unit).clamp(2, 256) as usize;
+                FramePool::staging(bytes, most, pool).ok_or_else(|| {
+                    let cause = std::io::Error::other("too much is pinned or on its way");
+                    Error::system("the budget has no room for another region's buffers", cause)
+                })?
+            }
+        };
         pools.insert(unit, frames.clone());
-        Some(frames)
+        Ok(frames)
     }
 
     fn why_unmappable(&self) -> String {

@@ -88,6 +88,9 @@ pub struct ObjectStat {
     /// The version that reads should name.
     pub version: Version,
     /// Requests cost least when they start and end at multiples of this many bytes. At least 1.
+    /// Every request of the pager starts and ends at an edge of its unit, which is a multiple of
+    /// any smaller power of two; where the alignment is larger than the unit, a long range is cut
+    /// into requests at multiples of it, so that no two of them share a block of the source.
     pub alignment: u64,
     /// Size in bytes at which one request of a long stream is best, e.g. 8 MiB for S3. At least 1.
     pub part_bytes: u64,

@@ -7,10 +7,14 @@
 //! | `pager.fetch.requests` | requests | range requests sent to sources |
 //! | `pager.fetch.bytes` | bytes | bytes received from sources |
 //! | `pager.fetch.errors` | requests | range requests that failed after all retries, by `kind` |
+//! | `pager.recall.units` | units | units given up that came back without a request |
 //! | `pager.evict.units` | units | units given up for the budget or by a hint |
 //! | `pager.prefetch.units` | units | units fetched before anybody asked |
 //! | `pager.prefetch.unused` | units | of these, given up before anybody was seen to ask |
 //! | `pager.poison.units` | units | units whose bytes could not be had while a fault waited |
+//!
+//! A region takes its handles of `pager.fault.count` and `pager.load.count` when it is opened: install
+//! the recorder before that.
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -19,11 +23,12 @@ use crate::sync::{AtomicU64, Ordering};
 pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
     pub(crate) marker_faults: AtomicU64,
-    pub(crate) loads: AtomicU64,
     pub(crate) load_hits: AtomicU64,
+    pub(crate) load_waits: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) bytes_fetched: AtomicU64,
     pub(crate) units_installed: AtomicU64,
+    pub(crate) units_recalled: AtomicU64,
     pub(crate) units_evicted: AtomicU64,
     pub(crate) units_resident: AtomicU64,
     pub(crate) units_prefetched: AtomicU64,
@@ -56,6 +61,9 @@ pub struct RegionStats {
     pub bytes_fetched: u64,
     /// Units put in place.
     pub units_installed: u64,
+    /// Of these, units that had been given up and whose memory nobody had used since: they came back
+    /// without a request.
+    pub units_recalled: u64,
     /// Units given up.
     pub units_evicted: u64,
     /// Units resident now.
@@ -80,11 +88,12 @@ impl Counters {
         RegionStats {
             faults: get(&self.faults),
             marker_faults: get(&self.marker_faults),
-            loads: get(&self.loads),
+            loads: get(&self.load_hits) + get(&self.load_waits),
             load_hits: get(&self.load_hits),
             gets: get(&self.requests),
             bytes_fetched: get(&self.bytes_fetched),
             units_installed: get(&self.units_installed),
+            units_recalled: get(&self.units_recalled),
             units_evicted: get(&self.units_evicted),
             units_resident: get(&self.units_resident),
             prefetched: get(&self.units_prefetched),

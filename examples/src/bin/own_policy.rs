@@ -73,7 +73,7 @@ impl PrefetchPolicy for NextFew {
         let units = at + 1..limits.units.min(at + 1 + FEW.min(limits.window_max));
         let hinted = wants.len() > before;
         if signal == Signal::Miss && !hinted && !self.told_random && !units.is_empty() {
-            wants.push(Want { units, marker: None });
+            wants.push(Want::new(units));
         }
     }
 

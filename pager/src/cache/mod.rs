@@ -22,7 +22,7 @@ pub(crate) use state::State;
 pub(crate) use waiters::{Decided, Waiter};
 
 use self::{
-    state::{DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, WAITERS, Word},
+    state::{COUNTED, DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, WAITERS, Word},
     waiters::Waiters,
     words::Words,
 };
@@ -63,6 +63,8 @@ pub(crate) struct PinRefused;
 
 /// States of all units of one region, over its memory.
 pub(crate) struct Ledger {
+    /// The number of the region in its pager.
+    region: u64,
     geometry: Geometry,
     words: Words,
     /// Resident units of each span.
@@ -74,6 +76,10 @@ pub(crate) struct Ledger {
     /// Frames of staged units.
     staged: Mutex<std::collections::HashMap<u64, (Frame, Reservation)>>,
     unused: Mutex<Vec<u64>>,
+    /// Units that count against the pin limit, pinned or not. A count is given back under this
+    /// lock, so that whoever finds the limit reached, takes it, and looks again, finds what is
+    /// really pinned.
+    counted: Mutex<std::collections::HashSet<u64>>,
     budget: Budget,
     tenancy: std::sync::OnceLock<Tenancy>,
     counters: Arc<Counters>,
@@ -84,6 +90,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// A ledger of absent units over `memory` (`None` for an empty object).
     pub(crate) fn new(
+        region: u64,
         geometry: Geometry,
         memory: Option<Mapping>,
         port: Arc<dyn Port>,
@@ -96,6 +103,7 @@ impl Ledger {
         let spans =
             usize::try_from(geometry.mapped_len().div_ceil(SPAN_BYTES)).map_err(too_large)?;
         Ok(Ledger {
+            region,
             geometry,
             words: Words::new(units)?,
             span_counts: LazyWords::new(spans)?,
@@ -105,6 +113,7 @@ impl Ledger {
             waiters: Waiters::default(),
             staged: Mutex::default(),
             unused: Mutex::default(),
+            counted: Mutex::default(),
             budget,
             tenancy: std::sync::OnceLock::new(),
             counters,
@@ -188,14 +197,14 @@ impl Ledger {
         let cost = self.unit_cost();
         let mut counted = false;
         let outcome = self.change(unit, |word| {
-            if word.pins() == 0 && !counted {
+            if !word.has(COUNTED) && !counted {
                 // Counted before the pin is visible, so that pins never exceed their share.
                 if !self.budget.try_pin(cost) {
                     return None;
                 }
                 counted = true;
             }
-            let pinned = word.pinned()?;
+            let pinned = word.pinned()?.with(COUNTED);
             Some(match word.state() {
                 State::Absent => pinned.to(State::Fetching).with(DEMANDED),
                 State::Poisoned => pinned.to(State::Fetching).with(DEMANDED | HEALING),
@@ -206,9 +215,12 @@ impl Ledger {
         });
         match outcome {
             Ok((before, _)) => {
-                if counted && before.pins() > 0 {
+                if counted && before.has(COUNTED) {
                     // Somebody else's pin came first and counts.
                     self.budget.unpin(cost);
+                } else if counted {
+                    // Before this pin ends: nobody takes the count of a pinned unit.
+                    lock(&self.counted).insert(unit);
                 }
                 if before.state() == State::Resident && before.has(SPECULATIVE) {
                     self.guess_was_right();
@@ -226,10 +238,34 @@ impl Ledger {
 
     /// Ends one pin of `unit`.
     pub(crate) fn unpin(&self, unit: u64) {
-        let unpinned = self.change(unit, |word| Some(word.unpinned()));
-        if unpinned.is_ok_and(|(_, after)| after.pins() == 0) {
-            self.budget.unpin(self.unit_cost());
+        let Ok((_, after)) = self.change(unit, |word| Some(word.unpinned())) else { return };
+        if after.pins() == 0 {
+            if after.state() != State::Resident {
+                self.uncount(unit);
+            }
+            // It may be what somebody waits to evict.
+            self.budget.nudge();
         }
+    }
+
+    /// Gives back what `unit` counts against the pin limit, unless it is pinned.
+    fn uncount(&self, unit: u64) {
+        let mut counted = lock(&self.counted);
+        if self.clear_count(unit) {
+            counted.remove(&unit);
+        }
+    }
+
+    /// Called with `counted` locked. False if the unit is pinned.
+    fn clear_count(&self, unit: u64) -> bool {
+        let cleared = self.change(unit, |word| {
+            (word.has(COUNTED) && word.pins() == 0).then(|| word.without(COUNTED))
+        });
+        match cleared {
+            Ok(_) => self.budget.unpin(self.unit_cost()),
+            Err(word) => return word.pins() == 0,
+        }
+        true
     }
 
     fn asked(&self, before: Word) -> Asked {
@@ -346,6 +382,20 @@ impl Ledger {
         }
     }
 
+    /// Whether `unit` is a guess that nobody has confirmed.
+    pub(crate) fn is_guess(&self, unit: u64) -> bool {
+        self.words.get(unit).has(SPECULATIVE)
+    }
+
+    /// Counts `unit`, if it is a guess that nobody has confirmed, as a guess no more.
+    pub(crate) fn forget_guess(&self, unit: u64) {
+        let forgotten =
+            self.change(unit, |word| word.has(SPECULATIVE).then(|| word.without(SPECULATIVE)));
+        if forgotten.is_ok() {
+            self.budget.unspeculate(self.unit_cost());
+        }
+    }
+
     fn unstage(&self, unit: u64) -> bool {
         // The word changes under the lock: a new claim of this unit can stage bytes again only
         // after the old ones are gone.
@@ -439,6 +489,24 @@ impl Ledger {
         }
     }
 
+    /// Puts the bytes of a claimed unit in place, or stages it as a `marker`, if they are still in
+    /// `frame` since it was evicted. False if they cannot be put there: then it must be fetched.
+    pub(crate) fn restore(&self, unit: u64, mut frame: Frame, marker: bool) -> bool {
+        let Some(mut charge) = frame.take_charge() else { return false };
+        let missing = self.unit_cost().saturating_sub(charge.bytes());
+        let Some(rest) = self.budget.try_reserve(missing) else { return false };
+        charge.merge(rest);
+        let restored = match marker {
+            true => self.stage(unit, frame, charge),
+            false => self.install(unit, frame, charge),
+        };
+        if restored.is_ok() {
+            add(&self.counters.units_recalled, 1);
+            metrics::counter!("pager.recall.units").increment(1);
+        }
+        restored.is_ok()
+    }
+
     /// Puts the bytes of a staged unit that somebody has asked for in place.
     pub(crate) fn install_staged(&self, unit: u64) -> io::Result<()> {
         let entry = lock(&self.staged).remove(&unit);
@@ -518,14 +586,13 @@ impl Ledger {
             self.unstage(unit);
         }
         self.discard(0..self.geometry.units());
+        self.release_idle_pins();
     }
 
     /// Takes pages away, under the lock of their span.
     fn discard_pages(&self, offset: usize, len: usize) {
         if let Err(error) = self.port.discard(self.mapping(), offset, len) {
-            // Only a mapping that is not ours any more refuses; going on would show old bytes as
-            // new ones.
-            crate::failure::stop_process(&format!("cannot discard a unit: {error}"));
+            stop_for(&error);
         }
     }
 
@@ -538,17 +605,18 @@ impl Ledger {
             let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             let mapping = self.mapping();
             let left = self.span_counts.as_slice()[span].fetch_sub(1, Ordering::Relaxed) - 1;
-            let (offset, len) = if left == 0 {
-                // The whole span, so that the kernel frees the page table too.
+            let leaving = self.offset(unit)..self.offset(unit) + self.unit_len();
+            // The whole span, so that the kernel frees the page table too.
+            let span = (left == 0).then(|| {
                 freed += PAGE as u64;
                 let start = span * SPAN_BYTES as usize;
-                (start, (SPAN_BYTES as usize).min(mapping.len() - start))
-            } else {
-                (self.offset(unit), self.unit_len())
-            };
-            self.discard_pages(offset, len);
+                start..(start + SPAN_BYTES as usize).min(mapping.len())
+            });
+            let (content, charge) = ((self.region, unit), self.budget.adopt(freed));
+            if let Err(error) = self.port.evict(mapping, leaving, span, content, charge) {
+                stop_for(&error);
+            }
         }
-        self.budget.release(freed);
         add(&self.counters.units_evicted, 1);
         self.counters.units_resident.fetch_sub(1, Ordering::Relaxed);
         metrics::counter!("pager.evict.units").increment(1);
@@ -561,10 +629,19 @@ impl Ledger {
                 Some(word.to(if word.has(DEMANDED) { State::Fetching } else { State::Absent }))
             })
             .expect("every word can leave");
+        if after.has(COUNTED) && after.pins() == 0 {
+            self.uncount(unit);
+        }
         if after.state() == State::Fetching {
             (self.again)(unit);
         }
     }
+}
+
+/// Only a mapping that is not ours any more refuses to be discarded; going on would show old bytes
+/// as new ones.
+fn stop_for(error: &io::Error) -> ! {
+    crate::failure::stop_process(&format!("cannot discard a unit: {error}"))
 }
 
 /// What became of a guess.
@@ -604,6 +681,10 @@ impl Tenant for Ledger {
             }
             Err(_) => false,
         }
+    }
+
+    fn release_idle_pins(&self) {
+        lock(&self.counted).retain(|&unit| !self.clear_count(unit));
     }
 }
 
@@ -648,6 +729,7 @@ mod tests {
         let memory = Mapping::reserve(2 << 20, 2 << 20).unwrap();
         let ledger = Arc::new(
             Ledger::new(
+                0,
                 Geometry::new(2 << 20, 12),
                 Some(memory),
                 port.clone(),
@@ -679,6 +761,30 @@ mod tests {
         assert!(port.on_discard.set(Box::new(|ledger| ledger.confirm(3))).is_ok());
         assert!(ledger.evict(3));
         assert_eq!(budget.speculative(), 0);
+    }
+
+    /// A guard at the limit of pins goes while another of the same unit comes: the unit's word said
+    /// "not pinned" before the budget had room again, and the second was refused.
+    #[test]
+    fn a_unit_that_is_pinned_all_the_time_is_never_refused() {
+        let (ledger, _, budget) = ledger();
+        let cost = ledger.unit_cost();
+        assert!(budget.try_pin(budget.pin_limit() - cost), "room for one unit is left");
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..100_000 {
+                        assert!(ledger.pin(3).is_ok(), "refused, though its own count has room");
+                        ledger.unpin(3);
+                    }
+                });
+            }
+        });
+        assert!(ledger.pin(4).is_ok(), "what is not pinned any more makes room");
+        assert!(ledger.pin(5).is_err(), "what is pinned does not");
+        ledger.unpin(4);
+        assert_eq!(budget.pinned(), budget.pin_limit() - cost);
+        assert!((3..6).all(|unit| !ledger.words.get(unit).has(COUNTED)));
     }
 
     /// A guess fails while a reader comes: it must be told, by a request of its own, whichever of

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! ```text
-//!   bit    0..3     3          4         5           6         7         8        9..32
-//!   word   state    demanded   faulted   speculative waiters   touched   healing  pins
+//!   bit    0..3     3          4         5           6         7         8         9         10..32
+//!   word   state    demanded   faulted   speculative waiters   touched   healing   counted   pins
 //! ```
 //!
 //! A reader waits in `Fetching` and reads in `Resident`. In `Leaving` it may read or fault; a fault
@@ -47,8 +47,13 @@ pub(crate) const TOUCHED: u32 = 1 << 7;
 /// The unit was poisoned and is being fetched again.
 pub(crate) const HEALING: u32 = 1 << 8;
 
-const PIN: u32 = 1 << 9;
-const PINS_MAX: u32 = (1 << 23) - 1;
+/// The unit counts against the pin limit. Set with the first pin and kept after the last, so that
+/// the next pin is one instruction; taken back when somebody finds the limit reached, or when the
+/// unit is not resident any more.
+pub(crate) const COUNTED: u32 = 1 << 9;
+
+const PIN: u32 = 1 << 10;
+const PINS_MAX: u32 = (1 << 22) - 1;
 
 /// A snapshot of a unit's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,5 +127,6 @@ mod tests {
         word = word.without(DEMANDED | WAITERS).unpinned().unpinned().to(State::Absent);
         assert_eq!(word.0, 0);
         assert!(Word(!7).pinned().is_none());
+        assert_eq!(Word(COUNTED).pinned().unwrap().pins(), 1);
     }
 }

@@ -31,13 +31,13 @@ use self::{
     windows::Windows,
 };
 use crate::{
-    budget::Reservation,
     cache::Speculated,
     failure::Causes,
     policy::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,
     sync::{Arc, lock},
+    sys::Supply,
 };
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
@@ -151,13 +151,10 @@ impl Engine {
             Request::Close { region } => self.close(region),
             Request::Missing { region, units } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
-                let job = Job {
-                    object: object.clone(),
-                    units: units.clone(),
-                    marker: None,
-                    guess: false,
-                };
-                self.demand.push(job);
+                for units in recall(&object, units.clone(), None) {
+                    let object = object.clone();
+                    self.demand.push(Job { object, units, marker: None, guess: false });
+                }
                 self.ask_policy(&object, |policy, limits, wants| {
                     policy.missed(units, limits, wants)
                 });
@@ -265,22 +262,24 @@ impl Engine {
     fn speculate(&mut self, object: &Arc<Object>, wants: &mut Vec<Want>) {
         let limits = self.limits(object);
         for want in wants.drain(..) {
-            let end = want.units.end.min(limits.units);
-            let end = end.min(want.units.start.saturating_add(limits.window_max));
+            let all = want.units.start..want.units.end.min(limits.units);
+            let len = (all.end.saturating_sub(all.start)).min(limits.window_max);
             let mut run: Option<Range<u64>> = None;
             let mut marker = want.marker;
-            for unit in want.units.start..end {
+            // What is nearest to the reader first, in case that there is not room for all.
+            for n in 0..len {
+                let unit = if want.backwards { all.end - 1 - n } else { all.start + n };
                 if self.claim_guess(object, unit) {
-                    match &mut run {
-                        Some(run) => run.end = unit + 1,
-                        None => run = Some(unit..unit + 1),
-                    }
+                    let longer = run
+                        .take()
+                        .map_or(unit..unit + 1, |run| run.start.min(unit)..run.end.max(unit + 1));
+                    run = Some(longer);
                 } else if let Some(run) = run.take() {
-                    self.queue_guess(object, run, &mut marker);
+                    self.queue_guess(object, Want { units: run, ..want.clone() }, &mut marker);
                 }
             }
             if let Some(run) = run {
-                self.queue_guess(object, run, &mut marker);
+                self.queue_guess(object, Want { units: run, ..want.clone() }, &mut marker);
             }
         }
     }
@@ -296,17 +295,24 @@ impl Engine {
         }
     }
 
-    /// Queues a run of claimed guesses. Its marker is the policy's, or, where that one was not
-    /// claimed, the first unit after it.
-    fn queue_guess(&mut self, object: &Arc<Object>, units: Range<u64>, marker: &mut Option<u64>) {
-        let mine = marker.filter(|&marker| marker < units.end).map(|at| at.max(units.start));
+    /// Queues a run of claimed guesses, a part of `want`. Its marker is the policy's, or, where
+    /// that one was not claimed, the first unit after it that was.
+    fn queue_guess(&mut self, object: &Arc<Object>, want: Want, marker: &mut Option<u64>) {
+        let units = want.units.clone();
+        let mine = match want.backwards {
+            false => marker.filter(|&at| at < units.end).map(|at| at.max(units.start)),
+            true => marker.filter(|&at| at >= units.start).map(|at| at.min(units.end - 1)),
+        };
         if mine.is_some() {
             *marker = None;
         }
         add(&object.counters.units_prefetched, units.end - units.start);
         metrics::counter!("pager.prefetch.units").increment(units.end - units.start);
-        self.windows.push(object, units.clone());
-        self.guesses.push(Job { object: object.clone(), units, marker: mine, guess: true });
+        self.windows.push(object, want);
+        for units in recall(object, units, mine) {
+            let marker = mine.filter(|marker| units.contains(marker));
+            self.guesses.push(Job { object: object.clone(), units, marker, guess: true });
+        }
     }
 
     /// Starts requests, demand first. True if something must wait for bytes or frames.
@@ -336,17 +342,21 @@ impl Engine {
     /// Starts `job`, or as much of it as the budget has room for; puts back the rest. False if
     /// nothing of it could be started.
     fn start(&mut self, mut job: Job) -> bool {
+        if !job.guess {
+            let needed = self.units_at_once(&job) * job.object.ledger.unit_cost();
+            let budget = self.pool.budget().clone();
+            self.windows.yield_until(|| budget.limit() - budget.used() >= needed);
+        }
         let mut afforded = self.afford(&job);
         // Guesses that are staged are not the pool's to evict; they yield to demand.
         while afforded.is_none() && !job.guess && self.windows.drop_any() {
             afforded = self.afford(&job);
         }
-        let Some(charge) = afforded else {
+        let Some(supply) = afforded else {
             self.queue_of(job.guess).push_front(job);
             return false;
         };
-        let cost = job.object.ledger.unit_cost();
-        let end = job.units.start + charge.bytes() / cost;
+        let end = job.units.start + supply.units();
         if end < job.units.end {
             let rest = end..job.units.end;
             let marker = job.marker.filter(|marker| rest.contains(marker));
@@ -362,22 +372,27 @@ impl Engine {
         }
         let (sender, causes) = (self.sender.clone(), self.causes.clone());
         let region = job.object.id;
-        let task = tokio::spawn(Transfer::new(job, charge, sender, causes).run());
+        let task = tokio::spawn(Transfer::new(job, supply, sender, causes).run());
         let running = self.running.entry(region).or_default();
         running.retain(|task| !task.is_finished());
         running.push(task.abort_handle());
         true
     }
 
-    /// Bytes for as many units of `job` as there is room for, at least one.
-    fn afford(&self, job: &Job) -> Option<Reservation> {
+    /// The most units of `job` that are asked for at once: half of what may be unpinned, so that
+    /// one request does not evict all that others use.
+    fn units_at_once(&self, job: &Job) -> u64 {
         let cost = job.object.ledger.unit_cost();
-        let mut units = job.units.end - job.units.start;
-        // Half of what may be unpinned, so that one request does not evict all that others use.
-        units = units.min((self.pool.budget().limit() / 4 / cost).max(1));
+        (job.units.end - job.units.start).min((self.pool.budget().limit() / 4 / cost).max(1))
+    }
+
+    /// Bytes for as many units of `job` as there is room for, at least one.
+    fn afford(&self, job: &Job) -> Option<Supply> {
+        let cost = job.object.ledger.unit_cost();
+        let mut units = self.units_at_once(job);
         while units > 0 {
-            if let Some(charge) = self.pool.reserve(units * cost) {
-                return Some(charge);
+            if let Some(supply) = job.object.frames.supply(units, cost) {
+                return Some(supply);
             }
             units /= 2;
         }
@@ -387,6 +402,27 @@ impl Engine {
     fn queue_of(&mut self, guess: bool) -> &mut Queue {
         if guess { &mut self.guesses } else { &mut self.demand }
     }
+}
+
+/// Puts those of `units`, which are claimed, in place whose bytes are still in memory, and stages
+/// the marker if it is one of them. Returns the others.
+fn recall(object: &Object, units: Range<u64>, marker: Option<u64>) -> Vec<Range<u64>> {
+    let mut others: Vec<Range<u64>> = Vec::new();
+    if !object.frames.has_limbo() {
+        others.push(units);
+        return others;
+    }
+    for unit in units {
+        let frame = object.frames.recall(object.id, unit);
+        if frame.is_some_and(|frame| object.ledger.restore(unit, frame, marker == Some(unit))) {
+            continue;
+        }
+        match others.last_mut() {
+            Some(run) if run.end == unit => run.end = unit + 1,
+            _ => others.push(unit..unit + 1),
+        }
+    }
+    others
 }
 
 /// Requests of the region `id` that are under way.

@@ -21,6 +21,8 @@ pub(crate) struct Object {
     pub(crate) frames: FramePool,
     /// The most units of one request.
     pub(crate) extent_max: u64,
+    /// Long ranges are cut at multiples of this many units: the source's alignment, at least 1.
+    pub(crate) align: u64,
     /// The fewest units that are worth a request of their own when a long range is split.
     pub(crate) extent_min: u64,
     /// The longest that one unit may take to arrive.
@@ -35,5 +37,6 @@ impl Drop for Object {
         // No handle and no request is left: what is resident goes back to the budget. The memory
         // itself goes with the ledger.
         self.ledger.retire();
+        self.frames.leave();
     }
 }

@@ -50,7 +50,8 @@ impl Queue {
     /// it in the object.
     pub(super) fn push(&mut self, job: Job) {
         let len = job.units.end - job.units.start;
-        let piece = (len / 8).max(job.object.extent_min).min(job.object.extent_max);
+        let least = job.object.extent_min.max(job.object.align);
+        let piece = (len / 8).max(least).min(job.object.extent_max);
         for joined in self.0.iter_mut().rev().take(NEIGHBOURS) {
             let together = job.units.end.saturating_sub(joined.units.start);
             if Arc::ptr_eq(&joined.object, &job.object)
@@ -65,7 +66,12 @@ impl Queue {
         }
         let mut start = job.units.start;
         while start < job.units.end {
-            let end = (start + piece).min(job.units.end);
+            let mut end = (start + piece).min(job.units.end);
+            let aligned = end - end % job.object.align;
+            if end < job.units.end && aligned > start {
+                // Both sides of a cut elsewhere would make the source touch the same block.
+                end = aligned;
+            }
             self.0.push_back(Job {
                 object: job.object.clone(),
                 units: start..end,

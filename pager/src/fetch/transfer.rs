@@ -7,7 +7,6 @@ use tokio::{sync::mpsc::UnboundedSender, time::timeout};
 
 use super::{Object, Request, queue::Job};
 use crate::{
-    budget::Reservation,
     cache::State,
     error::SourceError,
     failure::{Causes, stop_process},
@@ -15,6 +14,7 @@ use crate::{
     source::ByteStream,
     stats::add,
     sync::Arc,
+    sys::{Spare, Supply},
     units::UnitIndex,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Transfer {
     left: Range<u64>,
     marker: Option<u64>,
     guess: bool,
-    charge: Option<Reservation>,
+    supply: Option<Supply>,
     frame: Option<Frame>,
     requests: UnboundedSender<Request>,
     causes: Causes,
@@ -37,10 +37,10 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// A transfer of `job`, whose bytes are reserved in `charge`.
+    /// A transfer of `job`, whose bytes are reserved in `supply`.
     pub(super) fn new(
         job: Job,
-        charge: Reservation,
+        supply: Supply,
         requests: UnboundedSender<Request>,
         causes: Causes,
     ) -> Transfer {
@@ -48,7 +48,7 @@ impl Transfer {
             left: job.units,
             marker: job.marker,
             guess: job.guess,
-            charge: Some(charge),
+            supply: Some(supply),
             frame: None,
             requests,
             causes,
@@ -146,7 +146,8 @@ impl Transfer {
             budget.want();
             let freed = budget.freed().notified();
             let wanted = !self.guess || self.object.ledger.is_demanded(self.left.start);
-            if let Some(frame) = self.object.frames.take(!wanted) {
+            let supply = self.supply.as_mut().expect("supplied until all is settled");
+            if let Some(frame) = self.object.frames.next(supply, !wanted) {
                 return frame;
             }
             let _ = timeout(FRAME_WAIT, freed).await;
@@ -162,16 +163,25 @@ impl Transfer {
         let padding = frame.room();
         frame.unfilled().fill(0);
         frame.advance(padding);
-        let cost = object.ledger.unit_cost();
-        let charge = self.charge.as_mut().expect("charged until all is settled").split(cost);
-        // A staged unit keeps its frame, so another one must be free.
-        let spare = (self.marker == Some(unit)).then(|| object.frames.take(true)).flatten();
-        let outcome = match spare {
-            Some(spare) => {
-                self.frame = Some(spare);
-                object.ledger.stage(unit, frame, charge)
-            }
-            None => object.ledger.install(unit, frame, charge),
+        let supply = self.supply.as_mut().expect("supplied until all is settled");
+        let charge = supply.charge(&mut frame).ok_or_else(|| SourceError::Permanent {
+            object: object.name.clone(),
+            reason: "the source filled another frame than it was given".to_owned(),
+            cause: None,
+        })?;
+        // A staged unit keeps its frame, so another one may have to be free.
+        let stage = self.marker == Some(unit)
+            && match object.frames.spare() {
+                Spare::Frame(spare) => {
+                    self.frame = Some(spare);
+                    true
+                }
+                Spare::None => false,
+                Spare::NotNeeded => true,
+            };
+        let outcome = match stage {
+            true => object.ledger.stage(unit, frame, charge),
+            false => object.ledger.install(unit, frame, charge),
         };
         outcome.map_err(|error| SourceError::Permanent {
             object: object.name.clone(),
@@ -186,7 +196,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         drop(self.frame.take());
-        drop(self.charge.take());
+        drop(self.supply.take());
         let object = &self.object;
         if !self.left.is_empty() {
             let closed = self.error.is_none() && !std::thread::panicking();

@@ -4,9 +4,9 @@
 use std::{collections::VecDeque, ops::Range};
 
 use super::Object;
-use crate::sync::Arc;
+use crate::{policy::prefetch::Want, sync::Arc};
 
-/// Windows remembered. Older ones are forgotten: their units then leave as their policy decides.
+/// Windows remembered. Older ones are forgotten: their units then count as any other.
 const WINDOWS_MAX: usize = 4096;
 
 /// The latest windows are never taken back to make room for the next.
@@ -19,6 +19,7 @@ const LOOKS: usize = 16;
 struct Window {
     object: Arc<Object>,
     units: Range<u64>,
+    backwards: bool,
 }
 
 /// All windows of one pager, oldest first.
@@ -26,11 +27,16 @@ struct Window {
 pub(super) struct Windows(VecDeque<Window>);
 
 impl Windows {
-    pub(super) fn push(&mut self, object: &Arc<Object>, units: Range<u64>) {
-        if self.0.len() == WINDOWS_MAX {
-            self.0.pop_front();
+    /// `want` was claimed.
+    pub(super) fn push(&mut self, object: &Arc<Object>, want: Want) {
+        if self.0.len() == WINDOWS_MAX
+            && let Some(Window { object, mut units, .. }) = self.0.pop_front()
+        {
+            // Nobody will say of these whether they were right: they must not count for ever.
+            units.by_ref().for_each(|unit| object.ledger.forget_guess(unit));
         }
-        self.0.push_back(Window { object: object.clone(), units });
+        let Want { units, backwards, .. } = want;
+        self.0.push_back(Window { object: object.clone(), units, backwards });
     }
 
     /// A reader has reached `unit`: what its stream prefetched before was of use.
@@ -38,22 +44,24 @@ impl Windows {
         let holds =
             |window: &Window| Arc::ptr_eq(&window.object, object) && window.units.contains(&unit);
         let Some(at) = self.0.iter().rposition(holds) else { return };
-        for passed in self.0[at].units.start..=unit {
-            object.ledger.confirm(passed);
-        }
-        let mut start = self.0[at].units.start;
-        self.0[at].units.start = unit + 1;
+        let Window { units, backwards, .. } = &mut self.0[at];
+        let backwards = *backwards;
+        // Where the window met the one before it.
+        let mut edge = if backwards { units.end } else { units.start };
+        let passed = if backwards { unit..units.end } else { units.start..unit + 1 };
+        *units = if backwards { units.start..unit } else { unit + 1..units.end };
+        passed.for_each(|unit| object.ledger.confirm(unit));
         // Windows of one stream lie end to start.
         while let Some(before) = self.0.iter().position(|window| {
+            let met = if backwards { window.units.start } else { window.units.end };
             Arc::ptr_eq(&window.object, object)
-                && window.units.end == start
+                && window.backwards == backwards
+                && met == edge
                 && !window.units.is_empty()
         }) {
             let window = self.0.remove(before).expect("the position was just found");
-            for passed in window.units.clone() {
-                object.ledger.confirm(passed);
-            }
-            start = window.units.start;
+            edge = if backwards { window.units.end } else { window.units.start };
+            window.units.for_each(|unit| object.ledger.confirm(unit));
         }
         self.0.retain(|window| !window.units.is_empty());
     }
@@ -64,20 +72,62 @@ impl Windows {
         self.drop_one_of(self.0.len().saturating_sub(KEPT_LATEST))
     }
 
-    /// The same to make room for demand: even the latest.
+    /// Makes room for demand until there is `enough`, from guesses that nobody follows any more:
+    /// the oldest first, but not the latest windows of an object, which are what a reader that goes
+    /// on is about to touch. False if there is nothing more to give.
+    pub(super) fn yield_until(&mut self, enough: impl Fn() -> bool) -> bool {
+        let mut at = 0;
+        while at < self.0.len().min(LOOKS) {
+            if enough() {
+                return true;
+            }
+            let window = &self.0[at];
+            let later = self.0.iter().skip(at + 1);
+            let later = later.filter(|later| Arc::ptr_eq(&later.object, &window.object));
+            if later.take(KEPT_LATEST).count() < KEPT_LATEST {
+                at += 1;
+                continue;
+            }
+            // What would have been read last goes first.
+            let mut left = window.units.clone();
+            let ledger = &window.object.ledger;
+            let mut dropped = false;
+            while !dropped
+                && let Some(unit) = if window.backwards { left.next() } else { left.next_back() }
+            {
+                dropped = ledger.drop_guess(unit);
+            }
+            match dropped {
+                true => self.0[at].units = left,
+                // On its way still, or given up already.
+                false => at += 1,
+            }
+        }
+        enough()
+    }
+
+    /// The same where there is no other way: even the latest.
     pub(super) fn drop_any(&mut self) -> bool {
         self.drop_one_of(self.0.len())
     }
 
-    fn drop_one_of(&mut self, oldest: usize) -> bool {
-        for at in 0..oldest.min(LOOKS) {
-            let window = &self.0[at];
-            let mut dropped = 0;
-            for unit in window.units.clone() {
-                dropped += u64::from(window.object.ledger.drop_guess(unit));
+    fn drop_one_of(&mut self, mut oldest: usize) -> bool {
+        let mut at = 0;
+        while at < oldest.min(LOOKS) {
+            let Window { object, units, .. } = &self.0[at];
+            let (mut dropped, mut kept) = (false, false);
+            for unit in units.clone() {
+                dropped |= object.ledger.drop_guess(unit);
+                // On its way: it can be given up later.
+                kept |= object.ledger.is_guess(unit);
             }
-            if dropped > 0 {
+            if kept {
+                at += 1;
+            } else {
                 self.0.remove(at);
+                oldest -= 1;
+            }
+            if dropped {
                 return true;
             }
         }

@@ -122,7 +122,7 @@ mod tests {
             assert_eq!(step(&mut policy, at, Signal::Miss), [], "at {at}");
         }
         policy.advise(&Advice::WillNeed(vec![7000..7002]), &LIMITS, &mut wants);
-        assert_eq!(wants, [Want { units: 7000..7002, marker: None }]);
+        assert_eq!(wants, [Want::new(7000..7002)]);
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Plan {
             self.next = Place { unit: units.end, ..place };
             room -= units.end - units.start;
             self.out += units.end - units.start;
-            wants.push(Want { units, marker: None });
+            wants.push(Want::new(units));
         }
         self.unread = false;
         if self.from(self.next).is_some() {

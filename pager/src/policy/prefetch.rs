@@ -56,11 +56,34 @@ pub struct Limits {
 
 /// Units that a policy wants fetched, with the marker of their window if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Want {
-    /// The units, in the order of need. Resident ones are passed over.
+    /// The units. Resident ones are passed over.
     pub units: Range<u64>,
     /// A unit of `units` to stage without mapping it.
     pub marker: Option<u64>,
+    /// Whether the reader comes from the end of `units`: what lies behind it has been read, what
+    /// lies before it has not.
+    pub backwards: bool,
+}
+
+impl Want {
+    /// Wants `units`, for a reader that goes forwards, without a marker.
+    pub fn new(units: Range<u64>) -> Want {
+        Want { units, marker: None, backwards: false }
+    }
+
+    /// Stages `unit`, one of the wanted, without mapping it.
+    #[must_use]
+    pub fn with_marker(self, unit: u64) -> Want {
+        Want { marker: Some(unit), ..self }
+    }
+
+    /// The same for a reader that goes backwards.
+    #[must_use]
+    pub fn backwards(self) -> Want {
+        Want { backwards: true, ..self }
+    }
 }
 
 /// The most wants that one call may push.

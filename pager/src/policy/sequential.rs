@@ -306,7 +306,8 @@ impl Sequential {
             let end = start.saturating_add(piece).min(window.end);
             let units = mirrored(&(start..end), stream.backwards, limits.units);
             let first = if stream.backwards { units.end - 1 } else { units.start };
-            wants.push(Want { units, marker: (start == window.start).then_some(first) });
+            let marker = (start == window.start).then_some(first);
+            wants.push(Want { units, marker, backwards: stream.backwards });
             start = end;
         }
     }
@@ -466,15 +467,15 @@ mod tests {
         policy.missed(100..140, &LIMITS, &mut wants);
         assert_eq!(wants, [], "it may be a large record");
         policy.missed(140..150, &LIMITS, &mut wants);
-        assert_eq!(wants, [Want { units: 150..200, marker: Some(150) }], "twice is a stream");
+        assert_eq!(wants, [Want::new(150..200).with_marker(150)], "twice is a stream");
         wants.clear();
         policy.missed(160..210, &LIMITS, &mut wants);
-        assert_eq!(wants, [Want { units: 210..235, marker: Some(210) }], "lost, and past the end");
+        assert_eq!(wants, [Want::new(210..235).with_marker(210)], "lost, and past the end");
         wants.clear();
         for units in [5000..5004, 4990..5000] {
             policy.missed(units, &LIMITS, &mut wants);
         }
-        assert_eq!(wants, [Want { units: 4976..4990, marker: Some(4989) }], "backwards");
+        assert_eq!(wants, [Want::new(4976..4990).with_marker(4989).backwards()], "backwards");
         wants.clear();
         policy.missed(9_990..10_001, &LIMITS, &mut wants);
         assert_eq!(wants, [], "not of this region");

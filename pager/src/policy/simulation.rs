@@ -262,7 +262,7 @@ impl Run<'_> {
         self.out.windows += u64::from(len > 0);
         self.out.window_max = self.out.window_max.max(len);
         assert!(len <= self.world.quota, "{len} units wanted of {}", self.world.quota);
-        for Want { units, marker } in wants {
+        for Want { units, marker, .. } in wants {
             let mut get = units.start..units.start;
             for at in units {
                 let absent = self.units[at as usize] == Unit::Absent;

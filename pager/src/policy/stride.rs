@@ -127,16 +127,16 @@ impl Stride {
         (run.before, run.start, run.end) = (run.start, first, first + units.len() as u64);
         run.unread = 0;
         match run.stride {
-            1 => wants.push(Want { units: marker..marker + len_of(&units), marker: Some(marker) }),
+            1 => wants.push(Want::new(marker..marker + len_of(&units)).with_marker(marker)),
             -1 => {
                 let units = marker + 1 - len_of(&units)..marker + 1;
-                wants.push(Want { units, marker: Some(marker) });
+                wants.push(Want::new(units).with_marker(marker).backwards());
             }
-            _ => wants.extend(
-                units
-                    .into_iter()
-                    .map(|at| Want { units: at..at + 1, marker: (at == marker).then_some(marker) }),
-            ),
+            _ => wants.extend(units.into_iter().map(|at| Want {
+                units: at..at + 1,
+                marker: (at == marker).then_some(marker),
+                backwards: false,
+            })),
         }
     }
 
@@ -326,13 +326,17 @@ mod tests {
 
     #[test]
     fn a_stride_of_one_is_a_range() {
-        for (order, units, marker) in [([7, 8, 9, 10], 11..13, 11), ([9, 8, 7, 6], 4..6, 5)] {
+        let cases = [
+            ([7, 8, 9, 10], Want::new(11..13).with_marker(11)),
+            ([9, 8, 7, 6], Want::new(4..6).with_marker(5).backwards()),
+        ];
+        for (order, want) in cases {
             let mut policy = Stride::new();
             let mut wants = Vec::new();
             for at in order {
                 policy.demand(at, Signal::Miss, &LIMITS, &mut wants);
             }
-            assert_eq!(wants, [Want { units, marker: Some(marker) }]);
+            assert_eq!(wants, [want]);
         }
     }
 

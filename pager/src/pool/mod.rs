@@ -44,6 +44,10 @@ pub trait Tenant: Send + Sync {
     /// Gives `entry` up: calls [`Tenancy::removed`] and lets its bytes go. Returns false, and
     /// changes nothing, if it has been pinned since.
     fn evict(&self, entry: u64) -> bool;
+
+    /// Gives back what is counted as pinned and is not. A tenant that keeps such counts, to make
+    /// the next pin cheap, is asked when the limit is reached. By default there are none.
+    fn release_idle_pins(&self) {}
 }
 
 /// What a tenant says about one of its entries.
@@ -125,17 +129,23 @@ impl Pool {
         if bytes > self.0.budget.limit() {
             return None;
         }
-        let me: *const () = Arc::as_ptr(&self.0).cast();
         loop {
             if let Some(reservation) = self.0.budget.try_reserve(bytes) {
                 return Some(reservation);
             }
-            if self.0.evict_one() || self.0.budget.reclaim_from_others(me, bytes) > 0 {
+            if self.0.budget.reclaim_idle(bytes) > 0 || self.make_room(bytes) {
                 continue;
             }
             // Somebody may have released bytes while this thread looked for victims.
             return self.0.budget.try_reserve(bytes);
         }
+    }
+
+    /// Evicts something, of this pool or else about `bytes` bytes of others. False if nothing may be
+    /// evicted.
+    pub(crate) fn make_room(&self, bytes: u64) -> bool {
+        let me: *const () = Arc::as_ptr(&self.0).cast();
+        self.0.evict_one() || self.0.budget.reclaim_from_others(me, bytes) > 0
     }
 }
 
@@ -212,6 +222,14 @@ impl Reclaim for Shared {
             evicted += before.saturating_sub(self.budget.used()).max(1);
         }
         evicted
+    }
+
+    fn release_idle_pins(&self) {
+        // Asked without the policy's lock: a tenant takes its own.
+        let tenants = lock(&self.state).tenants.clone();
+        for tenant in tenants.iter().filter_map(Weak::upgrade) {
+            tenant.release_idle_pins();
+        }
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Handle {
     pub(crate) object: Arc<Object>,
     engine: UnboundedSender<Request>,
     closed: AtomicBool,
+    /// A handle, because looking a metric up costs more than a load of what is resident.
+    loads: metrics::Counter,
     /// Why `map` is refused, if it is.
     unmappable: Option<String>,
     pager: Pager,
@@ -69,7 +71,8 @@ impl Handle {
         unmappable: Option<String>,
         pager: Pager,
     ) -> Handle {
-        Handle { object, engine, closed: AtomicBool::new(false), unmappable, pager }
+        let loads = metrics::counter!("pager.load.count");
+        Handle { object, engine, closed: AtomicBool::new(false), loads, unmappable, pager }
     }
 
     fn ask(&self, request: Request) {
@@ -140,13 +143,9 @@ impl Region {
     /// [`Error::Closed`].
     pub fn load(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
-        add(&self.object().counters.loads, 1);
-        metrics::counter!("pager.load.count").increment(1);
         let mut pins = Pins::new(&self.object().ledger, units.start);
         let waiters = self.pin(&units, &range, &mut pins)?;
-        if waiters.is_empty() {
-            add(&self.object().counters.load_hits, 1);
-        } else {
+        if !waiters.is_empty() {
             // Each request keeps the deadline itself; this one, between two units, is for a runtime
             // that a source has blocked, where nobody is left to keep it.
             let longest = self.object().deadline.saturating_mul(2) + Duration::from_secs(1);
@@ -164,16 +163,9 @@ impl Region {
     /// [`load`](Region::load) for async code. May be dropped at any point.
     pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
-        add(&self.object().counters.loads, 1);
-        metrics::counter!("pager.load.count").increment(1);
         let mut pins = Pins::new(&self.object().ledger, units.start);
-        let waiters = self.pin(&units, &range, &mut pins)?;
-        if waiters.is_empty() {
-            add(&self.object().counters.load_hits, 1);
-        } else {
-            for waiter in waiters {
-                Decided(waiter).await?;
-            }
+        for waiter in self.pin(&units, &range, &mut pins)? {
+            Decided(waiter).await?;
         }
         Ok(Guard::new(pins, range))
     }
@@ -376,6 +368,9 @@ impl Region {
             }
         }
         self.ask_for(missing);
+        let counters = &object.counters;
+        add(if waiters.is_empty() { &counters.load_hits } else { &counters.load_waits }, 1);
+        self.0.loads.increment(1);
         debug_assert!(range.start <= range.end);
         outcome.map(|()| waiters)
     }

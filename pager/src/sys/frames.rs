@@ -1,116 +1,174 @@
-//! The pool of frames: unit-sized buffers, charged to the budget, used again.
+//! Where frames come from, and the bytes of the budget that they stand for.
+//!
+//! ```text
+//!   Staging    unit charged, frame charged beside it     COPY: the frame is used again at once
+//!   Arena      the frame is the unit, charged once       MOVE: its pages go into the region
+//! ```
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::FrameMemory;
-use crate::{
-    budget::{Reclaim, Reservation},
-    frame::{Frame, Home},
-    pool::Pool,
-};
+use super::{arena::Arena, staging::Staging, uffd::Descriptor};
+use crate::{budget::Reservation, frame::Frame, pool::Pool};
 
-/// Frames of one size. A frame's memory is charged from its first use until the pool goes.
+/// Frames for the units of regions of one unit size and mechanism. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct FramePool {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    frame_bytes: usize,
-    frames_max: usize,
-    state: Mutex<State>,
     pool: Pool,
+    kind: Kind,
 }
 
-#[derive(Default)]
-struct State {
-    /// Frames that nobody holds. Those at the front have been idle longest.
-    idle: Vec<FrameMemory>,
-    /// Frames that somebody holds.
-    out: usize,
-    /// Charges of all frames, idle, out or not made yet; one each.
-    charges: Vec<Reservation>,
+#[derive(Clone)]
+enum Kind {
+    Staging(Staging),
+    Recycled(Arena),
 }
 
-/// Frames that a pool can always make: whoever has claimed all bytes of the budget for units needs
-/// a frame to fill them.
-const FRAMES_KEPT: usize = 2;
+/// Bytes of the budget for some units, and frames for as many of them as had one already.
+pub(crate) struct Supply {
+    /// Each with a charge of its own, of at least a unit.
+    frames: Vec<Frame>,
+    charge: Reservation,
+    units: u64,
+    /// Bytes to reserve for one unit.
+    cost: u64,
+}
 
 impl FramePool {
-    /// At most `frames_max` (at least 2) frames of `frame_bytes` bytes each, charged to the budget
-    /// of `pool`. `None` when that has no room for two.
-    pub(crate) fn new(frame_bytes: usize, frames_max: usize, pool: Pool) -> Option<FramePool> {
-        let mut state = State::default();
-        for _ in 0..FRAMES_KEPT {
-            state.charges.push(pool.reserve(frame_bytes as u64)?);
-        }
-        let frames_max = frames_max.max(FRAMES_KEPT);
-        let state = Mutex::new(state);
-        let shared = Arc::new(Shared { frame_bytes, frames_max, state, pool });
-        let reclaim: Arc<dyn Reclaim> = shared.clone();
-        shared.pool.budget().join(Arc::downgrade(&reclaim));
-        Some(FramePool { shared })
+    /// Frames of `bytes` bytes to copy from, at most `frames_max` at a time. `None` when the budget
+    /// has no room for two.
+    pub(crate) fn staging(bytes: usize, frames_max: usize, pool: &Pool) -> Option<FramePool> {
+        let staging = Staging::new(bytes, frames_max, pool.clone())?;
+        Some(FramePool { pool: pool.clone(), kind: Kind::Staging(staging) })
     }
 
-    /// An empty frame; `None` when too many are out or the budget has no room for one more. A
-    /// quarter of the frames, at least one, is kept for demand.
-    pub(crate) fn take(&self, speculative: bool) -> Option<Frame> {
-        let shared = &self.shared;
-        let kept = if speculative { shared.frames_max.div_ceil(4) } else { 0 };
-        let has_room = |state: &State| state.out + kept < shared.frames_max;
-        let mut state = shared.lock();
-        if !has_room(&state) {
+    /// Frames of `bytes` bytes to move into regions of `uffd` and back.
+    pub(crate) fn recycled(
+        bytes: usize,
+        pool: &Pool,
+        uffd: Arc<Descriptor>,
+    ) -> std::io::Result<FramePool> {
+        let arena = Arena::new(bytes, pool.clone(), uffd)?;
+        Ok(FramePool { pool: pool.clone(), kind: Kind::Recycled(arena) })
+    }
+
+    pub(super) fn arena(&self) -> Option<&Arena> {
+        match &self.kind {
+            Kind::Staging(_) => None,
+            Kind::Recycled(arena) => Some(arena),
+        }
+    }
+
+    /// Reserves `cost` bytes for each of `units` units, evicting as needed; `None` when too much is
+    /// pinned or on its way.
+    pub(crate) fn supply(&self, units: u64, cost: u64) -> Option<Supply> {
+        let whole = units.checked_mul(cost)?;
+        let mut frames = Vec::new();
+        let Kind::Recycled(arena) = &self.kind else {
+            return Some(Supply { frames, charge: self.pool.reserve(whole)?, units, cost });
+        };
+        if whole > self.pool.budget().limit() {
             return None;
         }
-        if state.out == state.charges.len() {
-            drop(state);
-            // Making room may evict, so not under the lock.
-            let charge = shared.pool.reserve(shared.frame_bytes as u64)?;
-            state = shared.lock();
-            if !has_room(&state) || state.charges.len() >= shared.frames_max {
+        let mut have = 0;
+        loop {
+            while (frames.len() as u64) < units
+                && let Some(frame) = arena.take_idle()
+            {
+                have += frame.charged().min(cost);
+                frames.push(frame);
+            }
+            let rest = whole - have;
+            if let Some(charge) = self.pool.budget().try_reserve(rest) {
+                return Some(Supply { frames, charge, units, cost });
+            }
+            // What this pool evicts becomes frames of this arena, mostly.
+            if self.pool.budget().reclaim_idle(rest) == 0 && !self.pool.make_room(rest) {
                 return None;
             }
-            state.charges.push(charge);
         }
-        let memory = match state.idle.pop() {
-            Some(memory) => memory,
-            // Out of address space or memory: the caller waits for a frame to come back.
-            None => FrameMemory::anonymous(shared.frame_bytes).ok()?,
+    }
+
+    /// The next frame of `supply`. `None` while too many are out. A part is kept for demand.
+    pub(crate) fn next(&self, supply: &mut Supply, speculative: bool) -> Option<Frame> {
+        match &self.kind {
+            Kind::Staging(staging) => staging.take(speculative),
+            Kind::Recycled(arena) => match supply.frames.pop() {
+                Some(frame) => Some(frame),
+                None => {
+                    let charge = supply.charge.try_split(supply.cost)?;
+                    let fresh = arena.take_fresh(charge);
+                    if fresh.is_none() {
+                        // The system is out of memory: the charge is for another try.
+                        let again = self.pool.budget().try_reserve(supply.cost);
+                        again.into_iter().for_each(|charge| supply.charge.merge(charge));
+                    }
+                    fresh
+                }
+            },
+        }
+    }
+
+    /// Another frame beside the one that is kept for a staged unit, if that needs one.
+    pub(crate) fn spare(&self) -> Spare {
+        match &self.kind {
+            Kind::Staging(staging) => staging.take(true).map_or(Spare::None, Spare::Frame),
+            Kind::Recycled(_) => Spare::NotNeeded,
+        }
+    }
+
+    /// A region will use these frames.
+    pub(crate) fn enter(&self) {
+        if let Some(arena) = self.arena() {
+            arena.enter();
+        }
+    }
+
+    /// A region that has entered is gone.
+    pub(crate) fn leave(&self) {
+        if let Some(arena) = self.arena() {
+            arena.leave();
+        }
+    }
+
+    /// The bytes of an evicted unit, if they are still in memory.
+    pub(crate) fn recall(&self, region: u64, unit: u64) -> Option<Frame> {
+        self.arena()?.recall((region, unit))
+    }
+
+    /// Whether anything can be recalled.
+    pub(crate) fn has_limbo(&self) -> bool {
+        self.arena().is_some_and(Arena::has_limbo)
+    }
+}
+
+/// What [`FramePool::spare`] has.
+pub(crate) enum Spare {
+    /// A frame.
+    Frame(Frame),
+    /// None is free.
+    None,
+    /// The next frame comes with its own unit.
+    NotNeeded,
+}
+
+impl Supply {
+    /// Units that bytes are reserved for, less those that were charged.
+    pub(crate) fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// The charge of the unit that `frame` holds. `None` when the frame is not one of this supply.
+    pub(crate) fn charge(&mut self, frame: &mut Frame) -> Option<Reservation> {
+        let charge = match frame.take_charge() {
+            Some(mut charge) => {
+                if charge.bytes() < self.cost {
+                    charge.merge(self.charge.try_split(self.cost - charge.bytes())?);
+                }
+                charge
+            }
+            None => self.charge.try_split(self.cost)?,
         };
-        state.out += 1;
-        drop(state);
-        Some(Frame::new(memory, Some(shared.clone() as Arc<dyn Home>)))
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Home for Shared {
-    fn take_back(&self, memory: FrameMemory, _filled: usize) {
-        let mut state = self.lock();
-        state.out -= 1;
-        state.idle.push(memory);
-        drop(state);
-        // Somebody may wait for a frame just as for bytes.
-        self.pool.budget().nudge();
-    }
-}
-
-impl Reclaim for Shared {
-    fn reclaim(&self, bytes: u64) -> u64 {
-        let mut state = self.lock();
-        let spare = state.charges.len() - state.out.max(FRAMES_KEPT).min(state.charges.len());
-        let count = spare.min(bytes.div_ceil(self.frame_bytes as u64) as usize);
-        let charges: Vec<Reservation> = state.charges.drain(..count).collect();
-        let over = state.idle.len().saturating_sub(state.charges.len() - state.out);
-        let idle: Vec<FrameMemory> = state.idle.drain(..over).collect();
-        drop(state);
-        // The memory goes before its charge.
-        drop(idle);
-        charges.iter().map(Reservation::bytes).sum()
+        self.units -= 1;
+        Some(charge)
     }
 }

@@ -1,9 +1,17 @@
 //! Address ranges that this process owns.
 
-use std::{io, ptr::NonNull};
+use std::{io, ptr::NonNull, sync::Arc};
+
+use crate::budget::Reservation;
 
 /// The kernel's page on the machines that the pager supports.
 pub(crate) const PAGE: usize = 4096;
+
+/// The kernel's huge page.
+pub(crate) const HUGE: usize = 2 << 20;
+
+/// `MADV_DONTNEED` for locked memory too; from `linux/mman.h`.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
 /// An anonymous, private, zero-filled address range, unmapped on drop.
 pub(crate) struct Mapping {
@@ -68,6 +76,17 @@ impl Mapping {
         let rc = unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, advice) };
         if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+
+    /// Takes the pages of `offset .. offset + len` away, locked or not.
+    pub(crate) fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
+        match self.advise(offset, len, libc::MADV_DONTNEED) {
+            // The program has locked its memory, ours included (Linux 5.18).
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.advise(offset, len, MADV_DONTNEED_LOCKED)
+            }
+            outcome => outcome,
+        }
+    }
 }
 
 impl Drop for Mapping {
@@ -79,10 +98,25 @@ impl Drop for Mapping {
     }
 }
 
+/// What is left of a frame's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// All are there.
+    Whole,
+    /// Some have been moved into a region.
+    Torn,
+    /// All have been moved into a region.
+    Gone,
+}
+
 /// The memory of one frame: private, initialised (zero or old bytes), owned by one holder.
 pub(crate) struct FrameMemory {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    offset: usize,
     capacity: usize,
+    pages: Pages,
+    /// What its bytes are charged with, where that goes with the memory.
+    charge: Option<Reservation>,
 }
 
 impl FrameMemory {
@@ -90,25 +124,62 @@ impl FrameMemory {
     /// write would make the pages unmovable.
     pub(crate) fn anonymous(capacity: usize) -> io::Result<FrameMemory> {
         let len = capacity.max(1).next_multiple_of(PAGE);
-        let align = if len.is_multiple_of(2 << 20) { 2 << 20 } else { PAGE };
+        let align = if len.is_multiple_of(HUGE) { HUGE } else { PAGE };
         let mapping = Mapping::reserve(len, align)?;
         mapping.advise(0, len, libc::MADV_DONTFORK)?;
-        if len.is_multiple_of(2 << 20) {
-            // A huge page moves into a region whole, at the cost of one entry. A kernel without
-            // them refuses, and moves 512 small ones.
+        if len.is_multiple_of(HUGE) {
+            // Filled at the cost of one fault instead of 512.
             let _ = mapping.advise(0, len, libc::MADV_HUGEPAGE);
         }
-        Ok(FrameMemory { mapping, capacity: len })
+        Ok(FrameMemory::part(Arc::new(mapping), 0, len))
+    }
+
+    /// The part `offset .. offset + len` of `mapping`, whose pages are all there and which nobody
+    /// else holds.
+    pub(super) fn part(mapping: Arc<Mapping>, offset: usize, len: usize) -> FrameMemory {
+        assert!(offset + len <= mapping.len());
+        FrameMemory { mapping, offset, capacity: len, pages: Pages::Whole, charge: None }
+    }
+
+    pub(super) fn with_charge(self, charge: Reservation) -> FrameMemory {
+        FrameMemory { charge: Some(charge), ..self }
+    }
+
+    pub(crate) fn take_charge(&mut self) -> Option<Reservation> {
+        self.charge.take()
+    }
+
+    pub(crate) fn charged(&self) -> u64 {
+        self.charge.as_ref().map_or(0, Reservation::bytes)
+    }
+
+    pub(crate) fn addr(&self) -> usize {
+        self.mapping.addr() + self.offset
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    pub(crate) fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Some or all of the pages have been moved away: nobody may look at the bytes any more.
+    pub(crate) fn set_pages(&mut self, pages: Pages) {
+        self.pages = pages;
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: the mapping is private, readable and zero-filled or written, lives as long as
-        // `self`, and is written only through `&mut self`.
-        unsafe { std::slice::from_raw_parts(self.mapping.base().as_ptr(), self.capacity) }
+        assert_eq!(self.pages, Pages::Whole, "a frame whose pages were moved has no bytes");
+        // SAFETY: this part of the mapping is private to `self`, readable and zero-filled or
+        // written, its pages are there, and it is written only through `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.addr() as *const u8, self.capacity) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        assert_eq!(self.pages, Pages::Whole, "a frame whose pages were moved has no bytes");
         // SAFETY: as in `as_slice`, and `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.mapping.base().as_ptr(), self.capacity) }
+        unsafe { std::slice::from_raw_parts_mut(self.addr() as *mut u8, self.capacity) }
     }
 }

@@ -5,13 +5,15 @@ mod mapping;
 mod words;
 mod uffd;
 mod event;
+mod staging; // frames to copy from
+mod arena; // frames to move, and back
+mod frames; // either
 mod port;
-mod frames;
 mod probe;
 
 pub(crate) use event::Wakeup;
-pub(crate) use frames::FramePool;
-pub(crate) use mapping::{FrameMemory, Mapping, PAGE};
+pub(crate) use frames::{FramePool, Spare, Supply};
+pub(crate) use mapping::{FrameMemory, Mapping, PAGE, Pages};
 pub use port::Mechanism;
 pub(crate) use port::{Port, port_for};
 pub(crate) use probe::open_descriptor;

@@ -1,24 +1,26 @@
 //! The three things that the pager does to memory: install a unit, discard it, make it fail.
 //!
 //! ```text
-//!             install                discard           fail
+//!             install                evict             fail
 //!   Copy      UFFDIO_COPY            MADV_DONTNEED     UFFDIO_POISON
-//!   Move      UFFDIO_MOVE            MADV_DONTNEED     UFFDIO_POISON
+//!   Move      UFFDIO_MOVE            UFFDIO_MOVE       UFFDIO_POISON
 //!   Plain     memcpy                 MADV_DONTNEED     -                 no faults, checked API only
 //! ```
 //!
-//! Every mechanism serves the same policy code. COPY wins at small units, MOVE from 256 KiB on,
-//! where copying costs more than changing page tables.
+//! Every mechanism serves the same policy code. COPY wins at small units; MOVE from some size on,
+//! where allocating, zeroing and copying cost more than changing page tables.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use nix::errno::Errno;
 
 use super::{
-    mapping::Mapping,
+    arena::{Arena, Content, move_all},
+    frames::FramePool,
+    mapping::{Mapping, Pages},
     uffd::{Descriptor, FEATURE_MOVE, FEATURE_POISON},
 };
-use crate::frame::Frame;
+use crate::{budget::Reservation, frame::Frame};
 
 /// How units are put in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,13 +41,24 @@ pub(crate) trait Port: Send + Sync {
 
     /// Takes the pages of `offset .. offset + len` away; the next touch faults.
     fn discard(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
-        match mapping.advise(offset, len, libc::MADV_DONTNEED) {
-            // The program has locked its memory, ours included (Linux 5.18).
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                mapping.advise(offset, len, MADV_DONTNEED_LOCKED)
-            }
-            outcome => outcome,
-        }
+        mapping.discard(offset, len)
+    }
+
+    /// Takes the resident unit at `leaving` away, and with it whatever lies in its page-table span
+    /// `span`, if that is given: nothing else is resident there. The unit's bytes and their
+    /// `charge` may be kept for `content`, where pages can be moved.
+    fn evict(
+        &self,
+        mapping: &Mapping,
+        leaving: Range<usize>,
+        span: Option<Range<usize>>,
+        _content: Content,
+        charge: Reservation,
+    ) -> io::Result<()> {
+        let whole = span.unwrap_or(leaving);
+        self.discard(mapping, whole.start, whole.len())?;
+        drop(charge);
+        Ok(())
     }
 
     /// Makes touches of the unit raise SIGBUS. `Unsupported` where the kernel has no poison.
@@ -55,26 +68,25 @@ pub(crate) trait Port: Send + Sync {
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
 }
 
-/// The port for one mechanism; `descriptor` is `None` exactly for `Plain`. Without `poison`, or a
-/// kernel that has it, `fail` is unsupported.
+/// The port for one mechanism; `descriptor` is `None` exactly for `Plain`, and `frames` are what
+/// `Move` moves. Without `poison`, or a kernel that has it, `fail` is unsupported.
 pub(crate) fn port_for(
     mechanism: Mechanism,
     descriptor: Option<Arc<Descriptor>>,
+    frames: Option<&FramePool>,
     poison: bool,
 ) -> Arc<dyn Port> {
     match (mechanism, descriptor) {
         (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, poison }),
         (Mechanism::Move, Some(uffd)) => {
             assert!(uffd.has(FEATURE_MOVE), "the probe offered MOVE");
-            Arc::new(MovePort { copy: CopyPort { uffd, poison } })
+            let arena = frames.and_then(FramePool::arena).cloned();
+            Arc::new(MovePort { arena, copy: CopyPort { uffd, poison } })
         }
         (Mechanism::Plain, _) => Arc::new(PlainPort),
         (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
     }
 }
-
-/// `MADV_DONTNEED` for locked memory too; from `linux/mman.h`.
-const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
 /// How often an install starts over, after pages that were left there or contention. Both end
 /// after one repetition when the state machine is right.
@@ -83,6 +95,26 @@ const ATTEMPTS_MAX: u32 = 64;
 struct CopyPort {
     uffd: Arc<Descriptor>,
     poison: bool,
+}
+
+impl CopyPort {
+    /// Copies what a move has left, to where nothing is.
+    fn copy_rest(&self, dst: usize, src: usize, len: usize) -> io::Result<()> {
+        let (mut done, mut attempts) = (0, 0);
+        while done < len {
+            // SAFETY: as for the move, which left the rest of the frame, and of the unit, as it was.
+            match unsafe { self.uffd.copy(dst + done, src + done, len - done) } {
+                Ok(copied) if copied > 0 => done += copied,
+                Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                    std::thread::yield_now();
+                }
+                Ok(_) => return Err(io::Error::other("UFFDIO_COPY made no progress")),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Port for CopyPort {
@@ -153,47 +185,60 @@ impl Port for CopyPort {
 }
 
 struct MovePort {
+    /// Where evicted units go; without one they are discarded.
+    arena: Option<Arena>,
     /// Serves what MOVE cannot: pages that a device has pinned, or that a fork shares.
     copy: CopyPort,
 }
 
 impl Port for MovePort {
-    fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
-        let (src, len) = (frame.filled().as_ptr() as usize, frame.filled().len());
+    fn install(&self, mapping: &Mapping, offset: usize, mut frame: Frame) -> io::Result<()> {
+        let (src, len) = (frame.addr(), frame.filled().len());
         let dst = mapping.addr() + offset;
         assert!(offset + len <= mapping.len());
-        let mut done = 0;
-        let mut attempts = 0;
-        while done < len {
+        for attempt in 0..ATTEMPTS_MAX {
             // SAFETY: `frame` owns the source pages and lends them to nobody; the destination is as
             // for COPY.
-            let outcome = unsafe { self.copy.uffd.move_pages(dst + done, src + done, len - done) };
-            match outcome {
-                Ok(moved) if moved > 0 => {
-                    done += moved;
-                    continue;
+            match unsafe { move_all(&self.copy.uffd, dst, src, len) } {
+                Ok(()) => {
+                    frame.set_pages(Pages::Gone);
+                    // A discard in between leaves waiters whose wake-up has passed.
+                    return if attempt > 0 { self.wake(mapping, offset, len) } else { Ok(()) };
                 }
-                Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
-                Err(Errno::EEXIST) if done == 0 => self.discard(mapping, offset, len)?,
+                Err((0, Errno::EEXIST)) => self.discard(mapping, offset, len)?,
                 // Pages that a device has pinned, or memory of a kind that does not move.
-                Err(_) if done == 0 => return self.copy.install(mapping, offset, frame),
-                // Part of the frame has moved already; the rest can still be copied.
-                Err(_) => {
-                    // SAFETY: as for the move, which left the rest of the frame as it was.
-                    match unsafe { self.copy.uffd.copy(dst + done, src + done, len - done) } {
-                        Ok(copied) => done += copied,
-                        Err(Errno::EAGAIN) => std::thread::yield_now(),
-                        Err(errno) => return Err(errno.into()),
-                    }
+                Err((0, _)) => return self.copy.install(mapping, offset, frame),
+                Err((moved, _)) => {
+                    // The rest of the frame can still be copied.
+                    frame.set_pages(Pages::Torn);
+                    self.copy.copy_rest(dst + moved, src + moved, len - moved)?;
+                    return self.wake(mapping, offset, len);
                 }
-            }
-            attempts += 1;
-            if attempts == ATTEMPTS_MAX {
-                return Err(io::Error::other("UFFDIO_MOVE made no progress in 64 attempts"));
             }
         }
-        if attempts > 0 {
-            self.wake(mapping, offset, len)?;
+        Err(io::Error::other("UFFDIO_MOVE finds pages in a unit that was discarded"))
+    }
+
+    fn evict(
+        &self,
+        mapping: &Mapping,
+        leaving: Range<usize>,
+        span: Option<Range<usize>>,
+        content: Content,
+        charge: Reservation,
+    ) -> io::Result<()> {
+        let kept = match &self.arena {
+            Some(arena) => arena.keep(mapping.addr() + leaving.start, content, charge),
+            None => Err(charge),
+        };
+        let rest = match (&kept, span) {
+            // A huge page takes its page table along; a table of small pages stays, empty.
+            (Ok(()), Some(span)) if span != leaving => Some(span),
+            (Ok(()), _) => None,
+            (Err(_), span) => Some(span.unwrap_or(leaving)),
+        };
+        if let Some(rest) = rest {
+            self.discard(mapping, rest.start, rest.len())?;
         }
         Ok(())
     }
@@ -261,7 +306,7 @@ mod tests {
                 if let Some(uffd) = &descriptor {
                     uffd.register(mapping.addr(), mapping.len()).unwrap();
                 }
-                let port = port_for(mechanism, descriptor, true);
+                let port = port_for(mechanism, descriptor, None, true);
                 for round in 1..=3u8 {
                     let mut frame = Frame::with_capacity(len);
                     frame.put(&vec![round; len]);

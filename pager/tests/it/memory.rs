@@ -2,7 +2,7 @@
 
 use pager::{Error, Hint, Mechanism, Pager};
 
-use crate::support::{Known, Random, alone, byte_at, bytes_of, can_fault, passed};
+use crate::support::{Known, Random, alone, byte_at, bytes_of, can_fault, passed, until};
 
 /// Anonymous memory and page tables of this process, in bytes.
 fn memory() -> u64 {
@@ -178,4 +178,31 @@ fn two_pagers_share_one_budget() {
         assert!(budget.used() <= 8 << 20);
     }
     assert!(regions.iter().all(|region| region.stats().units_evicted > 0), "both gave way");
+}
+
+/// Guesses that nobody follows any more go before anything that somebody has asked for.
+#[test]
+fn prefetch_yields_first() {
+    let (unit, cost) = (65_536, 65_536 + 4096);
+    let pager = Pager::builder().budget_bytes(64 * cost).build().unwrap();
+    let region = pager.open(Known::new(1 << 30)).unwrap();
+    region.advise(Hint::Random).unwrap();
+    let load = |n: u64| {
+        let at = n * (4 << 20);
+        assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+    };
+    // Spans of their own, so that each unit costs its page table too.
+    (0..20).for_each(load);
+    let guesses: Vec<_> = (100..116).map(|n| n * (4 << 20)..n * (4 << 20) + unit).collect();
+    region.advise(Hint::WillNeed(&guesses)).unwrap();
+    until("guessed", || region.stats().units_resident == 36);
+    let mut loaded = 20;
+    while region.stats().units_evicted < 12 {
+        load(loaded);
+        loaded += 1;
+    }
+    let stats = region.stats();
+    assert_eq!(stats.prefetch_unused, stats.units_evicted, "guesses and nothing else: {stats:?}");
+    (0..loaded).for_each(load);
+    assert_eq!(region.stats().load_hits - stats.load_hits, loaded, "all that was asked for stayed");
 }

@@ -2,7 +2,7 @@
 
 use pager::{Hint, Mechanism, ModeRequest, Pager, RegionOptions};
 
-use crate::support::{Known, byte_at, bytes_of, modes};
+use crate::support::{Known, byte_at, bytes_of, modes, until};
 
 const LEN: u64 = 3 * (2 << 20) + 12_345;
 
@@ -111,4 +111,52 @@ fn one_pager_serves_regions_of_different_units() {
         }
     }
     assert!(pager.open_with(Known::new(1), RegionOptions::default().unit_bytes(3)).is_err());
+}
+
+/// What was given up comes back without a request as long as nobody has used its memory, and then
+/// with one.
+#[test]
+fn what_left_too_early_comes_back_without_a_request() {
+    if !crate::support::can_fault() || !Pager::probe().can_move {
+        return println!("left out: recycled frames: this kernel or user cannot move pages");
+    }
+    for unit in [65_536, 2 << 20] {
+        let len = 16 * unit - 77;
+        let source = Known::new(len);
+        let pager = Pager::builder()
+            .mechanism(Mechanism::Move)
+            .unit_bytes(unit)
+            .budget_bytes(64 * (unit + 4096))
+            .build()
+            .unwrap();
+        let region = pager.open(source.clone()).unwrap();
+        region.advise(Hint::Random).unwrap();
+        drop(region.load(0..len).unwrap());
+        region.advise(Hint::DontNeed(0..len)).unwrap();
+        assert_eq!(region.stats().units_resident, 0, "unit {unit}");
+        let requests = source.requests().len();
+        // By a load, by touches, and as guesses.
+        let first = region.load(0..4 * unit).unwrap();
+        assert!(*first == *bytes_of(0..4 * unit), "unit {unit}");
+        let mapped = region.map().unwrap();
+        for at in (4 * unit..8 * unit).step_by(4096) {
+            assert_eq!(mapped[at as usize], byte_at(at), "unit {unit}, at {at}");
+        }
+        region.advise(Hint::WillNeed(std::slice::from_ref(&(8 * unit..len)))).unwrap();
+        until("the guesses are there", || region.stats().units_resident == 16);
+        assert!(mapped[..] == bytes_of(0..len)[..], "unit {unit}");
+        assert_eq!(source.requests().len(), requests, "unit {unit}: nothing was fetched again");
+        assert_eq!(region.stats().units_recalled, 16, "unit {unit}");
+        drop(first);
+        // Its memory is free for others, and then it is fetched again.
+        region.advise(Hint::DontNeed(0..len)).unwrap();
+        let limit = pager.budget().limit();
+        let all = pager.pool().reserve(limit).expect("nothing is resident");
+        assert_eq!(pager.budget().used(), limit);
+        drop(all);
+        assert!(mapped[..] == bytes_of(0..len)[..], "unit {unit}");
+        assert!(source.requests().len() > requests, "unit {unit}");
+        drop((mapped, region));
+        until("closing gives everything back", || pager.budget().used() == 0);
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pager::{Hint, Pager, policy::NoPrefetch};
+use pager::{Hint, Pager, RegionOptions, policy::NoPrefetch};
 
-use crate::support::{Known, byte_at, bytes_of, can_fault};
+use crate::support::{Known, byte_at, bytes_of, can_fault, until};
 
 #[test]
 fn one_request_per_extent_however_many_threads_wait() {
@@ -112,4 +112,61 @@ fn demand_overtakes_a_long_line_of_guesses() {
     assert_eq!(region.load(500 << 20..(500 << 20) + 1).unwrap()[0], byte_at(500 << 20));
     assert_eq!(region.load(199 << 20..(199 << 20) + 1).unwrap()[0], byte_at(199 << 20));
     assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+}
+
+#[test]
+fn long_ranges_are_cut_where_the_source_likes() {
+    // Blocks of 4 MiB, read from the middle of the first to the middle of the ninth.
+    let block = 4 << 20;
+    let source = Known::new(64 << 20);
+    source.0.alignment.store(block, std::sync::atomic::Ordering::SeqCst);
+    let builder = Pager::builder().budget_bytes(256 << 20).prefetch(|| Box::new(NoPrefetch));
+    let region = builder.build().unwrap().open(source.clone()).unwrap();
+    drop(region.load(2 << 20..34 << 20).unwrap());
+    let mut requests = source.requests();
+    requests.sort_by_key(|range| range.start);
+    assert!(requests.len() > 4, "{requests:?}");
+    assert_eq!((requests[0].start, requests.last().unwrap().end), (2 << 20, 34 << 20));
+    for pair in requests.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start);
+        assert_eq!(pair[0].end % block, 0, "{requests:?}");
+    }
+}
+
+/// The window of a descending reader was taken for read as soon as its first unit, the last in the
+/// object, had been.
+#[test]
+fn a_descending_reader_confirms_what_it_has_passed() {
+    if !can_fault() {
+        return println!("left out: page faults: no userfaultfd");
+    }
+    let unit = 65_536;
+    let source = Known::new(1000 * unit);
+    let pager = Pager::builder().budget_bytes(256 << 20).build().unwrap();
+    let options = RegionOptions::default();
+    let options = options.prefetch(|| Box::new(pager::policy::Sequential::new()));
+    let region = pager.open_with(source, options).unwrap();
+    let mapped = region.map().unwrap();
+    let touch = |n: u64| assert_eq!(mapped[(n * unit) as usize], byte_at(n * unit));
+    let (mut asked, mut passed) = (0, 0);
+    // Two misses bring 2 units, and the first of each window brings the next, twice as long.
+    touch(999);
+    touch(998);
+    let mut next = 997;
+    for len in [2, 4, 8, 16] {
+        asked += len;
+        until("the window has come", || {
+            let stats = region.stats();
+            stats.prefetched == asked && stats.bytes_fetched == (2 + asked) * unit
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        touch(next);
+        until("the next window is asked for", || region.stats().prefetched == asked + 2 * len);
+        let stats = region.stats();
+        assert_eq!(stats.prefetch_used, passed + 1, "of a window of {len} one is read: {stats:?}");
+        (1..len).for_each(|n| touch(next - n));
+        next -= len;
+        passed += len;
+    }
+    assert_eq!(region.stats().faults, 2 + 4, "the markers, and nothing else");
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pager::{Error, Pager};
 
-use crate::support::{Behaviour, Known, byte_at, can_fault, until};
+use crate::support::{Behaviour, Known, alone, byte_at, can_fault, passed, until};
 
 fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -173,4 +173,35 @@ fn handles_go_between_threads() {
     check::<pager::Guard<'static>>();
     check::<pager::Mapped>();
     check::<Error>();
+}
+
+/// Where the kernel cannot poison, a failure ends the process: closing must not be taken for one.
+#[test]
+fn closing_with_faults_in_flight_where_nothing_can_be_poisoned() {
+    const TEST: &str = "runtimes::closing_with_faults_in_flight_where_nothing_can_be_poisoned";
+    if !can_fault() {
+        return println!("left out: page faults: no userfaultfd");
+    }
+    if !alone(TEST, passed) {
+        return;
+    }
+    let source = Known::new(1 << 20);
+    let pager = Pager::builder().budget_bytes(8 << 20).poison(false).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    let mapped = region.map().unwrap();
+    source.delay(Duration::from_millis(100));
+    let readers: Vec<_> = [0usize, 300_000, 900_000]
+        .into_iter()
+        .map(|at| {
+            let mapped = mapped.clone();
+            std::thread::spawn(move || assert_eq!(mapped[at], byte_at(at as u64)))
+        })
+        .collect();
+    until("the faults are out", || source.requests().len() == 3);
+    region.close();
+    assert!(matches!(region.load(0..1).unwrap_err(), Error::Closed { .. }));
+    // The last handles but those of the readers, whose bytes are still on their way.
+    drop((region, mapped, pager));
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    until("everything is closed", || std::sync::Arc::strong_count(&source.0) == 1);
 }

@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) in_flight: AtomicU64,
     pub(crate) in_flight_max: AtomicU64,
     pub(crate) frames: AtomicBool,
+    pub(crate) alignment: AtomicU64,
 }
 
 /// A source of `byte_at`.
@@ -67,6 +68,7 @@ impl Known {
             in_flight: AtomicU64::new(0),
             in_flight_max: AtomicU64::new(0),
             frames: AtomicBool::new(false),
+            alignment: AtomicU64::new(1),
         }))
     }
 
@@ -116,7 +118,7 @@ impl BlockSource for Known {
             _ => Ok(ObjectStat {
                 len: self.0.len,
                 version: self.0.version.clone(),
-                alignment: 1,
+                alignment: self.0.alignment.load(Ordering::SeqCst),
                 part_bytes: 8 << 20,
             }),
         }

@@ -88,7 +88,7 @@ impl PrefetchPolicy for RestOfBlock {
         let end = (at / self.units + 1) * self.units;
         let end = end.min(limits.units).min(at + 1 + limits.window_max);
         if signal == Signal::Miss && at + 1 < end {
-            wants.push(Want { units: at + 1..end, marker: None });
+            wants.push(Want::new(at + 1..end));
         }
     }
 

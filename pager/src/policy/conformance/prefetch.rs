@@ -88,7 +88,7 @@ impl Prefetcher {
 
     fn call(&mut self, call: &str, act: impl FnOnce(&mut dyn PrefetchPolicy, &mut Vec<Want>)) {
         self.calls += 1;
-        let before = Want { units: 0..1, marker: Some(0) };
+        let before = Want::new(0..1).with_marker(0);
         let mut wants = vec![before.clone()];
         act(&mut *self.policy, &mut wants);
         let limits = self.limits;
@@ -106,7 +106,7 @@ impl Prefetcher {
             breaks("count", format_args!("{} wants in one call", wants.len()));
         }
         let mut len = 0u128;
-        for Want { units, marker } in &wants {
+        for Want { units, marker, .. } in &wants {
             if units.start >= units.end || units.end > limits.units {
                 breaks("inside", format_args!("{units:?} is wanted"));
             }
@@ -127,7 +127,7 @@ impl Prefetcher {
             breaks("random", format_args!("{:?} is wanted against the advice", wants[0].units));
         }
         let digest = wants.iter().fold(0, |digest, want| {
-            let Want { units, marker } = want;
+            let Want { units, marker, .. } = want;
             mix(mix(mix(digest ^ units.start) ^ units.end) ^ marker.map_or(0, mix))
         });
         self.log.push(digest);
@@ -138,7 +138,7 @@ impl Prefetcher {
 
     /// Reads at the marker of the latest wants, which are staged, coming or gone.
     fn follow(&mut self, chance: &mut Chance) {
-        let Some(Want { units, marker }) = self.next.take() else { return };
+        let Some(Want { units, marker, .. }) = self.next.take() else { return };
         let at = match chance.below(4) {
             0 => units.end - 1,
             1 => units.start,
@@ -177,7 +177,7 @@ fn streams_and_strides(prefetcher: &mut Prefetcher, chance: &mut Chance) {
         prefetcher.demand(at, Signal::Miss);
     }
     for _ in 0..60 {
-        let Some(Want { units, marker }) = prefetcher.next.take() else { break };
+        let Some(Want { units, marker, .. }) = prefetcher.next.take() else { break };
         prefetcher.demand(marker.unwrap_or(units.start), Signal::Marker);
     }
 }
@@ -365,7 +365,7 @@ mod tests {
     impl PrefetchPolicy for Wrong {
         fn demand(&mut self, at: u64, _: Signal, limits: &Limits, wants: &mut Vec<Want>) {
             let next = at + 1..(at + 2).min(limits.units);
-            let want = |units: Range<u64>| Want { units, marker: None };
+            let want = Want::new;
             if self.random && self.error != Error::Deaf {
                 return;
             }
@@ -374,7 +374,7 @@ mod tests {
                 Error::Empty => wants.push(want(at..at)),
                 Error::PastTheEnd => wants.push(want(at + 1..at + 2)),
                 Error::MarkerElsewhere => {
-                    return wants.push(Want { units: at..at + 1, marker: Some(at + 1) });
+                    return wants.push(Want::new(at..at + 1).with_marker(at + 1));
                 }
                 Error::ManyWants => {
                     let many = (0..limits.units.min(limits.window_max).min(2000)).map(|i| i..i + 1);

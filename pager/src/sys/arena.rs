@@ -1,0 +1,336 @@
+//! Recycled frames: memory that goes into a region and comes back, and is zeroed only once.
+//!
+//! ```text
+//!              fill             MOVE
+//!   idle ----> frame ---------------------> resident in a region
+//!    ^  ^        | dropped                       |
+//!    |  +--------+                               | evicted: MOVE back
+//!    +-------------------------------------------+
+//!    | taken back for others
+//!    v
+//!   hole ----(a fresh page from the nursery is moved in)----> frame
+//! ```
+//!
+//! An arena is a range of slots of one size, registered with the userfaultfd of its regions, because
+//! only a registered range may be the target of a MOVE. A touch of a hole would wait for ever, so a
+//! slot is handed out only when its pages are there. Every slot that has pages and no holder carries
+//! the reservation of its bytes: what is idle counts, and whoever needs bytes can have them.
+//!
+//! An idle slot keeps what it held (*limbo*). The oldest is used first; until then a unit that was
+//! evicted too early comes back without a request. That is the second chance of T. Babaoglu and
+//! W. Joy, "Converting a Swap-Based System to do Paging in an Architecture Lacking Page-Referenced
+//! Bits", SOSP 1981, section 4.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use nix::errno::Errno;
+
+use super::{
+    FrameMemory, Mapping, PAGE,
+    mapping::{HUGE, Pages},
+    uffd::Descriptor,
+};
+use crate::{
+    budget::{Reclaim, Reservation},
+    frame::{Frame, Home},
+    pool::Pool,
+};
+
+/// Address space of an arena at most; more memory than that is never in it at a time.
+const ARENA_BYTES_MAX: u64 = 1 << 40;
+
+/// A unit of a region, by the numbers that the pager gave them.
+pub(crate) type Content = (u64, u64);
+
+/// Recycled frames of one size. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Arena(Arc<Shared>);
+
+struct Shared {
+    /// Unmapped before `uffd` is closed.
+    slots: Arc<Mapping>,
+    slot_bytes: usize,
+    /// Where fresh pages come from: not registered, so that a touch brings them.
+    nursery: Mutex<Mapping>,
+    uffd: Arc<Descriptor>,
+    state: Mutex<State>,
+    /// Regions that are open.
+    users: AtomicUsize,
+    pool: Pool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Slots with pages that nobody holds, the oldest first; `None` where one was called back.
+    idle: VecDeque<Option<Idle>>,
+    /// Number of the first of `idle`, counted from the beginning of time.
+    first: u64,
+    /// Where in `idle`, in the same count, the bytes of a unit are.
+    limbo: HashMap<Content, u64>,
+    /// Number of `idle` that are not `None`.
+    kept: usize,
+    /// Slots without pages that were used before.
+    holes: Vec<usize>,
+    /// Slots from here on were never used.
+    fresh: usize,
+}
+
+struct Idle {
+    slot: usize,
+    charge: Reservation,
+    content: Option<Content>,
+}
+
+impl Arena {
+    /// An arena of frames of `slot_bytes` bytes under the budget of `pool`. Commits no memory.
+    pub(crate) fn new(slot_bytes: usize, pool: Pool, uffd: Arc<Descriptor>) -> io::Result<Arena> {
+        // One more than the budget has room for: a slot is looked for before a page leaves.
+        let most = pool.budget().limit().min(ARENA_BYTES_MAX) / slot_bytes as u64 + 1;
+        let len = usize::try_from(most)
+            .ok()
+            .and_then(|slots| slots.checked_mul(slot_bytes))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let slots = Mapping::reserve(len, HUGE)?;
+        let nursery = Mapping::reserve(slot_bytes, slot_bytes.clamp(PAGE, HUGE))?;
+        for mapping in [&slots, &nursery] {
+            // Shared with a forked child, pages could not be moved.
+            mapping.advise(0, mapping.len(), libc::MADV_DONTFORK)?;
+            // One huge page moves at the cost of one entry. Kernels without them refuse both, and
+            // move 512 small ones.
+            let huge = slot_bytes.is_multiple_of(HUGE);
+            let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+            let _ = mapping.advise(0, mapping.len(), advice);
+        }
+        uffd.register(slots.addr(), slots.len())?;
+        let shared = Arc::new(Shared {
+            slots: Arc::new(slots),
+            slot_bytes,
+            nursery: Mutex::new(nursery),
+            uffd,
+            state: Mutex::default(),
+            users: AtomicUsize::new(0),
+            pool,
+        });
+        let reclaim: Arc<dyn Reclaim> = shared.clone();
+        shared.pool.budget().join(Arc::downgrade(&reclaim));
+        Ok(Arena(shared))
+    }
+
+    /// The frame that was idle longest, with its charge. `None` if none is idle.
+    pub(crate) fn take_idle(&self) -> Option<Frame> {
+        let idle = self.0.lock().oldest()?;
+        Some(self.frame(idle.slot, idle.charge, 0))
+    }
+
+    /// A frame of fresh pages, which are zero, under `charge`. `None` when the system has no memory
+    /// left; the charge is then given back.
+    pub(crate) fn take_fresh(&self, charge: Reservation) -> Option<Frame> {
+        let slot = self.0.lock().hole(self.0.slots.len() / self.0.slot_bytes)?;
+        let populated = self.0.populate(slot);
+        if populated.is_err() {
+            self.0.empty(slot);
+            return None;
+        }
+        Some(self.frame(slot, charge, 0))
+    }
+
+    /// The bytes of a unit that was evicted and whose frame nobody has used since.
+    pub(crate) fn recall(&self, content: Content) -> Option<Frame> {
+        let mut state = self.0.lock();
+        let number = state.limbo.remove(&content)?;
+        let at = (number - state.first) as usize;
+        let idle = state.idle[at].take().expect("limbo names idle slots");
+        state.kept -= 1;
+        drop(state);
+        Some(self.frame(idle.slot, idle.charge, self.0.slot_bytes))
+    }
+
+    /// Whether anything can be called back.
+    pub(crate) fn has_limbo(&self) -> bool {
+        !self.0.lock().limbo.is_empty()
+    }
+
+    /// Takes the pages at `src`, a whole unit of a region, and keeps them with their `charge` as the
+    /// bytes of `content`. Gives the charge back if the pages cannot be moved whole: the caller
+    /// must discard what is left of them.
+    pub(crate) fn keep(
+        &self,
+        src: usize,
+        content: Content,
+        charge: Reservation,
+    ) -> Result<(), Reservation> {
+        let Some(slot) = self.0.lock().hole(self.0.slots.len() / self.0.slot_bytes) else {
+            return Err(charge);
+        };
+        let (dst, len) = (self.0.addr(slot), self.0.slot_bytes);
+        // SAFETY: the caller's unit is leaving, so that no reader relies on its bytes; the slot is a
+        // hole that nobody holds.
+        match unsafe { move_all(&self.0.uffd, dst, src, len) } {
+            Ok(()) => {
+                self.0.lock().push(Idle { slot, charge, content: Some(content) });
+                Ok(())
+            }
+            Err(_) => {
+                self.0.empty(slot);
+                Err(charge)
+            }
+        }
+    }
+
+    /// A region will use these frames.
+    pub(crate) fn enter(&self) {
+        self.0.users.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A region is gone. The last takes what is idle with it.
+    pub(crate) fn leave(&self) {
+        if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.reclaim(u64::MAX);
+        }
+    }
+
+    fn frame(&self, slot: usize, charge: Reservation, filled: usize) -> Frame {
+        let memory =
+            FrameMemory::part(self.0.slots.clone(), slot * self.0.slot_bytes, self.0.slot_bytes);
+        Frame::new(memory.with_charge(charge), filled, Some(self.0.clone() as Arc<dyn Home>))
+    }
+}
+
+impl State {
+    /// A slot without pages, of `slots`.
+    fn hole(&mut self, slots: usize) -> Option<usize> {
+        if let Some(slot) = self.holes.pop() {
+            return Some(slot);
+        }
+        (self.fresh < slots).then(|| {
+            self.fresh += 1;
+            self.fresh - 1
+        })
+    }
+
+    fn push(&mut self, idle: Idle) {
+        if let Some(content) = idle.content {
+            self.limbo.insert(content, self.first + self.idle.len() as u64);
+        }
+        self.idle.push_back(Some(idle));
+        self.kept += 1;
+        // What was called back leaves a gap; half of them may be gaps.
+        if self.idle.len() > 2 * self.kept + 64 {
+            self.idle.retain(Option::is_some);
+            let numbered = (self.first..).zip(self.idle.iter().flatten());
+            self.limbo = numbered.filter_map(|(n, idle)| Some((idle.content?, n))).collect();
+        }
+    }
+
+    fn oldest(&mut self) -> Option<Idle> {
+        loop {
+            let idle = self.idle.pop_front()?;
+            self.first += 1;
+            if let Some(idle) = idle {
+                self.kept -= 1;
+                if let Some(content) = idle.content {
+                    self.limbo.remove(&content);
+                }
+                return Some(idle);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addr(&self, slot: usize) -> usize {
+        self.slots.addr() + slot * self.slot_bytes
+    }
+
+    /// Moves fresh pages into `slot`, a hole that nobody else has.
+    fn populate(&self, slot: usize) -> io::Result<()> {
+        let nursery = self.nursery.lock().unwrap_or_else(PoisonError::into_inner);
+        nursery.advise(0, self.slot_bytes, libc::MADV_POPULATE_WRITE)?;
+        // SAFETY: nobody but the holder of the lock knows of the nursery's pages, nor of the slot.
+        unsafe { move_all(&self.uffd, self.addr(slot), nursery.addr(), self.slot_bytes) }
+            .map_err(|(_, errno)| errno.into())
+    }
+
+    /// Takes whatever pages `slot` has away and makes it a hole.
+    fn empty(&self, slot: usize) {
+        if self.slots.discard(slot * self.slot_bytes, self.slot_bytes).is_ok() {
+            self.lock().holes.push(slot);
+        }
+        // Else its pages stay, uncharged, and it is never used again: this mapping is ours, so the
+        // kernel has no reason to refuse.
+    }
+}
+
+impl Home for Shared {
+    fn take_back(&self, mut memory: FrameMemory, _filled: usize) {
+        let slot = (memory.addr() - self.slots.addr()) / self.slot_bytes;
+        match (memory.pages(), memory.take_charge()) {
+            (Pages::Whole, Some(charge)) => {
+                self.lock().push(Idle { slot, charge, content: None });
+                // Somebody may wait for bytes, and this is as good.
+                self.pool.budget().nudge();
+            }
+            (Pages::Gone, _) => self.lock().holes.push(slot),
+            // The charge went with the bytes, which were copied.
+            (Pages::Whole | Pages::Torn, _) => self.empty(slot),
+        }
+    }
+}
+
+impl Reclaim for Shared {
+    fn reclaim(&self, bytes: u64) -> u64 {
+        let mut freed = 0;
+        while freed < bytes {
+            let Some(idle) = self.lock().oldest() else { break };
+            // The memory goes before its charge.
+            self.empty(idle.slot);
+            freed += idle.charge.bytes();
+        }
+        freed
+    }
+
+    fn reclaim_idle(&self, bytes: u64) -> u64 {
+        self.reclaim(bytes)
+    }
+}
+
+/// How often a move starts over under contention.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// Moves `len` bytes of pages whole; the error says how many had moved.
+///
+/// # Safety
+/// As for [`Descriptor::move_pages`].
+pub(super) unsafe fn move_all(
+    uffd: &Descriptor,
+    dst: usize,
+    src: usize,
+    len: usize,
+) -> Result<(), (usize, Errno)> {
+    let mut done = 0;
+    let mut attempts = 0;
+    while done < len {
+        // SAFETY: the caller's promise holds for every part of the range.
+        match unsafe { uffd.move_pages(dst + done, src + done, len - done) } {
+            Ok(moved) if moved > 0 => done += moved,
+            Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+                std::thread::yield_now();
+            }
+            Ok(_) => return Err((done, Errno::EAGAIN)),
+            Err(errno) => return Err((done, errno)),
+        }
+    }
+    Ok(())
+}

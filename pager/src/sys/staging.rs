@@ -1,0 +1,118 @@
+//! Staging frames: buffers from which units are copied into place, charged to the budget beside them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{FrameMemory, mapping::Pages};
+use crate::{
+    budget::{Reclaim, Reservation},
+    frame::{Frame, Home},
+    pool::Pool,
+};
+
+/// Frames of one size. A frame's memory is charged from its first use until the pool goes.
+#[derive(Clone)]
+pub(crate) struct Staging {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    frame_bytes: usize,
+    frames_max: usize,
+    state: Mutex<State>,
+    pool: Pool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Frames that nobody holds. Those at the front have been idle longest.
+    idle: Vec<FrameMemory>,
+    /// Frames that somebody holds.
+    out: usize,
+    /// Charges of all frames, idle, out or not made yet; one each.
+    charges: Vec<Reservation>,
+}
+
+/// Frames that a pool can always make: whoever has claimed all bytes of the budget for units needs
+/// a frame to fill them.
+const FRAMES_KEPT: usize = 2;
+
+impl Staging {
+    /// At most `frames_max` (at least 2) frames of `frame_bytes` bytes each, charged to the budget
+    /// of `pool`. `None` when that has no room for two.
+    pub(crate) fn new(frame_bytes: usize, frames_max: usize, pool: Pool) -> Option<Staging> {
+        let mut state = State::default();
+        for _ in 0..FRAMES_KEPT {
+            state.charges.push(pool.reserve(frame_bytes as u64)?);
+        }
+        let frames_max = frames_max.max(FRAMES_KEPT);
+        let state = Mutex::new(state);
+        let shared = Arc::new(Shared { frame_bytes, frames_max, state, pool });
+        let reclaim: Arc<dyn Reclaim> = shared.clone();
+        shared.pool.budget().join(Arc::downgrade(&reclaim));
+        Some(Staging { shared })
+    }
+
+    /// An empty frame; `None` when too many are out or the budget has no room for one more. A
+    /// quarter of the frames, at least one, is kept for demand.
+    pub(crate) fn take(&self, speculative: bool) -> Option<Frame> {
+        let shared = &self.shared;
+        let kept = if speculative { shared.frames_max.div_ceil(4) } else { 0 };
+        let has_room = |state: &State| state.out + kept < shared.frames_max;
+        let mut state = shared.lock();
+        if !has_room(&state) {
+            return None;
+        }
+        if state.out == state.charges.len() {
+            drop(state);
+            // Making room may evict, so not under the lock.
+            let charge = shared.pool.reserve(shared.frame_bytes as u64)?;
+            state = shared.lock();
+            if !has_room(&state) || state.charges.len() >= shared.frames_max {
+                return None;
+            }
+            state.charges.push(charge);
+        }
+        let memory = match state.idle.pop() {
+            Some(memory) => memory,
+            // Out of address space or memory: the caller waits for a frame to come back.
+            None => FrameMemory::anonymous(shared.frame_bytes).ok()?,
+        };
+        state.out += 1;
+        drop(state);
+        Some(Frame::new(memory, 0, Some(shared.clone() as Arc<dyn Home>)))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home for Shared {
+    fn take_back(&self, mut memory: FrameMemory, _filled: usize) {
+        // What was moved away comes back, as zeros, when it is touched.
+        memory.set_pages(Pages::Whole);
+        let mut state = self.lock();
+        state.out -= 1;
+        state.idle.push(memory);
+        drop(state);
+        // Somebody may wait for a frame just as for bytes.
+        self.pool.budget().nudge();
+    }
+}
+
+impl Reclaim for Shared {
+    fn reclaim(&self, bytes: u64) -> u64 {
+        let mut state = self.lock();
+        let spare = state.charges.len() - state.out.max(FRAMES_KEPT).min(state.charges.len());
+        let count = spare.min(bytes.div_ceil(self.frame_bytes as u64) as usize);
+        let charges: Vec<Reservation> = state.charges.drain(..count).collect();
+        let over = state.idle.len().saturating_sub(state.charges.len() - state.out);
+        let idle: Vec<FrameMemory> = state.idle.drain(..over).collect();
+        drop(state);
+        // The memory goes before its charge.
+        drop(idle);
+        charges.iter().map(Reservation::bytes).sum()
+    }
+}
