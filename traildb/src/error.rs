@@ -119,6 +119,9 @@ pub enum InputError {
     /// The database has more trails or events than this builder numbers.
     #[error("too many {0}")]
     TooMany(&'static str),
+    /// A database to be appended does not have the fields of the builder, or not all its items.
+    #[error("the fields to be appended are not those of the new database, in the same order")]
+    OtherFields,
     /// The first timestamp of the database does not fit.
     #[error("the earliest timestamp {0} is too large: the format allows up to 2^47 - 2")]
     FirstTime(u64),

@@ -46,9 +46,10 @@ impl Args {
         fields: &[String],
         threads: &threads::Args,
     ) -> Result<Builder, Failure> {
-        let _ = threads;
-        let directory = self.tdb_format == "dir";
-        let options = Options::default().directory(directory).memory_bytes(self.memory);
+        let options = Options::default()
+            .directory(self.tdb_format == "dir")
+            .memory_bytes(self.memory)
+            .threads(threads.count());
         Ok(Builder::with_options(fields, options)?)
     }
 }

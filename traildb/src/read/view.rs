@@ -84,6 +84,11 @@ impl<'r, S: Storage> View<'r, S> {
         self
     }
 
+    /// Whether events have the items that changed alone.
+    pub(crate) fn shows_only_changes(&self) -> bool {
+        self.levels.only_changes
+    }
+
     /// A cursor that is on no trail yet. See [`Reader::cursor`].
     ///
     /// # Errors

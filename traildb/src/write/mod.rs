@@ -14,6 +14,7 @@ mod trails; // UUIDs, numbered
 mod batch; // events by column, numbered in parallel
 mod rows; // events as they were added
 mod stream; // trails as the stages hand them on
+mod append; // events of another database
 mod group; // rows into trails
 mod sample; // the part that statistics are made from
 mod count; // how often items and pairs occur
@@ -29,6 +30,7 @@ mod parallel; // the same work on many parts
 
 use std::path::Path;
 
+pub use self::append::Appender;
 use self::{
     batch::{Batches, Tables},
     sample::{Sample, Sampler},
@@ -202,16 +204,21 @@ impl Builder {
         if self.batches.push(uuid, time, values) {
             self.batches.settle();
             let (events, bytes) = self.batches.filling();
-            let (limit, tables) = (self.options.memory_bytes, self.batches.tables());
             // After this batch there may be one more, about as large.
-            if limit > 0 && tables.memory() > limit {
-                self.refused = Some(InputError::Memory { limit });
-            } else if let Some(what) = tables.full(2 * events, 2 * bytes + bytes / 2) {
-                self.refused = Some(InputError::TooMany(what));
-            }
+            self.check_limits(2 * events, 2 * bytes);
             self.batches.submit();
         }
         Ok(())
+    }
+
+    /// Refuses further events if these many more, with so many bytes of values, may reach a limit.
+    fn check_limits(&mut self, events: usize, bytes: usize) {
+        let (limit, tables) = (self.options.memory_bytes, self.batches.tables());
+        if limit > 0 && tables.memory() > limit {
+            self.refused = Some(InputError::Memory { limit });
+        } else if let Some(what) = tables.full(events, bytes) {
+            self.refused = Some(InputError::TooMany(what));
+        }
     }
 
     /// Writes the database to `path`, under another name until it is whole and on the disk.

@@ -46,6 +46,11 @@ impl Trails {
         }
     }
 
+    /// The number of the trail of `uuid`, a new one if it has none.
+    pub(super) fn number(&mut self, uuid: Uuid) -> u32 {
+        self.number_hashed(uuid, self.hasher.hash_one(uuid.number()))
+    }
+
     fn number_hashed(&mut self, uuid: Uuid, hash: u64) -> u32 {
         if (self.uuids.len() + 1) * 4 > self.slots.len() * 3 {
             self.grow();

@@ -76,6 +76,11 @@ impl Values {
         }
     }
 
+    /// The number of `value`: 0 for the empty string, a new one if it has not occurred.
+    pub(super) fn number(&mut self, value: &[u8]) -> u32 {
+        if value.is_empty() { 0 } else { self.number_hashed(value, self.hash(value)) }
+    }
+
     #[inline]
     fn number_hashed(&mut self, value: &[u8], hash: u64) -> u32 {
         // At most three quarters are taken, also after this one.

@@ -9,5 +9,6 @@ mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes
 mod queries; // filters, views, merged cursors, scans: against a naive evaluator
 mod writing; // what a builder writes reads back
+mod appending; // events of another database
 mod placing; // what is at its name meanwhile
 mod support; // fixtures and comparisons

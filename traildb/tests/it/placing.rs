@@ -1,6 +1,12 @@
 //! What is at a name while a database is written to it, and after.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use traildb::{Builder, Error, Options, Reader, Uuid};
 
@@ -90,4 +96,50 @@ fn what_dead_writers_left_is_removed_and_what_live_ones_write_is_not() {
     write(&path, false, "newer").unwrap();
     assert_eq!(names(folder.path()), ["a.tdb", "a.tdb.notes.part", "b.tdb.1-0.part"]);
     assert_eq!(value(&path), b"newer");
+}
+
+/// Where the process that is to be killed writes; set by the test that starts it.
+const VICTIM: &str = "TRAILDB_TEST_VICTIM";
+
+/// Not a test by itself: the other process of the next one.
+#[test]
+fn victim() {
+    let Some(folder) = std::env::var_os(VICTIM) else { return };
+    for n in 0u64.. {
+        for directory in [false, true] {
+            let path = Path::new(&folder).join(if directory { "dir" } else { "a.tdb" });
+            write(&path, directory, &n.to_string()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_writer_leaves_the_old_or_the_new_and_nothing_in_the_way() {
+    let folder = scratch();
+    let paths = [(folder.path().join("a.tdb"), false), (folder.path().join("dir"), true)];
+    for (path, directory) in &paths {
+        write(path, *directory, "first").unwrap();
+    }
+    for round in 0..24u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "placing::victim"])
+            .env(VICTIM, folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Moments in no step with what the child does.
+        thread::sleep(Duration::from_micros(20_000 + round * 7919 % 23_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for (path, _) in &paths {
+            let value = String::from_utf8(value(path)).unwrap();
+            assert!(value == "first" || value.parse::<u64>().is_ok(), "{}: {value}", path.display());
+        }
+    }
+    assert!(value(&paths[0].0) != b"first", "the child came to write");
+    for (path, directory) in &paths {
+        write(path, *directory, "last").unwrap();
+        assert_eq!(value(path), b"last");
+    }
+    assert_eq!(names(folder.path()), ["a.tdb", "dir"], "no litter");
 }

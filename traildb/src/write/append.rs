@@ -1,0 +1,203 @@
+//! Events of another database, without a look at each value of each event.
+//!
+//! ```text
+//!   cursor --> items --> numbers there -> numbers here, by field --> row
+//!                             |  not known yet
+//!                             +--> value, read once --> its number here
+//! ```
+
+use super::{Builder, batch::lock};
+use crate::{
+    error::{Error, InputError},
+    item::{Item, Uuid},
+    read::{Event, Reader, View},
+    storage::Storage,
+};
+
+/// Numbers of a page of a map. A page is made when the first of its numbers is needed.
+const PAGE: usize = 1024;
+/// Events, and bytes of values, between two looks at the limits.
+const EVENTS: usize = 4096;
+const BYTES: usize = 1 << 20;
+
+/// Adds events of one reader to a builder.
+///
+/// Made by [`Builder::appender`]. The events may come from any cursor of the reader, in any order.
+#[derive(Debug)]
+pub struct Appender<'b, 'r, S: Storage> {
+    builder: &'b mut Builder,
+    reader: &'r Reader<S>,
+    /// The builder's field, and the reader's, by ascending field of the builder; both from 0.
+    columns: Vec<(usize, usize)>,
+    /// By column, the builder's numbers of the reader's values.
+    maps: Vec<Map>,
+    /// The trail of the last event, and its number.
+    trail: Option<(Uuid, u32)>,
+    row: Vec<(u16, u32)>,
+    value: Vec<u8>,
+    /// Events and bytes of values that may still be added before the next look at the limits.
+    events_left: usize,
+    bytes_left: usize,
+}
+
+/// Numbers by number, in pages; 0 is not known yet.
+#[derive(Debug, Default)]
+struct Map {
+    pages: Vec<Option<Box<[u32; PAGE]>>>,
+}
+
+impl Map {
+    fn get(&self, number: u64) -> u32 {
+        let page = self.pages.get(number as usize / PAGE).and_then(Option::as_ref);
+        page.map_or(0, |page| page[number as usize % PAGE])
+    }
+
+    fn set(&mut self, number: u64, becomes: u32) {
+        let page = number as usize / PAGE;
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, || None);
+        }
+        let page = self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]));
+        page[number as usize % PAGE] = becomes;
+    }
+}
+
+impl Builder {
+    /// Adds all events of a database that has the same fields in the same order.
+    ///
+    /// Each value is read once. Events of equal times come after those that were added before.
+    ///
+    /// # Errors
+    /// [`InputError::OtherFields`] if the fields differ, with nothing added; what the reader
+    /// returns, and a limit that is reached, with a part of the events added.
+    pub fn append<S: Storage>(&mut self, reader: &Reader<S>) -> Result<(), Error> {
+        self.append_view(&reader.view())
+    }
+
+    /// [`append`](Builder::append) of the events that a view shows: those that pass its filters.
+    ///
+    /// # Errors
+    /// As for `append`. A view of changes alone is refused as one of other fields: its events lack
+    /// items.
+    pub fn append_view<S: Storage>(&mut self, view: &View<'_, S>) -> Result<(), Error> {
+        let reader = view.reader();
+        if view.shows_only_changes() || !reader.fields()?.names().eq(self.fields.names()) {
+            return Err(InputError::OtherFields.into());
+        }
+        let fields: Vec<u16> = (1..=self.fields.len() as u16).collect();
+        let mut appender = self.appender(reader, &fields)?;
+        let mut cursor = view.cursor()?;
+        for trail in 0..reader.trails() {
+            cursor.seek(trail)?;
+            let mut uuid = None;
+            while let Some(event) = cursor.next_event()? {
+                let uuid = match uuid {
+                    Some(uuid) => uuid,
+                    None => *uuid.insert(reader.uuid(trail)?),
+                };
+                appender.add(uuid, &event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts adding events of a reader. `fields` says for each field of the reader, in order, which
+    /// field of the builder it becomes, counted from 1; 0 leaves it out. Other fields of the builder
+    /// are NULL.
+    ///
+    /// # Errors
+    /// [`InputError::OtherFields`] if there are more or fewer of them than the reader has fields, if
+    /// one is not a field of the builder, or is named twice.
+    pub fn appender<'b, 'r, S: Storage>(
+        &'b mut self,
+        reader: &'r Reader<S>,
+        fields: &[u16],
+    ) -> Result<Appender<'b, 'r, S>, Error> {
+        let mut columns: Vec<(usize, usize)> = fields
+            .iter()
+            .enumerate()
+            .filter(|&(_, &to)| to > 0)
+            .map(|(from, &to)| (usize::from(to) - 1, from))
+            .collect();
+        columns.sort_unstable();
+        let twice = columns.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        let outside = columns.last().is_some_and(|&(to, _)| to >= self.fields.len());
+        if fields.len() != reader.fields()?.len() || twice || outside {
+            return Err(InputError::OtherFields.into());
+        }
+        // What was added before has its numbers first.
+        self.batches.settle();
+        self.batches.submit();
+        self.batches.settle();
+        let maps = columns.iter().map(|_| Map::default()).collect();
+        Ok(Appender {
+            builder: self,
+            reader,
+            columns,
+            maps,
+            trail: None,
+            row: Vec::new(),
+            value: Vec::new(),
+            events_left: 0,
+            bytes_left: 0,
+        })
+    }
+}
+
+impl<S: Storage> Appender<'_, '_, S> {
+    /// Adds an event of the reader, with all of its items.
+    ///
+    /// # Errors
+    /// [`InputError::Arity`] if items are missing, as in a view of changes; [`InputError`] when a
+    /// limit is reached; and what the reader returns. The event has not been added then.
+    pub fn add(&mut self, uuid: Uuid, event: &Event<'_>) -> Result<(), Error> {
+        let (got, expected) = (event.items.len(), self.reader.fields()?.len());
+        if got != expected {
+            return Err(InputError::Arity { got, expected }.into());
+        }
+        if self.events_left == 0 || self.bytes_left == 0 {
+            (self.events_left, self.bytes_left) = (EVENTS, BYTES);
+            self.builder.check_limits(EVENTS, BYTES);
+        }
+        if let Some(refused) = &self.builder.refused {
+            return Err(refused.clone().into());
+        }
+        self.row.clear();
+        for column in 0..self.columns.len() {
+            let (to, from) = self.columns[column];
+            let item = event.items[from];
+            if !item.is_null() {
+                let number = match self.maps[column].get(item.value()) {
+                    0 => self.number(column, item)?,
+                    number => number,
+                };
+                self.row.push((to as u16 + 1, number));
+            }
+        }
+        let tables = self.builder.batches.tables();
+        let trail = match self.trail {
+            Some((last, trail)) if last == uuid => trail,
+            _ => {
+                let trail = lock(&tables.trails).number(uuid);
+                self.trail = Some((uuid, trail));
+                trail
+            }
+        };
+        lock(&tables.rows).push(trail, event.time, self.row.iter().copied());
+        self.builder.totals.add(event.time, 1 + self.row.len() as u64);
+        self.events_left -= 1;
+        Ok(())
+    }
+
+    /// The builder's number of a value that has none yet.
+    #[cold]
+    fn number(&mut self, column: usize, item: Item) -> Result<u32, Error> {
+        self.value.clear();
+        self.reader.append_value(item, &mut self.value)?;
+        self.bytes_left = self.bytes_left.saturating_sub(self.value.len());
+        let tables = self.builder.batches.tables();
+        let number = lock(&tables.fields[self.columns[column].0]).number(&self.value);
+        self.maps[column].set(item.value(), number);
+        Ok(number)
+    }
+}
