@@ -111,23 +111,12 @@ impl<S: BlockSource> Retry<S> {
     }
 
     fn effort(&self, what: &'static str) -> Effort {
-        Effort {
-            what,
-            object: self.source.name().to_owned(),
-            policy: self.policy.clone(),
-            chance: self.chance.clone(),
-            attempts: 0,
-            failures: 0,
-            brought: 0,
-            brought_at_failure: 0,
-            spent: Duration::ZERO,
-            since: Instant::now(),
-        }
+        Effort::new(what, self.source.name(), self.policy.clone(), self.chance.clone())
     }
 }
 
 /// What one call has tried so far, and what it may still try.
-struct Effort {
+pub(crate) struct Effort {
     what: &'static str,
     object: String,
     policy: RetryPolicy,
@@ -143,6 +132,32 @@ struct Effort {
 }
 
 impl Effort {
+    pub(crate) fn new(
+        what: &'static str,
+        object: &str,
+        policy: RetryPolicy,
+        chance: Arc<Chance>,
+    ) -> Effort {
+        Effort {
+            what,
+            object: object.to_owned(),
+            policy,
+            chance,
+            attempts: 0,
+            failures: 0,
+            brought: 0,
+            brought_at_failure: 0,
+            spent: Duration::ZERO,
+            since: Instant::now(),
+        }
+    }
+
+    /// Begins the next attempt. Returns its number, from 1.
+    pub(crate) fn attempt(&mut self) -> u32 {
+        self.attempts += 1;
+        self.attempts
+    }
+
     fn resume(&mut self) {
         self.since = Instant::now();
     }
@@ -173,7 +188,7 @@ impl Effort {
     /// The same for an answer, `extra` later than usual. The time in which the request waited for
     /// its turn at a gate counts for the call and not for the attempt: else a queue that is long
     /// would be taken for a server that is silent, and those in it would lose their places.
-    async fn wait_for_answer<T>(
+    pub(crate) async fn wait_for_answer<T>(
         &self,
         range: Option<&Range<u64>>,
         extra: Duration,
@@ -214,7 +229,7 @@ impl Effort {
     }
 
     /// After a failure: sleeps until the next attempt, or gives up.
-    async fn recover(&mut self, error: SourceError) -> Result<(), SourceError> {
+    pub(crate) async fn recover(&mut self, error: SourceError) -> Result<(), SourceError> {
         if !error.is_retryable() {
             return Err(error);
         }

@@ -75,6 +75,16 @@ impl BitWriter {
         self.bytes[byte] |= bits;
     }
 
+    /// The whole bytes so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Forgets the whole bytes, which have been taken.
+    pub(crate) fn clear_bytes(&mut self) {
+        self.bytes.clear();
+    }
+
     /// The bytes collected. Call [`align`](BitWriter::align) first.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         debug_assert_eq!(self.pending_bits, 0);

@@ -76,6 +76,10 @@ pub enum Error {
     #[error(transparent)]
     Input(#[from] InputError),
 
+    /// A sink could not take a database. Nothing was made there.
+    #[error("{0}")]
+    Sink(#[source] io::Error),
+
     /// The operating system refused to read or write a file.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -113,12 +117,9 @@ pub enum InputError {
     /// A value is longer than the format allows.
     #[error("a value of {0} bytes is too long")]
     ValueTooLong(u64),
-    /// A field has more distinct values than this builder numbers.
+    /// A field has more distinct values than the format numbers: 2^40 - 2.
     #[error("field {0:?} has too many distinct values")]
     TooManyValues(String),
-    /// The database has more trails or events than this builder numbers.
-    #[error("too many {0}")]
-    TooMany(&'static str),
     /// A database to be appended does not have the fields of the builder, or not all its items.
     #[error("the fields to be appended are not those of the new database, in the same order")]
     OtherFields,
@@ -139,8 +140,8 @@ pub enum InputError {
         /// The time of the event.
         time: u64,
     },
-    /// The events do not fit in the memory that the options allow.
-    #[error("the events take more than the {limit} bytes of memory allowed; raise `memory_bytes`")]
+    /// So little memory is not enough to write a database with.
+    #[error("{limit} bytes of memory are too few: allow 64 MiB or more")]
     Memory {
         /// The limit set by the options, in bytes.
         limit: u64,

@@ -33,5 +33,5 @@ pub use crate::{
         existing,
     },
     storage::Storage,
-    write::{Appender, Bigrams, Builder, Options, Written},
+    write::{Appender, Bigrams, Builder, Options, Sink, Written},
 };

@@ -21,6 +21,7 @@
 //! **Attempts.** One; wrap it in [`Retry`](crate::Retry).
 
 mod failure;
+pub mod upload; // objects written in parts
 
 use std::{
     ops::Range,

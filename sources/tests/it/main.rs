@@ -6,4 +6,5 @@ mod faults;
 mod leaves;
 mod regions;
 mod servers;
+mod uploads;
 mod wrappers;

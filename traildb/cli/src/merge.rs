@@ -1,19 +1,20 @@
 //! `tdb merge`: many databases into one.
 //!
 //! ```text
-//!   shards --> trails in the order of UUIDs --> Batch of items --> values --> Builder --> database
+//!   shards, one after another --> Batch of items --> Appender: numbers there, numbers here
+//!                                                       --> Builder --> database
 //! ```
 
 use std::{path::PathBuf, time::Instant};
 
 use indicatif::{HumanCount, HumanDuration};
-use traildb::{Builder, Uuid, filter::Expr};
+use traildb::{Appender, Builder, Event, Uuid, filter::Expr};
 
 use crate::{
     bytes,
     failure::Failure,
     filtering,
-    open::Database,
+    open::{Database, Store},
     output, progress,
     select::{self, Names},
     shards::{self, Shards},
@@ -41,8 +42,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: shards::Args,
 
-    /// The database to be made; `.tdb` is added to a package's name that lacks it.
-    #[arg(short, long, value_name = "PATH", default_value = "a")]
+    /// The database to be made: a path, to which `.tdb` is added where a package lacks it, or
+    /// s3://bucket/key, which takes options behind a `?` as inputs do.
+    #[arg(short, long, value_name = "PATH|URL", default_value = "a")]
     output: PathBuf,
 
     /// Takes these trails only: UUIDs separated by commas, or @FILE with one on each line.
@@ -74,19 +76,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let expr = args.filter.expr()?;
     let shards = args.inputs.shards(None)?;
     let open = shards.open_all(args.threads.count())?;
-    let filled = fill(args, expr.as_ref(), uuids, &shards, &open);
+    let filled = fill(args, &target, expr.as_ref(), uuids.as_deref(), &shards, &open);
     // What a failed merge has cost is worth knowing too.
     args.stats.print(open.iter().map(|(_, database)| database), &shards.opener);
     let builder = filled?;
     drop(open);
 
     let spinner = progress::working("writing");
-    let written = builder.finish(&target.path)?;
+    let written = target.write(builder)?;
     spinner.finish_and_clear();
     if args.verbose {
         output::note(&format!(
-            "{}: {} events, {} trails, {} in {:#}",
-            target.path.display(),
+            "{target}: {} events, {} trails, {} in {:#}",
             HumanCount(written.events),
             HumanCount(written.trails),
             bytes::show(written.bytes),
@@ -96,34 +97,49 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     shards.losses.result(shards.names.len())
 }
 
-/// A builder with the events of all shards.
+/// A builder with the events of all shards. Events of equal times stay in the order of the shards,
+/// since the builder keeps the order in which they are added.
 fn fill(
     args: &Args,
+    target: &writing::Target,
     expr: Option<&Expr>,
-    uuids: Option<Vec<Uuid>>,
+    uuids: Option<&[Uuid]>,
     shards: &Shards<'_>,
     open: &[(String, Database)],
 ) -> Result<Builder, Failure> {
     let names = union(open)?;
-    let columns = select::fields(&names);
-    let mut builder = args.writing.builder(names.all(), &args.threads)?;
-    let mut walk = Walk::new(open, &columns, &names)?;
-    if let Some(expr) = expr {
-        walk.filter(filtering::bind(expr, open.iter().map(|(_, database)| database), false)?);
+    let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
+    let mut filters = match expr {
+        Some(expr) => filtering::bind(expr, open.iter().map(|(_, database)| database), false)?,
+        None => Vec::new(),
+    };
+    let mut walks = Vec::with_capacity(open.len());
+    for (at, (_, database)) in open.iter().enumerate() {
+        let mut own = Names::default();
+        own.add(database.reader.fields()?);
+        let mut walk = Walk::new(&open[at..=at], &select::fields(&own), &own)?;
+        if let Some(filter) = filters.get_mut(at) {
+            walk.filter(vec![filter.clone()]);
+        }
+        if let Some(uuids) = uuids {
+            walk.select(uuids.to_vec())?;
+        }
+        walks.push(walk);
     }
-    if let Some(uuids) = uuids {
-        walk.select(uuids)?;
+    let bar = progress::bar(walks.iter().map(Walk::len).sum(), "trails", false);
+    for (walk, (_, database)) in walks.into_iter().zip(open) {
+        let fields = database.reader.fields()?;
+        let become_of = |name| names.find(name).expect("the union has all names");
+        let fields: Vec<u16> = fields.names().map(become_of).collect();
+        let mut joining = Joining {
+            appender: builder.appender(&database.reader, &fields)?,
+            values: Values::new(database, Form::Bytes, 1),
+            is_remote: database.is_remote(),
+            fields: fields.len(),
+            uuid: Uuid::default(),
+        };
+        walk.run(&shards.losses, &bar, |batch| joining.add(batch))?;
     }
-    let share = open.len();
-    let values = open.iter().map(|(_, database)| Values::new(database, Form::Bytes, share));
-    let mut values: Vec<Values<'_>> = values.collect();
-    let bar = progress::bar(walk.len(), "trails", false);
-    let fields = columns.len();
-    // A trail may go over several batches, of which only the first begins it.
-    let mut uuid = Uuid::default();
-    walk.run(&shards.losses, &bar, |batch| {
-        add(batch, &mut uuid, fields, &mut values, &mut builder)
-    })?;
     bar.finish_and_clear();
     Ok(builder)
 }
@@ -143,44 +159,38 @@ fn union(open: &[(String, Database)]) -> Result<Names, Failure> {
     Ok(names)
 }
 
-fn add(
-    batch: &Batch,
-    uuid: &mut Uuid,
+/// One shard on its way into the builder.
+struct Joining<'b, 'd> {
+    appender: Appender<'b, 'd, Store>,
+    values: Values<'d>,
+    is_remote: bool,
     fields: usize,
-    values: &mut [Values<'_>],
-    builder: &mut Builder,
-) -> Result<(), Failure> {
-    for (values, items) in values.iter_mut().zip(&batch.items) {
-        values.fetch(items)?;
-    }
-    let mut at = vec![0; values.len()];
-    // Values that are too long to be kept, of one event.
-    let mut long: Vec<Vec<u8>> = Vec::new();
-    let mut event: Vec<&[u8]> = Vec::with_capacity(fields);
-    for step in &batch.steps {
-        match *step {
-            Step::Begin(next) => *uuid = next,
-            Step::End => {}
-            Step::Event(time, shard) => {
-                let shard = shard as usize;
-                let items = &batch.items[shard][at[shard]..at[shard] + fields];
-                at[shard] += fields;
-                event.clear();
-                event.extend(items.iter().map_while(|&item| values[shard].get(item)));
-                if event.len() == fields {
-                    builder.add(*uuid, time, &event)?;
-                } else {
-                    event.clear();
-                    long.clear();
-                    for &item in items {
-                        let mut value = Vec::new();
-                        values[shard].read(item, &mut value)?;
-                        long.push(value);
-                    }
-                    builder.add(*uuid, time, &long)?;
+    /// Of the trail that is being added: it may go over several batches, and only the first begins
+    /// it.
+    uuid: Uuid,
+}
+
+impl Joining<'_, '_> {
+    fn add(&mut self, batch: &Batch) -> Result<(), Failure> {
+        let Joining { appender, values, fields, uuid, .. } = self;
+        if self.is_remote {
+            // Those that the builder has no number for yet, all in a few round trips.
+            let unknown = batch.items[0].iter().copied().filter(|&item| !appender.knows(item));
+            values.fetch(&unknown.collect::<Vec<_>>())?;
+        }
+        let mut items = &batch.items[0][..];
+        for step in &batch.steps {
+            match *step {
+                Step::Begin(next) => *uuid = next,
+                Step::End => {}
+                Step::Event(time, _) => {
+                    let (now, rest) = items.split_at(*fields);
+                    items = rest;
+                    let event = Event { time, items: now };
+                    appender.add_with(*uuid, &event, |item, out| values.append(item, out))?;
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
 }

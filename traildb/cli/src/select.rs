@@ -60,7 +60,8 @@ impl Names {
         &self.names
     }
 
-    fn find(&self, name: &str) -> Option<u16> {
+    /// The number of a field, from 1.
+    pub(crate) fn find(&self, name: &str) -> Option<u16> {
         self.by_name.get(name).copied()
     }
 }

@@ -147,23 +147,6 @@ impl<'d> Values<'d> {
         Ok(items.len())
     }
 
-    /// The value of `item` in its form, if it was [fetched](Values::fetch) and kept.
-    pub(crate) fn get(&self, item: Item) -> Option<&[u8]> {
-        if item.is_null() {
-            return Some(b"");
-        }
-        let &(start, end) = self.places.get(&item)?;
-        Some(&self.kept[start as usize..end as usize])
-    }
-
-    /// Appends the value of `item` as it is to `out`, kept or not.
-    pub(crate) fn read(&self, item: Item, out: &mut Vec<u8>) -> Result<(), Failure> {
-        match item.is_null() {
-            true => Ok(()),
-            false => Ok(self.database.reader.append_value(item, out)?),
-        }
-    }
-
     /// Appends the value of `item` in its form to `out`.
     pub(crate) fn append(&mut self, item: Item, out: &mut Vec<u8>) -> Result<(), Failure> {
         if item.is_null() {

@@ -259,39 +259,57 @@ pub(crate) fn size(count: u64, value_bytes: u64) -> u64 {
     if number_width(narrow) == 4 { narrow } else { 8 * (count + 2) + value_bytes }
 }
 
-/// What goes before the values: the count and the offsets. `lengths` are those of the `count`
-/// values, `value_bytes` their sum.
-pub(crate) fn write_head(
+/// Makes what goes before the values: the count, the start of the first one, and where each ends.
+pub(crate) struct HeadWriter {
+    width: usize,
     count: u64,
-    value_bytes: u64,
-    lengths: impl IntoIterator<Item = u64>,
-    mut put: impl FnMut(&[u8]) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let width = number_width(size(count, value_bytes));
-    let mut put = |number: u64| put(&number.to_le_bytes()[..width as usize]);
-    let mut at = width * (count + 2);
-    put(count)?;
-    put(at)?;
-    lengths.into_iter().try_for_each(|len| {
-        at += len;
-        put(at)
-    })
+    at: u64,
+    bytes: [u8; 8],
+}
+
+impl HeadWriter {
+    /// For `count` values with `value_bytes` bytes in all.
+    pub(crate) fn new(count: u64, value_bytes: u64) -> HeadWriter {
+        let width = number_width(size(count, value_bytes));
+        HeadWriter { width: width as usize, count, at: width * (count + 2), bytes: [0; 8] }
+    }
+
+    pub(crate) fn count(&mut self) -> &[u8] {
+        self.number(self.count)
+    }
+
+    pub(crate) fn start(&mut self) -> &[u8] {
+        self.number(self.at)
+    }
+
+    /// Where the next value ends, which has `len` bytes.
+    #[inline]
+    pub(crate) fn end(&mut self, len: u64) -> &[u8] {
+        self.at += len;
+        self.number(self.at)
+    }
+
+    fn number(&mut self, number: u64) -> &[u8] {
+        self.bytes = number.to_le_bytes();
+        &self.bytes[..self.width]
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
     fn the_head_of_a_lexicon() {
-        let mut bytes = Vec::new();
-        write_head(0, 0, [], |b| bytes.write_all(b)).unwrap();
-        assert_eq!(bytes, [0, 0, 0, 0, 8, 0, 0, 0], "no values");
-        bytes.clear();
-        write_head(2, 4, [1, 3], |b| bytes.write_all(b)).unwrap();
-        assert_eq!(bytes, [2, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0, 20, 0, 0, 0]);
+        let bytes = |lengths: &[u64]| {
+            let mut head = HeadWriter::new(lengths.len() as u64, lengths.iter().sum());
+            let mut bytes = head.count().to_vec();
+            bytes.extend_from_slice(head.start());
+            lengths.iter().for_each(|&len| bytes.extend_from_slice(head.end(len)));
+            bytes
+        };
+        assert_eq!(bytes(&[]), [0, 0, 0, 0, 8, 0, 0, 0], "no values");
+        assert_eq!(bytes(&[1, 3]), [2, 0, 0, 0, 16, 0, 0, 0, 17, 0, 0, 0, 20, 0, 0, 0]);
         assert_eq!(size(2, 4), 20);
         assert_eq!(size(1, u64::from(u32::MAX) - 12), u64::from(u32::MAX), "the last narrow one");
         assert_eq!(size(1, u64::from(u32::MAX) - 11), u64::from(u32::MAX) - 11 + 24);

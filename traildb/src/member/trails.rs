@@ -107,13 +107,21 @@ impl Trails {
     }
 }
 
-/// The toc of trails that end at `ends` in a `trails.data` of `len` bytes, padding included.
-pub(crate) fn write_toc(
-    ends: impl IntoIterator<Item = u64>,
-    len: u64,
-    mut put: impl FnMut(&[u8]) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let width = offset_width(len) as usize;
-    put(&[0; 8][..width])?;
-    ends.into_iter().try_for_each(|end| put(&end.to_le_bytes()[..width]))
+/// Makes the bytes of `trails.toc`: number 0, and then where each trail ends.
+pub(crate) struct TocWriter {
+    width: usize,
+    bytes: [u8; 8],
+}
+
+impl TocWriter {
+    /// For a `trails.data` of `len` bytes, padding included.
+    pub(crate) fn new(len: u64) -> TocWriter {
+        TocWriter { width: offset_width(len) as usize, bytes: [0; 8] }
+    }
+
+    #[inline]
+    pub(crate) fn number(&mut self, number: u64) -> &[u8] {
+        self.bytes = number.to_le_bytes();
+        &self.bytes[..self.width]
+    }
 }

@@ -6,7 +6,7 @@
 //!                             +--> value, read once --> its number here
 //! ```
 
-use super::{Builder, batch::lock};
+use super::{Builder, batch::lock, spill::Spilled};
 use crate::{
     error::{Error, InputError},
     item::{Item, Uuid},
@@ -27,8 +27,12 @@ const BYTES: usize = 1 << 20;
 pub struct Appender<'b, 'r, S: Storage> {
     builder: &'b mut Builder,
     reader: &'r Reader<S>,
+    /// Number of the reader's fields.
+    fields: usize,
     /// The builder's field, and the reader's, by ascending field of the builder; both from 0.
     columns: Vec<(usize, usize)>,
+    /// By field of the reader, its column, unless it is left out.
+    column: Vec<Option<usize>>,
     /// By column, the builder's numbers of the reader's values.
     maps: Vec<Map>,
     /// The trail of the last event, and its number.
@@ -38,6 +42,8 @@ pub struct Appender<'b, 'r, S: Storage> {
     /// Events and bytes of values that may still be added before the next look at the limits.
     events_left: usize,
     bytes_left: usize,
+    /// What had been spilled when the numbers were made.
+    spilled: Spilled,
 }
 
 /// Numbers by number, in pages; 0 is not known yet.
@@ -69,7 +75,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`InputError::OtherFields`] if the fields differ, with nothing added; what the reader
-    /// returns, and a limit that is reached, with a part of the events added.
+    /// returns, and [`Error::File`] as for [`add`](Builder::add), with a part of the events added.
     pub fn append<S: Storage>(&mut self, reader: &Reader<S>) -> Result<(), Error> {
         self.append_view(&reader.view())
     }
@@ -125,21 +131,28 @@ impl Builder {
         if fields.len() != reader.fields()?.len() || twice || outside {
             return Err(InputError::OtherFields.into());
         }
+        self.check()?;
         // What was added before has its numbers first.
-        self.batches.settle();
-        self.batches.submit();
-        self.batches.settle();
+        self.settle();
         let maps = columns.iter().map(|_| Map::default()).collect();
+        let mut column = vec![None; fields.len()];
+        for (at, &(_, from)) in columns.iter().enumerate() {
+            column[from] = Some(at);
+        }
+        let spilled = self.spilled();
         Ok(Appender {
             builder: self,
             reader,
+            fields: fields.len(),
             columns,
+            column,
             maps,
             trail: None,
             row: Vec::new(),
             value: Vec::new(),
             events_left: 0,
             bytes_left: 0,
+            spilled,
         })
     }
 }
@@ -148,19 +161,38 @@ impl<S: Storage> Appender<'_, '_, S> {
     /// Adds an event of the reader, with all of its items.
     ///
     /// # Errors
-    /// [`InputError::Arity`] if items are missing, as in a view of changes; [`InputError`] when a
-    /// limit is reached; and what the reader returns. The event has not been added then.
+    /// [`InputError::Arity`] if items are missing, as in a view of changes, and what the reader
+    /// returns: the event has not been added then. [`Error::File`] as for [`Builder::add`].
     pub fn add(&mut self, uuid: Uuid, event: &Event<'_>) -> Result<(), Error> {
-        let (got, expected) = (event.items.len(), self.reader.fields()?.len());
+        let reader = self.reader;
+        self.add_with(uuid, event, |item, value| reader.append_value(item, value))
+    }
+
+    /// Whether the builder has a number for the value of that item. Then it is not read again.
+    pub fn knows(&self, item: Item) -> bool {
+        let column = usize::from(item.field()).checked_sub(1).and_then(|field| self.column[field]);
+        item.is_null() || column.is_none_or(|column| self.maps[column].get(item.value()) > 0)
+    }
+
+    /// [`add`](Appender::add), with values from elsewhere: `read` appends the value of an item. It is
+    /// called for those that the builder does not [know](Appender::knows).
+    ///
+    /// # Errors
+    /// As for `add`, and what `read` returns.
+    pub fn add_with<E: From<Error>>(
+        &mut self,
+        uuid: Uuid,
+        event: &Event<'_>,
+        mut read: impl FnMut(Item, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (got, expected) = (event.items.len(), self.fields);
         if got != expected {
-            return Err(InputError::Arity { got, expected }.into());
+            return Err(Error::from(InputError::Arity { got, expected }).into());
         }
+        self.builder.check()?;
         if self.events_left == 0 || self.bytes_left == 0 {
             (self.events_left, self.bytes_left) = (EVENTS, BYTES);
-            self.builder.check_limits(EVENTS, BYTES);
-        }
-        if let Some(refused) = &self.builder.refused {
-            return Err(refused.clone().into());
+            self.make_room()?;
         }
         self.row.clear();
         for column in 0..self.columns.len() {
@@ -168,10 +200,13 @@ impl<S: Storage> Appender<'_, '_, S> {
             let item = event.items[from];
             if !item.is_null() {
                 let number = match self.maps[column].get(item.value()) {
-                    0 => self.number(column, item)?,
+                    0 => self.number(column, item, &mut read)?,
                     number => number,
                 };
-                self.row.push((to as u16 + 1, number));
+                // A value can be empty in version 0.
+                if number > 0 {
+                    self.row.push((to as u16 + 1, number));
+                }
             }
         }
         let tables = self.builder.batches.tables();
@@ -189,11 +224,30 @@ impl<S: Storage> Appender<'_, '_, S> {
         Ok(())
     }
 
+    /// Spills if there is need to, and forgets the numbers of what was spilled.
+    fn make_room(&mut self) -> Result<(), Error> {
+        self.builder.make_room(EVENTS, BYTES)?;
+        let spilled = self.builder.spilled();
+        if spilled.events != self.spilled.events {
+            self.trail = None;
+        }
+        if spilled.values != self.spilled.values {
+            self.maps.fill_with(Map::default);
+        }
+        self.spilled = spilled;
+        Ok(())
+    }
+
     /// The builder's number of a value that has none yet.
     #[cold]
-    fn number(&mut self, column: usize, item: Item) -> Result<u32, Error> {
+    fn number<E>(
+        &mut self,
+        column: usize,
+        item: Item,
+        read: &mut impl FnMut(Item, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<u32, E> {
         self.value.clear();
-        self.reader.append_value(item, &mut self.value)?;
+        read(item, &mut self.value)?;
         self.bytes_left = self.bytes_left.saturating_sub(self.value.len());
         let tables = self.builder.batches.tables();
         let number = lock(&tables.fields[self.columns[column].0]).number(&self.value);

@@ -21,7 +21,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use super::{rows::Rows, trails::Trails, values::Values, varint};
+use super::{group, rows::Rows, spill, trails::Trails, values::Values, varint};
 use crate::item::Uuid;
 
 /// A batch is full at so many values, or bytes of them. It stays within the second cache.
@@ -45,25 +45,35 @@ impl Tables {
         }
     }
 
-    /// What may run out of numbers within `events` events with `bytes` bytes of values.
-    pub(super) fn full(&self, events: usize, bytes: usize) -> Option<&'static str> {
+    /// Whether trails or rows may run out of numbers within so many events.
+    pub(super) fn events_are_full(&self, events: usize) -> bool {
         // A row has its trail, time and number of values, and two numbers for each value.
         let row = varint::BYTES_MAX * (3 + 2 * self.fields.len());
-        if lock(&self.trails).is_full(events) {
-            Some("trails")
-        } else if lock(&self.rows).is_full((events * row) as u64) {
-            Some("events of the same trails")
-        } else if self.fields.iter().any(|values| lock(values).is_full(events, bytes)) {
-            Some("values")
-        } else {
-            None
-        }
+        lock(&self.trails).is_full(events) || lock(&self.rows).is_full((events * row) as u64)
     }
 
-    /// Bytes of memory taken.
-    pub(super) fn memory(&self) -> u64 {
-        let fields: u64 = self.fields.iter().map(|values| lock(values).memory()).sum();
-        fields + lock(&self.trails).memory() + lock(&self.rows).memory()
+    /// Whether a field may run out of numbers within so many values of so many bytes in all.
+    pub(super) fn values_are_full(&self, values: usize, bytes: usize) -> bool {
+        self.fields.iter().any(|field| lock(field).is_full(values, bytes))
+    }
+
+    /// Bytes of memory that trails and rows take, and sorting them with so many threads.
+    pub(super) fn events_memory(&self, threads: usize) -> u64 {
+        let rows = lock(&self.rows);
+        let threads = threads.min(rows.buckets()) as u64;
+        let trails = lock(&self.trails);
+        // Each trail is in a block, in a stream, and in the order of a run.
+        let grouping = trails.len() * (group::TRAIL_BYTES + spill::TRAIL_BYTES);
+        trails.memory() + grouping + rows.memory() + threads * rows.sorting_memory()
+    }
+
+    /// Bytes of memory that values take.
+    pub(super) fn values_memory(&self) -> u64 {
+        self.fields.iter().map(|values| lock(values).memory()).sum()
+    }
+
+    pub(super) fn into_values(self) -> Vec<Values> {
+        self.fields.into_iter().map(|values| values.into_inner().expect("settled")).collect()
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     sample::Sample,
     symbols::{NONE, Symbols, most_frequent, pair_key},
 };
+use crate::error::Error;
 
 /// Small counters, by the hash of what they count.
 struct Sieve {
@@ -22,6 +23,8 @@ struct Sieve {
 }
 
 const SIEVE_BITS: u32 = 22;
+/// Counters that may reach the least number. No code has more than 2^16 words.
+const REACHED_MAX: usize = 1 << 17;
 
 impl Sieve {
     fn new() -> Sieve {
@@ -46,6 +49,19 @@ impl Sieve {
         u32::from(self.counters[Sieve::slot(key)]) >= least
     }
 
+    /// `least`, or more if so many counters reached it that the table could grow without bound.
+    fn least(&self, least: u32) -> u32 {
+        let mut of = [0usize; 256];
+        self.counters.iter().for_each(|&counter| of[usize::from(counter)] += 1);
+        let mut enough = u32::from(u8::MAX);
+        let mut reached = of[enough as usize];
+        while enough > least && reached + of[enough as usize - 1] <= REACHED_MAX {
+            enough -= 1;
+            reached += of[enough as usize];
+        }
+        enough
+    }
+
     fn sum(mut all: Vec<Sieve>) -> Sieve {
         let mut sum = all.pop().expect("one thread at least");
         for other in all {
@@ -65,21 +81,24 @@ fn frequent(
     sample: &Sample<'_>,
     threads: usize,
     least: u32,
-    each: impl Fn(&Sample<'_>, usize, &mut dyn FnMut(u64)) + Sync,
-) -> Vec<(u64, u64)> {
-    let least = least.min(u32::from(u8::MAX));
-    let sieve = (least > 1).then(|| {
+    each: impl Fn(&Sample<'_>, usize, &mut dyn FnMut(u64)) -> Result<(), Error> + Sync,
+) -> Result<Vec<(u64, u64)>, Error> {
+    let mut least = least.min(u32::from(u8::MAX));
+    let mut sieve = None;
+    if least > 1 {
         let count = |sieve: &mut Sieve, part| each(sample, part, &mut |key| sieve.add(key));
-        Sieve::sum(parallel::fold(threads, sample.parts(), Sieve::new, count))
-    });
+        let sum = Sieve::sum(parallel::fold(threads, sample.parts(), Sieve::new, count)?);
+        least = sum.least(least);
+        sieve = Some(sum);
+    }
     let count = |table: &mut Table, part| {
         each(sample, part, &mut |key| {
             if sieve.as_ref().is_none_or(|sieve| sieve.reached(key, least)) {
                 *table.entry(key).or_insert(0) += 1;
             }
-        });
+        })
     };
-    let mut tables = parallel::fold(threads, sample.parts(), Table::default, count).into_iter();
+    let mut tables = parallel::fold(threads, sample.parts(), Table::default, count)?.into_iter();
     let mut sum = tables.next().expect("one thread at least");
     for (key, more) in tables.flatten() {
         *sum.entry(key).or_insert(0) += more;
@@ -90,15 +109,22 @@ fn frequent(
         .map(|(key, count)| (key, u64::from(count)))
         .collect();
     counts.sort_unstable_by_key(|&(key, count)| (std::cmp::Reverse(count), key));
-    counts
+    Ok(counts)
 }
 
 /// Keys of items and how often each occurs, if `least` times or more.
-pub(super) fn items(sample: &Sample<'_>, threads: usize, least: u32) -> Vec<(u64, u64)> {
+pub(super) fn items(
+    sample: &Sample<'_>,
+    threads: usize,
+    least: u32,
+) -> Result<Vec<(u64, u64)>, Error> {
     frequent(sample, threads, least, |sample, part, count| {
-        sample.each(part, |keys| keys.iter().for_each(|&key| count(key)));
+        sample.each(part, |keys| keys.iter().for_each(|&key| count(key)))
     })
 }
+
+/// The numbers of a pair's items, and how often it occurs.
+pub(super) type PairCount = ((u32, u32), u64);
 
 /// Pairs of items of the same event, both of them known, and how often each occurs, if `least`
 /// times or more.
@@ -107,7 +133,7 @@ pub(super) fn pairs(
     threads: usize,
     symbols: &Symbols,
     least: u32,
-) -> Vec<((u32, u32), u64)> {
+) -> Result<Vec<PairCount>, Error> {
     let counts = frequent(sample, threads, least, |sample, part, count| {
         let mut known: Vec<(u32, usize)> = Vec::new();
         sample.each(part, |keys| {
@@ -120,7 +146,8 @@ pub(super) fn pairs(
                     count(pair_key(a, b));
                 }
             }
-        });
-    });
-    counts.into_iter().map(|(key, count)| (((key >> 32) as u32, key as u32), count)).collect()
+        })
+    })?;
+    let numbers = |(key, count)| (((key >> 32) as u32, key as u32), count);
+    Ok(counts.into_iter().map(numbers).collect())
 }

@@ -3,13 +3,20 @@
 use super::{
     group::Block,
     model::Model,
+    parallel,
+    spill::{Folder, Writer},
     stream::{self, Stream},
     symbols::{Cover, NONE},
+    window::{self, Part},
 };
-use crate::{bits::BitWriter, item::Uuid};
+use crate::{bits::BitWriter, error::Error, item::Uuid};
 
 /// Bits before the first event of a trail: how many of its last byte are unused.
 const RESIDUAL_BITS: u32 = 3;
+/// A chunk of a file with more bytes is encoded by one thread, piece by piece.
+const CHUNK_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of such a piece.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// The trails of a block, as they lie in `trails.data`.
 #[derive(Debug)]
@@ -20,18 +27,19 @@ pub(super) struct Encoded {
 }
 
 /// Encodes the trails of a block.
-pub(super) fn block(mut block: Block, model: &Model) -> Encoded {
+pub(super) fn block(block: Block, model: &Model) -> Result<Encoded, Error> {
+    whole(Stream::new(&block.bytes), model)
+}
+
+fn whole(mut stream: Stream<'_>, model: &Model) -> Result<Encoded, Error> {
     let mut encoder = Encoder { model, cover: Cover::default(), out: BitWriter::default() };
-    let mut trails = std::mem::take(&mut block.trails);
-    let mut stream = Stream::new(&block.bytes);
+    let mut trails = Vec::new();
     let mut keys = Vec::new();
-    for (uuid, start) in &mut trails {
-        let next = stream.next_trail();
-        debug_assert_eq!(next, Some(*uuid), "a block's trails are in the order of its bytes");
+    while let Some(uuid) = stream.next_trail()? {
         let at = encoder.out.len();
-        *start = at as u64;
+        trails.push((uuid, at as u64));
         encoder.out.put(0, RESIDUAL_BITS);
-        while stream.next_event(&mut keys) {
+        while stream.next_event(&mut keys)? {
             encoder.event(&keys);
         }
         let unused = encoder.out.align();
@@ -39,7 +47,98 @@ pub(super) fn block(mut block: Block, model: &Model) -> Encoded {
     }
     let mut bytes = encoder.out.into_bytes();
     bytes.shrink_to_fit();
-    Encoded { bytes, trails }
+    Ok(Encoded { bytes, trails })
+}
+
+/// The trails of all chunks, encoded, in temporary files.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The trails one after another.
+    pub(super) data: Part,
+    /// For each trail its UUID, and where it ends as a `u64`.
+    pub(super) index: Part,
+}
+
+/// Bytes of a trail in the index.
+pub(super) const INDEX_BYTES: usize = 24;
+
+/// Encodes chunks of whole trails, in order.
+///
+/// # Errors
+/// When a temporary file cannot be read or written.
+pub(super) fn chunks(
+    folder: &Folder,
+    chunks: &[Part],
+    model: &Model,
+    threads: usize,
+) -> Result<Files, Error> {
+    let mut files =
+        FilesWriter { data: folder.writer("data")?, index: folder.writer("index")?, end: 0 };
+    let mut rest = chunks;
+    while let Some(first) = rest.first() {
+        let is_small = |chunk: &&Part| chunk.len() <= CHUNK_BYTES_MAX;
+        let n = rest.iter().take(2 * threads).take_while(is_small).count();
+        if n == 0 {
+            files.pieces(Stream::part(first, window::BUFFER_BYTES), model)?;
+            rest = &rest[1..];
+            continue;
+        }
+        let encode = |chunk: &Part| whole(Stream::part(chunk, window::BUFFER_BYTES), model);
+        for encoded in parallel::map(threads, rest[..n].iter().collect(), encode) {
+            files.put(&encoded?)?;
+        }
+        rest = &rest[n..];
+    }
+    let FilesWriter { data, index, .. } = files;
+    Ok(Files { data: data.finish(1)?, index: index.finish(INDEX_BYTES)? })
+}
+
+struct FilesWriter {
+    data: Writer,
+    index: Writer,
+    /// Bytes of all trails so far.
+    end: u64,
+}
+
+impl FilesWriter {
+    fn put(&mut self, encoded: &Encoded) -> Result<(), Error> {
+        let start = self.end;
+        let ends = encoded.trails.iter().skip(1).map(|&(_, start)| start);
+        let ends = ends.chain([encoded.bytes.len() as u64]);
+        for (&(uuid, _), end) in encoded.trails.iter().zip(ends) {
+            self.end_trail(uuid, start + end)?;
+        }
+        self.data.write(&encoded.bytes)
+    }
+
+    /// Encodes trails of any length.
+    fn pieces(&mut self, mut stream: Stream<'_>, model: &Model) -> Result<(), Error> {
+        let mut encoder = Encoder { model, cover: Cover::default(), out: BitWriter::default() };
+        let mut keys = Vec::new();
+        while let Some(uuid) = stream.next_trail()? {
+            let at = self.data.len();
+            encoder.out.put(0, RESIDUAL_BITS);
+            while stream.next_event(&mut keys)? {
+                encoder.event(&keys);
+                if encoder.out.len() >= PIECE_BYTES {
+                    self.data.write(encoder.out.bytes())?;
+                    encoder.out.clear_bytes();
+                }
+            }
+            let unused = encoder.out.align();
+            self.data.write(encoder.out.bytes())?;
+            encoder.out.clear_bytes();
+            self.data.patch(at, unused as u8)?;
+            self.end_trail(uuid, self.data.len())?;
+        }
+        Ok(())
+    }
+
+    fn end_trail(&mut self, uuid: Uuid, end: u64) -> Result<(), Error> {
+        self.end = end;
+        self.index.buffer.extend_from_slice(&uuid.0);
+        self.index.write(&end.to_le_bytes())
+    }
 }
 
 struct Encoder<'m> {

@@ -6,6 +6,10 @@ use super::{
 };
 use crate::{error::InputError, item::Uuid};
 
+/// Bytes of memory that a trail of a block takes without its events: its place, and in the stream
+/// its UUID and its end.
+pub(super) const TRAIL_BYTES: u64 = 24 + 16 + 1;
+
 /// The trails of a bucket, as a [`stream`].
 #[derive(Debug, Default)]
 pub(super) struct Block {
@@ -16,6 +20,16 @@ pub(super) struct Block {
     pub(super) delta_max: u64,
     /// Number of deltas and changes.
     pub(super) keys: u64,
+    /// Bytes of the longest record of the stream.
+    pub(super) record_max: usize,
+}
+
+impl Block {
+    /// The stream of the trail of that place.
+    pub(super) fn trail(&self, at: usize) -> &[u8] {
+        let end = self.trails.get(at + 1).map_or(self.bytes.len() as u64, |&(_, start)| start);
+        &self.bytes[self.trails[at].1 as usize..end as usize]
+    }
 }
 
 /// Groups the rows of a bucket. Events of equal times keep the order in which they were added.
@@ -78,7 +92,9 @@ pub(super) fn block(
             last = time;
             rows::items(&bytes, places[*row as usize], &mut now);
             stream::difference(&before, &now, &mut changed);
+            let start = block.bytes.len();
             stream::put_event(&mut block.bytes, delta, &changed);
+            block.record_max = block.record_max.max(stream::record_max(block.bytes.len() - start));
             block.keys += 1 + changed.len() as u64;
             std::mem::swap(&mut before, &mut now);
         }

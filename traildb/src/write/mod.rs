@@ -4,18 +4,23 @@
 //!   add() -> batch -> values, trails (numbered) -> rows, in buckets of trails
 //!   finish() -> group (by trail, by time, only what changes) -> model (codes) -> encode
 //!            -> gather (by UUID) -> pack -> place
+//!
+//!   memory is full -> group -> spill (sorted runs in temporary files); at the end merge -> model ...
 //! ```
 //!
 //! Equal input and options give equal bytes, whatever the threads and the memory.
 
+mod options; // how
 mod varint; // numbers in as few bytes as they need
 mod values; // the distinct values of a field, numbered
 mod trails; // UUIDs, numbered
 mod batch; // events by column, numbered in parallel
 mod rows; // events as they were added
+mod window; // bytes in memory or in a temporary file, from first to last
 mod stream; // trails as the stages hand them on
 mod append; // events of another database
 mod group; // rows into trails
+mod spill; // what does not fit in memory
 mod sample; // the part that statistics are made from
 mod count; // how often items and pairs occur
 mod symbols; // what code words stand for
@@ -26,20 +31,30 @@ mod encode; // trails as bits
 mod gather; // encoded trails by UUID
 mod pack; // members into a package or a directory
 mod place; // a name only for what is whole
+mod sink; // a package that becomes no file here
 mod parallel; // the same work on many parts
 
-use std::path::Path;
+use std::{env, io, path::Path};
 
-pub use self::append::Appender;
+pub use self::{
+    append::Appender,
+    options::{Bigrams, Options},
+    sink::Sink,
+};
 use self::{
-    batch::{Batches, Tables},
+    batch::Batches,
+    gather::Gathered,
+    group::Block,
+    model::Model,
+    pack::{Lexicons, Parts},
     sample::{Sample, Sampler},
+    spill::{Joined, Spill, Spilled},
     symbols::Literals,
 };
 use crate::{
     bits,
     error::{Error, InputError},
-    item::{DELTA_MAX, Uuid},
+    item::{DELTA_MAX, Uuid, VALUES_MAX},
     member::{fields::Fields, info::Info},
 };
 
@@ -47,62 +62,12 @@ use crate::{
 const VALUE_BYTES_MAX: u64 = 1 << 58;
 /// The least memory that can be allowed.
 const MEMORY_MIN: u64 = 64 << 20;
+/// What the process, the batches and the model take, about.
+const MEMORY_OTHER: u64 = 16 << 20;
+/// The memory for joining what was spilled, when there is no limit to it.
+const MEMORY_JOIN: u64 = 256 << 20;
 /// More threads than these gain nothing: what is left to one of them takes as long.
 const THREADS_MAX: usize = 64;
-
-/// Whether pairs of items get code words of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Bigrams {
-    /// If they make the database smaller, which a sample tells (default).
-    #[default]
-    Auto,
-    /// Where they save anything.
-    On,
-    /// Never. Writing is quicker.
-    Off,
-}
-
-/// How a database is written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Options {
-    /// A directory with a file for each member instead of a package. Default: a package.
-    pub directory: bool,
-    /// The most memory that events and values may take, in bytes; 0 for no limit (default).
-    pub memory_bytes: u64,
-    /// Whether pairs of items get code words. Default: if they make the database smaller.
-    pub bigrams: Bigrams,
-    /// Threads to write with, the caller's included; 0 for as many as there are processors
-    /// (default).
-    pub threads: usize,
-}
-
-impl Options {
-    /// Writes a directory.
-    pub fn directory(mut self, directory: bool) -> Options {
-        self.directory = directory;
-        self
-    }
-
-    /// Refuses events beyond `bytes` bytes of memory, which are 64 MiB or more.
-    pub fn memory_bytes(mut self, bytes: u64) -> Options {
-        self.memory_bytes = bytes;
-        self
-    }
-
-    /// Says whether pairs of items get code words.
-    pub fn bigrams(mut self, bigrams: Bigrams) -> Options {
-        self.bigrams = bigrams;
-        self
-    }
-
-    /// Writes with so many threads; 0 for as many as there are processors.
-    pub fn threads(mut self, threads: usize) -> Options {
-        self.threads = threads;
-        self
-    }
-}
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +91,9 @@ pub struct Builder {
     fields: Fields,
     batches: Batches,
     totals: Totals,
-    /// Why no more events can be added: a limit is near, or the memory allowed is used up.
-    refused: Option<InputError>,
+    spill: Option<Spill>,
+    /// Why spilling failed. Events are lost then, and nothing goes any further.
+    failed: Option<(std::path::PathBuf, io::ErrorKind, String)>,
 }
 
 /// What is known of all events added.
@@ -165,7 +131,7 @@ impl Builder {
         let threads = threads.min(THREADS_MAX);
         let batches = Batches::new(fields.len(), threads);
         let totals = Totals { events: 0, cells: 0, time_min: u64::MAX, time_max: 0 };
-        Ok(Builder { options, threads, fields, batches, totals, refused: None })
+        Ok(Builder { options, threads, fields, batches, totals, spill: None, failed: None })
     }
 
     /// Number of events so far.
@@ -177,8 +143,9 @@ impl Builder {
     /// any unit, usually seconds since 1970.
     ///
     /// # Errors
-    /// [`InputError`] when the number of values is not that of the fields, or a limit is reached.
-    /// The event has not been added then.
+    /// [`InputError`] when the number of values is not that of the fields, or one is too long: the
+    /// event has not been added then. [`Error::File`] when a temporary file cannot be written: then
+    /// events are lost, and no later call succeeds.
     pub fn add<V: AsRef<[u8]>>(
         &mut self,
         uuid: Uuid,
@@ -189,9 +156,7 @@ impl Builder {
         if got != expected {
             return Err(InputError::Arity { got, expected }.into());
         }
-        if let Some(refused) = &self.refused {
-            return Err(refused.clone().into());
-        }
+        self.check()?;
         let mut cells = 1;
         for value in values {
             let len = value.as_ref().len() as u64;
@@ -205,66 +170,198 @@ impl Builder {
             self.batches.settle();
             let (events, bytes) = self.batches.filling();
             // After this batch there may be one more, about as large.
-            self.check_limits(2 * events, 2 * bytes);
+            self.make_room(2 * events, 2 * bytes + bytes / 2)?;
             self.batches.submit();
         }
         Ok(())
     }
 
-    /// Refuses further events if these many more, with so many bytes of values, may reach a limit.
-    fn check_limits(&mut self, events: usize, bytes: usize) {
-        let (limit, tables) = (self.options.memory_bytes, self.batches.tables());
-        if limit > 0 && tables.memory() > limit {
-            self.refused = Some(InputError::Memory { limit });
-        } else if let Some(what) = tables.full(events, bytes) {
-            self.refused = Some(InputError::TooMany(what));
+    /// The error that spilling ended with.
+    fn check(&self) -> Result<(), Error> {
+        match &self.failed {
+            None => Ok(()),
+            Some((path, kind, text)) => {
+                Err(Error::file(path, io::Error::new(*kind, text.as_str())))
+            }
         }
+    }
+
+    /// Spills if the memory is full, or so many more events, with so many bytes of values, might use
+    /// up the numbers that there are. Everything submitted must have been settled.
+    fn make_room(&mut self, events: usize, bytes: usize) -> Result<(), Error> {
+        let limit = match self.options.memory_bytes {
+            0 => u64::MAX,
+            bytes => bytes - MEMORY_OTHER,
+        };
+        let tables = self.batches.tables();
+        let (of_values, of_events) = (tables.values_memory(), tables.events_memory(self.threads));
+        let values_are_full = of_values > limit / 3 || tables.values_are_full(events, bytes);
+        let spills = values_are_full
+            || of_values.saturating_add(of_events) > limit
+            || tables.events_are_full(events);
+        if !spills {
+            return Ok(());
+        }
+        let spilled = self.spill_events().and_then(|()| match values_are_full {
+            true => self.spill_values(),
+            false => Ok(()),
+        });
+        if let Err(Error::File { path, source }) = &spilled {
+            self.failed = Some((path.clone(), source.kind(), source.to_string()));
+        }
+        spilled
+    }
+
+    fn spill_events(&mut self) -> Result<(), Error> {
+        let spill = match &mut self.spill {
+            Some(spill) => spill,
+            none => {
+                let parent = self.options.temporary_directory.clone();
+                none.insert(Spill::new(&parent.unwrap_or_else(env::temp_dir))?)
+            }
+        };
+        // First events are counted from 0 here: the earliest time of all is not known yet.
+        spill.events(&group(self.batches.tables(), self.threads, 0, u64::MAX)?)
+    }
+
+    fn spill_values(&mut self) -> Result<(), Error> {
+        let tables = self.batches.tables().fields.iter().map(batch::lock);
+        self.spill.as_mut().expect("events were spilled before").values(tables)
+    }
+
+    /// How much was spilled so far.
+    fn spilled(&self) -> Spilled {
+        self.spill.as_ref().map_or(Spilled::default(), Spill::spilled)
+    }
+
+    /// Numbers what was added.
+    fn settle(&mut self) {
+        self.batches.settle();
+        self.batches.submit();
+        self.batches.settle();
     }
 
     /// Writes the database to `path`, under another name until it is whole and on the disk.
     ///
     /// # Errors
-    /// [`InputError`] when timestamps lie too far apart for the format, before anything is written;
-    /// [`Error::File`] when the system refuses to write. What was at `path` before is untouched
-    /// then.
+    /// [`InputError`] when timestamps lie too far apart for the format, or there are too many
+    /// values, before anything is written; [`Error::File`] when the system refuses to write. What
+    /// was at `path` before is untouched then.
     pub fn finish(self, path: impl AsRef<Path>) -> Result<Written, Error> {
-        let Builder { options, threads, fields, mut batches, totals, .. } = self;
-        batches.settle();
-        batches.submit();
-        batches.settle();
-        if totals.events > 0 && totals.time_min > DELTA_MAX {
-            return Err(InputError::FirstTime(totals.time_min).into());
+        let directory = self.options.directory;
+        let parts = self.into_parts()?;
+        let bytes = pack::write(path.as_ref(), &parts, directory)?;
+        Ok(Written { trails: parts.info.trails, events: parts.info.events, bytes })
+    }
+
+    /// [`finish`](Builder::finish), into a sink. Only a package can go there.
+    ///
+    /// # Errors
+    /// As for `finish`, and [`Error::Sink`] when the sink fails.
+    pub fn finish_to<S: Sink>(self, sink: S) -> Result<Written, Error> {
+        if self.options.directory {
+            let text = "a directory of files cannot go into one object; write a package";
+            return Err(Error::Sink(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let Tables { trails, fields: values, rows } = batches.into_tables();
-        let mut values: Vec<_> =
-            values.into_iter().map(|values| values.into_inner().expect("settled")).collect();
-        values.iter_mut().for_each(values::Values::close);
-        let uuids = trails.into_inner().expect("settled").into_uuids();
-        let buckets = rows.into_inner().expect("settled").into_buckets();
-        let buckets: Vec<_> = buckets.into_iter().zip(uuids.chunks(rows::BUCKET_TRAILS)).collect();
-        let blocks = parallel::map(threads, buckets, |(bucket, uuids)| {
-            group::block(bucket, uuids, totals.time_min, DELTA_MAX)
-        });
-        let blocks = blocks.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let trails = uuids.len() as u64;
-        drop(uuids);
+        let parts = self.into_parts()?;
+        let bytes = pack::write_to(sink, &parts)?;
+        Ok(Written { trails: parts.info.trails, events: parts.info.events, bytes })
+    }
+
+    /// All that is to be written.
+    fn into_parts(mut self) -> Result<Parts, Error> {
+        self.check()?;
+        self.settle();
+        if self.totals.events > 0 && self.totals.time_min > DELTA_MAX {
+            return Err(InputError::FirstTime(self.totals.time_min).into());
+        }
+        match self.spill.is_some() {
+            true => self.into_spilled_parts(),
+            false => self.into_memory_parts(),
+        }
+    }
+
+    fn into_memory_parts(self) -> Result<Parts, Error> {
+        let Builder { options, threads, fields, batches, totals, .. } = self;
+        let tables = batches.into_tables();
+        tables.fields.iter().for_each(|values| batch::lock(values).close());
+        let blocks = group(&tables, threads, totals.time_min, DELTA_MAX)?;
+        let lexicons = Lexicons::Memory(tables.into_values());
+        let trails = blocks.iter().map(|block| block.trails.len() as u64).sum();
         let delta_max = blocks.iter().map(|block| block.delta_max).max().unwrap_or(0);
         let keys = blocks.iter().map(|block| block.keys).sum();
 
-        let mut value_bits = vec![bits::width(delta_max)];
-        value_bits.extend(values.iter().map(|values| bits::width(values.count())));
-        let literals = Literals { field_bits: bits::width(value_bits.len() as u64), value_bits };
-        let sample = Sample::new(&blocks, Sampler::new(totals.cells));
-        let model = model::Model::of(sample, keys, literals, options.bigrams, threads);
+        let sample = Sample::of_blocks(&blocks, Sampler::new(totals.cells));
+        let literals = literals(delta_max, &lexicons);
+        let model = Model::of(sample, keys, literals, options.bigrams, threads)?;
         let encoded = parallel::map(threads, blocks, |block| encode::block(block, &model));
-        let codebook = model.codebook();
-        drop(model);
+        let trails_data = Gathered::of_blocks(encoded.into_iter().collect::<Result<_, _>>()?);
         let info = totals.info(trails, delta_max);
-        let trails = gather::Gathered::new(encoded);
-        let parts = pack::Parts { info, fields: &fields, values: &values, codebook, trails };
-        let bytes = pack::write(path.as_ref(), &parts, options.directory)?;
-        Ok(Written { trails: info.trails, events: info.events, bytes })
+        let codebook = model.codebook();
+        Ok(Parts { info, fields, lexicons, codebook, trails: trails_data, spill: None })
     }
+
+    fn into_spilled_parts(mut self) -> Result<Parts, Error> {
+        self.spill_events()?;
+        if self.spill.as_ref().is_some_and(Spill::has_values) {
+            self.spill_values()?;
+        }
+        let Builder { options, threads, fields, batches, totals, spill, .. } = self;
+        let mut spill = spill.expect("asked before");
+        let memory = match options.memory_bytes {
+            0 => MEMORY_JOIN,
+            bytes => bytes / 3,
+        };
+        let mut values = batches.into_tables().into_values();
+        values.iter_mut().for_each(values::Values::close);
+        let sampler = Sampler::new(totals.cells);
+        let Joined { merged, lexicons } =
+            spill.join(memory, totals.time_min, DELTA_MAX, sampler)?;
+        let lexicons = match lexicons {
+            None => Lexicons::Memory(values),
+            Some(lexicons) => Lexicons::Files(lexicons),
+        };
+        for (field, (count, _)) in lexicons.sizes().into_iter().enumerate() {
+            if count > VALUES_MAX {
+                let name = fields.name(field as u16 + 1).expect("a lexicon for each field");
+                return Err(InputError::TooManyValues(name.to_owned()).into());
+            }
+        }
+
+        let sample = match &merged.sample {
+            None => Sample::of_files(&merged.chunks, sampler),
+            Some(files) => Sample::of_hashed(files, sampler),
+        };
+        let literals = literals(merged.delta_max, &lexicons);
+        let model = Model::of(sample, merged.keys, literals, options.bigrams, threads)?;
+        let files = encode::chunks(spill.folder(), &merged.chunks, &model, threads)?;
+        let info = totals.info(merged.trails, merged.delta_max);
+        let (codebook, trails) = (model.codebook(), Gathered::Files(files));
+        Ok(Parts { info, fields, lexicons, codebook, trails, spill: Some(spill) })
+    }
+}
+
+/// Groups all rows, and forgets them and their trails.
+fn group(
+    tables: &batch::Tables,
+    threads: usize,
+    base: u64,
+    delta_max: u64,
+) -> Result<Vec<Block>, Error> {
+    let uuids = batch::lock(&tables.trails).take_uuids();
+    let buckets = batch::lock(&tables.rows).take_buckets();
+    let buckets: Vec<_> = buckets.into_iter().zip(uuids.chunks(rows::BUCKET_TRAILS)).collect();
+    let blocks = parallel::map(threads, buckets, |(bucket, uuids)| {
+        group::block(bucket, uuids, base, delta_max)
+    });
+    Ok(blocks.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// What a literal of each field takes.
+fn literals(delta_max: u64, lexicons: &Lexicons) -> Literals {
+    let mut value_bits = vec![bits::width(delta_max)];
+    value_bits.extend(lexicons.sizes().into_iter().map(|(count, _)| bits::width(count)));
+    Literals { field_bits: bits::width(value_bits.len() as u64), value_bits }
 }
 
 impl Totals {
@@ -281,5 +378,79 @@ impl Totals {
             return Info::EMPTY;
         }
         Info { trails, events, time_min, time_max, delta_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What to do between two events.
+    #[derive(Clone, Copy, Debug)]
+    enum Then {
+        Nothing,
+        SpillEvents,
+        SpillValues,
+    }
+
+    fn any_event() -> impl Strategy<Value = (u8, u64, [u8; 3], Then)> {
+        let then = prop_oneof![
+            20 => Just(Then::Nothing),
+            2 => Just(Then::SpillEvents),
+            1 => Just(Then::SpillValues),
+        ];
+        let time = prop_oneof![8 => 0..50u64, 1 => 0..1u64 << 46];
+        // Many values: some are met in one epoch alone, some in all.
+        (0..6u8, time, prop::array::uniform3(0..40u8), then)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// When and how often events and values are spilled changes no byte of the database.
+        #[test]
+        fn spills_leave_no_trace(
+            events in prop::collection::vec(any_event(), 0..300),
+            threads in 1..4usize,
+            directory in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let write = |spills: bool, threads: usize| {
+                let options = Options::default()
+                    .threads(threads)
+                    .directory(directory)
+                    .temporary_directory(folder.path());
+                let mut builder = Builder::with_options(&["a", "b", "c"], options).unwrap();
+                for &(trail, time, values, then) in &events {
+                    let values = values.map(|value| match value {
+                        0 => String::new(),
+                        value => format!("value {value}"),
+                    });
+                    builder.add(Uuid([trail; 16]), time, &values).unwrap();
+                    if spills && !matches!(then, Then::Nothing) {
+                        builder.settle();
+                        builder.spill_events().unwrap();
+                        if matches!(then, Then::SpillValues) {
+                            builder.spill_values().unwrap();
+                        }
+                    }
+                }
+                let path = folder.path().join(format!("{spills}.tdb"));
+                let written = builder.finish(&path).unwrap();
+                let mut members = vec![path.clone()];
+                if directory {
+                    members = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect();
+                    members.sort();
+                }
+                let bytes: Vec<_> =
+                    members.iter().map(|member| std::fs::read(member).unwrap()).collect();
+                (written, bytes)
+            };
+            prop_assert!(write(true, threads) == write(false, 1));
+            let left = std::fs::read_dir(folder.path()).unwrap().count();
+            prop_assert_eq!(left, 2, "temporary files are gone");
+        }
     }
 }

@@ -19,6 +19,7 @@ use super::{
     symbols::{BIT, Cover, Literals, NONE, Symbols},
 };
 use crate::{
+    error::Error,
     item::Item,
     member::codebook::{self, Code},
 };
@@ -68,9 +69,9 @@ impl Model {
         literals: Literals,
         bigrams: Bigrams,
         threads: usize,
-    ) -> Model {
+    ) -> Result<Model, Error> {
         let least = |of: u64| (of / RARE).clamp(1, 255) as u32;
-        let counts = count::items(&sample, threads, least(keys));
+        let counts = count::items(&sample, threads, least(keys))?;
         let mut symbols = Symbols::new(counts.iter().map(|&(key, _)| key));
         let keys_by_id: Vec<u64> = counts.iter().map(|&(key, _)| key).collect();
         let fallback: Vec<u32> = keys_by_id.iter().map(|&key| literals.bits(key) * BIT).collect();
@@ -87,7 +88,7 @@ impl Model {
             let search = Search { sample, thinned, thin, threads, fallback: &fallback };
             let alone_bits = total(&alone, &item_lengths);
             let least = least(keys / thin).max(2);
-            let found = search.pairs(&mut symbols, &keys_by_id, item_lengths.clone(), least);
+            let found = search.pairs(&mut symbols, &keys_by_id, item_lengths.clone(), least)?;
             let pays = found.bits + alone_bits / (1 << 16) * PAIRS_GAIN_MIN < alone_bits;
             if bigrams == Bigrams::On || pays {
                 (item_lengths, pairs, pair_lengths) =
@@ -96,7 +97,9 @@ impl Model {
                 symbols.set_pairs(&keys_by_id, &[], Vec::new());
             }
         }
-        Model::with_lengths(literals, symbols, keys_by_id, pairs, &item_lengths, &pair_lengths)
+        let model =
+            Model::with_lengths(literals, symbols, keys_by_id, pairs, &item_lengths, &pair_lengths);
+        Ok(model)
     }
 
     fn with_lengths(
@@ -157,9 +160,9 @@ impl Search<'_> {
         keys: &[u64],
         mut item_lengths: Vec<u8>,
         least: u32,
-    ) -> Found {
+    ) -> Result<Found, Error> {
         let mut costs = self.costs(&item_lengths);
-        let counted = count::pairs(&self.thinned, self.threads, symbols, least);
+        let counted = count::pairs(&self.thinned, self.threads, symbols, least)?;
         let total_thin: u64 = counted.iter().map(|&(_, count)| count).sum::<u64>() * 2;
         // At first a pair is thought to cost what its frequency alone would give it.
         let saves = |&((a, b), count): &((u32, u32), u64)| {
@@ -180,7 +183,7 @@ impl Search<'_> {
         let mut bits = u64::MAX;
         for round in 0..ROUNDS_MAX {
             // The last word belongs to the whole sample: rare symbols are rarer in a part of it.
-            let used = self.cover(&self.thinned, symbols, keys.len(), pairs.len());
+            let used = self.cover(&self.thinned, symbols, keys.len(), pairs.len())?;
             let (candidates, now_bits) = self.choose(&used, &pairs, &mut costs);
             let lengths = candidates;
             let (items, of_pairs) = lengths.split_at(keys.len());
@@ -193,14 +196,14 @@ impl Search<'_> {
             }
         }
         if self.thin > 1 {
-            let used = self.cover(&self.sample, symbols, keys.len(), pairs.len());
+            let used = self.cover(&self.sample, symbols, keys.len(), pairs.len())?;
             let (lengths, now_bits) = self.choose(&used, &pairs, &mut costs);
             let (items, of_pairs) = lengths.split_at(keys.len());
             (item_lengths, pair_lengths) = (items.to_vec(), of_pairs.to_vec());
             self.set_savings(symbols, keys, &pairs, &pair_lengths, &costs);
             bits = now_bits;
         }
-        Found { item_lengths, pairs, pair_lengths, bits }
+        Ok(Found { item_lengths, pairs, pair_lengths, bits })
     }
 
     /// What each item costs.
@@ -211,7 +214,13 @@ impl Search<'_> {
         lengths.iter().zip(self.fallback).map(cost).collect()
     }
 
-    fn cover(&self, sample: &Sample<'_>, symbols: &Symbols, items: usize, pairs: usize) -> Used {
+    fn cover(
+        &self,
+        sample: &Sample<'_>,
+        symbols: &Symbols,
+        items: usize,
+        pairs: usize,
+    ) -> Result<Used, Error> {
         type Counts = (Vec<u32>, Vec<u32>, Cover);
         let init = || (vec![0; items], vec![0; pairs], Cover::default());
         let work = |(items, pairs, cover): &mut Counts, part| {
@@ -224,14 +233,14 @@ impl Search<'_> {
                         items[cover.items[at] as usize] += 1;
                     }
                 }
-            });
+            })
         };
         let mut used = Used { items: vec![0; items], pairs: vec![0; pairs] };
-        for (items, pairs, _) in parallel::fold(self.threads, sample.parts(), init, work) {
+        for (items, pairs, _) in parallel::fold(self.threads, sample.parts(), init, work)? {
             used.items.iter_mut().zip(items).for_each(|(sum, n)| *sum += u64::from(n));
             used.pairs.iter_mut().zip(pairs).for_each(|(sum, n)| *sum += u64::from(n));
         }
-        used
+        Ok(used)
     }
 
     /// Lengths for what was used, items first, and what it takes with them. `costs` are those of

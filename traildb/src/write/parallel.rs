@@ -34,23 +34,30 @@ pub(super) fn map<T: Send, R: Send>(
 }
 
 /// What each thread has after `work` on the parts that it took; `parts` are numbered from 0.
-pub(super) fn fold<A: Send>(
+///
+/// # Errors
+/// The first error of any part. Threads end with the part that they are at then.
+pub(super) fn fold<A: Send, E: Send>(
     threads: usize,
     parts: usize,
     init: impl Fn() -> A + Sync,
-    work: impl Fn(&mut A, usize) + Sync,
-) -> Vec<A> {
+    work: impl Fn(&mut A, usize) -> Result<(), E> + Sync,
+) -> Result<Vec<A>, E> {
     let next = AtomicUsize::new(0);
-    each(threads.clamp(1, parts.max(1)), || {
+    let each = each(threads.clamp(1, parts.max(1)), || {
         let mut state = init();
         loop {
             let part = next.fetch_add(1, Ordering::Relaxed);
             if part >= parts {
-                return state;
+                return Ok(state);
             }
-            work(&mut state, part);
+            if let Err(error) = work(&mut state, part) {
+                next.store(parts, Ordering::Relaxed);
+                return Err(error);
+            }
         }
-    })
+    });
+    each.into_iter().collect()
 }
 
 /// Runs `work` on so many threads, this one included.
@@ -74,9 +81,15 @@ mod tests {
         for threads in [1, 2, 5] {
             let squares = map(threads, (0..100u64).collect(), |n| n * n);
             assert!(squares.into_iter().eq((0..100).map(|n| n * n)), "{threads}");
-            let sums = fold(threads, 100, || 0, |sum, part| *sum += part);
+            let add = |sum: &mut usize, part| {
+                *sum += part;
+                Ok::<_, ()>(())
+            };
+            let sums = fold(threads, 100, || 0, add).unwrap();
             assert!(sums.len() <= threads && sums.iter().sum::<usize>() == 4950, "{threads}");
         }
-        assert_eq!(fold(3, 0, || 7, |_, _| unreachable!()), [7]);
+        assert_eq!(fold(3, 0, || 7, |_, _| -> Result<(), ()> { unreachable!() }), Ok(vec![7]));
+        let at_40 = |_: &mut (), part| if part == 40 { Err(part) } else { Ok(()) };
+        assert_eq!(fold(3, 100, || (), at_40), Err(40));
     }
 }

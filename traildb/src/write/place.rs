@@ -153,7 +153,7 @@ fn remove_stale(folder: &Path, name: &std::ffi::OsStr) -> io::Result<()> {
 
 /// Removes a file or a directory that nobody has locked. What cannot be removed is left: it is in
 /// nobody's way.
-fn remove_if_unowned(path: &Path) {
+pub(super) fn remove_if_unowned(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     // Checked under the lock: an owner who was about to lock it finds it gone, and takes a new one.
     if file.try_lock().is_ok() && same(&file, path) {
@@ -162,7 +162,7 @@ fn remove_if_unowned(path: &Path) {
 }
 
 /// Whether `path` still names the open file.
-fn same(file: &File, path: &Path) -> bool {
+pub(super) fn same(file: &File, path: &Path) -> bool {
     match (file.metadata(), path.symlink_metadata()) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,

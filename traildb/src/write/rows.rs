@@ -25,8 +25,9 @@ pub(super) struct Rows {
     scratch: Vec<u8>,
     /// Bytes that the segments have room for.
     memory: u64,
-    /// Bytes of the fullest bucket.
+    /// Bytes, and rows, of the fullest bucket.
     bytes_max: u64,
+    rows_max: u64,
 }
 
 /// The rows of [`BUCKET_TRAILS`] trails.
@@ -79,6 +80,7 @@ impl Rows {
         bucket.rows += 1;
         bucket.bytes += (segment.len() - before) as u64;
         self.bytes_max = self.bytes_max.max(bucket.bytes);
+        self.rows_max = self.rows_max.max(bucket.rows);
     }
 
     /// Whether a bucket may outgrow the numbers that it is sorted by, of 32 bits, within `more`
@@ -87,13 +89,25 @@ impl Rows {
         self.bytes_max + more >= u64::from(u32::MAX)
     }
 
+    /// Number of buckets.
+    pub(super) fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// Bytes of memory taken.
     pub(super) fn memory(&self) -> u64 {
         self.memory
     }
 
-    pub(super) fn into_buckets(self) -> Vec<Bucket> {
-        self.buckets
+    /// Bytes of memory that sorting the fullest bucket takes besides: a copy, four arrays with a
+    /// number for each row, and the result.
+    pub(super) fn sorting_memory(&self) -> u64 {
+        self.bytes_max * 2 + self.rows_max * (2 + 8 + 4 + 4)
+    }
+
+    /// All buckets, by ascending numbers of trails. What comes next starts anew.
+    pub(super) fn take_buckets(&mut self) -> Vec<Bucket> {
+        std::mem::take(self).buckets
     }
 }
 

@@ -3,13 +3,18 @@
 //! Which events belong to it depends on their trail and place alone, not on the memory or the
 //! threads that there are: the file is the same whatever it was made with.
 
-use super::{group::Block, stream::Stream};
-use crate::item::Uuid;
+use super::{
+    group::Block,
+    stream::Stream,
+    window::{self, Part},
+};
+use crate::{error::Error, item::Uuid};
 
-/// At most about so many times and values are looked at. Beyond that, more change little.
-const CELLS_MAX: u64 = 1 << 25;
+/// At most about so many times and values are looked at. Beyond that, more change little. Unit tests
+/// sample little data too.
+const CELLS_MAX: u64 = if cfg!(test) { 1 << 9 } else { 1 << 25 };
 /// Events of a trail are taken or left in runs of so many, so that a single trail is sampled too.
-const RUN_BITS: u32 = 9;
+pub(super) const RUN_EVENTS: u64 = if cfg!(test) { 4 } else { 1 << 9 };
 
 /// Says which events are of the sample.
 #[derive(Clone, Copy, Debug)]
@@ -33,32 +38,55 @@ impl Sampler {
         self.taken >= 1 << 32
     }
 
-    /// Whether it takes the event of that number in the trail.
+    /// Whether it takes the run of events of that hash.
     #[inline]
-    pub(super) fn takes(self, uuid: Uuid, event: u64) -> bool {
-        if self.takes_all() {
-            return true;
-        }
-        // Two rounds of multiplication and folding: UUIDs are often random, but need not be.
-        let number = uuid.number();
-        let mut hash = number as u64 ^ (number >> 64) as u64 ^ (event >> RUN_BITS) << 40;
-        for _ in 0..2 {
-            hash = (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        }
+    pub(super) fn takes(self, hash: u64) -> bool {
         hash >> 32 < self.taken
     }
+}
+
+/// By what a run of events is chosen: its trail, and the number of its first event there.
+#[inline]
+pub(super) fn hash(uuid: Uuid, event: u64) -> u64 {
+    // Two rounds of multiplication and folding: UUIDs are often random, but need not be.
+    let number = uuid.number();
+    let mut hash = number as u64 ^ (number >> 64) as u64 ^ (event / RUN_EVENTS) << 40;
+    for _ in 0..2 {
+        hash = (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    hash
 }
 
 /// The sample of grouped events.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample<'g> {
-    blocks: &'g [Block],
+    parts: Parts<'g>,
     sampler: Sampler,
 }
 
+/// Where the events are.
+#[derive(Clone, Copy, Debug)]
+enum Parts<'g> {
+    Blocks(&'g [Block]),
+    Files(&'g [Part]),
+    /// Only the events that the first sampler took, each run of them under its hash instead of its
+    /// UUID.
+    Hashed(&'g [Part]),
+}
+
 impl<'g> Sample<'g> {
-    pub(super) fn new(blocks: &'g [Block], sampler: Sampler) -> Sample<'g> {
-        Sample { blocks, sampler }
+    pub(super) fn of_blocks(blocks: &'g [Block], sampler: Sampler) -> Sample<'g> {
+        Sample { parts: Parts::Blocks(blocks), sampler }
+    }
+
+    /// The sample of all events of these files.
+    pub(super) fn of_files(files: &'g [Part], sampler: Sampler) -> Sample<'g> {
+        Sample { parts: Parts::Files(files), sampler }
+    }
+
+    /// A sample that has been taken: the files have nothing else, and hashes in place of UUIDs.
+    pub(super) fn of_hashed(files: &'g [Part], sampler: Sampler) -> Sample<'g> {
+        Sample { parts: Parts::Hashed(files), sampler }
     }
 
     /// A smaller sample of the same events.
@@ -68,19 +96,45 @@ impl<'g> Sample<'g> {
 
     /// Number of parts, which can be looked at in parallel.
     pub(super) fn parts(&self) -> usize {
-        self.blocks.len()
+        match self.parts {
+            Parts::Blocks(blocks) => blocks.len(),
+            Parts::Files(files) | Parts::Hashed(files) => files.len(),
+        }
     }
 
     /// Calls `event` with the keys of each event of a part, the delta first.
-    pub(super) fn each(&self, part: usize, mut event: impl FnMut(&[u64])) {
-        let mut stream = Stream::new(&self.blocks[part].bytes);
+    ///
+    /// # Errors
+    /// When a temporary file cannot be read.
+    #[inline]
+    pub(super) fn each(&self, part: usize, event: impl FnMut(&[u64])) -> Result<(), Error> {
+        match self.parts {
+            Parts::Blocks(blocks) => self.walk(Stream::new(&blocks[part].bytes), hash, event),
+            Parts::Files(files) => {
+                self.walk(Stream::part(&files[part], window::BUFFER_BYTES), hash, event)
+            }
+            Parts::Hashed(files) => {
+                let hash = |uuid: Uuid, _| uuid.number() as u64;
+                self.walk(Stream::part(&files[part], window::BUFFER_BYTES), hash, event)
+            }
+        }
+    }
+
+    #[inline]
+    fn walk(
+        &self,
+        mut stream: Stream<'_>,
+        hash: impl Fn(Uuid, u64) -> u64,
+        mut event: impl FnMut(&[u64]),
+    ) -> Result<(), Error> {
+        let all = self.sampler.takes_all();
         let mut keys = Vec::new();
-        while let Some(uuid) = stream.next_trail() {
+        while let Some(uuid) = stream.next_trail()? {
             let mut n = 0;
-            let mut takes = false;
-            while stream.next_event(&mut keys) {
-                if n % (1 << RUN_BITS) == 0 {
-                    takes = self.sampler.takes(uuid, n);
+            let mut takes = all;
+            while stream.next_event(&mut keys)? {
+                if !all && n % RUN_EVENTS == 0 {
+                    takes = self.sampler.takes(hash(uuid, n));
                 }
                 if takes {
                     event(&keys);
@@ -88,6 +142,7 @@ impl<'g> Sample<'g> {
                 n += 1;
             }
         }
+        Ok(())
     }
 }
 
@@ -99,9 +154,9 @@ mod tests {
     fn a_sampler_takes_its_share() {
         assert!(Sampler::new(0).takes_all() && Sampler::new(CELLS_MAX).takes_all());
         let third = Sampler::new(3 * CELLS_MAX);
-        let trails = (0..30_000u128).filter(|&n| third.takes(Uuid::from_number(n << 77), 0));
+        let trails = (0..30_000u128).filter(|&n| third.takes(hash(Uuid::from_number(n << 77), 0)));
         assert!((9_500..10_500).contains(&trails.count()), "of trails");
-        let runs = (0..30_000u64).filter(|n| third.takes(Uuid::default(), n << RUN_BITS));
+        let runs = (0..30_000u64).filter(|n| third.takes(hash(Uuid::default(), n * RUN_EVENTS)));
         assert!((9_500..10_500).contains(&runs.count()), "of runs of one trail");
     }
 }

@@ -10,8 +10,11 @@
 //! several times: fields that differ from the event before, NULL as number 0, and before the first
 //! event all are NULL (FORMAT.md T7-T9).
 
-use super::varint;
-use crate::item::Uuid;
+use super::{
+    varint,
+    window::{Part, Window},
+};
+use crate::{error::Error, item::Uuid};
 
 /// Bits of a value, or a delta, in a key: both have less than 48 (FORMAT.md L2, L4).
 const VALUE_BITS: u32 = 48;
@@ -76,34 +79,50 @@ pub(super) fn difference(before: &[u64], now: &[u64], changed: &mut Vec<u64>) {
     changed.extend(old.map(|gone| key(field(gone), 0)));
 }
 
+/// The bytes of a UUID.
+const TRAIL_BYTES: usize = 16;
+
+/// The longest record of a stream whose longest event has so many bytes.
+pub(super) fn record_max(event_max: usize) -> usize {
+    event_max.max(TRAIL_BYTES)
+}
+
 /// Reads a stream.
 #[derive(Debug)]
 pub(super) struct Stream<'b> {
-    bytes: &'b [u8],
-    at: usize,
+    window: Window<'b>,
 }
 
 impl<'b> Stream<'b> {
     pub(super) fn new(bytes: &'b [u8]) -> Stream<'b> {
-        Stream { bytes, at: 0 }
+        Stream { window: Window::memory(bytes) }
+    }
+
+    /// Reads whole trails of a file, through a buffer of about so many bytes.
+    pub(super) fn part(part: &Part, buffer: usize) -> Stream<'b> {
+        Stream { window: Window::part(part, buffer) }
     }
 
     /// The next trail, or `None` at the end. The one before must have been read to its end.
     #[inline]
-    pub(super) fn next_trail(&mut self) -> Option<Uuid> {
-        let uuid = self.bytes.get(self.at..self.at + 16)?;
-        self.at += 16;
-        Some(Uuid(uuid.try_into().expect("sixteen bytes")))
+    pub(super) fn next_trail(&mut self) -> Result<Option<Uuid>, Error> {
+        if self.window.is_empty() {
+            return Ok(None);
+        }
+        let (bytes, at) = self.window.record()?;
+        let uuid = bytes[*at..*at + TRAIL_BYTES].try_into().expect("sixteen bytes");
+        *at += TRAIL_BYTES;
+        Ok(Some(Uuid(uuid)))
     }
 
     /// Reads the next event of the trail into `keys`: its delta, which is a key of field 0, and
     /// what changes. Returns false at the trail's end.
     #[inline]
-    pub(super) fn next_event(&mut self, keys: &mut Vec<u64>) -> bool {
-        let (bytes, at) = (self.bytes, &mut self.at);
+    pub(super) fn next_event(&mut self, keys: &mut Vec<u64>) -> Result<bool, Error> {
+        let (bytes, at) = self.window.record()?;
         let n = varint::take(bytes, at);
         if n == 0 {
-            return false;
+            return Ok(false);
         }
         keys.clear();
         keys.push(varint::take(bytes, at));
@@ -112,7 +131,7 @@ impl<'b> Stream<'b> {
             field += varint::take(bytes, at) as u16;
             keys.push(key(field, varint::take(bytes, at)));
         }
-        true
+        Ok(true)
     }
 }
 
@@ -151,13 +170,13 @@ mod tests {
         let mut stream = Stream::new(&bytes);
         let mut keys = Vec::new();
         for n in 0..3 {
-            assert_eq!(stream.next_trail(), Some(Uuid([n; 16])));
+            assert_eq!(stream.next_trail().unwrap(), Some(Uuid([n; 16])));
             for event in &events {
-                assert!(stream.next_event(&mut keys));
+                assert!(stream.next_event(&mut keys).unwrap());
                 assert_eq!((keys[0], &keys[1..]), (event.0, &event.1[..]));
             }
-            assert!(!stream.next_event(&mut keys));
+            assert!(!stream.next_event(&mut keys).unwrap());
         }
-        assert_eq!(stream.next_trail(), None);
+        assert_eq!(stream.next_trail().unwrap(), None);
     }
 }

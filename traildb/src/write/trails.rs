@@ -94,9 +94,15 @@ impl Trails {
         self.uuids.len() + more >= u32::MAX as usize - 1
     }
 
-    /// The UUIDs in the order of their numbers.
-    pub(super) fn into_uuids(self) -> Vec<Uuid> {
-        self.uuids
+    /// The UUIDs in the order of their numbers. What comes next is numbered from 0 again.
+    pub(super) fn take_uuids(&mut self) -> Vec<Uuid> {
+        self.slots = Vec::new();
+        std::mem::take(&mut self.uuids)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        self.uuids.len() as u64
     }
 
     /// Bytes of memory taken.
@@ -126,7 +132,8 @@ mod tests {
         trails.number_all(&uuids, &mut got);
         assert_eq!(got, expected);
         assert_eq!(trails.uuids.len(), model.len());
-        let uuids = trails.into_uuids();
+        let uuids = trails.take_uuids();
+        assert_eq!(trails.number(Uuid([7; 16])), 0, "a new start");
         assert!(model.iter().all(|(uuid, &number)| uuids[number as usize] == *uuid));
     }
 }

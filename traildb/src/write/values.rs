@@ -192,6 +192,32 @@ impl Values {
         })
     }
 
+    /// The hash and the place of each value, by ascending hash. Places are for [`at`](Values::at).
+    pub(super) fn by_hash(&self) -> Vec<(u64, u64)> {
+        let mut places = Vec::with_capacity(self.count as usize);
+        for (segment, bytes) in self.arena.iter().enumerate() {
+            let mut at = 0;
+            while at < bytes.len() {
+                let (_, value) = parse(&bytes[at..]);
+                places.push((self.hash(value), (segment << SEGMENT_BITS | at) as u64));
+                at += entry_len(value);
+            }
+        }
+        places.sort_unstable();
+        places
+    }
+
+    /// Number and bytes of the value at a place.
+    pub(super) fn at(&self, place: u64) -> (u32, &[u8]) {
+        let segment = &self.arena[(place >> SEGMENT_BITS) as usize];
+        parse(&segment[place as usize & (SEGMENT_BYTES - 1)..])
+    }
+
+    /// Forgets all values. Hashes stay what they are.
+    pub(super) fn reset(&mut self) {
+        *self = Values { hasher: self.hasher.clone(), ..Values::default() };
+    }
+
     /// Gives up the means to find values again. What is left is what is written.
     pub(super) fn close(&mut self) {
         self.slots = Vec::new();

@@ -10,5 +10,6 @@ mod rounds; // how many round trips a query takes
 mod queries; // filters, views, merged cursors, scans: against a naive evaluator
 mod writing; // what a builder writes reads back
 mod appending; // events of another database
+mod spilling; // more events than fit in memory
 mod placing; // what is at its name meanwhile
 mod support; // fixtures and comparisons

@@ -133,7 +133,11 @@ fn a_killed_writer_leaves_the_old_or_the_new_and_nothing_in_the_way() {
         child.wait().unwrap();
         for (path, _) in &paths {
             let value = String::from_utf8(value(path)).unwrap();
-            assert!(value == "first" || value.parse::<u64>().is_ok(), "{}: {value}", path.display());
+            assert!(
+                value == "first" || value.parse::<u64>().is_ok(),
+                "{}: {value}",
+                path.display()
+            );
         }
     }
     assert!(value(&paths[0].0) != b"first", "the child came to write");

@@ -53,7 +53,7 @@ Examples:
   tdb make -i edits.csv -d , --csv-header -o edits.tdb
   tdb make -j -f uuid,time,user,title < edits.jsonl -o edits.tdb
   tdb make -f 2:uuid,5:time,3:title -i log.txt -o log.tdb --skip-bad-input
-  zcat logs/*.gz | tdb make -d '\\t' -f uuid,time,url --memory 2GiB -o logs.tdb";
+  zcat logs/*.gz | tdb make -d '\\t' -f uuid,time,url --memory 2GiB -o s3://bucket/logs.tdb";
 
 /// Makes a database of events in CSV or JSON.
 #[derive(clap::Args)]
@@ -63,8 +63,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     input: String,
 
-    /// The database to be made; `.tdb` is added to a package's name that lacks it.
-    #[arg(short, long, value_name = "PATH", default_value = "a")]
+    /// The database to be made: a path, to which `.tdb` is added where a package lacks it, or
+    /// s3://bucket/key, which takes options behind a `?` as inputs do.
+    #[arg(short, long, value_name = "PATH|URL", default_value = "a")]
     output: PathBuf,
 
     /// Reads CSV, an event to a row (the default).
@@ -149,7 +150,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Syntax::Csv(csv, columns.columns)
         }
     };
-    let mut builder = args.writing.builder(&fields, &args.threads)?;
+    let mut builder = args.writing.builder(&fields, &args.threads, &target)?;
 
     let (carry, line) = header.map_or((Vec::new(), 1), |header| (header.rest, 1 + header.lines));
     let feed = Feed::new(input, carry, line, syntax, fields.len(), Tally::new(args.skip_bad_input));
@@ -177,12 +178,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
 
     let spinner = progress::working("writing");
-    let written = builder.finish(&target.path)?;
+    let written = target.write(builder)?;
     spinner.finish_and_clear();
     if args.verbose {
         output::note(&format!(
-            "{}: {} events, {} trails, {} in {:#}",
-            target.path.display(),
+            "{target}: {} events, {} trails, {} in {:#}",
             HumanCount(written.events),
             HumanCount(written.trails),
             bytes::show(written.bytes),
@@ -211,7 +211,7 @@ fn add(
         values.extend(cells.iter().map(|cell| cell.of(&batch.text, &batch.extra)));
         match builder.add(row.uuid, row.time, &values) {
             Ok(()) => {}
-            Err(traildb::Error::Input(error)) if !writing::is_final(&error) => {
+            Err(traildb::Error::Input(error)) => {
                 let problem = Problem::refused(&error);
                 if !refused.skip {
                     return Err((row.line, Ok(problem)));

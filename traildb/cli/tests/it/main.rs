@@ -9,3 +9,4 @@ mod making; // make and synth
 mod verifying; // verify
 mod shell; // completions and man pages
 mod remote; // the same through URLs
+mod uploading; // databases that go into a bucket

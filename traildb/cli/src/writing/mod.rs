@@ -1,0 +1,116 @@
+//! How databases are written: what `make` and `merge` have in common.
+
+mod object; // into a bucket
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use traildb::{Bigrams, Builder, Options, Written};
+
+use crate::{bytes, failure::Failure, open, threads};
+
+/// How a database is written.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to make: one file, or a directory with a file for each member.
+    #[arg(long, value_name = "FORM", default_value = "pkg", value_parser = ["pkg", "dir"])]
+    tdb_format: String,
+
+    /// About the most memory to use, 64 MiB or more; what does not fit goes to temporary files. 0 for
+    /// no limit.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes::parse)]
+    memory: u64,
+
+    /// The directory of temporary files. Default: the one that the database goes to; for a URL, that
+    /// of the system.
+    #[arg(long, value_name = "DIRECTORY")]
+    temp_dir: Option<PathBuf>,
+
+    /// Whether pairs of values get code words of their own: `auto` if that makes the database
+    /// smaller, `on` wherever it saves anything, `off` never, which is quicker.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "on", "off"])]
+    bigrams: String,
+}
+
+/// Where a database will be.
+pub(crate) enum Target {
+    Path(PathBuf),
+    /// An object of S3, by its URL.
+    Object(String),
+}
+
+impl Args {
+    /// Where the database goes that the user calls `output`. Nothing may be there.
+    pub(crate) fn target(&self, output: &Path) -> Result<Target, Failure> {
+        let is_directory = self.tdb_format == "dir";
+        if let Some(url) = output.to_str().filter(|output| open::is_url(output)) {
+            if is_directory {
+                let text = "a directory of files cannot go to a URL; write a package";
+                return Err(Failure::Usage(text.to_owned()));
+            }
+            object::check(url)?;
+            return Ok(Target::Object(url.to_owned()));
+        }
+        let mut path = output.to_owned();
+        if path.as_os_str() == "-" {
+            let text = "a database is written out of order, so it cannot go to stdout";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        if !is_directory && path.extension().is_none_or(|extension| extension != "tdb") {
+            path.as_mut_os_string().push(".tdb");
+        }
+        match path.exists() {
+            true => Err(Failure::file(&path, "exists already, and is not overwritten")),
+            false => Ok(Target::Path(path)),
+        }
+    }
+
+    /// A builder for a database of these fields, which goes to `target`.
+    pub(crate) fn builder(
+        &self,
+        fields: &[String],
+        threads: &threads::Args,
+        target: &Target,
+    ) -> Result<Builder, Failure> {
+        let temporary = self.temp_dir.clone().unwrap_or_else(|| match target {
+            Target::Path(path) => match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+                _ => PathBuf::from("."),
+            },
+            Target::Object(_) => std::env::temp_dir(),
+        });
+        let options = Options::default()
+            .directory(self.tdb_format == "dir")
+            .memory_bytes(self.memory)
+            .temporary_directory(temporary)
+            .threads(threads.count())
+            .bigrams(match self.bigrams.as_str() {
+                "on" => Bigrams::On,
+                "off" => Bigrams::Off,
+                _ => Bigrams::Auto,
+            });
+        Ok(Builder::with_options(fields, options)?)
+    }
+}
+
+impl Target {
+    /// Writes the database there.
+    pub(crate) fn write(&self, builder: Builder) -> Result<Written, Failure> {
+        match self {
+            Target::Path(path) => Ok(builder.finish(path)?),
+            Target::Object(url) => object::write(url, builder),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Path(path) => path.display().fmt(f),
+            // Options may hold what is nobody's business.
+            Target::Object(url) => f.write_str(open::without_options(url)),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Databases that go straight into a bucket.
+
+use std::{fs, process::Output};
+
+use endpoint::{Endpoint, Settings};
+
+use crate::support::{Sample, printed, stderr, tdb, uuid};
+
+fn start(settings: Settings) -> Endpoint {
+    let endpoint = Endpoint::start(settings).expect("a port");
+    endpoint.store().create_bucket("logs").expect("a bucket");
+    endpoint
+}
+
+fn url(endpoint: &Endpoint, key: &str) -> String {
+    format!("s3://logs/{key}?endpoint={}&region=us-east-1", endpoint.url())
+}
+
+fn run(args: &[&str], secret: &str) -> Output {
+    let mut command = tdb(args);
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", secret);
+    let output = command.output().expect("the command starts");
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+    output
+}
+
+fn succeed(args: &[&str]) {
+    let output = run(args, "testtest");
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+}
+
+/// Events that make a database of more than two parts of 8 MiB.
+fn many_events(sample: &Sample) -> String {
+    let path = sample.beside("many.csv");
+    let mut text = String::new();
+    for n in 0..70_000u64 {
+        let random = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let value = format!("{random:020}").repeat(15);
+        text.push_str(&format!("{},{n},{value},b{}\n", uuid((n % 200) as u8), n % 7));
+    }
+    fs::write(&path, text).expect("room");
+    path
+}
+
+fn object(endpoint: &Endpoint, key: &str) -> Option<Vec<u8>> {
+    let object = endpoint.store().get("logs", key).ok()?;
+    Some(object.bytes.to_vec())
+}
+
+#[test]
+fn a_database_in_a_bucket_has_the_bytes_that_a_file_has() {
+    let endpoint = start(Settings::default());
+    let sample = Sample::new(&[(1, 5, b"x", b"y"), (2, 7, b"", b"z")]);
+    let (csv, file) = (many_events(&sample), sample.beside("file.tdb"));
+    let make = |output: &str| {
+        succeed(&["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", output]);
+    };
+    make(&file);
+    let bytes = fs::read(&file).expect("made a moment ago");
+    assert!(bytes.len() > 16 << 20, "three parts: {} bytes", bytes.len());
+    let many = url(&endpoint, "2016/many.tdb");
+    make(&many);
+    assert!(object(&endpoint, "2016/many.tdb").expect("made a moment ago") == bytes);
+
+    // From the bucket and from a file into the bucket, and into a file.
+    let (joined, local) = (url(&endpoint, "joined.tdb"), sample.beside("joined.tdb"));
+    succeed(&["merge", &many, &sample.path(), "-o", &joined]);
+    succeed(&["merge", &file, &sample.path(), "-o", &local]);
+    assert!(object(&endpoint, "joined.tdb") == fs::read(&local).ok());
+    printed(&["verify", "-i", &local, "--strict"]);
+}
+
+#[test]
+fn what_is_there_stays_and_what_fails_is_not_there() {
+    let endpoint = start(Settings { store_bytes_max: 12 << 20, ..Settings::default() });
+    let sample = Sample::new(&[(1, 5, b"x", b"y")]);
+    let there = url(&endpoint, "there");
+    succeed(&["merge", &sample.path(), "-o", &there]);
+    let before = object(&endpoint, "there").expect("made a moment ago");
+    let csv = many_events(&sample);
+    let make = |output: &str, secret: &str, more: &[&str]| {
+        let args = ["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", output];
+        let output = run(&[&args[..], more].concat(), secret);
+        (output.status.code(), stderr(&output))
+    };
+    let (code, said) = make(&there, "testtest", &[]);
+    assert!(code == Some(1) && said.contains("s3://logs/there: exists already"), "{said}");
+    assert!(object(&endpoint, "there") == Some(before));
+
+    let (code, said) = make(&url(&endpoint, "denied"), "another", &[]);
+    assert!(code == Some(1) && said.contains("s3://logs/denied"), "{said}");
+    assert!(!said.contains("testtest") && !said.contains("another"), "no secrets: {said}");
+    let (code, said) = make(&url(&endpoint, "full"), "testtest", &[]);
+    assert!(code == Some(1) && said.contains("s3://logs/full"), "{said}");
+    for key in ["denied", "full"] {
+        assert!(object(&endpoint, key).is_none(), "{key}");
+    }
+
+    let cases: [(&str, &[&str], &str); 2] = [
+        ("https://example.com/x.tdb", &[], "s3://bucket/key"),
+        (&there, &["--tdb-format", "dir"], "directory"),
+    ];
+    for (output, more, part) in cases {
+        let (code, said) = make(output, "testtest", more);
+        assert!(matches!(code, Some(1 | 2)) && said.contains(part), "{output}: {said}");
+    }
+}
