@@ -2,15 +2,15 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use aws_config::{BehaviorVersion, retry::RetryConfig};
 use aws_sdk_s3::{
     Client,
-    config::{Builder, Region},
+    config::retry::RetryConfig,
     error::DisplayErrorContext,
     primitives::ByteStream,
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use sources::Options;
 
 /// Bytes of one part. S3 takes 10,000 parts of at least 5 MiB.
 const PART_BYTES: u64 = 16 << 20;
@@ -26,31 +26,16 @@ pub struct Address {
     pub key: String,
 }
 
-impl Address {
-    /// Takes `s3://bucket/key` apart; options behind a `?` belong to whoever opens it.
-    pub fn parse(url: &str) -> Option<Address> {
-        let path = url.strip_prefix("s3://")?.split('?').next()?;
-        let (bucket, key) = path.split_once('/')?;
-        let whole = !bucket.is_empty() && !key.is_empty();
-        whole.then(|| Address { bucket: bucket.to_owned(), key: key.to_owned() })
-    }
-}
-
-/// A bucket's client, as the AWS tools would make it: the default chain of credentials, or the
-/// endpoint that is given.
-pub async fn client(endpoint: Option<&str>) -> Client {
-    let config = aws_config::defaults(BehaviorVersion::latest())
-        .retry_config(RetryConfig::standard())
-        .load()
-        .await;
-    let mut builder = Builder::from(&config);
-    if config.region().is_none() {
-        builder = builder.region(Region::new("us-east-1"));
-    }
-    if let Some(endpoint) = endpoint {
-        builder = builder.endpoint_url(endpoint).force_path_style(true);
-    }
-    Client::from_conf(builder.build())
+/// The object that `url` names and a client for its bucket: the one that would read it, with the
+/// same options, but with retries of its own.
+///
+/// # Errors
+/// When `url` is no address like `s3://bucket/key`, or one of its options is wrong.
+pub async fn open(url: &str) -> Result<(Client, Address), String> {
+    let (bucket, key, aws) = Options::default().s3_place(url).map_err(|e| e.to_string())?;
+    let client = aws.s3().await.map_err(|e| e.to_string())?;
+    let config = client.config().to_builder().retry_config(RetryConfig::standard()).build();
+    Ok((Client::from_conf(config), Address { bucket, key }))
 }
 
 /// Length of the object in bytes, or `None` if there is none.
@@ -141,20 +126,28 @@ async fn read(file: Arc<File>, start: u64, bytes: u64) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn addresses_come_apart() {
-        let address = |bucket: &str, key: &str| {
-            Some(Address { bucket: bucket.to_owned(), key: key.to_owned() })
-        };
+    /// The object that is written is the one that is read.
+    #[tokio::test]
+    async fn addresses_mean_what_they_mean_to_readers() {
         let cases = [
-            ("s3://b/k", address("b", "k")),
-            ("s3://b/k/l?region=x", address("b", "k/l")),
+            ("s3://b/k?region=x", Some(("b", "k"))),
+            ("s3://b/a%20k/%3F?region=x&anonymous", Some(("b", "a k/?"))),
             ("s3://b/", None),
             ("s3://b", None),
             ("http://b/k", None),
+            ("s3://b/k?colour=red", None),
         ];
         for (url, expected) in cases {
-            assert_eq!(Address::parse(url), expected, "{url}");
+            let opened = open(url).await.ok().map(|(client, at)| {
+                assert_eq!(
+                    client.config().region().map(|region| region.as_ref()),
+                    Some("x"),
+                    "{url}"
+                );
+                (at.bucket, at.key)
+            });
+            let expected = expected.map(|(bucket, key)| (bucket.to_owned(), key.to_owned()));
+            assert_eq!(opened, expected, "{url}");
         }
     }
 }

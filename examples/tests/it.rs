@@ -45,6 +45,28 @@ fn the_demo_answers_alike_by_faults_and_by_download() {
     assert_eq!((&same["users"], &same["events"]), (&report["users"], &report["events"]));
 }
 
+/// A bucket of yours, with options in its address: the database is put where it is read.
+#[test]
+fn the_demo_puts_its_database_where_the_address_says() {
+    let endpoint = endpoint::Endpoint::start(endpoint::Settings {
+        credentials: ("mine".to_owned(), "mine-too".to_owned()),
+        shape: endpoint::line::Shape::UNSHAPED,
+        ..endpoint::Settings::default()
+    });
+    let endpoint = endpoint.unwrap();
+    endpoint.store().create_bucket("yours").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("s3://yours/a%20key?region=us-east-1&endpoint={}", endpoint.url());
+    for says in ["Putting it at s3://yours/a%20key", "Nothing to make"] {
+        let mut demo = demo(folder.path());
+        demo.env("AWS_ACCESS_KEY_ID", "mine").env("AWS_SECRET_ACCESS_KEY", "mine-too");
+        let output = demo.args(["--no-download", "--url", &url]).assert().success();
+        let log = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
+        assert!(log.contains(says), "{says}: {log}");
+        assert!(endpoint.store().get("yours", "a key").is_ok(), "{log}");
+    }
+}
+
 #[test]
 fn the_demo_fails_where_too_much_was_fetched() {
     // The codebook alone, which every query needs, is a large part of so small a database.

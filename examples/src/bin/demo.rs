@@ -199,25 +199,23 @@ fn embedded(args: &Args, runtime: &Runtime, steps: &mut Steps) -> Result<Place, 
     };
     let first = args.first_byte_ms;
     steps.say(&format!("Putting it into an S3 at {} ({first} ms, {rate})", endpoint.url()));
-    let at = Address::parse(EMBEDDED).expect("the embedded address has a bucket and a key");
-    let created = endpoint.store().create_bucket(&at.bucket);
-    created.map_err(|e| format!("the embedded S3: {e}"))?;
+    let url = format!("{EMBEDDED}?endpoint={}&region=us-east-1", endpoint.url());
     runtime.block_on(async {
-        let client = bucket::client(Some(&endpoint.url())).await;
+        let (client, at) = bucket::open(&url).await?;
+        let created = endpoint.store().create_bucket(&at.bucket);
+        created.map_err(|e| format!("the embedded S3: {e}"))?;
         put(&client, &at, &local).await
     })?;
-    let url = format!("{EMBEDDED}?endpoint={}&region=us-east-1", endpoint.url());
     Ok(Place { url, local: Some(local), endpoint: Some(endpoint) })
 }
 
 /// Looks for the object at `url`, and puts the database there if there is none.
 fn yours(args: &Args, url: &str, runtime: &Runtime, steps: &mut Steps) -> Result<Place, String> {
-    let at = Address::parse(url).ok_or_else(|| format!("{url}: use s3://bucket/key"))?;
     let place = |local| Place { url: url.to_owned(), local, endpoint: None };
-    let (client, there) = runtime.block_on(async {
-        let client = bucket::client(None).await;
+    let (client, at, there) = runtime.block_on(async {
+        let (client, at) = bucket::open(url).await?;
         let there = bucket::object_len(&client, &at).await;
-        there.map(|there| (client, there))
+        there.map(|there| (client, at, there))
     })?;
     if let Some(len) = there {
         steps.say("Nothing to make: the object is there");

@@ -86,6 +86,45 @@ fn golden_files_over_s3() {
     });
 }
 
+/// A server that checks what S3 checks: signatures, conditions, versions of its own making.
+#[test]
+fn golden_files_over_signed_s3() {
+    let what = "golden files over signed S3";
+    let Some(endpoint) = server(what, "TEST_S3_ENDPOINT") else { return };
+    let directory = TempDir::new().expect("a temporary directory");
+    let root = directory.path();
+    let fixtures = fixtures(root);
+    let bucket = format!("tdb-cli-{}", std::process::id());
+    let options = format!("?endpoint={endpoint}&region=us-east-1");
+    put_all(root, &bucket, &options);
+    check(&fixtures, root, |path| format!("s3://{bucket}/{path}{options}"));
+}
+
+/// Puts every file below `root` into a new bucket, under its path.
+fn put_all(root: &Path, bucket: &str, options: &str) {
+    let place = sources::Options::default().s3_place(&format!("s3://{bucket}/any{options}"));
+    let (_, _, aws) = place.expect("an address");
+    let mut files = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = aws.s3().await.expect("a client");
+        client.create_bucket().bucket(bucket).send().await.expect("a bucket");
+        for file in files {
+            let key = file.strip_prefix(root).expect("below it").to_str().expect("a plain path");
+            let body = std::fs::read(&file).expect("a file");
+            let put = client.put_object().bucket(bucket).key(key).body(body.into());
+            put.send().await.unwrap_or_else(|error| panic!("{key}: {error}"));
+        }
+    });
+}
+
 #[test]
 fn a_few_users_of_many_cost_little() {
     let directory = TempDir::new().expect("a temporary directory");
