@@ -12,6 +12,7 @@
 //! | `sources.hedges_won` | counter | | second requests that answered before the first |
 //! | `sources.limit` | gauge | `gate` | requests that a gate allows at once |
 //! | `sources.queue_us` | histogram | | microseconds that a request waited at a gate |
+//! | `sources.cache.blocks` | counter | `what`: `hit`, `miss`, `joined`, `stored`, `skipped`, `damaged` | blocks of the disk cache: from disk, from the source, shared with another reader; written, not written, thrown away |
 //!
 //! No label holds an object's name: there may be millions. [`Traffic`](crate::Traffic) counts the
 //! same per source, for a report at the end of a command.
@@ -58,4 +59,8 @@ pub(crate) fn limit(gate: &str, allowed: f64) {
 
 pub(crate) fn queued(waited: Duration) {
     histogram!("sources.queue_us").record(waited.as_micros() as f64);
+}
+
+pub(crate) fn cache(what: &'static str, blocks: u64) {
+    counter!("sources.cache.blocks", "what" => what).increment(blocks);
 }

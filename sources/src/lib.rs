@@ -1,12 +1,13 @@
 //! Where bytes come from: S3, HTTP, local files, memory, any `object_store`.
 //!
 //! ```text
-//!   open(url) = Retry( Limit( Hedge?( Counted( leaf ) ) ) )
-//!                 |      |      |        |       +-- one attempt, one version, exact bytes
-//!                 |      |      |        +---------- requests, bytes, dollars
-//!                 |      |      +------------------- a second GET for the slowest 2 %
-//!                 |      +-------------------------- as many at once as the server bears
-//!                 +--------------------------------- again, from the byte reached
+//!   open(url) = DiskCache?( Retry( Limit( Hedge?( Counted( leaf ) ) ) ) )
+//!                 |           |      |      |        |       +-- one attempt, one version, exact bytes
+//!                 |           |      |      |        +---------- requests, bytes, dollars
+//!                 |           |      |      +------------------- a second GET for the slowest 2 %
+//!                 |           |      +-------------------------- as many at once as the server bears
+//!                 |           +--------------------------------- again, from the byte reached
+//!                 +--------------------------------------------- from a local disk, if it is there
 //! ```
 //!
 //! Leaves and wrappers are [`BlockSource`]s; configuration is composition:
@@ -37,9 +38,11 @@ pub mod aws; // configuration and clients that s3 and databases share
 pub mod retry; // wrapper: again, from the byte reached
 pub mod limit; // wrapper: as many at once as the server bears
 pub mod hedge; // wrapper: a second request when the first is late
+pub mod disk_cache; // wrapper: what was read, kept on disk
 pub mod faulty; // wrapper: fails on a schedule, for tests
 pub mod traffic; // wrapper: counts requests and bytes
 pub mod price; // what those cost
+pub mod size; // bytes as people write them
 pub mod counters; // the names of all metrics
 pub mod conformance; // what every source promises, checked
 #[cfg_attr(not(any(feature = "http", feature = "s3", feature = "store")), allow(dead_code))]
@@ -64,6 +67,7 @@ pub use crate::s3::S3;
 #[cfg(feature = "store")]
 pub use crate::store::Store;
 pub use crate::{
+    disk_cache::{Cache, CacheKey, CachePolicy, DiskCache},
     faulty::Faulty,
     hedge::Hedge,
     limit::{Gate, Limit},

@@ -31,13 +31,15 @@
 //! | `stall_ms` | all but files | longest silence in milliseconds. Default: 10000 |
 //! | `requests_max` | all but files | most requests at once. Default: 256 |
 //! | `hedge` | all but files | send a second GET when the first is late (at most 2 % more). Default: `false` |
+//! | `cache` | all but files | directory of a [disk cache](crate::disk_cache), or `off`. Default: what `EXTMEM_CACHE` names |
 //!
-//! **What comes back** is the leaf with its wrappers on, outermost first: [`Retry`], [`Limit`],
-//! [`Hedge`] if asked for, [`Counted`]. A file wears [`Counted`] alone: its errors do not go away by
+//! **What comes back** is the leaf with its wrappers on, outermost first: [`DiskCache`] if there is
+//! one, [`Retry`], [`Limit`], [`Hedge`] if asked for, [`Counted`]. A file wears [`Counted`] alone: its errors do not go away by
 //! themselves.
 
 use std::{
     collections::HashMap,
+    env,
     ffi::OsString,
     os::unix::ffi::OsStringExt,
     path::PathBuf,
@@ -55,6 +57,7 @@ use crate::{
     s3::{S3, S3Options},
 };
 use crate::{
+    disk_cache::{Cache, DiskCache, shared},
     encoding::{self, percent_decoded_bytes},
     hedge::Hedge,
     limit::{Gate, Limit, LimitPolicy},
@@ -120,6 +123,18 @@ struct Settings {
     retry: RetryPolicy,
     limit: LimitPolicy,
     hedge: bool,
+    cache: CacheChoice,
+}
+
+/// Where bytes are kept on disk.
+#[derive(Clone, Default)]
+enum CacheChoice {
+    /// Where the environment says, or nowhere.
+    #[default]
+    Environment,
+    Nowhere,
+    Directory(PathBuf),
+    Open(Cache),
 }
 
 macro_rules! setters {
@@ -159,6 +174,13 @@ setters! {
 }
 
 impl Options {
+    /// Keeps what is read from remote objects in `cache`; `None` keeps it nowhere. Default: in the
+    /// directory that `EXTMEM_CACHE` names, if it does.
+    pub fn cache(mut self, cache: Option<Cache>) -> Options {
+        self.settings.cache = cache.map_or(CacheChoice::Nowhere, CacheChoice::Open);
+        self
+    }
+
     /// Counts requests and bytes of everything opened with these options in `traffic`.
     pub fn traffic(mut self, traffic: Traffic) -> Options {
         self.traffic = traffic;
@@ -243,7 +265,8 @@ impl Options {
         };
         let leaf = Http::new(&address.path, client, self.credentials.clone())?;
         let host = host_of(leaf.name());
-        Ok(self.wear(leaf, host, settings))
+        let scope = query_of(&address.path);
+        Ok(self.wear(leaf, host, settings, scope))
     }
 
     #[cfg(not(feature = "http"))]
@@ -271,7 +294,11 @@ impl Options {
         };
         let gate = format!("s3://{bucket}");
         let leaf = S3::new(bucket, key, aws, own)?;
-        Ok(self.wear(leaf, gate, settings))
+        // Buckets of different services may have the same name.
+        let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+        let endpoint = settings.endpoint.clone();
+        let endpoint = endpoint.or_else(|| variables.iter().find_map(|name| env::var(name).ok()));
+        Ok(self.wear(leaf, gate, settings, endpoint.unwrap_or_default()))
     }
 
     /// The clients for these settings, made once.
@@ -323,7 +350,8 @@ impl Options {
             _ => unreachable!("only gs and az addresses come here"),
         };
         let stall = settings.retry.stall;
-        Ok(self.wear(leaf.patience(stall, stall), gate, settings))
+        let scope = settings.account.clone().unwrap_or_default();
+        Ok(self.wear(leaf.patience(stall, stall), gate, settings, scope))
     }
 
     #[cfg(not(any(feature = "gs", feature = "azure")))]
@@ -342,6 +370,7 @@ impl Options {
         leaf: impl BlockSource,
         server: String,
         settings: Settings,
+        scope: String,
     ) -> Arc<dyn BlockSource> {
         let Settings { endpoint, limit, .. } = settings;
         let key = GateKey { server, endpoint, limit };
@@ -355,11 +384,22 @@ impl Options {
         });
         let counted = Counted::new(leaf, self.traffic.clone());
         let retry = settings.retry;
-        if settings.hedge {
-            let hedged = Hedge::new(counted);
-            return Arc::new(Retry::with(Limit::new(hedged, gate), retry));
+        let source: Arc<dyn BlockSource> = match settings.hedge {
+            true => Arc::new(Retry::with(Limit::new(Hedge::new(counted), gate), retry)),
+            false => Arc::new(Retry::with(Limit::new(counted, gate), retry)),
+        };
+        let cache = match settings.cache {
+            CacheChoice::Open(cache) => Some(cache),
+            CacheChoice::Directory(directory) => shared::open(&directory),
+            CacheChoice::Nowhere => None,
+            CacheChoice::Environment => {
+                shared::directory_of_environment().and_then(|directory| shared::open(&directory))
+            }
+        };
+        match cache {
+            Some(cache) => Arc::new(DiskCache::new(source, cache).scope(scope)),
+            None => source,
         }
-        Arc::new(Retry::with(Limit::new(counted, gate), retry))
     }
 
     fn with_shared<T>(&self, work: impl FnOnce(&mut Shared) -> T) -> T {
@@ -379,6 +419,28 @@ fn host_of(name: &str) -> String {
     let path = name.find("://").map_or(0, |at| at + 3);
     let end = name[path..].find('/').map_or(name.len(), |at| path + at);
     name[..end].to_owned()
+}
+
+/// The query of an address without what signs it: the same object signed anew is the same object.
+#[cfg(feature = "http")]
+fn query_of(url: &str) -> String {
+    const SIGNING: [&str; 8] = [
+        "x-amz-",
+        "x-goog-",
+        "signature=",
+        "sig=",
+        "expires=",
+        "awsaccesskeyid=",
+        "googleaccessid=",
+        "key-pair-id=",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let signs = |part: &str| {
+        let part = part.to_ascii_lowercase();
+        SIGNING.iter().any(|name| part.starts_with(name))
+    };
+    let parts: Vec<&str> = query.split('&').filter(|part| !signs(part)).collect();
+    parts.join("&")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -546,7 +608,7 @@ impl Settings {
             "anonymous" => &[S3, Gs, Az],
             "account" => &[Az],
             "ca" => &[S3, Http],
-            "retries" | "deadline_ms" | "stall_ms" | "requests_max" | "hedge" => remote,
+            "retries" | "deadline_ms" | "stall_ms" | "requests_max" | "hedge" | "cache" => remote,
             _ => return Err(format!("there is no option {name:?}")),
         };
         if scheme == File || !allowed.contains(&scheme) {
@@ -575,6 +637,12 @@ impl Settings {
                 self.limit.requests_max = number(name, value, 1, 65_536)? as u32;
             }
             "hedge" => self.hedge = truth(name, value)?,
+            "cache" => {
+                self.cache = match value {
+                    "off" => CacheChoice::Nowhere,
+                    _ => CacheChoice::Directory(text()?.unwrap_or_default().into()),
+                };
+            }
             _ => unreachable!("every allowed name was matched"),
         }
         Ok(())
@@ -658,6 +726,8 @@ mod tests {
             ("s3://b/k?retries=%2B5", "from 0 to 100"),
             ("s3://b/k?region=x&anonymous&region=x", "\"region\" is given twice"),
             ("s3://b/k?region=x&re%67ion=y", "\"region\" is given twice"),
+            ("s3://b/k?cache=", "needs a value"),
+            ("file:///x?cache=/tmp/x", "not for file addresses"),
             ("s3://b/100%", "percent-encoded"),
             ("http://h/x#anchor", "fragment"),
             ("http://h/x#extmem:region=y", "not for http addresses"),
@@ -720,6 +790,20 @@ mod tests {
         assert_eq!(aws.options().region.as_deref(), Some("r"));
         for url in ["http://h/x", "/a/path", "s3://bucket", "s3://b/k?colour=red"] {
             assert!(options.s3_place(url).is_err(), "{url}");
+        }
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_query_without_its_signature() {
+        let cases = [
+            ("http://h/p", ""),
+            ("http://h/p?id=5&part=2", "id=5&part=2"),
+            ("http://h/p?id=5&X-Amz-Signature=abc&X-Amz-Date=1", "id=5"),
+            ("http://h/p?Expires=1&Signature=2&designs=3", "designs=3"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(query_of(url), expected, "{url}");
         }
     }
 

@@ -1,0 +1,256 @@
+//! One range, from memory, disk and source, in order.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::{FutureExt, StreamExt};
+use pager::{BlockSource, ByteStream, SourceError, Version};
+use tokio::sync::mpsc;
+
+use super::{
+    Inner, Object,
+    core::Survey,
+    flight::{Flight, Found},
+};
+
+/// Bytes that a flight may be ahead of the reader that began it.
+const AHEAD_BYTES: u64 = 4 << 20;
+/// How long the disk may take to answer before the source is asked.
+const DISK_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a block is looked for before it is fetched, although it may just have been written.
+const LOOKS_MAX: u32 = 4;
+
+/// A read under way.
+pub(super) struct Reading<S> {
+    pub(super) inner: Arc<Inner>,
+    pub(super) object: Arc<Object>,
+    pub(super) source: Arc<S>,
+    pub(super) version: Version,
+    pub(super) range: Range<u64>,
+    /// Blocks of the flight that this read began.
+    pub(super) ours: Option<mpsc::Receiver<Result<Bytes, SourceError>>>,
+}
+
+impl<S: BlockSource> Reading<S> {
+    /// The next bytes, or `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        let layout = self.object.identity.layout;
+        let mut looks = 0;
+        while self.range.start < self.range.end {
+            if let Some(ours) = &mut self.ours {
+                match ours.recv().await {
+                    Some(bytes) => return Ok(Some(self.take(bytes?))),
+                    None => self.ours = None,
+                }
+            }
+            let block = layout.block_of(self.range.start);
+            let generation = match self.object.flights.find(block) {
+                Found::Here(bytes) => return Ok(Some(self.take(bytes))),
+                Found::Coming(coming) => match coming.await {
+                    Ok(answer) => {
+                        let bytes = answer?;
+                        self.inner.joined();
+                        return Ok(Some(self.take(bytes)));
+                    }
+                    // The flight ended early: its reader left.
+                    Err(_) => continue,
+                },
+                Found::Nowhere(generation) => generation,
+            };
+            let end = layout.blocks_of(&self.range).end;
+            match self.survey(block, end).await {
+                Survey::Hit(bytes) => return Ok(Some(self.take(bytes))),
+                Survey::Miss(count) => {
+                    // Where many read and write, something always happened.
+                    looks += 1;
+                    let generation = (looks <= LOOKS_MAX).then_some(generation);
+                    let begun = self.object.flights.begin(block..block + count, generation);
+                    if let Some(flight) = begun {
+                        self.ours = Some(self.fly(flight));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn survey(&self, block: u64, end: u64) -> Survey {
+        let (core, object) = (self.inner.core.clone(), self.object.clone());
+        if !core.reads.is_well() {
+            return core.survey(&object.identity, block, end);
+        }
+        let work = tokio::task::spawn_blocking(move || core.survey(&object.identity, block, end));
+        match tokio::time::timeout(DISK_WAIT, work).await {
+            Ok(Ok(survey)) => survey,
+            Ok(Err(_)) => Survey::Miss(1),
+            Err(_) => {
+                let text = format!("no answer for {DISK_WAIT:?}");
+                self.inner.core.reads.failed("the disk cache cannot be read", &text);
+                Survey::Miss(1)
+            }
+        }
+    }
+
+    /// The part of `bytes`, which start with the present block, that was asked for.
+    fn take(&mut self, bytes: Bytes) -> Bytes {
+        let layout = self.object.identity.layout;
+        let from = self.range.start - layout.block_range(layout.block_of(self.range.start)).start;
+        let wanted = self.range.end - self.range.start;
+        let to = (from + wanted).min(bytes.len() as u64);
+        self.range.start += to - from;
+        bytes.slice(from as usize..to as usize)
+    }
+
+    fn fly(&self, flight: Arc<Flight>) -> mpsc::Receiver<Result<Bytes, SourceError>> {
+        let ahead = (AHEAD_BYTES / self.object.identity.layout.block_bytes).max(1);
+        let (sender, receiver) = mpsc::channel(ahead as usize);
+        let flying = Flying {
+            inner: self.inner.clone(),
+            object: self.object.clone(),
+            source: self.source.clone(),
+            version: self.version.clone(),
+            flight,
+            sender: Some(sender),
+        };
+        tokio::spawn(flying.run());
+        receiver
+    }
+}
+
+/// The task of a flight.
+struct Flying<S> {
+    inner: Arc<Inner>,
+    object: Arc<Object>,
+    source: Arc<S>,
+    version: Version,
+    flight: Arc<Flight>,
+    sender: Option<mpsc::Sender<Result<Bytes, SourceError>>>,
+}
+
+/// A flight is over however its task ends, also with its runtime.
+impl<S> Drop for Flying<S> {
+    fn drop(&mut self) {
+        self.object.flights.over(&self.flight);
+    }
+}
+
+impl<S: BlockSource> Flying<S> {
+    async fn run(mut self) {
+        if let Err(error) = self.fly().await {
+            self.flight.failed(&error);
+            if let Some(sender) = &self.sender {
+                // Full: its reader takes the error after the blocks before it.
+                let _ = sender.send(Err(error)).await;
+            }
+        }
+    }
+
+    async fn fly(&mut self) -> Result<(), SourceError> {
+        let layout = self.object.identity.layout;
+        let range = layout.range_of(&self.flight.blocks);
+        let mut body = Blocks {
+            name: self.source.name().to_owned(),
+            body: self.source.read(&self.version, range.clone()).await?,
+            rest: Bytes::new(),
+            got: 0,
+            range,
+        };
+        for block in self.flight.blocks.clone() {
+            if !self.is_wanted(block).await {
+                return Ok(());
+            }
+            let bytes = body.block(layout.block_len(block)).await?;
+            self.inner.missed();
+            let room = self.inner.room_for(&bytes).await;
+            self.flight.arrived(block, &bytes, room.is_some());
+            if let Some(sender) = &self.sender {
+                // There is room: `is_wanted` waited for it, and nobody else sends.
+                let _ = sender.try_send(Ok(bytes.clone()));
+            }
+            if let Some(room) = room {
+                self.inner.write(&self.object, &self.flight, block, bytes, room);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until somebody wants `block`. `false` when nobody will.
+    async fn is_wanted(&mut self, block: u64) -> bool {
+        if let Some(sender) = &self.sender {
+            let room = sender.reserve();
+            let others = self.flight.wanted(block);
+            let has_room = tokio::select! {
+                biased;
+                room = room => room.is_ok(),
+                () = others => false,
+            };
+            if has_room {
+                return true;
+            }
+            // The reader that began it has left; or it is slow and others are waiting: then it
+            // will find its blocks on disk.
+            self.sender = None;
+        }
+        self.flight.is_wanted(block)
+    }
+}
+
+/// A body cut into blocks.
+struct Blocks {
+    name: String,
+    body: ByteStream,
+    rest: Bytes,
+    got: u64,
+    range: Range<u64>,
+}
+
+impl Blocks {
+    /// The next `len` bytes. After the last ones nothing may follow.
+    async fn block(&mut self, len: usize) -> Result<Bytes, SourceError> {
+        let bytes = self.exactly(len).await?;
+        if self.got == self.range.end - self.range.start {
+            let more = self.rest.len()
+                + match self.body.next().now_or_never() {
+                    Some(Some(Ok(more))) => more.len(),
+                    _ => 0,
+                };
+            if more > 0 {
+                let got = self.got + more as u64;
+                return Err(SourceError::long_body(&self.name, self.range.clone(), got));
+            }
+        }
+        Ok(bytes)
+    }
+
+    async fn exactly(&mut self, len: usize) -> Result<Bytes, SourceError> {
+        let mut block: Option<BytesMut> = None;
+        loop {
+            let missing = len - block.as_ref().map_or(0, BytesMut::len);
+            if self.rest.len() >= missing {
+                let last = self.rest.split_to(missing);
+                self.got += missing as u64;
+                return Ok(match block {
+                    // All in one chunk: no copy.
+                    None => last,
+                    Some(mut block) => {
+                        block.extend_from_slice(&last);
+                        block.freeze()
+                    }
+                });
+            }
+            if !self.rest.is_empty() {
+                let rest = std::mem::take(&mut self.rest);
+                self.got += rest.len() as u64;
+                block.get_or_insert_with(|| BytesMut::with_capacity(len)).extend_from_slice(&rest);
+            }
+            self.rest = match self.body.next().await {
+                Some(chunk) => chunk?,
+                None => {
+                    let range = self.range.clone();
+                    return Err(SourceError::short_body(&self.name, range, self.got));
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! The disk cache: on real disks, with processes that are killed, disks that are full and bytes that
+//! flip.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use sources::{
+    BlockSource, ByteStream, Cache, CacheKey, CachePolicy, DiskCache, Faulty, Frame, Local, Memory,
+    ObjectStat, Retry, RetryPolicy, SourceError, Version,
+    conformance::check,
+    faulty::{Rates, Schedule},
+};
+
+use crate::servers::sample;
+
+/// An object that is the same in every process, and counts its requests.
+struct Fixed {
+    bytes: Bytes,
+    version: Version,
+    reads: Arc<AtomicU64>,
+    delay: Duration,
+}
+
+impl Fixed {
+    fn new(bytes: &[u8]) -> Fixed {
+        Fixed {
+            bytes: Bytes::copy_from_slice(bytes),
+            version: Version::strong("\"v1\""),
+            reads: Arc::default(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+#[sources::async_trait]
+impl BlockSource for Fixed {
+    fn name(&self) -> &str {
+        "fixed:object"
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        let (len, version) = (self.bytes.len() as u64, self.version.clone());
+        Ok(ObjectStat { len, version, alignment: 1, part_bytes: 1 << 20 })
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        self.reads.fetch_add(1, Relaxed);
+        if *version != self.version {
+            return Err(SourceError::Changed {
+                object: self.name().to_owned(),
+                expected: version.to_string(),
+                found: self.version.to_string(),
+            });
+        }
+        if range.start >= range.end || range.end > self.bytes.len() as u64 {
+            return Err(SourceError::bad_range(self.name(), range, self.bytes.len() as u64));
+        }
+        tokio::time::sleep(self.delay).await;
+        let mut rest = self.bytes.slice(range.start as usize..range.end as usize);
+        // Odd chunks: blocks begin and end anywhere in them.
+        let chunks = std::iter::from_fn(move || {
+            (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(50_021))))
+        });
+        Ok(Box::pin(stream::iter(chunks)))
+    }
+}
+
+/// Bounds that fit on any disk that tests run on.
+fn policy() -> CachePolicy {
+    CachePolicy { bytes_max: 256 << 20, free_bytes_min: 0, ..CachePolicy::default() }
+}
+
+fn open(folder: &Path) -> Cache {
+    Cache::open(folder.join("cache"), policy()).expect("a cache")
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+async fn read(source: &impl BlockSource, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+    let version = source.stat().await?.version;
+    let body = source.read(&version, range).await?;
+    let chunks: Vec<Bytes> = body.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+async fn read_all(source: &impl BlockSource) -> Vec<u8> {
+    let len = source.stat().await.expect("stat").len;
+    read(source, 0..len).await.expect("read")
+}
+
+/// What the directory takes on disk, as `du` counts it.
+fn du(path: &Path) -> u64 {
+    let found = fs::symlink_metadata(path).expect("metadata");
+    let mut bytes = found.blocks() * 512;
+    if found.is_dir() {
+        for entry in fs::read_dir(path).expect("a folder") {
+            bytes += du(&entry.expect("an entry").path());
+        }
+    }
+    bytes
+}
+
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for object in fs::read_dir(folder.join("cache/objects")).expect("objects") {
+        for file in fs::read_dir(object.expect("an object").path()).expect("segments") {
+            let path = file.expect("a file").path();
+            if path.extension().is_some_and(|extension| extension == "seg") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_cold_warm_encrypted_and_in_small_blocks() {
+    let bytes = sample(3_000_001);
+    let folder = folder();
+    let key = CachePolicy { key: Some(CacheKey::new([3; 32])), ..policy() };
+    let small = CachePolicy { block_bytes: 4096, ..policy() };
+    for (what, policy) in [("plain", policy()), ("encrypted", key), ("small blocks", small)] {
+        let place = folder.path().join(what);
+        for state in ["cold", "warm"] {
+            let cache = Cache::open(&place, policy.clone()).expect("a cache");
+            let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+            check(source, &bytes).await.unwrap_or_else(|wrong| panic!("{what}, {state}: {wrong}"));
+            let count = cache.count();
+            assert!(count.hit_blocks > 0, "{what}, {state}: {count:?}");
+            assert_eq!(count.skipped_blocks + count.damaged_blocks, 0, "{what}, {state}");
+            if state == "warm" {
+                assert_eq!(count.missed_blocks, 0, "{what}: {count:?}");
+            }
+            let verified = cache.verify(false, |_, _| {}).expect("verify");
+            assert!(
+                verified.damaged.is_empty() && verified.good_bytes >= 3_000_001,
+                "{verified:?}"
+            );
+        }
+    }
+    // Nothing of the bytes, nor the name, lies there in plain.
+    for file in walk(&folder.path().join("encrypted")) {
+        let found = fs::read(&file).expect("a file");
+        for plain in [&bytes[..32], b"fixed:object"] {
+            assert!(!found.windows(plain.len()).any(|part| part == plain), "{}", file.display());
+        }
+    }
+    let stranger = Cache::open(folder.path().join("encrypted"), self::policy()).expect("a cache");
+    let listed = stranger.list().expect("list");
+    assert_eq!((listed[0].name.as_deref(), listed[0].len), (None, 3_000_001));
+    assert_eq!(listed[0].key_id.as_deref(), Some(CacheKey::new([3; 32]).id().as_str()));
+}
+
+fn walk(path: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_around_faults() {
+    let bytes = sample(1_000_001);
+    let rates = Rates {
+        fail: 0.1,
+        truncate: 0.1,
+        broken: 0.1,
+        delay: 0.2,
+        delay_max: Duration::from_millis(2),
+        ..Rates::default()
+    };
+    for seed in 0..3 {
+        let folder = folder();
+        let cache = open(folder.path());
+        let faulty = Faulty::new(Fixed::new(&bytes), Schedule::seeded(seed, rates));
+        let policy = RetryPolicy {
+            attempts_max: 50,
+            backoff_min: Duration::from_micros(10),
+            throttle_min: Duration::from_micros(10),
+            ..RetryPolicy::default()
+        };
+        let source = DiskCache::new(Retry::with(faulty, policy), cache);
+        check(source, &bytes).await.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        // Without Retry errors come out, and only right bytes stay.
+        let cache = Cache::open(folder.path().join("bare"), self::policy()).expect("a cache");
+        let faulty = Faulty::new(Fixed::new(&bytes), Schedule::seeded(seed + 100, rates));
+        let source = DiskCache::new(faulty, cache);
+        let mut failures = 0;
+        for start in (0..1_000_001u64).step_by(37_000).cycle().take(200) {
+            let range = start..(start + 50_000).min(1_000_001);
+            match read(&source, range.clone()).await {
+                Ok(got) => assert!(got == bytes[range.start as usize..range.end as usize]),
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    failures += 1;
+                }
+            }
+        }
+        assert!(failures > 0 && source.cache().count().hit_blocks > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_keeps_what_was_read() {
+    let bytes = sample(5_000_000);
+    let folder = folder();
+    {
+        let source = DiskCache::new(Fixed::new(&bytes), open(folder.path()));
+        assert!(read_all(&source).await == bytes);
+    }
+    let fixed = Fixed::new(&bytes);
+    let reads = fixed.reads.clone();
+    let source = DiskCache::new(fixed, open(folder.path()));
+    assert!(read_all(&source).await == bytes);
+    assert_eq!(reads.load(Relaxed), 0, "dropping the first one wrote everything");
+    let frame = Frame::with_capacity(100_000);
+    let version = source.stat().await.expect("stat").version;
+    let frame = source.read_into(&version, 1_000_000..1_100_000, frame).await.expect("read");
+    assert!(*frame.filled() == bytes[1_000_000..1_100_000]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_readers_make_one_request() {
+    let bytes = sample(4_000_000);
+    let folder = folder();
+    let mut fixed = Fixed::new(&bytes);
+    fixed.delay = Duration::from_millis(50);
+    let reads = fixed.reads.clone();
+    let fixed: Arc<dyn BlockSource> = Arc::new(fixed);
+    let cache = open(folder.path());
+    // Different sources of the same object, too.
+    let readers = (0..16).map(|_| {
+        let source = DiskCache::new(fixed.clone(), cache.clone());
+        async move { read(&source, 0..4_000_000).await }
+    });
+    for got in try_join_all(readers).await.expect("reads") {
+        assert!(got == bytes);
+    }
+    assert_eq!(reads.load(Relaxed), 1);
+    assert_eq!(cache.count().missed_blocks, 4_000_000u64.div_ceil(65_536));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_does_not_read_holds_nobody_up() {
+    let bytes = sample(32 << 20);
+    let folder = folder();
+    let source = DiskCache::new(Fixed::new(&bytes), open(folder.path()));
+    let version = source.stat().await.expect("stat").version;
+    let mut slow = source.read(&version, 0..32 << 20).await.expect("read");
+    let first = slow.next().await.expect("a chunk").expect("bytes");
+    let all = tokio::time::timeout(Duration::from_secs(20), read_all(&source)).await;
+    assert!(all.expect("in time") == bytes);
+    let rest: Vec<Bytes> = slow.try_collect().await.expect("the rest");
+    assert!([vec![first], rest].concat().concat() == bytes, "the slow one gets everything, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stays_below_its_bound_and_keeps_what_is_asked_for_again() {
+    let bytes = sample(96 << 20);
+    let folder = folder();
+    let bound = 24 << 20;
+    let policy = CachePolicy { bytes_max: bound, ..policy() };
+    let cache = Cache::open(folder.path().join("cache"), policy.clone()).expect("a cache");
+    let fixed = Fixed::new(&bytes);
+    let reads = fixed.reads.clone();
+    let source = DiskCache::new(fixed, cache.clone());
+    let hot = 0..4u64 << 20;
+    for _ in 0..3 {
+        read(&source, hot.clone()).await.expect("read");
+        cache.flush().await;
+    }
+    for start in (4..96u64).step_by(2) {
+        let range = start << 20..(start + 2) << 20;
+        let got = read(&source, range.clone()).await.expect("read");
+        assert!(got == bytes[range.start as usize..range.end as usize]);
+        cache.flush().await;
+        let taken = du(&folder.path().join("cache"));
+        assert!(taken <= bound + (64 << 10), "{taken} bytes after {start} MiB");
+    }
+    assert!(cache.count().evicted_bytes > 64 << 20, "{:?}", cache.count());
+    let before = reads.load(Relaxed);
+    assert!(read(&source, hot.clone()).await.expect("read") == bytes[..4 << 20]);
+    assert_eq!(reads.load(Relaxed), before, "the scan pushed out what was asked for again");
+    assert!(du(&folder.path().join("cache")) > bound / 2, "and it is used");
+    // Random single blocks: holes take no room.
+    for n in 0..2000u64 {
+        let at = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (96 << 20);
+        assert_eq!(read(&source, at..at + 1).await.expect("read")[0], bytes[at as usize]);
+    }
+    cache.flush().await;
+    let taken = du(&folder.path().join("cache"));
+    assert!(taken <= bound + (64 << 10), "{taken}");
+    assert!(cache.used_bytes().expect("used") <= bound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flipped_bytes_are_fetched_again() {
+    let bytes = sample(9_000_000);
+    let folder = folder();
+    let source = DiskCache::new(Fixed::new(&bytes), open(folder.path()));
+    read_all(&source).await;
+    drop(source);
+    let files = segments(folder.path());
+    assert_eq!(files.len(), 5);
+    for (n, path) in files.iter().enumerate() {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("open");
+        let len = file.metadata().expect("metadata").len();
+        // In the data, in the table, in the header, and a file cut short.
+        let at = [1000, len / 2, len - 300, len - 150][n % 4];
+        if n == 4 {
+            file.set_len(len - 1).expect("cut");
+            continue;
+        }
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("read");
+        file.write_all_at(&[byte[0] ^ 0x20], at).expect("write");
+    }
+    let cache = open(folder.path());
+    let found = cache.verify(false, |_, _| {}).expect("verify");
+    // A flipped entry of the table is no entry: that block is just not there.
+    assert!(found.damaged.len() >= 4 && found.removed == 0, "{found:?}");
+    let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+    assert!(read_all(&source).await == bytes);
+    cache.flush().await;
+    let count = cache.count();
+    assert!(count.damaged_blocks > 0 && count.missed_blocks > 32, "{count:?}");
+    assert!(read_all(&source).await == bytes);
+    let found = cache.verify(false, |_, _| {}).expect("verify");
+    assert!(found.damaged.is_empty(), "{found:?}");
+    // And a person may throw away what is damaged.
+    let path = &segments(folder.path())[0];
+    let file = fs::OpenOptions::new().write(true).open(path).expect("open");
+    file.write_all_at(b"x", 77).expect("write");
+    let found = cache.verify(true, |_, _| {}).expect("verify");
+    assert_eq!((found.damaged.len(), found.removed), (1, 1), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_object_is_never_mixed() {
+    let (first, second) = (sample(3_000_000), vec![9u8; 3_000_000]);
+    let folder = folder();
+    let memory = Arc::new(Memory::new("changing", first.clone()));
+    let source = DiskCache::new(memory.clone(), open(folder.path()));
+    let old = source.stat().await.expect("stat").version;
+    assert!(read(&source, 0..1_000_000).await.expect("read") == first[..1_000_000]);
+    source.cache().flush().await;
+    memory.replace(second.clone());
+    let cached = source.read(&old, 0..1_000_000).await.expect("the old version is still here");
+    let cached: Vec<Bytes> = cached.try_collect().await.expect("read");
+    assert!(cached.concat() == first[..1_000_000]);
+    let gone = source.read(&old, 2_000_000..3_000_000).await.map(drop).expect_err("not cached");
+    assert!(matches!(gone, SourceError::Changed { .. }), "{gone}");
+    assert!(read_all(&source).await == second);
+}
+
+#[tokio::test]
+async fn weak_versions_are_cached_only_when_told() {
+    let folder = folder();
+    let path = folder.path().join("object");
+    fs::write(&path, sample(200_000)).expect("write");
+    let cache = open(folder.path());
+    let source = DiskCache::new(Local::new(&path), cache.clone());
+    read_all(&source).await;
+    cache.flush().await;
+    assert_eq!(cache.list().expect("list"), []);
+    let weak = CachePolicy { weak: true, ..policy() };
+    let cache = Cache::open(folder.path().join("weak"), weak).expect("a cache");
+    let source = DiskCache::new(Local::new(&path), cache.clone());
+    assert!(read_all(&source).await == sample(200_000));
+    cache.flush().await;
+    let listed = cache.list().expect("list");
+    assert_eq!((listed.len(), listed[0].cached_bytes), (1, 200_000));
+    assert!(cache.remove(listed[0].name.as_deref().expect("a name")).expect("remove") > 0);
+    assert_eq!(cache.list().expect("list"), []);
+    assert!(read_all(&source).await == sample(200_000), "and it is fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_room_is_no_cache_and_no_error() {
+    let bytes = sample(3_000_000);
+    let folder = folder();
+    // All of the disk must stay free.
+    let policy = CachePolicy { free_bytes_min: u64::MAX / 2, ..policy() };
+    let cache = Cache::open(folder.path().join("cache"), policy).expect("a cache");
+    let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+    for _ in 0..2 {
+        assert!(read_all(&source).await == bytes);
+        cache.flush().await;
+    }
+    let count = cache.count();
+    assert_eq!((count.stored_blocks, count.hit_blocks), (0, 0), "{count:?}");
+    assert_eq!(count.skipped_blocks, count.missed_blocks, "{count:?}");
+    check(source, &bytes).await.expect("it conforms without a disk");
+}
+
+/// A file system of its own, unmounted when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(path: &Path, size: &str) -> Option<Tmpfs> {
+        fs::create_dir_all(path).expect("a folder");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", size, "none"]).arg(path).output();
+        match mount {
+            Ok(output) if output.status.success() => Some(Tmpfs(path.to_owned())),
+            _ => {
+                println!("left out: full and read-only disks: mounting a tmpfs needs root");
+                None
+            }
+        }
+    }
+
+    fn remount(&self, how: &str) {
+        let done = Command::new("mount").args(["-o", how]).arg(&self.0).status();
+        assert!(done.expect("mount").success(), "{how}");
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_are_full_or_read_only_are_no_error() {
+    let bytes = sample(20 << 20);
+    let folder = folder();
+    let Some(disk) = Tmpfs::mount(&folder.path().join("disk"), "size=6m") else { return };
+    // The bound says 256 MiB, and nothing must stay free: the disk itself refuses.
+    let cache = Cache::open(disk.0.join("cache"), policy()).expect("a cache");
+    let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+    for _ in 0..2 {
+        assert!(read_all(&source).await == bytes, "on a full disk");
+        cache.flush().await;
+    }
+    assert!(cache.count().stored_blocks > 0 && cache.count().skipped_blocks > 0);
+    let found = cache.verify(false, |_, _| {}).expect("verify");
+    assert!(found.damaged.is_empty(), "{found:?}");
+    drop((source, cache));
+    disk.remount("remount,ro");
+    let cache = Cache::open(disk.0.join("cache"), policy()).expect("a cache that can only be read");
+    let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+    assert!(read_all(&source).await == bytes, "on a read-only disk");
+    let count = cache.count();
+    assert!(count.hit_blocks > 0 && count.stored_blocks == 0, "{count:?}");
+    drop((source, cache));
+    // A directory that vanishes under a cache that is open.
+    disk.remount("remount,rw");
+    let cache = Cache::open(disk.0.join("other"), policy()).expect("a cache");
+    fs::remove_dir_all(disk.0.join("other")).expect("remove");
+    let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+    assert!(read_all(&source).await == bytes, "without its directory");
+    cache.flush().await;
+    assert_eq!(cache.count().stored_blocks, 0);
+}
+
+#[test]
+fn what_is_no_cache_is_refused_and_said() {
+    let folder = folder();
+    fs::write(folder.path().join("thesis.txt"), "dear to somebody").expect("write");
+    let foreign = Cache::open(folder.path(), policy()).expect_err("not empty");
+    assert!(foreign.to_string().contains("not empty"), "{foreign}");
+    let later = folder.path().join("later");
+    fs::create_dir(&later).expect("a folder");
+    let text = r#"{"format":2,"block_bytes":65536,"segment_bytes":2097152}"#;
+    fs::write(later.join("cache.json"), text).expect("write");
+    let later = Cache::open(&later, policy()).expect_err("a later format");
+    assert!(later.to_string().contains("format 2"), "{later}");
+    for policy in [
+        CachePolicy { block_bytes: 5000, ..policy() },
+        CachePolicy { block_bytes: 2048, ..policy() },
+        CachePolicy { segment_bytes: 1 << 20, ..policy() },
+        CachePolicy { bytes_max: 1 << 20, ..policy() },
+    ] {
+        let error = Cache::open(folder.path().join("new"), policy).expect_err("impossible");
+        assert!(error.to_string().contains("use"), "{error}");
+    }
+}
+
+const OBJECT: usize = 24 << 20;
+
+/// What the processes of the tests below do: read the object in an order of their own, for ever or
+/// once, and compare.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the other process of the tests below"]
+async fn child() {
+    let Ok(place) = std::env::var("DISK_CACHE_CHILD") else { return };
+    let forever = std::env::var("DISK_CACHE_FOREVER").is_ok();
+    let bytes = sample(OBJECT);
+    let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+    let cache = Cache::open(place, policy).expect("a cache");
+    let source = DiskCache::new(Fixed::new(&bytes), cache);
+    println!("\nready");
+    let mut state = u64::from(std::process::id());
+    for _ in 0..if forever { u64::MAX } else { 400 } {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let start = (state >> 20) % (OBJECT as u64 - 300_000);
+        let range = start..start + 1 + (state >> 40) % 300_000;
+        let got = read(&source, range.clone()).await.expect("read");
+        assert!(got == bytes[range.start as usize..range.end as usize], "wrong bytes");
+    }
+    println!("\ndone");
+}
+
+fn spawn(place: &Path, forever: bool) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["disk_cache::child", "--exact", "--ignored", "--nocapture"]);
+    command.env("DISK_CACHE_CHILD", place).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    if forever {
+        command.env("DISK_CACHE_FOREVER", "1");
+    }
+    let mut child = command.spawn().expect("a process");
+    let out = BufReader::new(child.stdout.take().expect("its output"));
+    (child, out)
+}
+
+fn wait_for(out: &mut impl BufRead, word: &str) -> bool {
+    out.lines().map_while(Result::ok).any(|line| line == word)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_is_whole() {
+    let folder = folder();
+    let place = folder.path().join("cache");
+    let bytes = sample(OBJECT);
+    for round in 0..12u64 {
+        let (mut child, mut out) = spawn(&place, true);
+        assert!(wait_for(&mut out, "ready"), "round {round}");
+        std::thread::sleep(Duration::from_millis(3 + round * 17 % 97));
+        child.kill().expect("kill -9");
+        child.wait().expect("it is dead");
+        let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+        let cache = Cache::open(&place, policy).expect("a cache");
+        let found = cache.verify(false, |_, _| {}).expect("verify");
+        assert!(found.damaged.is_empty(), "round {round}: {found:?}");
+        assert_eq!(fs::read_dir(place.join("tmp")).expect("tmp").count(), 0, "left behind");
+        let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
+        assert!(read_all(&source).await == bytes, "round {round}");
+        cache.flush().await;
+        assert!(du(&place) <= (16 << 20) + (64 << 10), "round {round}: {}", du(&place));
+        assert!(round == 0 || cache.count().hit_blocks > 0, "{:?}", cache.count());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_share_a_directory() {
+    let folder = folder();
+    let place = folder.path().join("cache");
+    let mut children: Vec<_> = (0..3).map(|_| spawn(&place, false)).collect();
+    let (mut victim, mut out) = spawn(&place, true);
+    assert!(wait_for(&mut out, "ready"));
+    std::thread::sleep(Duration::from_millis(100));
+    victim.kill().expect("kill -9");
+    victim.wait().expect("it is dead");
+    for (child, out) in &mut children {
+        assert!(wait_for(out, "done"));
+        assert!(child.wait().expect("an end").success());
+    }
+    let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+    let cache = Cache::open(&place, policy).expect("a cache");
+    let found = cache.verify(false, |_, _| {}).expect("verify");
+    assert!(found.damaged.is_empty() && found.good_blocks > 0, "{found:?}");
+    assert!(du(&place) <= (16 << 20) + (64 << 10), "{}", du(&place));
+    assert_eq!(cache.list().expect("list").len(), 1, "one object, whoever read it");
+}
