@@ -25,6 +25,7 @@
     allow(dead_code, unused_imports)
 )]
 pub mod open; // which source for which address
+pub mod allow; // which addresses strangers may name
 pub mod memory; // leaf: bytes in memory
 pub mod local; // leaf: files
 #[cfg(feature = "http")]
@@ -39,6 +40,7 @@ pub mod retry; // wrapper: again, from the byte reached
 pub mod limit; // wrapper: as many at once as the server bears
 pub mod hedge; // wrapper: a second request when the first is late
 pub mod disk_cache; // wrapper: what was read, kept on disk
+pub mod server; // what block servers and their clients say to each other
 pub mod faulty; // wrapper: fails on a schedule, for tests
 pub mod traffic; // wrapper: counts requests and bytes
 pub mod price; // what those cost
@@ -67,6 +69,7 @@ pub use crate::s3::S3;
 #[cfg(feature = "store")]
 pub use crate::store::Store;
 pub use crate::{
+    allow::AllowList,
     disk_cache::{Cache, CacheKey, CachePolicy, DiskCache},
     faulty::Faulty,
     hedge::Hedge,

@@ -8,7 +8,10 @@ use std::{
     fs::{self, File, Metadata},
     io,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
 
-use crate::body::check_range;
+use crate::{allow::AllowList, body::check_range};
 
 /// One chunk of a stream: long enough to pay for the way to a blocking thread and back.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -33,6 +36,8 @@ pub struct Local {
 struct Shared {
     name: String,
     path: PathBuf,
+    /// Where it may lie, links resolved. `None`: anywhere.
+    folders: Option<Vec<PathBuf>>,
     /// The descriptor that `stat` opened. A file that is replaced by renaming keeps its old bytes
     /// here, so a region goes on reading what it opened.
     open: Mutex<Option<Arc<File>>>,
@@ -43,7 +48,16 @@ impl Local {
     pub fn new(path: impl Into<PathBuf>) -> Local {
         let path = path.into();
         let name = path.display().to_string();
-        Local { file: Arc::new(Shared { name, path, open: Mutex::new(None) }) }
+        Local { file: Arc::new(Shared { name, path, folders: None, open: Mutex::new(None) }) }
+    }
+
+    /// The same, refused if what is opened lies outside these folders, which must be real paths:
+    /// links are followed, and the place that they lead to is what counts.
+    pub fn within(self, folders: Vec<PathBuf>) -> Local {
+        let Shared { name, path, .. } = &*self.file;
+        let (name, path) = (name.clone(), path.clone());
+        let file = Shared { name, path, folders: Some(folders), open: Mutex::new(None) };
+        Local { file: Arc::new(file) }
     }
 
     /// Where the file is.
@@ -81,6 +95,19 @@ impl Shared {
     fn reopen(&self) -> Result<(Arc<File>, Metadata), SourceError> {
         let failed = |error| self.error("open", None, error);
         // Asked before opening: opening a device may do something to it.
+        if let Some(folders) = &self.folders {
+            // Before anything is told about a file that is none of theirs.
+            match fs::canonicalize(&self.path) {
+                Ok(real) => self.check_place(folders, &real)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let parent = self.path.parent().unwrap_or(Path::new("/"));
+                    let parent = fs::canonicalize(parent).map_err(|_| self.outside())?;
+                    self.check_place(folders, &parent)?;
+                    return Err(failed(error));
+                }
+                Err(_) => return Err(self.outside()),
+            }
+        }
         let kind = fs::metadata(&self.path).map_err(failed)?;
         self.check_kind(&kind)?;
         // Asked again of what was opened, without waiting for the other end of a pipe: somebody may
@@ -91,8 +118,24 @@ impl Shared {
         let found = file.metadata().map_err(failed)?;
         self.check_kind(&found)?;
         self.check_empty(&file, &found)?;
+        if let Some(folders) = &self.folders {
+            // And once more, of what was opened: a link may have been turned meanwhile.
+            let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            self.check_place(folders, &real.map_err(failed)?)?;
+        }
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
         Ok((file, found))
+    }
+
+    fn outside(&self) -> SourceError {
+        self.permanent("no such file may be opened here".to_owned())
+    }
+
+    fn check_place(&self, folders: &[PathBuf], real: &Path) -> Result<(), SourceError> {
+        match AllowList::has_file(folders, real) {
+            true => Ok(()),
+            false => Err(self.outside()),
+        }
     }
 
     fn check_kind(&self, found: &Metadata) -> Result<(), SourceError> {

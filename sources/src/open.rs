@@ -51,12 +51,8 @@ use pager::{BlockSource, SourceError};
 
 #[cfg(feature = "http")]
 use crate::http::{Client, ClientOptions, Credentials, Http};
-#[cfg(feature = "s3")]
 use crate::{
-    aws::{Aws, AwsOptions},
-    s3::{S3, S3Options},
-};
-use crate::{
+    allow::{self, AllowList},
     disk_cache::{Cache, DiskCache, shared},
     encoding::{self, percent_decoded_bytes},
     hedge::Hedge,
@@ -64,6 +60,11 @@ use crate::{
     local::Local,
     retry::{Retry, RetryPolicy},
     traffic::{Counted, Traffic},
+};
+#[cfg(feature = "s3")]
+use crate::{
+    aws::{Aws, AwsOptions},
+    s3::{S3, S3Options},
 };
 
 /// Clients and gates that one set of options keeps. Beyond that they are made and not kept.
@@ -86,6 +87,7 @@ pub fn open(url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
 pub struct Options {
     settings: Settings,
     traffic: Traffic,
+    allow: Option<Arc<AllowList>>,
     #[cfg(feature = "http")]
     credentials: Credentials,
     shared: Arc<Mutex<Shared>>,
@@ -98,6 +100,12 @@ struct Shared {
     http: HashMap<ClientOptions, Client>,
     #[cfg(feature = "s3")]
     aws: HashMap<AwsOptions, Aws>,
+}
+
+/// A leaf with the standard wrappers on, and what tells it from others of the same name.
+struct Dressed {
+    source: Arc<dyn BlockSource>,
+    scope: String,
 }
 
 /// What tells one gate from another. Whoever sets limits of their own gets a gate of their own.
@@ -181,6 +189,14 @@ impl Options {
         self
     }
 
+    /// Opens only addresses that are on this list: for programs that open what strangers name.
+    /// Redirects and links are held to it, too, and addresses may say for themselves no more than
+    /// `region` and `version_id`. Default: everything is opened.
+    pub fn allow(mut self, list: AllowList) -> Options {
+        self.allow = Some(Arc::new(list));
+        self
+    }
+
     /// Counts requests and bytes of everything opened with these options in `traffic`.
     pub fn traffic(mut self, traffic: Traffic) -> Options {
         self.traffic = traffic;
@@ -201,10 +217,50 @@ impl Options {
     pub fn open(&self, url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
         let address = Address::parse(url)?;
         let settings = self.settings_for(&address)?;
+        let is_file = address.scheme == Scheme::File;
+        let choice = settings.cache.clone();
+        let Dressed { source, scope } = self.dressed(address, settings)?;
+        let cache = match choice {
+            _ if is_file => None,
+            CacheChoice::Open(cache) => Some(cache),
+            CacheChoice::Directory(directory) => shared::open(&directory),
+            CacheChoice::Nowhere => None,
+            CacheChoice::Environment => {
+                shared::directory_of_environment().and_then(|directory| shared::open(&directory))
+            }
+        };
+        Ok(match cache {
+            Some(cache) => Arc::new(DiskCache::new(source, cache).scope(scope)),
+            None => source,
+        })
+    }
+
+    /// Opens `url` and keeps what is read in `cache`, files included, whatever else says where to
+    /// keep it.
+    ///
+    /// # Errors
+    /// As for [`open`].
+    pub fn open_cached(
+        &self,
+        url: &str,
+        cache: Cache,
+    ) -> Result<DiskCache<Arc<dyn BlockSource>>, SourceError> {
+        let address = Address::parse(url)?;
+        let settings = self.settings_for(&address)?;
+        let Dressed { source, scope } = self.dressed(address, settings)?;
+        Ok(DiskCache::new(source, cache).scope(scope))
+    }
+
+    fn dressed(&self, address: Address, settings: Settings) -> Result<Dressed, SourceError> {
         match address.scheme {
             Scheme::File => {
                 let leaf = Local::new(address.file);
-                Ok(Arc::new(Counted::new(leaf, self.traffic.clone())))
+                let leaf = match &self.allow {
+                    Some(list) => leaf.within(list.folders().to_vec()),
+                    None => leaf,
+                };
+                let source = Arc::new(Counted::new(leaf, self.traffic.clone()));
+                Ok(Dressed { source, scope: String::new() })
             }
             Scheme::Http => self.open_http(address, settings),
             Scheme::S3 => self.open_s3(address, settings),
@@ -232,7 +288,15 @@ impl Options {
     fn settings_for(&self, address: &Address) -> Result<Settings, SourceError> {
         let mut settings = self.settings.clone();
         let given = &address.options;
+        if let Some(list) = &self.allow
+            && address.scheme != Scheme::File
+        {
+            list.check(&address.whole).map_err(|why| address.refuse(why))?;
+        }
         for (n, (name, value)) in given.iter().enumerate() {
+            if self.allow.is_some() && !allow::is_harmless(name) {
+                return Err(address.refuse(format!("the option {name:?} is not allowed here")));
+            }
             if given[..n].iter().any(|(earlier, _)| earlier == name) {
                 return Err(address.refuse(format!("the option {name:?} is given twice")));
             }
@@ -242,11 +306,7 @@ impl Options {
     }
 
     #[cfg(feature = "http")]
-    fn open_http(
-        &self,
-        address: Address,
-        settings: Settings,
-    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_http(&self, address: Address, settings: Settings) -> Result<Dressed, SourceError> {
         let stall = settings.retry.stall;
         let options = ClientOptions {
             ca: settings.ca.clone(),
@@ -263,27 +323,22 @@ impl Options {
                 client
             }
         };
-        let leaf = Http::new(&address.path, client, self.credentials.clone())?;
+        let mut leaf = Http::new(&address.path, client, self.credentials.clone())?;
+        if let Some(list) = &self.allow {
+            leaf = leaf.within(list.clone());
+        }
         let host = host_of(leaf.name());
         let scope = query_of(&address.path);
         Ok(self.wear(leaf, host, settings, scope))
     }
 
     #[cfg(not(feature = "http"))]
-    fn open_http(
-        &self,
-        address: Address,
-        _: Settings,
-    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_http(&self, address: Address, _: Settings) -> Result<Dressed, SourceError> {
         Err(address.refuse("this program was built without the feature `http`".to_owned()))
     }
 
     #[cfg(feature = "s3")]
-    fn open_s3(
-        &self,
-        address: Address,
-        settings: Settings,
-    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_s3(&self, address: Address, settings: Settings) -> Result<Dressed, SourceError> {
         let (bucket, key) = address.bucket_and_key()?;
         let aws = self.aws(&settings);
         let own = S3Options {
@@ -324,16 +379,12 @@ impl Options {
     }
 
     #[cfg(not(feature = "s3"))]
-    fn open_s3(&self, address: Address, _: Settings) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_s3(&self, address: Address, _: Settings) -> Result<Dressed, SourceError> {
         Err(address.refuse("this program was built without the feature `s3`".to_owned()))
     }
 
     #[cfg(any(feature = "gs", feature = "azure"))]
-    fn open_store(
-        &self,
-        address: Address,
-        settings: Settings,
-    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_store(&self, address: Address, settings: Settings) -> Result<Dressed, SourceError> {
         let (bucket, key) = address.bucket_and_key()?;
         let gate = format!("{}://{bucket}", address.scheme.text());
         let leaf = match address.scheme {
@@ -355,11 +406,7 @@ impl Options {
     }
 
     #[cfg(not(any(feature = "gs", feature = "azure")))]
-    fn open_store(
-        &self,
-        address: Address,
-        _: Settings,
-    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+    fn open_store(&self, address: Address, _: Settings) -> Result<Dressed, SourceError> {
         Err(address.without_feature())
     }
 
@@ -371,7 +418,7 @@ impl Options {
         server: String,
         settings: Settings,
         scope: String,
-    ) -> Arc<dyn BlockSource> {
+    ) -> Dressed {
         let Settings { endpoint, limit, .. } = settings;
         let key = GateKey { server, endpoint, limit };
         let gate = self.with_shared(|shared| match shared.gates.get(&key) {
@@ -388,18 +435,7 @@ impl Options {
             true => Arc::new(Retry::with(Limit::new(Hedge::new(counted), gate), retry)),
             false => Arc::new(Retry::with(Limit::new(counted, gate), retry)),
         };
-        let cache = match settings.cache {
-            CacheChoice::Open(cache) => Some(cache),
-            CacheChoice::Directory(directory) => shared::open(&directory),
-            CacheChoice::Nowhere => None,
-            CacheChoice::Environment => {
-                shared::directory_of_environment().and_then(|directory| shared::open(&directory))
-            }
-        };
-        match cache {
-            Some(cache) => Arc::new(DiskCache::new(source, cache).scope(scope)),
-            None => source,
-        }
+        Dressed { source, scope }
     }
 
     fn with_shared<T>(&self, work: impl FnOnce(&mut Shared) -> T) -> T {
@@ -474,6 +510,8 @@ struct Address {
     /// The path of a file, whose name need not be text.
     file: PathBuf,
     options: Vec<(String, String)>,
+    /// The address as it was given.
+    whole: String,
     shown: String,
 }
 
@@ -509,6 +547,7 @@ impl Address {
             path: String::new(),
             file: PathBuf::new(),
             options: Vec::new(),
+            whole: url.to_owned(),
             shown,
         };
         let (path, options) = match known {
@@ -534,9 +573,15 @@ impl Address {
     }
 
     fn bare_path(path: &str) -> Result<Address, SourceError> {
-        let (shown, file) = (path.to_owned(), PathBuf::from(path));
-        let address =
-            Address { scheme: Scheme::File, path: shown.clone(), file, options: vec![], shown };
+        let text = path.to_owned();
+        let address = Address {
+            scheme: Scheme::File,
+            path: text.clone(),
+            file: PathBuf::from(path),
+            options: Vec::new(),
+            whole: text.clone(),
+            shown: text,
+        };
         match path.is_empty() || path.contains('\0') {
             true => Err(address.refuse("this is no path".to_owned())),
             false => Ok(address),

@@ -4,13 +4,19 @@
 //!   extmem doctor          kernel, limits, and what to do about what is missing
 //!   extmem stat URL        length and version of an object
 //!   extmem cat URL         its bytes, or a range of them
+//!   extmem warm URL        fetches it, or parts of it, into the disk cache
+//!   extmem serve           one cache for every program on this machine
+//!   extmem cache           lists, removes and checks what lies there
 //! ```
 #![forbid(unsafe_code)]
 
+mod cache;
 mod cat;
 mod doctor;
 mod range;
+mod serve;
 mod stat;
+mod warm;
 
 use std::{
     io::{self, Write},
@@ -39,7 +45,10 @@ const BROKEN_PIPE: u8 = 141;
                   extmem doctor\n  \
                   extmem stat s3://bucket/key\n  \
                   extmem cat --range 0-99 https://host/file\n  \
-                  extmem cat 's3://bucket/key?region=eu-west-1&anonymous' | sha256sum"
+                  extmem cat 's3://bucket/key?region=eu-west-1&anonymous' | sha256sum\n  \
+                  extmem warm --cache /var/cache/extmem s3://bucket/key\n  \
+                  extmem cache ls --dir /var/cache/extmem\n  \
+                  extmem serve --dir /var/cache/extmem"
 )]
 struct Args {
     #[command(subcommand)]
@@ -54,6 +63,12 @@ enum Command {
     Cat(cat::Args),
     /// Say an object's length and version
     Stat(stat::Args),
+    /// Fetch an object, or parts of it, into the disk cache
+    Warm(warm::Args),
+    /// Look at a disk cache, remove objects from it, or check every block of it
+    Cache(cache::Args),
+    /// Serve a disk cache to every program on this machine
+    Serve(serve::Args),
 }
 
 /// Why a command ended early.
@@ -103,10 +118,17 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 fn main() -> ExitCode {
+    // What the libraries warn of, such as a disk that is full, is told to the person.
+    let log =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN);
+    log.with_target(false).init();
     let done = match Args::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Cat(args) => cat::run(&args).map(|()| OK),
         Command::Stat(args) => stat::run(&args).map(|()| OK),
+        Command::Warm(args) => warm::run(&args).map(|()| OK),
+        Command::Cache(args) => cache::run(&args),
+        Command::Serve(args) => serve::run(&args).map(|()| OK),
     };
     match done {
         Ok(code) => ExitCode::from(code),

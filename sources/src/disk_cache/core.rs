@@ -162,7 +162,7 @@ impl Core {
         });
     }
 
-    fn forget(&self, key: (ObjectKey, u64)) {
+    pub(super) fn forget(&self, key: (ObjectKey, u64)) {
         self.with_open(|open| {
             open.segments.remove(&key);
             open.order.retain(|other| *other != key);
@@ -205,7 +205,7 @@ impl Core {
     }
 
     /// Throws a damaged segment away: its blocks will be fetched again, into a new file.
-    fn discard(&self, object: &Identity, index: u64, why: &str) {
+    pub(super) fn discard(&self, object: &Identity, index: u64, why: &str) {
         self.forget((object.key, index));
         let id = SegmentId { object: object.key.id(), index };
         let removed = self.directory.turn().and_then(|mut turn| turn.remove(&id));

@@ -17,6 +17,7 @@
 use std::{
     collections::HashMap,
     ops::Range,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -31,6 +32,7 @@ type Answer = Result<Bytes, SourceError>;
 #[derive(Default)]
 pub(super) struct Flights {
     list: Mutex<List>,
+    written: Notify,
 }
 
 #[derive(Default)]
@@ -137,6 +139,25 @@ impl Flights {
                 list.flights.retain(|other| !Arc::ptr_eq(other, flight));
             }
         });
+        self.written.notify_waiters();
+    }
+
+    /// Resolves when none of `blocks` waits to be written.
+    pub(super) async fn settled(&self, blocks: &Range<u64>) {
+        loop {
+            let mut written = pin!(self.written.notified());
+            // From now on nothing is missed.
+            written.as_mut().enable();
+            let waiting = self.with(|list| {
+                list.flights.iter().any(|flight| {
+                    flight.with(|state| state.unwritten.keys().any(|block| blocks.contains(block)))
+                })
+            });
+            if !waiting {
+                return;
+            }
+            written.await;
+        }
     }
 
     /// Nothing more will arrive.

@@ -45,6 +45,7 @@ mod flight; // requests under way
 mod health; // a disk that fails
 mod layout; // blocks, segments, names
 mod meta; // which object a folder belongs to
+mod place; // bytes as they lie on the disk
 mod reading; // one range, from wherever it is
 mod report; // what is there, for people
 mod segment; // one file
@@ -81,6 +82,7 @@ use self::{
 };
 pub use self::{
     encryption::CacheKey,
+    place::Placed,
     report::{CachedObject, Verified},
 };
 use crate::{body::check_range, counters};
@@ -90,7 +92,7 @@ const UNWRITTEN_BYTES: u64 = 64 << 20;
 /// How long. A disk slower than that is no help.
 const ROOM_WAIT: Duration = Duration::from_secs(2);
 /// Versions of an object that one source remembers from `stat`.
-const VERSIONS_MAX: usize = 4;
+const VERSIONS_MAX: usize = 16;
 
 /// How a cache is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,16 +325,22 @@ impl<S: BlockSource> DiskCache<S> {
         &self.cache
     }
 
+    /// Tells what an earlier `stat`, perhaps of another process, found at this version: it can then
+    /// be read from the disk although the source has another by now.
+    pub fn assume(&self, version: &Version, len: u64) {
+        self.remember(version, len);
+    }
+
     fn len_of(&self, version: &Version) -> Option<u64> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().find(|(known, _)| known == version).map(|(_, len)| *len)
     }
 
-    fn remember(&self, stat: &ObjectStat) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|(version, _)| *version != stat.version);
-        known.insert(0, (stat.version.clone(), stat.len));
-        known.truncate(VERSIONS_MAX);
+    fn remember(&self, version: &Version, len: u64) {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(known, _)| known != version);
+        all.insert(0, (version.clone(), len));
+        all.truncate(VERSIONS_MAX);
     }
 
     /// The object as cached, or `None` if it is not to be.
@@ -345,7 +353,7 @@ impl<S: BlockSource> DiskCache<S> {
             None => {
                 // Nobody asked yet. Whatever goes wrong here will go wrong in the read, and be told.
                 let stat = self.source.stat().await.ok()?;
-                self.remember(&stat);
+                self.remember(&stat.version, stat.len);
                 self.len_of(version)?
             }
         };
@@ -362,7 +370,7 @@ impl<S: BlockSource> BlockSource for DiskCache<S> {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let mut stat = self.source.stat().await?;
-        self.remember(&stat);
+        self.remember(&stat.version, stat.len);
         let block = self.cache.inner.core.directory.shape.block_bytes;
         if block.is_multiple_of(stat.alignment) {
             stat.alignment = block;

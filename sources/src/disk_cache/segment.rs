@@ -249,6 +249,8 @@ pub(super) struct Segment {
 
 struct Table {
     entries: Vec<Option<Entry>>,
+    /// Blocks that this process has compared with their entries, or written.
+    checked: Vec<bool>,
     /// Blocks that were asked for since the segment's frequency was last raised.
     asked: Vec<bool>,
     asked_any: bool,
@@ -345,8 +347,12 @@ impl Segment {
     ) -> Segment {
         let blocks = layout.segment_blocks(index);
         let blocks = (blocks.end - blocks.start) as usize;
-        let table =
-            Table { entries: vec![None; blocks], asked: vec![false; blocks], asked_any: false };
+        let table = Table {
+            entries: vec![None; blocks],
+            checked: vec![false; blocks],
+            asked: vec![false; blocks],
+            asked_any: false,
+        };
         Segment { file, object, index, layout, cipher, table: Mutex::new(table) }
     }
 
@@ -435,8 +441,39 @@ impl Segment {
         let slot = self.slot(block);
         let at = table_at(&self.layout, self.index) + slot as u64 * ENTRY_BYTES;
         self.file.write_all_at(&entry.encode(&self.object, block), at)?;
-        self.with(|table| table.entries[slot] = Some(entry));
+        self.with(|table| {
+            table.entries[slot] = Some(entry);
+            table.checked[slot] = true;
+        });
         Ok(())
+    }
+
+    /// Compares blocks that are there with their entries, each once for this opening.
+    pub(super) fn check(&self, blocks: &Range<u64>) -> Result<(), ReadFault> {
+        let mut bytes = Vec::new();
+        for block in blocks.clone() {
+            let slot = self.slot(block);
+            if self.with(|table| table.checked[slot]) {
+                continue;
+            }
+            bytes.resize(self.layout.block_len(block), 0);
+            self.read(&(block..block + 1), &mut bytes)?;
+            self.with(|table| table.checked[slot] = true);
+        }
+        Ok(())
+    }
+
+    /// The first block from `block` on that has not been checked: those before it are good.
+    pub(super) fn checked_to(&self, block: u64) -> u64 {
+        let slot = self.slot(block);
+        self.with(|table| {
+            block + table.checked[slot..].iter().take_while(|&&checked| checked).count() as u64
+        })
+    }
+
+    /// The file, for whoever opens it anew.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Notes that blocks were asked for and were there.

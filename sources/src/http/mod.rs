@@ -48,6 +48,7 @@ use url::Url;
 use self::answer::{Answer, Validators};
 pub use self::client::{Client, ClientOptions};
 use crate::{
+    allow::AllowList,
     body::{Body, WAIT_MAX, check_range, check_shape},
     encoding::{base64, chain_text, percent_decoded},
     wire,
@@ -116,6 +117,8 @@ pub struct Http {
     url: Url,
     client: Client,
     credentials: Credentials,
+    /// Where redirects may lead. `None`: anywhere.
+    allow: Option<Arc<AllowList>>,
     state: Mutex<State>,
 }
 
@@ -162,7 +165,12 @@ impl Http {
             Some(_) => format!("{shown}?..."),
             None => shown.to_string(),
         };
-        Ok(Http { name, url, client, credentials, state: Mutex::default() })
+        Ok(Http { name, url, client, credentials, allow: None, state: Mutex::default() })
+    }
+
+    /// The same, with redirects followed only to addresses on this list.
+    pub fn within(self, list: Arc<AllowList>) -> Http {
+        Http { allow: Some(list), ..self }
     }
 
     fn place(&self) -> Option<Url> {
@@ -249,6 +257,11 @@ impl Http {
         };
         if at.scheme() == "https" && next.scheme() == "http" {
             return Err(self.permanent("a redirect from https to http is not followed".to_owned()));
+        }
+        if let Some(list) = &self.allow
+            && list.check(next.as_str()).is_err()
+        {
+            return Err(self.permanent("a redirect to an address that is not allowed".to_owned()));
         }
         next.set_fragment(None);
         Ok(Some(next))

@@ -1,6 +1,10 @@
 //! The command as people and scripts use it.
 
+mod cache;
+mod origin;
 mod remote;
+mod serve;
+mod v000;
 
 use std::io::Write;
 

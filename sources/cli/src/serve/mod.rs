@@ -1,0 +1,302 @@
+//! `extmem serve`: one cache for every program on this machine.
+//!
+//! ```text
+//!   clients --V000 (TCP)--> v000 --+
+//!                                  +--> objects --> DiskCache --> source, once for all
+//!   answers: file, position, size <+       |
+//!                                          +--> handles   which version each client began with
+//!                                          +--> spans     ranges that lie in no single file
+//! ```
+//!
+//! A request names an address; the answer names a file of the cache, which the client maps itself.
+//! Files never change and leave by `unlink`, so what is mapped stays good.
+
+mod ahead; // who reads on and on
+mod handles; // which version an old client may see
+mod objects; // addresses to sources
+mod spans; // ranges across files
+mod v000; // the first protocol
+
+use std::{
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use sources::{AllowList, Cache, CachePolicy, size};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+
+use self::{handles::Handles, objects::Objects, spans::Spans};
+use crate::Failure;
+
+/// Serve a disk cache to every program on this machine.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Addresses that clients may ask for start with one of the --allow prefixes; \
+    without any, with s3://. Files are served from folders: --allow file:///srv/data.\n\
+    There is no password on TCP: whoever reaches the port may ask, and only who may read the \
+    directory (its owner) gets anything out of the answer. Listen on loopback addresses only.\n\
+    SIGTERM and SIGINT stop it: requests under way are answered, what was read is written.\n\n\
+    Examples:\n  \
+    extmem serve --dir /var/cache/extmem\n  \
+    extmem serve --dir /var/cache/extmem --max-bytes 200GiB --block-bytes 4MiB\n  \
+    extmem serve --dir ./cache --allow s3://logs/2026/ --allow https://host/pub/"
+)]
+pub(crate) struct Args {
+    /// Address to serve protocol V000 on; port 0 takes any that is free
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9009")]
+    listen: SocketAddr,
+    /// Directory of the cache; it may be one that programs use by themselves, too
+    #[arg(long, env = "EXTMEM_CACHE", value_name = "DIR")]
+    dir: PathBuf,
+    /// The most that the directory may take
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    max_bytes: u64,
+    /// What must stay free on its disk
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
+    free_bytes: u64,
+    /// What is fetched at once for a byte that is missing: a power of two from 4KiB to 64MiB
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse)]
+    block_bytes: u64,
+    /// Addresses that may be asked for start with this; may be given more than once
+    #[arg(long, value_name = "PREFIX")]
+    allow: Vec<String>,
+    /// Connections at once; further ones are closed
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    connections_max: usize,
+    /// Connections at once from one address
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    connections_per_client: usize,
+    /// Requests that are worked on at once; others wait
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    requests_max: u16,
+}
+
+/// How long requests under way may take after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Of the bytes allowed, so many are for spans.
+const SPAN_SHARE: u64 = 16;
+const SPAN_BYTES_MIN: u64 = 16 << 20;
+const SPAN_BYTES_MAX: u64 = 256 << 20;
+
+/// What all connections share.
+pub(crate) struct Server {
+    objects: Objects,
+    handles: Handles,
+    spans: Spans,
+    /// Fetched at once.
+    extent_bytes: u64,
+    /// Requests that are worked on.
+    requests: Semaphore,
+    /// Fetches ahead of readers.
+    ahead: Arc<Semaphore>,
+    clients: Mutex<std::collections::HashMap<IpAddr, usize>>,
+    counts: Counts,
+    limits: Limits,
+}
+
+struct Limits {
+    connections: usize,
+    connections_per_client: usize,
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    connections: AtomicU64,
+    refused: AtomicU64,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let told = |text: String| Failure::Told(text);
+    if !args.block_bytes.is_power_of_two() || !(4 << 10..=64 << 20).contains(&args.block_bytes) {
+        return Err(told("--block-bytes: use a power of two from 4KiB to 64MiB".to_owned()));
+    }
+    let mut allow = AllowList::new();
+    let fallback = ["s3://".to_owned()];
+    for prefix in if args.allow.is_empty() { &fallback[..] } else { &args.allow } {
+        allow = allow.allow(prefix).map_err(|why| told(format!("--allow {prefix}: {why}")))?;
+    }
+    let span_bytes = (args.max_bytes / SPAN_SHARE).clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX);
+    let cache_bytes = args.max_bytes.saturating_sub(span_bytes);
+    // Larger files mean fewer ranges that cross two of them; a queue wants a few dozen at least.
+    let segment = (cache_bytes / 64).clamp(2 << 20, 16 << 20);
+    let segment_bytes = (1 << segment.ilog2()).max(args.block_bytes);
+    let policy = CachePolicy {
+        bytes_max: cache_bytes,
+        free_bytes_min: args.free_bytes,
+        block_bytes: args.block_bytes.min(64 << 10),
+        segment_bytes,
+        // A file's version is weak, and files may be served.
+        weak: true,
+        // What is handed out is mapped as it lies there.
+        key: None,
+    };
+    if std::env::var_os("EXTMEM_CACHE_KEY_FILE").is_some()
+        || std::env::var_os("EXTMEM_CACHE_KEY").is_some()
+    {
+        let text = "a cache that is encrypted cannot be served: its files are what clients map";
+        return Err(told(text.to_owned()));
+    }
+    let dir = std::path::absolute(&args.dir).map_err(|error| told(error.to_string()))?;
+    let failed = |error: io::Error| Failure::Told(error.to_string());
+    let cache = Cache::open(&dir, policy).map_err(failed)?;
+    let server = Server {
+        handles: Handles::open(&dir.join("serve/handles")).map_err(failed)?,
+        spans: Spans::open(&dir.join("serve/spans"), span_bytes).map_err(failed)?,
+        objects: Objects::new(cache, allow),
+        extent_bytes: args.block_bytes,
+        requests: Semaphore::new(args.requests_max.into()),
+        ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
+        clients: Mutex::default(),
+        counts: Counts::default(),
+        limits: Limits {
+            connections: args.connections_max,
+            connections_per_client: args.connections_per_client,
+        },
+    };
+    server.spans.check_path_len().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| told(format!("threads: {error}")))?;
+    let done = runtime.block_on(serve(args, Arc::new(server)));
+    // A disk or a name server that hangs must not keep us.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
+    let (stop, stopping) = watch::channel(false);
+    let bound = TcpListener::bind(args.listen).await;
+    let listener = bound.map_err(|error| Failure::Told(format!("{}: {error}", args.listen)))?;
+    let mut signals = signals().map_err(|error| Failure::Told(format!("signals: {error}")))?;
+    let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
+    // Whoever waits for this line may connect.
+    let line = format!("extmem: serving V000 on {address}\n");
+    let mut out = io::stdout();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
+
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = signals.recv() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => server.take(&mut connections, stream, peer, &stopping),
+                // Out of descriptors, or a client that left at once: neither ends the server.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+        }
+    }
+    drop(listener);
+    let _ = stop.send(true);
+    let drained =
+        tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        tracing::warn!(left = connections.len(), "stopped with requests under way");
+        connections.abort_all();
+    }
+    server.objects.cache().flush().await;
+    let count = server.objects.cache().count();
+    let line = format!(
+        "extmem: served {} request(s) on {} connection(s), {} failed; {} from disk, {} fetched\n",
+        server.counts.requests.load(Relaxed),
+        server.counts.connections.load(Relaxed),
+        server.counts.failures.load(Relaxed),
+        size::show(count.hit_bytes),
+        size::show(server.objects.traffic().count().bytes),
+    );
+    let _ = io::stderr().write_all(line.as_bytes());
+    Ok(())
+}
+
+/// Yields when the server is told to stop. The second time, it stops at once.
+fn signals() -> io::Result<mpsc::Receiver<()>> {
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        iterator::Signals,
+    };
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, receiver) = mpsc::channel(1);
+    let wait = move || {
+        for (n, signal) in signals.forever().enumerate() {
+            if n > 0 {
+                std::process::exit(128 + signal);
+            }
+            let _ = sender.try_send(());
+        }
+    };
+    std::thread::Builder::new().name("extmem-signals".to_owned()).spawn(wait)?;
+    Ok(receiver)
+}
+
+/// A name for a file that stands for `bytes`, and for nothing else.
+fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Server {
+    /// Serves a connection, unless there are too many.
+    fn take(
+        self: &Arc<Server>,
+        connections: &mut JoinSet<()>,
+        stream: tokio::net::TcpStream,
+        peer: SocketAddr,
+        stopping: &watch::Receiver<bool>,
+    ) {
+        let client = peer.ip();
+        let full = connections.len() >= self.limits.connections;
+        let Some(seat) = (!full).then(|| self.seat(client)).flatten() else {
+            self.counts.refused.fetch_add(1, Relaxed);
+            return;
+        };
+        self.counts.connections.fetch_add(1, Relaxed);
+        let (server, stopping) = (self.clone(), stopping.clone());
+        connections.spawn(async move {
+            v000::serve(&server, stream, stopping).await;
+            drop(seat);
+        });
+    }
+
+    /// A connection's place among those of its client.
+    fn seat(self: &Arc<Server>, client: IpAddr) -> Option<Seat> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let seats = clients.entry(client).or_default();
+        if *seats >= self.limits.connections_per_client {
+            return None;
+        }
+        *seats += 1;
+        Some(Seat { server: self.clone(), client })
+    }
+}
+
+struct Seat {
+    server: Arc<Server>,
+    client: IpAddr,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut clients = self.server.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seats) = clients.get_mut(&self.client) {
+            *seats -= 1;
+            if *seats == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Addresses to sources, opened once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sources::{AllowList, BlockSource, Cache, DiskCache, Options, SourceError, Traffic};
+
+/// Sources that are kept open. Beyond that, those that nobody uses are closed.
+const OPEN_MAX: usize = 1024;
+
+/// An object as the cache reads it.
+pub(super) type Object = DiskCache<Arc<dyn BlockSource>>;
+
+/// See the module.
+pub(super) struct Objects {
+    options: Options,
+    traffic: Traffic,
+    cache: Cache,
+    open: Mutex<HashMap<String, Arc<Object>>>,
+}
+
+impl Objects {
+    pub(super) fn new(cache: Cache, allow: AllowList) -> Objects {
+        let traffic = Traffic::default();
+        let options = Options::default().traffic(traffic.clone()).allow(allow);
+        Objects { options, traffic, cache, open: Mutex::default() }
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The object at `url`. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`SourceError::Permanent`] for an address that is not served.
+    pub(super) fn get(&self, url: &str) -> Result<Arc<Object>, SourceError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(object) = open.get(url) {
+            return Ok(object.clone());
+        }
+        if open.len() >= OPEN_MAX {
+            open.retain(|_, object| Arc::strong_count(object) > 1);
+        }
+        let object = Arc::new(self.options.open_cached(url, self.cache.clone())?);
+        if open.len() < OPEN_MAX {
+            open.insert(url.to_owned(), object.clone());
+        }
+        Ok(object)
+    }
+}

@@ -1,0 +1,253 @@
+//! A connection of protocol V000: one request after the other, every one answered.
+//!
+//! `PROTOCOL.md`, part 1, is the text. What the first server left open is decided so:
+//!
+//! - A frame must be whole within [`FRAME_WAIT`] of its first byte, and its path no longer than 1023
+//!   bytes; what is longer is answered `FAIL`, and the connection closed, since nobody can tell
+//!   where the next frame begins.
+//! - Unknown types, and addresses that are not served, get `PROT`.
+//! - After an error the connection stays open.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use pager::{BlockSource, SourceError};
+use sources::server::v000::{Answer, HEAD_BYTES, Head, PATH_BYTES_MAX, Want, path};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    time::timeout,
+};
+
+use super::{
+    Server,
+    ahead::Streams,
+    handles::{Known, Pinned},
+    objects::Object,
+    spans::NoSpan,
+};
+
+/// From the first byte of a frame to its last, and for taking an answer. The first clients wait as
+/// long.
+const FRAME_WAIT: Duration = Duration::from_secs(10);
+/// What follows a frame that was refused is read for so long, and not more than so often.
+const REST_WAIT: Duration = Duration::from_secs(1);
+const REST_READS: usize = 64;
+/// Addresses that one connection may use: the first clients use one.
+const ADDRESSES_MAX: usize = 64;
+
+/// What a connection knows of an address that it asked for.
+struct Handle {
+    object: Arc<Object>,
+    pinned: Pinned,
+    streams: Streams,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client left, as agreed (`true`) or not.
+    Left(bool),
+    /// It broke a rule and is told so.
+    Refused,
+}
+
+/// Serves a connection until its client leaves, or the server stops.
+pub(super) async fn serve(
+    server: &Arc<Server>,
+    mut stream: TcpStream,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // Answers are small and awaited.
+    let _ = stream.set_nodelay(true);
+    let mut handles = HashMap::new();
+    let mut goodbye = false;
+    loop {
+        // Only between requests: one that has begun is answered.
+        let request = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => break,
+            request = next_request(&mut stream) => request,
+        };
+        let (head, url) = match request {
+            Ok(request) => request,
+            Err(End::Left(agreed)) => {
+                goodbye = agreed;
+                break;
+            }
+            Err(End::Refused) => {
+                let _ = send(&mut stream, &Answer::Failed).await;
+                let _ = timeout(REST_WAIT, ignore_rest(&mut stream)).await;
+                break;
+            }
+        };
+        let answer = answer(server, &mut handles, head, url.as_deref()).await;
+        if send(&mut stream, &answer).await.is_err() {
+            break;
+        }
+    }
+    if goodbye {
+        for (url, handle) in &handles {
+            server.handles.end(url, &handle.pinned);
+        }
+    }
+}
+
+/// The next request, with its path if that is text.
+async fn next_request(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<(Head, Option<String>), End> {
+    let mut head = [0; HEAD_BYTES];
+    // A client may be silent for days.
+    let first = stream.read(&mut head).await;
+    let got = first.ok().filter(|got| *got > 0).ok_or(End::Left(false))?;
+    let rest = async {
+        stream.read_exact(&mut head[got..]).await.map_err(|_| End::Left(false))?;
+        let head = Head::decode(&head);
+        let len = head.path_bytes as usize;
+        if len > PATH_BYTES_MAX {
+            return Err(End::Refused);
+        }
+        let mut bytes = vec![0; len];
+        stream.read_exact(&mut bytes).await.map_err(|_| End::Left(false))?;
+        if head.want == Want::Exit {
+            return Err(End::Left(true));
+        }
+        Ok((head, path(&bytes).map(str::to_owned)))
+    };
+    timeout(FRAME_WAIT, rest).await.unwrap_or(Err(End::Refused))
+}
+
+/// Reads what is left of a frame that was refused: a connection that is closed with bytes unread may
+/// take the answer along.
+async fn ignore_rest(stream: &mut TcpStream) {
+    let _ = stream.shutdown().await;
+    let mut bytes = [0; 4096];
+    for _ in 0..REST_READS {
+        if !stream.read(&mut bytes).await.is_ok_and(|got| got > 0) {
+            return;
+        }
+    }
+}
+
+async fn send(stream: &mut TcpStream, answer: &Answer) -> Result<(), ()> {
+    match timeout(FRAME_WAIT, stream.write_all(&answer.encode())).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(()),
+    }
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    handles: &mut HashMap<String, Handle>,
+    head: Head,
+    url: Option<&str>,
+) -> Answer {
+    server.counts.requests.fetch_add(1, Relaxed);
+    let _turn = server.requests.acquire().await;
+    let Some(url) = url else { return Answer::Failed };
+    let answered = match head.want {
+        Want::Hello => hello(server, handles, url).await,
+        Want::Read => read(server, handles, url, head).await,
+        Want::Unknown(_) | Want::Exit => Ok(Answer::Unsupported),
+    };
+    let answer = answered.unwrap_or_else(|error| {
+        tracing::debug!(%error, "a request failed");
+        match error {
+            SourceError::NotFound { .. } => Answer::Missing,
+            SourceError::Permanent { .. } => Answer::Unsupported,
+            _ => Answer::Failed,
+        }
+    });
+    if !matches!(answer, Answer::Welcome | Answer::File { .. }) {
+        server.counts.failures.fetch_add(1, Relaxed);
+    }
+    answer
+}
+
+/// Pins the version that the object has now.
+async fn hello(
+    server: &Server,
+    handles: &mut HashMap<String, Handle>,
+    url: &str,
+) -> Result<Answer, SourceError> {
+    let object = server.objects.get(url)?;
+    let stat = object.stat().await?;
+    let pinned = Pinned::of(&stat);
+    if let Some(before) = handles.remove(url) {
+        server.handles.end(url, &before.pinned);
+    }
+    if handles.len() >= ADDRESSES_MAX {
+        return Ok(Answer::Failed);
+    }
+    if let Err(error) = server.handles.begin(url, &pinned) {
+        // It could not be told apart when it comes back.
+        tracing::warn!(%error, "which version a client reads cannot be written down");
+        return Ok(Answer::Failed);
+    }
+    handles.insert(url.to_owned(), Handle { object, pinned, streams: Streams::default() });
+    Ok(Answer::Welcome)
+}
+
+/// A client that goes on after its connection was lost.
+async fn resume(
+    server: &Server,
+    handles: &mut HashMap<String, Handle>,
+    url: &str,
+) -> Result<bool, SourceError> {
+    match server.handles.known(url) {
+        Known::Unclear => Ok(false),
+        Known::None => Ok(hello(server, handles, url).await? == Answer::Welcome),
+        Known::One(_) if handles.len() >= ADDRESSES_MAX => Ok(false),
+        Known::One(pinned) => {
+            let object = server.objects.get(url)?;
+            object.assume(&pinned.version, pinned.len);
+            let handle = Handle { object, pinned, streams: Streams::default() };
+            handles.insert(url.to_owned(), handle);
+            Ok(true)
+        }
+    }
+}
+
+async fn read(
+    server: &Arc<Server>,
+    handles: &mut HashMap<String, Handle>,
+    url: &str,
+    head: Head,
+) -> Result<Answer, SourceError> {
+    if !handles.contains_key(url) && !resume(server, handles, url).await? {
+        return Ok(Answer::Failed);
+    }
+    let Some(handle) = handles.get_mut(url) else { return Ok(Answer::Failed) };
+    let Handle { object, pinned, streams } = handle;
+    if head.offset >= pinned.len {
+        return Ok(Answer::Failed);
+    }
+    let end = head.offset.saturating_add(head.size.max(1)).min(pinned.len);
+    let range = head.offset..end;
+    let segment = object.segment_bytes();
+    let mut placed = None;
+    if range.start / segment == (range.end - 1) / segment {
+        placed = object.place(&pinned.version, range.clone(), server.extent_bytes).await?;
+    }
+    let (path, position, size) = match placed {
+        Some(placed) => (placed.path().to_owned(), placed.at(), placed.len()),
+        None => match server.spans.get(object, url, pinned, range).await {
+            Ok(span) => (span.path, span.at, span.len),
+            Err(NoSpan::Source(error)) => return Err(error),
+            Err(NoSpan::Disk(error)) => {
+                tracing::warn!(%error, "no file for a range");
+                return Ok(Answer::Failed);
+            }
+        },
+    };
+    let answered = head.offset..head.offset + size;
+    let next = streams.next(&answered, server.extent_bytes, pinned.len);
+    server.fetch_ahead(object, &pinned.version, next);
+    // `Spans::check_path_len` has seen to both.
+    let path = path.into_os_string().into_string().unwrap_or_default();
+    Ok(Answer::File { path, position, size })
+}

@@ -1,0 +1,606 @@
+//! `extmem serve`, and protocol V000: what the first clients need, and what the first server did
+//! wrong.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    origin::{Origin, Page, sample},
+    v000::{Client, Reply, frame},
+};
+
+const MIB: u64 = 1 << 20;
+
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(dir: &Path, args: &[&str]) -> Server {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--free-bytes", "0", "--dir"]).arg(dir);
+        command.args(args).env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server");
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("its output"));
+        out.read_line(&mut line).expect("the line that says that it is ready");
+        let address = line.trim().strip_prefix("extmem: serving V000 on ").expect("an address");
+        Server { address: address.to_owned(), child }
+    }
+
+    /// For an origin alone, with 32 MiB.
+    fn of(dir: &Path, origin: &Origin) -> Server {
+        Server::start(dir, &["--allow", origin.base(), "--max-bytes", "64MiB"])
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.address).expect("a connection")
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("kill -9");
+        self.child.wait().expect("it is dead");
+    }
+
+    /// SIGTERM. Returns the exit code.
+    fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
+        self.child.wait().expect("an end").code()
+    }
+
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("/proc").count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// What a directory takes on disk, as `du` counts it.
+fn du(path: &Path) -> u64 {
+    // What vanishes meanwhile takes nothing.
+    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
+    let entries = match found.is_dir() {
+        true => fs::read_dir(path).into_iter().flatten().flatten().map(|one| one.path()).collect(),
+        false => Vec::<PathBuf>::new(),
+    };
+    found.blocks() * 512 + entries.iter().map(|entry| du(entry)).sum::<u64>()
+}
+
+/// Reads, and compares whatever the answer says is good.
+fn check(client: &mut Client, url: &str, object: &[u8], offset: u64, size: u64) -> u64 {
+    let bytes = client.read(url, offset, size).expect("an answer").expect("OKOK");
+    let rest = object.len() as u64 - offset;
+    assert!(bytes.len() as u64 >= size.min(rest), "{} for {size} at {offset}", bytes.len());
+    assert!(bytes.len() as u64 <= rest, "no byte behind the end");
+    assert!(bytes == object[offset as usize..][..bytes.len()], "wrong bytes at {offset}");
+    bytes.len() as u64
+}
+
+fn refused(kind: &str) -> Reply {
+    Reply { kind: kind.to_owned(), offset: 0, size: 0, path: String::new() }
+}
+
+#[test]
+fn the_frames_are_those_of_the_text() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(3_000_000, 1);
+    origin.put("/object", &object, "1");
+    let server = Server::of(folder.path(), &origin);
+    let mut client = server.client();
+    let url = origin.url("/object");
+    // Sent in pieces, as networks do.
+    for byte in frame(b"V000", 0, 0, url.as_bytes()) {
+        client.send(&[byte]).expect("send");
+    }
+    let mut bytes = [0xff; 24];
+    client.stream.read_exact(&mut bytes).expect("an answer");
+    assert_eq!(&bytes, b"OKOK\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a hello's answer is bare");
+    // As the original opens: the header first, and a page of a member that starts at 512 * n.
+    let reply = client.ask(b"READ", 0, 65_000, &url).expect("an answer");
+    assert!(reply.is("OKOK") && reply.offset == 0 && reply.size >= 65_000, "{reply:?}");
+    assert!(Path::new(&reply.path).starts_with(folder.path()), "{reply:?}");
+    let file = fs::read(&reply.path).expect("the file");
+    assert!(file[..65_000] == object[..65_000]);
+    let reply = client.ask(b"READ", 3 * 512 + 4096, 4096, &url).expect("an answer");
+    assert_eq!(reply.offset, 3 * 512 + 4096, "position in a file laid out like the object");
+    assert!(reply.size > 64 << 10, "the rest of the block, to look ahead: {reply:?}");
+    // Everything again on a connection that never said hello, and two requests at once.
+    let mut other = server.client();
+    other.send(&frame(b"READ", 5, 7, url.as_bytes())).expect("send");
+    other.send(&frame(b"READ", 2_999_999, 4096, url.as_bytes())).expect("send");
+    assert!(other.reply().expect("an answer").size >= 7);
+    let last = other.reply().expect("an answer");
+    assert!(last.is("OKOK") && last.size == 1, "one byte is left: {last:?}");
+    assert!(other.ask(b"READ", 9, 0, &url).expect("an answer").size > 0, "nothing is the least");
+    client.send(&frame(b"EXIT", 0, 0, url.as_bytes())).expect("send");
+    assert_eq!(client.stream.read(&mut bytes).expect("the end"), 0, "EXIT has no answer");
+}
+
+#[test]
+fn every_request_is_answered_and_what_fails_may_work_later() {
+    let (origin, folder) = (Origin::start(), folder());
+    let server = Server::of(folder.path(), &origin);
+    let mut client = server.client();
+    let url = origin.url("/object");
+    for _ in 0..3 {
+        assert_eq!(client.hello(&url).expect("an answer"), refused("MISS"));
+    }
+    assert_eq!(client.ask(b"READ", 0, 1, &url).expect("an answer"), refused("MISS"));
+    let object = sample(300_000, 2);
+    origin.put("/object", &object, "1");
+    assert!(client.hello(&url).expect("an answer").is("OKOK"), "and now it is there");
+    for offset in [300_000, 300_001, 1 << 40, u64::MAX] {
+        for _ in 0..2 {
+            let reply = client.ask(b"READ", offset, 4096, &url).expect("an answer");
+            assert_eq!(reply, refused("FAIL"), "past the end, at {offset}");
+        }
+    }
+    origin.set("/object", Page::Status(403));
+    for _ in 0..2 {
+        let reply = client.ask(b"READ", 0, 4096, &url).expect("an answer");
+        assert_eq!(reply, refused("FAIL"), "denied");
+    }
+    origin.put("/object", &object, "1");
+    check(&mut client, &url, &object, 0, 4096);
+    check(&mut client, &url, &object, 0, u64::MAX);
+    assert_eq!(client.ask(b"V001", 0, 0, &url).expect("an answer"), refused("PROT"));
+    assert_eq!(client.ask(b"\0\0\0\0", 0, 0, &url).expect("an answer"), refused("PROT"));
+    for url in ["gopher://x/y", "s3://b/k", "/etc/passwd", "abc", "", "file:///etc/passwd"] {
+        assert_eq!(client.hello(url).expect("an answer"), refused("PROT"), "{url}");
+        assert_eq!(client.ask(b"READ", 0, 1, url).expect("an answer"), refused("PROT"), "{url}");
+    }
+    check(&mut client, &url, &object, 100_000, 4096);
+}
+
+#[test]
+fn frames_that_are_none_end_one_connection_and_no_other() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(300_000, 3);
+    origin.put("/object", &object, "1");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    let mut good = server.client();
+    assert!(good.hello(&url).expect("an answer").is("OKOK"));
+    for len in [1024u32, 1049, 65_536, u32::MAX] {
+        let mut bytes = frame(b"READ", 0, 1, b"");
+        bytes[20..].copy_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(b"s3://bucket/key");
+        let mut client = server.client();
+        client.send(&bytes).expect("send");
+        assert_eq!(client.reply().expect("an answer"), refused("FAIL"), "{len}");
+        assert_eq!(client.stream.read(&mut [0]).unwrap_or(0), 0, "{len}: closed");
+    }
+    let longest = format!("{}{}", origin.url("/"), "x".repeat(1023 - origin.url("/").len()));
+    assert_eq!(good.hello(&longest).expect("an answer"), refused("MISS"), "1023 bytes are allowed");
+    for path in [&b"http://\0"[..], b"\xff\xfe", b"http://[", b"s3://"] {
+        let mut client = server.client();
+        client.send(&frame(b"V000", 0, 0, path)).expect("send");
+        assert!(!client.reply().expect("an answer").is("OKOK"), "{path:?}");
+    }
+    // Half a frame, and then nothing: it costs that client its connection, after ten seconds.
+    let mut half = server.client();
+    half.send(b"READ\0\0").expect("send");
+    check(&mut good, &url, &object, 0, 4096);
+    let began = Instant::now();
+    assert_eq!(half.reply().expect("an answer"), refused("FAIL"));
+    assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(half.stream.read(&mut [0]).unwrap_or(0), 0);
+    check(&mut good, &url, &object, 200_000, 4096);
+}
+
+#[test]
+fn blocks_are_aligned_so_that_nothing_is_fetched_twice() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(20_000_000, 4);
+    origin.put("/object", &object, "1");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    // Backwards, at odd places, by two clients, and over every edge of a file.
+    let mut clients = [server.client(), server.client()];
+    for n in (0..200u64).rev() {
+        let client = &mut clients[n as usize % 2];
+        check(client, &url, &object, n * 99_000 + 17, 4096);
+    }
+    check(&mut clients[1], &url, &object, 19_999_999, 1);
+    for edge in 1..9 {
+        check(&mut clients[0], &url, &object, edge * 2 * MIB - 2000, 4096);
+    }
+    // One answer names one file with all of it, over as many edges as it takes.
+    check(&mut clients[0], &url, &object, 0, 9_065_000.min(16 * MIB / 2 - 65_536));
+    check(&mut clients[1], &url, &object, 5 * MIB - 1, 3 * MIB);
+    let (_, fetched) = origin.count();
+    assert_eq!(fetched, object.len() as u64, "every byte once");
+}
+
+#[test]
+fn the_cache_stays_below_its_bound() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(80 << 20, 5);
+    origin.put("/object", &object, "1");
+    let server = Server::start(folder.path(), &["--allow", origin.base(), "--max-bytes", "32MiB"]);
+    let url = origin.url("/object");
+    let mut client = server.client();
+    let mut at = 0;
+    while at < object.len() as u64 {
+        at += check(&mut client, &url, &object, at, 4096);
+        let taken = du(folder.path());
+        assert!(taken <= (32 << 20) + (128 << 10), "{taken} bytes at {at}");
+    }
+    assert!(du(folder.path()) > 8 << 20, "and it is used");
+    // More than it has room for at once.
+    let reply = client.ask(b"READ", 0, 70 << 20, &url).expect("an answer");
+    assert_eq!(reply, refused("FAIL"));
+}
+
+#[test]
+fn a_replaced_object_is_never_mixed() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (old, new) = (sample(5_000_000, 6), sample(5_000_000, 7));
+    origin.put("/object", &old, "old");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    let mut first = server.client();
+    assert!(first.hello(&url).expect("an answer").is("OKOK"));
+    check(&mut first, &url, &old, 0, 4096);
+    origin.put("/object", &new, "new");
+    // What is there of the old one is served; the rest fails. A lost connection changes nothing.
+    check(&mut first, &url, &old, 8192, 4096);
+    let reply = first.ask(b"READ", 4_500_000, 4096, &url).expect("an answer");
+    assert_eq!(reply, refused("FAIL"));
+    drop(first);
+    let mut again = server.client();
+    check(&mut again, &url, &old, 8192, 4096);
+    assert_eq!(again.ask(b"READ", 4_500_000, 4096, &url).expect("an answer"), refused("FAIL"));
+    // Nor does a restart.
+    server.kill();
+    let server = Server::of(folder.path(), &origin);
+    let mut again = server.client();
+    check(&mut again, &url, &old, 8192, 4096);
+    assert_eq!(again.ask(b"READ", 4_500_000, 4096, &url).expect("an answer"), refused("FAIL"));
+    // A new handle reads the new one, and from then on nobody guesses.
+    let mut second = server.client();
+    assert!(second.hello(&url).expect("an answer").is("OKOK"));
+    check(&mut second, &url, &new, 0, 4096);
+    check(&mut second, &url, &new, 4_500_000, 4096);
+    check(&mut again, &url, &old, 8192, 4096);
+    let mut lost = server.client();
+    assert_eq!(lost.ask(b"READ", 8192, 4096, &url).expect("an answer"), refused("FAIL"));
+    again.send(&frame(b"EXIT", 0, 0, url.as_bytes())).expect("send");
+    assert_eq!(again.stream.read(&mut [0]).expect("the end"), 0);
+    // The old one has left for good, so who comes back reads the new one.
+    let mut lost = server.client();
+    check(&mut lost, &url, &new, 8192, 4096);
+}
+
+#[test]
+fn killed_at_any_moment_it_is_whole() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = Arc::new(sample(24_000_000, 8));
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    for round in 0..8u64 {
+        let server = Server::of(folder.path(), &origin);
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..4u64)
+            .map(|n| {
+                let mut client = server.client();
+                let (object, url, stop) = (object.clone(), url.clone(), stop.clone());
+                thread::spawn(move || {
+                    let mut at = n * 5_777_777 + round * 1_234_567;
+                    while !stop.load(Relaxed) {
+                        at = (at + 1_111_111) % (object.len() as u64 - 1);
+                        // A server that dies is an error of the connection, and nothing worse.
+                        let Ok(got) = client.read(&url, at, 4096) else { return };
+                        let got = got.expect("OKOK");
+                        assert!(got == object[at as usize..][..got.len()], "wrong bytes at {at}");
+                    }
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(20 + round * 37 % 150));
+        server.kill();
+        stop.store(true, Relaxed);
+        for reader in readers {
+            reader.join().expect("no wrong byte, and no hang");
+        }
+    }
+    let server = Server::of(folder.path(), &origin);
+    let left: Vec<_> = ["tmp", "serve/spans"]
+        .iter()
+        .flat_map(|name| fs::read_dir(folder.path().join(name)).expect("a folder"))
+        .collect();
+    assert_eq!(left.len(), 0, "left behind: {left:?}");
+    let (_, before) = origin.count();
+    let mut client = server.client();
+    let mut at = 0;
+    while at < object.len() as u64 {
+        at += check(&mut client, &url, &object, at, 4096);
+    }
+    let (_, after) = origin.count();
+    assert!(after - before < object.len() as u64, "a restart keeps what was there");
+    let checked = crate::extmem().args(["cache", "verify", "--dir"]).arg(folder.path()).output();
+    assert!(checked.expect("verify").status.success());
+}
+
+#[test]
+fn told_to_stop_it_answers_what_it_has_begun() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(3_000_000, 9);
+    origin.put("/object", &object, "1");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    let mut client = server.client();
+    let mut idle = server.client();
+    assert!(client.hello(&url).expect("an answer").is("OKOK"));
+    assert!(idle.hello(&url).expect("an answer").is("OKOK"));
+    origin.delay(Duration::from_millis(700));
+    client.send(&frame(b"READ", 0, 4096, url.as_bytes())).expect("send");
+    thread::sleep(Duration::from_millis(200));
+    let address = server.address.clone();
+    let stopped = thread::spawn(move || server.stop());
+    let reply = client.reply().expect("an answer");
+    assert!(reply.is("OKOK"), "{reply:?}");
+    assert_eq!(client.stream.read(&mut [0]).expect("the end"), 0);
+    assert_eq!(idle.stream.read(&mut [0]).expect("the end"), 0);
+    assert_eq!(stopped.join().expect("an end"), Some(0));
+    assert!(Client::connect(&address).is_err(), "nobody listens");
+    // What was fetched is there.
+    let (before, _) = origin.count();
+    let server = Server::of(folder.path(), &origin);
+    check(&mut server.client(), &url, &object, 0, 4096);
+    assert_eq!(origin.count().0, before);
+}
+
+#[test]
+fn limits_hold_and_leave_others_alone() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(3_000_000, 10);
+    origin.put("/object", &object, "1");
+    let args = ["--allow", origin.base(), "--connections-per-client", "3", "--requests-max", "2"];
+    let server = Server::start(folder.path(), &args);
+    let url = origin.url("/object");
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    for client in &mut clients {
+        assert!(client.hello(&url).expect("an answer").is("OKOK"));
+    }
+    let mut fourth = server.client();
+    assert!(fourth.hello(&url).is_err(), "the fourth is closed");
+    clients.pop();
+    // The seat is free as soon as the server has seen the end.
+    let in_time = Instant::now() + Duration::from_secs(5);
+    let mut third = loop {
+        let mut client = server.client();
+        if client.hello(&url).is_ok_and(|reply| reply.is("OKOK")) {
+            break client;
+        }
+        assert!(Instant::now() < in_time, "its seat is never free");
+    };
+    check(&mut third, &url, &object, 2_000_000, 4096);
+    let before = server.descriptors();
+    for _ in 0..50 {
+        let mut client = server.client();
+        let _ = client.send(b"READ\0");
+    }
+    let in_time = Instant::now() + Duration::from_secs(5);
+    while server.descriptors() > before + 1 {
+        assert!(Instant::now() < in_time, "{} of {before}", server.descriptors());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn only_what_is_allowed_is_served() {
+    let (origin, elsewhere, folder) = (Origin::start(), Origin::start(), folder());
+    let object = sample(300_000, 11);
+    for path in ["/pub/object", "/secret", "/pub/../secret", "/pub/%2e%2e/secret", "/public/x"] {
+        origin.put(path, &object, "1");
+    }
+    elsewhere.put("/pub/object", &object, "1");
+    origin.set("/pub/out", Page::Redirect(elsewhere.url("/pub/object")));
+    origin.set("/pub/up", Page::Redirect("/secret".to_owned()));
+    origin.set("/pub/within", Page::Redirect("/pub/object".to_owned()));
+    let files = folder.path().join("files");
+    fs::create_dir_all(files.join("data")).expect("a folder");
+    fs::write(files.join("data/object"), &object).expect("write");
+    fs::write(files.join("secret"), &object).expect("write");
+    std::os::unix::fs::symlink(files.join("secret"), files.join("data/link")).expect("a link");
+    std::os::unix::fs::symlink(&files, files.join("data/up")).expect("a link");
+    std::os::unix::fs::symlink(files.join("data/object"), files.join("in")).expect("a link");
+    let data = format!("file://{}", files.join("data").display());
+    let prefix = origin.url("/pub/");
+    let args = ["--allow", prefix.as_str(), "--allow", data.as_str()];
+    let server = Server::start(&folder.path().join("cache"), &args);
+    let mut client = server.client();
+    let file = |name: &str| format!("file://{}", files.join(name).display());
+    let good =
+        [origin.url("/pub/object"), origin.url("/pub/within"), file("data/object"), file("in")];
+    for url in good {
+        assert!(client.hello(&url).expect("an answer").is("OKOK"), "{url}");
+        check(&mut client, &url, &object, 100_000, 4096);
+    }
+    let bad = [
+        origin.url("/secret"),
+        origin.url("/public/x"),
+        origin.url("/pub/../secret"),
+        origin.url("/pub/%2e%2e/secret"),
+        origin.url("/pub/..%2fsecret"),
+        origin.url("/pub/%252e%252e/secret"),
+        origin.url("/pub/out"),
+        origin.url("/pub/up"),
+        elsewhere.url("/pub/object"),
+        format!("{}#extmem:cache={}", origin.url("/pub/object"), files.display()),
+        format!("{}#extmem:ca=/etc/shadow", origin.url("/pub/object")),
+        format!("s3://bucket/key?endpoint={}", elsewhere.base()),
+        file("secret"),
+        file("data/link"),
+        file("data/../secret"),
+        file("data/%2e%2e/secret"),
+        file("data/up/secret"),
+        file("nothing"),
+        files.join("secret").display().to_string(),
+    ];
+    for url in bad {
+        assert_eq!(client.hello(&url).expect("an answer"), refused("PROT"), "{url}");
+        assert_eq!(client.ask(b"READ", 0, 9, &url).expect("an answer"), refused("PROT"), "{url}");
+    }
+    assert_eq!(client.hello(&file("data/nothing")).expect("an answer"), refused("MISS"));
+    assert_eq!(elsewhere.count().0, 0, "nobody asked there");
+}
+
+#[test]
+fn what_cannot_be_served_is_said_at_the_start() {
+    let folder = folder();
+    let cases: [(&[&str], &str); 6] = [
+        (&["--block-bytes", "5000"], "power of two"),
+        (&["--allow", "ftp://x"], "no such kind"),
+        (&["--allow", "file:///there/is/nothing"], "No such file"),
+        (&["--max-bytes", "1MiB"], "at least"),
+        (&["--max-bytes", "many"], "a size is"),
+        (&["--listen", "203.0.113.1:1"], "203.0.113.1"),
+    ];
+    for (args, expected) in cases {
+        let mut command = crate::extmem();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path().join("c"));
+        // The last of an option given twice is what counts, or the parser says so.
+        let args: Vec<&str> = args.to_vec();
+        if args[0] == "--listen" {
+            command = crate::extmem();
+            command.args(["serve", "--dir"]).arg(folder.path().join("c"));
+        }
+        let output = command.args(&args).timeout(Duration::from_secs(20)).output().expect("output");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(expected), "{args:?}: {text}");
+    }
+    let output = crate::extmem()
+        .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
+        .arg(folder.path().join("c"))
+        .env("EXTMEM_CACHE_KEY", "00")
+        .timeout(Duration::from_secs(20))
+        .output()
+        .expect("output");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("encrypted"), "{output:?}");
+}
+
+/// Many clients, some of which behave badly, and a server that dies in between.
+#[test]
+fn many_clients_of_whom_some_are_mad() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = Arc::new(sample(30_000_000, 12));
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let seconds = std::env::var("EXTMEM_STRESS_SECONDS").ok().and_then(|text| text.parse().ok());
+    let (clients, seconds) = seconds.map_or((60, 4), |seconds: u64| (200, seconds));
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listen.local_addr().expect("an address").to_string();
+    drop(listen);
+    let args = ["--allow", origin.base(), "--max-bytes", "48MiB", "--listen", &address];
+    // `start` gives a listen address of its own, so this one is put together here.
+    let start = || {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+        command.args(["serve", "--free-bytes", "0", "--dir"]).arg(folder.path()).args(args);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server");
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("its output"));
+        out.read_line(&mut line).expect("a line");
+        assert!(line.contains(&address), "{line}");
+        Server { child, address: address.clone() }
+    };
+    let mut server = start();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let workers: Vec<_> = (0..clients)
+        .map(|n: u64| {
+            let (object, url, address) = (object.clone(), url.clone(), address.clone());
+            thread::spawn(move || {
+                let mut state = n * 7919 + 1;
+                let mut random = move |below: u64| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 33) % below
+                };
+                let mut reads = 0u64;
+                while Instant::now() < end {
+                    let Ok(mut client) = Client::connect(&address) else {
+                        thread::sleep(Duration::from_millis(20));
+                        continue;
+                    };
+                    if random(3) > 0 && client.hello(&url).is_err() {
+                        continue;
+                    }
+                    for _ in 0..random(20) {
+                        let at = random(object.len() as u64 - 1);
+                        match random(40) {
+                            0 => {
+                                let _ = client.send(b"READ\x01\x02");
+                                break;
+                            }
+                            1 => {
+                                let mut bad = frame(b"READ", at, 1, b"");
+                                bad[20..].fill(0xff);
+                                let _ = client.send(&bad);
+                                break;
+                            }
+                            2 => {
+                                // Asks and does not wait for the answer.
+                                let _ = client.send(&frame(b"READ", at, 4096, url.as_bytes()));
+                                break;
+                            }
+                            _ => match client.read(&url, at, 1 + random(20_000)) {
+                                Err(_) => break,
+                                Ok(Err(reply)) => assert!(reply.is("FAIL"), "{reply:?}"),
+                                Ok(Ok(got)) => {
+                                    let right = &object[at as usize..][..got.len()];
+                                    assert!(got == right, "wrong bytes at {at}");
+                                    reads += 1;
+                                }
+                            },
+                        }
+                    }
+                }
+                reads
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(seconds) / 3);
+        server.kill();
+        server = start();
+    }
+    let reads: Vec<u64> =
+        workers.into_iter().map(|one| one.join().expect("no wrong byte")).collect();
+    assert!(reads.iter().sum::<u64>() > clients, "{reads:?}");
+    // All of them have left.
+    let in_time = Instant::now() + Duration::from_secs(15);
+    let sockets = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", server.child.id())).expect("/proc");
+        let links = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    };
+    // The listener, the origin's connections, and those of the runtime.
+    while sockets() > 24 {
+        assert!(Instant::now() < in_time, "{} sockets of clients that left", sockets());
+        thread::sleep(Duration::from_millis(100));
+    }
+    check(&mut server.client(), &url, &object, 12_345_678, 4096);
+    assert_eq!(server.stop(), Some(0));
+}
