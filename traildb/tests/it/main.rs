@@ -12,4 +12,7 @@ mod writing; // what a builder writes reads back
 mod appending; // events of another database
 mod spilling; // more events than fit in memory
 mod placing; // what is at its name meanwhile
+mod conformance; // files keep every rule of the format
+mod property; // so do random ones, and they hold what was added
+mod rules; // a checker that shares nothing with the library
 mod support; // fixtures and comparisons
