@@ -6,7 +6,8 @@ CARGO ?= cargo
 PROFILE = --release
 PYTHON ?= python3
 
-.PHONY: help setup demo test package bench bench-blog examples fmt lint doc fuzz servers servers-stop
+.PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc fuzz \
+	servers servers-stop
 
 help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
@@ -14,6 +15,8 @@ help:
 	@echo "make examples    the small programs of examples/, one after the other"
 	@echo "make bench       the benchmarks; writes BENCHMARKS.md"
 	@echo "make bench-blog  the charts of the article that the project started from"
+	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
+	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
 	@echo "make fmt lint doc fuzz package   the checks, one by one"
@@ -41,13 +44,25 @@ examples: setup
 	done
 
 # BENCH_ARGS passes more options, such as --only needle,cold or --quick; see `bench --help`.
+# TDB=/path/to/the/C/tdb and BENCH_CSV=events.csv are for its section `tdb`.
+bench: export TDB := $(TDB)
+bench: export BENCH_CSV := $(BENCH_CSV)
 bench: setup
-	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p tdb-cli
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 bench-blog: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench_blog -- --write BENCHMARKS.md $(BENCH_ARGS)
+
+# Both tools make, dump, filter, merge and index the same data. INTEROP_ARGS passes more options.
+interop: setup
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p tdb-cli
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin interop -- --theirs '$(TDB)' $(INTEROP_ARGS)
+
+# Against the library that pkg-config knows, or TDB_LIB=/prefix with include/ and lib/ in it.
+interop-peer:
+	@sh examples/interop/peer.sh '$(TDB_LIB)'
 
 fmt:
 	@$(CARGO) fmt --all

@@ -32,13 +32,20 @@ pub fn cost<T>(work: impl FnOnce() -> Result<T, String>) -> Result<(T, Cost), St
     Ok((value, Cost { wall: began.elapsed(), cpu: cpu_time().saturating_sub(cpu) }))
 }
 
-/// Processor time of this process: user and system, all threads.
-fn cpu_time() -> Duration {
+/// Processor time of this process so far: user and system, all threads.
+pub fn cpu_time() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name in parentheses may hold anything; the fields after it are numbers.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// The most memory that this process has held at a time, in KiB.
+pub fn peak_rss_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// The median. Of an even number, the upper of the two in the middle.

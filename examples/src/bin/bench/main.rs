@@ -1,5 +1,6 @@
 //! The benchmarks: how much a region costs over `mmap`, how long from a question to its answer, how
-//! near a cold scan comes to a download, how much may be asked until a download wins.
+//! near a cold scan comes to a download, how much may be asked until a download wins, and how the
+//! event database compares with the library whose files it shares.
 //!
 //! ```text
 //! bench [--only needle,cold] [--quick] [--json] [--write BENCHMARKS.md]
@@ -14,6 +15,7 @@ mod break_even; // how many random trails until a download wins
 mod children; // benchmarks that the pager carries itself
 mod cold; // reading everything, once
 mod needle; // a few users of a large database
+mod tdb; // writing and reading beside the C library
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,6 +53,9 @@ struct Args {
     /// Least size of the small database, in megabytes.
     #[arg(long, default_value_t = 100)]
     small: u64,
+
+    #[command(flatten)]
+    tdb: tdb::Args,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,6 +71,8 @@ enum Which {
     BreakEven,
     /// Random reads under a small budget.
     Random,
+    /// The event database beside the C library.
+    Tdb,
 }
 
 /// What the benchmarks need to know.
@@ -117,6 +124,7 @@ fn run(args: &Args) -> Result<(), String> {
             Which::Cold => cold::run(&setup),
             Which::BreakEven => break_even::run(&setup),
             Which::Random => children::random_reads(),
+            Which::Tdb => tdb::run(setup.rounds, &args.tdb),
         };
         tell(args, &section?)?;
     }

@@ -1,0 +1,109 @@
+//! A filter with an index: each tool on the file that its library wrote, with and without the index
+//! that it made.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use examples::{
+    measure::median,
+    report::{Aim, Goal},
+};
+
+use super::{Files, Row, Unit, figures::beside, path};
+
+/// Queries of each kind in a round.
+struct Query<'q> {
+    tool: &'q Path,
+    db: &'q Path,
+    filter: &'q str,
+}
+
+pub(super) fn run(
+    tool: &Path,
+    files: &Files,
+    rounds: usize,
+    csv: &Path,
+    rows: &mut Vec<Row>,
+    goals: &mut Vec<Goal>,
+) -> Result<(), String> {
+    let Some(theirs) = &files.theirs else {
+        eprintln!("  no index: the C library's file is missing, which `make interop-peer` is for");
+        return Ok(());
+    };
+    let filter = format!("title={}", super::data::rare_title(csv)?);
+    let ours = beside("tdb")?;
+    let queries = [
+        Query { tool, db: theirs, filter: &filter },
+        Query { tool: &ours, db: &files.ours, filter: &filter },
+    ];
+    let made = queries.each_ref().map(|query| time(query, &["index", "-i", path(query.db)?]));
+    let [theirs, ours] = made;
+    let (theirs, ours) = (theirs?.0, ours?.0);
+    rows.push(row("tool: make the index", vec![theirs], vec![ours]));
+    let [mut with, mut without] = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+    for _ in 0..rounds {
+        let mut answers = Vec::new();
+        for (at, query) in queries.iter().enumerate() {
+            for (list, more) in [(&mut with, &[][..]), (&mut without, &["--no-index"][..])] {
+                let (seconds, lines) = query.ask(more)?;
+                list[at].push(seconds);
+                answers.push(lines);
+            }
+        }
+        if answers.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(format!("{filter}: the tools find {answers:?} events"));
+        }
+    }
+    let [with, without] = [with, without].map(|[theirs, ours]| (theirs, ours));
+    let gain =
+        |side: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| median(side(&without)) / median(side(&with));
+    let (theirs, ours) = (gain(|both| &both.0), gain(|both| &both.1));
+    let what = format!(
+        "tool: dump of a rare title with an index ({theirs:.1} and {ours:.1} times as fast)"
+    );
+    let row_with = row(&what, with.0, with.1);
+    let ratio = row_with.ratio.unwrap_or(f64::NAN);
+    let what = "indexed query with the tool: ours / C library";
+    goals.push(Goal::new(what, ratio, Aim::AtMost(1.0)));
+    rows.push(row_with);
+    rows.push(row("tool: the same dump without", without.0, without.1));
+    Ok(())
+}
+
+fn row(what: &str, theirs: Vec<f64>, ours: Vec<f64>) -> Row {
+    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
+    Row {
+        what: what.to_owned(),
+        unit: Unit::Seconds,
+        theirs: Some(median(&theirs)),
+        ours: median(&ours),
+        ratio: Some(median(&ratios)),
+    }
+}
+
+impl Query<'_> {
+    /// Seconds, and the number of lines.
+    fn ask(&self, more: &[&str]) -> Result<(f64, usize), String> {
+        let mut words = vec!["dump", "-i", path(self.db)?, "-F", self.filter];
+        words.extend(more);
+        time(self, &words)
+    }
+}
+
+fn time(query: &Query<'_>, words: &[&str]) -> Result<(f64, usize), String> {
+    let clock = Instant::now();
+    let told = |what: String| format!("{} {}: {what}", query.tool.display(), words.join(" "));
+    let output = Command::new(query.tool)
+        .args(words)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| told(e.to_string()))?;
+    let seconds = clock.elapsed().as_secs_f64();
+    match output.status.success() {
+        true => Ok((seconds, output.stdout.iter().filter(|&&byte| byte == b'\n').count())),
+        false => Err(told(output.status.to_string())),
+    }
+}

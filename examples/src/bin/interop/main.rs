@@ -1,0 +1,133 @@
+//! Proves that the C library's `tdb` and ours are interchangeable: both make, dump, filter, merge and
+//! index the same data, read each other's files, and must agree.
+//!
+//! ```text
+//!   events --> theirs make --> file --> theirs dump ---+
+//!     |                         +-----> ours dump -----+--> equal
+//!     +------> ours make ----> file --> ours dump -----+
+//!                               +-----> theirs dump ---+
+//! ```
+//!
+//! Each data set is written by both tools in every form. Then each question (all events, a filter,
+//! some trails, with an index or without) is asked of both tools about both files. Output is compared
+//! byte for byte; only where two *files* are compared may events of equal times come in another
+//! order, since the C library does not promise one.
+
+#![forbid(unsafe_code)]
+
+mod agree; // what is compared, and what came of it
+mod checks; // the questions
+mod events; // the data sets
+mod tool; // the two programs
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use examples::table::Table;
+
+use self::{agree::Report, tool::Tool};
+
+/// Compares the C library's `tdb` with ours on the same data.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Exit codes: 0 the tools agree, 1 they do not, 2 the command line is wrong or a tool is missing.
+
+Examples:
+  interop --theirs /usr/local/bin/tdb
+  interop --theirs ./tdb --only edits,bytes -v --keep /tmp/interop"
+)]
+struct Args {
+    /// The C library's `tdb`.
+    #[arg(long, value_name = "FILE")]
+    theirs: PathBuf,
+
+    /// Our `tdb`. Default: the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    ours: Option<PathBuf>,
+
+    /// Which data sets, joined by commas. Default: all.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+
+    /// Events of your own as one more data set: comma separated, without quotes, a header that names
+    /// uuid and time first.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Works in this folder and leaves it. Default: a folder that is removed.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+
+    /// Names every comparison.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("interop: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<bool, String> {
+    if args.theirs.as_os_str().is_empty() {
+        return Err("say where the C library's tool is: make interop TDB=/path/to/tdb".into());
+    }
+    let ours = match &args.ours {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("tdb"),
+    };
+    let (theirs, ours) = (Tool::theirs(&args.theirs)?, Tool::ours(&ours)?);
+    for (command, option) in [
+        ("dump", "--filter"),
+        ("index", "--output"),
+        ("merge", "--output"),
+        ("make", "--no-bigrams"),
+    ] {
+        if !ours.knows(command, option) {
+            println!("left out: our tool has no {command} {option}");
+        }
+    }
+    let scratch;
+    let root = match &args.keep {
+        Some(folder) => folder.clone(),
+        None => {
+            scratch = tempfile::tempdir().map_err(|e| e.to_string())?;
+            scratch.path().to_owned()
+        }
+    };
+    let mut sets = events::sets();
+    if let Some(csv) = &args.csv {
+        sets.push(events::own(csv)?);
+    }
+    let known: Vec<&str> = sets.iter().map(|set| set.name).collect();
+    if let Some(unknown) = args.only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("there is no data set {unknown:?}; there are {}", known.join(", ")));
+    }
+    let mut table = Table::new(["data set", "events", "fields", "equal", "differ", "C fails"]);
+    let mut whole = Report::new(args.verbose);
+    for set in &sets {
+        if !args.only.is_empty() && !args.only.iter().any(|name| name == set.name) {
+            continue;
+        }
+        eprintln!("== {}", set.name);
+        let mut report = Report::new(args.verbose);
+        checks::all(set, &theirs, &ours, &root.join(set.name), &mut report)
+            .map_err(|e| format!("{}: {e}", set.name))?;
+        let [equal, differ, fails] = report.counts().map(|n| n.to_string());
+        let (events, fields) = (set.rows.len().to_string(), set.fields.len().to_string());
+        table.row([set.name.to_owned(), events, fields, equal, differ, fails]);
+        whole.add(report);
+    }
+    let [equal, differ, fails] = whole.counts();
+    println!("{table}");
+    println!("{equal} comparisons agree, {differ} differ; {fails} times the C tool failed itself");
+    Ok(differ == 0 && equal > 0)
+}
