@@ -1,4 +1,10 @@
-//! Writes seeds: small databases in the compact form, of our own and of `../shared`.
+//! Writes seeds: small databases in the compact form, of our own and of `../shared`, and small texts
+//! for `make`.
+//!
+//! ```text
+//!   FOLDER/reader   flags, members
+//!   FOLDER/make     flags, text: see make.rs
+//! ```
 
 mod compact;
 
@@ -10,7 +16,9 @@ use traildb::{Builder, Options, Uuid, synth};
 type Members = BTreeMap<String, Vec<u8>>;
 
 fn main() {
-    let folder = std::env::args().nth(1).expect("usage: seeds FOLDER");
+    let root = std::env::args().nth(1).expect("usage: seeds FOLDER");
+    texts(&Path::new(&root).join("make"));
+    let folder = Path::new(&root).join("reader");
     fs::create_dir_all(&folder).expect("the folder can be made");
     let scratch = std::env::temp_dir().join(format!("traildb-seeds-{}", std::process::id()));
     fs::create_dir_all(&scratch).expect("a scratch folder can be made");
@@ -26,7 +34,7 @@ fn main() {
             [("dir", 0), ("pkg", PACKAGE), ("far", PACKAGE | REMOTE), ("old", VERSION_0)]
         {
             if let Some(bytes) = compact_of(members, flags).bytes() {
-                fs::write(Path::new(&folder).join(format!("{name}-{form}")), bytes)
+                fs::write(folder.join(format!("{name}-{form}")), bytes)
                     .expect("a seed is written");
                 written += 1;
             }
@@ -34,6 +42,36 @@ fn main() {
     }
     let _ = fs::remove_dir_all(&scratch);
     println!("{written} seeds of {} databases", databases.len());
+}
+
+/// Rows as they should be, and as they should not.
+fn texts(folder: &Path) {
+    fs::create_dir_all(folder).expect("the folder can be made");
+    let uuid = "00112233445566778899aabbccddeeff";
+    let csv = [
+        format!("{uuid},1,x,y\n{uuid},2,,\nabc,3,z,w\n"),
+        format!("{uuid},1,\"a \"\"b\"\"\",\"line\nbreak\"\r\n{uuid},18446744073709551615,\"\",y"),
+        format!("{uuid},1,\"open,y\n{uuid},2,x\"y,\"x\"y\n"),
+        format!("{uuid},0\n\n{uuid}\n{uuid},140737488355326,a,b,c,d\n,,,\n"),
+        format!("{uuid},-1,x,y\ng,1,x,y\n{uuid},1,\0,\u{20ac}\n"),
+    ];
+    let json = [
+        format!("{{\"uuid\": \"{uuid}\", \"time\": 1, \"a\": \"x\", \"b\": null}}\n"),
+        format!("{{\"uuid\":\"abc\",\"time\":\"2\",\"a\":1.50,\"b\":true,\"c\":[{{}}]}}\n"),
+        format!("{{\"uuid\":\"{uuid}\",\"time\":3,\"a\":{{\"hex\":\"c3ff\"}},\"b\":\"\\u20ac\\n\"}}"),
+        format!("{{\"uuid\":\"{uuid}\",\"time\":3,\"a\":\"x\",\"a\":\"y\"}}\n[]\n{{\"uuid\":\n"),
+    ];
+    for (kind, texts, bit) in [("csv", &csv[..], 0), ("json", &json[..], 1)] {
+        for (n, text) in texts.iter().enumerate() {
+            // As the C tool reads and as we do; stopping and passing over; one thread and two; with
+            // a database at the end or without.
+            for flags in [0, 2, 4, 6 | 8, 16, 4 | 16] {
+                let mut seed = vec![flags | bit];
+                seed.extend(text.as_bytes());
+                fs::write(folder.join(format!("{kind}-{n}-{flags}")), seed).expect("a seed is written");
+            }
+        }
+    }
 }
 
 fn compact_of(members: &Members, flags: u8) -> Compact {
