@@ -58,9 +58,8 @@ pub(super) fn run(
         }
     }
     let [with, without] = [with, without].map(|[theirs, ours]| (theirs, ours));
-    let gain =
-        |side: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>| median(side(&without)) / median(side(&with));
-    let (theirs, ours) = (gain(|both| &both.0), gain(|both| &both.1));
+    let theirs = median(&without.0) / median(&with.0);
+    let ours = median(&without.1) / median(&with.1);
     let what = format!(
         "tool: dump of a rare title with an index ({theirs:.1} and {ours:.1} times as fast)"
     );
