@@ -12,8 +12,13 @@ mod batch;
 mod columns;
 #[path = "../cli/src/make/csv.rs"]
 mod csv;
-#[path = "../cli/src/failure.rs"]
-mod failure;
+/// What the choice of columns fails with; the command's own knows errors of regions besides.
+mod failure {
+    #[derive(Debug)]
+    pub enum Failure {
+        Usage(String),
+    }
+}
 #[path = "../cli/src/make/feed.rs"]
 mod feed;
 #[path = "../cli/src/make/json.rs"]
