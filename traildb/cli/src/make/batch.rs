@@ -108,10 +108,12 @@ impl<'b> Sink<'b> {
         Sink { batch, tally, fields, uuid: None, time: None, problem: None }
     }
 
-    /// Begins an event whose values are all empty.
+    /// Begins an event whose values are all empty, also behind one that was rejected half filled.
     pub(super) fn begin(&mut self) {
         (self.uuid, self.time, self.problem) = (None, None, None);
-        self.batch.cells.resize((self.batch.rows.len() + 1) * self.fields, Cell::default());
+        let taken = self.batch.rows.len() * self.fields;
+        self.batch.cells.truncate(taken);
+        self.batch.cells.resize(taken + self.fields, Cell::default());
     }
 
     /// Sets what `to` names. `bytes` are those of `cell`; `place` says for errors where they are.

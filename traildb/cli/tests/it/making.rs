@@ -85,6 +85,19 @@ fn bad_lines_can_be_passed_over() {
     assert_eq!(again.status.code(), Some(1), "a database is never overwritten");
 }
 
+/// What a row was given before it was passed over must not fill the columns that the next one lacks.
+#[test]
+fn a_row_passed_over_leaves_nothing_to_the_next() {
+    let sample = Sample::new(&[]);
+    for (k, row) in ["xyz,1,p,q", "00,x,p,q"].into_iter().enumerate() {
+        let made = sample.beside(&format!("made{k}"));
+        let options = ["make", "--skip-bad-input", "-d", ",", "-f", "uuid,time,a,b", "-o", &made];
+        tdb(&options).write_stdin(format!("{row}\n{},2,r\n", uuid(1))).assert().success();
+        let json = printed(&["dump", "-i", &made, "-j"]);
+        assert!(json.contains(r#""a": "r", "b": """#), "{row}: {json}");
+    }
+}
+
 /// A quote that nobody closes must not cost the square of what follows it.
 #[test]
 fn an_open_quote_is_found_in_time() {
