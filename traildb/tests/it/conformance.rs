@@ -52,7 +52,8 @@ pub(crate) fn written(fields: &[String], added: &Added, options: Options) -> [Co
     let folder = scratch();
     [false, true].map(|directory| {
         let path = folder.path().join(format!("db-{directory}"));
-        let mut builder = Builder::with_options(fields, options.directory(directory)).unwrap();
+        let mut builder =
+            Builder::with_options(fields, options.clone().directory(directory)).unwrap();
         for (uuid, time, values) in added {
             builder.add(*uuid, *time, values).unwrap();
         }
