@@ -30,7 +30,7 @@ use crate::{
         Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Wakeup,
         open_descriptor, port_for,
     },
-    units::{Geometry, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
+    units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
 };
 
 /// The fewest units that a budget must hold. Half may be pinned, eight are protected; with 32,
@@ -46,9 +46,6 @@ const MOVE_FROM: u64 = 2 << 20;
 /// One request of a long stream has between these many bytes.
 const EXTENT_BYTES_MAX: u64 = 16 << 20;
 const EXTENT_BYTES_MIN: u64 = 1 << 20;
-
-/// The longest object: what a process can address, on the machines that the pager runs on.
-const OBJECT_BYTES_MAX: u64 = 1 << 47;
 
 /// Makes the prefetch policy of each region.
 pub type PrefetchFactory = Arc<dyn Fn() -> Box<dyn PrefetchPolicy> + Send + Sync>;

@@ -17,6 +17,10 @@ pub const UNIT_BYTES_MAX: u64 = 2 << 20;
 /// What one page-table page describes. The pager drops tables of empty spans.
 pub const SPAN_BYTES: u64 = 2 << 20;
 
+/// The longest object: what a process can address, on the machines that the pager runs on. Within
+/// it no sum of offsets and units wraps.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 47;
+
 /// A position in an object, in bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteOffset(pub u64);
@@ -37,8 +41,10 @@ impl Geometry {
     /// Divides `object_len` bytes into units of `1 << unit_shift` bytes; the last may be partial.
     ///
     /// # Panics
-    /// When `unit_shift` is not from 12 to 21: a plan has checked it.
+    /// When `unit_shift` is not from 12 to 21: a plan has checked it. When `object_len` is above
+    /// [`OBJECT_BYTES_MAX`]: no region is opened over a longer object.
     pub fn new(object_len: u64, unit_shift: u32) -> Geometry {
+        assert!(object_len <= OBJECT_BYTES_MAX, "{object_len} bytes have no place in memory");
         assert!((12..=21).contains(&unit_shift), "unit_shift {unit_shift} was checked by the plan");
         Geometry { object_len, unit_shift }
     }
@@ -119,6 +125,20 @@ mod tests {
         }
         assert_eq!((geometry.units(), geometry.mapped_len()), (3, 12288));
         assert_eq!(geometry.len_of(UnitIndex(2)), 1);
+    }
+
+    #[test]
+    fn nothing_wraps_at_the_longest_object() {
+        for shift in 12..=21 {
+            for len in [OBJECT_BYTES_MAX - 1, OBJECT_BYTES_MAX] {
+                let geometry = Geometry::new(len, shift);
+                assert_eq!(geometry.mapped_len(), OBJECT_BYTES_MAX);
+                assert_eq!(geometry.bytes_of(&(0..geometry.units())), 0..len);
+                assert_eq!(geometry.units_of(&(0..len)), 0..geometry.units());
+            }
+            let longer = std::panic::catch_unwind(|| Geometry::new(OBJECT_BYTES_MAX + 1, shift));
+            assert!(longer.is_err(), "shift {shift}");
+        }
     }
 
     #[test]

@@ -27,20 +27,21 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Reserves `len` bytes (a multiple of the page size, not zero), aligned to `align` bytes (a
-    /// power of two, at least a page). No memory is committed until a page is touched or installed.
+    /// power of two, at least a page). No memory is committed until a page is touched or installed,
+    /// even where the program locks its future memory (`mlockall`): a locked range would be filled
+    /// with zeros here and now, which readers would take for the object's bytes.
     pub(crate) fn reserve(len: usize, align: usize) -> io::Result<Mapping> {
         assert!(len > 0 && len.is_multiple_of(PAGE) && align.is_power_of_two() && align >= PAGE);
         let padded = len
             .checked_add(align - PAGE)
             .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        // Writable for the kernel's sake: UFFDIO_MOVE refuses a read-only target.
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: with a null hint and no MAP_FIXED the kernel picks an unused range, so no
-        // existing mapping is replaced.
-        let raw = unsafe { libc::mmap(std::ptr::null_mut(), padded, prot, flags, -1, 0) };
+        // existing mapping is replaced. Nothing may be touched in it yet, so nothing is filled.
+        let raw =
+            unsafe { libc::mmap(std::ptr::null_mut(), padded, libc::PROT_NONE, flags, -1, 0) };
         if raw == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+            return Err(refusal(padded, io::Error::last_os_error()));
         }
         let start = raw as usize;
         let aligned = start.next_multiple_of(align);
@@ -53,7 +54,25 @@ impl Mapping {
             }
         }
         let base = NonNull::new(aligned as *mut u8).expect("mmap without MAP_FIXED is never null");
-        Ok(Mapping { base, len })
+        let mapping = Mapping { base, len };
+        mapping.open()?;
+        Ok(mapping)
+    }
+
+    /// Lets the range be touched, locked no more.
+    fn open(&self) -> io::Result<()> {
+        let start = self.base.as_ptr().cast::<libc::c_void>();
+        // Writable for the kernel's sake: UFFDIO_MOVE refuses a read-only target.
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range is ours, and nobody has seen it: no lock but the one that every new
+        // mapping inherits is taken off it, and no reference exists whose access could change.
+        let rc = unsafe {
+            match libc::munlock(start, self.len) {
+                0 => libc::mprotect(start, self.len, prot),
+                refused => refused,
+            }
+        };
+        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -95,6 +114,22 @@ impl Drop for Mapping {
         // bytes is tied to an owner of `self`, which is going away.
         let rc = unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert_eq!(rc, 0, "munmap: {}", io::Error::last_os_error());
+    }
+}
+
+/// Why the kernel gives no address space of `len` bytes.
+fn refusal(len: usize, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        // Which `mmap` says in this case only.
+        Some(libc::EAGAIN) => io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            format!(
+                "this program locks its future memory (mlockall with MCL_FUTURE), and {len} bytes \
+                 exceed what it may lock (RLIMIT_MEMLOCK): lock current memory only, or raise the \
+                 limit"
+            ),
+        ),
+        _ => error,
     }
 }
 

@@ -206,3 +206,27 @@ fn prefetch_yields_first() {
     (0..loaded).for_each(load);
     assert_eq!(region.stats().load_hits - stats.load_hits, loaded, "all that was asked for stayed");
 }
+
+/// Whatever presses on the budget, the latest eight units that somebody asked for stay.
+#[test]
+fn the_latest_units_are_no_victims() {
+    let cost = 65_536 + 4096;
+    let pager = Pager::builder().budget_bytes(64 * cost).build().unwrap();
+    let region = pager.open(Known::new(4 << 30)).unwrap();
+    region.advise(Hint::Random).unwrap();
+    let load = |n: u64| {
+        let at = n * (4 << 20);
+        assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+    };
+    for round in 0..4 {
+        let latest = round * 8..round * 8 + 8;
+        latest.clone().for_each(load);
+        // Takes all that can be had.
+        let reserve = || pager.pool().reserve(cost);
+        let taken: Vec<_> = std::iter::from_fn(reserve).collect();
+        assert!(taken.len() > 40, "round {round}: little pressed: {:?}", pager.budget());
+        let before = region.stats().load_hits;
+        latest.for_each(load);
+        assert_eq!(region.stats().load_hits - before, 8, "round {round}");
+    }
+}

@@ -303,6 +303,47 @@ fn locked_memory_is_evicted() {
     region.advise(Hint::DontNeed(0..4096)).unwrap();
 }
 
+// Where a program locks its future memory, a new range came filled with zeros, and readers took them
+// for the object's bytes.
+#[test]
+fn a_program_that_locks_its_memory_reads_no_zeros() {
+    const TEST: &str = "regress::a_program_that_locks_its_memory_reads_no_zeros";
+    if !alone(TEST, passed) {
+        return;
+    }
+    use nix::libc::{MCL_CURRENT, MCL_FUTURE};
+    // SAFETY: changes whether memory may be swapped, and no bytes of it.
+    if unsafe { nix::libc::mlockall(MCL_CURRENT | MCL_FUTURE) } != 0 {
+        return println!("left out: locked memory: {}", std::io::Error::last_os_error());
+    }
+    for unit in [4096, 65536, 2 << 20] {
+        let builder = Pager::builder().unit_bytes(unit).budget_bytes(40 * (unit + 4096));
+        let opened = builder.build().and_then(|pager| pager.open(Known::new((1 << 30) + 1)));
+        let region = match opened {
+            Ok(region) => region,
+            // An ordinary user may lock little, and hears of it.
+            Err(error) => {
+                let mut text = error.to_string();
+                let mut cause = std::error::Error::source(&error);
+                while let Some(error) = cause {
+                    text = format!("{text}: {error}");
+                    cause = error.source();
+                }
+                assert!(text.contains("RLIMIT_MEMLOCK"), "{text}");
+                return println!("left out: locked memory: {text}");
+            }
+        };
+        assert_eq!(region.stats().bytes_fetched, 0, "unit {unit}");
+        for at in (0..1 << 30).step_by(33_333_333) {
+            if can_fault() {
+                assert_eq!(region.map().unwrap()[at as usize], byte_at(at), "unit {unit}");
+            }
+            assert_eq!(region.load(at + 1..at + 2).unwrap()[0], byte_at(at + 1), "unit {unit}");
+        }
+        assert!(region.stats().bytes_fetched < 1 << 28, "unit {unit}: {:?}", region.stats());
+    }
+}
+
 // A burst of demand threw guesses away though the budget was empty.
 #[test]
 fn a_burst_of_demand_keeps_the_guesses() {
