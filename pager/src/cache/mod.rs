@@ -32,7 +32,7 @@ use crate::{
     frame::Frame,
     pool::{Evictable, Tenancy, Tenant},
     stats::{Counters, add},
-    sync::{Arc, Mutex, Ordering, lock},
+    sync::{Arc, AtomicU64, Mutex, Ordering, lock},
     sys::{LazyWords, Mapping, PAGE, Port},
     units::{Geometry, SPAN_BYTES, UnitIndex},
 };
@@ -81,6 +81,9 @@ pub(crate) struct Ledger {
     /// really pinned.
     counted: Mutex<std::collections::HashSet<u64>>,
     budget: Budget,
+    /// Units that are guesses which nobody has confirmed: what this region has of speculation's
+    /// share.
+    guesses: AtomicU64,
     tenancy: std::sync::OnceLock<Tenancy>,
     counters: Arc<Counters>,
     /// Asks for a unit that was wanted while it was leaving.
@@ -115,6 +118,7 @@ impl Ledger {
             unused: Mutex::default(),
             counted: Mutex::default(),
             budget,
+            guesses: AtomicU64::new(0),
             tenancy: std::sync::OnceLock::new(),
             counters,
             again,
@@ -283,8 +287,19 @@ impl Ledger {
         }
     }
 
-    fn guess_was_right(&self) {
+    /// One guess less counts against speculation's share.
+    fn guess_no_more(&self) {
         self.budget.unspeculate(self.unit_cost());
+        self.guesses.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Units that are guesses which nobody has confirmed.
+    pub(crate) fn guesses(&self) -> u64 {
+        self.guesses.load(Ordering::Relaxed)
+    }
+
+    fn guess_was_right(&self) {
+        self.guess_no_more();
         add(&self.counters.prefetch_used, 1);
     }
 
@@ -347,6 +362,8 @@ impl Ledger {
         if !self.budget.try_speculate(cost) {
             return Speculated::NoRoom;
         }
+        // Counted before the claim is visible: whoever confirms it counts it out.
+        add(&self.guesses, 1);
         let claimed = self.change(unit, |word| {
             free(word)
                 .then(|| word.to(State::Fetching).with(SPECULATIVE).without(DEMANDED | FAULTED))
@@ -354,7 +371,7 @@ impl Ledger {
         match claimed {
             Ok(_) => Speculated::Claimed,
             Err(_) => {
-                self.budget.unspeculate(cost);
+                self.guess_no_more();
                 Speculated::NotAbsent
             }
         }
@@ -392,7 +409,7 @@ impl Ledger {
         let forgotten =
             self.change(unit, |word| word.has(SPECULATIVE).then(|| word.without(SPECULATIVE)));
         if forgotten.is_ok() {
-            self.budget.unspeculate(self.unit_cost());
+            self.guess_no_more();
         }
     }
 
@@ -415,7 +432,7 @@ impl Ledger {
     }
 
     fn guess_was_wrong(&self, unit: u64) {
-        self.budget.unspeculate(self.unit_cost());
+        self.guess_no_more();
         add(&self.counters.prefetch_unused, 1);
         metrics::counter!("pager.prefetch.unused").increment(1);
         let mut unused = lock(&self.unused);
@@ -550,7 +567,7 @@ impl Ledger {
             metrics::counter!("pager.poison.units").increment(1);
         }
         if before.has(SPECULATIVE) {
-            self.budget.unspeculate(self.unit_cost());
+            self.guess_no_more();
         }
         if before.has(WAITERS) {
             self.waiters.complete(unit, &Err(error.clone()));
@@ -568,7 +585,7 @@ impl Ledger {
         match released {
             Ok((before, _)) => {
                 if before.has(SPECULATIVE) {
-                    self.budget.unspeculate(self.unit_cost());
+                    self.guess_no_more();
                 }
                 false
             }

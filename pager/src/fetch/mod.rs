@@ -104,6 +104,7 @@ impl Engine {
         lanes: Lanes,
         causes: Causes,
     ) -> Engine {
+        let windows = Windows::new(pool.budget().speculative_limit());
         Engine {
             requests,
             sender,
@@ -113,7 +114,7 @@ impl Engine {
             objects: HashMap::new(),
             demand: Queue::default(),
             guesses: Queue::default(),
-            windows: Windows::default(),
+            windows,
             running_demand: 0,
             running_guesses: 0,
             running: HashMap::new(),
@@ -155,6 +156,7 @@ impl Engine {
                     let object = object.clone();
                     self.demand.push(Job { object, units, marker: None, guess: false });
                 }
+                self.windows.missed(&object, &units);
                 self.ask_policy(&object, |policy, limits, wants| {
                     policy.missed(units, limits, wants)
                 });
@@ -248,11 +250,11 @@ impl Engine {
     }
 
     fn limits(&self, object: &Object) -> Limits {
-        let share = self.pool.budget().speculative_limit();
+        let part = self.windows.part_of(object.id);
         let geometry = object.ledger.geometry();
         Limits {
             units: geometry.units(),
-            window_max: (share / object.ledger.unit_cost()).max(1),
+            window_max: (part / object.ledger.unit_cost()).max(1),
             extent_max: object.extent_max,
         }
     }
@@ -261,21 +263,30 @@ impl Engine {
     /// them. Empties `wants`.
     fn speculate(&mut self, object: &Arc<Object>, wants: &mut Vec<Want>) {
         let limits = self.limits(object);
+        let cost = object.ledger.unit_cost();
+        let mut room = true;
         for want in wants.drain(..) {
             let all = want.units.start..want.units.end.min(limits.units);
             let len = (all.end.saturating_sub(all.start)).min(limits.window_max);
+            self.windows.wanted(object, len * cost);
             let mut run: Option<Range<u64>> = None;
             let mut marker = want.marker;
             // What is nearest to the reader first, in case that there is not room for all.
-            for n in 0..len {
+            for n in 0..if room { len } else { 0 } {
                 let unit = if want.backwards { all.end - 1 - n } else { all.start + n };
-                if self.claim_guess(object, unit) {
+                let claimed = self.claim_guess(object, unit, (len - n) * cost);
+                if claimed == Speculated::Claimed {
                     let longer = run
                         .take()
                         .map_or(unit..unit + 1, |run| run.start.min(unit)..run.end.max(unit + 1));
                     run = Some(longer);
                 } else if let Some(run) = run.take() {
                     self.queue_guess(object, Want { units: run, ..want.clone() }, &mut marker);
+                }
+                if claimed == Speculated::NoRoom {
+                    // Nor for what comes after it: the reader, when it arrives there, says so.
+                    room = false;
+                    break;
                 }
             }
             if let Some(run) = run {
@@ -284,13 +295,12 @@ impl Engine {
         }
     }
 
-    fn claim_guess(&mut self, object: &Arc<Object>, unit: u64) -> bool {
+    /// Claims `unit`, making room for it and what follows it, `bytes` bytes together.
+    fn claim_guess(&mut self, object: &Arc<Object>, unit: u64, bytes: u64) -> Speculated {
         loop {
             match object.ledger.speculate(unit) {
-                Speculated::Claimed => return true,
-                Speculated::NotAbsent => return false,
-                Speculated::NoRoom if self.windows.drop_oldest() => {}
-                Speculated::NoRoom => return false,
+                Speculated::NoRoom if self.windows.make_room(object, bytes) => {}
+                outcome => return outcome,
             }
         }
     }

@@ -170,3 +170,35 @@ fn a_descending_reader_confirms_what_it_has_passed() {
     }
     assert_eq!(region.stats().faults, 2 + 4, "the markers, and nothing else");
 }
+
+// Readers that shared speculation's part took each other's units back before they were read, and
+// fetched everything three to ten times.
+#[test]
+fn several_readers_fetch_each_byte_once() {
+    if !can_fault() {
+        return println!("left out: page faults: no userfaultfd");
+    }
+    let share = 16 << 20;
+    for hint in [Hint::Normal, Hint::Sequential] {
+        let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+        let open = |_| {
+            let source = Known::new(share).delay(Duration::from_millis(4));
+            let region = pager.open(source).unwrap();
+            region.advise(hint.clone()).unwrap();
+            region
+        };
+        let regions: Vec<_> = (0..6).map(open).collect();
+        std::thread::scope(|scope| {
+            for region in &regions {
+                scope.spawn(move || {
+                    let mapped = region.map().unwrap();
+                    for at in (0..share).step_by(4096) {
+                        assert_eq!(mapped[at as usize], byte_at(at));
+                    }
+                });
+            }
+        });
+        let fetched: u64 = regions.iter().map(|region| region.stats().bytes_fetched).sum();
+        assert!(fetched <= 6 * share * 5 / 4, "{hint:?}: {} MiB", fetched >> 20);
+    }
+}
