@@ -131,11 +131,15 @@ impl Budget {
 
     /// Counts `bytes` more bytes as pinned, unless that exceeds the limit.
     pub(crate) fn try_pin(&self, bytes: u64) -> bool {
-        let pin = || raise(&self.0.pinned, bytes, self.pin_limit());
-        pin() || {
+        self.try_pin_at_once(bytes) || {
             self.release_idle_pins();
-            pin()
+            self.try_pin_at_once(bytes)
         }
+    }
+
+    /// The same, without asking anybody to give back what is not pinned any more.
+    pub(crate) fn try_pin_at_once(&self, bytes: u64) -> bool {
+        raise(&self.0.pinned, bytes, self.pin_limit())
     }
 
     pub(crate) fn unpin(&self, bytes: u64) {
@@ -143,7 +147,8 @@ impl Budget {
         self.nudge();
     }
 
-    fn release_idle_pins(&self) {
+    /// Asks everybody to give back what counts as pinned and is not.
+    pub(crate) fn release_idle_pins(&self) {
         for pool in self.pools() {
             pool.release_idle_pins();
         }

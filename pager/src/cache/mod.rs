@@ -40,6 +40,10 @@ use crate::{
 /// Locks over page-table spans; a span's lock is the one at its number modulo this.
 const SPAN_LOCKS: usize = 64;
 
+/// How often the pin limit is looked at again, after what only seemed to be pinned was given back,
+/// before a load is refused: others may have taken that.
+const COUNT_ATTEMPTS: usize = 8;
+
 /// Wrong guesses that are remembered until the prefetch policy is told; more are forgotten.
 const UNUSED_MAX: usize = 1024;
 
@@ -48,6 +52,8 @@ const UNUSED_MAX: usize = 1024;
 pub(crate) enum Asked {
     /// Resident: nothing to do.
     Resident,
+    /// Resident, and a guess until now: the prefetch policy should hear that it was of use.
+    Used,
     /// The caller has claimed the unit and must have it fetched.
     Claimed,
     /// On its way as a guess until now; the caller must say that it is wanted.
@@ -198,46 +204,45 @@ impl Ledger {
 
     /// A load wants `unit`: pins it, whatever its state, and claims it if it is absent.
     pub(crate) fn pin(&self, unit: u64) -> Result<Asked, PinRefused> {
-        let cost = self.unit_cost();
-        let mut counted = false;
-        let outcome = self.change(unit, |word| {
-            if !word.has(COUNTED) && !counted {
-                // Counted before the pin is visible, so that pins never exceed their share.
-                if !self.budget.try_pin(cost) {
-                    return None;
-                }
-                counted = true;
-            }
-            let pinned = word.pinned()?.with(COUNTED);
-            Some(match word.state() {
-                State::Absent => pinned.to(State::Fetching).with(DEMANDED),
-                State::Poisoned => pinned.to(State::Fetching).with(DEMANDED | HEALING),
-                State::Fetching | State::Staged => pinned.with(DEMANDED).without(SPECULATIVE),
-                State::Leaving => pinned.with(DEMANDED),
-                State::Resident => pinned.with(TOUCHED).without(SPECULATIVE),
-            })
-        });
-        match outcome {
-            Ok((before, _)) => {
-                if counted && before.has(COUNTED) {
-                    // Somebody else's pin came first and counts.
-                    self.budget.unpin(cost);
-                } else if counted {
-                    // Before this pin ends: nobody takes the count of a pinned unit.
-                    lock(&self.counted).insert(unit);
-                }
-                if before.state() == State::Resident && before.has(SPECULATIVE) {
-                    self.guess_was_right();
-                }
-                Ok(self.asked(before))
-            }
-            Err(_) => {
-                if counted {
-                    self.budget.unpin(cost);
-                }
-                Err(PinRefused)
-            }
+        // Mostly it counts against the limit already.
+        let pinned = self.change(unit, |word| if word.has(COUNTED) { pinned(word) } else { None });
+        let before = match pinned {
+            Ok((before, _)) => before,
+            Err(word) if word.has(COUNTED) => return Err(PinRefused),
+            Err(_) => self.count_and_pin(unit)?,
+        };
+        if before.state() == State::Resident && before.has(SPECULATIVE) {
+            self.guess_was_right();
+            return Ok(Asked::Used);
         }
+        Ok(self.asked(before))
+    }
+
+    /// Pins `unit`, which did not count against the pin limit a moment ago.
+    fn count_and_pin(&self, unit: u64) -> Result<Word, PinRefused> {
+        for _ in 0..COUNT_ATTEMPTS {
+            // Whether a unit counts changes under this lock only, so that of several who pin it
+            // first, one counts it and no other finds its room taken by that.
+            let mut counted = lock(&self.counted);
+            let counts = self.words.get(unit).has(COUNTED);
+            if counts || self.budget.try_pin_at_once(self.unit_cost()) {
+                return match self.change(unit, |word| Some(pinned(word)?.with(COUNTED))) {
+                    Ok((before, _)) => {
+                        counted.insert(unit);
+                        Ok(before)
+                    }
+                    Err(_) => {
+                        if !counts {
+                            self.budget.unpin(self.unit_cost());
+                        }
+                        Err(PinRefused)
+                    }
+                };
+            }
+            drop(counted);
+            self.budget.release_idle_pins();
+        }
+        Err(PinRefused)
     }
 
     /// Ends one pin of `unit`.
@@ -653,6 +658,18 @@ impl Ledger {
             (self.again)(unit);
         }
     }
+}
+
+/// The word of a unit that a load asks for, with one pin more. `None` at the most that it can count.
+fn pinned(word: Word) -> Option<Word> {
+    let pinned = word.pinned()?;
+    Some(match word.state() {
+        State::Absent => pinned.to(State::Fetching).with(DEMANDED),
+        State::Poisoned => pinned.to(State::Fetching).with(DEMANDED | HEALING),
+        State::Fetching | State::Staged => pinned.with(DEMANDED).without(SPECULATIVE),
+        State::Leaving => pinned.with(DEMANDED),
+        State::Resident => pinned.with(TOUCHED).without(SPECULATIVE),
+    })
 }
 
 /// Only a mapping that is not ours any more refuses to be discarded; going on would show old bytes
