@@ -136,7 +136,7 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     let unit = geometry.unit_of(ByteOffset(offset as u64).min(last)).expect("inside the object").0;
     let region = placed.region;
     let request = match placed.ledger.fault(unit) {
-        Asked::Resident | Asked::Coming => return,
+        Asked::Resident | Asked::Used | Asked::Coming => return,
         Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },
         Asked::Late => Request::Late { region, unit },
         Asked::Marker => Request::Marker { region, unit },

@@ -41,8 +41,8 @@ use crate::{
 };
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
-/// wait; what is in it is bounded by the threads that wait (one fault or load each) and by the
-/// requests under way.
+/// wait; what is in it is bounded by the threads that wait (one fault or load each), by the
+/// requests under way, and by the units that are guesses.
 pub(crate) enum Request {
     /// An object was opened.
     Open(Arc<Object>),
@@ -54,6 +54,8 @@ pub(crate) enum Request {
     Late { region: u64, unit: u64 },
     /// A reader waits for a unit that is staged.
     Marker { region: u64, unit: u64 },
+    /// A load found a unit there that was a guess.
+    Used { region: u64, unit: u64 },
     /// The application says what it will do.
     Advise { region: u64, advice: Advice },
     /// A guess failed while a reader had come to wait for it.
@@ -187,6 +189,11 @@ impl Engine {
                 }
                 self.windows.reached(&object, unit);
                 self.signal(&object, unit, Signal::Marker);
+            }
+            Request::Used { region, unit } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                self.windows.reached(&object, unit);
+                self.signal(&object, unit, Signal::Hit);
             }
             Request::Advise { region, advice } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };

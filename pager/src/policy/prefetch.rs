@@ -24,7 +24,8 @@ pub enum Signal {
     Late,
     /// A reader touched a marker that was staged.
     Marker,
-    /// `load` or `read_at` asked for a unit that was resident.
+    /// `load` or `read_at` was the first to ask for a unit that is resident because this policy
+    /// wanted it. What was resident for another reason gives no signal, nor does a touch.
     Hit,
 }
 

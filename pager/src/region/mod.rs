@@ -343,7 +343,10 @@ impl Region {
                 }
             };
             pins.extend();
-            if asked == Asked::Resident {
+            if asked == Asked::Used {
+                self.0.ask(Request::Used { region, unit });
+            }
+            if matches!(asked, Asked::Resident | Asked::Used) {
                 continue;
             }
             // Registered before the request goes out, so that its outcome cannot be missed.

@@ -1,8 +1,17 @@
 //! How few requests it takes.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use pager::{Hint, Pager, RegionOptions, policy::NoPrefetch};
+use pager::{
+    Hint, Pager, RegionOptions,
+    policy::{
+        NoPrefetch, PrefetchPolicy,
+        prefetch::{Advice, Limits, Signal, Want},
+    },
+};
 
 use crate::support::{Known, byte_at, bytes_of, can_fault, until};
 
@@ -201,4 +210,46 @@ fn several_readers_fetch_each_byte_once() {
         let fetched: u64 = regions.iter().map(|region| region.stats().bytes_fetched).sum();
         assert!(fetched <= 6 * share * 5 / 4, "{hint:?}: {} MiB", fetched >> 20);
     }
+}
+
+// The signal of a load that finds a guess in place was written down and never sent.
+#[test]
+fn a_load_of_what_was_guessed_tells_the_policy_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let policy = Told(seen.clone());
+    let pager = Pager::builder()
+        .budget_bytes(64 << 20)
+        .prefetch(move || Box::new(policy.clone()))
+        .build()
+        .unwrap();
+    let region = pager.open(Known::new(1 << 20)).unwrap();
+    drop(region.load(0..1).unwrap());
+    until("the guesses are there", || region.stats().units_resident == 4);
+    for _ in 0..3 {
+        // The unit that was missed is no guess, and a guess is one until it is asked for.
+        drop(region.load(0..3 * 65_536).unwrap());
+    }
+    let expected = [(0, Signal::Miss), (1, Signal::Hit), (2, Signal::Hit)];
+    until("the policy has heard", || seen.lock().unwrap().len() >= expected.len());
+    // Whatever else was on its way is there before the answer to the next miss.
+    drop(region.load(10 * 65_536..10 * 65_536 + 1).unwrap());
+    until("the policy has heard of the miss", || seen.lock().unwrap().len() > expected.len());
+    assert_eq!(seen.lock().unwrap()[..3], expected);
+    assert_eq!(seen.lock().unwrap()[3..], [(10, Signal::Miss)]);
+    assert_eq!(region.stats().prefetch_used, 2);
+}
+
+/// Wants three units behind the first miss, and remembers what it is told.
+#[derive(Clone)]
+struct Told(Arc<Mutex<Vec<(u64, Signal)>>>);
+
+impl PrefetchPolicy for Told {
+    fn demand(&mut self, at: u64, signal: Signal, _: &Limits, wants: &mut Vec<Want>) {
+        self.0.lock().unwrap().push((at, signal));
+        if at == 0 && signal == Signal::Miss {
+            wants.push(Want::new(1..4));
+        }
+    }
+    fn unused(&mut self, _: u64) {}
+    fn advise(&mut self, _: &Advice, _: &Limits, _: &mut Vec<Want>) {}
 }
