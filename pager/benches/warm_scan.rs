@@ -2,7 +2,9 @@
 //!
 //! A 512 MiB object is scanned through a fresh mapping each time: the kernel's `mmap` of a cached
 //! file, and a region over a source that holds the same bytes in memory, by unit and mechanism. Run
-//! in turn, so that a machine whose speed drifts cancels out of the ratios; medians.
+//! in turn, so that a machine whose speed drifts cancels out of the ratios, and each round begins
+//! with another way: whoever comes first touches memory that the host of a virtual machine has not
+//! given yet, at several times the cost. Medians.
 
 use std::{
     io::Write,
@@ -18,6 +20,11 @@ use pager::{
 
 const LEN: usize = 512 << 20;
 const ROUNDS: usize = 11;
+/// Room for all of the object, and for about a seventh of it: 36 units of 2 MiB.
+const BUDGETS: [u64; 2] = [1 << 30, 80 << 20];
+/// Units in KiB, and how they are put in place.
+const UNITS: [(u64, Mechanism); 3] =
+    [(64, Mechanism::Copy), (256, Mechanism::Move), (2048, Mechanism::Move)];
 
 struct Memory(Bytes);
 
@@ -76,10 +83,43 @@ fn cpu() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// One way to read the object.
+#[derive(Clone, Copy)]
+enum Way {
+    Mmap,
+    Region { kib: u64, mechanism: Mechanism, budget: u64, hinted: bool },
+}
+
+impl Way {
+    fn name(self) -> String {
+        match self {
+            Way::Mmap => "mmap".to_owned(),
+            Way::Region { kib, mechanism, budget, hinted } => format!(
+                "region, unit {kib} KiB, {mechanism:?}{}{}",
+                if budget < LEN as u64 { ", budget 80 MiB" } else { "" },
+                if hinted { ", sequential hint" } else { "" }
+            ),
+        }
+    }
+}
+
+/// What was read, until its time has been taken.
+#[allow(dead_code, reason = "held, so that giving it back is not measured")]
+enum Kept {
+    Mmap(memmap2::Mmap),
+    Region(Mapped),
+}
+
 struct Row {
     name: String,
     wall: Vec<f64>,
     cpu: f64,
+}
+
+impl Row {
+    fn new(name: String) -> Row {
+        Row { name, wall: Vec::new(), cpu: 0.0 }
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -88,9 +128,21 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    // `--only TEXT` measures the regions whose names contain it.
+    // `--only TEXT` measures the regions whose names contain it, `--rounds N` in so many rounds.
     let args: Vec<String> = std::env::args().collect();
-    let only = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1));
+    let option = |name: &str| args.windows(2).find(|two| two[0] == name).map(|two| &two[1]);
+    let rounds = option("--rounds").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
+    let mut ways = vec![Way::Mmap];
+    for (kib, mechanism) in UNITS {
+        for budget in BUDGETS {
+            for hinted in [false, true] {
+                let way = Way::Region { kib, mechanism, budget, hinted };
+                if option("--only").is_none_or(|only| way.name().contains(only.as_str())) {
+                    ways.push(way);
+                }
+            }
+        }
+    }
     // Filled with words that compress to nothing special; the sum is checked.
     let bytes: Vec<u8> = (0..LEN as u64 / 8)
         .flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
@@ -107,59 +159,40 @@ fn main() {
             std::hint::black_box(sum(&bytes, work));
             start.elapsed().as_secs_f64() * 1e9 / LEN as f64
         };
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name())).collect();
         let mut baseline = String::new();
-        for round in 0..ROUNDS {
-            let mut n = 0;
-            let mut record = |name: String, wall: Duration, spent: Duration| {
-                if rows.len() == n {
-                    rows.push(Row { name, wall: Vec::new(), cpu: 0.0 });
-                }
-                rows[n].wall.push(wall.as_secs_f64());
-                rows[n].cpu += spent.as_secs_f64() / ROUNDS as f64;
-                n += 1;
-            };
-            let (before, start) = (cpu(), Instant::now());
-            // SAFETY: the file is this program's own, unlinked, and not written any more.
-            let mapped = unsafe { memmap2::Mmap::map(&file) }.expect("mmap");
-            assert_eq!(sum(&mapped, work), expected);
-            record("mmap".into(), start.elapsed(), cpu() - before);
-            if round == 0 {
-                baseline = folios();
-            }
-            drop(mapped);
-            for (unit, mechanism) in [
-                (64 << 10, Mechanism::Copy),
-                (256 << 10, Mechanism::Move),
-                (2 << 20, Mechanism::Move),
-            ] {
-                for hinted in [false, true] {
-                    let name = format!(
-                        "region, unit {} KiB, {mechanism:?}{}",
-                        unit >> 10,
-                        if hinted { ", sequential hint" } else { "" }
-                    );
-                    if only.is_some_and(|only| !name.contains(only.as_str())) {
-                        continue;
+        for round in 0..rounds {
+            for n in 0..ways.len() {
+                let at = (round + n) % ways.len();
+                let (before, start) = (cpu(), Instant::now());
+                let kept = match ways[at] {
+                    Way::Mmap => {
+                        // SAFETY: the file is this program's own, unlinked, and not written any more.
+                        let mapped = unsafe { memmap2::Mmap::map(&file) }.expect("mmap");
+                        assert_eq!(sum(&mapped, work), expected);
+                        Kept::Mmap(mapped)
                     }
-                    let pager = Pager::builder()
-                        .budget_bytes(1 << 30)
-                        .mechanism(mechanism)
-                        .build()
-                        .expect("this benchmark needs userfaultfd with MOVE");
-                    let (before, start) = (cpu(), Instant::now());
-                    let options = RegionOptions::default().unit_bytes(unit);
-                    let region = pager.open_with(Memory(bytes.clone()), options).expect("open");
-                    if hinted {
-                        region.advise(Hint::Sequential).expect("advise");
+                    Way::Region { kib, mechanism, budget, hinted } => {
+                        let builder = Pager::builder().budget_bytes(budget).mechanism(mechanism);
+                        let pager = builder.build().expect("this needs userfaultfd with MOVE");
+                        let options = RegionOptions::default().unit_bytes(kib << 10);
+                        let region = pager.open_with(Memory(bytes.clone()), options).expect("open");
+                        if hinted {
+                            region.advise(Hint::Sequential).expect("advise");
+                        }
+                        let mapped = region.map().expect("map");
+                        assert_eq!(sum(&mapped, work), expected);
+                        Kept::Region(mapped)
                     }
-                    let mapped: Mapped = region.map().expect("map");
-                    assert_eq!(sum(&mapped, work), expected);
-                    record(name, start.elapsed(), cpu() - before);
+                };
+                rows[at].wall.push(start.elapsed().as_secs_f64());
+                rows[at].cpu += (cpu() - before).as_secs_f64() / rounds as f64;
+                if matches!(kept, Kept::Mmap(_)) {
+                    baseline = folios();
                 }
             }
         }
-        println!("\n#### {title} (measured: {per_byte:.2} ns per byte), {ROUNDS} rounds in turn\n");
+        println!("\n#### {title} (measured: {per_byte:.2} ns per byte), {rounds} rounds in turn\n");
         println!("Baseline: {baseline}\n");
         println!("| scan of 512 MiB | wall, median | / mmap, median of pairs | CPU / mmap |");
         println!("| --- | --- | --- | --- |");
