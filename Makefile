@@ -8,6 +8,7 @@ PYTHON ?= python3
 
 .PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc fuzz \
 	servers servers-stop
+.PHONY: help setup demo test package bench bench-blog examples fmt lint doc fuzz deep servers servers-stop
 
 help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
@@ -19,6 +20,7 @@ help:
 	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
+	@echo "make deep        the pager's ledger under a model checker; SHUTTLE_ROUNDS=n for more"
 	@echo "make fmt lint doc fuzz package   the checks, one by one"
 
 setup:
@@ -77,6 +79,10 @@ doc: setup
 # FUZZ_SECONDS=n searches longer.
 fuzz: setup
 	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+
+# Outside of CI. In a folder of its own: its flags would have everything built again.
+deep: setup
+	@RUSTFLAGS="--cfg shuttle" $(CARGO) test -q $(PROFILE) --target-dir target/deep -p extmem-pager --lib cache::model
 
 # Prints the environment that the tests read: eval "$$(make -s servers)" sets a shell up.
 servers: setup

@@ -1,8 +1,26 @@
 //! Locks and atomics, in one place so that a model checker can take their place.
+//!
+//! `--cfg shuttle` puts those of [shuttle](https://docs.rs/shuttle) here, which runs a test under
+//! many orders of its threads: see `cache/model.rs` and `make deep`.
 
-pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, Weak,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+pub(crate) use std::sync::{Arc, PoisonError, Weak};
+
+#[cfg(not(shuttle))]
+pub(crate) use std::{
+    hint::spin_loop,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    hint::spin_loop,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 /// Locks `mutex`; a panic of an earlier holder does not spread: what a lock guards here is valid

@@ -12,6 +12,8 @@
 //! The ledger owns no bytes of the object: they lie in the region's mapping, which it hands to the
 //! [`Port`] that installs and discards.
 
+#[cfg(all(test, shuttle))]
+mod model;
 mod state;
 mod waiters;
 mod words;
@@ -722,7 +724,7 @@ impl Tenant for Ledger {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use crate::{pool::Pool, sys::Mapping};

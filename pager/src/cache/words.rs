@@ -15,7 +15,7 @@ use std::{io, ops::Range};
 
 use super::state::Word;
 use crate::{
-    sync::{AtomicU32, Ordering},
+    sync::{AtomicU32, Ordering, spin_loop},
     sys::LazyWords,
 };
 
@@ -81,7 +81,7 @@ impl Words {
         let (gate, _) = self.gate(unit);
         let entering = |inside: u32| (inside != FROZEN).then(|| inside + 1);
         while gate.fetch_update(Ordering::SeqCst, Ordering::SeqCst, entering).is_err() {
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 
@@ -98,7 +98,7 @@ impl Words {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use crate::cache::state::State;

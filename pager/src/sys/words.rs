@@ -1,16 +1,23 @@
 //! A large array of atomic words that costs memory only where it is used.
 
-use std::{io, sync::atomic::AtomicU32};
+use std::io;
 
+#[cfg(not(shuttle))]
 use super::mapping::{Mapping, PAGE};
+use crate::sync::AtomicU32;
+
+#[cfg(shuttle)]
+pub(crate) use modelled::LazyWords;
 
 /// `len` words, all zero until written. A page of 1,024 words is committed when one is written.
+#[cfg(not(shuttle))]
 pub(crate) struct LazyWords {
     /// `None` for an empty array, which has nothing to map.
     mapping: Option<Mapping>,
     len: usize,
 }
 
+#[cfg(not(shuttle))]
 impl LazyWords {
     /// Words of one page.
     pub(crate) const PER_PAGE: usize = PAGE / size_of::<AtomicU32>();
@@ -49,6 +56,34 @@ impl LazyWords {
                 std::slice::from_raw_parts(mapping.base().as_ptr().cast(), self.len)
             },
             None => &[],
+        }
+    }
+}
+
+/// The same for a model checker, whose atomics are no plain words.
+#[cfg(shuttle)]
+mod modelled {
+    use super::*;
+    use crate::sync::Ordering;
+
+    pub(crate) struct LazyWords(Vec<AtomicU32>);
+
+    impl LazyWords {
+        /// Fewer than in a page, so that a model with few units has several pages.
+        pub(crate) const PER_PAGE: usize = 2;
+
+        pub(crate) fn new(len: usize) -> io::Result<LazyWords> {
+            Ok(LazyWords((0..len).map(|_| AtomicU32::new(0)).collect()))
+        }
+
+        pub(crate) fn forget(&self, words: std::ops::Range<usize>) {
+            for word in &self.0[words.start..words.end.min(self.0.len())] {
+                assert_eq!(word.swap(0, Ordering::SeqCst), 0, "only zeros are given back");
+            }
+        }
+
+        pub(crate) fn as_slice(&self) -> &[AtomicU32] {
+            &self.0
         }
     }
 }
