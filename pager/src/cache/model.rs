@@ -100,9 +100,9 @@ struct World {
 }
 
 impl World {
-    fn new() -> (World, mpsc::Receiver<Told>) {
+    fn new(budget_bytes: u64) -> (World, mpsc::Receiver<Told>) {
         let (engine, requests) = mpsc::channel();
-        let budget = Budget::new(1 << 20);
+        let budget = Budget::new(budget_bytes);
         let pool = Pool::new(&budget, Box::new(Clock::default()));
         let kernel = Arc::new(Kernel {
             state: Mutex::new(Pages { pages: [Page::Missing; UNITS as usize], wakes: [0; 3] }),
@@ -267,7 +267,7 @@ impl World {
 /// The actors of the picture at the top, all of them on one unit, some on its neighbour too: what
 /// shares a page-table span leaves together.
 fn story() {
-    let (world, requests) = World::new();
+    let (world, requests) = World::new(1 << 20);
     let engine = {
         let world = world.clone();
         thread::spawn(move || world.serve(&requests))
@@ -308,12 +308,34 @@ fn story() {
     world.check();
 }
 
+/// Two that pin one unit, where the limit has room for one unit.
+fn one_unit_is_all() {
+    let (world, _requests) = World::new(2 * (UNIT + PAGE) as u64);
+    assert_eq!(world.ledger.speculate(0), Speculated::NoRoom, "a quarter is half a unit");
+    assert_eq!(world.ledger.fault(0), Asked::Claimed);
+    let (frame, charge) = world.bytes();
+    world.ledger.install(0, frame, charge).unwrap();
+    let actors = [(); 2].map(|()| {
+        let world = world.clone();
+        thread::spawn(move || {
+            for _ in 0..2 {
+                assert!(world.ledger.pin(0).is_ok(), "refused, though its own count has room");
+                world.ledger.unpin(0);
+            }
+        })
+    });
+    // Whoever finds the limit reached elsewhere asks for what is not pinned.
+    world.ledger.release_idle_pins();
+    actors.into_iter().for_each(|actor| actor.join().unwrap());
+    world.check();
+}
+
 /// `SHUTTLE_ROUNDS=n` looks at more orders.
 fn rounds() -> usize {
     std::env::var("SHUTTLE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
-fn check(orders: impl shuttle::scheduler::Scheduler + 'static) {
+fn check(orders: impl shuttle::scheduler::Scheduler + 'static, story: fn()) {
     let mut config = shuttle::Config::new();
     // The kernel's calls and a frame's bytes do not fit the default of 32 KiB.
     config.stack_size = 1 << 20;
@@ -322,10 +344,15 @@ fn check(orders: impl shuttle::scheduler::Scheduler + 'static) {
 
 #[test]
 fn no_order_of_callers_loses_a_wake_or_a_byte() {
-    check(RandomScheduler::new(rounds()));
+    check(RandomScheduler::new(rounds()), story);
 }
 
 #[test]
 fn nor_does_one_with_few_switches() {
-    check(PctScheduler::new(4, rounds()));
+    check(PctScheduler::new(4, rounds()), story);
+}
+
+#[test]
+fn who_pins_the_only_unit_is_never_refused() {
+    check(RandomScheduler::new(rounds()), one_unit_is_all);
 }
