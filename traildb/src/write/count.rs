@@ -75,24 +75,30 @@ impl Sieve {
 
 type Table = HashMap<u64, u32>;
 
-/// Counts what `each` names of every part of the sample, if it occurs `least` times or more. The
+/// What is counted.
+trait Counted: Sync {
+    /// Calls `count` for everything in a part of the sample.
+    fn each(&self, sample: &Sample<'_>, part: usize, count: impl FnMut(u64)) -> Result<(), Error>;
+}
+
+/// Counts what is in every part of the sample, if it occurs `least` times or more. The
 /// most frequent come first, equal ones by ascending key.
 fn frequent(
     sample: &Sample<'_>,
     threads: usize,
     least: u32,
-    each: impl Fn(&Sample<'_>, usize, &mut dyn FnMut(u64)) -> Result<(), Error> + Sync,
+    counted: &impl Counted,
 ) -> Result<Vec<(u64, u64)>, Error> {
     let mut least = least.min(u32::from(u8::MAX));
     let mut sieve = None;
     if least > 1 {
-        let count = |sieve: &mut Sieve, part| each(sample, part, &mut |key| sieve.add(key));
+        let count = |sieve: &mut Sieve, part| counted.each(sample, part, |key| sieve.add(key));
         let sum = Sieve::sum(parallel::fold(threads, sample.parts(), Sieve::new, count)?);
         least = sum.least(least);
         sieve = Some(sum);
     }
     let count = |table: &mut Table, part| {
-        each(sample, part, &mut |key| {
+        counted.each(sample, part, |key| {
             if sieve.as_ref().is_none_or(|sieve| sieve.reached(key, least)) {
                 *table.entry(key).or_insert(0) += 1;
             }
@@ -118,9 +124,21 @@ pub(super) fn items(
     threads: usize,
     least: u32,
 ) -> Result<Vec<(u64, u64)>, Error> {
-    frequent(sample, threads, least, |sample, part, count| {
+    frequent(sample, threads, least, &Items)
+}
+
+struct Items;
+
+impl Counted for Items {
+    #[inline]
+    fn each(
+        &self,
+        sample: &Sample<'_>,
+        part: usize,
+        mut count: impl FnMut(u64),
+    ) -> Result<(), Error> {
         sample.each(part, |keys| keys.iter().for_each(|&key| count(key)))
-    })
+    }
 }
 
 /// The numbers of a pair's items, and how often it occurs.
@@ -134,11 +152,25 @@ pub(super) fn pairs(
     symbols: &Symbols,
     least: u32,
 ) -> Result<Vec<PairCount>, Error> {
-    let counts = frequent(sample, threads, least, |sample, part, count| {
+    let counts = frequent(sample, threads, least, &Pairs(symbols))?;
+    let numbers = |(key, count)| (((key >> 32) as u32, key as u32), count);
+    Ok(counts.into_iter().map(numbers).collect())
+}
+
+struct Pairs<'s>(&'s Symbols);
+
+impl Counted for Pairs<'_> {
+    #[inline]
+    fn each(
+        &self,
+        sample: &Sample<'_>,
+        part: usize,
+        mut count: impl FnMut(u64),
+    ) -> Result<(), Error> {
         let mut known: Vec<(u32, usize)> = Vec::new();
         sample.each(part, |keys| {
             known.clear();
-            let numbers = keys.iter().map(|&key| symbols.item(key)).zip(0..);
+            let numbers = keys.iter().map(|&key| self.0.item(key)).zip(0..);
             known.extend(numbers.filter(|&(id, _)| id != NONE));
             most_frequent(&mut known, |&(id, _)| id, |&(_, at)| at);
             for (n, &(a, _)) in known.iter().enumerate() {
@@ -147,7 +179,5 @@ pub(super) fn pairs(
                 }
             }
         })
-    })?;
-    let numbers = |(key, count)| (((key >> 32) as u32, key as u32), count);
-    Ok(counts.into_iter().map(numbers).collect())
+    }
 }

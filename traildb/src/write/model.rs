@@ -62,7 +62,7 @@ struct Used {
 }
 
 impl Model {
-    /// The model of a sample of `keys` items.
+    /// The model of a sample of a text of `keys` items.
     pub(super) fn of(
         sample: Sample<'_>,
         keys: u64,
@@ -70,6 +70,12 @@ impl Model {
         bigrams: Bigrams,
         threads: usize,
     ) -> Result<Model, Error> {
+        let keys = sample.sampler().share(keys);
+        let held = if sample.is_thin() { sample.hold(threads)? } else { Vec::new() };
+        let sample = match held.is_empty() {
+            true => sample,
+            false => Sample::of_held(&held, sample.sampler()),
+        };
         let least = |of: u64| (of / RARE).clamp(1, 255) as u32;
         let counts = count::items(&sample, threads, least(keys))?;
         let mut symbols = Symbols::new(counts.iter().map(|&(key, _)| key));
@@ -83,8 +89,12 @@ impl Model {
         let mut item_lengths = choose::lengths(&alone);
         let (mut pairs, mut pair_lengths) = (Vec::new(), Vec::new());
         if bigrams != Bigrams::Off {
-            let thinned = if keys > SMALL { sample.one_in(THINNED) } else { sample };
             let thin = if keys > SMALL { THINNED } else { 1 };
+            let mut thinned = sample.one_in(thin);
+            let thinned_held = if thin > 1 { thinned.hold(threads)? } else { Vec::new() };
+            if thin > 1 {
+                thinned = Sample::of_held(&thinned_held, thinned.sampler());
+            }
             let search = Search { sample, thinned, thin, threads, fallback: &fallback };
             let alone_bits = total(&alone, &item_lengths);
             let least = least(keys / thin).max(2);

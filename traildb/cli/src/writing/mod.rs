@@ -3,7 +3,7 @@
 mod object; // into a bucket
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -19,9 +19,9 @@ pub(crate) struct Args {
     tdb_format: String,
 
     /// About the most memory to use, 64 MiB or more; what does not fit goes to temporary files. 0 for
-    /// no limit.
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = bytes::parse)]
-    memory: u64,
+    /// no limit. Default: half of what is available.
+    #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
+    memory: Option<u64>,
 
     /// The directory of temporary files. Default: the one that the database goes to; for a URL, that
     /// of the system.
@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// smaller, `on` wherever it saves anything, `off` never, which is quicker.
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "on", "off"])]
     bigrams: String,
+
+    /// The same as `--bigrams off`.
+    #[arg(long, conflicts_with = "bigrams")]
+    no_bigrams: bool,
 }
 
 /// Where a database will be.
@@ -83,16 +87,38 @@ impl Args {
         });
         let options = Options::default()
             .directory(self.tdb_format == "dir")
-            .memory_bytes(self.memory)
+            .memory_bytes(self.memory.unwrap_or_else(half_of_memory))
             .temporary_directory(temporary)
             .threads(threads.count())
             .bigrams(match self.bigrams.as_str() {
+                _ if self.no_bigrams => Bigrams::Off,
                 "on" => Bigrams::On,
                 "off" => Bigrams::Off,
                 _ => Bigrams::Auto,
             });
         Ok(Builder::with_options(fields, options)?)
     }
+}
+
+/// Half of the memory that is available to this process, or no limit where nobody tells how much that
+/// is.
+fn half_of_memory() -> u64 {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let group = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
+    match available(&read("/proc/meminfo")) {
+        None if group == u64::MAX => 0,
+        machine => (machine.unwrap_or(u64::MAX).min(group) / 2).max(MEMORY_MIN),
+    }
+}
+
+/// The least that a builder takes.
+const MEMORY_MIN: u64 = 64 << 20;
+
+/// What `/proc/meminfo` says is available, in bytes.
+fn available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 impl Target {
@@ -112,5 +138,23 @@ impl fmt::Display for Target {
             // Options may hold what is nobody's business.
             Target::Object(url) => f.write_str(open::without_options(url)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available() {
+        let text = "MemTotal:       24684820 kB\nMemFree: 1 kB\nMemAvailable:   22767000 kB\n";
+        assert_eq!(available(text), Some(22_767_000 << 10));
+        for text in
+            ["", "MemAvailable: x kB", "MemAvailable: 5", "MemAvailable: 18446744073709551615 kB"]
+        {
+            assert_eq!(available(text), None, "{text}");
+        }
+        let half = half_of_memory();
+        assert!(half == 0 || half >= MEMORY_MIN);
     }
 }
