@@ -252,3 +252,42 @@ fn a_database_does_not_go_to_stdout() {
     let output = tdb(&["make", "-o", "-"]).write_stdin("").output().expect("the command starts");
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
+
+#[test]
+fn threads_memory_and_where_temporary_files_go_change_no_byte() {
+    let sample = Sample::new(&[]);
+    let csv = sample.beside("rows.csv");
+    let row = |n: u32| format!("{},{n},a{},b{}\n", uuid((n % 50) as u8), n % 9, n / 7);
+    fs::write(&csv, (0..20_000).map(row).collect::<String>()).expect("room");
+    let make = |name: &str, options: &[&str]| {
+        let made = sample.beside(name);
+        let args = ["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", &made];
+        let output = run(&[&args[..], options].concat());
+        (output.status.code(), stderr(&output), fs::read(made).ok())
+    };
+    let there = sample.beside("");
+    let plain = make("plain.tdb", &[]);
+    assert_eq!(plain.0, Some(0), "{}", plain.1);
+    let same: [&[&str]; 4] = [
+        &["-T", "1"],
+        &["-T", "3", "--memory", "0"],
+        &["--memory", "64MiB", "--temp-dir", &there],
+        &["--bigrams", "auto"],
+    ];
+    for (k, options) in same.into_iter().enumerate() {
+        assert!(make(&format!("same{k}.tdb"), options) == plain, "{options:?}");
+    }
+    let off = make("off.tdb", &["--bigrams", "off"]);
+    assert!(off.0 == Some(0) && off == make("no.tdb", &["--no-bigrams"]), "{}", off.1);
+
+    let wrong: [(&[&str], i32, &str); 3] = [
+        (&["--memory", "1MiB"], 1, "64 MiB"),
+        (&["--bigrams", "maybe"], 2, "bigrams"),
+        (&["--no-bigrams", "--bigrams", "on"], 2, "cannot be used with"),
+    ];
+    for (k, (options, code, part)) in wrong.into_iter().enumerate() {
+        let (got, said, made) = make(&format!("wrong{k}.tdb"), options);
+        assert!(got == Some(code) && said.contains(part), "{options:?}: {said}");
+        assert!(made.is_none(), "{options:?}");
+    }
+}
