@@ -1,16 +1,43 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod log; // what a commit sends and a checkpoint applies
+pub mod cloud; // objects, queues, time and chance: what is passed in
+mod error; // what can go wrong
+mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
 mod stamp; // the order of all writes
+mod frame; // bytes: magic, body, checksum
+pub mod page; // one node of a tree
+mod tree; // a B-link tree over pages handed to it
+mod retry; // trying again what fails in passing
+mod pool; // pages held, aged and put
+mod log; // what a commit sends and a checkpoint applies
+mod catalog; // what all clients agree upon
+mod client; // who writes: lives and stamps
+mod checkpoint; // from the log to the pages
+mod commit; // transactions, sessions, levels
+mod store; // what one process shares
+mod gc; // pages that nothing leads to
+#[cfg(feature = "simulation")]
+pub mod paper; // the protocols of 2008 as printed, and the paper's tables
+#[cfg(feature = "simulation")]
+pub mod simulation; // whole clusters from one seed, and the invariants
 
 pub use crate::{
+    catalog::{Backend, Collection, Database, INDEXES_MAX, Index, NAME_BYTES_MAX},
+    checkpoint::Checkpointed,
+    commit::{Committed, Level, Scan, Session, Txn},
+    error::StoreError,
+    frame::FrameError,
+    gc::Collected,
     log::{
-        Change, LogRecord,
+        Change, Entry, LogRecord, Transaction,
         codec::{DecodeError, FRAME_BYTES_MAX, FRAME_BYTES_MIN},
         stream::{LogRecords, StreamError},
     },
+    pool::PoolCounts,
     record::{BoundError, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record},
+    settings::{Rule, Rules, Settings},
     stamp::Stamp,
+    store::Store,
 };

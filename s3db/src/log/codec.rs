@@ -11,9 +11,8 @@
 //! Numbers are little-endian. The checksum is CRC-32C of every byte before it. It finds every
 //! single flipped bit and every burst up to 32 bits; it is no defence against an enemy.
 
-use crc_fast::{CrcAlgorithm, checksum};
-
 use crate::{
+    frame::crc32c,
     log::{Change, LogRecord},
     record::{BoundError, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload},
     stamp::Stamp,
@@ -159,11 +158,6 @@ impl LogRecord {
         };
         Ok((LogRecord { stamp, change }, body + CHECKSUM_BYTES))
     }
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    // 32 bits of checksum in a 64-bit answer.
-    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 #[cfg(test)]

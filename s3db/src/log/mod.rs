@@ -1,9 +1,33 @@
-//! What a commit sends and a checkpoint applies: log records.
+//! What a commit sends and a checkpoint applies.
+//!
+//! ```text
+//!   commit --append--> [ sqs-standard | sqs-fifo | s3-log ] --drain--> checkpoint --ack--> gone
+//! ```
+//!
+//! A [`Transaction`] is the unit of a commit: changes of any trees, all with stamps. A backend makes
+//! it durable by one call ([`Appender::append`]: the commit point), gives its changes out to whoever
+//! checkpoints ([`Log::drain`]), and lets go of them once they are on their pages ([`Log::ack`]).
+//! Between the two it may give any change out again, to anyone, in any order: rule H1 makes that
+//! harmless.
 
-pub(crate) mod codec; // their bytes
+pub(crate) mod codec; // the bytes of a log record
 pub(crate) mod stream; // one after the other, as a message or a log object holds them
+pub(crate) mod transaction; // a commit's records and where they belong
+pub(crate) mod queues; // backends sqs-standard and sqs-fifo
+pub(crate) mod objects; // backend s3-log
 
-use crate::{record::Key, record::Payload, stamp::Stamp};
+use async_trait::async_trait;
+
+pub use transaction::{Entry, Transaction};
+
+use crate::{
+    cloud::{Fault, Receipt},
+    error::StoreError,
+    page::Stream,
+    record::Key,
+    record::Payload,
+    stamp::Stamp,
+};
 
 /// One change of one index or record. Redo only: it says what holds afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,4 +73,94 @@ impl Change {
             Change::Update(..) => "update",
         }
     }
+}
+
+/// What came of an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Append {
+    /// It is durable, all of it: the transaction is committed.
+    Committed,
+    /// This incarnation is over. The transaction is not committed.
+    Fenced,
+    /// It may be durable. Appending it again is safe.
+    Unknown(Fault),
+    /// It is not durable.
+    Failed(Fault),
+}
+
+/// A part of the log that is drained on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// A queue of pending updates: those of the pages whose names hash to it.
+    Shard(u32),
+    /// The private queue of a client: whole transactions that may not have been sent on.
+    Client(u64),
+    /// The log objects of one incarnation.
+    Stream(Stream),
+}
+
+/// Changes given out by a drain, and what acknowledges them.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) entries: Vec<Entry>,
+    /// Bodies that cannot be decoded, each with why, and an own name for it.
+    pub(crate) poison: Vec<Poison>,
+    /// Of the stream that was drained: all records up to this sequence number are in `entries` or
+    /// were acknowledged before.
+    pub(crate) through: Option<(Stream, u64)>,
+    /// Messages and objects to let go of, when everything above is safe.
+    pub(crate) tickets: Vec<Ticket>,
+}
+
+/// Bytes that are no transaction.
+#[derive(Debug)]
+pub(crate) struct Poison {
+    pub(crate) name: String,
+    pub(crate) bytes: bytes::Bytes,
+}
+
+/// Acknowledges a part of a batch.
+#[derive(Debug)]
+pub(crate) enum Ticket {
+    Message { queue: String, receipt: Receipt },
+    Object { name: String },
+}
+
+/// Makes transactions of one incarnation durable.
+#[async_trait]
+pub(crate) trait Appender: Send + Sync {
+    /// Appends a transaction: when this returns `Committed`, it is committed.
+    ///
+    /// `is_whole` asks that all of it becomes durable or none (the atomic level). Without it the
+    /// records may become durable one by one.
+    async fn append(&self, transaction: &Transaction, is_whole: bool) -> Append;
+}
+
+/// A log backend.
+#[async_trait]
+pub(crate) trait Log: Send + Sync {
+    /// Makes what the log needs, for `client` to append to it as incarnation `epoch`. Earlier
+    /// incarnations can append nothing more where the backend can see to that; those before
+    /// `fence_from` are over already.
+    async fn open(
+        &self,
+        client: u64,
+        epoch: u64,
+        fence_from: u64,
+    ) -> Result<Box<dyn Appender>, StoreError>;
+
+    /// Where there may be changes. `clients` are all that ever were.
+    async fn scopes(&self, clients: &[u64]) -> Result<Vec<Scope>, StoreError>;
+
+    /// The scope where changes of `page` by `stream` arrive.
+    fn scope_of(&self, page: crate::page::PageId, stream: Stream) -> Scope;
+
+    /// Sends whole transactions on to where checkpoints look for them. Returns how many.
+    async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError>;
+
+    /// Gives out about `most` changes, or what is there.
+    async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;
+
+    /// Lets go of what was drained. Only after all its changes are on their pages.
+    async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError>;
 }

@@ -3,6 +3,9 @@
 mod golden;
 mod hostile;
 mod model;
+mod mutations;
+mod printed;
+mod simulate;
 
 use proptest::prelude::*;
 use s3db::{Change, KEY_BYTES_MAX, Key, LogRecord, PAYLOAD_BYTES_MAX, Payload, Stamp};

@@ -1,0 +1,254 @@
+//! What all clients of a database agree upon: one object for the database, one per collection.
+//!
+//! Both are frames (see `frame`), version 1:
+//!
+//! | object | magic | body |
+//! | --- | --- | --- |
+//! | `database` | `s3dD` | id (16), log backend (1), shards (4) |
+//! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1) |
+
+use bytes::Bytes;
+
+use crate::{
+    cloud::{Cloud, ETag, Get, Put, PutIf},
+    error::StoreError,
+    frame::{FrameError, Reader, Writer},
+    page::PageId,
+    retry::Attempts,
+    settings::Settings,
+};
+
+const DATABASE_MAGIC: &str = "s3dD";
+const COLLECTION_MAGIC: &str = "s3dC";
+const VERSION: u8 = 1;
+const DATABASE: &str = "database";
+/// What the names of all collections' objects start with.
+pub(crate) const CATALOG: &str = "catalog/";
+/// Bytes of the longest name of a collection or an index.
+pub const NAME_BYTES_MAX: usize = 100;
+/// Secondary indexes of one collection.
+pub const INDEXES_MAX: usize = 64;
+
+/// Which log carries the commits of a database. Chosen once, when it is created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backend {
+    /// Standard queues.
+    SqsStandard,
+    /// FIFO queues.
+    SqsFifo,
+    /// Objects. Nothing expires, and a commit is one put.
+    #[default]
+    S3Log,
+}
+
+/// What a database is created with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// Random: tells databases apart.
+    pub id: u128,
+    /// The log.
+    pub backend: Backend,
+    /// Queues of pending updates, for the backends that have them: 1 to 1,000.
+    pub shards: u32,
+}
+
+/// A secondary index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Its name within the collection.
+    pub name: String,
+    /// Names its tree.
+    pub root: PageId,
+    /// Whether all records that were there before it are in it.
+    pub is_ready: bool,
+}
+
+/// A collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// Its name.
+    pub name: String,
+    /// Names the tree of its primary index, which holds the records.
+    pub root: PageId,
+    /// Its secondary indexes.
+    pub indexes: Vec<Index>,
+}
+
+impl Database {
+    /// The frame.
+    pub fn encode(&self) -> Bytes {
+        let mut to = Writer::new(DATABASE_MAGIC, VERSION);
+        to.u128(self.id);
+        to.u8(match self.backend {
+            Backend::SqsStandard => 0,
+            Backend::SqsFifo => 1,
+            Backend::S3Log => 2,
+        });
+        to.u32(self.shards);
+        to.finish()
+    }
+
+    /// Decodes a frame.
+    ///
+    /// # Errors
+    /// When the bytes are no such frame.
+    pub fn decode(bytes: &Bytes) -> Result<Database, FrameError> {
+        let mut from = Reader::new(bytes, DATABASE_MAGIC, VERSION)?;
+        let id = from.u128()?;
+        let backend = match from.u8()? {
+            0 => Backend::SqsStandard,
+            1 => Backend::SqsFifo,
+            2 => Backend::S3Log,
+            _ => return Err(from.field("no known log backend")),
+        };
+        let shards = from.u32()?;
+        if !(1..=1000).contains(&shards) {
+            return Err(from.field("1 to 1,000 shards"));
+        }
+        from.done()?;
+        Ok(Database { id, backend, shards })
+    }
+}
+
+impl Collection {
+    /// The frame. The name is that of the object.
+    pub fn encode(&self) -> Bytes {
+        let mut to = Writer::new(COLLECTION_MAGIC, VERSION);
+        to.u128(self.root.0);
+        to.u16(self.indexes.len() as u16);
+        for index in &self.indexes {
+            to.short(index.name.as_bytes());
+            to.u128(index.root.0);
+            to.u8(u8::from(index.is_ready));
+        }
+        to.finish()
+    }
+
+    /// Decodes a frame of the collection `name`.
+    ///
+    /// # Errors
+    /// When the bytes are no such frame.
+    pub fn decode(name: &str, bytes: &Bytes) -> Result<Collection, FrameError> {
+        let mut from = Reader::new(bytes, COLLECTION_MAGIC, VERSION)?;
+        let root = PageId(from.u128()?);
+        let count = usize::from(from.u16()?);
+        if count > INDEXES_MAX {
+            return Err(from.field("more indexes than a collection has"));
+        }
+        let mut indexes = Vec::with_capacity(count);
+        for _ in 0..count {
+            let bytes = from.short()?;
+            let name = std::str::from_utf8(&bytes).ok().filter(|name| check_name(name).is_ok());
+            let name = name.ok_or_else(|| from.field("no name of an index"))?.to_owned();
+            let root = PageId(from.u128()?);
+            let is_ready = match from.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(from.field("neither ready nor not")),
+            };
+            indexes.push(Index { name, root, is_ready });
+        }
+        from.done()?;
+        Ok(Collection { name: name.to_owned(), root, indexes })
+    }
+}
+
+/// Names are ASCII letters, digits, `-` and `_`, so that they can be part of an object's name.
+pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_fine) {
+        return Ok(());
+    }
+    let rule = "1 to 100 ASCII letters, digits, '-' and '_'";
+    Err(StoreError::Invalid(format!("{:?} is no name: {rule}", name.escape_default().to_string())))
+}
+
+pub(crate) async fn read_database(
+    cloud: &Cloud,
+    settings: &Settings,
+) -> Result<Option<Database>, StoreError> {
+    let Some((bytes, _)) = read(cloud, settings, DATABASE).await? else { return Ok(None) };
+    let damaged = |source| StoreError::Damaged { object: DATABASE.into(), source };
+    Database::decode(&bytes).map(Some).map_err(damaged)
+}
+
+/// False when there is a database already.
+pub(crate) async fn create_database(
+    cloud: &Cloud,
+    settings: &Settings,
+    database: &Database,
+) -> Result<bool, StoreError> {
+    write(cloud, settings, DATABASE, database.encode(), PutIf::Absent).await
+}
+
+pub(crate) async fn read_collection(
+    cloud: &Cloud,
+    settings: &Settings,
+    name: &str,
+) -> Result<Option<(Collection, ETag)>, StoreError> {
+    check_name(name)?;
+    let object = format!("{CATALOG}{name}");
+    let Some((bytes, etag)) = read(cloud, settings, &object).await? else { return Ok(None) };
+    let damaged = |source| StoreError::Damaged { object, source };
+    Ok(Some((Collection::decode(name, &bytes).map_err(damaged)?, etag)))
+}
+
+/// False when another version is there.
+pub(crate) async fn write_collection(
+    cloud: &Cloud,
+    settings: &Settings,
+    collection: &Collection,
+    condition: PutIf,
+) -> Result<bool, StoreError> {
+    check_name(&collection.name)?;
+    let object = format!("{CATALOG}{}", collection.name);
+    write(cloud, settings, &object, collection.encode(), condition).await
+}
+
+async fn read(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+) -> Result<Option<(Bytes, ETag)>, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        match cloud.objects.get(object, None).await {
+            Ok(Get::Found { bytes, etag, .. }) => return Ok(Some((bytes, etag))),
+            Ok(_) => return Ok(None),
+            Err(fault) => attempts.after(fault).await?,
+        }
+    }
+}
+
+/// A conditional put with H3. The random ids in `bytes` make them unlike anyone else's.
+async fn write(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+    bytes: Bytes,
+    condition: PutIf,
+) -> Result<bool, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    let mut is_unclear = false;
+    loop {
+        let fault = match cloud.objects.put(object, bytes.clone(), condition.clone()).await {
+            Put::Stored(_) => return Ok(true),
+            Put::Refused | Put::Missing if is_unclear => {
+                let there = read(cloud, settings, object).await?;
+                return Ok(there.is_some_and(|(there, _)| there == bytes));
+            }
+            Put::Refused | Put::Missing => return Ok(false),
+            Put::Conflict => {
+                attempts.after_loss(object).await?;
+                continue;
+            }
+            Put::Failed(fault) => fault,
+            Put::Unknown(fault) => {
+                is_unclear = true;
+                fault
+            }
+        };
+        attempts.after(fault).await?;
+    }
+}

@@ -1,0 +1,184 @@
+//! From the log to the pages. Anyone may do it at any time, and any number at once.
+//!
+//! ```text
+//!   1  drain       some changes, leased for a while                crash: they come back
+//!   2  put aside   what cannot be decoded                          crash: found again, same name
+//!   3  for each leaf, in the order of keys:
+//!        read the newest, apply by H1, put by compare and swap     crash: they come back, H1
+//!   4  acknowledge all of it                                       crash: they come back, H1
+//! ```
+//!
+//! Step 4 happens only when every put of step 3 is confirmed. Each step is safe to repeat. A record
+//! goes to the leaf that owns its key now, whatever leaf it names (W5).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    error::StoreError,
+    log::{Entry, Poison, Scope, Transaction, queues::quarantine},
+    page::{Applied, Page, PageId, Stream},
+    settings::Rule,
+    store::Store,
+    tree::{Freshness, Nodes, update::update},
+};
+
+/// Streams of which a page remembers how far they are applied.
+const APPLIED_MAX: usize = 64;
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpointed {
+    /// Log records that were drained.
+    pub records: u64,
+    /// Of these, records that changed a page. The others were there already, or newer ones were.
+    pub applied: u64,
+    /// Leaves that were looked at.
+    pub leaves: u64,
+    /// Bodies that could not be decoded and lie in quarantine now.
+    pub poison: u64,
+}
+
+impl std::ops::AddAssign for Checkpointed {
+    fn add_assign(&mut self, more: Checkpointed) {
+        self.records += more.records;
+        self.applied += more.applied;
+        self.leaves += more.leaves;
+        self.poison += more.poison;
+    }
+}
+
+/// Checkpoints up to a batch of what `scope` holds.
+pub(crate) async fn checkpoint(store: &Store, scope: Scope) -> Result<Checkpointed, StoreError> {
+    let rules = store.settings.rules;
+    let batch = store.log.drain(scope, store.settings.records_per_checkpoint_max).await?;
+    let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
+    let mut tickets = batch.tickets;
+    if !rules.hold(Rule::AcknowledgeLast) {
+        store.log.ack(std::mem::take(&mut tickets)).await?;
+    }
+    for poison in batch.poison {
+        if !rules.hold(Rule::Quarantine) {
+            return Err(StoreError::Invalid(format!("{}: cannot be decoded", poison.name)));
+        }
+        quarantine(&store.cloud, &store.settings, &poison).await?;
+        done.poison += 1;
+    }
+    if rules.hold(Rule::Fences) {
+        let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
+        for entry in batch.entries {
+            trees.entry(entry.tree).or_default().push(entry);
+        }
+        for (root, entries) in trees {
+            apply_to_tree(store, root, entries, batch.through, &mut done).await?;
+        }
+    } else {
+        for entry in batch.entries {
+            apply_where_named(store, entry, &mut done).await?;
+        }
+    }
+    store.log.ack(tickets).await?;
+    Ok(done)
+}
+
+async fn apply_to_tree(
+    store: &Store,
+    root: PageId,
+    entries: Vec<Entry>,
+    through: Option<(Stream, u64)>,
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
+    if store.pages.node(root, Freshness::Cached).await?.is_none() {
+        // No root: the record is from nowhere. Kept, and counted, and not in the way.
+        return put_aside(store, entries, done).await;
+    }
+    let mut entries: Vec<(Bytes, Entry)> =
+        entries.into_iter().map(|entry| (entry.leaf_key(), entry)).collect();
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let horizon_us = {
+        let now_us = store.pages.date_ms() * 1000;
+        now_us.saturating_sub(store.settings.tombstone_age.as_micros() as u64)
+    };
+    let uses_stamps = store.settings.rules.hold(Rule::Stamps);
+    let mut rest = &entries[..];
+    while let Some((first, _)) = rest.first() {
+        let mut taken = 0;
+        let mut applied = 0;
+        let mut change = |page: &mut Page| {
+            // A lost swap starts again with another page, which may own fewer keys.
+            (taken, applied) = (0, 0);
+            for (key, entry) in rest {
+                if !page.ends_after(key) {
+                    break;
+                }
+                taken += 1;
+                let (stamp, payload) = (entry.record.stamp, entry.leaf_payload());
+                let outcome =
+                    page.apply_if(key, stamp, payload, |there| !uses_stamps || stamp > there);
+                applied += u64::from(outcome == Applied::Changed);
+            }
+            if applied == 0 {
+                return false;
+            }
+            page.prune(horizon_us);
+            if let Some((stream, sequence)) = through
+                && (page.applied.len() < APPLIED_MAX
+                    || page.applied.iter().any(|(there, _)| *there == stream))
+            {
+                page.mark_applied(stream, sequence);
+            }
+            true
+        };
+        if update(&store.pages, root, 0, first, &mut change).await?.is_none() || taken == 0 {
+            return Err(StoreError::Tree { page: root, what: "no leaf owns a key" });
+        }
+        done.leaves += 1;
+        done.applied += applied;
+        rest = &rest[taken..];
+    }
+    Ok(())
+}
+
+/// What the protocol of 2008 does: the record names its page, and there it goes.
+async fn apply_where_named(
+    store: &Store,
+    entry: Entry,
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
+    let key = entry.leaf_key();
+    for lost in 1.. {
+        let Some(held) = store.pages.node(entry.page, Freshness::Newest).await? else { break };
+        if held.page.owns(&key) && held.page.level == 0 {
+            return apply_to_tree(store, entry.tree, vec![entry], None, done).await;
+        }
+        if held.page.level > 0 {
+            break;
+        }
+        let mut page = (*held.page).clone();
+        if page.apply(&key, entry.record.stamp, entry.leaf_payload()) == Applied::Stale {
+            break;
+        }
+        if let crate::tree::Swap::Done = store.pages.replace(&held, page).await? {
+            done.applied += 1;
+            break;
+        }
+        store.pages.back_off(entry.page, lost).await?;
+    }
+    Ok(())
+}
+
+/// Puts records of a tree that does not exist into quarantine.
+async fn put_aside(
+    store: &Store,
+    entries: Vec<Entry>,
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
+    let total = entries.len() as u32;
+    let stamp = entries.first().map(|entry| entry.record.stamp).unwrap_or_default();
+    let bytes = Transaction { client: stamp.client, epoch: 0, number: 0, total, entries }.encode();
+    let name = format!("no-tree-{:016x}-{:08x}", stamp.client, crate::frame::crc32c(&bytes));
+    quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
+    done.poison += 1;
+    Ok(())
+}

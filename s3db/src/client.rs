@@ -1,0 +1,251 @@
+//! Who writes: a client, in one of its lives, with stamps that only grow.
+//!
+//! An *incarnation* is a client and an epoch. The epoch is claimed at start by compare and swap on
+//! `clients/CLIENT`, so no two processes have the same one. The same object holds a bound that all
+//! stamps of earlier lives are below: the next life starts above it, whatever its clock says, and a
+//! life that needs a higher bound claims that first, by which it learns that it is over.
+//!
+//! The object is a frame (see `frame`) of magic `s3dI`, version 1: epoch (8), bound in microseconds
+//! (8), first epoch that may not be fenced yet (8), write id (16).
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::{
+    cloud::{Cloud, ETag, Fault, Get, Put, PutIf},
+    error::StoreError,
+    frame::{FrameError, Reader, Writer},
+    retry::Attempts,
+    settings::Settings,
+    stamp::Stamp,
+};
+
+const MAGIC: &str = "s3dI";
+const VERSION: u8 = 1;
+/// What the names of all clients' objects start with.
+pub(crate) const CLIENTS: &str = "clients/";
+
+/// How far ahead of its clock a client claims stamps: one put in ten minutes at most.
+const CLAIM_US: u64 = 600_000_000;
+
+/// What is known of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientRecord {
+    pub(crate) epoch: u64,
+    /// Stamps of this and all earlier lives are at most this.
+    pub(crate) bound_us: u64,
+    /// Epochs before this one can append nothing any more.
+    pub(crate) fence_from: u64,
+    write_id: u128,
+}
+
+impl ClientRecord {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = Writer::new(MAGIC, VERSION);
+        to.u64(self.epoch);
+        to.u64(self.bound_us);
+        to.u64(self.fence_from);
+        to.u128(self.write_id);
+        to.finish()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<ClientRecord, FrameError> {
+        let mut from = Reader::new(bytes, MAGIC, VERSION)?;
+        let record = ClientRecord {
+            epoch: from.u64()?,
+            bound_us: from.u64()?,
+            fence_from: from.u64()?,
+            write_id: from.u128()?,
+        };
+        from.done()?;
+        Ok(record)
+    }
+}
+
+/// One life of a client.
+pub(crate) struct Incarnation {
+    cloud: Cloud,
+    settings: Settings,
+    pub(crate) client: u64,
+    pub(crate) epoch: u64,
+    state: Mutex<State>,
+    /// Held while a higher bound is claimed.
+    claim: tokio::sync::Mutex<(ClientRecord, ETag)>,
+}
+
+struct State {
+    /// Of the last stamp, or the highest that was seen.
+    clock: u64,
+    sequence: u64,
+    bound_us: u64,
+}
+
+impl Incarnation {
+    /// Begins a life of `client`.
+    pub(crate) async fn claim(
+        cloud: &Cloud,
+        settings: &Settings,
+        client: u64,
+    ) -> Result<Incarnation, StoreError> {
+        let object = object(client);
+        let mut attempts = Attempts::new(cloud, settings);
+        loop {
+            let old = read(cloud, settings, &object).await?;
+            let (before, condition) = match &old {
+                Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
+                None => {
+                    let first = ClientRecord { epoch: 0, bound_us: 0, fence_from: 1, write_id: 0 };
+                    (first, PutIf::Absent)
+                }
+            };
+            let start = before.bound_us.max(cloud.clock.wall_us());
+            let record = ClientRecord {
+                epoch: before.epoch + 1,
+                bound_us: start + CLAIM_US,
+                write_id: cloud.chance.next_u128(),
+                ..before
+            };
+            if let Some(etag) = swap(cloud, settings, &object, record, condition).await? {
+                return Ok(Incarnation {
+                    cloud: cloud.clone(),
+                    settings: *settings,
+                    client,
+                    epoch: record.epoch,
+                    state: Mutex::new(State {
+                        clock: before.bound_us,
+                        sequence: 0,
+                        bound_us: record.bound_us,
+                    }),
+                    claim: tokio::sync::Mutex::new((record, etag)),
+                });
+            }
+            attempts.after_loss(&object).await?;
+        }
+    }
+
+    /// The first epoch that may still append.
+    pub(crate) async fn fence_from(&self) -> u64 {
+        self.claim.lock().await.0.fence_from
+    }
+
+    /// Writes down that all earlier epochs are over, so that nobody needs to fence them again.
+    pub(crate) async fn fenced(&self) -> Result<(), StoreError> {
+        self.change(|record| record.fence_from = record.epoch).await
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Write follows read: later stamps are greater than one that was read.
+    pub(crate) fn observe(&self, stamp: Stamp) {
+        let mut state = self.state();
+        state.clock = state.clock.max(stamp.clock);
+    }
+
+    /// The next stamp of this client. `date_ms` is the object store's clock, 0 if unknown.
+    pub(crate) async fn stamp(&self, date_ms: u64) -> Result<Stamp, StoreError> {
+        loop {
+            let wall = self.cloud.clock.wall_us();
+            {
+                let mut state = self.state();
+                let clock = wall.max(state.clock + 1);
+                let limit = date_ms * 1000 + self.settings.clock_ahead_max.as_micros() as u64;
+                if date_ms > 0 && clock > limit {
+                    return Err(StoreError::Clock { ahead_ms: clock / 1000 - date_ms });
+                }
+                if clock <= state.bound_us {
+                    state.clock = clock;
+                    state.sequence += 1;
+                    let (client, sequence) = (self.client, state.sequence);
+                    return Ok(Stamp { clock, client, sequence });
+                }
+            }
+            self.raise_bound(wall).await?;
+        }
+    }
+
+    async fn raise_bound(&self, wall: u64) -> Result<(), StoreError> {
+        let bound = self.state().clock.max(wall) + CLAIM_US;
+        self.change(|record| record.bound_us = record.bound_us.max(bound)).await?;
+        let bound_us = self.claim.lock().await.0.bound_us;
+        self.state().bound_us = bound_us;
+        Ok(())
+    }
+
+    /// Changes the client's object, which only the newest incarnation can.
+    async fn change(&self, change: impl Fn(&mut ClientRecord)) -> Result<(), StoreError> {
+        let object = object(self.client);
+        let mut claim = self.claim.lock().await;
+        let mut record = claim.0;
+        change(&mut record);
+        record.write_id = self.cloud.chance.next_u128();
+        let condition = PutIf::Matches(claim.1.clone());
+        match swap(&self.cloud, &self.settings, &object, record, condition).await? {
+            Some(etag) => {
+                *claim = (record, etag);
+                Ok(())
+            }
+            None => Err(StoreError::Fenced { client: self.client, epoch: self.epoch }),
+        }
+    }
+}
+
+/// The object of a client.
+pub(crate) fn object(client: u64) -> String {
+    format!("{CLIENTS}{client:016x}")
+}
+
+async fn read(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+) -> Result<Option<(ClientRecord, ETag)>, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        match cloud.objects.get(object, None).await {
+            Ok(Get::Found { bytes, etag, .. }) => {
+                let damaged = |source| StoreError::Damaged { object: object.to_owned(), source };
+                return Ok(Some((ClientRecord::decode(&bytes).map_err(damaged)?, etag)));
+            }
+            Ok(_) => return Ok(None),
+            Err(fault) => attempts.after(fault).await?,
+        }
+    }
+}
+
+/// Compare and swap of a client's object, with H3. `None`: another version is there.
+async fn swap(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+    record: ClientRecord,
+    condition: PutIf,
+) -> Result<Option<ETag>, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        let fault = match cloud.objects.put(object, record.encode(), condition.clone()).await {
+            Put::Stored(etag) => return Ok(Some(etag)),
+            Put::Conflict => Fault::Throttled { what: object.to_owned() },
+            Put::Failed(fault) => fault,
+            // Refused too: an earlier attempt may have been ours.
+            Put::Refused | Put::Missing | Put::Unknown(_) => {
+                match read(cloud, settings, object).await? {
+                    Some((there, etag)) if there.write_id == record.write_id => {
+                        return Ok(Some(etag));
+                    }
+                    Some((_, etag)) => match &condition {
+                        // Nothing has happened yet: the same condition again is safe.
+                        PutIf::Matches(expected) if *expected == etag => {
+                            Fault::Throttled { what: object.to_owned() }
+                        }
+                        _ => return Ok(None),
+                    },
+                    None => Fault::Throttled { what: object.to_owned() },
+                }
+            }
+        };
+        attempts.after(fault).await?;
+    }
+}

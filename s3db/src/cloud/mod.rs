@@ -1,0 +1,92 @@
+//! What lies beneath the store: objects, queues, time and chance, all passed in.
+//!
+//! ```text
+//!            protocol code (commit, log, checkpoint, tree)
+//!                 |           |          |        |
+//!              Objects      Queue      Clock    Chance        <- the traits of this room
+//!                 |           |          |        |
+//!   real:       S3          SQS       tokio      seeded by the system
+//!   embedded:   files or memory       tokio      seeded by the system
+//!   model:      seeded faults         virtual    seeded by a number
+//! ```
+//!
+//! The protocols are async functions over these traits and nothing else. A crash is a future that
+//! is dropped at an await, a stall is one that is not polled for long: so the same code that runs in
+//! production is the code that the simulator cuts to pieces.
+
+pub mod objects; // get, put, delete and list under conditions
+pub mod queue; // send, receive, delete
+pub mod clock; // time, and waiting for it
+pub mod chance; // randomness
+pub mod ledger; // every call counted, and priced
+#[cfg(feature = "simulation")]
+pub mod model; // services and machines in virtual time, and everything that goes wrong
+
+use std::sync::Arc;
+
+pub use crate::cloud::{
+    chance::Chance,
+    clock::Clock,
+    ledger::{CallKind, Ledger, Prices},
+    objects::{Delete, ETag, Get, Listing, Objects, Put, PutIf},
+    queue::{Message, Queue, QueueSettings, Receipt, Sent, ToSend},
+};
+
+/// Everything that a protocol may touch. Cheap to clone.
+#[derive(Clone)]
+pub struct Cloud {
+    /// Where pages, logs and the catalogue lie.
+    pub objects: Arc<dyn Objects>,
+    /// What carries commits, for the log backends that use queues.
+    pub queue: Arc<dyn Queue>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness: page names, write ids, jitter.
+    pub chance: Arc<dyn Chance>,
+}
+
+/// Why a call did nothing, as far as is known.
+///
+/// Variants follow what the caller can do next. Texts name the object or queue and never hold a
+/// credential or a signed address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The service asks for less: 503 "slow down", 429, or a quota of SQS. The call had no effect.
+    #[error("{what}: the service asks to slow down")]
+    Throttled {
+        /// The object or queue.
+        what: String,
+    },
+    /// No answer, or one that says nothing about the effect. It may have happened.
+    #[error("{what}: no answer ({cause}); it may or may not have happened")]
+    Unknown {
+        /// The object or queue.
+        what: String,
+        /// What the transport said.
+        cause: String,
+    },
+    /// Not allowed. Trying again cannot help.
+    #[error("{what}: access denied ({cause})")]
+    Denied {
+        /// The object or queue.
+        what: String,
+        /// What the service said.
+        cause: String,
+    },
+    /// The service will never do this: too large, a bad name, no such queue or bucket.
+    #[error("{what}: {cause}")]
+    Invalid {
+        /// The object or queue.
+        what: String,
+        /// What the service said.
+        cause: String,
+    },
+}
+
+impl Fault {
+    /// Whether the same call can succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Fault::Throttled { .. } | Fault::Unknown { .. })
+    }
+}

@@ -1,0 +1,87 @@
+//! What goes wrong, and how often. All of section 17 of the design.
+
+use std::time::Duration;
+
+/// Probabilities are per call, unless said otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Faults {
+    /// The process crashes before the call has an effect.
+    pub crash_before: f64,
+    /// The process crashes after the call has had its effect.
+    pub crash_after: f64,
+    /// The process stalls before a call that changes something: between what it checked and what it
+    /// does. This is where the printed protocol loses data, so schedules are biased to it.
+    pub stall: f64,
+    /// The longest stall.
+    pub stall_max: Duration,
+    /// The call has its effect and the answer is lost.
+    pub lost_answer: f64,
+    /// The call has no effect and the answer is lost.
+    pub lost_request: f64,
+    /// The answer is lost, and the effect comes later.
+    pub late_effect: f64,
+    /// How much later at most.
+    pub late_max: Duration,
+    /// 503, 429.
+    pub throttled: f64,
+    /// 409 to a conditional put.
+    pub conflict: f64,
+    /// Per message of a receive: it comes although it is hidden, or was deleted before.
+    pub redelivered: f64,
+    /// Per message: the delete does not stick.
+    pub undeleted: f64,
+    /// A receive returns only a part of what there is.
+    pub sampled: f64,
+    /// Per message of a batch: it alone fails.
+    pub refused_message: f64,
+    /// Per message: bytes that are none of ours arrive beside it.
+    pub poisoned: f64,
+    /// Reads and lists may be as old as this: the object store of 2007.
+    pub stale_max: Option<Duration>,
+    /// How wrong clocks of machines are at most.
+    pub skew_max: Duration,
+}
+
+impl Faults {
+    /// Services that answer, machines that run.
+    pub const NONE: Faults = Faults {
+        crash_before: 0.0,
+        crash_after: 0.0,
+        stall: 0.0,
+        stall_max: Duration::ZERO,
+        lost_answer: 0.0,
+        lost_request: 0.0,
+        late_effect: 0.0,
+        late_max: Duration::ZERO,
+        throttled: 0.0,
+        conflict: 0.0,
+        redelivered: 0.0,
+        undeleted: 0.0,
+        sampled: 0.0,
+        refused_message: 0.0,
+        poisoned: 0.0,
+        stale_max: None,
+        skew_max: Duration::ZERO,
+    };
+
+    /// Everything goes wrong now and then.
+    pub const ALL: Faults = Faults {
+        crash_before: 0.003,
+        crash_after: 0.003,
+        stall: 0.02,
+        stall_max: Duration::from_secs(60),
+        lost_answer: 0.01,
+        lost_request: 0.01,
+        late_effect: 0.01,
+        late_max: Duration::from_secs(20),
+        throttled: 0.01,
+        conflict: 0.01,
+        redelivered: 0.03,
+        undeleted: 0.02,
+        sampled: 0.5,
+        refused_message: 0.01,
+        poisoned: 0.01,
+        stale_max: None,
+        skew_max: Duration::from_secs(30),
+    };
+}

@@ -1,0 +1,322 @@
+//! The object store: strong today, eventual in 2007.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Caller, Fate, Process, World};
+use crate::{
+    cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, ledger::CallKind},
+    page::{PAGES, Page},
+};
+
+/// One version of an object.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// When it came.
+    pub at_us: u64,
+    /// Its bytes; `None` after a delete.
+    pub bytes: Option<Bytes>,
+    /// Who did it.
+    pub process: Process,
+}
+
+impl Version {
+    fn etag(&self) -> Option<ETag> {
+        self.bytes.as_ref().map(tag)
+    }
+}
+
+/// From content alone, as S3 does it.
+fn tag(bytes: &Bytes) -> ETag {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    ETag::new(&format!("\"{hash:016x}\""))
+}
+
+/// All objects, with all their versions.
+#[derive(Default)]
+pub(super) struct Store {
+    objects: BTreeMap<String, Vec<Version>>,
+    /// Only the newest version of each is kept.
+    pub(super) forgets: bool,
+}
+
+impl Store {
+    pub(super) fn history(&self, prefix: &str) -> Vec<(String, Vec<Version>)> {
+        self.objects
+            .range(prefix.to_owned()..)
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .map(|(name, versions)| (name.clone(), versions.clone()))
+            .collect()
+    }
+
+    fn newest(&self, name: &str) -> Option<&Version> {
+        self.objects.get(name)?.last().filter(|version| version.bytes.is_some())
+    }
+
+    fn add(&mut self, name: &str, version: Version) {
+        let versions = self.objects.entry(name.to_owned()).or_default();
+        if self.forgets {
+            versions.clear();
+        }
+        versions.push(version);
+    }
+}
+
+impl World {
+    /// The effect of a put, at the moment it happens.
+    fn put_now(&self, process: Process, name: &str, bytes: &Bytes, condition: &PutIf) -> Put {
+        let at_us = self.time.now_us();
+        let mut state = self.state();
+        let there = state.objects.newest(name).cloned();
+        let is_met = match (condition, &there) {
+            (PutIf::Always, _) => true,
+            (PutIf::Absent, there) => there.is_none(),
+            (PutIf::Matches(_), None) => return Put::Missing,
+            (PutIf::Matches(etag), Some(there)) => there.etag().as_ref() == Some(etag),
+        };
+        if !is_met {
+            return Put::Refused;
+        }
+        if let Some(broken) = check_put(name, there.as_ref(), bytes, condition) {
+            state.broken.push(broken);
+        }
+        let version = Version { at_us, bytes: Some(bytes.clone()), process };
+        state.objects.add(name, version);
+        Put::Stored(tag(bytes))
+    }
+
+    fn delete_now(&self, process: Process, name: &str, only: Option<&ETag>) -> Delete {
+        let at_us = self.time.now_us();
+        let mut state = self.state();
+        let Some(there) = state.objects.newest(name) else { return Delete::Gone };
+        if only.is_some_and(|only| there.etag().as_ref() != Some(only)) {
+            return Delete::Refused;
+        }
+        state.objects.add(name, Version { at_us, bytes: None, process });
+        Delete::Gone
+    }
+
+    /// Stores an object without a call: what was there before the run.
+    pub fn put_silently(&self, name: &str, bytes: Bytes) {
+        let version =
+            Version { at_us: self.time.now_us(), bytes: Some(bytes), process: Process(0) };
+        self.state().objects.add(name, version);
+    }
+}
+
+/// Invariant 6: the version of a page rises by one per conditional put.
+fn check_put(
+    name: &str,
+    there: Option<&Version>,
+    bytes: &Bytes,
+    condition: &PutIf,
+) -> Option<String> {
+    if !name.starts_with(PAGES) || *condition == PutIf::Always {
+        return None;
+    }
+    let new = Page::decode(bytes).ok()?;
+    let old = match there.and_then(|there| there.bytes.as_ref()) {
+        Some(bytes) => Page::decode(bytes).ok()?.version,
+        None => 0,
+    };
+    (new.version != old + 1).then(|| format!("{name}: version {} follows {old}", new.version))
+}
+
+#[async_trait]
+impl Objects for Caller {
+    async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        let world = &self.world;
+        let base_us = {
+            let state = world.state();
+            let len = state.objects.newest(name).and_then(|there| there.bytes.as_ref());
+            let len = len.map_or(0, Bytes::len);
+            state.latency.get.as_micros() as u64
+                + (len as f64 * state.latency.get_byte_ns / 1000.0) as u64
+        };
+        let fate = self.before(name, base_us, false).await;
+        let answer = {
+            let now_us = world.time.now_us();
+            let mut state = world.state();
+            let stale = state.faults.stale_max.map_or(0, |max| max.as_micros() as u64);
+            let oldest =
+                if stale == 0 { now_us } else { now_us - state.random.u64(..=stale.min(now_us)) };
+            let versions = state.objects.objects.get(name);
+            // The newest that existed `stale` ago, or any since.
+            let seen = versions
+                .and_then(|versions| versions.iter().rev().find(|version| version.at_us <= oldest));
+            match seen.and_then(|version| Some((version.bytes.clone()?, version.etag()?))) {
+                None => Get::Absent,
+                Some((_, etag)) if unless == Some(&etag) => Get::Unchanged { date_ms: 0 },
+                Some((bytes, etag)) => Get::Found { bytes, etag, date_ms: 0 },
+            }
+        };
+        let date = world.date_ms();
+        let answer = match answer {
+            Get::Unchanged { .. } => Get::Unchanged { date_ms: date },
+            Get::Found { bytes, etag, .. } => Get::Found { bytes, etag, date_ms: date },
+            Get::Absent => Get::Absent,
+        };
+        let bytes_in = match &answer {
+            Get::Found { bytes, .. } => bytes.len() as u64,
+            _ => 0,
+        };
+        self.after(name).await;
+        match fate {
+            Fate::Fine => {
+                world.ledger.add(CallKind::Get, 0, bytes_in);
+                world.note(self.process, || format!("get {name} {}", show(&answer)));
+                Ok(answer)
+            }
+            Fate::Throttled => {
+                world.ledger.add(CallKind::Get, 0, 0);
+                Err(Fault::Throttled { what: name.to_owned() })
+            }
+            _ => {
+                world.note(self.process, || format!("get {name} no answer"));
+                self.time_out().await;
+                world.ledger.add(CallKind::Get, 0, 0);
+                Err(self.lost(name))
+            }
+        }
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        let world = &self.world;
+        world.ledger.add(CallKind::Put, bytes.len() as u64, 0);
+        let base_us = {
+            let latency = &world.state().latency;
+            let get =
+                latency.get.as_micros() as f64 + bytes.len() as f64 * latency.get_byte_ns / 1000.0;
+            (get * latency.put_factor) as u64
+        };
+        let fate = self.before(name, base_us, true).await;
+        let conflict = {
+            let p = world.state().faults.conflict;
+            condition != PutIf::Always && world.with_probability(p)
+        };
+        let put = match fate {
+            Fate::Throttled => Put::Failed(Fault::Throttled { what: name.to_owned() }),
+            Fate::LostRequest => Put::Unknown(self.lost(name)),
+            Fate::Late(us) => {
+                let (world, process, name) = (world.clone(), self.process, name.to_owned());
+                let lost = Put::Unknown(self.lost(&name));
+                self.world.time.later(us, move || {
+                    let outcome = world.put_now(process, &name, &bytes, &condition);
+                    world.note(process, || {
+                        format!("put {name} arrives late: {}", outcome_of(&outcome))
+                    });
+                });
+                lost
+            }
+            _ if conflict => Put::Conflict,
+            Fate::LostAnswer => {
+                let outcome = world.put_now(self.process, name, &bytes, &condition);
+                world.note(self.process, || format!("put {name} {} unheard", outcome_of(&outcome)));
+                Put::Unknown(self.lost(name))
+            }
+            Fate::Fine => world.put_now(self.process, name, &bytes, &condition),
+        };
+        self.after(name).await;
+        world.note(self.process, || format!("put {name} {}", outcome_of(&put)));
+        if matches!(put, Put::Unknown(_)) {
+            self.time_out().await;
+        }
+        put
+    }
+
+    async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        let world = &self.world;
+        world.ledger.add(CallKind::Delete, 0, 0);
+        let base_us = world.state().latency.get.as_micros() as u64;
+        let fate = self.before(name, base_us, true).await;
+        let outcome = match fate {
+            Fate::Throttled => Delete::Failed(Fault::Throttled { what: name.to_owned() }),
+            Fate::LostRequest => Delete::Unknown(self.lost(name)),
+            Fate::Late(us) => {
+                let (world, process) = (world.clone(), self.process);
+                let (name, only) = (name.to_owned(), only.cloned());
+                let lost = Delete::Unknown(self.lost(&name));
+                self.world.time.later(us, move || {
+                    world.delete_now(process, &name, only.as_ref());
+                    world.note(process, || format!("delete {name} arrives late"));
+                });
+                lost
+            }
+            Fate::LostAnswer => {
+                world.delete_now(self.process, name, only);
+                Delete::Unknown(self.lost(name))
+            }
+            Fate::Fine => world.delete_now(self.process, name, only),
+        };
+        self.after(name).await;
+        world.note(self.process, || format!("delete {name} {outcome:?}"));
+        if matches!(outcome, Delete::Unknown(_)) {
+            self.time_out().await;
+        }
+        outcome
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
+        let world = &self.world;
+        world.ledger.add(CallKind::List, 0, 0);
+        let base_us = world.state().latency.get.as_micros() as u64;
+        let fate = self.before(prefix, base_us, false).await;
+        let answer = {
+            let now_us = world.time.now_us();
+            let mut state = world.state();
+            let stale = state.faults.stale_max.map_or(0, |max| max.as_micros() as u64);
+            let oldest =
+                if stale == 0 { now_us } else { now_us - state.random.u64(..=stale.min(now_us)) };
+            let was_there = |versions: &[Version]| {
+                let seen = versions.iter().rev().find(|version| version.at_us <= oldest);
+                seen.is_some_and(|version| version.bytes.is_some())
+            };
+            let mut names = state
+                .objects
+                .objects
+                .range(prefix.to_owned()..)
+                .take_while(|(name, _)| name.starts_with(prefix))
+                .filter(|(name, versions)| {
+                    after.is_none_or(|after| name.as_str() > after) && was_there(versions)
+                })
+                .map(|(name, _)| name.clone());
+            let names_taken: Vec<String> = names.by_ref().take(max).collect();
+            Listing { names: names_taken, more: names.next().is_some() }
+        };
+        self.after(prefix).await;
+        match fate {
+            Fate::Fine => Ok(answer),
+            Fate::Throttled => Err(Fault::Throttled { what: prefix.to_owned() }),
+            _ => {
+                self.time_out().await;
+                Err(self.lost(prefix))
+            }
+        }
+    }
+}
+
+fn show(answer: &Get) -> String {
+    match answer {
+        Get::Found { bytes, .. } => match Page::decode(bytes) {
+            Ok(page) => format!("version {}", page.version),
+            Err(_) => format!("{} bytes", bytes.len()),
+        },
+        Get::Unchanged { .. } => "unchanged".into(),
+        Get::Absent => "absent".into(),
+    }
+}
+
+fn outcome_of(put: &Put) -> &'static str {
+    match put {
+        Put::Stored(_) => "stored",
+        Put::Refused => "refused (412)",
+        Put::Conflict => "conflict (409)",
+        Put::Missing => "missing (404)",
+        Put::Unknown(_) => "no answer",
+        Put::Failed(_) => "failed",
+    }
+}

@@ -1,0 +1,351 @@
+//! The queue service: at least once, in any order, a part at a time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Caller, Fate, World};
+use crate::cloud::{
+    Fault, Message, Queue, QueueSettings, Receipt, Sent, ToSend,
+    ledger::CallKind,
+    queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
+};
+
+/// How long a FIFO queue remembers deduplication ids.
+const DEDUPLICATION_US: u64 = 300_000_000;
+
+struct Stored {
+    id: u64,
+    body: Bytes,
+    group: Option<String>,
+    sent_us: u64,
+    visible_us: u64,
+    receives: u32,
+    is_deleted: bool,
+}
+
+struct StoredQueue {
+    settings: QueueSettings,
+    /// Deleted ones stay for a while: some are delivered again.
+    messages: Vec<Stored>,
+    deduplication: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Service {
+    queues: BTreeMap<String, StoredQueue>,
+    next: u64,
+}
+
+impl Service {
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(super) fn depth(&self, queue: &str) -> usize {
+        let queue = self.queues.get(queue);
+        queue.map_or(0, |queue| queue.messages.iter().filter(|m| !m.is_deleted).count())
+    }
+}
+
+impl World {
+    fn send_now(&self, queue: &str, message: &ToSend) -> Sent {
+        let now_us = self.time.now_us();
+        let mut state = self.state();
+        let poison = {
+            let p = state.faults.poisoned;
+            (p > 0.0 && state.random.f64() < p)
+                .then(|| message.body.slice(..state.random.usize(..message.body.len().max(1))))
+        };
+        let service = &mut state.queues;
+        let id = service.next;
+        service.next += 2;
+        let Some(there) = service.queues.get_mut(queue) else {
+            let cause = "no such queue".to_owned();
+            return Sent::Failed(Fault::Invalid { what: queue.to_owned(), cause });
+        };
+        if message.body.len() > MESSAGE_BYTES_MAX {
+            let cause = "a message that is too large".to_owned();
+            return Sent::Failed(Fault::Invalid { what: queue.to_owned(), cause });
+        }
+        if there.settings.fifo
+            && let Some(name) = &message.deduplication
+        {
+            there.deduplication.retain(|_, at| now_us - *at < DEDUPLICATION_US);
+            if there.deduplication.contains_key(name) {
+                return Sent::Accepted;
+            }
+            there.deduplication.insert(name.clone(), now_us);
+        }
+        // Poison comes beside the message, not in its place: what is damaged after it was accepted
+        // is lost, and no protocol gets it back.
+        let bodies = [(id, Some(message.body.clone())), (id + 1, poison)];
+        for (id, body) in bodies {
+            let Some(body) = body else { continue };
+            there.messages.push(Stored {
+                id,
+                body,
+                group: message.group.clone(),
+                sent_us: now_us,
+                visible_us: now_us,
+                receives: 0,
+                is_deleted: false,
+            });
+        }
+        Sent::Accepted
+    }
+
+    fn receive_now(
+        &self,
+        queue: &str,
+        max: usize,
+        visibility_us: u64,
+        samples: bool,
+    ) -> Vec<Message> {
+        let now_us = self.time.now_us();
+        let mut state = self.state();
+        let super::State { random, faults, queues, .. } = &mut *state;
+        let Some(there) = queues.queues.get_mut(queue) else { return Vec::new() };
+        let retention_us = there.settings.retention.as_micros() as u64;
+        there.messages.retain(|message| {
+            let is_kept = now_us - message.sent_us < retention_us;
+            is_kept && (!message.is_deleted || faults.redelivered > 0.0)
+        });
+        let mut order: Vec<usize> = (0..there.messages.len()).collect();
+        if !there.settings.fifo {
+            random.shuffle(&mut order);
+        }
+        let mut busy: Vec<String> = Vec::new();
+        let mut received = Vec::new();
+        for at in order {
+            let message = &mut there.messages[at];
+            let is_there = !message.is_deleted && message.visible_us <= now_us;
+            let again = !there.settings.fifo && random.f64() < faults.redelivered;
+            if there.settings.fifo && !message.is_deleted {
+                // In order within the group; a message in flight, or before it, keeps it busy.
+                let group = message.group.clone().unwrap_or_default();
+                if busy.contains(&group) {
+                    continue;
+                }
+                if !is_there {
+                    busy.push(group);
+                    continue;
+                }
+            }
+            if !is_there && !again {
+                continue;
+            }
+            if samples && random.f64() < faults.sampled {
+                if there.settings.fifo {
+                    busy.push(message.group.clone().unwrap_or_default());
+                }
+                continue;
+            }
+            message.receives += 1;
+            if !message.is_deleted {
+                message.visible_us = now_us + visibility_us;
+            }
+            received.push(Message {
+                body: message.body.clone(),
+                receipt: Receipt::new(&format!("{}-{}", message.id, message.receives)),
+                receives: message.receives,
+                group: message.group.clone(),
+            });
+            if received.len() == max {
+                break;
+            }
+        }
+        received
+    }
+
+    /// A receipt counts until its message is received again.
+    fn find_now(&self, queue: &str, receipt: &Receipt, change: impl FnOnce(&mut bool, &mut u64)) {
+        let mut state = self.state();
+        let Some((id, receives)) = receipt.as_str().split_once('-') else { return };
+        let (Ok(id), Ok(receives)) = (id.parse::<u64>(), receives.parse::<u32>()) else { return };
+        let Some(there) = state.queues.queues.get_mut(queue) else { return };
+        let found = there.messages.iter_mut().find(|m| m.id == id && m.receives == receives);
+        if let Some(message) = found {
+            change(&mut message.is_deleted, &mut message.visible_us);
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for Caller {
+    async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
+        self.world.ledger.add(CallKind::QueueOther, 0, 0);
+        let fate = self.before(queue, 10_000, false).await;
+        match fate {
+            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
+            Fate::LostRequest | Fate::Late(_) => return Err(self.lost(queue)),
+            Fate::LostAnswer | Fate::Fine => {}
+        }
+        {
+            let mut state = self.world.state();
+            state.queues.queues.entry(queue.to_owned()).or_insert_with(|| StoredQueue {
+                settings,
+                messages: Vec::new(),
+                deduplication: BTreeMap::new(),
+            });
+        }
+        match fate {
+            Fate::LostAnswer => Err(self.lost(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&self, queue: &str, batch: &[ToSend]) -> Vec<Sent> {
+        let world = &self.world;
+        assert!((1..=BATCH_MAX).contains(&batch.len()), "1 to 10 messages");
+        let bytes = batch.iter().map(|message| message.body.len() as u64).sum();
+        world.ledger.add(CallKind::Send, bytes, 0);
+        let base_us = world.state().latency.send.as_micros() as u64;
+        let fate = self.before(queue, base_us, true).await;
+        let all = |outcome: Sent| vec![outcome; batch.len()];
+        let outcomes = match fate {
+            Fate::Throttled => all(Sent::Failed(Fault::Throttled { what: queue.to_owned() })),
+            Fate::LostRequest => all(Sent::Unknown(self.lost(queue))),
+            Fate::Late(us) => {
+                let (world, messages) = (world.clone(), batch.to_vec());
+                let (queue_name, process) = (queue.to_owned(), self.process);
+                self.world.time.later(us, move || {
+                    for message in &messages {
+                        world.send_now(&queue_name, message);
+                    }
+                    world.note(process, || format!("send {queue_name} arrives late"));
+                });
+                all(Sent::Unknown(self.lost(queue)))
+            }
+            Fate::LostAnswer => {
+                batch.iter().for_each(|message| drop(world.send_now(queue, message)));
+                all(Sent::Unknown(self.lost(queue)))
+            }
+            Fate::Fine => batch
+                .iter()
+                .map(|message| {
+                    let p = world.state().faults.refused_message;
+                    if world.with_probability(p) {
+                        Sent::Failed(Fault::Throttled { what: queue.to_owned() })
+                    } else {
+                        world.send_now(queue, message)
+                    }
+                })
+                .collect(),
+        };
+        self.after(queue).await;
+        world.note(self.process, || {
+            let accepted = outcomes.iter().filter(|sent| **sent == Sent::Accepted).count();
+            format!("send {queue} {accepted} of {} accepted", batch.len())
+        });
+        if outcomes.iter().any(|sent| matches!(sent, Sent::Unknown(_))) {
+            self.time_out().await;
+        }
+        outcomes
+    }
+
+    async fn receive(
+        &self,
+        queue: &str,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, Fault> {
+        let world = &self.world;
+        let most = world.state().receive_max;
+        assert!((1..=most).contains(&max), "1 to {most} messages");
+        let base_us = world.state().latency.receive.as_micros() as u64;
+        let fate = self.before(queue, base_us, false).await;
+        let failed = |fault| {
+            world.ledger.add(CallKind::Receive, 0, 0);
+            Err(fault)
+        };
+        match fate {
+            Fate::Throttled => return failed(Fault::Throttled { what: queue.to_owned() }),
+            Fate::LostRequest | Fate::Late(_) => {
+                self.time_out().await;
+                return failed(self.lost(queue));
+            }
+            Fate::LostAnswer | Fate::Fine => {}
+        }
+        let visibility_us = visibility.as_micros() as u64;
+        let mut messages = world.receive_now(queue, max, visibility_us, wait.is_zero());
+        if messages.is_empty() && !wait.is_zero() {
+            world.time.sleep(wait.as_micros() as u64).await;
+            messages = world.receive_now(queue, max, visibility_us, false);
+        }
+        self.after(queue).await;
+        if let Fate::LostAnswer = fate {
+            self.time_out().await;
+            return failed(self.lost(queue));
+        }
+        let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
+        world.ledger.add(CallKind::Receive, 0, bytes);
+        world.note(self.process, || format!("receive {queue} {} messages", messages.len()));
+        Ok(messages)
+    }
+
+    async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
+        let world = &self.world;
+        assert!((1..=BATCH_MAX).contains(&receipts.len()), "1 to 10 receipts");
+        world.ledger.add(CallKind::DeleteMessage, 0, 0);
+        let base_us = world.state().latency.receive.as_micros() as u64;
+        let fate = self.before(queue, base_us, true).await;
+        match fate {
+            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
+            Fate::LostRequest | Fate::Late(_) => {
+                self.time_out().await;
+                return Err(self.lost(queue));
+            }
+            Fate::LostAnswer | Fate::Fine => {}
+        }
+        for receipt in receipts {
+            let p = world.state().faults.undeleted;
+            if !world.with_probability(p) {
+                world.find_now(queue, receipt, |is_deleted, _| *is_deleted = true);
+            }
+        }
+        self.after(queue).await;
+        world.note(self.process, || format!("delete {queue} {} messages", receipts.len()));
+        match fate {
+            Fate::LostAnswer => {
+                self.time_out().await;
+                Err(self.lost(queue))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn change_visibility(
+        &self,
+        queue: &str,
+        receipt: &Receipt,
+        visibility: Duration,
+    ) -> Result<(), Fault> {
+        let world = &self.world;
+        world.ledger.add(CallKind::QueueOther, 0, 0);
+        let fate = self.before(queue, 10_000, true).await;
+        if let Fate::Throttled = fate {
+            return Err(Fault::Throttled { what: queue.to_owned() });
+        }
+        if !matches!(fate, Fate::Fine | Fate::LostAnswer) {
+            return Err(self.lost(queue));
+        }
+        let until = world.time.now_us() + visibility.as_micros() as u64;
+        world.find_now(queue, receipt, |_, visible_us| *visible_us = until);
+        match fate {
+            Fate::LostAnswer => Err(self.lost(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn depth(&self, queue: &str) -> Result<u64, Fault> {
+        self.world.ledger.add(CallKind::QueueOther, 0, 0);
+        match self.before(queue, 10_000, false).await {
+            Fate::Fine => Ok(self.world.state().queues.depth(queue) as u64),
+            Fate::Throttled => Err(Fault::Throttled { what: queue.to_owned() }),
+            _ => Err(self.lost(queue)),
+        }
+    }
+}

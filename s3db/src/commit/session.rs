@@ -1,0 +1,411 @@
+//! A client at work: what it reads, what it remembers of that, and how it commits.
+//!
+//! Three things make up the session guarantees. None needs a clock or a counter per client.
+//!
+//! - *Own writes*: changes that are committed and not yet seen on a page are laid over what is
+//!   read. Each is kept until a fetched page shows its stamp, or a greater one (W9).
+//! - *Monotonic reads*: the stamp of what was read last is remembered by key; a copy that shows an
+//!   older one is fetched again. Page versions, in the pool, do the same by page (W10).
+//! - *Write follows read*: reading pushes the stamps of later writes past what was read.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use crate::{
+    client::Incarnation,
+    commit::{Committed, Level, Txn},
+    error::StoreError,
+    log::{Append, Appender, Entry, Scope, Transaction},
+    page::{Page, PageId, Stream},
+    record::{Key, Payload},
+    settings::Rule,
+    stamp::Stamp,
+    store::Store,
+    tree::{Freshness, scan::Leaves, search::search, secondary},
+};
+
+/// Keys whose last seen stamp is remembered.
+const SEEN_MAX: usize = 100_000;
+/// Reads of the newest copy before an older state is taken for what there is: a tombstone that was
+/// dropped looks like one.
+const REREADS_MAX: u32 = 3;
+
+/// One life of one client.
+pub struct Session {
+    store: Arc<Store>,
+    me: Incarnation,
+    appender: Box<dyn Appender>,
+    memory: Mutex<Memory>,
+    transactions: AtomicU64,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Own changes that no fetched page has shown yet, by tree and leaf key.
+    own: BTreeMap<(PageId, Bytes), (Stamp, Option<Bytes>)>,
+    /// The stamps of what was read last.
+    seen: HashMap<(PageId, Bytes), Stamp>,
+}
+
+/// What a key holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The stamp of the write that made it so; zero if there never was one.
+    pub(crate) stamp: Stamp,
+    pub(crate) payload: Option<Bytes>,
+}
+
+impl Session {
+    /// Begins a life of `client`. Any earlier one is over: with backend s3-log it can commit
+    /// nothing more, with the others what it still sends counts as a commit of its time.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn open(store: Arc<Store>, client: u64) -> Result<Session, StoreError> {
+        let me = Incarnation::claim(&store.cloud, &store.settings, client).await?;
+        let appender = store.log.open(client, me.epoch, me.fence_from().await).await?;
+        me.fenced().await?;
+        // What an earlier life left in its private queue.
+        store.make_due(Scope::Client(client));
+        let (memory, transactions) = Default::default();
+        Ok(Session { store, me, appender, memory, transactions })
+    }
+
+    /// The client's name.
+    pub fn client(&self) -> u64 {
+        self.me.client
+    }
+
+    /// Which of the client's lives this is, from 1.
+    pub fn epoch(&self) -> u64 {
+        self.me.epoch
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&self, level: Level) -> Txn {
+        Txn::new(level)
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Own changes that no page has shown yet.
+    pub fn unseen_writes(&self) -> usize {
+        self.memory().own.len()
+    }
+
+    /// The payload of `key` in the primary index `tree`, as `txn` sees it.
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn read(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        key: &Key,
+    ) -> Result<Option<Payload>, StoreError> {
+        if let Some(own) = txn.own(tree, key) {
+            return Ok(own);
+        }
+        let seen = self.read_stamped(tree, key.as_bytes(), txn.level).await?;
+        Ok(match seen.payload {
+            Some(payload) => Some(Payload::new(&payload)?),
+            None => None,
+        })
+    }
+
+    /// What a leaf key holds, and since which write.
+    pub(crate) async fn read_stamped(
+        &self,
+        tree: PageId,
+        key: &[u8],
+        level: Level,
+    ) -> Result<Seen, StoreError> {
+        let mut age = Freshness::Cached;
+        for reread in 0.. {
+            let found = search(&self.store.pages, tree, key, 0, age).await?;
+            let found = found.ok_or(StoreError::Tree { page: tree, what: "has no leaves" })?;
+            let page = found.held.page;
+            let mut seen = match page.slot(key) {
+                Some(slot) => Seen { stamp: slot.stamp, payload: slot.payload.clone() },
+                None => Seen::default(),
+            };
+            self.reader_rule(&page);
+            if !level.is_session() {
+                return Ok(seen);
+            }
+            let at = (tree, Bytes::copy_from_slice(key));
+            let mut memory = self.memory();
+            self.lay_over(&mut memory, &at, &mut seen);
+            let floor = memory.seen.get(&at).copied().unwrap_or_default();
+            if seen.stamp < floor && reread < REREADS_MAX {
+                age = Freshness::Newest;
+                continue;
+            }
+            if memory.seen.len() >= SEEN_MAX {
+                memory.seen.clear();
+                // What comes next is as new as the object store has it, so newer than all of it.
+                self.store.pages.expire_all();
+            }
+            memory.seen.insert(at, seen.stamp);
+            drop(memory);
+            self.me.observe(seen.stamp);
+            return Ok(seen);
+        }
+        unreachable!("the last reread returns")
+    }
+
+    /// Lays an own write over what a page shows, or forgets it if the page shows it.
+    fn lay_over(&self, memory: &mut Memory, at: &(PageId, Bytes), seen: &mut Seen) {
+        let Some((stamp, payload)) = memory.own.get(at) else { return };
+        if seen.stamp >= *stamp {
+            memory.own.remove(at);
+        } else if self.store.settings.rules.hold(Rule::Overlay) {
+            *seen = Seen { stamp: *stamp, payload: payload.clone() };
+        }
+    }
+
+    /// The reader rule (paper, 5.3): the longer ago a page's last checkpoint, the less likely it is
+    /// that something waits for it.
+    fn reader_rule(&self, page: &Page) {
+        let settings = &self.store.settings;
+        let interval = settings.checkpoint_interval.as_millis() as f64;
+        let age = self.store.pages.date_ms().abs_diff(page.checkpoint_ms) as f64;
+        if age <= interval {
+            return;
+        }
+        let p = (settings.reader_factor * interval / age).min(1.0);
+        if self.store.cloud.chance.with_probability(p) {
+            // Only a shard can be told from the page; log streams belong to clients.
+            let stream = Stream { client: self.me.client, epoch: self.me.epoch };
+            self.store.make_due(self.store.log.scope_of(page.id, stream));
+        }
+    }
+
+    /// Records of `tree` from `from` to before `to` (`None`: to the end), in order.
+    pub fn scan<'a>(
+        &'a self,
+        txn: &'a Txn,
+        tree: PageId,
+        from: Option<&Key>,
+        to: Option<&Key>,
+    ) -> Scan<'a> {
+        let from = from.map_or_else(Bytes::new, |key| Bytes::copy_from_slice(key.as_bytes()));
+        let to = to.map(|key| Bytes::copy_from_slice(key.as_bytes()));
+        self.scan_raw(txn, tree, from, to)
+    }
+
+    fn scan_raw<'a>(
+        &'a self,
+        txn: &'a Txn,
+        tree: PageId,
+        from: Bytes,
+        to: Option<Bytes>,
+    ) -> Scan<'a> {
+        let leaves = Leaves::new(tree, from.clone(), Freshness::Cached);
+        Scan { session: self, txn, tree, from, to, leaves, ready: VecDeque::new(), is_done: false }
+    }
+
+    /// Keys of records that the secondary index `tree` lists under search keys from `from` on to
+    /// before `to`; with no `to` under `from` alone. The caller verifies each against the record
+    /// itself: indexes and records reach their pages at different times (W19).
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn probe(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        from: &Key,
+        to: Option<&Key>,
+    ) -> Result<Vec<(Key, Key)>, StoreError> {
+        let begin = secondary::begin(from.as_bytes());
+        let end = match to {
+            Some(to) => secondary::begin(to.as_bytes()),
+            None => secondary::end(from.as_bytes()),
+        };
+        let mut scan = self.scan_raw(txn, tree, begin, Some(end));
+        let mut pairs = Vec::new();
+        while let Some((key, _)) = scan.next_raw().await? {
+            let (search, record) = secondary::divide(&key)
+                .ok_or(StoreError::Tree { page: tree, what: "holds a key that is no pair" })?;
+            pairs.push((Key::new(search)?, Key::new(record)?));
+        }
+        Ok(pairs)
+    }
+
+    /// Commits a transaction. When this returns, it is durable.
+    ///
+    /// # Errors
+    /// After [`StoreError::CommitUnknown`] the same `txn` may be committed again: its records count
+    /// once. After any other error it is not committed; at the basic and monotonic level a part of
+    /// it may be.
+    pub async fn commit(&self, txn: &mut Txn) -> Result<Committed, StoreError> {
+        if txn.is_empty() {
+            return Ok(Committed::default());
+        }
+        self.seal(txn).await?;
+        let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
+        let total = entries.len() as u32;
+        let (client, epoch) = (self.me.client, self.me.epoch);
+        let transaction = Transaction { client, epoch, number, total, entries };
+        let is_whole = txn.level == Level::Atomic;
+        let outcome = self.appender.append(&transaction, is_whole).await;
+        let entries = transaction.entries;
+        match outcome {
+            Append::Committed => {}
+            Append::Fenced => return Err(StoreError::Fenced { client, epoch }),
+            Append::Unknown(source) => return Err(StoreError::CommitUnknown { source }),
+            Append::Failed(source) => {
+                let attempts = self.store.settings.attempts_max;
+                return Err(StoreError::Cloud { attempts, source });
+            }
+        }
+        self.after_commit(&entries, is_whole);
+        Ok(Committed { number, records: total })
+    }
+
+    /// Finds out where each change goes, and stamps it: once, so that every attempt to commit is
+    /// the same transaction. Returns the changes.
+    pub(crate) async fn seal(&self, txn: &mut Txn) -> Result<Vec<Entry>, StoreError> {
+        if let Some((_, entries)) = &txn.sealed {
+            return Ok(entries.clone());
+        }
+        let mut entries = Vec::with_capacity(txn.writes.len());
+        for ((tree, key), write) in &txn.writes {
+            let pages = &self.store.pages;
+            let found = search(pages, *tree, key, 0, Freshness::Cached).await?;
+            let page = found.map_or(*tree, |found| found.held.page.id);
+            let stamp = self.me.stamp(pages.date_ms()).await?;
+            entries.push(write.entry(*tree, page, stamp)?);
+        }
+        let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
+        txn.sealed = Some((number, entries.clone()));
+        Ok(entries)
+    }
+
+    fn after_commit(&self, entries: &[Entry], is_whole: bool) {
+        let store = &self.store;
+        let stream = Stream { client: self.me.client, epoch: self.me.epoch };
+        if is_whole {
+            store.make_due(Scope::Client(self.me.client));
+        }
+        let interval_ms = store.settings.checkpoint_interval.as_millis() as u64;
+        let now_ms = store.pages.date_ms();
+        let mut memory = self.memory();
+        for entry in entries {
+            let at = (entry.tree, entry.leaf_key());
+            memory.own.insert(at, (entry.record.stamp, entry.leaf_payload()));
+            // The writer rule (paper, 5.3). The difference has no sign: a time from the future must
+            // not keep a page from being checkpointed.
+            let last_ms = store.pages.checkpoint_ms(entry.page).unwrap_or(0);
+            if now_ms.abs_diff(last_ms) > interval_ms {
+                store.make_due(store.log.scope_of(entry.page, stream));
+            }
+        }
+    }
+}
+
+/// Records in the order of their keys. See [`Session::scan`].
+pub struct Scan<'a> {
+    session: &'a Session,
+    txn: &'a Txn,
+    tree: PageId,
+    /// The first key that is not in `ready` yet.
+    from: Bytes,
+    to: Option<Bytes>,
+    leaves: Leaves,
+    ready: VecDeque<(Bytes, Bytes)>,
+    is_done: bool,
+}
+
+impl Scan<'_> {
+    /// The next record; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
+        Ok(match self.next_raw().await? {
+            Some((key, payload)) => Some((Key::new(&key)?, Payload::new(&payload)?)),
+            None => None,
+        })
+    }
+
+    async fn next_raw(&mut self) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+        while self.ready.is_empty() && !self.is_done {
+            let Some(held) = self.leaves.next(&self.session.store.pages).await? else {
+                self.is_done = true;
+                break;
+            };
+            let high = held.page.high.clone();
+            let is_last = match (&high, &self.to) {
+                (None, _) => true,
+                (Some(high), Some(to)) => high >= to,
+                (Some(_), None) => false,
+            };
+            let until = if is_last { self.to.clone() } else { high.clone() };
+            self.take(&held.page, until.as_ref());
+            if let Some(high) = high {
+                self.from = high;
+            }
+            self.is_done = is_last;
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// Takes what a leaf shows from `from` to `until`, own writes laid over.
+    fn take(&mut self, page: &Page, until: Option<&Bytes>) {
+        let is_in = |key: &Bytes| *key >= self.from && until.is_none_or(|until| key < until);
+        let mut merged: BTreeMap<Bytes, Seen> = page
+            .slots()
+            .iter()
+            .filter(|slot| is_in(&slot.key))
+            .map(|slot| {
+                let seen = Seen { stamp: slot.stamp, payload: slot.payload.clone() };
+                (slot.key.clone(), seen)
+            })
+            .collect();
+        if self.txn.level.is_session() {
+            let mut memory = self.session.memory();
+            let own: Vec<Bytes> = memory
+                .own
+                .range((self.tree, self.from.clone())..)
+                .take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
+                .map(|((_, key), _)| key.clone())
+                .collect();
+            for key in own {
+                let seen = merged.entry(key.clone()).or_default();
+                self.session.lay_over(&mut memory, &(self.tree, key), seen);
+            }
+        }
+        for ((_, key), write) in self
+            .txn
+            .writes
+            .range((self.tree, self.from.clone())..)
+            .take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
+        {
+            use crate::commit::transaction::Write;
+            let payload = match write {
+                Write::Primary(_, payload) => payload.as_ref().map(|payload| payload.as_bytes()),
+                Write::Secondary { is_there, .. } => is_there.then_some(&[][..]),
+            };
+            let payload = payload.map(Bytes::copy_from_slice);
+            merged.insert(key.clone(), Seen { stamp: Stamp::default(), payload });
+        }
+        let shown = merged.into_iter().filter_map(|(key, seen)| Some((key, seen.payload?)));
+        self.ready.extend(shown);
+    }
+}

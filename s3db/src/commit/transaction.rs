@@ -1,0 +1,137 @@
+//! A write set: changes that nobody sees before the commit.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    commit::Level,
+    error::StoreError,
+    log::{Entry, transaction},
+    page::PageId,
+    record::{Key, Payload},
+    stamp::Stamp,
+    tree::secondary,
+};
+
+/// Changes in one transaction. With the largest records that is 4 GiB of them; a transaction of
+/// many small ones reaches this first.
+const WRITES_MAX: usize = 100_000;
+
+/// A transaction under way: everything written since [`Session::begin`](crate::Session::begin).
+///
+/// It lives in this client's memory alone. To abort it, drop it.
+#[derive(Clone, Debug)]
+pub struct Txn {
+    pub(crate) level: Level,
+    /// By tree and leaf key. The last write of a key counts.
+    pub(crate) writes: BTreeMap<(PageId, Bytes), Write>,
+    /// Set by the first attempt to commit: a second one must be the same transaction.
+    pub(crate) sealed: Option<(u64, Vec<Entry>)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Write {
+    Primary(Key, Option<Payload>),
+    Secondary { search: Key, record: Key, is_there: bool },
+}
+
+/// A commit that succeeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The client's count of its transactions; 0 for one without changes.
+    pub number: u64,
+    /// How many records it changed.
+    pub records: u32,
+}
+
+impl Txn {
+    pub(crate) fn new(level: Level) -> Txn {
+        Txn { level, writes: BTreeMap::new(), sealed: None }
+    }
+
+    /// The level it will be committed at.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// The record of `key` in the primary index `tree` shall have this payload.
+    ///
+    /// # Errors
+    /// When the transaction has too many changes, or an attempt to commit it was made.
+    pub fn put(&mut self, tree: PageId, key: &Key, payload: Payload) -> Result<(), StoreError> {
+        self.write(tree, leaf_key(key), Write::Primary(key.clone(), Some(payload)))
+    }
+
+    /// The primary index `tree` shall have no record of `key`.
+    ///
+    /// # Errors
+    /// As [`Txn::put`].
+    pub fn delete(&mut self, tree: PageId, key: &Key) -> Result<(), StoreError> {
+        self.write(tree, leaf_key(key), Write::Primary(key.clone(), None))
+    }
+
+    /// The secondary index `tree` shall say, or no longer say, that `search` leads to `record`.
+    ///
+    /// # Errors
+    /// As [`Txn::put`].
+    pub fn index(
+        &mut self,
+        tree: PageId,
+        search: &Key,
+        record: &Key,
+        is_there: bool,
+    ) -> Result<(), StoreError> {
+        let leaf_key = secondary::join(search.as_bytes(), record.as_bytes());
+        let (search, record) = (search.clone(), record.clone());
+        self.write(tree, leaf_key, Write::Secondary { search, record, is_there })
+    }
+
+    fn write(&mut self, tree: PageId, key: Bytes, write: Write) -> Result<(), StoreError> {
+        if self.sealed.is_some() {
+            let what = "a commit of this transaction was tried: it can only be tried again";
+            return Err(StoreError::Invalid(what.into()));
+        }
+        if self.writes.len() >= WRITES_MAX && !self.writes.contains_key(&(tree, key.clone())) {
+            let what = format!("a transaction has at most {WRITES_MAX} changes");
+            return Err(StoreError::Invalid(what));
+        }
+        self.writes.insert((tree, key), write);
+        Ok(())
+    }
+
+    /// What this transaction itself wrote: `None` if nothing, else the payload, or that it is gone.
+    pub(crate) fn own(&self, tree: PageId, key: &Key) -> Option<Option<Payload>> {
+        match self.writes.get(&(tree, leaf_key(key)))? {
+            Write::Primary(_, payload) => Some(payload.clone()),
+            Write::Secondary { .. } => None,
+        }
+    }
+}
+
+impl Write {
+    pub(crate) fn entry(
+        &self,
+        tree: PageId,
+        page: PageId,
+        stamp: Stamp,
+    ) -> Result<Entry, StoreError> {
+        Ok(match self {
+            Write::Primary(key, payload) => {
+                transaction::primary(tree, page, stamp, key.clone(), payload.clone())
+            }
+            Write::Secondary { search, record, is_there } => {
+                transaction::secondary(tree, page, stamp, search.clone(), record, *is_there)?
+            }
+        })
+    }
+}
+
+fn leaf_key(key: &Key) -> Bytes {
+    Bytes::copy_from_slice(key.as_bytes())
+}

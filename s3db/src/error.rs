@@ -1,0 +1,77 @@
+//! What can go wrong, by what the caller can do next.
+
+use crate::{cloud::Fault, frame::FrameError, page::PageId, record::BoundError};
+
+/// Why the store could not do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A call failed after every attempt that is allowed.
+    #[error("gave up after {attempts} attempts")]
+    Cloud {
+        /// How often it was tried.
+        attempts: u32,
+        /// What the last attempt met.
+        #[source]
+        source: Fault,
+    },
+    /// An object does not hold what it should. It is left as it is.
+    #[error("{object} is damaged or foreign: restore it from a copy, or from an older version")]
+    Damaged {
+        /// The object's name.
+        object: String,
+        /// What is wrong, and at which byte.
+        #[source]
+        source: FrameError,
+    },
+    /// The tree does not hang together at this page. `s3db verify` tells more.
+    #[error("page {page}: {what}")]
+    Tree {
+        /// Where it was found.
+        page: PageId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Other clients changed the same object at every attempt. Nothing was changed; try again.
+    #[error("{object} was changed by others at each of {attempts} attempts")]
+    Contended {
+        /// The object's name.
+        object: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A newer incarnation of this client exists. This one must stop: it can commit nothing more.
+    #[error("client {client:x} was started again elsewhere: epoch {epoch} is over")]
+    Fenced {
+        /// The client.
+        client: u64,
+        /// The epoch that ended.
+        epoch: u64,
+    },
+    /// It is not known whether the transaction is committed. Committing the same transaction again
+    /// is safe: it has the same stamps, so that its records count once.
+    #[error("the commit may or may not have happened: commit the same transaction again")]
+    CommitUnknown {
+        /// What the last attempt met.
+        #[source]
+        source: Fault,
+    },
+    /// This machine's clock is ahead of the store's, and a commit would win against later ones.
+    #[error("this machine's clock is {ahead_ms} ms ahead of the object store's: set it right")]
+    Clock {
+        /// How far ahead the next stamp would be.
+        ahead_ms: u64,
+    },
+    /// There is already something of this name.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// There is nothing of this name.
+    #[error("there is no {0}")]
+    NotFound(String),
+    /// A key, a payload or a transaction that the store does not take.
+    #[error(transparent)]
+    Bound(#[from] BoundError),
+    /// A setting, or a wish, that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}

@@ -1,0 +1,291 @@
+//! Pages that nothing leads to: found, made safe to delete, deleted.
+//!
+//! ```text
+//!   tidy      left to right over the leaves: prune tombstones, bury empty leaves, unlink the dead
+//!   collect   1  walk all trees, list all pages: candidates are old and not met
+//!             2  touch the page that a candidate was split from, if it is still that version
+//!             3  walk again: delete what is still not met, if it is still the version that was seen
+//! ```
+//!
+//! Two things must not happen. A page must not go while a cached copy of another still leads to it:
+//! so a candidate's last put is older than any cache and any scan (`grace`), and a reader that meets
+//! a hole reads the newest parent. And a page must not go that a stalled client is about to link:
+//! that client needs the version of the page that it split, so step 2 puts another one. Whoever has
+//! linked it before step 2 is met by the walk of step 3.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cloud::{Delete, ETag},
+    error::StoreError,
+    page::{Entries, PAGES, Page, PageId},
+    settings::Rule,
+    store::Store,
+    tree::{Freshness, Held, Nodes, Swap, update::update},
+};
+
+/// What was tidied and collected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Tombstones that were dropped.
+    pub pruned: u64,
+    /// Empty leaves that died.
+    pub buried: u64,
+    /// Dead leaves that nothing leads to any more.
+    pub unlinked: u64,
+    /// Pages that were put again, so that nobody can link what is to be deleted.
+    pub touched: u64,
+    /// Pages that were deleted.
+    pub deleted: u64,
+    /// Pages that may go next time.
+    pub waiting: u64,
+}
+
+impl Store {
+    /// Prunes, buries and unlinks in all trees, then deletes what nothing leads to and was last put
+    /// more than `grace` ago. Any process may do it at any time.
+    ///
+    /// `grace` must be longer than the TTL of any client's cache and than its longest scan.
+    ///
+    /// # Errors
+    /// The first error. What was not reached waits for the next time.
+    pub async fn collect_garbage(&self, grace: Duration) -> Result<Collected, StoreError> {
+        let mut done = Collected::default();
+        let roots = self.roots().await?;
+        for &root in &roots {
+            tidy(self, root, &mut done).await?;
+        }
+        collect(self, &roots, grace, &mut done).await?;
+        Ok(done)
+    }
+
+    /// The roots of all trees.
+    async fn roots(&self) -> Result<Vec<PageId>, StoreError> {
+        let mut roots = Vec::new();
+        for name in self.collections().await? {
+            let collection = self.collection(&name).await?;
+            roots.push(collection.root);
+            roots.extend(collection.indexes.iter().map(|index| index.root));
+        }
+        Ok(roots)
+    }
+}
+
+async fn newest(store: &Store, id: PageId) -> Result<Option<Held>, StoreError> {
+    store.pages.node(id, Freshness::Newest).await
+}
+
+/// What is left of a leaf.
+enum Left {
+    /// Nothing: only its parent leads to it.
+    None,
+    Live(Held),
+    /// Something that was changed on the way here.
+    Changed,
+}
+
+/// The first leaf of a tree, dead or alive.
+async fn leftmost(store: &Store, root: PageId) -> Result<PageId, StoreError> {
+    let mut id = root;
+    // As deep as levels can be counted.
+    for _ in 0..=u8::MAX {
+        let Some(held) = newest(store, id).await? else { break };
+        match held.page.links().first() {
+            Some(link) => id = link.child,
+            None => return Ok(id),
+        }
+    }
+    Err(StoreError::Tree { page: id, what: "is no way to the first leaf" })
+}
+
+/// One walk over the leaves of a tree.
+async fn tidy(store: &Store, root: PageId, done: &mut Collected) -> Result<(), StoreError> {
+    let pages = &store.pages;
+    let age_us = store.settings.tombstone_age.as_micros() as u64;
+    let horizon_us = (pages.date_ms() * 1000).saturating_sub(age_us);
+    let mut before = Left::None;
+    let mut next = Some(leftmost(store, root).await?);
+    let mut met = HashSet::new();
+    while let Some(id) = next {
+        if !met.insert(id) {
+            return Err(StoreError::Tree { page: id, what: "right pointers form a circle" });
+        }
+        let Some(held) = newest(store, id).await? else {
+            return Err(StoreError::Tree { page: id, what: "is linked, but not there" });
+        };
+        next = held.page.right;
+        if held.page.dead {
+            let is_out = unlink(store, root, &before, &held).await?;
+            done.unlinked += u64::from(is_out);
+            before = match before {
+                Left::None if is_out => Left::None,
+                // It was put again, or will be: it is met in its newest version next time.
+                _ => Left::Changed,
+            };
+            continue;
+        }
+        let mut page = (*held.page).clone();
+        let pruned = page.prune(horizon_us) as u64;
+        let is_empty = page.slots().is_empty() && page.id != root && page.right.is_some();
+        if is_empty {
+            page.dead = true;
+            page.applied.clear();
+        }
+        if pruned > 0 || is_empty {
+            if let Swap::Done = pages.replace(&held, page).await? {
+                done.pruned += pruned;
+                done.buried += u64::from(is_empty);
+            }
+            before = Left::Changed;
+            continue;
+        }
+        before = Left::Live(held);
+    }
+    Ok(())
+}
+
+/// Takes a dead leaf out of the tree: its right neighbour says that it owns the keys, its left one
+/// points past it, its parent forgets it. Each step is right without the next. Returns whether all
+/// of them are done.
+async fn unlink(
+    store: &Store,
+    root: PageId,
+    before: &Left,
+    dead: &Held,
+) -> Result<bool, StoreError> {
+    let pages = &store.pages;
+    let (id, low) = (dead.page.id, dead.page.low.clone());
+    let Some(right) = dead.page.right else { return Ok(false) };
+    let Some(heir) = newest(store, right).await? else { return Ok(false) };
+    if heir.page.dead {
+        // The heir goes first: the walk comes to it next.
+        return Ok(false);
+    }
+    if heir.page.low > low {
+        let mut page = (*heir.page).clone();
+        page.low = low.clone();
+        if !matches!(pages.replace(&heir, page).await?, Swap::Done) {
+            return Ok(false);
+        }
+    }
+    let mut forget = |page: &mut Page| forget(page, id, right);
+    update(pages, root, 1, &low, &mut forget).await?;
+    let before = match before {
+        Left::None => return Ok(true),
+        Left::Changed => return Ok(false),
+        Left::Live(before) => before,
+    };
+    if before.page.right != Some(id) {
+        return Ok(false);
+    }
+    let mut page = (*before.page).clone();
+    page.right = Some(right);
+    Ok(matches!(pages.replace(before, page).await?, Swap::Done))
+}
+
+/// Removes the links of a page to `gone`. Its lowest link always stays, to lead somewhere.
+fn forget(page: &mut Page, gone: PageId, heir: PageId) -> bool {
+    let Entries::Inner(links) = &mut page.entries else { return false };
+    let had = links.clone();
+    let low = page.low.clone();
+    links.retain(|link| link.child != gone || link.key <= low);
+    links.iter_mut().filter(|link| link.child == gone).for_each(|link| link.child = heir);
+    *links != had
+}
+
+/// Everything that leads somewhere.
+struct Walk {
+    met: HashSet<PageId>,
+    /// Links to pages that are not there: parent's level, key, child.
+    dangling: Vec<(PageId, u8, Bytes, PageId)>,
+}
+
+async fn walk(store: &Store, roots: &[PageId]) -> Result<Walk, StoreError> {
+    let mut walk = Walk { met: HashSet::new(), dangling: Vec::new() };
+    for &root in roots {
+        let mut stack = vec![(root, None)];
+        while let Some((id, from)) = stack.pop() {
+            if walk.met.contains(&id) {
+                continue;
+            }
+            let Some(held) = newest(store, id).await? else {
+                walk.dangling.extend(from.map(|(level, key)| (root, level, key, id)));
+                continue;
+            };
+            walk.met.insert(id);
+            stack.extend(held.page.right.map(|right| (right, None)));
+            for link in held.page.links() {
+                stack.push((link.child, Some((held.page.level, link.key.clone()))));
+            }
+        }
+    }
+    Ok(walk)
+}
+
+async fn collect(
+    store: &Store,
+    roots: &[PageId],
+    grace: Duration,
+    done: &mut Collected,
+) -> Result<(), StoreError> {
+    let pages = &store.pages;
+    // 1. The list comes before the walk: what is created after it is no candidate.
+    let listed = store.list(PAGES).await?;
+    let first = walk(store, roots).await?;
+    let mut candidates: HashMap<PageId, ETag> = HashMap::new();
+    let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
+    let unmet = listed.iter().filter_map(|name| PageId::of_object(name));
+    let mut origins = HashSet::new();
+    for id in unmet.filter(|id| !first.met.contains(id)) {
+        let Some(held) = newest(store, id).await? else { continue };
+        if held.page.checkpoint_ms > oldest_ms {
+            done.waiting += 1;
+            continue;
+        }
+        // 2. Whoever split the origin in this version can still link the candidate.
+        if store.settings.rules.hold(Rule::TouchOrigin)
+            && let Some((origin, version)) = held.page.origin
+            && origins.insert((origin, version))
+            && let Some(there) = newest(store, origin).await?
+            && there.page.version <= version
+        {
+            let page = (*there.page).clone();
+            match pages.replace(&there, page).await? {
+                Swap::Done => done.touched += 1,
+                // Another version is there by now, which is all that is wanted.
+                Swap::Lost | Swap::Unclear => {}
+            }
+        }
+        candidates.insert(id, held.etag);
+    }
+    for (root, level, key, child) in first.dangling {
+        let mut forget = |page: &mut Page| {
+            let Entries::Inner(links) = &mut page.entries else { return false };
+            let had = links.len();
+            links.retain(|link| link.child != child || link.key <= page.low);
+            links.len() < had
+        };
+        update(pages, root, level, &key, &mut forget).await?;
+    }
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    // 3
+    let second = walk(store, roots).await?;
+    for (id, etag) in candidates {
+        if second.met.contains(&id) {
+            continue;
+        }
+        match store.cloud.objects.delete(&id.object(), Some(&etag)).await {
+            Delete::Gone => done.deleted += 1,
+            // Next time.
+            _ => done.waiting += 1,
+        }
+    }
+    Ok(())
+}

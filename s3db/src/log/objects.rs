@@ -1,0 +1,518 @@
+//! Backend s3-log: transactions in objects, one stream per incarnation.
+//!
+//! ```text
+//!   log/CLIENT/EPOCH/0  1  2  3  fence        created once each (If-None-Match: *)
+//! ```
+//!
+//! The put of a log object is the commit point of all transactions in it: those that arrive while
+//! one put is under way share the next (group commit). Number n+1 is not put before n is confirmed,
+//! so a stream has no holes, and nothing that was acknowledged lies behind a fence.
+//!
+//! A new incarnation puts a *fence* into the first free number of each older stream: the zombie's
+//! own put of that number is then refused, and it stops (W13). So the newest object of a stream,
+//! which may be its fence, is never deleted here: that would free the number which the zombie is
+//! about to take.
+//!
+//! Older numbers are freed. Whatever arrives in one of those, late, is either a copy of what was
+//! there or a fence that was tried and found its number taken: readers apply the first again, which
+//! changes nothing, and pass over the second. To stop there would hide what lies behind it.
+//!
+//! An object of the log is a frame (see `frame`) of magic `s3dO`, version 1: kind (1: 0
+//! transactions, 1 fence), client, epoch, sequence (8 each), write id (16), number of transactions
+//! (4), and each transaction's frame (4 + n). A fence has the new epoch in place of the number of
+//! transactions (8).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    cloud::{Cloud, Delete, Fault, Get, Put, PutIf},
+    error::StoreError,
+    frame::{FrameError, Reader, Writer},
+    log::{Append, Appender, Batch, Log, Poison, Scope, Ticket, Transaction, transaction::Body},
+    page::{PageId, Stream},
+    retry::Attempts,
+    settings::{Rule, Settings},
+};
+
+const MAGIC: &str = "s3dO";
+const VERSION: u8 = 1;
+const LOG: &str = "log/";
+
+/// Bytes of transactions that share an object, beyond the first.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Names that one list returns.
+const LIST_MAX: usize = 1000;
+/// Objects that one drain reads at most.
+const DRAIN_OBJECTS_MAX: usize = 64;
+
+fn prefix(stream: Stream) -> String {
+    format!("{LOG}{:016x}/{:016x}/", stream.client, stream.epoch)
+}
+
+fn name(stream: Stream, sequence: u64) -> String {
+    format!("{}{sequence:016x}", prefix(stream))
+}
+
+/// The stream and number of a log object's name.
+pub(crate) fn parse(name: &str) -> Option<(Stream, u64)> {
+    let mut parts = name.strip_prefix(LOG)?.split('/');
+    let mut number = || u64::from_str_radix(parts.next().filter(|part| part.len() == 16)?, 16).ok();
+    let (client, epoch, sequence) = (number()?, number()?, number()?);
+    parts.next().is_none().then_some((Stream { client, epoch }, sequence))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LogObject {
+    Transactions { write_id: u128, frames: Vec<Bytes> },
+    Fence,
+}
+
+pub(crate) fn encode(stream: Stream, sequence: u64, write_id: u128, frames: &[Bytes]) -> Bytes {
+    let mut to = Writer::new(MAGIC, VERSION);
+    to.u8(0);
+    to.u64(stream.client);
+    to.u64(stream.epoch);
+    to.u64(sequence);
+    to.u128(write_id);
+    to.u32(frames.len() as u32);
+    frames.iter().for_each(|frame| to.long(frame));
+    to.finish()
+}
+
+fn encode_fence(stream: Stream, sequence: u64, write_id: u128, by_epoch: u64) -> Bytes {
+    let mut to = Writer::new(MAGIC, VERSION);
+    to.u8(1);
+    to.u64(stream.client);
+    to.u64(stream.epoch);
+    to.u64(sequence);
+    to.u128(write_id);
+    to.u64(by_epoch);
+    to.finish()
+}
+
+pub(crate) fn decode(
+    bytes: &Bytes,
+    stream: Stream,
+    sequence: u64,
+) -> Result<LogObject, FrameError> {
+    let mut from = Reader::new(bytes, MAGIC, VERSION)?;
+    let kind = from.u8()?;
+    let there = (Stream { client: from.u64()?, epoch: from.u64()? }, from.u64()?);
+    if there != (stream, sequence) {
+        return Err(from.field("a log object of another name"));
+    }
+    let write_id = from.u128()?;
+    let object = match kind {
+        0 => {
+            let count = from.u32()? as usize;
+            if count > from.rest() / 4 {
+                return Err(from.field("more transactions than bytes"));
+            }
+            let frames = (0..count).map(|_| from.long()).collect::<Result<_, _>>()?;
+            LogObject::Transactions { write_id, frames }
+        }
+        1 => {
+            from.u64()?;
+            LogObject::Fence
+        }
+        _ => return Err(from.field("neither transactions nor a fence")),
+    };
+    from.done()?;
+    Ok(object)
+}
+
+#[derive(Clone)]
+pub(crate) struct ObjectLog {
+    cloud: Cloud,
+    settings: Settings,
+    /// The first number of each stream that this process has not seen applied.
+    cursors: Arc<Mutex<HashMap<Stream, u64>>>,
+}
+
+impl ObjectLog {
+    pub(crate) fn new(cloud: Cloud, settings: Settings) -> ObjectLog {
+        ObjectLog { cloud, settings, cursors: Arc::default() }
+    }
+
+    fn cursor(&self, stream: Stream) -> u64 {
+        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        cursors.get(&stream).copied().unwrap_or(0)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            match self.cloud.objects.get(name, None).await {
+                Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
+                Ok(_) => return Ok(None),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<String>,
+    ) -> Result<(Vec<String>, bool), StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            match self.cloud.objects.list(prefix, after.as_deref(), LIST_MAX).await {
+                Ok(part) => return Ok((part.names, part.more)),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    /// The numbers of a stream's objects, at most [`LIST_MAX`] from the oldest on.
+    async fn numbers(&self, stream: Stream) -> Result<(Vec<u64>, bool), StoreError> {
+        let (names, more) = self.list(&prefix(stream), None).await?;
+        let numbers = names.iter().filter_map(|name| parse(name)).map(|(_, number)| number);
+        Ok((numbers.collect(), more))
+    }
+
+    /// The highest number of a stream.
+    async fn last(&self, stream: Stream) -> Result<Option<u64>, StoreError> {
+        let mut after = None;
+        let mut last = None;
+        loop {
+            let (names, more) = self.list(&prefix(stream), after).await?;
+            last = names.last().and_then(|name| parse(name)).map(|(_, number)| number).or(last);
+            after = names.into_iter().next_back();
+            if !more || after.is_none() {
+                return Ok(last);
+            }
+        }
+    }
+
+    /// Ends a stream. Afterwards nothing can be appended to it.
+    async fn fence(&self, stream: Stream, by_epoch: u64) -> Result<(), StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        let mut next = self.last(stream).await?.unwrap_or(0);
+        loop {
+            // The last one may be a fence.
+            if let Some(bytes) = self.get(&name(stream, next)).await? {
+                if let Ok(LogObject::Fence) = decode(&bytes, stream, next) {
+                    // It counts only if it is the last. Between a look at a number and a put of it
+                    // the stream can have grown past it, and the number been freed.
+                    match self.last(stream).await? {
+                        Some(last) if last > next => next = last,
+                        _ => return Ok(()),
+                    }
+                } else {
+                    // Damaged or not, the number is taken.
+                    next += 1;
+                }
+                continue;
+            }
+            let fence = encode_fence(stream, next, self.cloud.chance.next_u128(), by_epoch);
+            match self.cloud.objects.put(&name(stream, next), fence, PutIf::Absent).await {
+                // Ours or someone else's: look what is there now.
+                Put::Stored(_) | Put::Refused => {}
+                Put::Conflict | Put::Missing => attempts.after_loss(&name(stream, next)).await?,
+                Put::Unknown(fault) | Put::Failed(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+}
+
+/// Transactions that are put together.
+struct Group {
+    sequence: u64,
+    write_id: u128,
+    bytes: Bytes,
+    tickets: Vec<u64>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Those not in a group yet.
+    pending: Vec<(u64, Bytes)>,
+    outcomes: HashMap<u64, Append>,
+}
+
+struct AppendState {
+    next: u64,
+    is_fenced: bool,
+    /// A group whose outcome is not known: it is settled before anything else is put.
+    open: Option<Group>,
+}
+
+struct ObjectAppender {
+    log: ObjectLog,
+    stream: Stream,
+    waiting: Mutex<Waiting>,
+    state: tokio::sync::Mutex<AppendState>,
+    tickets: AtomicU64,
+}
+
+impl ObjectAppender {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a group, and finds out what came of it.
+    async fn settle(&self, group: &Group) -> Append {
+        let log = &self.log;
+        let name = name(self.stream, group.sequence);
+        let read_back = log.settings.rules.hold(Rule::ReadBack);
+        let mut attempts = Attempts::new(&log.cloud, &log.settings);
+        loop {
+            let put = log.cloud.objects.put(&name, group.bytes.clone(), PutIf::Absent).await;
+            let fault = match put {
+                Put::Stored(_) => return Append::Committed,
+                // A blind client takes its own success for another's.
+                Put::Refused if !read_back => {
+                    let cause = "refused".to_owned();
+                    return Append::Failed(Fault::Invalid { what: name, cause });
+                }
+                Put::Conflict | Put::Missing => Fault::Throttled { what: name.clone() },
+                Put::Refused => {
+                    let cause = "refused, and then not there".to_owned();
+                    Fault::Unknown { what: name.clone(), cause }
+                }
+                Put::Unknown(fault) => fault,
+                Put::Failed(fault) if fault.is_transient() => fault,
+                Put::Failed(fault) => return Append::Failed(fault),
+            };
+            // Refused, or no answer: the object itself says whose it is (H3).
+            if read_back && !matches!(fault, Fault::Throttled { .. }) {
+                match log.get(&name).await {
+                    Ok(Some(bytes)) => match decode(&bytes, self.stream, group.sequence) {
+                        Ok(LogObject::Transactions { write_id, .. })
+                            if write_id == group.write_id =>
+                        {
+                            return Append::Committed;
+                        }
+                        // Only a fence is put into a stream by anyone else.
+                        _ => return Append::Fenced,
+                    },
+                    Ok(None) => {}
+                    Err(_) => return Append::Unknown(fault),
+                }
+            }
+            if attempts.after(fault.clone()).await.is_err() {
+                return Append::Unknown(fault);
+            }
+        }
+    }
+
+    /// Takes what waits, up to a group.
+    fn group(&self, sequence: u64) -> Option<Group> {
+        let mut waiting = self.waiting();
+        let mut bytes = 0;
+        let mut count = 0;
+        for (_, frame) in &waiting.pending {
+            bytes += frame.len();
+            if count > 0 && bytes > GROUP_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        let (tickets, frames): (Vec<u64>, Vec<Bytes>) = waiting.pending.drain(..count).unzip();
+        let write_id = self.log.cloud.chance.next_u128();
+        let bytes = encode(self.stream, sequence, write_id, &frames);
+        Some(Group { sequence, write_id, bytes, tickets })
+    }
+}
+
+#[async_trait]
+impl Appender for ObjectAppender {
+    async fn append(&self, transaction: &Transaction, _is_whole: bool) -> Append {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        self.waiting().pending.push((ticket, transaction.encode()));
+        loop {
+            // Whoever holds the state puts for all who wait. If its future is dropped, the group
+            // stays in `open`, and the next one settles it.
+            let mut state = self.state.lock().await;
+            if let Some(outcome) = self.waiting().outcomes.remove(&ticket) {
+                return outcome;
+            }
+            if state.is_fenced {
+                self.waiting().pending.clear();
+                return Append::Fenced;
+            }
+            if state.open.is_none() {
+                state.open = self.group(state.next);
+            }
+            let Some(group) = &state.open else {
+                // Neither waiting nor settled: it was in a group that could not be settled.
+                let what = prefix(self.stream);
+                return Append::Unknown(Fault::Unknown { what, cause: "given up".into() });
+            };
+            let outcome = self.settle(group).await;
+            let tickets = group.tickets.clone();
+            match &outcome {
+                Append::Committed => {
+                    state.next += 1;
+                    state.open = None;
+                }
+                Append::Fenced => {
+                    state.is_fenced = true;
+                    state.open = None;
+                }
+                Append::Failed(_) => state.open = None,
+                // It stays open: the number may be taken, or be taken yet.
+                Append::Unknown(_) => {
+                    if let Some(group) = &mut state.open {
+                        group.tickets.clear();
+                    }
+                }
+            }
+            let mut waiting = self.waiting();
+            let is_ours = tickets.contains(&ticket);
+            waiting.outcomes.extend(tickets.into_iter().map(|ticket| (ticket, outcome.clone())));
+            if let (Append::Unknown(fault), false) = (outcome, is_ours) {
+                // An earlier group stands in the way and cannot be settled: ours was never put.
+                waiting.pending.retain(|(pending, _)| *pending != ticket);
+                return Append::Failed(fault);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Log for ObjectLog {
+    async fn open(
+        &self,
+        client: u64,
+        epoch: u64,
+        fence_from: u64,
+    ) -> Result<Box<dyn Appender>, StoreError> {
+        if self.settings.rules.hold(Rule::EpochFence) {
+            for old in fence_from..epoch {
+                self.fence(Stream { client, epoch: old }, epoch).await?;
+            }
+        }
+        Ok(Box::new(ObjectAppender {
+            log: self.clone(),
+            stream: Stream { client, epoch },
+            waiting: Mutex::default(),
+            state: tokio::sync::Mutex::new(AppendState { next: 0, is_fenced: false, open: None }),
+            tickets: AtomicU64::new(0),
+        }))
+    }
+
+    async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
+        let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let (names, more) = self.list(LOG, after).await?;
+            for (stream, number) in names.iter().filter_map(|name| parse(name)) {
+                streams.insert(stream, number);
+            }
+            after = names.into_iter().next_back();
+            if !more || after.is_none() {
+                break;
+            }
+        }
+        // What was seen to the end before needs no second look.
+        let is_new = |(stream, last): &(Stream, u64)| *last >= self.cursor(*stream);
+        Ok(streams.into_iter().filter(is_new).map(|(stream, _)| Scope::Stream(stream)).collect())
+    }
+
+    fn scope_of(&self, _page: PageId, stream: Stream) -> Scope {
+        Scope::Stream(stream)
+    }
+
+    async fn forward(&self, _client: u64, _most: usize) -> Result<usize, StoreError> {
+        // Checkpoints look into the streams themselves.
+        Ok(0)
+    }
+
+    async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
+        let Scope::Stream(stream) = scope else { return Ok(Batch::default()) };
+        let mut batch = Batch::default();
+        let (numbers, _) = self.numbers(stream).await?;
+        let cursor = self.cursor(stream);
+        let mut read = 0;
+        for number in numbers {
+            let name = name(stream, number);
+            if number < cursor {
+                // Applied before, and kept because it was the newest then.
+                batch.tickets.push(Ticket::Object { name });
+                continue;
+            }
+            if batch.entries.len() >= most || read == DRAIN_OBJECTS_MAX {
+                break;
+            }
+            read += 1;
+            // Gone since the list: someone else applied it.
+            let Some(bytes) = self.get(&name).await? else { continue };
+            match decode(&bytes, stream, number) {
+                // No reason to stop: nothing lies behind the fence that ends a stream, and one that
+                // arrives late, in a number that was freed meanwhile, ends nothing.
+                Ok(LogObject::Fence) => {}
+                Ok(LogObject::Transactions { frames, .. }) => {
+                    for frame in frames {
+                        match Transaction::decode(&frame) {
+                            Ok(Body::Here(transaction)) => {
+                                batch.entries.extend(transaction.entries)
+                            }
+                            _ => batch.poison.push(poison(stream, number, frame)),
+                        }
+                    }
+                }
+                Err(_) => batch.poison.push(poison(stream, number, bytes)),
+            }
+            batch.through = Some((stream, number));
+            batch.tickets.push(Ticket::Object { name });
+        }
+        Ok(batch)
+    }
+
+    async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError> {
+        let mut streams: BTreeMap<Stream, Vec<u64>> = BTreeMap::new();
+        for ticket in tickets {
+            if let Ticket::Object { name } = ticket
+                && let Some((stream, number)) = parse(&name)
+            {
+                streams.entry(stream).or_default().push(number);
+            }
+        }
+        for (stream, mut numbers) in streams {
+            numbers.sort_unstable();
+            let Some(newest) = numbers.pop() else { continue };
+            {
+                let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+                let cursor = cursors.entry(stream).or_default();
+                *cursor = (*cursor).max(newest + 1);
+            }
+            // The newest of these may be the newest of the stream, or its fence. It goes with the
+            // next ones, if there are any.
+            for number in numbers {
+                let name = name(stream, number);
+                let mut attempts = Attempts::new(&self.cloud, &self.settings);
+                loop {
+                    match self.cloud.objects.delete(&name, None).await {
+                        Delete::Gone => break,
+                        Delete::Refused | Delete::Conflict => attempts.after_loss(&name).await?,
+                        Delete::Unknown(fault) | Delete::Failed(fault) => {
+                            attempts.after(fault).await?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn poison(stream: Stream, number: u64, bytes: Bytes) -> Poison {
+    // The same bytes get the same name, however often they are found.
+    let sum = crate::frame::crc32c(&bytes);
+    let Stream { client, epoch } = stream;
+    Poison { name: format!("log-{client:016x}-{epoch:016x}-{number:016x}-{sum:08x}"), bytes }
+}

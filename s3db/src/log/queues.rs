@@ -1,0 +1,419 @@
+//! Backends sqs-standard and sqs-fifo: pending updates in queues.
+//!
+//! ```text
+//!   atomic:   whole transaction --> atomic-CLIENT --forward--> pu-SHARD --> checkpoint
+//!   others:   one message per shard ------------------------>  pu-SHARD --> checkpoint
+//! ```
+//!
+//! Queues are per shard of pages, not per page (W15). A whole transaction is one message, so the
+//! send itself commits it and there is no commit record that could be missed (W11); one that does
+//! not fit lies in an object that was created before, and the message names it. Anyone can forward
+//! any client's queue (W12).
+//!
+//! The ordered variant sends each message to the group of its page, under its stamps as
+//! deduplication id: the service then keeps order and drops what is sent twice within five minutes.
+//! Nothing here relies on either.
+//!
+//! Neither variant can refuse what a zombie sends. What it sends is whole, though, and has stamps
+//! of its time.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    cloud::{
+        Cloud, Delete, Fault, Get, Message, Put, PutIf, QueueSettings, Sent, ToSend,
+        queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
+    },
+    error::StoreError,
+    log::{
+        Append, Appender, Batch, Entry, Log, Poison, Scope, Ticket, Transaction, transaction::Body,
+    },
+    page::{PageId, Stream},
+    retry::Attempts,
+    settings::{Rule, Settings},
+};
+
+/// Fourteen days, the longest there is. The default of SQS is four.
+const RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How long a receive waits for a first message: then the service asks all its servers, and an
+/// empty answer means something.
+const WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(crate) struct Queues {
+    cloud: Cloud,
+    settings: Settings,
+    shards: u32,
+    is_fifo: bool,
+    /// Queues that exist, as far as this process made sure.
+    made: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Queues {
+    pub(crate) fn new(cloud: Cloud, settings: Settings, shards: u32, is_fifo: bool) -> Queues {
+        Queues { cloud, settings, shards: shards.max(1), is_fifo, made: Arc::default() }
+    }
+
+    fn shard(&self, page: PageId) -> u32 {
+        // Names are random already.
+        ((page.0 >> 64) as u64 % u64::from(self.shards)) as u32
+    }
+
+    fn name(scope: Scope) -> String {
+        match scope {
+            Scope::Shard(shard) => format!("pu-{shard}"),
+            Scope::Client(client) => format!("atomic-{client:016x}"),
+            Scope::Stream(stream) => format!("stream-{:016x}-{}", stream.client, stream.epoch),
+        }
+    }
+
+    async fn make(&self, scope: Scope) -> Result<String, StoreError> {
+        let name = Queues::name(scope);
+        let is_made = |made: &Mutex<HashSet<String>>| {
+            made.lock().unwrap_or_else(PoisonError::into_inner).contains(&name)
+        };
+        if is_made(&self.made) {
+            return Ok(name);
+        }
+        let settings = QueueSettings { fifo: self.is_fifo, retention: RETENTION };
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        while let Err(fault) = self.cloud.queue.create(&name, settings).await {
+            attempts.after(fault).await?;
+        }
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        Ok(name)
+    }
+
+    /// One message. Its group and its deduplication id follow from what it holds.
+    fn message(&self, transaction: &Transaction, body: Bytes, scope: Scope) -> ToSend {
+        if !self.is_fifo {
+            return ToSend { body, ..ToSend::default() };
+        }
+        let group = match scope {
+            Scope::Client(client) => format!("{client:016x}"),
+            _ => transaction.entries.first().map_or("none".into(), |entry| entry.page.to_string()),
+        };
+        // Of one transaction at most one message goes to a group with the same first record.
+        let first = transaction.entries.first().map(|entry| entry.record.stamp);
+        let stamp = first.unwrap_or_default();
+        let deduplication =
+            format!("{:x}-{stamp}-{}", transaction.epoch, transaction.entries.len());
+        ToSend { body, group: Some(group), deduplication: Some(deduplication) }
+    }
+
+    /// Sends all of `messages`, again and again where it must.
+    async fn send(&self, queue: &str, mut messages: Vec<ToSend>) -> Result<(), StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        while !messages.is_empty() {
+            let (mut count, mut bytes) = (0, 0);
+            for message in messages.iter().take(BATCH_MAX) {
+                bytes += message.body.len();
+                if count > 0 && bytes > MESSAGE_BYTES_MAX {
+                    break;
+                }
+                count += 1;
+            }
+            let outcomes = self.cloud.queue.send(queue, &messages[..count]).await;
+            let mut fault = None;
+            let mut at = 0;
+            for outcome in outcomes.into_iter().take(count) {
+                match outcome {
+                    Sent::Accepted => {
+                        messages.remove(at);
+                    }
+                    // Sending again what arrived makes a duplicate, which is harmless.
+                    Sent::Unknown(why) | Sent::Failed(why) => {
+                        at += 1;
+                        fault = Some(why);
+                    }
+                }
+            }
+            if let Some(fault) = fault {
+                attempts.after(fault).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the records of a transaction to their shards.
+    async fn distribute(&self, transaction: &Transaction) -> Result<(), StoreError> {
+        let mut shards: BTreeMap<(u32, Option<PageId>), Vec<Entry>> = BTreeMap::new();
+        for entry in &transaction.entries {
+            // In order within a group means one group per message.
+            let group = self.is_fifo.then_some(entry.page);
+            shards.entry((self.shard(entry.page), group)).or_default().push(entry.clone());
+        }
+        let mut sends = Vec::new();
+        for ((shard, _), entries) in shards {
+            let scope = Scope::Shard(shard);
+            let queue = self.make(scope).await?;
+            let messages = parts(transaction, entries)
+                .into_iter()
+                .map(|part| self.message(&part, part.encode(), scope))
+                .collect();
+            sends.push(async move { self.send(&queue, messages).await });
+        }
+        // All at once: the paper names its one-by-one sends as what costs a commit its time.
+        futures::future::join_all(sends).await.into_iter().collect()
+    }
+
+    async fn receive(&self, queue: &str, most: usize) -> Result<Vec<Message>, StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let max = most.clamp(1, BATCH_MAX);
+            match self.cloud.queue.receive(queue, max, self.settings.lease, WAIT).await {
+                Ok(messages) => return Ok(messages),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    /// The records of a spilled transaction; `None` when the object is gone.
+    async fn spilled(&self, object: &str) -> Result<Option<Bytes>, StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            match self.cloud.objects.get(object, None).await {
+                Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
+                Ok(_) => return Ok(None),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+}
+
+/// Parts of at most a message each.
+fn parts(transaction: &Transaction, entries: Vec<Entry>) -> Vec<Transaction> {
+    let mut parts = vec![transaction.part(Vec::new())];
+    for entry in entries {
+        let last = parts.last_mut().expect("starts with one");
+        if !last.entries.is_empty() && last.encoded_bytes() + entry.bytes() > MESSAGE_BYTES_MAX {
+            parts.push(transaction.part(vec![entry]));
+        } else {
+            last.entries.push(entry);
+        }
+    }
+    parts
+}
+
+struct QueueAppender {
+    queues: Queues,
+    atomic: String,
+    client: u64,
+}
+
+impl QueueAppender {
+    /// Puts the records into an object and returns the message that names it.
+    async fn spill(&self, transaction: &Transaction) -> Result<Bytes, Append> {
+        let Transaction { client, epoch, number, .. } = *transaction;
+        let object = format!("spill/{client:016x}/{epoch:016x}/{number:016x}");
+        let bytes = transaction.encode();
+        let cloud = &self.queues.cloud;
+        let mut attempts = Attempts::new(cloud, &self.queues.settings);
+        loop {
+            let fault = match cloud.objects.put(&object, bytes.clone(), PutIf::Absent).await {
+                // Refused: an earlier attempt of the same transaction, since no other has its name.
+                Put::Stored(_) | Put::Refused => break,
+                Put::Conflict | Put::Missing => Fault::Throttled { what: object.clone() },
+                Put::Unknown(fault) | Put::Failed(fault) => fault,
+            };
+            // Nothing names the object yet: whatever became of it, nothing is committed.
+            if attempts.after(fault.clone()).await.is_err() {
+                return Err(Append::Failed(fault));
+            }
+        }
+        Ok(transaction.encode_spilled(&object))
+    }
+}
+
+#[async_trait]
+impl Appender for QueueAppender {
+    async fn append(&self, transaction: &Transaction, is_whole: bool) -> Append {
+        let queues = &self.queues;
+        if !is_whole || !queues.settings.rules.hold(Rule::WholeTransaction) {
+            return match queues.distribute(transaction).await {
+                Ok(()) => Append::Committed,
+                Err(StoreError::Cloud { source, .. }) => Append::Unknown(source),
+                Err(error) => Append::Unknown(Fault::Unknown {
+                    what: "the pending update queues".into(),
+                    cause: error.to_string(),
+                }),
+            };
+        }
+        let scope = Scope::Client(self.client);
+        let body = if transaction.encoded_bytes() <= MESSAGE_BYTES_MAX {
+            transaction.encode()
+        } else {
+            match self.spill(transaction).await {
+                Ok(body) => body,
+                Err(outcome) => return outcome,
+            }
+        };
+        let message = queues.message(transaction, body, scope);
+        let mut attempts = Attempts::new(&queues.cloud, &queues.settings);
+        let mut is_unclear = false;
+        loop {
+            let batch = std::slice::from_ref(&message);
+            let outcome = queues.cloud.queue.send(&self.atomic, batch).await.into_iter().next();
+            let fault = match outcome {
+                Some(Sent::Accepted) => return Append::Committed,
+                Some(Sent::Failed(fault)) => fault,
+                Some(Sent::Unknown(fault)) => {
+                    is_unclear = true;
+                    fault
+                }
+                None => Fault::Unknown { what: self.atomic.clone(), cause: "no outcome".into() },
+            };
+            if attempts.after(fault.clone()).await.is_err() {
+                return if is_unclear { Append::Unknown(fault) } else { Append::Failed(fault) };
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Log for Queues {
+    async fn open(
+        &self,
+        client: u64,
+        _epoch: u64,
+        _fence_from: u64,
+    ) -> Result<Box<dyn Appender>, StoreError> {
+        let atomic = self.make(Scope::Client(client)).await?;
+        for shard in 0..self.shards {
+            self.make(Scope::Shard(shard)).await?;
+        }
+        Ok(Box::new(QueueAppender { queues: self.clone(), atomic, client }))
+    }
+
+    async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
+        Ok((0..self.shards).map(Scope::Shard).collect())
+    }
+
+    fn scope_of(&self, page: PageId, _stream: Stream) -> Scope {
+        Scope::Shard(self.shard(page))
+    }
+
+    async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError> {
+        let queue = self.make(Scope::Client(client)).await?;
+        let mut forwarded = 0;
+        while forwarded < most {
+            let messages = self.receive(&queue, most - forwarded).await?;
+            if messages.is_empty() {
+                break;
+            }
+            let mut tickets = Vec::new();
+            let mut spills = Vec::new();
+            for message in messages {
+                let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
+                match Transaction::decode(&message.body) {
+                    Ok(Body::Here(transaction)) => self.distribute(&transaction).await?,
+                    Ok(Body::Spilled(_, object)) => {
+                        // An object that is gone was forwarded before, and the message came again.
+                        if let Some(bytes) = self.spilled(&object).await? {
+                            match Transaction::decode(&bytes) {
+                                Ok(Body::Here(transaction)) => {
+                                    self.distribute(&transaction).await?;
+                                    spills.push(object);
+                                }
+                                // It stays where it is, for `verify` to name; the message is kept
+                                // too, so that nothing is lost.
+                                _ => continue,
+                            }
+                        }
+                    }
+                    Err(_) if self.settings.rules.hold(Rule::Quarantine) => {
+                        let name = format!("{queue}-{:032x}", self.cloud.chance.next_u128());
+                        quarantine(
+                            &self.cloud,
+                            &self.settings,
+                            &Poison { name, bytes: message.body },
+                        )
+                        .await?;
+                    }
+                    Err(source) => {
+                        return Err(StoreError::Damaged { object: queue, source });
+                    }
+                }
+                tickets.push(ticket);
+                forwarded += 1;
+            }
+            self.ack(tickets).await?;
+            for object in spills {
+                // What stays behind costs storage, nothing else.
+                let _: Delete = self.cloud.objects.delete(&object, None).await;
+            }
+        }
+        Ok(forwarded)
+    }
+
+    async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
+        let queue = self.make(scope).await?;
+        let mut batch = Batch::default();
+        // A bounded number of receives, however little each returns (W18).
+        for _ in 0..most.div_ceil(BATCH_MAX).max(1) {
+            let messages = self.receive(&queue, most - batch.entries.len().min(most - 1)).await?;
+            if messages.is_empty() {
+                break;
+            }
+            for message in messages {
+                let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
+                match Transaction::decode(&message.body) {
+                    Ok(Body::Here(transaction)) => batch.entries.extend(transaction.entries),
+                    _ => batch.poison.push(Poison {
+                        name: format!("{queue}-{:032x}", self.cloud.chance.next_u128()),
+                        bytes: message.body,
+                    }),
+                }
+                batch.tickets.push(ticket);
+            }
+            if batch.entries.len() >= most {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError> {
+        let mut queues: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for ticket in tickets {
+            if let Ticket::Message { queue, receipt } = ticket {
+                queues.entry(queue).or_default().push(receipt);
+            }
+        }
+        for (queue, receipts) in queues {
+            for receipts in receipts.chunks(BATCH_MAX) {
+                let mut attempts = Attempts::new(&self.cloud, &self.settings);
+                while let Err(fault) = self.cloud.queue.delete(&queue, receipts).await {
+                    attempts.after(fault).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts bytes that nobody can decode where somebody can look at them.
+pub(crate) async fn quarantine(
+    cloud: &Cloud,
+    settings: &Settings,
+    poison: &Poison,
+) -> Result<(), StoreError> {
+    let object = format!("quarantine/{}", poison.name);
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        let fault = match cloud.objects.put(&object, poison.bytes.clone(), PutIf::Absent).await {
+            Put::Stored(_) | Put::Refused => return Ok(()),
+            Put::Conflict | Put::Missing => Fault::Throttled { what: object.clone() },
+            Put::Unknown(fault) | Put::Failed(fault) => fault,
+        };
+        attempts.after(fault).await?;
+    }
+}

@@ -1,0 +1,205 @@
+//! The bytes of a page: a frame (see `frame`) of magic `s3dP`, version 1, with this body.
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 1 | kind: 0 leaf, 1 inner |
+//! | 1 | level |
+//! | 1 | flags: 1 dead, 2 has a high fence, 4 has a right neighbour, 8 has an origin |
+//! | 16 | id |
+//! | 8 | version |
+//! | 16 | write id |
+//! | 8 | checkpoint time, milliseconds since 1970 |
+//! | 4 | encryption key id, 0 for none |
+//! | 2 + n | low fence |
+//! | 2 + n | high fence, where flagged |
+//! | 16 | right neighbour, where flagged |
+//! | 16 + 8 | origin and its version, where flagged |
+//! | 2 + 24 each | applied: client, epoch, sequence |
+//! | 4 | number of entries |
+//! | each | leaf: key (2 + n), stamp (3 x 8), 1 byte: 0 tombstone, 1 payload (4 + n) |
+//! | each | inner: key (2 + n), child (16) |
+//!
+//! Keys rise strictly and lie between the fences. A decoder refuses what does not.
+
+use bytes::Bytes;
+
+use crate::{
+    frame::{FrameError, Reader, Writer},
+    page::{Entries, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
+    stamp::Stamp,
+};
+
+const MAGIC: &str = "s3dP";
+/// The version of the format of pages that this program writes and reads.
+pub const PAGE_VERSION: u8 = 1;
+const DEAD: u8 = 1;
+const HIGH: u8 = 2;
+const RIGHT: u8 = 4;
+const ORIGIN: u8 = 8;
+
+/// Frame, fixed fields, and the counts of applied streams and entries.
+const FIXED_BYTES: usize = 9 + 3 + 16 + 8 + 16 + 8 + 4 + 2 + 2 + 4;
+const SLOT_FIXED_BYTES: usize = 2 + 24 + 1;
+const LINK_FIXED_BYTES: usize = 2 + 16;
+
+impl Page {
+    /// The page's frame.
+    pub fn encode(&self) -> Bytes {
+        let mut to = Writer::new(MAGIC, PAGE_VERSION);
+        to.u8(u8::from(matches!(self.entries, Entries::Inner(_))));
+        to.u8(self.level);
+        to.u8(DEAD * u8::from(self.dead)
+            | HIGH * u8::from(self.high.is_some())
+            | RIGHT * u8::from(self.right.is_some())
+            | ORIGIN * u8::from(self.origin.is_some()));
+        to.u128(self.id.0);
+        to.u64(self.version);
+        to.u128(self.write_id);
+        to.u64(self.checkpoint_ms);
+        to.u32(self.key_id);
+        to.short(&self.low);
+        if let Some(high) = &self.high {
+            to.short(high);
+        }
+        if let Some(right) = self.right {
+            to.u128(right.0);
+        }
+        if let Some((page, version)) = self.origin {
+            to.u128(page.0);
+            to.u64(version);
+        }
+        to.u16(u16::try_from(self.applied.len()).expect("bounded by whoever adds to it"));
+        for (stream, sequence) in &self.applied {
+            to.u64(stream.client);
+            to.u64(stream.epoch);
+            to.u64(*sequence);
+        }
+        match &self.entries {
+            Entries::Leaf(slots) => {
+                to.u32(slots.len() as u32);
+                for slot in slots {
+                    to.short(&slot.key);
+                    to.u64(slot.stamp.clock);
+                    to.u64(slot.stamp.client);
+                    to.u64(slot.stamp.sequence);
+                    to.u8(u8::from(slot.payload.is_some()));
+                    if let Some(payload) = &slot.payload {
+                        to.long(payload);
+                    }
+                }
+            }
+            Entries::Inner(links) => {
+                to.u32(links.len() as u32);
+                for link in links {
+                    to.short(&link.key);
+                    to.u128(link.child.0);
+                }
+            }
+        }
+        to.finish()
+    }
+
+    /// Decodes a page. Its keys and payloads share the memory of `frame`.
+    ///
+    /// # Errors
+    /// When the bytes are no page, were damaged, or hold what no page holds.
+    pub fn decode(frame: &Bytes) -> Result<Page, FrameError> {
+        let mut from = Reader::new(frame, MAGIC, PAGE_VERSION)?;
+        let (kind, level, flags) = (from.u8()?, from.u8()?, from.u8()?);
+        if kind > 1 || (kind == 0) != (level == 0) {
+            return Err(from.field("leaves, and only leaves, have level 0"));
+        }
+        if flags > DEAD | HIGH | RIGHT | ORIGIN {
+            return Err(from.field("unknown flags"));
+        }
+        let has = |flag| flags & flag != 0;
+        if has(HIGH) != has(RIGHT) {
+            return Err(from.field("a page ends exactly where it has a right neighbour"));
+        }
+        let mut page = Page::root(PageId(from.u128()?));
+        (page.level, page.dead) = (level, has(DEAD));
+        page.version = from.u64()?;
+        page.write_id = from.u128()?;
+        page.checkpoint_ms = from.u64()?;
+        page.key_id = from.u32()?;
+        page.low = from.short()?;
+        if has(HIGH) {
+            page.high = Some(from.short()?);
+        }
+        if !page.ends_after(&page.low) {
+            return Err(from.field("the high fence is not above the low one"));
+        }
+        if has(RIGHT) {
+            page.right = Some(PageId(from.u128()?));
+        }
+        if has(ORIGIN) {
+            page.origin = Some((PageId(from.u128()?), from.u64()?));
+        }
+        for _ in 0..from.u16()? {
+            let stream = Stream { client: from.u64()?, epoch: from.u64()? };
+            if page.applied.last().is_some_and(|(last, _)| *last >= stream) {
+                return Err(from.field("applied streams that do not rise"));
+            }
+            page.applied.push((stream, from.u64()?));
+        }
+        let count = from.u32()? as usize;
+        let each_min = if kind == 0 { SLOT_FIXED_BYTES } else { LINK_FIXED_BYTES };
+        // Memory only for what can be there.
+        if count > from.rest() / each_min {
+            return Err(from.field("more entries than bytes"));
+        }
+        if page.dead && count > 0 {
+            return Err(from.field("a dead page is empty"));
+        }
+        page.entries = if kind == 0 {
+            let mut slots: Vec<Slot> = Vec::with_capacity(count);
+            for _ in 0..count {
+                let key = key(&mut from, &page, slots.last().map(|slot| &slot.key))?;
+                let stamp =
+                    Stamp { clock: from.u64()?, client: from.u64()?, sequence: from.u64()? };
+                let payload = match from.u8()? {
+                    0 => None,
+                    1 => Some(from.long()?),
+                    _ => return Err(from.field("neither payload nor tombstone")),
+                };
+                slots.push(Slot { key, stamp, payload });
+            }
+            Entries::Leaf(slots)
+        } else {
+            let mut links: Vec<Link> = Vec::with_capacity(count);
+            for _ in 0..count {
+                let key = key(&mut from, &page, links.last().map(|link| &link.key))?;
+                links.push(Link { key, child: PageId(from.u128()?) });
+            }
+            Entries::Inner(links)
+        };
+        from.done()?;
+        Ok(page)
+    }
+}
+
+fn key(from: &mut Reader, page: &Page, last: Option<&Bytes>) -> Result<Bytes, FrameError> {
+    let key = from.short()?;
+    if key.len() > SLOT_KEY_BYTES_MAX {
+        return Err(from.field("a key that is too long"));
+    }
+    if last.is_some_and(|last| *last >= key) || !page.owns(&key) {
+        return Err(from.field("keys that do not rise between the fences"));
+    }
+    Ok(key)
+}
+
+pub(crate) fn encoded_bytes(page: &Page) -> usize {
+    let fences = page.low.len() + page.high.as_ref().map_or(0, |high| 2 + high.len());
+    let links = 16 * usize::from(page.right.is_some()) + 24 * usize::from(page.origin.is_some());
+    let entries: usize = match &page.entries {
+        Entries::Leaf(slots) => slots.iter().map(slot_bytes).sum(),
+        Entries::Inner(links) => links.iter().map(|link| LINK_FIXED_BYTES + link.key.len()).sum(),
+    };
+    FIXED_BYTES + fences + links + 24 * page.applied.len() + entries
+}
+
+/// Bytes of one slot.
+pub(crate) fn slot_bytes(slot: &Slot) -> usize {
+    SLOT_FIXED_BYTES + slot.key.len() + slot.payload.as_ref().map_or(0, |payload| 4 + payload.len())
+}

@@ -1,0 +1,330 @@
+//! A page: one node of a B-link tree, one object.
+//!
+//! ```text
+//!        parent    [ low -> child | key -> child | ... ]
+//!                     |              |
+//!        leaves    [low .. high) -> [high .. high') -> ... -> [.. infinity)      right pointers
+//!                    slot slot slot
+//! ```
+//!
+//! A page owns the keys from its `low` fence up to, not including, its `high` fence. A slot of a
+//! leaf holds a key, the stamp of the write that made it, and a payload or a tombstone; of an inner
+//! page a key and the child that starts there.
+//!
+//! Applying a record is rule H1: it changes a slot only if its stamp is greater than the slot's. So
+//! any records applied in any order, any number of times, give the same page.
+
+mod codec; // its bytes
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::stamp::Stamp;
+
+pub use codec::PAGE_VERSION;
+pub(crate) use codec::slot_bytes;
+
+/// Bytes of the longest key of a slot: a search key and a record key of a secondary index, with
+/// the bytes that keep them apart.
+pub const SLOT_KEY_BYTES_MAX: usize = 4 * crate::record::KEY_BYTES_MAX + 8;
+
+/// Names a page for ever. Random, so that a name is never used twice, and so that the names spread
+/// over all partitions of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageId(pub u128);
+
+impl PageId {
+    /// The name of the page's object.
+    pub fn object(self) -> String {
+        format!("{PAGES}{:032x}", self.0)
+    }
+
+    /// The page whose object has this name.
+    pub fn of_object(name: &str) -> Option<PageId> {
+        let digits = name.strip_prefix(PAGES).filter(|digits| digits.len() == 32)?;
+        u128::from_str_radix(digits, 16).ok().map(PageId)
+    }
+}
+
+/// What the names of all pages' objects start with.
+pub const PAGES: &str = "page/";
+
+impl fmt::Display for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell pages apart in a trace.
+        write!(f, "{:08x}", (self.0 >> 96) as u32)
+    }
+}
+
+/// One stream of log objects: an incarnation of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stream {
+    /// The client.
+    pub client: u64,
+    /// Which of its lives.
+    pub epoch: u64,
+}
+
+/// One key of a leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// In the order of its bytes.
+    pub key: Bytes,
+    /// Of the write that made it so.
+    pub stamp: Stamp,
+    /// What belongs to the key; `None` is a tombstone.
+    pub payload: Option<Bytes>,
+}
+
+/// One key of an inner page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The low fence of the child, as far as the parent knows.
+    pub key: Bytes,
+    /// The page that owns keys from here on.
+    pub child: PageId,
+}
+
+/// What a page holds between its fences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// Records and tombstones, by key.
+    Leaf(Vec<Slot>),
+    /// Children, by key.
+    Inner(Vec<Link>),
+}
+
+/// One node of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its name.
+    pub id: PageId,
+    /// 0 for leaves; a parent is one above its children.
+    pub level: u8,
+    /// Empty for ever: whoever comes here goes right.
+    pub dead: bool,
+    /// The first key that can be here. Empty: from the beginning.
+    pub low: Bytes,
+    /// The first key that cannot be here. `None`: to the end.
+    pub high: Option<Bytes>,
+    /// The page that owns keys from `high` on.
+    pub right: Option<PageId>,
+    /// Plus one at each put.
+    pub version: u64,
+    /// Random at each put: no two puts of any page have equal bytes, so no ETag comes back (H2),
+    /// and whoever gets no answer can recognise its own put (H3).
+    pub write_id: u128,
+    /// When it was put, by the clock of the object store: milliseconds since 1970.
+    pub checkpoint_ms: u64,
+    /// The key that encrypts the entries; 0 for none.
+    pub key_id: u32,
+    /// The page, and its version, whose split made this page. While that version stands, the
+    /// client that split it may still be about to link this page.
+    pub origin: Option<(PageId, u64)>,
+    /// Log streams of which all records up to a sequence number are applied here.
+    pub applied: Vec<(Stream, u64)>,
+    /// What is in it.
+    pub entries: Entries,
+}
+
+/// What applying one record to a page did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The slot is now the record's.
+    Changed,
+    /// The slot is as new or newer.
+    Stale,
+}
+
+impl Page {
+    /// An empty leaf that owns every key, never put yet.
+    pub fn root(id: PageId) -> Page {
+        Page {
+            id,
+            level: 0,
+            dead: false,
+            low: Bytes::new(),
+            high: None,
+            right: None,
+            version: 0,
+            write_id: 0,
+            checkpoint_ms: 0,
+            key_id: 0,
+            origin: None,
+            applied: Vec::new(),
+            entries: Entries::Leaf(Vec::new()),
+        }
+    }
+
+    /// Whether `key` is left of the high fence.
+    pub fn ends_after(&self, key: &[u8]) -> bool {
+        self.high.as_ref().is_none_or(|high| key < &high[..])
+    }
+
+    /// Whether `key` is between the fences.
+    pub fn owns(&self, key: &[u8]) -> bool {
+        &self.low[..] <= key && self.ends_after(key)
+    }
+
+    /// The slots of a leaf; none of an inner page.
+    pub fn slots(&self) -> &[Slot] {
+        match &self.entries {
+            Entries::Leaf(slots) => slots,
+            Entries::Inner(_) => &[],
+        }
+    }
+
+    /// The links of an inner page; none of a leaf.
+    pub fn links(&self) -> &[Link] {
+        match &self.entries {
+            Entries::Inner(links) => links,
+            Entries::Leaf(_) => &[],
+        }
+    }
+
+    /// The slot of `key` in a leaf, tombstones included.
+    pub fn slot(&self, key: &[u8]) -> Option<&Slot> {
+        let slots = self.slots();
+        slots.binary_search_by(|slot| slot.key[..].cmp(key)).ok().map(|at| &slots[at])
+    }
+
+    /// The child of an inner page to descend to for `key`.
+    pub fn child(&self, key: &[u8]) -> Option<PageId> {
+        let links = self.links();
+        let after = links.partition_point(|link| &link.key[..] <= key);
+        // A first child may have died and taken the page's lowest link along; its right neighbour
+        // then owns what was its. Descending too far left is always mended by going right, so
+        // nothing is ever left of the first child.
+        links.get(after.saturating_sub(1)).map(|link| link.child)
+    }
+
+    /// Applies one write by rule H1: only if `stamp` is greater than what is there.
+    ///
+    /// # Panics
+    /// On an inner page.
+    pub fn apply(&mut self, key: &Bytes, stamp: Stamp, payload: Option<Bytes>) -> Applied {
+        self.apply_if(key, stamp, payload, |there| stamp > there)
+    }
+
+    /// [`Page::apply`] under a rule of the caller's: whether a write may replace one with the stamp
+    /// that is `there`. The printed protocols have none.
+    pub(crate) fn apply_if(
+        &mut self,
+        key: &Bytes,
+        stamp: Stamp,
+        payload: Option<Bytes>,
+        may_replace: impl Fn(Stamp) -> bool,
+    ) -> Applied {
+        let Entries::Leaf(slots) = &mut self.entries else { panic!("records live in leaves") };
+        let slot = Slot { key: key.clone(), stamp, payload };
+        match slots.binary_search_by(|slot| slot.key.cmp(key)) {
+            Ok(at) if !may_replace(slots[at].stamp) => return Applied::Stale,
+            Ok(at) => slots[at] = slot,
+            Err(at) => slots.insert(at, slot),
+        }
+        Applied::Changed
+    }
+
+    /// Adds or replaces the link of `key`. Returns whether the page changed.
+    ///
+    /// # Panics
+    /// On a leaf.
+    pub fn link(&mut self, key: &Bytes, child: PageId) -> bool {
+        let Entries::Inner(links) = &mut self.entries else { panic!("leaves have no children") };
+        match links.binary_search_by(|link| link.key.cmp(key)) {
+            Ok(at) if links[at].child == child => return false,
+            Ok(at) => links[at].child = child,
+            Err(at) => links.insert(at, Link { key: key.clone(), child }),
+        }
+        true
+    }
+
+    /// Bytes of the page's frame.
+    pub fn encoded_bytes(&self) -> usize {
+        codec::encoded_bytes(self)
+    }
+
+    /// Bytes the page takes in memory, nearly: its frame, which the slots share, and the slots.
+    pub fn weight(&self) -> u64 {
+        let entries = match &self.entries {
+            Entries::Leaf(slots) => size_of_val(&slots[..]),
+            Entries::Inner(links) => size_of_val(&links[..]),
+        };
+        (self.encoded_bytes() + entries + size_of::<Page>()) as u64
+    }
+
+    /// Drops tombstones whose write is older than `before_us` on the stamps' clock. The caller
+    /// knows that no log record as old can still arrive.
+    pub fn prune(&mut self, before_us: u64) -> usize {
+        let Entries::Leaf(slots) = &mut self.entries else { return 0 };
+        let had = slots.len();
+        slots.retain(|slot| slot.payload.is_some() || slot.stamp.clock >= before_us);
+        had - slots.len()
+    }
+
+    /// Remembers that all records of `stream` up to `sequence` are applied here.
+    pub fn mark_applied(&mut self, stream: Stream, sequence: u64) {
+        match self.applied.binary_search_by_key(&stream, |(stream, _)| *stream) {
+            Ok(at) => self.applied[at].1 = self.applied[at].1.max(sequence),
+            Err(at) => self.applied.insert(at, (stream, sequence)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(keys: &[&'static str]) -> Page {
+        let mut page = Page::root(PageId(1));
+        for (n, key) in keys.iter().enumerate() {
+            let stamp = Stamp { clock: n as u64 + 1, ..Stamp::default() };
+            page.apply(&Bytes::from_static(key.as_bytes()), stamp, Some(Bytes::new()));
+        }
+        page
+    }
+
+    #[test]
+    fn fences_at_every_edge() {
+        let mut page = leaf(&[]);
+        page.low = Bytes::from_static(b"b");
+        page.high = Some(Bytes::from_static(b"d"));
+        let cases = [("a", false), ("b", true), ("c", true), ("c\u{ff}", true), ("d", false)];
+        for (key, owned) in cases {
+            assert_eq!(page.owns(key.as_bytes()), owned, "{key}");
+        }
+        page.high = None;
+        assert!(page.owns(&[0xff; 40]), "no high fence is infinity");
+    }
+
+    #[test]
+    fn a_link_leads_to_the_child_that_starts_before_the_key() {
+        let mut page = Page::root(PageId(1));
+        page.entries = Entries::Inner(Vec::new());
+        for (key, child) in [("", 10), ("f", 11), ("m", 12)] {
+            assert!(page.link(&Bytes::from_static(key.as_bytes()), PageId(child)));
+        }
+        let cases = [("a", 10), ("f", 11), ("ez", 10), ("lz", 11), ("m", 12), ("zz", 12)];
+        for (key, child) in cases {
+            assert_eq!(page.child(key.as_bytes()), Some(PageId(child)), "{key}");
+        }
+    }
+
+    #[test]
+    fn pruning_takes_old_tombstones_and_nothing_else() {
+        let mut page = leaf(&["a", "b"]);
+        let stamp = |clock| Stamp { clock, ..Stamp::default() };
+        page.apply(&Bytes::from_static(b"a"), stamp(5), None);
+        page.apply(&Bytes::from_static(b"c"), stamp(9), None);
+        assert_eq!(page.prune(9), 1);
+        let keys: Vec<_> = page.slots().iter().map(|slot| slot.key.clone()).collect();
+        assert_eq!(keys, ["b", "c"]);
+    }
+}

@@ -1,0 +1,107 @@
+//! What can be set, and what may not be: limits, ages, and the rules of the hardened protocol.
+
+use std::time::Duration;
+
+/// How a client works. What all clients of a database must agree upon lies in the database itself
+/// (see `catalog`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Bytes of encoded page above which a leaf is split. Default: 100 KB, as in the paper.
+    pub leaf_bytes_max: usize,
+    /// The same of inner pages. Default: 57 KB, as in the paper.
+    pub inner_bytes_max: usize,
+    /// How long a cached page is used without asking whether there is a newer one. Default: 100 s.
+    pub ttl: Duration,
+    /// Age of the last checkpoint from which a commit or a read starts one. Default: 15 s.
+    pub checkpoint_interval: Duration,
+    /// How long drained records are hidden from other checkpointers. Thrift, not safety: it saves
+    /// doing work twice. Default: 30 s.
+    pub lease: Duration,
+    /// Log records that one checkpoint takes on. Default: 1,000.
+    pub records_per_checkpoint_max: usize,
+    /// Attempts at one call that fails in passing, or at one page that others change. Default: 10.
+    pub attempts_max: u32,
+    /// First wait between attempts; doubles each time, with jitter. Default: 50 ms.
+    pub backoff: Duration,
+    /// How far a stamp may be ahead of the object store's clock. Default: 5 min.
+    pub clock_ahead_max: Duration,
+    /// How old a tombstone is before a checkpoint drops it: longer than any log record can be on
+    /// its way. Default: 15 days, one more than any queue keeps a message.
+    pub tombstone_age: Duration,
+    /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
+    /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.
+    pub reader_factor: f64,
+    /// Which rules hold. All, outside simulations.
+    pub rules: Rules,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            leaf_bytes_max: 100_000,
+            inner_bytes_max: 57_000,
+            ttl: Duration::from_secs(100),
+            checkpoint_interval: Duration::from_secs(15),
+            lease: Duration::from_secs(30),
+            records_per_checkpoint_max: 1000,
+            attempts_max: 10,
+            backoff: Duration::from_millis(50),
+            clock_ahead_max: Duration::from_secs(300),
+            tombstone_age: Duration::from_secs(15 * 24 * 3600),
+            reader_factor: 1.0,
+            rules: Rules::HARDENED,
+        }
+    }
+}
+
+/// One rule of the hardened protocol, named for what it does. The numbers are those of PROTOCOL.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// H1: a record is applied only over an older stamp (W4).
+    Stamps,
+    /// H2: a page is put only over the version that was changed (W1, W2, W3).
+    CompareAndSwap,
+    /// H3: after a put without an answer the object is read (W14).
+    ReadBack,
+    /// Records are acknowledged only after a confirmed put of every page they changed.
+    AcknowledgeLast,
+    /// A record goes to the page that owns its key, not to the one it names (W5).
+    Fences,
+    /// Own records are laid over fetched pages until these show them (W9).
+    Overlay,
+    /// A transaction is one message or object (W11).
+    WholeTransaction,
+    /// Anyone finishes the work of a client that is gone (W12).
+    Adoption,
+    /// A client's new life ends its old one before it begins (W13).
+    EpochFence,
+    /// What cannot be decoded is put aside (W17).
+    Quarantine,
+    /// A page that nothing leads to goes only after the page it was split from was put again.
+    TouchOrigin,
+    /// Someone looks at every shard before its messages expire (W6).
+    Sweep,
+}
+
+/// The rules that hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    off: u32,
+}
+
+impl Rules {
+    /// All of them.
+    pub const HARDENED: Rules = Rules { off: 0 };
+
+    /// All but `rule`, to see what it is there for.
+    #[cfg(feature = "simulation")]
+    pub const fn without(self, rule: Rule) -> Rules {
+        Rules { off: self.off | 1 << rule as u32 }
+    }
+
+    /// Whether `rule` holds. Always true in builds without the feature `simulation`.
+    pub fn hold(self, rule: Rule) -> bool {
+        self.off & 1 << rule as u32 == 0
+    }
+}

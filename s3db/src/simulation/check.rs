@@ -1,0 +1,250 @@
+//! The invariants (design, section 17), on what is there when nothing moves any more.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cloud::{CallKind, Ledger, model::World},
+    commit::Level,
+    log::objects::{LogObject, decode, parse},
+    page::{PAGES, Page, PageId, Slot},
+    simulation::{Attempt, Outcome, history::History},
+    stamp::Stamp,
+};
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number in the design, section 17.
+    pub invariant: u8,
+    /// What was seen.
+    pub what: String,
+}
+
+impl Violation {
+    pub(super) fn new(invariant: u8, what: String) -> Violation {
+        Violation { invariant, what }
+    }
+
+    pub(super) fn session(guarantee: &str, what: String) -> Violation {
+        Violation { invariant: 4, what: format!("{guarantee}: {what}") }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {}: {}", self.invariant, self.what)
+    }
+}
+
+/// The tree at the end.
+#[derive(Default)]
+pub(super) struct Tree {
+    pub(super) leaves: Vec<Page>,
+    pub(super) slots: BTreeMap<Bytes, Slot>,
+}
+
+/// Invariant 5: the leaves, in order; fences meet; every key is found, also through any inner page
+/// that ever was.
+pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
+    let mut broken = Vec::new();
+    let mut newest: HashMap<PageId, Page> = HashMap::new();
+    let mut stale_inner: Vec<Page> = Vec::new();
+    for (name, versions) in world.history(PAGES) {
+        let pages: Vec<Option<Page>> = versions
+            .iter()
+            .map(|version| version.bytes.as_ref().and_then(|bytes| Page::decode(bytes).ok()))
+            .collect();
+        if let (Some(id), Some(Some(page))) = (PageId::of_object(&name), pages.last()) {
+            newest.insert(id, page.clone());
+        }
+        stale_inner.extend(pages.into_iter().flatten().filter(|page| page.level > 0));
+    }
+    let mut tree = Tree::default();
+    let Some(mut page) = newest.get(&root) else {
+        return (tree, vec![Violation::new(5, "the root is not there".into())]);
+    };
+    while page.level > 0 {
+        let Some(child) = page.links().first().and_then(|link| newest.get(&link.child)) else {
+            broken.push(Violation::new(5, format!("page {:?} has no first child", page.id)));
+            return (tree, broken);
+        };
+        page = child;
+    }
+    let mut met = HashSet::new();
+    let mut low = Bytes::new();
+    let mut after_dead = false;
+    loop {
+        if !met.insert(page.id) {
+            broken.push(Violation::new(5, "right pointers form a circle".into()));
+            break;
+        }
+        // Who stands behind dead leaves owns their keys, whether its header says so yet or not.
+        if page.low != low && !page.dead && !(after_dead && page.low > low) {
+            let what = format!(
+                "leaf {:?} begins at {:?}, its neighbour ends at {low:?}",
+                page.id, page.low
+            );
+            broken.push(Violation::new(5, what));
+        }
+        for slot in page.slots() {
+            tree.slots.insert(slot.key.clone(), slot.clone());
+        }
+        tree.leaves.push(page.clone());
+        after_dead = page.dead;
+        let Some(right) = page.right else { break };
+        if let (Some(high), false) = (&page.high, page.dead) {
+            low = high.clone();
+        }
+        let Some(next) = newest.get(&right) else {
+            broken.push(Violation::new(5, format!("leaf {:?} is linked and not there", right)));
+            break;
+        };
+        page = next;
+    }
+    for inner in &stale_inner {
+        for key in tree.slots.keys().filter(|key| inner.owns(key)) {
+            if let Err(what) = reach(&newest, inner, key) {
+                let what =
+                    format!("{:?} from page {:?} version {}: {what}", key, inner.id, inner.version);
+                broken.push(Violation::new(5, what));
+            }
+        }
+    }
+    broken.truncate(5);
+    (tree, broken)
+}
+
+fn reach(newest: &HashMap<PageId, Page>, from: &Page, key: &[u8]) -> Result<(), String> {
+    let mut page = from;
+    for _ in 0..10_000 {
+        if page.dead || !page.ends_after(key) {
+            let right = page.right.ok_or("ends too early")?;
+            page = newest.get(&right).ok_or("a right neighbour is not there")?;
+        } else if page.level == 0 {
+            return page.slot(key).map(drop).ok_or_else(|| "its leaf does not hold it".into());
+        } else {
+            let child = page.child(key).ok_or("an inner page without children")?;
+            page = newest.get(&child).ok_or("a child is not there")?;
+        }
+    }
+    Err("no end".into())
+}
+
+/// Invariants 1 and 2: what the tree holds against what clients know.
+pub(super) fn contents(tree: &Tree, history: &History, prunes: bool) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    let mut writers = HashMap::new();
+    for (number, attempt) in history.attempts.iter().enumerate() {
+        for (key, stamp, payload) in &attempt.writes {
+            writers.insert(*stamp, (number, key, payload));
+        }
+    }
+    // What is there was written by someone, as it is there.
+    for slot in tree.slots.values() {
+        match writers.get(&slot.stamp) {
+            Some((_, key, payload)) if **key == slot.key && **payload == slot.payload => {}
+            _ => broken.push(Violation::new(1, format!("{slot:?} was never written so"))),
+        }
+    }
+    // A tombstone that was dropped leaves nothing: then some delete at least as late explains it.
+    let mut deletes: HashMap<&Bytes, Stamp> = HashMap::new();
+    if prunes {
+        for (key, stamp, payload) in history.attempts.iter().flat_map(|attempt| &attempt.writes) {
+            if payload.is_none() {
+                let last = deletes.entry(key).or_default();
+                *last = (*last).max(*stamp);
+            }
+        }
+    }
+    let is_applied = |key: &Bytes, stamp| match tree.slots.get(key) {
+        Some(slot) => slot.stamp >= stamp,
+        None => deletes.get(key).is_some_and(|last| *last >= stamp),
+    };
+    for (number, attempt) in history.attempts.iter().enumerate() {
+        let what = format!("#{number} of client {} epoch {}", attempt.client, attempt.epoch);
+        let mut is_seen = attempt
+            .writes
+            .iter()
+            .any(|(key, stamp, _)| tree.slots.get(key).is_some_and(|slot| slot.stamp == *stamp));
+        is_seen |= attempt.writes.iter().any(|(_, stamp, _)| history.read.contains(stamp));
+        let missing = attempt.writes.iter().find(|(key, stamp, _)| !is_applied(key, *stamp));
+        match (attempt.outcome, missing) {
+            (Outcome::Committed, Some((key, stamp, _))) => {
+                let there = tree.slots.get(key).map(|slot| slot.stamp);
+                let what = format!(
+                    "{what} is committed; its {} at {stamp} is lost, there is {there:?}",
+                    key.escape_ascii()
+                );
+                broken.push(Violation::new(1, what));
+            }
+            (Outcome::Failed, _) if is_seen && attempt.level == Level::Atomic => {
+                broken.push(Violation::new(2, format!("{what} is not committed, and was seen")));
+            }
+            (Outcome::Uncertain, Some(_)) if is_seen && attempt.level == Level::Atomic => {
+                broken.push(Violation::new(2, format!("{what} is atomic, and half there")));
+            }
+            _ => {}
+        }
+    }
+    broken
+}
+
+/// Invariant 8: nothing is added behind the fence that ends a stream. A fence that arrives where
+/// there are higher numbers already ends nothing.
+pub(super) fn fences(world: &World) -> Vec<Violation> {
+    let mut events = Vec::new();
+    for (name, versions) in world.history("log/") {
+        let Some((stream, number)) = parse(&name) else { continue };
+        for version in versions {
+            let Some(bytes) = version.bytes else { continue };
+            let is_fence = matches!(decode(&bytes, stream, number), Ok(LogObject::Fence));
+            events.push((version.at_us, stream, number, is_fence));
+        }
+    }
+    events.sort();
+    let mut broken = Vec::new();
+    let mut highest = HashMap::new();
+    let mut ends = HashMap::new();
+    for (_, stream, number, is_fence) in events {
+        if ends.get(&stream).is_some_and(|end| number > *end) {
+            broken.push(Violation::new(
+                8,
+                format!("{stream:?} goes on at {number}, behind its fence"),
+            ));
+        }
+        let highest = highest.entry(stream).or_insert(None);
+        if is_fence && highest.is_none_or(|highest| number > highest) {
+            ends.entry(stream).or_insert(number);
+        }
+        *highest = Some(highest.map_or(number, |highest: u64| highest.max(number)));
+    }
+    broken
+}
+
+/// Invariant 8: a life that is over commits nothing more.
+pub(super) fn late(history: &History) -> Vec<Violation> {
+    let late = |attempt: &&Attempt| attempt.is_late && attempt.outcome == Outcome::Committed;
+    let show = |attempt: &Attempt| {
+        let what = format!(
+            "client {} committed in epoch {}, which was over",
+            attempt.client, attempt.epoch
+        );
+        Violation::new(8, what)
+    };
+    history.attempts.iter().filter(late).map(show).collect()
+}
+
+/// Invariant 10: the ledger is the sum of what was charged.
+pub(super) fn ledger(counted: &Ledger, charged: &Ledger) -> Vec<Violation> {
+    let differs = |kind: &CallKind| counted.charge(*kind) != charged.charge(*kind);
+    let show = |kind: CallKind| {
+        let (counted, charged) = (counted.charge(kind), charged.charge(kind));
+        Violation::new(10, format!("{}: counted {counted:?}, charged {charged:?}", kind.name()))
+    };
+    CallKind::ALL.into_iter().filter(differs).map(show).collect()
+}

@@ -1,0 +1,472 @@
+//! Clients at work.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use pager::{Budget, policy, pool::Pool};
+
+use crate::{
+    catalog::Backend,
+    cloud::{
+        Cloud, Ledger,
+        ledger::Metered,
+        model::{Executor, Faults, Latency, Process, World},
+    },
+    commit::{Level, Session, Txn},
+    error::StoreError,
+    page::PageId,
+    record::{Key, Payload},
+    settings::Rule,
+    simulation::{Attempt, Outcome, Plan, Report, Violation, check, history::History},
+    stamp::Stamp,
+    store::Store,
+};
+
+/// Polls of one run: far beyond what one takes; more is a livelock.
+const STEPS_MAX: u64 = 3_000_000;
+const COLLECTION: &str = "things";
+
+/// Shared by the clients of one run.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    plan: Plan,
+    world: World,
+    history: Arc<Mutex<History>>,
+    ledger: Arc<Ledger>,
+    roster: Arc<Mutex<Roster>>,
+}
+
+#[derive(Default)]
+struct Roster {
+    next_process: u32,
+    clients: BTreeMap<Process, u64>,
+    /// Transactions that each client has tried.
+    tried: HashMap<u64, u32>,
+    crashes: u64,
+    collected: u64,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Report {
+    let world = World::new(seed, Faults::NONE, *latency);
+    if trace {
+        world.keep_trace();
+    }
+    let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
+    let cluster = Cluster {
+        plan: plan.clone(),
+        world: world.clone(),
+        history: Arc::default(),
+        ledger: Ledger::new(),
+        roster: Arc::default(),
+    };
+    lock(&cluster.roster).next_process = 10;
+    let (admin, supervisor, sweeper) = (Process(1), Process(2), Process(3));
+    for process in [admin, supervisor, sweeper] {
+        world.make_safe(process);
+    }
+
+    let root: Arc<Mutex<Option<PageId>>> = Arc::default();
+    {
+        let (cluster, root) = (cluster.clone(), root.clone());
+        world.time.spawn(admin, async move {
+            *lock(&root) = cluster.set_up(admin).await.ok();
+        });
+    }
+    executor.run(u64::MAX, STEPS_MAX);
+    let root = lock(&root).expect("nothing goes wrong during the set-up");
+
+    world.set_faults(plan.faults.clone());
+    let end_us = world.time.now_us() + plan.work.as_micros() as u64;
+    for client in 0..u64::from(plan.clients) {
+        cluster.start(client + 1, root);
+    }
+    world.time.spawn(supervisor, cluster.clone().supervise(root, end_us));
+    let janitor = Process(4);
+    if plan.has_janitor {
+        world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
+    }
+    executor.run(end_us, STEPS_MAX);
+
+    // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
+    world.set_faults(Faults { stale_max: plan.faults.stale_max, ..Faults::NONE });
+    world.time.kill(supervisor);
+    world.time.end_stalls();
+    let settled_us = end_us + 100_000_000;
+    executor.run(settled_us, STEPS_MAX);
+    let processes: Vec<Process> = lock(&cluster.roster).clients.keys().copied().collect();
+    for process in processes {
+        world.time.kill(process);
+    }
+    let swept: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
+    {
+        let (cluster, swept) = (cluster.clone(), swept.clone());
+        world.time.spawn(sweeper, async move {
+            let outcome = cluster.sweep(sweeper).await;
+            *lock(&swept) = Some(outcome);
+        });
+    }
+    executor.run(settled_us + 16 * 24 * 3_600_000_000, STEPS_MAX);
+    let swept = lock(&swept).take();
+
+    let mut history = lock(&cluster.history);
+    let mut violations = std::mem::take(&mut history.violations);
+    match swept {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            violations.push(Violation::new(1, format!("the last sweep failed: {error}")))
+        }
+        None => violations.push(Violation::new(1, "the last sweep does not end".into())),
+    }
+    let (tree, found) = check::tree(&world, root);
+    violations.extend(found);
+    violations.extend(check::contents(&tree, &history, plan.prunes()));
+    violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
+    violations.extend(check::fences(&world));
+    if plan.backend == Backend::S3Log {
+        violations.extend(check::late(&history));
+    }
+    violations.extend(check::ledger(&cluster.ledger, &world.ledger));
+    let count = |outcome| {
+        history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
+    };
+    let (crashes, collected) = {
+        let roster = lock(&cluster.roster);
+        (roster.crashes, roster.collected)
+    };
+    Report {
+        seed,
+        committed: count(Outcome::Committed),
+        uncertain: count(Outcome::Uncertain),
+        failed: count(Outcome::Failed),
+        crashes,
+        calls: crate::cloud::CallKind::ALL
+            .iter()
+            .map(|&kind| world.ledger.charge(kind).calls)
+            .sum(),
+        collected,
+        leaves: tree.leaves.len() as u64,
+        virtual_time: Duration::from_micros(world.time.now_us()),
+        violations,
+        trace: world.trace(),
+    }
+}
+
+impl Cluster {
+    fn cloud(&self, process: Process) -> Cloud {
+        let raw = self.world.cloud(process);
+        Cloud {
+            objects: Arc::new(Metered::new(raw.objects, self.ledger.clone())),
+            queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
+            ..raw
+        }
+    }
+
+    async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
+        // Small enough that pages are evicted.
+        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
+        Store::open(self.cloud(process), self.plan.settings(), &pool).await
+    }
+
+    async fn set_up(&self, process: Process) -> Result<PageId, StoreError> {
+        let (cloud, plan) = (self.cloud(process), &self.plan);
+        Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
+        let store = self.open(process).await?;
+        let session = Session::open(store.clone(), u64::MAX).await?;
+        drop(session);
+        Ok(store.create_collection(COLLECTION).await?.root)
+    }
+
+    /// Starts a life of `client`.
+    fn start(&self, client: u64, root: PageId) {
+        let process = {
+            let mut roster = lock(&self.roster);
+            roster.next_process += 1;
+            let process = Process(roster.next_process);
+            roster.clients.insert(process, client);
+            process
+        };
+        self.world.note(process, || format!("starts as client {client}"));
+        let cluster = self.clone();
+        self.world.time.spawn(process, async move {
+            let outcome = cluster.live(process, client, root).await;
+            cluster.world.note(process, || match outcome {
+                Ok(()) => "is done".into(),
+                Err(error) => format!("gives up: {error}"),
+            });
+        });
+    }
+
+    /// Brings crashed clients back, and starts some a second time.
+    async fn supervise(self, root: PageId, end_us: u64) {
+        while self.world.time.now_us() < end_us {
+            self.world.time.sleep(1_000_000).await;
+            let mut restarts = Vec::new();
+            for process in self.world.take_crashed() {
+                let mut roster = lock(&self.roster);
+                roster.crashes += 1;
+                if let Some(client) = roster.clients.remove(&process)
+                    && self.world.with_probability(self.plan.comes_back)
+                {
+                    restarts.push(client);
+                }
+            }
+            for client in 1..=u64::from(self.plan.clients) {
+                if self.world.with_probability(self.plan.second_life) {
+                    restarts.push(client);
+                }
+            }
+            for client in restarts {
+                self.start(client, root);
+            }
+        }
+    }
+
+    /// One life of a client: transactions in the front, checkpoints in the background.
+    async fn live(&self, process: Process, client: u64, root: PageId) -> Result<(), StoreError> {
+        let (world, plan) = (&self.world, &self.plan);
+        let store = loop {
+            match self.open(process).await {
+                Ok(store) => break store,
+                Err(StoreError::Cloud { .. } | StoreError::NotFound(_)) => {
+                    world.time.sleep(1_000_000).await
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let session = loop {
+            match Session::open(store.clone(), client).await {
+                Ok(session) => break session,
+                Err(StoreError::Fenced { .. }) => return Ok(()),
+                Err(_) => world.time.sleep(1_000_000).await,
+            }
+        };
+        world.note(process, || format!("is client {client} epoch {}", session.epoch()));
+        lock(&self.history).begun.push((client, session.epoch()));
+        let background = store.clone();
+        let time = world.time.clone();
+        world.time.spawn(process, async move {
+            loop {
+                time.sleep(1_500_000).await;
+                // What fails is due again.
+                let _ = background.work().await;
+            }
+        });
+        let mut witness = Witness {
+            cluster: self,
+            session: &session,
+            seen: HashMap::new(),
+            own: HashMap::new(),
+            highest: Stamp::default(),
+        };
+        loop {
+            {
+                let mut roster = lock(&self.roster);
+                let tried = roster.tried.entry(client).or_default();
+                if *tried >= plan.transactions {
+                    return Ok(());
+                }
+                *tried += 1;
+            }
+            world.time.sleep(world.below(4_000_000)).await;
+            match witness.transaction(process, root).await {
+                Ok(())
+                | Err(
+                    StoreError::Cloud { .. }
+                    | StoreError::Contended { .. }
+                    | StoreError::CommitUnknown { .. }
+                    | StoreError::Clock { .. },
+                ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Collects garbage now and then. It stalls like everyone else; it starts again if it crashes.
+    async fn tidy_up(self, process: Process, end_us: u64) {
+        self.world.make_no_crash(process);
+        while self.world.time.now_us() < end_us {
+            self.world.time.sleep(4_000_000 + self.world.below(6_000_000)).await;
+            let Ok(store) = self.open(process).await else { continue };
+            if self.plan.prunes() {
+                // A tombstone may go only when nothing older than it is on its way.
+                let _ = store.sweep().await;
+            }
+            // Longer than any cache here keeps a page.
+            if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
+                lock(&self.roster).collected += done.deleted;
+                self.world.note(process, || format!("collected {done:?}"));
+            }
+        }
+    }
+
+    /// Sweeps until there is nothing left.
+    async fn sweep(&self, process: Process) -> Result<(), StoreError> {
+        let mut idle = 0;
+        // One store: with backend s3-log the newest object of a stream stays, and only who applied
+        // it knows that it did.
+        let store = self.open(process).await?;
+        if !self.plan.rules.hold(Rule::Sweep) {
+            self.world.time.sleep(15 * 24 * 3_600_000_000).await;
+        }
+        for _ in 0..200 {
+            let done = store.sweep().await?;
+            idle = if done.records == 0 && done.poison == 0 { idle + 1 } else { 0 };
+            if idle == 2 {
+                return Ok(());
+            }
+            // Leases of those who are gone run out.
+            self.world.time.sleep(6_000_000).await;
+            if self.plan.faults.stale_max.is_some() {
+                self.world.time.sleep(60_000_000).await;
+            }
+        }
+        Err(StoreError::Invalid("200 sweeps, and there is still something".into()))
+    }
+}
+
+/// A session, and what it must be able to rely on.
+struct Witness<'a> {
+    cluster: &'a Cluster,
+    session: &'a Session,
+    seen: HashMap<Key, Stamp>,
+    own: HashMap<Key, Stamp>,
+    highest: Stamp,
+}
+
+impl Witness<'_> {
+    async fn transaction(&mut self, process: Process, root: PageId) -> Result<(), StoreError> {
+        let world = &self.cluster.world;
+        let level = match world.below(10) {
+            0 => Level::Basic,
+            1 | 2 => Level::Monotonic,
+            _ => Level::Atomic,
+        };
+        let mut txn = self.session.begin(level);
+        let client = self.session.client();
+        for n in 0..1 + world.below(4) {
+            let number = world.below(u64::from(self.cluster.plan.keys));
+            let key = Key::new(format!("key{number:03}"))?;
+            match world.below(10) {
+                0..=3 => self.read(&txn, root, &key).await?,
+                4 if world.below(3) == 0 => self.scan(&txn, root).await?,
+                5 => txn.delete(root, &key)?,
+                _ => {
+                    let pad = "x".repeat(world.below(60) as usize);
+                    let value = format!(
+                        "c{client}.e{}.{}.{n}.{pad}",
+                        self.session.epoch(),
+                        world.time.now_us()
+                    );
+                    txn.put(root, &key, Payload::new(value)?)?;
+                }
+            }
+        }
+        if txn.is_empty() {
+            return Ok(());
+        }
+        let entries = self.session.seal(&mut txn).await?;
+        let writes: Vec<(Bytes, Stamp, Option<Bytes>)> = entries
+            .iter()
+            .map(|entry| (entry.leaf_key(), entry.record.stamp, entry.leaf_payload()))
+            .collect();
+        if level.is_session() && writes.iter().any(|(_, stamp, _)| *stamp <= self.highest) {
+            self.violation("write follows read", format!("a stamp is not above {}", self.highest));
+        }
+        let (epoch, outcome) = (self.session.epoch(), Outcome::Uncertain);
+        let attempt = lock(&self.cluster.history).begin(Attempt {
+            client,
+            epoch,
+            level,
+            writes: writes.clone(),
+            is_late: false,
+            outcome,
+        });
+        world.note(process, || format!("commits #{attempt} {} {}", level.name(), show(&writes)));
+        let mut outcome = self.session.commit(&mut txn).await;
+        for _ in 0..2 {
+            if !matches!(outcome, Err(StoreError::CommitUnknown { .. })) {
+                break;
+            }
+            outcome = self.session.commit(&mut txn).await;
+        }
+        world.note(process, || match &outcome {
+            Ok(_) => format!("#{attempt} is committed"),
+            Err(error) => format!("#{attempt}: {error}"),
+        });
+        let known = match &outcome {
+            Ok(_) => Outcome::Committed,
+            Err(StoreError::CommitUnknown { .. }) => Outcome::Uncertain,
+            Err(_) if level < Level::Atomic => Outcome::Uncertain,
+            Err(_) => Outcome::Failed,
+        };
+        lock(&self.cluster.history).attempts[attempt].outcome = known;
+        if known == Outcome::Committed && level.is_session() {
+            for (key, stamp, _) in writes {
+                self.own.insert(Key::new(&key)?, stamp);
+            }
+        }
+        outcome.map(drop)
+    }
+
+    async fn read(&mut self, txn: &Txn, root: PageId, key: &Key) -> Result<(), StoreError> {
+        let seen = self.session.read_stamped(root, key.as_bytes(), txn.level()).await?;
+        lock(&self.cluster.history).read.insert(seen.stamp);
+        if !txn.level().is_session() {
+            return Ok(());
+        }
+        if self.cluster.plan.prunes() && seen.stamp == Stamp::default() {
+            // Nothing there any more looks like nothing ever there.
+            return Ok(());
+        }
+        let before = self.seen.get(key).copied().unwrap_or_default();
+        if seen.stamp < before {
+            self.violation("monotonic reads", format!("{key}: {} after {before}", seen.stamp));
+        }
+        let own = self.own.get(key).copied().unwrap_or_default();
+        if seen.stamp < own {
+            self.violation("read your writes", format!("{key}: {} after own {own}", seen.stamp));
+        }
+        self.seen.insert(key.clone(), seen.stamp);
+        self.highest = self.highest.max(seen.stamp);
+        Ok(())
+    }
+
+    /// A scan shows keys in order, each once, and none that is owned to be gone.
+    async fn scan(&mut self, txn: &Txn, root: PageId) -> Result<(), StoreError> {
+        let mut scan = self.session.scan(txn, root, None, None);
+        let mut last: Option<Key> = None;
+        let mut broken = None;
+        while let Some((key, _)) = scan.next().await? {
+            if last.as_ref().is_some_and(|last| *last >= key) {
+                broken = Some(format!("{key} after {last:?}"));
+            }
+            last = Some(key);
+        }
+        if let Some(what) = broken {
+            self.violation("scans rise", what);
+        }
+        Ok(())
+    }
+
+    fn violation(&self, what: &'static str, detail: String) {
+        let (client, epoch) = (self.session.client(), self.session.epoch());
+        let detail = format!("client {client} epoch {epoch}: {detail}");
+        lock(&self.cluster.history).violations.push(Violation::session(what, detail));
+    }
+}
+
+fn show(writes: &[(Bytes, Stamp, Option<Bytes>)]) -> String {
+    let show = |(key, stamp, payload): &(Bytes, Stamp, Option<Bytes>)| {
+        let sign = if payload.is_some() { '+' } else { '-' };
+        format!("{sign}{}@{stamp}", key.escape_ascii())
+    };
+    writes.iter().map(show).collect::<Vec<_>>().join(" ")
+}

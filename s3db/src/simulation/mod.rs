@@ -1,0 +1,138 @@
+//! Whole clusters of clients, in virtual time, with everything going wrong, from one seed.
+//!
+//! ```text
+//!   plan + seed --> cluster (clients, crashes, stalls, second lives) --> quiesce --> sweep --> check
+//! ```
+//!
+//! What runs is the code that runs in production; only services, time and chance are the model's.
+//! After the last sweep the store is compared with what the clients know of their transactions, and
+//! the invariants of the design, section 17, are checked. The same seed gives the same run, call by
+//! call, so a failing one can be replayed with a trace.
+
+mod check; // the invariants
+mod cluster; // clients at work
+mod history; // what clients know of their transactions
+
+use std::time::Duration;
+
+pub use check::Violation;
+pub use history::{Attempt, Outcome};
+
+use crate::{
+    catalog::Backend,
+    cloud::model::{Faults, Latency},
+    settings::{Rules, Settings},
+};
+
+/// What a run does. The seed decides the rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The log backend.
+    pub backend: Backend,
+    /// Queues of pending updates.
+    pub shards: u32,
+    /// Clients.
+    pub clients: u32,
+    /// Transactions that each client tries.
+    pub transactions: u32,
+    /// Keys that they fight over.
+    pub keys: u32,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Probability, per second and client, that a client is started again while it still runs.
+    pub second_life: f64,
+    /// Probability that a client that crashed comes back.
+    pub comes_back: f64,
+    /// Which rules hold.
+    pub rules: Rules,
+    /// Bytes above which a leaf is split: small, so that trees grow.
+    pub leaf_bytes_max: usize,
+    /// Whether someone collects garbage while the clients work.
+    pub has_janitor: bool,
+    /// Age from which tombstones are dropped.
+    pub tombstone_age: Duration,
+    /// How long clients work, in virtual time.
+    pub work: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            backend: Backend::S3Log,
+            shards: 2,
+            clients: 3,
+            transactions: 8,
+            keys: 24,
+            faults: Faults::ALL,
+            second_life: 0.01,
+            comes_back: 0.7,
+            rules: Rules::HARDENED,
+            leaf_bytes_max: 900,
+            has_janitor: true,
+            tombstone_age: Duration::from_secs(15 * 24 * 3600),
+            work: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Plan {
+    /// Whether tombstones are dropped within the run.
+    fn prunes(&self) -> bool {
+        self.tombstone_age < Duration::from_secs(24 * 3600)
+    }
+
+    /// How the clients of a run are set: everything short, so that it happens within the run.
+    fn settings(&self) -> Settings {
+        Settings {
+            leaf_bytes_max: self.leaf_bytes_max,
+            inner_bytes_max: 500,
+            ttl: Duration::from_secs(4),
+            checkpoint_interval: Duration::from_secs(2),
+            lease: Duration::from_secs(5),
+            records_per_checkpoint_max: 20,
+            attempts_max: 6,
+            backoff: Duration::from_millis(30),
+            clock_ahead_max: Duration::from_secs(120),
+            tombstone_age: self.tombstone_age,
+            reader_factor: 1.0,
+            rules: self.rules,
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The seed it followed from.
+    pub seed: u64,
+    /// Invariants that did not hold.
+    pub violations: Vec<Violation>,
+    /// Transactions that were committed.
+    pub committed: u64,
+    /// Transactions of which the client never learned the outcome.
+    pub uncertain: u64,
+    /// Transactions that were not committed.
+    pub failed: u64,
+    /// Processes that crashed.
+    pub crashes: u64,
+    /// Calls of the services.
+    pub calls: u64,
+    /// Pages that garbage collection deleted.
+    pub collected: u64,
+    /// Leaves of the tree at the end.
+    pub leaves: u64,
+    /// Virtual time it took.
+    pub virtual_time: Duration,
+    /// Every call, if it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Runs `plan` with `seed`.
+pub fn run(plan: &Plan, seed: u64) -> Report {
+    cluster::run(plan, seed, false, &Latency::ROUGH)
+}
+
+/// The same run, with a trace of every call.
+pub fn replay(plan: &Plan, seed: u64) -> Report {
+    cluster::run(plan, seed, true, &Latency::ROUGH)
+}

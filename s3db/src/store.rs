@@ -1,0 +1,310 @@
+//! What one process shares: pages, the log, the catalogue, and the work that is due.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use pager::pool::Pool;
+
+use crate::{
+    catalog::{self, Backend, CATALOG, Collection, Database, INDEXES_MAX, Index},
+    checkpoint::{self, Checkpointed},
+    client::CLIENTS,
+    cloud::{Cloud, PutIf},
+    error::StoreError,
+    log::{Log, Scope, objects::ObjectLog, queues::Queues},
+    page::{Page, PageId},
+    pool::{PageManager, PoolCounts},
+    retry::Attempts,
+    settings::{Rule, Settings},
+    tree::{Freshness, Nodes},
+};
+
+/// Scopes that wait for a checkpoint. More than a database has shards and streams are not there.
+const DUE_MAX: usize = 100_000;
+/// Names that one list returns.
+const LIST_MAX: usize = 1000;
+/// Drains of one scope within one sweep: what arrives faster than this waits for the next one.
+const SWEEP_ROUNDS_MAX: usize = 1000;
+
+/// A database, as one process sees it. Sessions share it.
+pub struct Store {
+    pub(crate) cloud: Cloud,
+    pub(crate) settings: Settings,
+    database: Database,
+    pub(crate) pages: PageManager,
+    pub(crate) log: Arc<dyn Log>,
+    due: Mutex<BTreeSet<Scope>>,
+}
+
+impl Store {
+    /// Creates a database in `cloud`, which holds none.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is one, whatever it was created with.
+    pub async fn create(
+        cloud: &Cloud,
+        settings: &Settings,
+        backend: Backend,
+        shards: u32,
+    ) -> Result<Database, StoreError> {
+        if !(1..=1000).contains(&shards) {
+            return Err(StoreError::Invalid(format!("{shards} shards: 1 to 1,000 are possible")));
+        }
+        let database = Database { id: cloud.chance.next_u128(), backend, shards };
+        if catalog::create_database(cloud, settings, &database).await? {
+            return Ok(database);
+        }
+        Err(StoreError::Exists("the database".into()))
+    }
+
+    /// Opens the database in `cloud`. Its pages are kept in `pool`, under that pool's budget.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is none, and whatever the object store says.
+    pub async fn open(
+        cloud: Cloud,
+        settings: Settings,
+        pool: &Pool,
+    ) -> Result<Arc<Store>, StoreError> {
+        let database = catalog::read_database(&cloud, &settings)
+            .await?
+            .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
+        let log: Arc<dyn Log> = match database.backend {
+            Backend::SqsStandard => {
+                Arc::new(Queues::new(cloud.clone(), settings, database.shards, false))
+            }
+            Backend::SqsFifo => {
+                Arc::new(Queues::new(cloud.clone(), settings, database.shards, true))
+            }
+            Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
+        };
+        let pages = PageManager::new(cloud.clone(), settings, pool)?;
+        Ok(Arc::new(Store { cloud, settings, database, pages, log, due: Mutex::default() }))
+    }
+
+    /// What the database was created with.
+    pub fn database(&self) -> Database {
+        self.database
+    }
+
+    /// How this process works.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What the page manager did so far.
+    pub fn pool_counts(&self) -> PoolCounts {
+        self.pages.counts()
+    }
+
+    /// Creates a collection, or finds that it is there: both are success.
+    ///
+    /// # Errors
+    /// A name that is none, and whatever the object store says.
+    pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
+        let root = self.pages.fresh_id();
+        let collection = Collection { name: name.to_owned(), root, indexes: Vec::new() };
+        catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
+        self.collection(name).await
+    }
+
+    /// Finds a collection.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], and whatever the object store says.
+    pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
+        let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
+        let (collection, _) =
+            found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+        self.plant(collection.root).await?;
+        for index in &collection.indexes {
+            self.plant(index.root).await?;
+        }
+        Ok(collection)
+    }
+
+    /// Makes sure that a root is there. The catalogue names it first, so that no root is ever an
+    /// orphan: whoever created the collection may have stopped in between.
+    async fn plant(&self, root: PageId) -> Result<(), StoreError> {
+        if self.pages.node(root, Freshness::Cached).await?.is_none() {
+            self.pages.create(Page::root(root)).await?;
+        }
+        Ok(())
+    }
+
+    /// Names of all collections.
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn collections(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.list(CATALOG).await?;
+        Ok(names.iter().filter_map(|name| Some(name.strip_prefix(CATALOG)?.to_owned())).collect())
+    }
+
+    /// Adds a secondary index to a collection, or finds that it is there. It starts empty and not
+    /// ready: sessions write to it from now on, and whoever creates it fills in what was there
+    /// before, then calls [`Store::finish_index`].
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], too many indexes, and whatever the object store says.
+    pub async fn create_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
+        catalog::check_name(index)?;
+        let root = self.pages.fresh_id();
+        self.change_collection(name, |collection| {
+            if collection.indexes.iter().any(|there| there.name == index) {
+                return Ok(false);
+            }
+            if collection.indexes.len() == INDEXES_MAX {
+                let what =
+                    format!("{name} has {INDEXES_MAX} indexes, which is the most there can be");
+                return Err(StoreError::Invalid(what));
+            }
+            collection.indexes.push(Index { name: index.to_owned(), root, is_ready: false });
+            Ok(true)
+        })
+        .await?;
+        self.collection(name).await
+    }
+
+    /// Declares that an index holds all records: it can be probed.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], and whatever the object store says.
+    pub async fn finish_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
+        self.change_collection(name, |collection| {
+            let there = collection.indexes.iter_mut().find(|there| there.name == index);
+            let there = there.ok_or_else(|| StoreError::NotFound(format!("index {index}")))?;
+            Ok(!std::mem::replace(&mut there.is_ready, true))
+        })
+        .await?;
+        self.collection(name).await
+    }
+
+    async fn change_collection(
+        &self,
+        name: &str,
+        change: impl Fn(&mut Collection) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
+            let (mut collection, etag) =
+                found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+            if !change(&mut collection)? {
+                return Ok(());
+            }
+            let condition = PutIf::Matches(etag);
+            if catalog::write_collection(&self.cloud, &self.settings, &collection, condition)
+                .await?
+            {
+                return Ok(());
+            }
+            attempts.after_loss(name).await?;
+        }
+    }
+
+    /// Names of all objects that start with `prefix`.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let mut names: Vec<String> = Vec::new();
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let after = names.last().map(String::as_str);
+            match self.cloud.objects.list(prefix, after, LIST_MAX).await {
+                Ok(part) => {
+                    let is_end = !part.more || part.names.is_empty();
+                    names.extend(part.names);
+                    if is_end {
+                        return Ok(names);
+                    }
+                }
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    /// All clients that ever were.
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn clients(&self) -> Result<Vec<u64>, StoreError> {
+        let names = self.list(CLIENTS).await?;
+        let client = |name: &String| u64::from_str_radix(name.strip_prefix(CLIENTS)?, 16).ok();
+        Ok(names.iter().filter_map(client).collect())
+    }
+
+    pub(crate) fn make_due(&self, scope: Scope) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        if due.len() < DUE_MAX {
+            due.insert(scope);
+        }
+    }
+
+    fn take_due(&self) -> Option<Scope> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).pop_last()
+    }
+
+    /// Whether commits or reads found something to do in the background.
+    pub fn has_work(&self) -> bool {
+        !self.due.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Does what commits and reads found to be due: forwards transactions, checkpoints. To be called
+    /// again and again by a task in the background.
+    ///
+    /// # Errors
+    /// The first error; what it was about is due again, and nothing is lost.
+    pub async fn work(&self) -> Result<Checkpointed, StoreError> {
+        let mut done = Checkpointed::default();
+        while let Some(scope) = self.take_due() {
+            match self.visit(scope).await {
+                Ok(more) => done += more,
+                Err(error) => {
+                    self.make_due(scope);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
+        match scope {
+            Scope::Client(client) => {
+                self.log.forward(client, self.settings.records_per_checkpoint_max).await?;
+                Ok(Checkpointed::default())
+            }
+            Scope::Shard(_) | Scope::Stream(_) => checkpoint::checkpoint(self, scope).await,
+        }
+    }
+
+    /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
+    /// log until it is empty. Any process may do it at any time; some process has to do it now and
+    /// then, or what was written once and never again stays in the log.
+    ///
+    /// # Errors
+    /// The first error. Nothing is lost; what was not reached waits for the next sweep.
+    pub async fn sweep(&self) -> Result<Checkpointed, StoreError> {
+        let mut done = Checkpointed::default();
+        let clients = self.clients().await?;
+        let adopts = self.settings.rules.hold(Rule::Adoption);
+        for &client in clients.iter().filter(|_| adopts) {
+            for _ in 0..SWEEP_ROUNDS_MAX {
+                if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
+                    break;
+                }
+            }
+        }
+        for scope in self.log.scopes(&clients).await? {
+            for _ in 0..SWEEP_ROUNDS_MAX {
+                let more = checkpoint::checkpoint(self, scope).await?;
+                done += more;
+                if more.records == 0 && more.poison == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,112 @@
+//! Changing the page that owns a key, by compare and swap.
+//!
+//! ```text
+//!   1  read the newest copy of the page                                   crash: nothing happened
+//!   2  change a copy of it
+//!   3  too large? create the new right pages, which nothing points to     crash: orphans, for gc
+//!   4  put the page if it is still the version of 1                       this makes it real
+//!        412: throw the copy away, delete the pages of 3, go to 1
+//!        no answer, and another version is there: throw the copy away, leave the pages of 3 to gc
+//!   5  tell the parent of the new pages                                   crash: slower, not wrong
+//! ```
+
+use bytes::Bytes;
+
+use crate::{
+    error::StoreError,
+    page::{Page, PageId},
+    tree::{
+        Freshness, Nodes, Swap,
+        search::{Found, search},
+        split,
+    },
+};
+
+/// Changes the page of `level` that owns `key`.
+///
+/// `change` gets a copy of the newest version and says whether it changed anything; it is called
+/// again with another copy whenever someone else was faster. It may use every key that the page
+/// owns. Returns the page as it was when the change was put, or when nothing had to be; `None` when
+/// the tree is not that high.
+pub(crate) async fn update(
+    nodes: &(impl Nodes + ?Sized),
+    root: PageId,
+    level: u8,
+    key: &[u8],
+    change: &mut (dyn FnMut(&mut Page) -> bool + Send),
+) -> Result<Option<Page>, StoreError> {
+    let mut lost = 0;
+    loop {
+        let Some(found) = search(nodes, root, key, level, Freshness::Newest).await? else {
+            return Ok(None);
+        };
+        let Found { held, inherited_low, unlinked, .. } = found;
+        let mut page = (*held.page).clone();
+        if let Some(low) = inherited_low {
+            page.low = low.min(page.low);
+        }
+        if !change(&mut page) {
+            repair(nodes, root, unlinked).await;
+            return Ok(Some(page));
+        }
+        let pieces =
+            split::split(&page, page.id == root, nodes.bytes_max(level), || nodes.fresh_id());
+        let (created, head) = match pieces {
+            None => (Vec::new(), page.clone()),
+            Some(pieces) => (pieces.created, pieces.head),
+        };
+        let mut ids = Vec::with_capacity(created.len());
+        let mut links = Vec::new();
+        for new in created {
+            if head.level == level {
+                links.push((level + 1, new.low.clone(), new.id));
+            }
+            ids.push(new.id);
+            if !matches!(nodes.create(new).await?, Swap::Done) {
+                return Err(StoreError::Tree { page: root, what: "a random name was taken" });
+            }
+        }
+        match nodes.replace(&held, head).await? {
+            Swap::Done => {
+                repair(nodes, root, unlinked).await;
+                repair(nodes, root, links).await;
+                return Ok(Some(page));
+            }
+            outcome @ (Swap::Lost | Swap::Unclear) => {
+                // Only what certainly nobody has seen may go: after a put without an answer, someone
+                // may have followed our right pointer before they put their own version.
+                if let Swap::Lost = outcome {
+                    for id in ids {
+                        nodes.discard(id).await;
+                    }
+                }
+                lost += 1;
+                nodes.back_off(held.page.id, lost).await?;
+            }
+        }
+    }
+}
+
+/// Tells parents of pages that they do not know. Best effort: a tree without these links is right,
+/// and the next who comes by tries again.
+pub(crate) async fn repair(
+    nodes: &(impl Nodes + ?Sized),
+    root: PageId,
+    links: Vec<(u8, Bytes, PageId)>,
+) {
+    for (level, key, child) in links {
+        // The child may have died since it was seen. What a reader makes of a link to a deleted
+        // page is in `search`; here it is only made rare.
+        match nodes.node(child, Freshness::Cached).await {
+            Ok(Some(held)) if !held.page.dead => {}
+            _ => continue,
+        }
+        let mut change = |page: &mut Page| {
+            // Never another child for a key that is there: it would be older news.
+            let known = page.links().iter().any(|link| link.key == key);
+            page.owns(&key) && !known && page.link(&key, child)
+        };
+        // Split parents have parents in turn: as deep as the tree is high.
+        let _ = Box::pin(update(nodes, root, level, &key, &mut change)).await;
+    }
+}

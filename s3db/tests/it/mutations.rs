@@ -1,0 +1,173 @@
+//! Each rule of the hardened protocol is there for a reason: without it, and with everything else
+//! as it is, an invariant is seen to break within a bounded number of seeds; with it, never.
+
+use std::time::Duration;
+
+use s3db::{
+    Backend, Rule, Rules,
+    cloud::model::Faults,
+    simulation::{Plan, run},
+};
+
+struct Case {
+    /// The schedule of PROTOCOL.md, section 2, that it plays.
+    weakness: &'static str,
+    rule: Rule,
+    /// Invariants of which one breaks.
+    invariants: &'static [u8],
+    plan: Plan,
+}
+
+/// Seeds within which it must be seen.
+const SEEDS: u64 = 300;
+
+/// Nothing goes wrong but what is named.
+fn only(change: impl FnOnce(&mut Faults)) -> Faults {
+    let mut faults = Faults::NONE;
+    change(&mut faults);
+    faults
+}
+
+fn cases() -> Vec<Case> {
+    let plan = |backend, faults| Plan { backend, faults, second_life: 0.0, ..Plan::default() };
+    let stalls = || {
+        only(|faults| {
+            faults.stall = 0.15;
+            faults.stall_max = Duration::from_secs(40);
+        })
+    };
+    let (log, queues) = (Backend::S3Log, Backend::SqsStandard);
+    vec![
+        Case {
+            weakness: "W1: a zombie checkpointer puts an old page",
+            rule: Rule::CompareAndSwap,
+            invariants: &[1],
+            plan: plan(queues, stalls()),
+        },
+        Case {
+            weakness: "W2: a put arrives late",
+            rule: Rule::CompareAndSwap,
+            invariants: &[1],
+            plan: plan(
+                queues,
+                only(|faults| {
+                    faults.late_effect = 0.1;
+                    faults.late_max = Duration::from_secs(20);
+                }),
+            ),
+        },
+        Case {
+            weakness: "W3: two checkpoints of one page, nobody slow and nobody dead",
+            rule: Rule::CompareAndSwap,
+            invariants: &[1],
+            plan: Plan { clients: 10, transactions: 12, keys: 12, ..plan(queues, Faults::NONE) },
+        },
+        Case {
+            weakness: "W4: a message comes again after its delete",
+            rule: Rule::Stamps,
+            invariants: &[1],
+            plan: plan(queues, only(|faults| faults.redelivered = 0.2)),
+        },
+        Case {
+            weakness: "W5: the leaf was split between commit and checkpoint",
+            rule: Rule::Fences,
+            invariants: &[1, 5],
+            plan: Plan { keys: 100, leaf_bytes_max: 500, ..plan(queues, Faults::NONE) },
+        },
+        Case {
+            weakness: "W6: messages expire",
+            rule: Rule::Sweep,
+            invariants: &[1],
+            plan: plan(queues, stalls()),
+        },
+        Case {
+            weakness: "W9: a newer page lacks the client's own record",
+            rule: Rule::Overlay,
+            invariants: &[4],
+            plan: plan(queues, Faults::NONE),
+        },
+        Case {
+            weakness: "W11: a part of a transaction arrives",
+            rule: Rule::WholeTransaction,
+            invariants: &[2],
+            plan: Plan {
+                shards: 8,
+                keys: 60,
+                leaf_bytes_max: 500,
+                ..plan(
+                    queues,
+                    only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
+                )
+            },
+        },
+        Case {
+            weakness: "W12: a client never returns",
+            rule: Rule::Adoption,
+            invariants: &[1],
+            plan: Plan {
+                comes_back: 0.0,
+                ..plan(queues, only(|faults| faults.crash_after = 0.02))
+            },
+        },
+        Case {
+            weakness: "W13: two lives of one client",
+            rule: Rule::EpochFence,
+            invariants: &[8],
+            plan: Plan { second_life: 0.05, ..plan(log, Faults::NONE) },
+        },
+        Case {
+            weakness: "W14: a log object lands, the answer is lost, the retry is refused",
+            rule: Rule::ReadBack,
+            invariants: &[1, 2],
+            plan: plan(
+                log,
+                only(|faults| (faults.lost_answer, faults.lost_request) = (0.05, 0.05)),
+            ),
+        },
+        Case {
+            weakness: "W17: bytes that nobody can decode",
+            rule: Rule::Quarantine,
+            invariants: &[1],
+            plan: plan(queues, only(|faults| faults.poisoned = 0.1)),
+        },
+        Case {
+            weakness: "gc: a page goes that a stalled client is about to link",
+            rule: Rule::TouchOrigin,
+            invariants: &[1, 5],
+            plan: Plan { keys: 100, leaf_bytes_max: 400, transactions: 20, ..plan(log, stalls()) },
+        },
+        Case {
+            weakness: "step order: acknowledged before it is on its page",
+            rule: Rule::AcknowledgeLast,
+            invariants: &[1],
+            plan: plan(
+                queues,
+                only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
+            ),
+        },
+    ]
+}
+
+#[test]
+fn every_rule_is_missed() {
+    for Case { weakness, rule, invariants, plan } in cases() {
+        let without = Plan { rules: Rules::HARDENED.without(rule), ..plan.clone() };
+        let seen = (0..SEEDS).find(|&seed| {
+            let report = run(&without, seed);
+            report.violations.iter().any(|violation| invariants.contains(&violation.invariant))
+        });
+        let Some(seen) = seen else {
+            panic!("{weakness}: without {rule:?} nothing breaks in {SEEDS} seeds");
+        };
+        println!("{weakness}: without {rule:?} seen at seed {seen}");
+        // The same schedules, and more of them.
+        for seed in 0..(4 * seen + 20).min(SEEDS) {
+            let report = run(&plan, seed);
+            assert!(
+                report.violations.is_empty(),
+                "{weakness}: seed {seed}: {}",
+                report.violations[0]
+            );
+        }
+    }
+}
