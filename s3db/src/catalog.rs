@@ -42,6 +42,25 @@ pub enum Backend {
     S3Log,
 }
 
+impl Backend {
+    /// All of them.
+    pub const ALL: [Backend; 3] = [Backend::S3Log, Backend::SqsStandard, Backend::SqsFifo];
+
+    /// Its name in commands and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::SqsStandard => "sqs-standard",
+            Backend::SqsFifo => "sqs-fifo",
+            Backend::S3Log => "s3-log",
+        }
+    }
+
+    /// The backend of this name.
+    pub fn named(name: &str) -> Option<Backend> {
+        Backend::ALL.into_iter().find(|backend| backend.name() == name)
+    }
+}
+
 /// What a database is created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Database {

@@ -1,6 +1,7 @@
 //! Pages that nothing leads to: found, made safe to delete, deleted.
 //!
 //! ```text
+//!   settle    sweep, so that no log record older than the tombstones to go can still arrive
 //!   tidy      left to right over the leaves: prune tombstones, bury empty leaves, unlink the dead
 //!   collect   1  walk all trees, list all pages: candidates are old and not met
 //!             2  touch the page that a candidate was split from, if it is still that version
@@ -57,11 +58,20 @@ impl Store {
     pub async fn collect_garbage(&self, grace: Duration) -> Result<Collected, StoreError> {
         let mut done = Collected::default();
         let roots = self.roots().await?;
+        let horizon_us = self.horizon_us().await?;
         for &root in &roots {
-            tidy(self, root, &mut done).await?;
+            tidy(self, root, horizon_us, &mut done).await?;
         }
         collect(self, &roots, grace, &mut done).await?;
         Ok(done)
+    }
+
+    /// Tombstones of writes before this may go: nothing as old is in the log any more.
+    async fn horizon_us(&self) -> Result<u64, StoreError> {
+        self.sweep().await?;
+        let age_us = self.settings.tombstone_age.as_micros() as u64;
+        let horizon_us = (self.pages.date_ms() * 1000).saturating_sub(age_us);
+        Ok(if self.log.settle(horizon_us).await? { horizon_us } else { 0 })
     }
 
     /// The roots of all trees.
@@ -104,10 +114,13 @@ async fn leftmost(store: &Store, root: PageId) -> Result<PageId, StoreError> {
 }
 
 /// One walk over the leaves of a tree.
-async fn tidy(store: &Store, root: PageId, done: &mut Collected) -> Result<(), StoreError> {
+async fn tidy(
+    store: &Store,
+    root: PageId,
+    horizon_us: u64,
+    done: &mut Collected,
+) -> Result<(), StoreError> {
     let pages = &store.pages;
-    let age_us = store.settings.tombstone_age.as_micros() as u64;
-    let horizon_us = (pages.date_ms() * 1000).saturating_sub(age_us);
     let mut before = Left::None;
     let mut next = Some(leftmost(store, root).await?);
     let mut met = HashSet::new();

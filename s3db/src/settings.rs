@@ -25,8 +25,8 @@ pub struct Settings {
     pub backoff: Duration,
     /// How far a stamp may be ahead of the object store's clock. Default: 5 min.
     pub clock_ahead_max: Duration,
-    /// How old a tombstone is before a checkpoint drops it: longer than any log record can be on
-    /// its way. Default: 15 days, one more than any queue keeps a message.
+    /// How old a tombstone is before garbage collection drops it: longer than any log record can
+    /// be on its way. Default: 15 days, one more than any queue keeps a message.
     pub tombstone_age: Duration,
     /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
     /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.

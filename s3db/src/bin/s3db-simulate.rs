@@ -11,7 +11,6 @@ use std::{
 
 use s3db::{
     Backend,
-    cloud::model::Faults,
     simulation::{Plan, Report, replay, run},
 };
 
@@ -19,24 +18,26 @@ const USAGE: &str = "\
 Runs seeded schedules of whole clusters in virtual time and checks the store's invariants.
 
 usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sqs-fifo]
-                     [--mode today|2007] [--replay SEED]
+                     [--plan usual|crowd|splits|deaths] [--mode today|2007] [--replay SEED]
 
   --seeds N     how many seeds per backend (default 1000)
   --from SEED   the first one (default 0)
   --backend B   only this backend (default: all three)
+  --plan P      what the clients do and what goes wrong (default usual)
   --mode M      today: strong consistency, every invariant must hold (default)
                 2007: reads may be 60 s old; what does not hold is counted and shown
   --replay S    one seed, with a trace of every call; needs --backend
 
 examples:
   s3db-simulate --seeds 20000
-  s3db-simulate --backend s3-log --replay 4711
+  s3db-simulate --backend s3-log --plan deaths --replay 4711
 ";
 
 struct Options {
     seeds: u64,
     from: u64,
     backends: Vec<Backend>,
+    plan: Plan,
     is_2007: bool,
     replay: Option<u64>,
 }
@@ -59,8 +60,14 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let all = vec![Backend::S3Log, Backend::SqsStandard, Backend::SqsFifo];
-    let mut options = Options { seeds: 1000, from: 0, backends: all, is_2007: false, replay: None };
+    let mut options = Options {
+        seeds: 1000,
+        from: 0,
+        backends: Backend::ALL.to_vec(),
+        plan: Plan::default(),
+        is_2007: false,
+        replay: None,
+    };
     while let Some(arg) = args.next() {
         if arg == "--help" || arg == "-h" {
             return Ok(None);
@@ -72,8 +79,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
             "--from" => options.from = number()?,
             "--replay" => options.replay = Some(number()?),
             "--backend" => {
-                let known = options.backends.iter().copied().find(|b| name(*b) == value);
+                let known = Backend::named(&value);
                 options.backends = vec![known.ok_or_else(|| format!("no backend {value}"))?];
+            }
+            "--plan" => {
+                options.plan = Plan::named(&value).ok_or_else(|| format!("no plan {value}"))?;
             }
             "--mode" => {
                 options.is_2007 = match value.as_str() {
@@ -88,25 +98,24 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
     Ok(Some(options))
 }
 
-fn name(backend: Backend) -> &'static str {
-    match backend {
-        Backend::SqsStandard => "sqs-standard",
-        Backend::SqsFifo => "sqs-fifo",
-        Backend::S3Log => "s3-log",
-        _ => "unnamed",
+fn plan(options: &Options, backend: Backend) -> Plan {
+    let mut plan = Plan { backend, ..options.plan.clone() };
+    if options.is_2007 {
+        plan.faults.stale_max = Some(std::time::Duration::from_secs(60));
     }
+    plan
 }
 
-fn plan(backend: Backend, is_2007: bool) -> Plan {
-    let mut faults = Faults::ALL;
-    if is_2007 {
-        faults.stale_max = Some(std::time::Duration::from_secs(60));
-    }
-    Plan { backend, faults, ..Plan::default() }
+/// The arguments that lead to the same run.
+fn replay_args(options: &Options, report: &Report, backend: Backend) -> String {
+    let named = |name: &&&str| Plan::named(name).as_ref() == Some(&options.plan);
+    let plan = Plan::NAMES.iter().find(named).copied().unwrap_or("usual");
+    let mode = if options.is_2007 { " --mode 2007" } else { "" };
+    format!("--backend {} --plan {plan} --replay {}{mode}", backend.name(), report.seed)
 }
 
 fn one(options: &Options, seed: u64) -> ExitCode {
-    let report = replay(&plan(options.backends[0], options.is_2007), seed);
+    let report = replay(&plan(options, options.backends[0]), seed);
     for line in &report.trace {
         println!("{line}");
     }
@@ -136,7 +145,7 @@ fn many(options: &Options) -> ExitCode {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut failed = 0;
     for &backend in &options.backends {
-        let plan = plan(backend, options.is_2007);
+        let plan = plan(options, backend);
         let next = AtomicU64::new(options.from);
         let end = options.from.saturating_add(options.seeds);
         let total = Mutex::new(Report::default());
@@ -167,7 +176,7 @@ fn many(options: &Options) -> ExitCode {
                             let s = began.elapsed().as_secs_f64();
                             eprintln!(
                                 "{}: {done} of {} seeds, {s:.0} s",
-                                name(backend),
+                                backend.name(),
                                 options.seeds
                             );
                         }
@@ -180,7 +189,7 @@ fn many(options: &Options) -> ExitCode {
         bad.sort_by_key(|report| report.seed);
         println!(
             "{}: {} seeds, {} committed, {} uncertain, {} failed, {} crashes, {} calls, {} pages collected, {:.1} leaves each, {} h of virtual time: {} seeds with violations",
-            name(backend),
+            backend.name(),
             options.seeds,
             total.committed,
             total.uncertain,
@@ -196,12 +205,7 @@ fn many(options: &Options) -> ExitCode {
             for violation in report.violations.iter().take(3) {
                 println!("  seed {}: {violation}", report.seed);
             }
-            let mode = if options.is_2007 { " --mode 2007" } else { "" };
-            println!(
-                "  replay: s3db-simulate --backend {} --replay {}{mode}",
-                name(backend),
-                report.seed
-            );
+            println!("  replay: s3db-simulate {}", replay_args(options, report, backend));
         }
         failed += bad.len();
     }

@@ -96,10 +96,6 @@ async fn apply_to_tree(
     let mut entries: Vec<(Bytes, Entry)> =
         entries.into_iter().map(|entry| (entry.leaf_key(), entry)).collect();
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let horizon_us = {
-        let now_us = store.pages.date_ms() * 1000;
-        now_us.saturating_sub(store.settings.tombstone_age.as_micros() as u64)
-    };
     let uses_stamps = store.settings.rules.hold(Rule::Stamps);
     let mut rest = &entries[..];
     while let Some((first, _)) = rest.first() {
@@ -121,7 +117,6 @@ async fn apply_to_tree(
             if applied == 0 {
                 return false;
             }
-            page.prune(horizon_us);
             if let Some((stream, sequence)) = through
                 && (page.applied.len() < APPLIED_MAX
                     || page.applied.iter().any(|(there, _)| *there == stream))

@@ -161,6 +161,10 @@ pub(crate) trait Log: Send + Sync {
     /// Gives out about `most` changes, or what is there.
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;
 
+    /// Makes sure that no change with a stamp older than `before_us` is given out any more, so that
+    /// tombstones as old may go. To be called after a sweep. False: one still can be.
+    async fn settle(&self, before_us: u64) -> Result<bool, StoreError>;
+
     /// Lets go of what was drained. Only after all its changes are on their pages.
     async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError>;
 }

@@ -13,6 +13,10 @@
 //! which may be its fence, is never deleted here: that would free the number which the zombie is
 //! about to take.
 //!
+//! It stays, and so whoever looks at the stream for the first time applies it again. That is harmless
+//! while the tombstones of its time are there. Before they go it is *emptied*: put again under the
+//! same write id, with no transactions in it ([`Log::settle`]).
+//!
 //! Older numbers are freed. Whatever arrives in one of those, late, is either a copy of what was
 //! there or a fence that was tried and found its number taken: readers apply the first again, which
 //! changes nothing, and pass over the second. To stop there would hide what lies behind it.
@@ -34,7 +38,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    cloud::{Cloud, Delete, Fault, Get, Put, PutIf},
+    cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
     log::{Append, Appender, Batch, Log, Poison, Scope, Ticket, Transaction, transaction::Body},
@@ -149,10 +153,14 @@ impl ObjectLog {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.get_tagged(name).await?.map(|(bytes, _)| bytes))
+    }
+
+    async fn get_tagged(&self, name: &str) -> Result<Option<(Bytes, ETag)>, StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
             match self.cloud.objects.get(name, None).await {
-                Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
+                Ok(Get::Found { bytes, etag, .. }) => return Ok(Some((bytes, etag))),
                 Ok(_) => return Ok(None),
                 Err(fault) => attempts.after(fault).await?,
             }
@@ -178,6 +186,49 @@ impl ObjectLog {
         let (names, more) = self.list(&prefix(stream), None).await?;
         let numbers = names.iter().filter_map(|name| parse(name)).map(|(_, number)| number);
         Ok((numbers.collect(), more))
+    }
+
+    /// All streams, each with its highest number.
+    async fn streams(&self) -> Result<BTreeMap<Stream, u64>, StoreError> {
+        let mut streams = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let (names, more) = self.list(LOG, after).await?;
+            streams.extend(names.iter().filter_map(|name| parse(name)));
+            after = names.into_iter().next_back();
+            if !more || after.is_none() {
+                return Ok(streams);
+            }
+        }
+    }
+
+    /// Takes out of an object what was applied, if any of it is older than `before_us`. False when
+    /// that cannot be done now.
+    async fn empty(&self, stream: Stream, number: u64, before_us: u64) -> Result<bool, StoreError> {
+        let name = name(stream, number);
+        let Some((bytes, etag)) = self.get_tagged(&name).await? else { return Ok(true) };
+        let Ok(LogObject::Transactions { write_id, frames }) = decode(&bytes, stream, number)
+        else {
+            // A fence, or in quarantine.
+            return Ok(true);
+        };
+        let is_old = |frame| match Transaction::decode(frame) {
+            Ok(Body::Here(transaction)) => {
+                transaction.entries.iter().any(|entry| entry.record.stamp.clock < before_us)
+            }
+            _ => false,
+        };
+        if !frames.iter().any(is_old) {
+            return Ok(true);
+        }
+        if number >= self.cursor(stream) {
+            // Not seen to be applied.
+            return Ok(false);
+        }
+        // Whoever put it finds its write id, and knows that it is committed.
+        let empty = encode(stream, number, write_id, &[]);
+        let put = self.cloud.objects.put(&name, empty, PutIf::Matches(etag)).await;
+        Ok(matches!(put, Put::Stored(_)))
     }
 
     /// The highest number of a stream.
@@ -406,19 +457,8 @@ impl Log for ObjectLog {
     }
 
     async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
-        let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
-        let mut after = None;
-        loop {
-            let (names, more) = self.list(LOG, after).await?;
-            for (stream, number) in names.iter().filter_map(|name| parse(name)) {
-                streams.insert(stream, number);
-            }
-            after = names.into_iter().next_back();
-            if !more || after.is_none() {
-                break;
-            }
-        }
         // What was seen to the end before needs no second look.
+        let streams = self.streams().await?;
         let is_new = |(stream, last): &(Stream, u64)| *last >= self.cursor(*stream);
         Ok(streams.into_iter().filter(is_new).map(|(stream, _)| Scope::Stream(stream)).collect())
     }
@@ -471,6 +511,21 @@ impl Log for ObjectLog {
             batch.tickets.push(Ticket::Object { name });
         }
         Ok(batch)
+    }
+
+    async fn settle(&self, before_us: u64) -> Result<bool, StoreError> {
+        for (stream, _) in self.streams().await? {
+            let (numbers, more) = self.numbers(stream).await?;
+            for &number in &numbers {
+                if !self.empty(stream, number, before_us).await? {
+                    return Ok(false);
+                }
+            }
+            if more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError> {

@@ -108,7 +108,7 @@ pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
     }
     for inner in &stale_inner {
         for key in tree.slots.keys().filter(|key| inner.owns(key)) {
-            if let Err(what) = reach(&newest, inner, key) {
+            if let Err(what) = reach(&newest, root, inner, key) {
                 let what =
                     format!("{:?} from page {:?} version {}: {what}", key, inner.id, inner.version);
                 broken.push(Violation::new(5, what));
@@ -119,18 +119,39 @@ pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
     (tree, broken)
 }
 
-fn reach(newest: &HashMap<PageId, Page>, from: &Page, key: &[u8]) -> Result<(), String> {
+/// Goes the way of a reader whose cache holds `from`. A page that was deleted since then sends it
+/// back to the root, where it reads the newest inner pages; a hole that those lead to is passed on
+/// the left. A hole behind a right pointer has no way around.
+fn reach(
+    newest: &HashMap<PageId, Page>,
+    root: PageId,
+    from: &Page,
+    key: &[u8],
+) -> Result<(), String> {
     let mut page = from;
+    let mut is_newest = false;
     for _ in 0..10_000 {
-        if page.dead || !page.ends_after(key) {
+        let next = if page.dead || !page.ends_after(key) {
             let right = page.right.ok_or("ends too early")?;
-            page = newest.get(&right).ok_or("a right neighbour is not there")?;
+            newest.get(&right).ok_or("a right neighbour is not there")
         } else if page.level == 0 {
             return page.slot(key).map(drop).ok_or_else(|| "its leaf does not hold it".into());
         } else {
-            let child = page.child(key).ok_or("an inner page without children")?;
-            page = newest.get(&child).ok_or("a child is not there")?;
-        }
+            let links = page.links();
+            let after = links.partition_point(|link| &link.key[..] <= key).max(1).min(links.len());
+            let mut children = links[..after].iter().rev().map(|link| newest.get(&link.child));
+            let child =
+                if is_newest { children.flatten().next() } else { children.next().flatten() };
+            child.ok_or("a child is not there")
+        };
+        page = match next {
+            Ok(next) => next,
+            Err(what) if is_newest => return Err(what.into()),
+            Err(_) => {
+                is_newest = true;
+                newest.get(&root).ok_or("the root is not there")?
+            }
+        };
     }
     Err("no end".into())
 }

@@ -295,10 +295,6 @@ impl Cluster {
         while self.world.time.now_us() < end_us {
             self.world.time.sleep(4_000_000 + self.world.below(6_000_000)).await;
             let Ok(store) = self.open(process).await else { continue };
-            if self.plan.prunes() {
-                // A tombstone may go only when nothing older than it is on its way.
-                let _ = store.sweep().await;
-            }
             // Longer than any cache here keeps a page.
             if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
                 lock(&self.roster).collected += done.deleted;

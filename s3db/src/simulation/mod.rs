@@ -76,6 +76,38 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Names of plans, for [`Plan::named`].
+    pub const NAMES: [&'static str; 4] = ["usual", "crowd", "splits", "deaths"];
+
+    /// A plan by its name, so that tests and replays agree.
+    pub fn named(name: &str) -> Option<Plan> {
+        let usual = Plan::default();
+        Some(match name {
+            "usual" => usual,
+            // Many clients on few keys.
+            "crowd" => Plan { clients: 8, keys: 3, transactions: 5, shards: 1, ..usual },
+            // Many splits at once.
+            "splits" => {
+                Plan { clients: 4, keys: 300, transactions: 20, leaf_bytes_max: 500, ..usual }
+            }
+            // Leaves that lose all their records die, and their keys go to the right, while others
+            // write there.
+            "deaths" => Plan {
+                clients: 4,
+                keys: 40,
+                transactions: 30,
+                leaf_bytes_max: 300,
+                faults: Faults::NONE,
+                // Everything is on its page within half a minute here.
+                tombstone_age: Duration::from_secs(40),
+                second_life: 0.0,
+                work: Duration::from_secs(240),
+                ..usual
+            },
+            _ => return None,
+        })
+    }
+
     /// Whether tombstones are dropped within the run.
     fn prunes(&self) -> bool {
         self.tombstone_age < Duration::from_secs(24 * 3600)
