@@ -5,6 +5,10 @@
 //! stamps of earlier lives are below: the next life starts above it, whatever its clock says, and a
 //! life that needs a higher bound claims that first, by which it learns that it is over.
 //!
+//! A client that is over is *retired*: its object is deleted, by itself when it has nothing in the
+//! log any more, or by garbage collection when its bound is longer ago than any tombstone stays.
+//! After that no life of it can raise its bound, and what it left in the log may go, fences included.
+//!
 //! The object is a frame (see `frame`) of magic `s3dI`, version 1: epoch (8), bound in microseconds
 //! (8), first epoch that may not be fenced yet (8), write id (16).
 
@@ -13,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::{
-    cloud::{Cloud, ETag, Fault, Get, Put, PutIf},
+    cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
     retry::Attempts,
@@ -134,14 +138,23 @@ impl Incarnation {
         self.change(|record| record.fence_from = record.epoch).await
     }
 
+    /// Retires the client. The caller sees to it that all it wrote is on its pages, and that its name
+    /// is never used again. False when this life was over already.
+    pub(crate) async fn retire(&self) -> Result<bool, StoreError> {
+        let claim = self.claim.lock().await;
+        let outcome = self.cloud.objects.delete(&object(self.client), Some(&claim.1)).await;
+        // Without an answer it stays until garbage collection comes.
+        Ok(outcome == Delete::Gone)
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Write follows read: later stamps are greater than one that was read.
-    pub(crate) fn observe(&self, stamp: Stamp) {
+    /// Write follows read: later stamps are greater than one of this clock, which was read.
+    pub(crate) fn observe(&self, clock: u64) {
         let mut state = self.state();
-        state.clock = state.clock.max(stamp.clock);
+        state.clock = state.clock.max(clock);
     }
 
     /// The next stamp of this client. `date_ms` is the object store's clock, 0 if unknown.
@@ -189,6 +202,22 @@ impl Incarnation {
             }
             None => Err(StoreError::Fenced { client: self.client, epoch: self.epoch }),
         }
+    }
+}
+
+/// Retires `client` if all stamps of all its lives are before `before_us`.
+pub(crate) async fn retire(
+    cloud: &Cloud,
+    settings: &Settings,
+    client: u64,
+    before_us: u64,
+) -> Result<bool, StoreError> {
+    let object = object(client);
+    match read(cloud, settings, &object).await? {
+        Some((record, etag)) if record.bound_us < before_us => {
+            Ok(cloud.objects.delete(&object, Some(&etag)).await == Delete::Gone)
+        }
+        _ => Ok(false),
     }
 }
 

@@ -22,6 +22,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    client,
     cloud::{Delete, ETag},
     error::StoreError,
     page::{Entries, PAGES, Page, PageId},
@@ -45,6 +46,10 @@ pub struct Collected {
     pub deleted: u64,
     /// Pages that may go next time.
     pub waiting: u64,
+    /// Clients that wrote nothing for longer than a tombstone stays, and are forgotten.
+    pub retired: u64,
+    /// Lives of such clients whose log objects were deleted.
+    pub log: u64,
 }
 
 impl Store {
@@ -63,6 +68,11 @@ impl Store {
             tidy(self, root, horizon_us, &mut done).await?;
         }
         collect(self, &roots, grace, &mut done).await?;
+        for client in self.clients().await? {
+            let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
+            done.retired += u64::from(is_over);
+        }
+        done.log += self.log.retire().await?;
         Ok(done)
     }
 

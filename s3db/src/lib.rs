@@ -18,20 +18,27 @@ mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
 mod store; // what one process shares
 mod gc; // pages that nothing leads to
+mod verify; // every invariant, checked on what is there
+mod address; // where a database is
+mod estimate; // what transactions will cost
+mod db; // a database in use: collections, transactions, work in the background
 #[cfg(feature = "simulation")]
 pub mod paper; // the protocols of 2008 as printed, and the paper's tables
 #[cfg(feature = "simulation")]
 pub mod simulation; // whole clusters from one seed, and the invariants
 
 pub use crate::{
+    address::Address,
     catalog::{Backend, Collection, Database, INDEXES_MAX, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, Txn},
+    db::{Db, Options, Records, Transaction},
     error::StoreError,
+    estimate::{Estimate, Workload},
     frame::FrameError,
     gc::Collected,
     log::{
-        Change, Entry, LogRecord, Transaction,
+        Change, Entry, LogRecord, Transaction as LoggedTransaction,
         codec::{DecodeError, FRAME_BYTES_MAX, FRAME_BYTES_MIN},
         stream::{LogRecords, StreamError},
     },
@@ -40,4 +47,5 @@ pub use crate::{
     settings::{Rule, Rules, Settings},
     stamp::Stamp,
     store::Store,
+    verify::{Status, Verified},
 };

@@ -36,6 +36,8 @@ pub struct Store {
     pub(crate) pages: PageManager,
     pub(crate) log: Arc<dyn Log>,
     due: Mutex<BTreeSet<Scope>>,
+    /// What becomes due when the checkpoint interval is over, if nothing else makes it due before.
+    due_later: Mutex<BTreeSet<Scope>>,
 }
 
 impl Store {
@@ -81,7 +83,8 @@ impl Store {
             Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
-        Ok(Arc::new(Store { cloud, settings, database, pages, log, due: Mutex::default() }))
+        let (due, due_later) = Default::default();
+        Ok(Arc::new(Store { cloud, settings, database, pages, log, due, due_later }))
     }
 
     /// What the database was created with.
@@ -110,14 +113,20 @@ impl Store {
         self.collection(name).await
     }
 
+    /// A collection as the catalogue has it, whether its roots are there or not.
+    pub(crate) async fn peek_collection(&self, name: &str) -> Result<Collection, StoreError> {
+        let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
+        let (collection, _) =
+            found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+        Ok(collection)
+    }
+
     /// Finds a collection.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], and whatever the object store says.
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
-        let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
-        let (collection, _) =
-            found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+        let collection = self.peek_collection(name).await?;
         self.plant(collection.root).await?;
         for index in &collection.indexes {
             self.plant(index.root).await?;
@@ -241,6 +250,23 @@ impl Store {
         }
     }
 
+    pub(crate) fn make_due_later(&self, scope: Scope) {
+        let mut later = self.due_later.lock().unwrap_or_else(PoisonError::into_inner);
+        if later.len() < DUE_MAX {
+            later.insert(scope);
+        }
+    }
+
+    /// Makes everything due that commits left for later. To be called once per checkpoint interval,
+    /// and at the end: what was written once would wait for a sweep otherwise.
+    pub fn make_all_due(&self) {
+        let later = {
+            let mut later = self.due_later.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *later)
+        };
+        later.into_iter().for_each(|scope| self.make_due(scope));
+    }
+
     fn take_due(&self) -> Option<Scope> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner).pop_last()
     }
@@ -297,12 +323,19 @@ impl Store {
             }
         }
         for scope in self.log.scopes(&clients).await? {
-            for _ in 0..SWEEP_ROUNDS_MAX {
-                let more = checkpoint::checkpoint(self, scope).await?;
-                done += more;
-                if more.records == 0 && more.poison == 0 {
-                    break;
-                }
+            done += self.drain(scope).await?;
+        }
+        Ok(done)
+    }
+
+    /// Checkpoints a part of the log until it is empty.
+    pub(crate) async fn drain(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
+        let mut done = Checkpointed::default();
+        for _ in 0..SWEEP_ROUNDS_MAX {
+            let more = checkpoint::checkpoint(self, scope).await?;
+            done += more;
+            if more.records == 0 && more.poison == 0 {
+                break;
             }
         }
         Ok(done)

@@ -3,18 +3,30 @@
 use std::{
     fs::File,
     io::{self, BufWriter, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use s3db::{DecodeError, FRAME_BYTES_MAX, LogRecord, StreamError};
 use serde_json::json;
 
+use crate::output::Failure;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Print every record of a file. Ends with exit code 1 at the first that is damaged.
+    Decode {
+        /// The file, or - for standard input.
+        file: PathBuf,
+    },
+}
+
 /// Bytes held at once: what is left of one record, and room to read more.
 const BUFFER_BYTES: usize = 4 * FRAME_BYTES_MAX;
 
 /// Prints the records of `path`. The message of an error names the file and the byte.
-pub(crate) fn decode(path: &Path, json: bool) -> Result<(), String> {
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+pub(crate) fn decode(path: &Path, json: bool) -> Result<(), Failure> {
+    let named =
+        |error: &dyn std::fmt::Display| Failure::Told(format!("{}: {error}", path.display()));
     let input: Box<dyn Read> = match path.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => Box::new(File::open(path).map_err(|e| named(&e))?),
@@ -26,7 +38,7 @@ pub(crate) fn decode(path: &Path, json: bool) -> Result<(), String> {
             Ok(Some(record)) => match print(&mut output, &record, json) {
                 // Whoever reads has read enough.
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(e) => return Err(format!("standard output: {e}")),
+                Err(e) => return Err(Failure::from(e)),
                 Ok(()) => {}
             },
             Ok(None) => break Ok(()),
@@ -38,7 +50,7 @@ pub(crate) fn decode(path: &Path, json: bool) -> Result<(), String> {
         let _ = writeln!(output, "{} records, {} bytes", records.index, records.offset);
     }
     match output.flush() {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(format!("standard output: {e}")),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::from(e)),
         _ => outcome,
     }
 }
@@ -74,22 +86,22 @@ struct Records<R> {
 }
 
 #[derive(Debug)]
-enum Failure {
+enum Broken {
     Read(io::Error),
     Damaged(StreamError),
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Read(error) => error.fmt(f),
-            Failure::Damaged(error) => error.fmt(f),
+            Broken::Read(error) => error.fmt(f),
+            Broken::Damaged(error) => error.fmt(f),
         }
     }
 }
 
 impl<R: Read> Records<R> {
-    fn next(&mut self) -> Result<Option<LogRecord>, Failure> {
+    fn next(&mut self) -> Result<Option<LogRecord>, Broken> {
         loop {
             let rest = &self.buffer[self.start..];
             let decoded = if rest.is_empty() {
@@ -104,11 +116,11 @@ impl<R: Read> Records<R> {
                     self.index += 1;
                     return Ok(Some(record));
                 }
-                Err(DecodeError::Truncated { .. }) if self.fill().map_err(Failure::Read)? => {}
+                Err(DecodeError::Truncated { .. }) if self.fill().map_err(Broken::Read)? => {}
                 Err(_) if self.buffer.len() == self.start => return Ok(None),
                 Err(cause) => {
                     let (index, offset) = (self.index, self.offset);
-                    return Err(Failure::Damaged(StreamError { index, offset, cause }));
+                    return Err(Broken::Damaged(StreamError { index, offset, cause }));
                 }
             }
         }

@@ -1,54 +1,109 @@
 //! The `s3db` command.
 //!
 //! ```text
-//! $ s3db log decode changes.log
-//! 1763690400000000.feed.1 update user/1 8 bytes
-//! 1763690400000001.feed.2 delete user/2
-//! 2 records, 91 bytes
+//! $ s3db init file:///tmp/db users
+//! $ s3db put file:///tmp/db users ada '{"born": 1815}'
+//! $ s3db get file:///tmp/db users ada
+//! {"born": 1815}
 //! ```
 
 #![forbid(unsafe_code)]
 
-mod log; // `s3db log decode`
+mod output; // what people and machines get to see, and exit codes
+mod records; // init, put, get, del, scan
+mod script; // txn
+mod upkeep; // checkpoint, sweep, verify, gc
+mod watch; // watch
+mod cost; // cost
+mod log; // log decode
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use output::{Failure, Output};
 
-/// A record store on S3 in the making. So far the command reads log files; nothing else is there.
+const HELP: &str = "\
+Addresses: file:///PATH, a directory of this machine. Any number of processes can use it at once.
+
+Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record, \
+4 verify found problems, 141 the reader of the output went away.
+
+Examples:
+  s3db init file:///tmp/db users
+  s3db put file:///tmp/db users ada '{\"born\": 1815}'
+  s3db get file:///tmp/db users ada
+  s3db scan file:///tmp/db users --prefix a --json
+  printf 'put users alan 1912\\ndel users ada\\n' | s3db txn file:///tmp/db
+  s3db verify file:///tmp/db";
+
+/// A record store: any number of clients, no server, nothing committed is lost
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "s3db", version, after_help = HELP)]
 struct Args {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Log records in files.
+    /// Create a database and collections in it
+    Init(records::Init),
+    /// Write one record
+    Put(records::Put),
+    /// Print the payload of one record
+    Get(records::Get),
+    /// Delete one record
+    Del(records::Del),
+    /// Print records in the order of their keys
+    Scan(records::Scan),
+    /// Run a script from standard input as one transaction, or several
+    Txn(script::Args),
+    /// Bring what was committed to the pages, everywhere: the same as sweep
+    Checkpoint(upkeep::Sweep),
+    /// Bring what any client left in the log to the pages, once or again and again
+    Sweep(upkeep::Sweep),
+    /// Walk every tree and check every rule
+    Verify(upkeep::Verify),
+    /// Delete what nothing leads to any more
+    Gc(upkeep::Gc),
+    /// Show live what is there and what waits
+    Watch(watch::Args),
+    /// Say what transactions cost
+    Cost(cost::Args),
+    /// Log records in files
     #[command(subcommand)]
-    Log(LogCommand),
-}
-
-#[derive(Subcommand)]
-enum LogCommand {
-    /// Print every record of a file. Ends with exit code 1 at the first that is damaged.
-    Decode {
-        /// The file, or - for standard input.
-        file: PathBuf,
-        /// One JSON object per record. Bytes other than printable ASCII are escaped as \xNN.
-        #[arg(long)]
-        json: bool,
-    },
+    Log(log::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Log(LogCommand::Decode { file, json }) = Args::parse().command;
-    match log::decode(&file, json) {
+    let Args { command, output } = Args::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(command, &output)),
+        Err(error) => Err(Failure::Told(format!("no runtime: {error}"))),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("s3db: {message}");
-            ExitCode::FAILURE
-        }
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => records::init(&args, output).await,
+        Command::Put(args) => records::put(&args, output).await,
+        Command::Get(args) => records::get(&args, output).await,
+        Command::Del(args) => records::del(&args, output).await,
+        Command::Scan(args) => records::scan(&args, output).await,
+        Command::Txn(args) => script::run(&args, output).await,
+        Command::Checkpoint(args) | Command::Sweep(args) => upkeep::sweep(&args, output).await,
+        Command::Verify(args) => upkeep::verify(&args, output).await,
+        Command::Gc(args) => upkeep::gc(&args, output).await,
+        Command::Watch(args) => watch::watch(&args, output).await,
+        Command::Cost(args) => cost::cost(&args, output),
+        Command::Log(log::Command::Decode { file }) => log::decode(&file, output.json),
     }
 }

@@ -19,6 +19,7 @@ pub mod queue; // send, receive, delete
 pub mod clock; // time, and waiting for it
 pub mod chance; // randomness
 pub mod ledger; // every call counted, and priced
+pub mod embedded; // the services in a directory or in memory
 #[cfg(feature = "simulation")]
 pub mod model; // services and machines in virtual time, and everything that goes wrong
 

@@ -17,8 +17,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
 use crate::{
+    catalog::Backend,
     client::Incarnation,
     commit::{Committed, Level, Txn},
     error::StoreError,
@@ -37,13 +39,21 @@ const SEEN_MAX: usize = 100_000;
 /// dropped looks like one.
 const REREADS_MAX: u32 = 3;
 
-/// One life of one client.
+/// One life of one client. It begins with the first commit: who only reads leaves no trace.
 pub struct Session {
     store: Arc<Store>,
-    me: Incarnation,
-    appender: Box<dyn Appender>,
+    client: u64,
+    life: OnceCell<Life>,
+    /// The highest clock of a stamp that was read.
+    observed: AtomicU64,
     memory: Mutex<Memory>,
     transactions: AtomicU64,
+}
+
+/// What it takes to commit.
+struct Life {
+    me: Incarnation,
+    appender: Box<dyn Appender>,
 }
 
 #[derive(Default)]
@@ -69,23 +79,67 @@ impl Session {
     /// # Errors
     /// Whatever the services say.
     pub async fn open(store: Arc<Store>, client: u64) -> Result<Session, StoreError> {
-        let me = Incarnation::claim(&store.cloud, &store.settings, client).await?;
-        let appender = store.log.open(client, me.epoch, me.fence_from().await).await?;
-        me.fenced().await?;
-        // What an earlier life left in its private queue.
-        store.make_due(Scope::Client(client));
-        let (memory, transactions) = Default::default();
-        Ok(Session { store, me, appender, memory, transactions })
+        let session = Session::reader(store, client);
+        session.life().await?;
+        Ok(session)
+    }
+
+    /// A session whose life begins with its first commit.
+    pub fn reader(store: Arc<Store>, client: u64) -> Session {
+        let (life, memory, observed, transactions) = Default::default();
+        Session { store, client, life, observed, memory, transactions }
+    }
+
+    async fn life(&self) -> Result<&Life, StoreError> {
+        let begin = || async {
+            let store = &self.store;
+            let me = Incarnation::claim(&store.cloud, &store.settings, self.client).await?;
+            let appender = store.log.open(self.client, me.epoch, me.fence_from().await).await?;
+            me.fenced().await?;
+            // What an earlier life left in its private queue.
+            store.make_due(Scope::Client(self.client));
+            Ok(Life { me, appender })
+        };
+        self.life.get_or_try_init(begin).await
     }
 
     /// The client's name.
     pub fn client(&self) -> u64 {
-        self.me.client
+        self.client
     }
 
-    /// Which of the client's lives this is, from 1.
+    /// Which of the client's lives this is, from 1; 0 before it has begun.
     pub fn epoch(&self) -> u64 {
-        self.me.epoch
+        self.life.get().map_or(0, |life| life.me.epoch)
+    }
+
+    /// Where this session's changes are, before they are on their pages.
+    fn stream(&self) -> Stream {
+        Stream { client: self.client, epoch: self.epoch() }
+    }
+
+    /// Checkpoints what this session committed, and retires its client for ever if nothing of it is
+    /// left in the log. For clients whose name is never used again; any other is just dropped.
+    /// A session that is finished commits nothing more.
+    /// Returns whether the client is retired; if not, garbage collection does it some day.
+    ///
+    /// # Errors
+    /// Whatever the services say. What was committed is committed.
+    pub async fn finish(&self) -> Result<bool, StoreError> {
+        let Some(life) = self.life.get() else { return Ok(true) };
+        let store = &self.store;
+        store.make_all_due();
+        store.work().await?;
+        // With queues, what is hidden with someone else cannot be seen from here.
+        if store.database().backend != Backend::S3Log {
+            return Ok(false);
+        }
+        let stream = self.stream();
+        store.drain(Scope::Stream(stream)).await?;
+        if !life.me.retire().await? {
+            return Ok(false);
+        }
+        store.log.retire_stream(stream).await
     }
 
     /// The store.
@@ -162,7 +216,7 @@ impl Session {
             }
             memory.seen.insert(at, seen.stamp);
             drop(memory);
-            self.me.observe(seen.stamp);
+            self.observed.fetch_max(seen.stamp.clock, Ordering::Relaxed);
             return Ok(seen);
         }
         unreachable!("the last reread returns")
@@ -190,8 +244,7 @@ impl Session {
         let p = (settings.reader_factor * interval / age).min(1.0);
         if self.store.cloud.chance.with_probability(p) {
             // Only a shard can be told from the page; log streams belong to clients.
-            let stream = Stream { client: self.me.client, epoch: self.me.epoch };
-            self.store.make_due(self.store.log.scope_of(page.id, stream));
+            self.store.make_due(self.store.log.scope_of(page.id, self.stream()));
         }
     }
 
@@ -208,7 +261,7 @@ impl Session {
         self.scan_raw(txn, tree, from, to)
     }
 
-    fn scan_raw<'a>(
+    pub(crate) fn scan_raw<'a>(
         &'a self,
         txn: &'a Txn,
         tree: PageId,
@@ -260,10 +313,10 @@ impl Session {
         self.seal(txn).await?;
         let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
         let total = entries.len() as u32;
-        let (client, epoch) = (self.me.client, self.me.epoch);
+        let (client, epoch) = (self.client, self.epoch());
         let transaction = Transaction { client, epoch, number, total, entries };
         let is_whole = txn.level == Level::Atomic;
-        let outcome = self.appender.append(&transaction, is_whole).await;
+        let outcome = self.life().await?.appender.append(&transaction, is_whole).await;
         let entries = transaction.entries;
         match outcome {
             Append::Committed => {}
@@ -284,12 +337,15 @@ impl Session {
         if let Some((_, entries)) = &txn.sealed {
             return Ok(entries.clone());
         }
+        let me = &self.life().await?.me;
+        // Write follows read.
+        me.observe(self.observed.load(Ordering::Relaxed));
         let mut entries = Vec::with_capacity(txn.writes.len());
         for ((tree, key), write) in &txn.writes {
             let pages = &self.store.pages;
             let found = search(pages, *tree, key, 0, Freshness::Cached).await?;
             let page = found.map_or(*tree, |found| found.held.page.id);
-            let stamp = self.me.stamp(pages.date_ms()).await?;
+            let stamp = me.stamp(pages.date_ms()).await?;
             entries.push(write.entry(*tree, page, stamp)?);
         }
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
@@ -299,9 +355,9 @@ impl Session {
 
     fn after_commit(&self, entries: &[Entry], is_whole: bool) {
         let store = &self.store;
-        let stream = Stream { client: self.me.client, epoch: self.me.epoch };
+        let stream = self.stream();
         if is_whole {
-            store.make_due(Scope::Client(self.me.client));
+            store.make_due(Scope::Client(self.client));
         }
         let interval_ms = store.settings.checkpoint_interval.as_millis() as u64;
         let now_ms = store.pages.date_ms();
@@ -312,8 +368,11 @@ impl Session {
             // The writer rule (paper, 5.3). The difference has no sign: a time from the future must
             // not keep a page from being checkpointed.
             let last_ms = store.pages.checkpoint_ms(entry.page).unwrap_or(0);
+            let scope = store.log.scope_of(entry.page, stream);
             if now_ms.abs_diff(last_ms) > interval_ms {
-                store.make_due(store.log.scope_of(entry.page, stream));
+                store.make_due(scope);
+            } else {
+                store.make_due_later(scope);
             }
         }
     }

@@ -55,6 +55,11 @@ impl Txn {
         self.level
     }
 
+    /// How many records and index entries it changes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()

@@ -119,6 +119,17 @@ pub(crate) struct Poison {
     pub(crate) bytes: bytes::Bytes,
 }
 
+/// A part of the log as `verify` and `watch` see it.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// Records of one log object, applied or not.
+    Records(Vec<Entry>),
+    /// A queue with about so many messages.
+    Messages(u64),
+    /// Bytes that cannot be decoded.
+    Damaged(String),
+}
+
 /// Acknowledges a part of a batch.
 #[derive(Debug)]
 pub(crate) enum Ticket {
@@ -160,6 +171,16 @@ pub(crate) trait Log: Send + Sync {
 
     /// Gives out about `most` changes, or what is there.
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;
+
+    /// What there is, without taking any of it.
+    async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError>;
+
+    /// Lets go for good of what clients left that are retired (see `client`), if all of it was
+    /// seen applied by this process. Returns how many objects went.
+    async fn retire(&self) -> Result<u64, StoreError>;
+
+    /// [`Log::retire`] for the stream of one retired client. Returns whether all of it is gone.
+    async fn retire_stream(&self, stream: Stream) -> Result<bool, StoreError>;
 
     /// Makes sure that no change with a stamp older than `before_us` is given out any more, so that
     /// tombstones as old may go. To be called after a sweep. False: one still can be.

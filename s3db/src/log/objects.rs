@@ -38,10 +38,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
+    client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
-    log::{Append, Appender, Batch, Log, Poison, Scope, Ticket, Transaction, transaction::Body},
+    log::{
+        Append, Appender, Batch, Log, Pending, Poison, Scope, Ticket, Transaction,
+        transaction::Body,
+    },
     page::{PageId, Stream},
     retry::Attempts,
     settings::{Rule, Settings},
@@ -511,6 +515,63 @@ impl Log for ObjectLog {
             batch.tickets.push(Ticket::Object { name });
         }
         Ok(batch)
+    }
+
+    async fn pending(&self, _clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
+        let mut pending = Vec::new();
+        let mut after = None;
+        loop {
+            let (names, more) = self.list(LOG, after).await?;
+            for name in &names {
+                let Some((stream, number)) = parse(name) else { continue };
+                let Some(bytes) = self.get(name).await? else { continue };
+                let frames = match decode(&bytes, stream, number) {
+                    Ok(LogObject::Transactions { frames, .. }) => frames,
+                    Ok(LogObject::Fence) => continue,
+                    Err(error) => {
+                        pending.push(Pending::Damaged(format!("{name}: {error}")));
+                        continue;
+                    }
+                };
+                let mut entries = Vec::new();
+                for frame in frames {
+                    match Transaction::decode(&frame) {
+                        Ok(Body::Here(transaction)) => entries.extend(transaction.entries),
+                        Ok(Body::Spilled(..)) => {}
+                        Err(error) => pending.push(Pending::Damaged(format!("{name}: {error}"))),
+                    }
+                }
+                pending.push(Pending::Records(entries));
+            }
+            after = names.into_iter().next_back();
+            if !more || after.is_none() {
+                return Ok(pending);
+            }
+        }
+    }
+
+    async fn retire(&self) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        for stream in self.streams().await?.into_keys() {
+            if self.get(&client::object(stream.client)).await?.is_none() {
+                gone += u64::from(self.retire_stream(stream).await?);
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn retire_stream(&self, stream: Stream) -> Result<bool, StoreError> {
+        let (numbers, more) = self.numbers(stream).await?;
+        // What was not seen applied by this process may not be applied by anyone.
+        let mut is_gone = !more && numbers.last().is_none_or(|last| *last < self.cursor(stream));
+        for number in numbers {
+            if !is_gone {
+                break;
+            }
+            let outcome = self.cloud.objects.delete(&name(stream, number), None).await;
+            is_gone = outcome == Delete::Gone;
+        }
+        Ok(is_gone)
     }
 
     async fn settle(&self, before_us: u64) -> Result<bool, StoreError> {

@@ -26,6 +26,9 @@ use crate::{
     stamp::Stamp,
 };
 
+/// Seconds that each transaction took.
+type Times = Result<Vec<f64>, StoreError>;
+
 /// Customers: always a fetch, nearly.
 const CUSTOMER_PAGES: u64 = 400;
 /// Products: with the cache of the paper half of the searches are fetches.
@@ -82,7 +85,7 @@ pub fn measure(settings: PaperSettings, transactions: u32, seed: u64) -> Result<
     };
     let set_up = world.cloud(Process(0));
     let clouds = (metered(application, &front), metered(background, &back));
-    let outcome: Arc<Mutex<Option<Result<Vec<f64>, StoreError>>>> = Arc::default();
+    let outcome: Arc<Mutex<Option<Times>>> = Arc::default();
     {
         let (world, outcome) = (world.clone(), outcome.clone());
         let front = front.clone();

@@ -392,7 +392,9 @@ impl PaperClient {
     pub async fn forward(&self, is_recovery: bool) -> Result<usize, StoreError> {
         let queue = self.atomic();
         let messages = self.receive(&queue, self.settings.lock_timeout).await?;
-        let mut groups: BTreeMap<u64, (Vec<Message>, Vec<Entry>, Option<u32>)> = BTreeMap::new();
+        /// Messages and records of one transaction, and how many its commit record names.
+        type Group = (Vec<Message>, Vec<Entry>, Option<u32>);
+        let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
         for message in messages {
             let Ok(transaction::Body::Here(part)) = Transaction::decode(&message.body) else {
                 continue;

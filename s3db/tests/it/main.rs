@@ -1,5 +1,7 @@
 //! The store's types, from outside.
 
+mod conformance;
+mod embedded;
 mod golden;
 mod hostile;
 mod model;

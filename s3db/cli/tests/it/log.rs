@@ -1,7 +1,8 @@
-//! The command, from outside.
+//! `s3db log decode`, from outside.
 
-use assert_cmd::Command;
 use s3db::{Change, Key, LogRecord, Payload, Stamp};
+
+use crate::s3db;
 
 fn record(sequence: u64, change: Change) -> LogRecord {
     LogRecord { stamp: Stamp { clock: 5, client: 0xfeed, sequence }, change }
@@ -18,10 +19,6 @@ fn records() -> Vec<LogRecord> {
 
 fn bytes(records: &[LogRecord]) -> Vec<u8> {
     records.iter().flat_map(LogRecord::to_bytes).collect()
-}
-
-fn s3db() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_s3db"))
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! `cost`: what transactions cost, before the first one.
+
+use s3db::{Backend, Level, Workload, cloud::Prices};
+use serde_json::json;
+
+use crate::output::{Failure, Output};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "US dollars per 1,000 transactions, requests only, by log backend, level and records per \
+checkpoint. What a command did cost: any command with --bill.
+
+Examples:
+  s3db cost
+  s3db cost --reads 1 --writes 2
+  s3db cost --put 1.13 --get 0.03      S3 Express One Zone"
+)]
+pub(crate) struct Args {
+    /// Pages that a transaction reads from the object store
+    #[arg(long, default_value_t = 4.0)]
+    reads: f64,
+    /// Pages that it changes
+    #[arg(long, default_value_t = 7.0)]
+    writes: f64,
+    /// Transactions that share a log object, with backend s3-log
+    #[arg(long, default_value_t = 10.0)]
+    group: f64,
+    /// Price of a million gets
+    #[arg(long, default_value_t = Prices::TODAY.get)]
+    get: f64,
+    /// Price of a million puts
+    #[arg(long, default_value_t = Prices::TODAY.put)]
+    put: f64,
+    /// Price of a million requests to queues
+    #[arg(long, default_value_t = Prices::TODAY.queue)]
+    queue: f64,
+}
+
+pub(crate) fn cost(args: &Args, output: &Output) -> Result<(), Failure> {
+    let Args { get, put, queue, .. } = *args;
+    let numbers = [args.reads, args.writes, args.group, get, put, queue];
+    if !numbers.iter().all(|number| number.is_finite() && *number >= 0.0) {
+        return Err(Failure::Told("numbers of at least zero are needed".into()));
+    }
+    let prices = Prices { get, put, send: queue, queue, ..Prices::TODAY };
+    let batches = [1.0, 10.0, 100.0];
+    let mut rows = Vec::new();
+    let mut text = format!(
+        "{:12} {:10} {:>12} {:>12} {:>12}",
+        "backend", "level", "b = 1", "b = 10", "b = 100"
+    );
+    for backend in Backend::ALL {
+        for level in [Level::Basic, Level::Atomic] {
+            text.push_str(&format!("\n{:12} {:10}", backend.name(), level.name()));
+            for records_per_checkpoint in batches {
+                let workload = Workload {
+                    page_reads: args.reads,
+                    page_writes: args.writes,
+                    records_per_checkpoint,
+                    transactions_per_group: args.group,
+                };
+                let estimate = workload.estimate(backend, level, &prices);
+                let dollars = 1000.0 * estimate.total();
+                text.push_str(&format!(" {dollars:>12.5}"));
+                rows.push(json!({
+                    "backend": backend.name(), "level": level.name(),
+                    "records_per_checkpoint": records_per_checkpoint,
+                    "reading": 1000.0 * estimate.reading, "commit": 1000.0 * estimate.commit,
+                    "checkpoint": 1000.0 * estimate.checkpoint, "dollars": dollars,
+                }));
+            }
+        }
+    }
+    output.say(&text, &json!({"per_transactions": 1000, "rows": rows}))
+}

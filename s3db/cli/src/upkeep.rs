@@ -1,0 +1,128 @@
+//! `sweep`, `verify` and `gc`: what keeps a database in order.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::output::{Failure, Output, Progress, open};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Every database needs a process that sweeps now and then: what a client committed before it \
+was killed waits in the log until someone does.
+
+Examples:
+  s3db sweep file:///tmp/db
+  s3db sweep file:///tmp/db --every 60"
+)]
+pub(crate) struct Sweep {
+    /// The database
+    url: String,
+    /// Sweep again and again, with so many seconds in between
+    #[arg(long, value_name = "SECONDS")]
+    every: Option<u64>,
+}
+
+pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> {
+    let db = open(&args.url).await?;
+    loop {
+        let done = db.store().sweep().await?;
+        let text = format!(
+            "{} log records, {} of them new to their pages, {} leaves, {} put into quarantine",
+            done.records, done.applied, done.leaves, done.poison
+        );
+        let value = json!({
+            "records": done.records, "applied": done.applied, "leaves": done.leaves,
+            "quarantined": done.poison,
+        });
+        output.say(&text, &value)?;
+        match args.every {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.max(1))).await,
+            None => return output.close(db).await,
+        }
+    }
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Changes nothing. Exit code 4 when something is wrong.
+
+Example:
+  s3db verify file:///tmp/db --json")]
+pub(crate) struct Verify {
+    /// The database
+    url: String,
+}
+
+pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure> {
+    let db = open(&args.url).await?;
+    let progress = Progress::new();
+    let found = db
+        .store()
+        .verify(|pages, of| progress.show(|| format!("{pages} of about {of} pages")))
+        .await?;
+    progress.end();
+    let mut text = format!(
+        "{} trees of up to {} levels: {} pages, {} bytes, {} records, {} tombstones\n\
+         {} pages that nothing leads to, {} parts of the log, {} records waiting there, \
+         {} in quarantine\n",
+        found.trees,
+        found.levels,
+        found.pages,
+        found.bytes,
+        found.records,
+        found.tombstones,
+        found.orphans,
+        found.log,
+        found.waiting,
+        found.quarantined,
+    );
+    match found.problem_count {
+        0 => text.push_str("no problems"),
+        count => {
+            text.push_str(&format!("{count} problems"));
+            for problem in &found.problems {
+                text.push_str("\n  ");
+                text.push_str(problem);
+            }
+        }
+    }
+    let value = json!({
+        "trees": found.trees, "levels": found.levels, "pages": found.pages, "bytes": found.bytes,
+        "records": found.records, "tombstones": found.tombstones, "orphans": found.orphans,
+        "log": found.log, "waiting": found.waiting, "quarantined": found.quarantined,
+        "problems": found.problems, "problem_count": found.problem_count,
+    });
+    output.say(&text, &value)?;
+    output.close(db).await?;
+    if found.problem_count > 0 { Err(Failure::Problems) } else { Ok(()) }
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Safe at any time, beside any number of clients.
+
+Examples:
+  s3db gc file:///tmp/db
+  s3db gc file:///tmp/db --grace 600")]
+pub(crate) struct Gc {
+    /// The database
+    url: String,
+    /// Pages put within so many seconds stay: longer than any cache keeps a page, and any scan takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    grace: u64,
+}
+
+pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
+    let db = open(&args.url).await?;
+    let done = db.store().collect_garbage(Duration::from_secs(args.grace)).await?;
+    let text = format!(
+        "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
+         {} clients forgotten",
+        done.deleted, done.waiting, done.pruned, done.buried, done.unlinked, done.retired
+    );
+    let value = json!({
+        "deleted": done.deleted, "waiting": done.waiting, "pruned": done.pruned,
+        "buried": done.buried, "unlinked": done.unlinked, "retired": done.retired,
+    });
+    output.say(&text, &value)?;
+    output.close(db).await
+}

@@ -1,0 +1,208 @@
+//! Databases in directories.
+
+use crate::{folder, run, s3db, scan};
+
+#[test]
+fn five_lines() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "users"]);
+    run(&["put", &url, "users", "ada", "1815"]);
+    run(&["put", &url, "users", "alan", "1912"]);
+    assert_eq!(run(&["get", &url, "users", "ada"]), "1815");
+    assert_eq!(run(&["scan", &url, "users"]), "ada\t1815\nalan\t1912\n");
+}
+
+#[test]
+fn records_come_and_go() {
+    for backend in ["s3-log", "sqs-standard", "sqs-fifo"] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "--backend", backend, "--shards", "2", "things", "others"]);
+        let payload: Vec<u8> = (0..=255).collect();
+        let put = ["put", &url, "things", "bytes"];
+        s3db().args(put).write_stdin(payload.clone()).assert().success();
+        let got = s3db().args(["get", &url, "things", "bytes"]).assert().success();
+        assert_eq!(got.get_output().stdout, payload, "{backend}: any byte comes back");
+        run(&["put", &url, "things", "a", "1", "--create"]);
+        run(&["put", &url, "things", "a", "2", "--update"]);
+        s3db().args(["put", &url, "things", "a", "3", "--create"]).assert().code(1);
+        s3db().args(["put", &url, "things", "b", "3", "--update"]).assert().code(1);
+        assert_eq!(run(&["get", &url, "things", "a"]), "2");
+        s3db().args(["get", &url, "others", "a"]).assert().code(3).stdout("");
+        run(&["del", &url, "things", "a"]);
+        s3db().args(["get", &url, "things", "a"]).assert().code(3);
+        assert_eq!(scan(&url, "things").len(), 1);
+        run(&["sweep", &url]);
+        let verified = run(&["verify", &url]);
+        assert!(verified.ends_with("no problems\n"), "{backend}: {verified}");
+    }
+}
+
+#[test]
+fn a_script_is_a_transaction() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let txn = |script: &str| s3db().args(["txn", &url]).write_stdin(script.to_owned()).assert();
+    txn("# two\nput t a one word\nput t b\\x00 2\n\nget t a\n")
+        .success()
+        .stdout("a\tone word\ncommitted 2 records\n");
+    assert_eq!(scan(&url, "t")["b\\x00"], "2");
+    txn("put t c 3\nabort\nput t d 4\ncommit\nput t e 5\n")
+        .success()
+        .stdout("committed 1 records\ncommitted 1 records\n");
+    assert_eq!(scan(&url, "t").keys().collect::<Vec<_>>(), ["a", "b\\x00", "d", "e"]);
+    // The line that fails is named, and nothing of its transaction is there.
+    let failed = txn("put t f 6\ncommit\nput t g 7\nfly t h\n").code(1);
+    let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+    assert!(error.contains("line 4: fly: no such operation"), "{error}");
+    assert!(scan(&url, "t").contains_key("f") && !scan(&url, "t").contains_key("g"));
+    for (script, why) in [
+        ("put t", "a collection and a key"),
+        ("put t k", "a payload"),
+        ("put none k v", "init"),
+        ("put t \\xq v", "not known"),
+        ("put t \\xqq v", "two digits"),
+        ("create t a 1", "exists already"),
+        ("update t none 1", "no record"),
+    ] {
+        let failed = txn(script).code(1);
+        let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(error.contains("line 1") && error.contains(why), "{script}: {error}");
+    }
+}
+
+#[test]
+fn scans_have_bounds() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let script: String = (0..50).map(|n| format!("put t k{n:02} {n}\n")).collect();
+    s3db().args(["txn", &url]).write_stdin(script).assert().success();
+    let keys = |args: &[&str]| {
+        let mut all = vec!["scan", &url, "t", "--keys"];
+        all.extend(args);
+        run(&all).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&[]).len(), 50);
+    assert_eq!(keys(&["--prefix", "k1"]).len(), 10);
+    assert_eq!(keys(&["--from", "k48"]), ["k48", "k49"]);
+    assert_eq!(keys(&["--to", "k02"]), ["k00", "k01"]);
+    assert_eq!(keys(&["--from", "k10", "--limit", "2"]), ["k10", "k11"]);
+    let json = run(&["scan", &url, "t", "--json", "--limit", "1"]);
+    let record: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(record, serde_json::json!({"key": "k00", "payload": "0"}));
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let (folder, url) = folder();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["get", &url, "t", "k"], 1, "s3db init"),
+        (&["get", "ftp://x", "t", "k"], 1, "file:///PATH"),
+        (&["get", "file://relative", "t", "k"], 1, "absolute path"),
+        (&["get", &url, "t"], 2, "KEY"),
+        (&["put", &url, "t", "", "v"], 1, "at least 1 byte"),
+        (&["init", &url, "--backend", "kafka"], 2, "s3-log"),
+        (&["init", &url, "--shards", "0"], 1, "shards"),
+        (&["fly"], 2, "unrecognized"),
+    ];
+    for (args, code, why) in cases {
+        let failed = s3db().args(*args).assert().code(*code);
+        let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(error.contains(why), "{args:?}: {error}");
+    }
+    run(&["init", &url]);
+    s3db().args(["init", &url]).assert().code(1);
+    let no_collection = s3db().args(["get", &url, "t", "k"]).assert().code(1);
+    let error = String::from_utf8_lossy(&no_collection.get_output().stderr).into_owned();
+    assert!(error.contains("no collection t") && error.contains("init"), "{error}");
+    s3db().args(["init", &url, "bad/name"]).assert().code(1);
+    // Bytes that are no database.
+    std::fs::write(folder.path().join("db/objects/database@"), "noise").unwrap();
+    let damaged = s3db().args(["get", &url, "t", "k"]).assert().code(1);
+    let error = String::from_utf8_lossy(&damaged.get_output().stderr).into_owned();
+    assert!(error.contains("database is damaged or foreign"), "{error}");
+}
+
+#[test]
+fn damage_has_an_exit_code() {
+    let (folder, url) = folder();
+    run(&["init", &url, "t"]);
+    run(&["put", &url, "t", "k", "v"]);
+    run(&["verify", &url, "--json"]);
+    let pages = folder.path().join("db/objects/page");
+    let page = std::fs::read_dir(pages).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&page).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&page, bytes).unwrap();
+    let found = s3db().args(["verify", &url, "--json"]).assert().code(4);
+    let report: serde_json::Value = serde_json::from_slice(&found.get_output().stdout).unwrap();
+    assert!(report["problem_count"].as_u64().unwrap() > 0, "{report}");
+    s3db().args(["get", &url, "t", "k"]).assert().code(1);
+}
+
+#[test]
+fn garbage_is_collected_and_nothing_else() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let long = "x".repeat(20_000);
+    let script: String = (0..40).map(|n| format!("put t k{n:02} {n}{long}\n")).collect();
+    s3db().args(["txn", &url]).write_stdin(script).assert().success();
+    let before = scan(&url, "t");
+    assert_eq!(before.len(), 40);
+    run(&["gc", &url, "--grace", "0", "--json"]);
+    assert_eq!(scan(&url, "t"), before);
+    let report: serde_json::Value =
+        serde_json::from_str(&run(&["verify", &url, "--json"])).unwrap();
+    assert_eq!((&report["records"], &report["orphans"]), (&40.into(), &0.into()), "{report}");
+    assert!(report["levels"].as_u64().unwrap() > 1, "{report}");
+    let line = run(&["watch", &url, "--count", "1", "--json"]);
+    let now: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(now["pages"], report["pages"], "{now}");
+}
+
+#[test]
+fn costs_are_known() {
+    let table: serde_json::Value = serde_json::from_str(&run(&["cost", "--json"])).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    let of = |backend: &str, level: &str| {
+        let row = rows.iter().find(|row| {
+            row["backend"] == backend
+                && row["level"] == level
+                && row["records_per_checkpoint"] == 10.0
+        });
+        row.unwrap()["dollars"].as_f64().unwrap()
+    };
+    // The design's section 16.2.
+    assert!((of("sqs-standard", "atomic") - 0.0102).abs() < 0.0005);
+    assert!((of("s3-log", "atomic") - 0.0059).abs() < 0.0005);
+    s3db().args(["cost", "--put=-1"]).assert().code(1);
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let bill = s3db().args(["put", &url, "t", "k", "v", "--bill", "--json"]).assert().success();
+    let bill: serde_json::Value = serde_json::from_slice(&bill.get_output().stderr).unwrap();
+    // A claim, its end of earlier lives, the commit, and the page.
+    assert_eq!(bill["calls"]["put"], 4, "{bill}");
+    assert!(bill["dollars"].as_f64().unwrap() < 0.0001);
+}
+
+/// Many processes on one database at the same time.
+#[test]
+fn processes_share_a_database() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    std::thread::scope(|scope| {
+        for process in 0..6 {
+            let url = &url;
+            scope.spawn(move || {
+                let script: String = (0..30)
+                    .map(|n| {
+                        format!("put t k{n:02} by {process}\nput t p{process}-{n:02} {n}\ncommit\n")
+                    })
+                    .collect();
+                s3db().args(["txn", url]).write_stdin(script).assert().success();
+            });
+        }
+    });
+    let records = scan(&url, "t");
+    assert_eq!(records.len(), 30 + 6 * 30);
+    run(&["verify", &url]);
+}

@@ -1,0 +1,362 @@
+//! Queues over objects: each message an object, taken by compare and swap.
+//!
+//! ```text
+//!   queue/NAME/settings      whether it is FIFO
+//!   queue/NAME/m/SEQUENCE    a message: until when it is hidden, and from whom
+//!   queue/NAME/d/HASH        FIFO: when a message of this deduplication id was sent
+//! ```
+//!
+//! Nothing expires here: a message stays until it is deleted. A batch is as many puts as it has
+//! messages, which is right for one machine and would not be for a cloud.
+//!
+//! A message is a frame (see `frame`) of magic `s3dQ`, version 1: hidden until, in milliseconds
+//! since 1970 (8), receives (4), who received it last (16), group (2 + n), body (4 + n).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, checksum};
+
+use crate::{
+    cloud::{
+        Chance, Clock, Delete, ETag, Fault, Get, Message, Objects, Put, PutIf, Queue,
+        QueueSettings, Receipt, Sent, ToSend,
+        queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
+    },
+    frame::{FrameError, Reader, Writer},
+};
+
+const MAGIC: &str = "s3dQ";
+const VERSION: u8 = 1;
+/// Names that one list returns.
+const LIST_MAX: usize = 1000;
+/// How long a message that was sent keeps its deduplication id taken: what SQS does.
+const DEDUPLICATION_MS: u64 = 300_000;
+/// Numbers that a send finds taken before it gives up: others send at the same time.
+const TAKEN_MAX: u32 = 1000;
+
+/// A queue service over any [`Objects`].
+pub struct ObjectQueue {
+    objects: Arc<dyn Objects>,
+    clock: Arc<dyn Clock>,
+    chance: Arc<dyn Chance>,
+    /// Of each queue that was used: whether it is FIFO, and a number that may be free.
+    known: Mutex<HashMap<String, (bool, u64)>>,
+}
+
+struct Stored {
+    hidden_until_ms: u64,
+    receives: u32,
+    holder: u128,
+    group: Option<String>,
+    body: Bytes,
+}
+
+impl Stored {
+    fn encode(&self) -> Bytes {
+        let mut to = Writer::new(MAGIC, VERSION);
+        to.u64(self.hidden_until_ms);
+        to.u32(self.receives);
+        to.u128(self.holder);
+        to.short(self.group.as_deref().unwrap_or("").as_bytes());
+        to.long(&self.body);
+        to.finish()
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Stored, FrameError> {
+        let mut from = Reader::new(bytes, MAGIC, VERSION)?;
+        let (hidden_until_ms, receives, holder) = (from.u64()?, from.u32()?, from.u128()?);
+        let group = String::from_utf8_lossy(&from.short()?).into_owned();
+        let stored = Stored {
+            hidden_until_ms,
+            receives,
+            holder,
+            group: (!group.is_empty()).then_some(group),
+            body: from.long()?,
+        };
+        from.done()?;
+        Ok(stored)
+    }
+}
+
+fn prefix(queue: &str) -> String {
+    format!("queue/{queue}/m/")
+}
+
+impl ObjectQueue {
+    /// Queues over `objects`.
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        clock: Arc<dyn Clock>,
+        chance: Arc<dyn Chance>,
+    ) -> ObjectQueue {
+        ObjectQueue { objects, clock, chance, known: Mutex::default() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.wall_us() / 1000
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, (bool, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn is_fifo(&self, queue: &str) -> Result<bool, Fault> {
+        if let Some((is_fifo, _)) = self.known().get(queue) {
+            return Ok(*is_fifo);
+        }
+        match self.objects.get(&format!("queue/{queue}/settings"), None).await? {
+            Get::Found { bytes, .. } => {
+                let is_fifo = bytes.first() == Some(&1);
+                self.known().entry(queue.to_owned()).or_insert((is_fifo, 0));
+                Ok(is_fifo)
+            }
+            _ => Err(Fault::Invalid { what: queue.to_owned(), cause: "no such queue".into() }),
+        }
+    }
+
+    async fn numbers(&self, queue: &str) -> Result<Vec<String>, Fault> {
+        let prefix = prefix(queue);
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let after = names.last().map(String::as_str);
+            let part = self.objects.list(&prefix, after, LIST_MAX).await?;
+            let is_end = !part.more || part.names.is_empty();
+            names.extend(part.names);
+            if is_end {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Whether a message with this id was sent in the last five minutes.
+    async fn is_sent(&self, queue: &str, message: &ToSend) -> Result<bool, Fault> {
+        let Some(object) = deduplication(queue, message) else { return Ok(false) };
+        Ok(match self.objects.get(&object, None).await? {
+            Get::Found { bytes, .. } => {
+                let at_ms = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                self.now_ms().saturating_sub(at_ms) < DEDUPLICATION_MS
+            }
+            _ => false,
+        })
+    }
+
+    async fn send_one(&self, queue: &str, message: &ToSend) -> Sent {
+        let is_fifo = match self.is_fifo(queue).await {
+            Ok(is_fifo) => is_fifo,
+            Err(fault) => return Sent::Failed(fault),
+        };
+        if message.body.len() > MESSAGE_BYTES_MAX {
+            let cause = format!("a message has at most {MESSAGE_BYTES_MAX} bytes");
+            return Sent::Failed(Fault::Invalid { what: queue.to_owned(), cause });
+        }
+        if is_fifo {
+            match self.is_sent(queue, message).await {
+                Ok(true) => return Sent::Accepted,
+                Ok(false) => {}
+                Err(fault) => return Sent::Failed(fault),
+            }
+        }
+        let stored = Stored {
+            hidden_until_ms: 0,
+            receives: 0,
+            // Tells equal messages apart.
+            holder: self.chance.next_u128(),
+            group: message.group.clone(),
+            body: message.body.clone(),
+        };
+        let bytes = stored.encode();
+        let mut number = self.known().get(queue).map_or(0, |(_, next)| *next);
+        for _ in 0..TAKEN_MAX {
+            let name = format!("{}{number:016x}", prefix(queue));
+            match self.objects.put(&name, bytes.clone(), PutIf::Absent).await {
+                Put::Stored(_) => break,
+                Put::Refused => match self.numbers(queue).await {
+                    // After the last one, in the order of sending.
+                    Ok(names) => {
+                        let last = names.last().and_then(|name| name.rsplit('/').next());
+                        let last = last.and_then(|last| u64::from_str_radix(last, 16).ok());
+                        number = last.map_or(number, |last| last.max(number)) + 1;
+                    }
+                    Err(fault) => return Sent::Failed(fault),
+                },
+                Put::Conflict | Put::Missing => {}
+                Put::Unknown(fault) => return Sent::Unknown(fault),
+                Put::Failed(fault) => return Sent::Failed(fault),
+            }
+        }
+        if let Some((_, next)) = self.known().get_mut(queue) {
+            *next = (*next).max(number + 1);
+        }
+        // Afterwards: a crash in between makes a duplicate, not a loss.
+        if is_fifo && let Some(object) = deduplication(queue, message) {
+            let now = Bytes::copy_from_slice(&self.now_ms().to_le_bytes());
+            let _: Put = self.objects.put(&object, now, PutIf::Always).await;
+        }
+        Sent::Accepted
+    }
+
+    /// Takes what can be taken now.
+    async fn take(
+        &self,
+        queue: &str,
+        max: usize,
+        visibility: Duration,
+        is_fifo: bool,
+    ) -> Result<Vec<Message>, Fault> {
+        let mut taken = Vec::new();
+        let mut busy: HashSet<Option<String>> = HashSet::new();
+        let now_ms = self.now_ms();
+        for name in self.numbers(queue).await? {
+            if taken.len() == max {
+                break;
+            }
+            let Get::Found { bytes, etag, .. } = self.objects.get(&name, None).await? else {
+                continue;
+            };
+            let Ok(mut stored) = Stored::decode(&bytes) else {
+                // Whoever drains the queue decides what to do with it.
+                let receipt = receipt(&name, Err(&etag));
+                taken.push(Message { body: bytes, receipt, receives: 1, group: None });
+                continue;
+            };
+            if is_fifo && busy.contains(&stored.group) {
+                continue;
+            }
+            if stored.hidden_until_ms > now_ms {
+                busy.insert(stored.group);
+                continue;
+            }
+            stored.hidden_until_ms = now_ms + visibility.as_millis() as u64;
+            stored.receives = stored.receives.saturating_add(1);
+            stored.holder = self.chance.next_u128();
+            match self.objects.put(&name, stored.encode(), PutIf::Matches(etag)).await {
+                Put::Stored(_) => {
+                    let Stored { body, group, receives, holder, .. } = stored;
+                    let receipt = receipt(&name, Ok(holder));
+                    taken.push(Message { body, receipt, receives, group });
+                }
+                // Someone else took it.
+                _ => drop(busy.insert(stored.group)),
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn deduplication(queue: &str, message: &ToSend) -> Option<String> {
+    let id = message.deduplication.as_deref()?;
+    let sum = checksum(CrcAlgorithm::Crc64Nvme, id.as_bytes());
+    Some(format!("queue/{queue}/d/{sum:016x}-{:x}", id.len()))
+}
+
+/// A receipt: the message's object, and who holds it, or, of bytes that are no message, their tag.
+fn receipt(name: &str, holder: Result<u128, &ETag>) -> Receipt {
+    match holder {
+        Ok(holder) => Receipt::new(&format!("{name}:{holder:032x}")),
+        Err(etag) => Receipt::new(&format!("{name}:={}", etag.as_str())),
+    }
+}
+
+impl ObjectQueue {
+    /// The message that a receipt is still good for, with its tag; `None` when it was received by
+    /// someone else since, or is gone.
+    async fn held(
+        &self,
+        queue: &str,
+        receipt: &Receipt,
+    ) -> Result<Option<(String, Option<Stored>, ETag)>, Fault> {
+        let parts = receipt.as_str().split_once(':');
+        let Some((name, holder)) = parts.filter(|(name, _)| name.starts_with(&prefix(queue)))
+        else {
+            let cause = "no receipt of this queue".into();
+            return Err(Fault::Invalid { what: queue.to_owned(), cause });
+        };
+        let Get::Found { bytes, etag, .. } = self.objects.get(name, None).await? else {
+            return Ok(None);
+        };
+        let stored = Stored::decode(&bytes).ok();
+        let is_ours = match (&stored, holder.strip_prefix('=')) {
+            (_, Some(expected)) => etag.as_str() == expected,
+            (Some(stored), None) => format!("{:032x}", stored.holder) == holder,
+            (None, None) => false,
+        };
+        Ok(is_ours.then(|| (name.to_owned(), stored, etag)))
+    }
+}
+
+#[async_trait]
+impl Queue for ObjectQueue {
+    async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
+        let object = format!("queue/{queue}/settings");
+        let bytes = Bytes::copy_from_slice(&[u8::from(settings.fifo)]);
+        match self.objects.put(&object, bytes, PutIf::Absent).await {
+            Put::Stored(_) | Put::Refused => Ok(()),
+            Put::Conflict | Put::Missing => Err(Fault::Throttled { what: object }),
+            Put::Unknown(fault) | Put::Failed(fault) => Err(fault),
+        }
+    }
+
+    async fn send(&self, queue: &str, batch: &[ToSend]) -> Vec<Sent> {
+        assert!((1..=BATCH_MAX).contains(&batch.len()), "a batch has 1 to {BATCH_MAX} messages");
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for message in batch {
+            outcomes.push(self.send_one(queue, message).await);
+        }
+        outcomes
+    }
+
+    async fn receive(
+        &self,
+        queue: &str,
+        max: usize,
+        visibility: Duration,
+        _wait: Duration,
+    ) -> Result<Vec<Message>, Fault> {
+        // One look sees all there is, so an empty answer means something without any waiting.
+        let is_fifo = self.is_fifo(queue).await?;
+        self.take(queue, max.clamp(1, BATCH_MAX), visibility, is_fifo).await
+    }
+
+    async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
+        for receipt in receipts {
+            let Some((name, _, etag)) = self.held(queue, receipt).await? else { continue };
+            match self.objects.delete(&name, Some(&etag)).await {
+                // Refused: it was received again since. That is no error.
+                Delete::Gone | Delete::Refused => {}
+                Delete::Conflict => return Err(Fault::Throttled { what: queue.to_owned() }),
+                Delete::Unknown(fault) | Delete::Failed(fault) => return Err(fault),
+            }
+        }
+        Ok(())
+    }
+
+    async fn change_visibility(
+        &self,
+        queue: &str,
+        receipt: &Receipt,
+        visibility: Duration,
+    ) -> Result<(), Fault> {
+        let Some((name, Some(mut stored), etag)) = self.held(queue, receipt).await? else {
+            return Ok(());
+        };
+        stored.hidden_until_ms = match visibility {
+            Duration::ZERO => 0,
+            _ => self.now_ms() + visibility.as_millis() as u64,
+        };
+        match self.objects.put(&name, stored.encode(), PutIf::Matches(etag)).await {
+            Put::Unknown(fault) | Put::Failed(fault) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    async fn depth(&self, queue: &str) -> Result<u64, Fault> {
+        self.is_fifo(queue).await?;
+        Ok(self.numbers(queue).await?.len() as u64)
+    }
+}

@@ -1,0 +1,352 @@
+//! A database in use: collections, transactions, and the work that goes on in the background.
+//!
+//! ```text
+//!   Db --begin--> Transaction: create read update put delete scan range --commit--> durable
+//!    |
+//!    +-- in the background: checkpoints once per interval, a sweep now and then
+//! ```
+
+use std::{ops::Bound, str::FromStr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use pager::{Budget, policy, pool::Pool};
+
+use crate::{
+    address::Address,
+    catalog::{Backend, Collection},
+    checkpoint::Checkpointed,
+    cloud::{Cloud, Ledger, ledger::Metered},
+    commit::{Committed, Level, Scan, Session, Txn},
+    error::StoreError,
+    record::{Key, Payload, Record},
+    settings::Settings,
+    store::Store,
+};
+
+/// How a database is opened.
+#[derive(Clone)]
+pub struct Options {
+    /// How this client works.
+    pub settings: Settings,
+    /// Bytes of memory for pages, in a budget of their own. Default: 64 MiB.
+    pub budget_bytes: u64,
+    /// Memory for pages under a budget that is shared, in place of `budget_bytes`.
+    pub pool: Option<Pool>,
+    /// The client's name. Each name has one life at a time: a second one ends the first. Default: a
+    /// random name, forgotten when the database is closed.
+    pub client: Option<u64>,
+    /// Checkpoints and sweeps in the background. Without them what is committed stays in the log
+    /// until [`Db::checkpoint`], or until another process sweeps. Default: true.
+    pub has_worker: bool,
+    /// How often the worker looks for what clients left that are gone. Default: 5 min.
+    pub sweep_interval: Duration,
+    /// Log backend, if the database is created. Default: s3-log, which needs no queues.
+    pub backend: Backend,
+    /// Queues of pending updates, if the database is created with a backend that has them: 1 to
+    /// 1,000. Default: 16.
+    pub shards: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            settings: Settings::default(),
+            budget_bytes: 64 << 20,
+            pool: None,
+            client: None,
+            has_worker: true,
+            sweep_interval: Duration::from_secs(300),
+            backend: Backend::default(),
+            shards: 16,
+        }
+    }
+}
+
+/// A database, as one client uses it. Needs a Tokio runtime with its clock.
+///
+/// Dropped, it leaves what is committed and not checkpointed to others; [`Db::close`] does that
+/// work before.
+pub struct Db {
+    session: Arc<Session>,
+    ledger: Arc<Ledger>,
+    worker: Option<tokio::task::JoinHandle<()>>,
+    is_named: bool,
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if let Some(worker) = &self.worker {
+            worker.abort();
+        }
+    }
+}
+
+impl Db {
+    /// Opens the database at `url`: see [`Address`]. In memory it is created if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is none, [`StoreError::Invalid`] when `url` is no
+    /// address, and whatever the services say.
+    pub async fn open(url: &str) -> Result<Db, StoreError> {
+        Db::open_with(url, &Options::default()).await
+    }
+
+    /// [`Db::open`], with options.
+    ///
+    /// # Errors
+    /// As [`Db::open`].
+    pub async fn open_with(url: &str, options: &Options) -> Result<Db, StoreError> {
+        let address = Address::from_str(url)?;
+        let cloud = address.cloud()?;
+        if let Address::Memory(_) = address {
+            match create(&cloud, options).await {
+                Ok(()) | Err(StoreError::Exists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Db::over(cloud, options).await
+    }
+
+    /// Creates a database at `url`, where none is, and opens it.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is one, and as [`Db::open`].
+    pub async fn create(url: &str, options: &Options) -> Result<Db, StoreError> {
+        let cloud = Address::from_str(url)?.cloud()?;
+        create(&cloud, options).await?;
+        Db::over(cloud, options).await
+    }
+
+    /// Opens the database in services of the caller's.
+    ///
+    /// # Errors
+    /// As [`Db::open`].
+    pub async fn over(cloud: Cloud, options: &Options) -> Result<Db, StoreError> {
+        let ledger = Ledger::new();
+        let is_named = options.client.is_some();
+        let client = options.client.unwrap_or_else(|| cloud.chance.next_u64());
+        let metered = Cloud {
+            objects: Arc::new(Metered::new(cloud.objects, ledger.clone())),
+            queue: Arc::new(Metered::new(cloud.queue, ledger.clone())),
+            ..cloud
+        };
+        let pool = options.pool.clone().unwrap_or_else(|| {
+            Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
+        });
+        let store = Store::open(metered, options.settings, &pool).await?;
+        let worker =
+            options.has_worker.then(|| tokio::spawn(work(store.clone(), options.sweep_interval)));
+        let session = Arc::new(Session::reader(store, client));
+        Ok(Db { session, ledger, worker, is_named })
+    }
+
+    /// What goes on beneath: pages, log, catalogue.
+    pub fn store(&self) -> &Arc<Store> {
+        self.session.store()
+    }
+
+    /// Every call that was made, counted.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Creates a collection, or finds that it is there: both are success.
+    ///
+    /// # Errors
+    /// A name that is none, and whatever the services say.
+    pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
+        self.store().create_collection(name).await
+    }
+
+    /// Finds a collection.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], and whatever the services say.
+    pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
+        self.store().collection(name).await
+    }
+
+    /// Begins a transaction at the atomic level.
+    pub fn begin(&self) -> Transaction<'_> {
+        self.begin_at(Level::default())
+    }
+
+    /// Begins a transaction.
+    pub fn begin_at(&self, level: Level) -> Transaction<'_> {
+        Transaction { session: &self.session, txn: self.session.begin(level) }
+    }
+
+    /// Brings what this client committed to its pages, where others see it.
+    ///
+    /// # Errors
+    /// Whatever the services say. Nothing is lost.
+    pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
+        let store = self.store();
+        store.make_all_due();
+        store.work().await
+    }
+
+    /// Stops the work in the background and does what is left of it for this client.
+    ///
+    /// # Errors
+    /// Whatever the services say. What was committed is committed.
+    pub async fn close(mut self) -> Result<(), StoreError> {
+        if let Some(worker) = self.worker.take() {
+            worker.abort();
+            // Wait until it is gone, and with it its handle to the store.
+            let _ = worker.await;
+        }
+        if self.is_named {
+            return self.checkpoint().await.map(drop);
+        }
+        self.session.finish().await.map(drop)
+    }
+}
+
+async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
+    Store::create(cloud, &options.settings, options.backend, options.shards).await.map(drop)
+}
+
+/// Work in the background. What fails is due again, and tried again.
+async fn work(store: Arc<Store>, sweep_interval: Duration) {
+    let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
+    // What is overdue is not to wait for a whole interval.
+    let tick = interval.min(Duration::from_secs(1));
+    let (mut since_interval, mut since_sweep) = (Duration::ZERO, Duration::ZERO);
+    loop {
+        tokio::time::sleep(tick).await;
+        since_interval += tick;
+        since_sweep += tick;
+        if since_interval >= interval {
+            since_interval = Duration::ZERO;
+            store.make_all_due();
+        }
+        let _ = store.work().await;
+        if since_sweep >= sweep_interval {
+            since_sweep = Duration::ZERO;
+            let _ = store.sweep().await;
+        }
+    }
+}
+
+/// Changes that become durable together. Dropped without a commit it leaves no trace.
+pub struct Transaction<'a> {
+    session: &'a Session,
+    txn: Txn,
+}
+
+impl<'a> Transaction<'a> {
+    /// The payload of `key`, as this transaction sees it; `None` when there is no such record.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn read(&self, of: &Collection, key: &Key) -> Result<Option<Payload>, StoreError> {
+        self.session.read(&self.txn, of.root, key).await
+    }
+
+    /// A new record.
+    ///
+    /// Nobody is asked whether another client creates the same key at this moment: then the later
+    /// stamp stays. Names that must be unique are the application's to choose, as random ones are.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when this client sees a record of that key.
+    pub async fn create(
+        &mut self,
+        of: &Collection,
+        key: &Key,
+        payload: Payload,
+    ) -> Result<(), StoreError> {
+        match self.read(of, key).await? {
+            Some(_) => Err(StoreError::Exists(format!("record {key} of {}", of.name))),
+            None => self.put(of, key, payload),
+        }
+    }
+
+    /// A new payload for a record that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when this client sees no record of that key.
+    pub async fn update(
+        &mut self,
+        of: &Collection,
+        key: &Key,
+        payload: Payload,
+    ) -> Result<(), StoreError> {
+        match self.read(of, key).await? {
+            Some(_) => self.put(of, key, payload),
+            None => Err(StoreError::NotFound(format!("record {key} in {}", of.name))),
+        }
+    }
+
+    /// The record of `key` shall have this payload, whether there is one or not. Reads nothing.
+    ///
+    /// # Errors
+    /// When the transaction has too many changes, or an attempt to commit it was made.
+    pub fn put(&mut self, of: &Collection, key: &Key, payload: Payload) -> Result<(), StoreError> {
+        self.txn.put(of.root, key, payload)
+    }
+
+    /// There shall be no record of `key`, whether there is one or not. Reads nothing.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete(&mut self, of: &Collection, key: &Key) -> Result<(), StoreError> {
+        self.txn.delete(of.root, key)
+    }
+
+    /// All records, in the order of their keys.
+    pub fn scan(&self, of: &Collection) -> Records<'_> {
+        self.range(of, Bound::Unbounded, Bound::Unbounded)
+    }
+
+    /// Records in a range of keys, in their order. The next leaves are fetched ahead.
+    pub fn range(&self, of: &Collection, from: Bound<&Key>, to: Bound<&Key>) -> Records<'_> {
+        // A key with a zero byte more is the next one.
+        let next = |key: &Key| Bytes::from([key.as_bytes(), &[0]].concat());
+        let same = |key: &Key| Bytes::copy_from_slice(key.as_bytes());
+        let from = match from {
+            Bound::Unbounded => Bytes::new(),
+            Bound::Included(key) => same(key),
+            Bound::Excluded(key) => next(key),
+        };
+        let to = match to {
+            Bound::Unbounded => None,
+            Bound::Excluded(key) => Some(same(key)),
+            Bound::Included(key) => Some(next(key)),
+        };
+        Records(self.session.scan_raw(&self.txn, of.root, from, to))
+    }
+
+    /// How many records it changes so far.
+    pub fn changes(&self) -> usize {
+        self.txn.len()
+    }
+
+    /// Commits: when this returns, all changes are durable, whatever happens to this process.
+    ///
+    /// # Errors
+    /// After [`StoreError::CommitUnknown`] call it again: it is the same transaction, and counts
+    /// once. After any other error it is not committed; at the basic and monotonic level a part of
+    /// it may be.
+    pub async fn commit(&mut self) -> Result<Committed, StoreError> {
+        self.session.commit(&mut self.txn).await
+    }
+
+    /// Forgets all changes. Calls no service.
+    pub fn abort(self) {}
+}
+
+/// Records of a scan or a range, in the order of their keys.
+pub struct Records<'a>(Scan<'a>);
+
+impl Records<'_> {
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn next(&mut self) -> Result<Option<Record>, StoreError> {
+        let record = self.0.next().await?;
+        Ok(record.map(|(key, payload)| Record { key, payload }))
+    }
+}

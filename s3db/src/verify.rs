@@ -1,0 +1,332 @@
+//! Every tree walked, every invariant of a store at rest checked.
+//!
+//! ```text
+//!   trees       each level from left to right: fences meet, keys rise, links lead to pages that are
+//!               there and begin where the link says, no circle
+//!   pages       each one is in a tree, or an orphan that garbage collection will take
+//!   log         each object decodes; its records are on their pages, or wait
+//! ```
+//!
+//! Others may work meanwhile: a page is checked as it is when it is read, and what changed between
+//! two reads is read again before it counts as a problem.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use crate::{
+    error::StoreError,
+    log::Pending,
+    page::{PAGES, Page, PageId},
+    store::Store,
+    tree::{Freshness, Nodes, search::search},
+};
+
+/// Problems that a report names; more are counted.
+const PROBLEMS_MAX: usize = 100;
+/// How often two pages that do not fit together are read again: someone may be at work.
+const REREADS: u32 = 3;
+
+/// What a check of a whole store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Trees: one per collection and index.
+    pub trees: u64,
+    /// Pages that are part of a tree.
+    pub pages: u64,
+    /// Bytes of these pages.
+    pub bytes: u64,
+    /// Levels of the highest tree.
+    pub levels: u64,
+    /// Records on leaves, and entries of indexes.
+    pub records: u64,
+    /// Tombstones on leaves.
+    pub tombstones: u64,
+    /// Pages that nothing leads to: of splits that lost, or dead. Garbage collection takes them.
+    pub orphans: u64,
+    /// Log records that are not on their pages yet.
+    pub waiting: u64,
+    /// Log objects and messages that are there, applied or not.
+    pub log: u64,
+    /// Bodies in quarantine.
+    pub quarantined: u64,
+    /// What must not be, the first hundred.
+    pub problems: Vec<String>,
+    /// How many problems there are.
+    pub problem_count: u64,
+}
+
+/// What there is, from lists and counts alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Pages, orphans included.
+    pub pages: u64,
+    /// Clients that have begun and are not forgotten.
+    pub clients: u64,
+    /// Log objects, or queues with messages in them.
+    pub log: u64,
+    /// Records of log objects, applied or not, or messages.
+    pub waiting: u64,
+    /// Bodies in quarantine.
+    pub quarantined: u64,
+}
+
+impl Verified {
+    fn problem(&mut self, what: String) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(what);
+        }
+    }
+}
+
+impl Store {
+    /// Checks everything. Reads every page and every log object, changes nothing. `progress` hears
+    /// how many pages were read, of how many.
+    ///
+    /// # Errors
+    /// Whatever the services say. What is damaged is a problem in the report, no error.
+    pub async fn verify(&self, progress: impl Fn(u64, u64)) -> Result<Verified, StoreError> {
+        let mut found = Verified::default();
+        let mut met = HashSet::new();
+        let listed = self.list(PAGES).await?;
+        for name in self.collections().await? {
+            let collection = match self.peek_collection(&name).await {
+                Ok(collection) => collection,
+                Err(error @ StoreError::Damaged { .. }) => {
+                    found.problem(error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let indexes = collection.indexes.iter().map(|index| (&index.name, index.root));
+            for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
+                found.trees += 1;
+                let mut walk = Walk { store: self, tree, met: &mut met, found: &mut found };
+                walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
+            }
+        }
+        let ids = listed.iter().filter_map(|name| PageId::of_object(name));
+        found.orphans = ids.filter(|id| !met.contains(id)).count() as u64;
+        found.quarantined = self.list("quarantine/").await?.len() as u64;
+        self.verify_log(&mut found).await?;
+        Ok(found)
+    }
+
+    /// What there is now. A list per thousand pages, and a read of every log object.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn status(&self) -> Result<Status, StoreError> {
+        let clients = self.clients().await?;
+        let mut now = Status {
+            pages: self.list(PAGES).await?.len() as u64,
+            clients: clients.len() as u64,
+            quarantined: self.list("quarantine/").await?.len() as u64,
+            ..Status::default()
+        };
+        for pending in self.log.pending(&clients).await? {
+            now.log += 1;
+            now.waiting += match pending {
+                Pending::Records(entries) => entries.len() as u64,
+                Pending::Messages(count) => count,
+                Pending::Damaged(_) => 0,
+            };
+        }
+        Ok(now)
+    }
+
+    async fn verify_log(&self, found: &mut Verified) -> Result<(), StoreError> {
+        let clients = self.clients().await?;
+        for pending in self.log.pending(&clients).await? {
+            found.log += 1;
+            match pending {
+                Pending::Records(entries) => {
+                    for entry in entries {
+                        let key = entry.leaf_key();
+                        let at = search(&self.pages, entry.tree, &key, 0, Freshness::Cached).await;
+                        let stamp = match at {
+                            Ok(Some(leaf)) => leaf.held.page.slot(&key).map(|slot| slot.stamp),
+                            _ => None,
+                        };
+                        found.waiting += u64::from(stamp.is_none_or(|s| s < entry.record.stamp));
+                    }
+                }
+                Pending::Messages(count) => found.waiting += count,
+                Pending::Damaged(what) => found.problem(what),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A walk over one tree.
+struct Walk<'a> {
+    store: &'a Store,
+    tree: &'a str,
+    met: &'a mut HashSet<PageId>,
+    found: &'a mut Verified,
+}
+
+impl Walk<'_> {
+    async fn page(&mut self, id: PageId) -> Result<Option<Page>, StoreError> {
+        match self.store.pages.node(id, Freshness::Newest).await {
+            Ok(Some(held)) => Ok(Some((*held.page).clone())),
+            Ok(None) => Ok(None),
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Tree { .. })) => {
+                let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+                self.problem(id, &format!("{error}{}", cause.unwrap_or_default()));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn problem(&mut self, id: PageId, what: &str) {
+        let tree = self.tree;
+        self.found.problem(format!("{tree}: page {id}: {what}"));
+    }
+
+    async fn tree(&mut self, root: PageId, progress: &impl Fn(u64)) -> Result<(), StoreError> {
+        let mut first = Some(root);
+        let mut levels = 0;
+        while let Some(id) = first {
+            levels += 1;
+            first = self.level(root, id, progress).await?;
+        }
+        self.found.levels = self.found.levels.max(levels);
+        Ok(())
+    }
+
+    /// One level from its first page on. Returns the first page of the level below.
+    async fn level(
+        &mut self,
+        root: PageId,
+        first: PageId,
+        progress: &impl Fn(u64),
+    ) -> Result<Option<PageId>, StoreError> {
+        let Some(mut page) = self.page(first).await? else {
+            self.problem(first, "is the first of its level, and not there");
+            return Ok(None);
+        };
+        let below = page.links().first().map(|link| link.child);
+        if !page.low.is_empty() {
+            self.problem(page.id, "is the first of its level, and does not begin at the beginning");
+        }
+        loop {
+            if !self.met.insert(page.id) {
+                self.problem(
+                    page.id,
+                    "was met before: right pointers form a circle, or trees share it",
+                );
+                return Ok(below);
+            }
+            self.look(&page).await?;
+            progress(self.found.pages);
+            let Some(right) = page.right else {
+                if page.high.is_some() && !page.dead {
+                    self.problem(page.id, "ends before the end, with nothing to the right");
+                }
+                return Ok(below);
+            };
+            match self.step(root, &page, right).await? {
+                Some(next) => page = next,
+                None => return Ok(below),
+            }
+        }
+    }
+
+    /// The page to the right, if the two fit together.
+    async fn step(
+        &mut self,
+        root: PageId,
+        page: &Page,
+        right: PageId,
+    ) -> Result<Option<Page>, StoreError> {
+        let mut page = page.clone();
+        let mut right = right;
+        for reread in 0..=REREADS {
+            let next = self.page(right).await?;
+            let fits = match &next {
+                None => false,
+                Some(next) => {
+                    // Who stands behind dead pages owns their keys, whether its header says so yet
+                    // or not; a dead page itself owns nothing.
+                    let meets = page.high.as_ref().is_some_and(|high| next.low == *high);
+                    meets || page.dead || next.dead
+                }
+            };
+            if fits || reread == REREADS {
+                match &next {
+                    None => self.problem(right, "is linked from the left, and not there"),
+                    Some(next) if next.level != page.level => {
+                        self.problem(right, "is of another level than its left neighbour");
+                        return Ok(None);
+                    }
+                    Some(_) if !fits => {
+                        let what = format!("does not begin where page {} ends", page.id);
+                        self.problem(right, &what);
+                    }
+                    Some(_) => {}
+                }
+                return Ok(next);
+            }
+            // Someone may have split or unlinked between the two reads.
+            let Some(again) = self.page(page.id).await? else { return Ok(None) };
+            if again.level != page.level && again.id == root {
+                return Ok(None);
+            }
+            let Some(there) = again.right else { return Ok(None) };
+            (page, right) = (again, there);
+        }
+        Ok(None)
+    }
+
+    /// What one page says about itself and its children.
+    async fn look(&mut self, page: &Page) -> Result<(), StoreError> {
+        self.found.pages += 1;
+        self.found.bytes += page.encoded_bytes() as u64;
+        let keys: Vec<&Bytes> = match page.level {
+            0 => page.slots().iter().map(|slot| &slot.key).collect(),
+            _ => page.links().iter().map(|link| &link.key).collect(),
+        };
+        if !keys.is_sorted_by(|a, b| a < b) {
+            self.problem(page.id, "its keys do not rise");
+        }
+        if page.dead {
+            if !page.slots().is_empty() {
+                self.problem(page.id, "is dead, and holds records");
+            }
+            return Ok(());
+        }
+        if page.level == 0 {
+            let gone = page.slots().iter().filter(|slot| slot.payload.is_none()).count() as u64;
+            self.found.tombstones += gone;
+            self.found.records += page.slots().len() as u64 - gone;
+            // What is left of the low fence came by way of a dead neighbour.
+            if keys.iter().any(|key| !page.ends_after(key)) {
+                self.problem(page.id, "holds keys right of its fence");
+            }
+            return Ok(());
+        }
+        if page.links().is_empty() {
+            self.problem(page.id, "is an inner page without children");
+        }
+        for link in page.links() {
+            match self.store.pages.node(link.child, Freshness::Cached).await {
+                // Deleted after it died; searches go around, and garbage collection unlinks it.
+                Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Tree { .. }) => {}
+                Ok(Some(child)) if child.page.level + 1 != page.level => {
+                    self.problem(page.id, &format!("its child {} is of a wrong level", link.child));
+                }
+                Ok(Some(child)) if child.page.low > link.key && !child.page.dead => {
+                    let what = format!("its child {} begins after the link", link.child);
+                    self.problem(page.id, &what);
+                }
+                Ok(Some(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
