@@ -10,6 +10,7 @@ use std::{ops::Bound, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
+use tokio::sync::Notify;
 
 use crate::{
     address::Address,
@@ -69,15 +70,19 @@ impl Default for Options {
 pub struct Db {
     session: Arc<Session>,
     ledger: Arc<Ledger>,
-    worker: Option<tokio::task::JoinHandle<()>>,
+    worker: Option<Worker>,
     is_named: bool,
 }
 
-impl Drop for Db {
+/// Work in the background, ended with its handle.
+struct Worker {
+    task: tokio::task::JoinHandle<()>,
+    stop: Arc<Notify>,
+}
+
+impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some(worker) = &self.worker {
-            worker.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -134,8 +139,11 @@ impl Db {
             Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
         });
         let store = Store::open(metered, options.settings, &pool).await?;
-        let worker =
-            options.has_worker.then(|| tokio::spawn(work(store.clone(), options.sweep_interval)));
+        let worker = options.has_worker.then(|| {
+            let stop = Arc::new(Notify::new());
+            let task = tokio::spawn(work(store.clone(), options.sweep_interval, stop.clone()));
+            Worker { task, stop }
+        });
         let session = Arc::new(Session::reader(store, client));
         Ok(Db { session, ledger, worker, is_named })
     }
@@ -191,10 +199,11 @@ impl Db {
     /// # Errors
     /// Whatever the services say. What was committed is committed.
     pub async fn close(mut self) -> Result<(), StoreError> {
-        if let Some(worker) = self.worker.take() {
-            worker.abort();
-            // Wait until it is gone, and with it its handle to the store.
-            let _ = worker.await;
+        if let Some(mut worker) = self.worker.take() {
+            // Not in the middle of a checkpoint: what that holds would be hidden from others until
+            // its lease is over.
+            worker.stop.notify_one();
+            let _ = (&mut worker.task).await;
         }
         if self.is_named {
             return self.checkpoint().await.map(drop);
@@ -208,13 +217,12 @@ async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
 }
 
 /// Work in the background. What fails is due again, and tried again.
-async fn work(store: Arc<Store>, sweep_interval: Duration) {
+async fn work(store: Arc<Store>, sweep_interval: Duration, stop: Arc<Notify>) {
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
     let tick = interval.min(Duration::from_secs(1));
     let (mut since_interval, mut since_sweep) = (Duration::ZERO, Duration::ZERO);
-    loop {
-        tokio::time::sleep(tick).await;
+    while tokio::time::timeout(tick, stop.notified()).await.is_err() {
         since_interval += tick;
         since_sweep += tick;
         if since_interval >= interval {
