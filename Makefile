@@ -21,6 +21,8 @@ help:
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
 	@echo "make deep        the pager's ledger under a model checker; SHUTTLE_ROUNDS=n for more"
+	@echo "make simulate    clusters of s3db clients under every fault; SEEDS=n, SIMULATE_ARGS=..."
+	@echo "make chaos       s3db processes killed on bad lines to S3 and SQS; KILLS=n"
 	@echo "make fmt lint doc fuzz package   the checks, one by one"
 
 setup:
@@ -83,6 +85,16 @@ fuzz: setup
 # Outside of CI. In a folder of its own: its flags would have everything built again.
 deep: setup
 	@RUSTFLAGS="--cfg shuttle" $(CARGO) test -q $(PROFILE) --target-dir target/deep -p extmem-pager --lib cache::model
+# Seeded schedules; a failing one prints how to replay it.
+.PHONY: simulate
+simulate: setup
+	@$(CARGO) run -q $(PROFILE) -p extmem-s3db --features simulation --bin s3db-simulate -- \
+		--seeds $(or $(SEEDS),20000) $(SIMULATE_ARGS)
+
+# Over S3 and SQS where the environment names servers (see servers below), in directories anyway.
+.PHONY: chaos
+chaos: setup
+	@KILLS=$(or $(KILLS),200) $(CARGO) test -q $(PROFILE) -p s3db-cli --test it kill:: -- --nocapture
 
 # Prints the environment that the tests read: eval "$$(make -s servers)" sets a shell up.
 servers: setup

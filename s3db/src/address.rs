@@ -22,7 +22,11 @@ use crate::{
 /// ```text
 ///   file:///var/lib/app/db    a directory of this machine
 ///   mem:                      memory, gone with the last handle; mem:NAME is shared in the process
+///   s3://bucket/prefix        a bucket, or a part of one; with SQS, where the log backend needs it
 /// ```
+///
+/// Behind an `s3` address options can stand: `?region=`, `profile=`, `endpoint=` (of S3), `sqs=` (the
+/// endpoint of SQS), `path-style`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Address {
@@ -30,6 +34,9 @@ pub enum Address {
     Directory(PathBuf),
     /// Memory of this process, with a name if others in the process are to find it.
     Memory(Option<String>),
+    /// A bucket, and queues beside it.
+    #[cfg(feature = "aws")]
+    Aws(crate::cloud::aws::Place),
 }
 
 impl FromStr for Address {
@@ -43,7 +50,7 @@ impl FromStr for Address {
             let name = name.trim_start_matches('/');
             return Ok(Address::Memory((!name.is_empty()).then(|| name.to_owned())));
         }
-        let forms = "use file:///PATH or mem:";
+        let forms = "use file:///PATH, s3://BUCKET/PREFIX or mem:";
         let Ok(url) = Url::parse(text) else { return invalid(forms) };
         match url.scheme() {
             "file" => match url.to_file_path() {
@@ -51,9 +58,45 @@ impl FromStr for Address {
                 Ok(_) => invalid("a file address takes no options"),
                 Err(()) => invalid("write file:// and an absolute path, as in file:///tmp/db"),
             },
+            #[cfg(feature = "aws")]
+            "s3" => match place(&url) {
+                Ok(place) => Ok(Address::Aws(place)),
+                Err(why) => invalid(&why),
+            },
             _ => invalid(forms),
         }
     }
+}
+
+#[cfg(feature = "aws")]
+fn place(url: &Url) -> Result<crate::cloud::aws::Place, String> {
+    let mut place = crate::cloud::aws::Place::default();
+    match url.host_str() {
+        Some(bucket) if url.username().is_empty() && url.port().is_none() => {
+            bucket.clone_into(&mut place.bucket);
+        }
+        _ => return Err("write s3://BUCKET/PREFIX".into()),
+    }
+    let prefix = url.path().trim_matches('/');
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+    if prefix.len() > 500 || !prefix.bytes().all(is_fine) {
+        return Err("a prefix has up to 500 ASCII letters, digits and / - _ .".into());
+    }
+    if !prefix.is_empty() {
+        place.prefix = format!("{prefix}/");
+    }
+    for (name, value) in url.query_pairs() {
+        let value = Some(value.into_owned()).filter(|value| !value.is_empty());
+        match &*name {
+            "region" => place.aws.region = value,
+            "profile" => place.aws.profile = value,
+            "endpoint" => place.aws.endpoint = value,
+            "sqs" => place.sqs_endpoint = value,
+            "path-style" => place.aws.path_style = Some(true),
+            _ => return Err(format!("there is no option {name}")),
+        }
+    }
+    Ok(place)
 }
 
 impl Address {
@@ -64,6 +107,8 @@ impl Address {
     pub fn cloud(&self) -> Result<Cloud, StoreError> {
         match self {
             Address::Directory(path) => embedded::directory(path),
+            #[cfg(feature = "aws")]
+            Address::Aws(place) => crate::cloud::aws::connect(place),
             Address::Memory(name) => Ok(embedded::memory(match name {
                 Some(name) => shared(name),
                 None => Arc::default(),
@@ -90,6 +135,18 @@ fn shared(name: &str) -> Arc<Memory> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "aws")]
+    #[test]
+    fn buckets_have_prefixes_and_options() {
+        let text =
+            "s3://bucket/a/b/?region=eu-west-1&endpoint=http://127.0.0.1:1&sqs=http://127.0.0.1:2";
+        let Address::Aws(place) = text.parse().unwrap() else { panic!("not AWS") };
+        assert_eq!((&*place.bucket, &*place.prefix), ("bucket", "a/b/"));
+        assert_eq!(place.aws.region.as_deref(), Some("eu-west-1"));
+        assert_eq!(place.aws.endpoint.as_deref(), Some("http://127.0.0.1:1"));
+        assert_eq!(place.sqs_endpoint.as_deref(), Some("http://127.0.0.1:2"));
+    }
+
     #[test]
     fn addresses_are_told_apart() {
         let cases = [
@@ -101,6 +158,8 @@ mod tests {
             ("mem:test", Some(Address::Memory(Some("test".into())))),
             ("/tmp/db", None),
             ("ftp://host/db", None),
+            ("s3://bucket/db?speed=high", None),
+            ("s3:///db", None),
             ("", None),
         ];
         for (text, expected) in cases {

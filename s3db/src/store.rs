@@ -315,7 +315,8 @@ impl Store {
         let mut done = Checkpointed::default();
         let clients = self.clients().await?;
         let adopts = self.settings.rules.hold(Rule::Adoption);
-        for &client in clients.iter().filter(|_| adopts) {
+        let forwards = if adopts { self.log.forwards(&clients) } else { Vec::new() };
+        for client in forwards {
             for _ in 0..SWEEP_ROUNDS_MAX {
                 if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
                     break;

@@ -23,7 +23,8 @@ use clap::{Parser, Subcommand};
 use output::{Failure, Output};
 
 const HELP: &str = "\
-Addresses: file:///PATH, a directory of this machine. Any number of processes can use it at once.
+Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&endpoint=URL&sqs=URL; \
+file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
 Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record, \
 4 verify found problems, 141 the reader of the output went away.

@@ -20,6 +20,8 @@ pub mod clock; // time, and waiting for it
 pub mod chance; // randomness
 pub mod ledger; // every call counted, and priced
 pub mod embedded; // the services in a directory or in memory
+#[cfg(feature = "aws")]
+pub mod aws; // S3 and SQS
 #[cfg(feature = "simulation")]
 pub mod model; // services and machines in virtual time, and everything that goes wrong
 

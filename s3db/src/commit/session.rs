@@ -96,7 +96,7 @@ impl Session {
             let me = Incarnation::claim(&store.cloud, &store.settings, self.client).await?;
             let appender = store.log.open(self.client, me.epoch, me.fence_from().await).await?;
             me.fenced().await?;
-            // What an earlier life left in its private queue.
+            // What an earlier life left to be sent on.
             store.make_due(Scope::Client(self.client));
             Ok(Life { me, appender })
         };
@@ -130,9 +130,9 @@ impl Session {
         let store = &self.store;
         store.make_all_due();
         store.work().await?;
-        // With queues, what is hidden with someone else cannot be seen from here.
         if store.database().backend != Backend::S3Log {
-            return Ok(false);
+            // Messages are anyone's to send on and to apply: nothing there needs the client.
+            return life.me.retire().await;
         }
         let stream = self.stream();
         store.drain(Scope::Stream(stream)).await?;

@@ -93,7 +93,8 @@ pub(crate) enum Append {
 pub(crate) enum Scope {
     /// A queue of pending updates: those of the pages whose names hash to it.
     Shard(u32),
-    /// The private queue of a client: whole transactions that may not have been sent on.
+    /// The queue that a client commits whole transactions to, shared with others: what is there may
+    /// not have been sent on.
     Client(u64),
     /// The log objects of one incarnation.
     Stream(Stream),
@@ -165,6 +166,10 @@ pub(crate) trait Log: Send + Sync {
 
     /// The scope where changes of `page` by `stream` arrive.
     fn scope_of(&self, page: crate::page::PageId, stream: Stream) -> Scope;
+
+    /// One client for each queue of whole transactions, so that forwarding for each of them is
+    /// forwarding everything. `clients` are all that ever were.
+    fn forwards(&self, clients: &[u64]) -> Vec<u64>;
 
     /// Sends whole transactions on to where checkpoints look for them. Returns how many.
     async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError>;

@@ -471,6 +471,10 @@ impl Log for ObjectLog {
         Scope::Stream(stream)
     }
 
+    fn forwards(&self, _clients: &[u64]) -> Vec<u64> {
+        Vec::new()
+    }
+
     async fn forward(&self, _client: u64, _most: usize) -> Result<usize, StoreError> {
         // Checkpoints look into the streams themselves.
         Ok(0)

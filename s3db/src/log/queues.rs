@@ -1,14 +1,14 @@
 //! Backends sqs-standard and sqs-fifo: pending updates in queues.
 //!
 //! ```text
-//!   atomic:   whole transaction --> atomic-CLIENT --forward--> pu-SHARD --> checkpoint
-//!   others:   one message per shard ------------------------>  pu-SHARD --> checkpoint
+//!   atomic:   whole transaction --> atomic-N --forward--> pu-SHARD --> checkpoint
+//!   others, and atomic within one shard:  one message --> pu-SHARD --> checkpoint
 //! ```
 //!
 //! Queues are per shard of pages, not per page (W15). A whole transaction is one message, so the
 //! send itself commits it and there is no commit record that could be missed (W11); one that does
 //! not fit lies in an object that was created before, and the message names it. Anyone can forward
-//! any client's queue (W12).
+//! any queue (W12).
 //!
 //! The ordered variant sends each message to the group of its page, under its stamps as
 //! deduplication id: the service then keeps order and drops what is sent twice within five minutes.
@@ -48,6 +48,10 @@ const RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// empty answer means something.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// Queues of whole transactions, which clients share: a fixed number, so that clients that live for
+/// a second do not leave a queue each. Nobody needs one alone, since anyone may forward anything.
+const ATOMIC_QUEUES: u64 = 8;
+
 #[derive(Clone)]
 pub(crate) struct Queues {
     cloud: Cloud,
@@ -71,7 +75,7 @@ impl Queues {
     fn name(scope: Scope) -> String {
         match scope {
             Scope::Shard(shard) => format!("pu-{shard}"),
-            Scope::Client(client) => format!("atomic-{client:016x}"),
+            Scope::Client(client) => format!("atomic-{}", client % ATOMIC_QUEUES),
             Scope::Stream(stream) => format!("stream-{:016x}-{}", stream.client, stream.epoch),
         }
     }
@@ -144,6 +148,19 @@ impl Queues {
         Ok(())
     }
 
+    /// The shard, and in FIFO queues the group, that all of a transaction belongs to, if it is one
+    /// message there.
+    fn only_shard(&self, transaction: &Transaction) -> Option<u32> {
+        let (first, rest) = transaction.entries.split_first()?;
+        let shard = self.shard(first.page);
+        let is_together = |entry: &Entry| match self.is_fifo {
+            true => entry.page == first.page,
+            false => self.shard(entry.page) == shard,
+        };
+        let fits = transaction.encoded_bytes() <= MESSAGE_BYTES_MAX;
+        (fits && rest.iter().all(is_together)).then_some(shard)
+    }
+
     /// Sends the records of a transaction to their shards.
     async fn distribute(&self, transaction: &Transaction) -> Result<(), StoreError> {
         let mut shards: BTreeMap<(u32, Option<PageId>), Vec<Entry>> = BTreeMap::new();
@@ -206,7 +223,6 @@ fn parts(transaction: &Transaction, entries: Vec<Entry>) -> Vec<Transaction> {
 
 struct QueueAppender {
     queues: Queues,
-    atomic: String,
     client: u64,
 }
 
@@ -214,7 +230,8 @@ impl QueueAppender {
     /// Puts the records into an object and returns the message that names it.
     async fn spill(&self, transaction: &Transaction) -> Result<Bytes, Append> {
         let Transaction { client, epoch, number, .. } = *transaction;
-        let object = format!("spill/{client:016x}/{epoch:016x}/{number:016x}");
+        let clock = transaction.entries.first().map_or(0, |entry| entry.record.stamp.clock);
+        let object = format!("spill/{client:016x}/{epoch:016x}/{number:016x}-{clock:016x}");
         let bytes = transaction.encode();
         let cloud = &self.queues.cloud;
         let mut attempts = Attempts::new(cloud, &self.queues.settings);
@@ -248,7 +265,16 @@ impl Appender for QueueAppender {
                 }),
             };
         }
-        let scope = Scope::Client(self.client);
+        // Where one message is the whole of it, that message commits it, wherever it goes.
+        let scope = queues.only_shard(transaction).map_or(Scope::Client(self.client), Scope::Shard);
+        let queue = match queues.make(scope).await {
+            Ok(queue) => queue,
+            Err(StoreError::Cloud { source, .. }) => return Append::Failed(source),
+            Err(error) => {
+                let (what, cause) = ("the queue of a commit".into(), error.to_string());
+                return Append::Failed(Fault::Invalid { what, cause });
+            }
+        };
         let body = if transaction.encoded_bytes() <= MESSAGE_BYTES_MAX {
             transaction.encode()
         } else {
@@ -262,7 +288,7 @@ impl Appender for QueueAppender {
         let mut is_unclear = false;
         loop {
             let batch = std::slice::from_ref(&message);
-            let outcome = queues.cloud.queue.send(&self.atomic, batch).await.into_iter().next();
+            let outcome = queues.cloud.queue.send(&queue, batch).await.into_iter().next();
             let fault = match outcome {
                 Some(Sent::Accepted) => return Append::Committed,
                 Some(Sent::Failed(fault)) => fault,
@@ -270,7 +296,7 @@ impl Appender for QueueAppender {
                     is_unclear = true;
                     fault
                 }
-                None => Fault::Unknown { what: self.atomic.clone(), cause: "no outcome".into() },
+                None => Fault::Unknown { what: queue.clone(), cause: "no outcome".into() },
             };
             if attempts.after(fault.clone()).await.is_err() {
                 return if is_unclear { Append::Unknown(fault) } else { Append::Failed(fault) };
@@ -287,11 +313,7 @@ impl Log for Queues {
         _epoch: u64,
         _fence_from: u64,
     ) -> Result<Box<dyn Appender>, StoreError> {
-        let atomic = self.make(Scope::Client(client)).await?;
-        for shard in 0..self.shards {
-            self.make(Scope::Shard(shard)).await?;
-        }
-        Ok(Box::new(QueueAppender { queues: self.clone(), atomic, client }))
+        Ok(Box::new(QueueAppender { queues: self.clone(), client }))
     }
 
     async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
@@ -300,6 +322,10 @@ impl Log for Queues {
 
     fn scope_of(&self, page: PageId, _stream: Stream) -> Scope {
         Scope::Shard(self.shard(page))
+    }
+
+    fn forwards(&self, _clients: &[u64]) -> Vec<u64> {
+        (0..ATOMIC_QUEUES).collect()
     }
 
     async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError> {
@@ -384,7 +410,7 @@ impl Log for Queues {
 
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
         let mut pending = Vec::new();
-        let scopes = clients.iter().map(|&client| Scope::Client(client));
+        let scopes = self.forwards(clients).into_iter().map(Scope::Client);
         for scope in (0..self.shards).map(Scope::Shard).chain(scopes) {
             let queue = self.make(scope).await?;
             let mut attempts = Attempts::new(&self.cloud, &self.settings);

@@ -165,10 +165,10 @@ pub(crate) async fn queue(queue: &dyn Queue, name: &str) {
 
     // What is not deleted comes back when its time is over.
     assert_eq!(queue.send(name, &[message("back")]).await, [Sent::Accepted]);
-    let short = Duration::from_secs(1);
+    let short = Duration::from_secs(4);
     assert_eq!(queue.receive(name, 1, short, WAIT).await.unwrap().len(), 1);
     assert_eq!(queue.receive(name, 1, short, Duration::ZERO).await.unwrap().len(), 0);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(short + Duration::from_millis(200)).await;
     let back = queue.receive(name, 1, HIDDEN, WAIT).await.unwrap();
     assert_eq!((back.len(), back[0].receives), (1, 2));
     queue.delete(name, &[back[0].receipt.clone()]).await.unwrap();

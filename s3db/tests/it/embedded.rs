@@ -86,7 +86,7 @@ async fn all(db: &Db, of: &s3db::Collection) -> Vec<(String, String)> {
     all
 }
 
-async fn life_of_a_database(url: &str, backend: Backend) {
+pub(crate) async fn life_of_a_database(url: &str, backend: Backend) {
     let options = options(backend);
     let db = Db::create(url, &options).await.unwrap();
     let again = Db::create(url, &options).await.err();
@@ -129,8 +129,8 @@ async fn life_of_a_database(url: &str, backend: Backend) {
     txn.commit().await.unwrap();
     db.close().await.unwrap();
 
-    // Another client, another process for all it knows.
-    let db = Db::open_with(url, &options).await.unwrap();
+    // Another client, another process for all it knows. Nobody beside it holds what it looks for.
+    let db = Db::open_with(url, &Options { has_worker: false, ..options }).await.unwrap();
     let users = db.collection("users").await.unwrap();
     db.store().sweep().await.unwrap();
     let records = all(&db, &users).await;

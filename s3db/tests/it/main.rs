@@ -1,5 +1,6 @@
 //! The store's types, from outside.
 
+mod aws;
 mod conformance;
 mod embedded;
 mod golden;

@@ -234,7 +234,7 @@ fn w15_queues_do_not_grow_with_pages() {
         page_names.len()
     });
     assert!(leaves > 100, "{leaves} pages");
-    assert_eq!(hardened.queues(), 4 + 1, "one per shard, one of the client");
+    assert_eq!(hardened.queues(), 4 + 8, "one per shard, and those of whole transactions");
 }
 
 #[test]

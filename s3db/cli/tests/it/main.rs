@@ -2,6 +2,7 @@
 
 mod kill; // processes that are killed in the middle of what they do
 mod log; // log decode
+mod proxy; // a line to a server on which things go wrong
 mod store; // everything else
 
 use assert_cmd::Command;
