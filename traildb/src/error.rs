@@ -72,6 +72,25 @@ pub enum Error {
     #[error("a cursor that gives only changed items cannot have a filter")]
     FilterOfChanges,
 
+    /// The index belongs to another database, or to this one before it was written anew. Make it
+    /// again.
+    #[error("{index} is not the index of {database}: make it again")]
+    IndexMismatch {
+        /// The index's name.
+        index: String,
+        /// The database's name.
+        database: String,
+    },
+
+    /// The index is of a version that this reader does not know. Make it again.
+    #[error("{object}: index version {version}; this reader knows version 1: make it again")]
+    IndexVersion {
+        /// The index's name.
+        object: String,
+        /// The version of the index.
+        version: u64,
+    },
+
     /// What was given to the builder cannot be part of a database.
     #[error(transparent)]
     Input(#[from] InputError),

@@ -18,6 +18,7 @@ mod storage_region; // a region of the pager as a storage
 mod container; // members by name: package and directory
 mod member; // the bytes of each member, read and written
 pub mod filter; // which events are wanted: text, expression, filter
+pub mod index; // trails of an item, numbers of values: a file beside the database
 mod read; // Reader, its cursors, scans
 mod write; // Builder: events into a file
 pub mod verify; // every rule of the format, for a whole database
@@ -26,6 +27,7 @@ pub mod synth; // made-up events for demos and benchmarks
 pub use crate::{
     error::{Error, InputError},
     filter::Filter,
+    index::Index,
     item::{DELTA_MAX, FIELDS_MAX, Item, TRAILS_MAX, Uuid, UuidError, VALUES_MAX},
     member::{fields::Fields, lexicon::Value},
     read::{

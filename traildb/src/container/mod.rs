@@ -53,6 +53,12 @@ pub(crate) struct Members<S> {
 }
 
 impl<S: Storage> Members<S> {
+    /// One member called `name`, all of a storage.
+    pub(crate) fn single(name: &str, storage: S) -> Members<S> {
+        let member = Member { name: name.into(), store: 0, start: 0, len: storage.len() };
+        Members { stores: vec![storage], by_name: HashMap::from([(name.into(), member)]) }
+    }
+
     /// The member `name`, which the format demands.
     pub(crate) fn need(&self, name: &str) -> Result<Member, Error> {
         self.find(name).ok_or_else(|| Error::Damaged {

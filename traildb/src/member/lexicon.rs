@@ -167,6 +167,58 @@ impl LexiconMember {
         Err(self.member.damaged(members, span.start, reason))
     }
 
+    /// Calls `each` with the values `numbers` (from 1, all of which exist) and their numbers, reading
+    /// many at a time.
+    pub(crate) fn each<S: Storage>(
+        &self,
+        members: &Members<S>,
+        numbers: Range<u64>,
+        mut each: impl FnMut(u64, &[u8]),
+    ) -> Result<(), Error> {
+        /// Values read at a time, in bytes, unless one is longer.
+        const VALUES_BYTES: u64 = 256 << 10;
+        let step = CHUNK_BYTES / self.width;
+        let (mut offsets, mut bytes, mut value) = (Vec::new(), Vec::new(), Vec::new());
+        let mut number = numbers.start;
+        while number < numbers.end {
+            let n = step.min(numbers.end - number);
+            let end = (self.width * (number + n + 1)).min(self.member.len);
+            offsets.resize((end - self.width * number) as usize, 0);
+            members.read(&self.member, self.width * number, &mut offsets)?;
+            let starts: Vec<u64> =
+                offsets.chunks_exact(self.width as usize).map(le_number).collect();
+            let mut spans = Vec::with_capacity(n as usize);
+            for k in 0..n as usize {
+                let last = self.zero_ended && number + k as u64 == self.count;
+                let end = if last { self.member.len } else { starts[k + 1] };
+                spans.push(self.check_span(members, number + k as u64, starts[k]..end)?);
+            }
+            // Each span ends after it starts and where the next one starts, so they follow.
+            let mut k = 0;
+            while k < spans.len() {
+                let start = spans[k].start;
+                let fits = |span: &&Range<u64>| span.end - start <= VALUES_BYTES;
+                let group = spans[k..].iter().take_while(fits).count();
+                if self.zero_ended || group == 0 {
+                    value.clear();
+                    self.append(members, number + k as u64, &mut value)?;
+                    each(number + k as u64, &value);
+                    k += 1;
+                    continue;
+                }
+                bytes.resize((spans[k + group - 1].end - start) as usize, 0);
+                members.read(&self.member, start, &mut bytes)?;
+                for span in &spans[k..k + group] {
+                    let place = (span.start - start) as usize..(span.end - start) as usize;
+                    each(number + k as u64, &bytes[place]);
+                    k += 1;
+                }
+            }
+            number += n;
+        }
+        Ok(())
+    }
+
     /// The numbers of the values that equal those `wanted`, 0 for the empty one, by a scan over the
     /// offsets: values are in the order of their first use.
     pub(crate) fn find_all<S: Storage>(

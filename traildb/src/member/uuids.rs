@@ -65,6 +65,10 @@ impl Uuids {
         Ok(Uuids { member, trails, sorted: version > 0 })
     }
 
+    pub(crate) fn member(&self) -> &Member {
+        &self.member
+    }
+
     /// The UUID of a trail that exists.
     pub(crate) fn get<S: Storage>(&self, members: &Members<S>, trail: u64) -> Result<Uuid, Error> {
         let mut bytes = [0; 16];

@@ -17,7 +17,14 @@ mod multi; // many trails in the order of time
 mod view; // which events are seen
 mod scan; // many trails with many threads
 
-use std::{io, ops::Range, path::Path, sync::OnceLock};
+use std::{
+    io,
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use crc_fast::{CrcAlgorithm, checksum};
 
 pub use batch::Batch;
 pub use cursor::{Event, Trail};
@@ -29,6 +36,7 @@ use crate::{
     bits,
     container::{Member, Members, Plan, directory, package},
     error::Error,
+    index::Index,
     item::{Item, Uuid},
     member::{
         codebook::Codebook,
@@ -64,6 +72,8 @@ pub struct Reader<S: Storage> {
     fields: OnceLock<Fields>,
     lexicons: OnceLock<Vec<LexiconMember>>,
     model: OnceLock<Model>,
+    identity: OnceLock<u64>,
+    index: Option<Arc<Index<S>>>,
 }
 
 #[derive(Debug)]
@@ -154,8 +164,17 @@ impl<S: Storage> Reader<S> {
             }),
         };
         members.need("fields")?;
-        let (fields, lexicons, model) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Reader { members, version, info, content, fields, lexicons, model })
+        Ok(Reader {
+            members,
+            version,
+            info,
+            content,
+            fields: OnceLock::new(),
+            lexicons: OnceLock::new(),
+            model: OnceLock::new(),
+            identity: OnceLock::new(),
+            index: None,
+        })
     }
 
     /// Announces what every query needs: names, code, and how many values each field has.
@@ -272,16 +291,20 @@ impl<S: Storage> Reader<S> {
         Ok((!item.is_null()).then_some(lexicon))
     }
 
-    /// The item of a value, or `None` if no event has it. Passes over the field's lexicon, whose
-    /// values are in no order.
+    /// The item of a value, or `None` if no event has it. Without an index
+    /// ([`attach`](Reader::attach)) this passes over the field's lexicon, whose values are in no
+    /// order.
     pub fn item(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
         Ok(self.items(field, &[value])?[0])
     }
 
-    /// The items of many values of a field, in their order. A local lexicon is passed over once for
-    /// all of them.
+    /// The items of many values of a field, in their order: with an index by three rounds of requests
+    /// to where they are, else by passing over the lexicon, once for all of them.
     pub fn items(&self, field: u16, values: &[&[u8]]) -> Result<Vec<Option<Item>>, Error> {
         let lexicon = self.lexicon(field)?;
+        if let Some(index) = &self.index {
+            return index.items(self, field, values);
+        }
         let numbers = lexicon.find_all(&self.members, values)?;
         Ok(numbers.into_iter().map(|number| Some(Item::new(field, number?))).collect())
     }
@@ -381,6 +404,89 @@ impl<S: Storage> Reader<S> {
     /// trails with one cursor allocates nothing, and in ascending order reads ahead.
     pub fn cursor(&self) -> Result<Trail<'_, S>, Error> {
         self.view().cursor()
+    }
+
+    /// Lets this reader find items and trails with the help of its index.
+    ///
+    /// # Errors
+    /// [`Error::IndexMismatch`] if the index was opened for another database.
+    pub fn attach(&mut self, index: Index<S>) -> Result<(), Error> {
+        index.check(self)?;
+        self.index = Some(Arc::new(index));
+        Ok(())
+    }
+
+    /// The index, if one is attached.
+    pub fn index(&self) -> Option<&Arc<Index<S>>> {
+        self.index.as_ref()
+    }
+
+    /// The storage's name.
+    pub(crate) fn object(&self) -> &str {
+        self.members.object()
+    }
+
+    /// Calls `each` with the numbers and bytes of the values `numbers` of a field.
+    pub(crate) fn each_value(
+        &self,
+        field: u16,
+        numbers: Range<u64>,
+        each: impl FnMut(u64, &[u8]),
+    ) -> Result<(), Error> {
+        self.lexicon(field)?.each(&self.members, numbers, each)
+    }
+
+    /// Announces what [`identity`](Reader::identity) reads.
+    pub(crate) fn announce_identity(&self) -> Result<(), Error> {
+        let mut plan = Plan::default();
+        for (member, range) in self.identifying()? {
+            plan.add(&member, range);
+        }
+        plan.announce(&self.members)
+    }
+
+    /// Parts of members that tell this database from others: those that opening and every query
+    /// read anyway, and the ends of two more.
+    fn identifying(&self) -> Result<Vec<(Member, Range<u64>)>, Error> {
+        const END_BYTES: u64 = 4 << 10;
+        let mut parts = Vec::new();
+        for name in ["info", "fields"] {
+            let member = self.members.need(name)?;
+            let len = member.len;
+            parts.push((member, 0..len));
+        }
+        if let Some(content) = &self.content {
+            parts.push((content.codebook.clone(), 0..content.codebook.len));
+            for member in [content.trails.data.clone(), content.uuids.member().clone()] {
+                let len = member.len;
+                parts.push((member, len.saturating_sub(END_BYTES)..len));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// What this database is known by (FORMAT.md K3): names and sizes of its members, and the bytes
+    /// of the smaller ones. A database written anew from other events has another.
+    pub(crate) fn identity(&self) -> Result<u64, Error> {
+        once(&self.identity, || {
+            /// Parts are small in a sound database; of another one no more is read.
+            const PART_BYTES_MAX: u64 = 16 << 20;
+            let mut all = Vec::new();
+            for (name, len) in self.members() {
+                if name != "tar.toc" && name != "version" {
+                    all.extend_from_slice(format!("{name} {len}\n").as_bytes());
+                }
+            }
+            let mut bytes = Vec::new();
+            for (member, range) in self.identifying()? {
+                bytes.resize((range.end - range.start).min(PART_BYTES_MAX) as usize, 0);
+                self.members.read(&member, range.start, &mut bytes)?;
+                let sum = checksum(CrcAlgorithm::Crc64Nvme, &bytes);
+                all.extend_from_slice(&sum.to_le_bytes());
+            }
+            Ok(checksum(CrcAlgorithm::Crc64Nvme, &all))
+        })
+        .copied()
     }
 
     fn content_of(&self, trail: u64) -> Result<&Content, Error> {

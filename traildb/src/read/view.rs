@@ -11,7 +11,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Reader, Scan, Trail};
-use crate::{error::Error, filter::Filter, storage::Storage};
+use crate::{error::Error, filter::Filter, index::Matching, storage::Storage};
 
 /// A reader and which of its events are to be seen.
 ///
@@ -117,6 +117,32 @@ impl<'r, S: Storage> View<'r, S> {
     /// As [`trail`](View::trail).
     pub fn trail_len(&self, trail: u64) -> Result<u64, Error> {
         self.trail(trail)?.count_rest()
+    }
+
+    /// The trails that can have events in this view, ascending: with an index, only those that have
+    /// the items that the database's filter asks for, else all. A trail may be among them and show
+    /// no event; none is left out that shows one.
+    ///
+    /// # Errors
+    /// Those of reading the index.
+    pub fn matching_trails(&self) -> Result<Matching<S>, Error> {
+        let can = |filter: &Filter| filter.times().is_some() && !filter.is_none();
+        let own = self.levels.trails.iter().map(|(&trail, filter)| (trail, can(filter)));
+        let index = self.reader.index().cloned();
+        let filter = self.levels.database.as_deref();
+        Matching::new(index, filter, own.collect(), self.reader.trails())
+    }
+
+    /// A scan of the trails that can have events in this view ([`View::matching_trails`]).
+    ///
+    /// # Errors
+    /// Those of reading the index.
+    pub fn scan_matching(&self) -> Result<Scan<'r, S>, Error> {
+        let restricts = self.levels.has_filters();
+        match restricts {
+            true => Ok(self.scan().try_trails(self.matching_trails()?)),
+            false => Ok(self.scan()),
+        }
     }
 
     /// Passes over the trails with several threads. See [`Scan`].

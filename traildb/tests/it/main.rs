@@ -8,6 +8,7 @@ mod verify; // the same files, checked whole
 mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes
 mod queries; // filters, views, merged cursors, scans: against a naive evaluator
+mod index; // lists of trails, numbers of values
 mod writing; // what a builder writes reads back
 mod appending; // events of another database
 mod spilling; // more events than fit in memory

@@ -14,15 +14,15 @@ use crate::support::{self, Row, Rows};
 const FIELDS: [&str; 3] = ["a", "b", "c"];
 
 /// What a random database holds: a list of trails, each of times and values.
-type Plain = Vec<Vec<(u64, [u8; 3])>>;
+pub(crate) type Plain = Vec<Vec<(u64, [u8; 3])>>;
 
-fn plain() -> impl Strategy<Value = Plain> {
+pub(crate) fn plain() -> impl Strategy<Value = Plain> {
     let event = (0..20u64, [0..5u8, 0..3u8, 0..8u8]);
     vec(vec(event, 1..12), 0..12)
 }
 
 /// Value number `n` of a field: 0 is the empty one.
-fn value(n: u8) -> Vec<u8> {
+pub(crate) fn value(n: u8) -> Vec<u8> {
     match n {
         0 => Vec::new(),
         1 => b"one".to_vec(),
@@ -33,7 +33,7 @@ fn value(n: u8) -> Vec<u8> {
 }
 
 /// The database of `plain`, and what is in it in the order of the file.
-fn database(plain: &Plain) -> (tempfile::TempDir, Reader<File>, Vec<Rows>) {
+pub(crate) fn database(plain: &Plain) -> (tempfile::TempDir, Reader<File>, Vec<Rows>) {
     let dir = support::scratch();
     let path = dir.path().join("db.tdb");
     let mut builder = Builder::new(&FIELDS).unwrap();
@@ -56,7 +56,7 @@ fn database(plain: &Plain) -> (tempfile::TempDir, Reader<File>, Vec<Rows>) {
 
 /// A condition, as a tree that is easy to make and to evaluate.
 #[derive(Clone, Debug)]
-enum Wanted {
+pub(crate) enum Wanted {
     Is(usize, u8),
     In(usize, Vec<u8>),
     /// `>=`, `<`, `=`, `!=` and so on by number.
@@ -66,7 +66,7 @@ enum Wanted {
     Any(Vec<Wanted>),
 }
 
-fn wanted() -> impl Strategy<Value = Wanted> {
+pub(crate) fn wanted() -> impl Strategy<Value = Wanted> {
     let leaf = prop_oneof![
         // A value number of 9 or more is in no database.
         4 => (0..3usize, 0..12u8).prop_map(|(field, n)| Wanted::Is(field, n)),
@@ -85,7 +85,7 @@ fn wanted() -> impl Strategy<Value = Wanted> {
 const COMPARISONS: [&str; 6] = ["=", "!=", "<", "<=", ">", ">="];
 
 impl Wanted {
-    fn matches(&self, (time, values): &Row) -> bool {
+    pub(crate) fn matches(&self, (time, values): &Row) -> bool {
         match self {
             Wanted::Is(field, n) => values[*field] == value(*n),
             Wanted::In(field, list) => list.iter().any(|&n| values[*field] == value(n)),
@@ -103,7 +103,7 @@ impl Wanted {
         }
     }
 
-    fn expr(&self) -> Expr {
+    pub(crate) fn expr(&self) -> Expr {
         match self {
             Wanted::Is(field, n) => Expr::is(FIELDS[*field], value(*n)),
             Wanted::In(field, list) => Expr::one_of(FIELDS[*field], list.iter().map(|&n| value(n))),
@@ -301,7 +301,7 @@ proptest! {
 }
 
 /// Trails enough for many chunks, each with `1 + number % 5` events.
-fn large() -> (tempfile::TempDir, Reader<File>) {
+pub(crate) fn large() -> (tempfile::TempDir, Reader<File>) {
     let dir = support::scratch();
     let path = dir.path().join("db.tdb");
     let mut builder = Builder::new(&["n", "even"]).unwrap();

@@ -1,0 +1,177 @@
+//! Which number a value has: a hash table in a file (FORMAT.md K6).
+//!
+//! ```text
+//!   slots   | . | n7 | n2 | . | n9 | n1 | n4 | . |      home = hash * homes / 2^64
+//!                 ^ home of n7 and n2        empty: no value with a home before it lies behind
+//! ```
+//!
+//! Values are placed in the order of their hashes, each at its home or at the first free slot
+//! behind it, so that the table is written front to back. A slot is the value's number, and the low
+//! 16 bits of its hash to tell it from its neighbours without a look at the lexicon.
+
+use std::io;
+
+use crc_fast::{CrcAlgorithm, checksum};
+
+use super::{
+    layout::{Entry, number, width},
+    pages::{PAYLOAD, Pages},
+};
+use crate::{container::Plan, error::Error, storage::Storage};
+
+/// Bytes of the hash in a slot.
+const TAG_BYTES: u64 = 2;
+/// Slots that are looked at in one go: runs of taken slots are rarely as long.
+const LOOK: u64 = 64;
+/// No run of taken slots that a writer makes is longer, unless somebody made up values to that end.
+const RUN_MAX: u64 = 1 << 16;
+
+/// The hash of a value: CRC-64/NVME, its bits mixed once more, since a checksum of short values
+/// leaves the high bits poor. Both steps can be undone, so different checksums stay different.
+pub(super) fn hash(value: &[u8]) -> u64 {
+    let mut hash = checksum(CrcAlgorithm::Crc64Nvme, value) ^ value.len() as u64;
+    hash = (hash ^ hash >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    hash ^ hash >> 29
+}
+
+/// Homes in the table of `count` values: four of five slots are taken.
+pub(super) fn homes(count: u64) -> u64 {
+    count + count / 4 + 1
+}
+
+fn home(hash: u64, homes: u64) -> u64 {
+    (u128::from(hash) * u128::from(homes) >> 64) as u64
+}
+
+/// Bytes of a slot, of a field with `count` values.
+pub(super) fn slot_width(count: u64) -> u64 {
+    width(count) + TAG_BYTES
+}
+
+fn slot(hash: u64, value: u64, count: u64) -> u64 {
+    value | (hash & 0xFFFF) << (8 * width(count))
+}
+
+/// Writes the table of a field with `count` values, whose hashes and numbers come in ascending
+/// order. Returns the number of slots.
+pub(super) fn write(
+    count: u64,
+    mut next: impl FnMut() -> io::Result<Option<(u64, u64)>>,
+    mut put: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<u64> {
+    let (homes, width) = (homes(count), slot_width(count) as usize);
+    let mut slots = 0;
+    while let Some((hash, value)) = next()? {
+        while slots < home(hash, homes) {
+            put(&[0; 8][..width])?;
+            slots += 1;
+        }
+        put(&slot(hash, value, count).to_le_bytes()[..width])?;
+        slots += 1;
+    }
+    // One empty slot at least ends the last run.
+    while slots < homes + 1 {
+        put(&[0; 8][..width])?;
+        slots += 1;
+    }
+    Ok(slots)
+}
+
+/// Announces where a value would be.
+pub(super) fn plan<S: Storage>(pages: &Pages<S>, entry: &Entry, hash: u64, plan: &mut Plan) {
+    let start = home(hash, homes(entry.count));
+    let end = entry.table_slots.min(start + LOOK);
+    let at = |slot: u64| entry.table_at + slot * entry.table_width;
+    pages.plan(plan, at(start)..at(end));
+}
+
+/// The numbers that a value of this hash can have, the smallest first.
+pub(super) fn find<S: Storage>(
+    pages: &Pages<S>,
+    entry: &Entry,
+    hash: u64,
+) -> Result<Vec<u64>, Error> {
+    let mut found = Vec::new();
+    let mut at = home(hash, homes(entry.count));
+    let first = at;
+    let number_width = (entry.table_width - TAG_BYTES) as usize;
+    let mut bytes = Vec::new();
+    while at < entry.table_slots && at - first < RUN_MAX {
+        let end = entry.table_slots.min(at + LOOK);
+        let position = |slot: u64| entry.table_at + slot * entry.table_width;
+        pages.read(position(at)..position(end), &mut bytes)?;
+        for slot in bytes.chunks_exact(entry.table_width as usize) {
+            let value = number(&slot[..number_width]);
+            if value == 0 {
+                return Ok(found);
+            }
+            if value > entry.count {
+                return Err(pages.damaged(position(at), "a value that does not exist"));
+            }
+            if number(&slot[number_width..]) == hash & 0xFFFF {
+                found.push(value);
+            }
+        }
+        at = end;
+    }
+    Ok(found)
+}
+
+// What is looked at in one go lies in two pages at most.
+const _: () = assert!(LOOK * 8 <= PAYLOAD);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::pages::PageWriter;
+
+    #[test]
+    fn every_value_is_found() {
+        for count in [0u64, 1, 2, 255, 256, 5000, 70_000] {
+            let value = |n: u64| format!("value {n}").into_bytes();
+            let mut pairs: Vec<(u64, u64)> = (1..=count).map(|n| (hash(&value(n)), n)).collect();
+            pairs.sort_unstable();
+            let mut pairs = pairs.into_iter();
+            let mut file = PageWriter::new(Vec::new(), 0);
+            let slots = write(count, || Ok(pairs.next()), |b| file.write(b)).unwrap();
+            assert!(slots <= homes(count) + 64, "{slots} slots for {count}");
+            let entry = Entry {
+                count,
+                table_slots: slots,
+                table_width: slot_width(count),
+                ..Entry::default()
+            };
+            let pages = Pages::new(file.finish().unwrap());
+            let pages = match pages {
+                Ok(pages) => pages,
+                Err(error) => panic!("{count}: {error}"),
+            };
+            let mut candidates = 0;
+            for n in 1..=count {
+                let found = find(&pages, &entry, hash(&value(n))).unwrap();
+                assert!(found.contains(&n), "{n} of {count}");
+                candidates += found.len() as u64;
+            }
+            assert!(candidates <= count + count / 100, "{candidates} looks for {count} values");
+            let strangers = (0..1000).map(|n| hash(format!("stranger {n}").as_bytes()));
+            let looks: usize = strangers.map(|h| find(&pages, &entry, h).unwrap().len()).sum();
+            assert!(looks < 10, "{looks} looks for 1000 strangers among {count}");
+        }
+    }
+
+    #[test]
+    fn values_with_one_hash_come_in_order() {
+        let mut file = PageWriter::new(Vec::new(), 0);
+        let mut pairs = (1..=200).map(|n| (u64::MAX, n));
+        let slots = write(200, || Ok(pairs.next()), |b| file.write(b)).unwrap();
+        let entry = Entry {
+            count: 200,
+            table_slots: slots,
+            table_width: slot_width(200),
+            ..Entry::default()
+        };
+        let pages = Pages::new(file.finish().unwrap()).unwrap();
+        let found = find(&pages, &entry, u64::MAX).unwrap();
+        assert_eq!(found, (1..=200).collect::<Vec<u64>>());
+    }
+}
