@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     filter::Filter,
     item::{Item, Uuid},
+    member::codebook::Symbol,
     storage::Storage,
 };
 
@@ -57,6 +58,8 @@ pub struct Trail<'r, S: Storage> {
     reader: &'r Reader<S>,
     model: &'r Model,
     levels: Arc<Levels>,
+    /// What the levels say, at hand.
+    only_changes: bool,
     /// The filter of this cursor, which overrides those of the levels.
     own_filter: Option<Arc<Filter>>,
     /// The filter that holds for the trail that the cursor is on, and the last time that it can
@@ -139,6 +142,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         Ok(Trail {
             reader,
             model,
+            only_changes: levels.only_changes,
             levels,
             own_filter: None,
             filter: None,
@@ -187,7 +191,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// # Errors
     /// [`Error::FilterOfChanges`] if the cursor is of a view of changes.
     pub fn set_filter(&mut self, filter: Option<Arc<Filter>>) -> Result<(), Error> {
-        if filter.is_some() && self.levels.only_changes {
+        if filter.is_some() && self.only_changes {
             return Err(Error::FilterOfChanges);
         }
         self.own_filter = filter;
@@ -357,7 +361,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
     #[inline]
     pub(super) fn current(&self) -> Event<'_> {
-        let items = if self.levels.only_changes { &self.changes[..] } else { &self.items };
+        let items = if self.only_changes { &self.changes[..] } else { &self.items };
         Event { time: self.time, items }
     }
 
@@ -393,6 +397,9 @@ impl<'r, S: Storage> Trail<'r, S> {
         if pending.second_field != 0 {
             self.set(pending.second_field, pending.second);
         }
+        if self.window.refill_at == usize::MAX && !self.only_changes {
+            return self.decode_rest();
+        }
         while self.window.bit < self.window.end_bit {
             match self.symbol()? {
                 Decoded::Time(pending) => {
@@ -410,10 +417,66 @@ impl<'r, S: Storage> Trail<'r, S> {
         Ok(true)
     }
 
+    /// Decodes the rest of an event, up to the time symbol of the next, where all of the trail is in
+    /// the window: nothing is refilled, so the position stays in a register.
+    #[inline]
+    fn decode_rest(&mut self) -> Result<bool, Error> {
+        let Model { codebook, field_bits, literals } = self.model;
+        let (bytes, end) = (&self.window.bytes[..], self.window.end_bit);
+        let items = &mut self.items[..];
+        let mut bit = self.window.bit;
+        let reason = loop {
+            if bit >= end {
+                self.window.bit = bit;
+                return Ok(true);
+            }
+            let word = bits::peek(bytes, bit);
+            let (next, symbol) = if word & 1 == 1 {
+                let Some((symbol, n)) = codebook.find(word >> 1) else {
+                    break "no code word starts like this";
+                };
+                (bit + 1 + u64::from(n), *symbol)
+            } else {
+                let first_field = bits::low(word >> 1, *field_bits);
+                let Some(&(value_bits, value_max)) = literals.get(first_field as usize) else {
+                    break "a literal of a field that does not exist";
+                };
+                // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
+                let at = bit + 1 + u64::from(*field_bits);
+                let value = bits::low(bits::peek(bytes, at), value_bits);
+                if value > value_max {
+                    break "a literal of a value that does not exist";
+                }
+                let first_field = first_field as u16;
+                let first =
+                    if first_field == 0 { value } else { Item::new(first_field, value).raw() };
+                let symbol = Symbol { first, second: 0, first_field, second_field: 0 };
+                (at + u64::from(value_bits), symbol)
+            };
+            if next > end {
+                break "the trail ends inside a symbol";
+            }
+            bit = next;
+            let Symbol { first, second, first_field, second_field } = symbol;
+            if first_field == 0 {
+                let second = Item(second);
+                self.pending = Some(Pending { delta: first, second, second_field });
+                self.window.bit = bit;
+                return Ok(true);
+            }
+            items[usize::from(first_field) - 1] = Item(first);
+            if second_field != 0 {
+                items[usize::from(second_field) - 1] = Item(second);
+            }
+        };
+        self.window.bit = bit;
+        Err(self.damaged(reason))
+    }
+
     #[inline(always)]
     fn set(&mut self, field: u16, item: Item) {
         self.items[usize::from(field) - 1] = item;
-        if self.levels.only_changes {
+        if self.only_changes {
             self.changes.push(item);
         }
     }
