@@ -91,6 +91,16 @@ pub enum Error {
         version: u64,
     },
 
+    /// A merge needs all shards at once, and these are more than may be open. Merge some of them into
+    /// one first, or allow more.
+    #[error("{shards} databases are merged where {open_max} may be open at the same time")]
+    TooManyShards {
+        /// Number of shards.
+        shards: usize,
+        /// The most that may be open.
+        open_max: usize,
+    },
+
     /// What was given to the builder cannot be part of a database.
     #[error(transparent)]
     Input(#[from] InputError),

@@ -20,6 +20,7 @@ mod member; // the bytes of each member, read and written
 pub mod filter; // which events are wanted: text, expression, filter
 pub mod index; // trails of an item, numbers of values: a file beside the database
 mod read; // Reader, its cursors, scans
+pub mod shards; // many databases as one
 mod write; // Builder: events into a file
 pub mod verify; // every rule of the format, for a whole database
 pub mod synth; // made-up events for demos and benchmarks
@@ -34,6 +35,7 @@ pub use crate::{
         Batch, Chunk, Event, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail, View,
         existing,
     },
+    shards::Shards,
     storage::Storage,
     write::{Appender, Bigrams, Builder, Options, Sink, Written},
 };

@@ -261,6 +261,43 @@ impl Expr {
         self.bind_with(reader, UnknownFields::Refuse)
     }
 
+    /// This condition on the events of several databases, in their order. A field that one lacks has
+    /// no value there, not even the empty one; what to make of one that all lack is a choice.
+    ///
+    /// # Errors
+    /// As [`bind`](Expr::bind).
+    pub fn bind_each<'r, S: Storage + 'r>(
+        &self,
+        readers: impl IntoIterator<Item = &'r Reader<S>>,
+        unknown: UnknownFields,
+    ) -> Result<Vec<Filter>, BindError> {
+        let readers: Vec<&Reader<S>> = readers.into_iter().collect();
+        if unknown == UnknownFields::Refuse && !readers.is_empty() {
+            for name in self.fields() {
+                let mut known = false;
+                for reader in &readers {
+                    known = known || reader.fields()?.find(name).is_some();
+                }
+                if !known {
+                    return Err(self.no_such_field(name).into());
+                }
+            }
+        }
+        let bind = |reader: &&Reader<S>| self.bind_with(reader, UnknownFields::NoMatch);
+        readers.iter().map(bind).collect()
+    }
+
+    /// The error for a field that is not there, at its first place in the text.
+    pub(crate) fn no_such_field(&self, name: &str) -> ParseError {
+        let mut leaves = Vec::new();
+        self.0.leaves(&mut leaves);
+        let leaf = leaves.into_iter().find(|leaf| &*leaf.field == name);
+        let place = Place { text: Arc::from(name), at: 0 };
+        let reason = format!("the database has no field {name:?}");
+        leaf.map(|leaf| leaf.error(reason.clone()))
+            .unwrap_or_else(|| ParseError::new(place, reason))
+    }
+
     /// Like [`bind`](Expr::bind), with a choice for fields that the database does not have.
     ///
     /// # Errors
@@ -287,10 +324,7 @@ impl Expr {
                     Some((field, list.len() - values.len()..list.len()))
                 }
                 _ if unknown == UnknownFields::NoMatch => None,
-                _ => {
-                    let reason = format!("the database has no field {:?}", leaf.field);
-                    return Err(leaf.error(reason).into());
-                }
+                _ => return Err(self.no_such_field(&leaf.field).into()),
             });
         }
         let mut found: BTreeMap<u16, Vec<Option<Item>>> = BTreeMap::new();

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The first bytes.
-const MAGIC: [u8; 8] = *b"tdbindex";
+pub(super) const MAGIC: [u8; 8] = *b"tdbindex";
 /// The version that is written, and the one that is read.
 const VERSION: u32 = 1;
 /// Bytes of the head, before the fields.

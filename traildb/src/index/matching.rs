@@ -156,6 +156,11 @@ impl<S: Storage> fmt::Debug for Matching<S> {
     }
 }
 
+/// Whether an index can say of any trail that the filter does not match it.
+pub(crate) fn restricts(filter: &Filter) -> bool {
+    filter.clauses().iter().any(|clause| positive_items(clause).is_some())
+}
+
 /// The items of which a trail must have one to match the clause, or `None` if it need not.
 fn positive_items(clause: &Clause) -> Option<Vec<Item>> {
     let mut items = Vec::new();

@@ -28,6 +28,7 @@ use std::{
 
 pub use build::{Build, Built, Progress};
 pub use matching::Matching;
+pub(crate) use matching::restricts;
 
 use self::{
     layout::{Entry, Head},
@@ -46,6 +47,11 @@ pub fn path_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(SUFFIX);
     name.into()
+}
+
+/// Whether a file that starts with these bytes, eight at least, is meant to be an index.
+pub fn is_index(head: &[u8]) -> bool {
+    head.starts_with(&layout::MAGIC)
 }
 
 /// An open index.

@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     ops::{Deref, Range},
 };
 
@@ -228,7 +228,9 @@ impl LexiconMember {
     ) -> Result<Vec<Option<u64>>, Error> {
         let mut found: HashMap<&[u8], Option<u64>> =
             wanted.iter().filter(|value| !value.is_empty()).map(|&value| (value, None)).collect();
-        let lengths: HashSet<u64> = found.keys().map(|value| <[u8]>::len(value) as u64).collect();
+        // Most values are of another length: a bit for each, 64 and 0 sharing one and so on, says so.
+        let bit = |len: u64| 1u64 << (len % 64);
+        let lengths = found.keys().fold(0, |bits, value| bits | bit(<[u8]>::len(value) as u64));
         let mut missing = found.len();
         let step = CHUNK_BYTES / self.width;
         let mut number = 1;
@@ -253,7 +255,7 @@ impl LexiconMember {
                     // Longer than the value by its NUL byte, or more before the last offset. A span
                     // is no longer than the member, so one that fits is read in full.
                     true => true,
-                    false => lengths.contains(&(span.end - span.start)),
+                    false => lengths & bit(span.end - span.start) != 0,
                 };
                 if fits {
                     value.clear();

@@ -69,6 +69,11 @@ impl Uuids {
         &self.member
     }
 
+    /// Announces the UUID of a trail.
+    pub(crate) fn plan(&self, plan: &mut Plan, trail: u64) {
+        plan.add(&self.member, trail * ENTRY..(trail + 1) * ENTRY);
+    }
+
     /// The UUID of a trail that exists.
     pub(crate) fn get<S: Storage>(&self, members: &Members<S>, trail: u64) -> Result<Uuid, Error> {
         let mut bytes = [0; 16];

@@ -360,7 +360,7 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
     #[inline]
-    pub(super) fn current(&self) -> Event<'_> {
+    pub(crate) fn current(&self) -> Event<'_> {
         let items = if self.only_changes { &self.changes[..] } else { &self.items };
         Event { time: self.time, items }
     }
@@ -372,7 +372,7 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Goes on to the next event that the filter lets through. Returns whether there is one.
     #[inline]
-    pub(super) fn advance(&mut self) -> Result<bool, Error> {
+    pub(crate) fn advance(&mut self) -> Result<bool, Error> {
         while self.decode()? {
             let Some((filter, last)) = &self.filter else { return Ok(true) };
             if filter.matches(self.time, &self.items) {

@@ -16,6 +16,8 @@ mod batch; // events in bulk
 mod multi; // many trails in the order of time
 mod view; // which events are seen
 mod scan; // many trails with many threads
+pub(crate) mod ordered; // work on threads, its results in order
+mod lookup; // numbers of values, in memory
 
 use std::{
     io,
@@ -31,6 +33,8 @@ pub use cursor::{Event, Trail};
 pub use multi::{MultiBatch, MultiCursor, MultiEvent};
 pub use scan::{Chunk, Scan};
 pub use view::View;
+
+use lookup::Lookups;
 
 use crate::{
     bits,
@@ -74,6 +78,7 @@ pub struct Reader<S: Storage> {
     model: OnceLock<Model>,
     identity: OnceLock<u64>,
     index: Option<Arc<Index<S>>>,
+    lookups: Lookups,
 }
 
 #[derive(Debug)]
@@ -174,6 +179,7 @@ impl<S: Storage> Reader<S> {
             model: OnceLock::new(),
             identity: OnceLock::new(),
             index: None,
+            lookups: Lookups::default(),
         })
     }
 
@@ -291,21 +297,26 @@ impl<S: Storage> Reader<S> {
         Ok((!item.is_null()).then_some(lexicon))
     }
 
-    /// The item of a value, or `None` if no event has it. Without an index
-    /// ([`attach`](Reader::attach)) this passes over the field's lexicon, whose values are in no
-    /// order.
+    /// The item of a value, or `None` if no event has it.
+    ///
+    /// Values of a lexicon are in no order. With an index ([`attach`](Reader::attach)) this is a look
+    /// at where the value must be. Without one, the first question about a field passes over its
+    /// lexicon, and the second makes a table in memory for it and all that follow, if the storage is
+    /// not remote ([`lookup_memory`](Reader::lookup_memory)).
     pub fn item(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
         Ok(self.items(field, &[value])?[0])
     }
 
     /// The items of many values of a field, in their order: with an index by three rounds of requests
-    /// to where they are, else by passing over the lexicon, once for all of them.
+    /// to where they are, else as [`item`](Reader::item), passing over the lexicon at most once for
+    /// all of them.
     pub fn items(&self, field: u16, values: &[&[u8]]) -> Result<Vec<Option<Item>>, Error> {
         let lexicon = self.lexicon(field)?;
         if let Some(index) = &self.index {
             return index.items(self, field, values);
         }
-        let numbers = lexicon.find_all(&self.members, values)?;
+        let place = (usize::from(field) - 1, self.lexicons()?.len());
+        let numbers = self.lookups.find_all(&self.members, place, lexicon, values)?;
         Ok(numbers.into_iter().map(|number| Some(Item::new(field, number?))).collect())
     }
 
@@ -320,6 +331,34 @@ impl<S: Storage> Reader<S> {
             return Ok(Vec::new());
         }
         self.content_of(range.end - 1)?.uuids.window(&self.members, range)
+    }
+
+    /// The UUIDs of these trails, in their order. Those near one another are read together, and those
+    /// of a remote database take one round of requests.
+    pub fn uuids_of(&self, trails: &[u64]) -> Result<Vec<Uuid>, Error> {
+        /// Trails no further apart than this are read together: 1 KiB.
+        const GAP: u64 = 64;
+        /// And at most so many.
+        const WINDOW: u64 = 4096;
+        let mut uuids = Vec::with_capacity(trails.len());
+        for batch in trails.chunks(BATCH) {
+            let mut plan = Plan::default();
+            for &trail in batch {
+                self.content_of(trail)?.uuids.plan(&mut plan, trail);
+            }
+            plan.announce(&self.members)?;
+            let mut rest = batch;
+            while let Some(&start) = rest.first() {
+                let near = |pair: &[u64]| {
+                    pair[0] < pair[1] && pair[1] - pair[0] <= GAP && pair[1] - start < WINDOW
+                };
+                let n = 1 + rest.windows(2).take_while(|pair| near(pair)).count();
+                let window = self.uuids(start..rest[n - 1] + 1)?;
+                uuids.extend(rest[..n].iter().map(|&trail| window[(trail - start) as usize]));
+                rest = &rest[n..];
+            }
+        }
+        Ok(uuids)
     }
 
     /// The trail of a UUID, or `None` if there is none.
@@ -419,6 +458,15 @@ impl<S: Storage> Reader<S> {
     /// The index, if one is attached.
     pub fn index(&self) -> Option<&Arc<Index<S>>> {
         self.index.as_ref()
+    }
+
+    /// Sets how much memory tables of values may take, in bytes: [`item`](Reader::item) makes them, of
+    /// 10 bytes for each value of a field that is asked again. Default: 256 MiB; 0 for none. Tables
+    /// that were made are given up.
+    #[must_use]
+    pub fn lookup_memory(mut self, bytes: u64) -> Reader<S> {
+        self.lookups = Lookups::new(bytes);
+        self
     }
 
     /// The storage's name.

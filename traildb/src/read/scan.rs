@@ -8,24 +8,15 @@
 //!
 //! A thread that is far ahead of the merge waits, so that results do not pile up.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    ops::Range,
-    panic::resume_unwind,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
-    thread,
-};
+use std::{fmt, ops::Range};
 
-use super::{Trail, View};
+use super::{Trail, View, ordered};
 use crate::{error::Error, storage::Storage};
 
 /// Trails of a chunk, unless they are listed.
 const CHUNK_TRAILS: u64 = 1024;
 /// Trails of a chunk, when they are listed, and each is a fetch of its own.
 const CHUNK_LISTED: usize = 256;
-/// Chunks that may be done, or in work, and not be merged yet, for each thread.
-const AHEAD: u64 = 4;
 /// The most threads.
 const THREADS_MAX: usize = 1024;
 
@@ -200,123 +191,13 @@ impl<'r, S: Storage> Scan<'r, S> {
             }
             work(&mut Chunk { cursor, trails })
         };
-        if threads == 1 {
-            let mut cursor = None;
-            while let Some(trails) = trails.next_chunk(range_max) {
-                merge(chunk(&mut cursor, trails)?)?;
-            }
-            return Ok(());
-        }
-        let turn = Turn::new(trails, AHEAD * threads as u64);
-        thread::scope(|scope| {
-            let (sender, results) = mpsc::channel();
-            let (turn, chunk) = (&turn, &chunk);
-            let worker = |sender: mpsc::Sender<_>| {
-                // Whatever ends this thread, the others do not wait for its chunk.
-                let _stop = StopOnPanic(turn);
-                let mut cursor = None;
-                while let Some((n, trails)) = turn.take(range_max) {
-                    if sender.send((n, chunk(&mut cursor, trails))).is_err() {
-                        break;
-                    }
-                }
-            };
-            let workers: Vec<_> = (0..threads)
-                .map(|_| {
-                    let sender = sender.clone();
-                    scope.spawn(move || worker(sender))
-                })
-                .collect();
-            drop(sender);
-            let _stop = Stop(turn);
-            let mut early = BTreeMap::new();
-            let mut next = 0;
-            // Ends when all threads have.
-            for (n, done) in results {
-                early.insert(n, done);
-                while let Some(done) = early.remove(&next) {
-                    merge(done?)?;
-                    next += 1;
-                    turn.merged(next);
-                }
-            }
-            for worker in workers {
-                if let Err(panic) = worker.join() {
-                    resume_unwind(panic);
-                }
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Which chunk comes next, and how far the merge is.
-struct Turn<'r> {
-    state: Mutex<State<'r>>,
-    moved: Condvar,
-    /// Chunks that may be taken beyond the last one merged.
-    ahead: u64,
-}
-
-struct State<'r> {
-    trails: Trails<'r>,
-    taken: u64,
-    merged: u64,
-    stopped: bool,
-}
-
-impl<'r> Turn<'r> {
-    fn new(trails: Trails<'r>, ahead: u64) -> Turn<'r> {
-        let state = State { trails, taken: 0, merged: 0, stopped: false };
-        Turn { state: Mutex::new(state), moved: Condvar::new(), ahead }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<'r>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next chunk to work on and its number, once the merge is not too far behind; `None` if
-    /// there is none.
-    fn take(&self, range_max: u64) -> Option<(u64, Result<ChunkTrails, Error>)> {
-        let mut state = self.lock();
-        while !state.stopped && state.taken >= state.merged + self.ahead {
-            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.stopped {
-            return None;
-        }
-        let trails = state.trails.next_chunk(range_max)?;
-        state.taken += 1;
-        Some((state.taken - 1, trails))
-    }
-
-    fn merged(&self, chunks: u64) {
-        self.lock().merged = chunks;
-        self.moved.notify_all();
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.moved.notify_all();
-    }
-}
-
-/// Stops the threads when the merge is over, for whatever reason.
-struct Stop<'t, 'r>(&'t Turn<'r>);
-
-impl Drop for Stop<'_, '_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
-struct StopOnPanic<'t, 'r>(&'t Turn<'r>);
-
-impl Drop for StopOnPanic<'_, '_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.stop();
-        }
+        ordered::run(
+            threads,
+            std::iter::from_fn(|| trails.next_chunk(range_max)),
+            || None,
+            chunk,
+            |done| merge(done?),
+        )
     }
 }
 

@@ -11,7 +11,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Reader, Scan, Trail};
-use crate::{error::Error, filter::Filter, index::Matching, storage::Storage};
+use crate::{
+    error::Error,
+    filter::Filter,
+    index::{Matching, restricts},
+    storage::Storage,
+};
 
 /// A reader and which of its events are to be seen.
 ///
@@ -133,13 +138,21 @@ impl<'r, S: Storage> View<'r, S> {
         Matching::new(index, filter, own.collect(), self.reader.trails())
     }
 
+    /// Whether [`matching_trails`](View::matching_trails) can leave out any trail.
+    pub(crate) fn skips_trails(&self) -> bool {
+        let can = |filter: &Arc<Filter>| filter.times().is_some() && !filter.is_none();
+        match &self.levels.database {
+            Some(filter) => !can(filter) || self.reader.index().is_some() && restricts(filter),
+            None => self.levels.trails.values().any(|filter| !can(filter)),
+        }
+    }
+
     /// A scan of the trails that can have events in this view ([`View::matching_trails`]).
     ///
     /// # Errors
     /// Those of reading the index.
     pub fn scan_matching(&self) -> Result<Scan<'r, S>, Error> {
-        let restricts = self.levels.has_filters();
-        match restricts {
+        match self.skips_trails() {
             true => Ok(self.scan().try_trails(self.matching_trails()?)),
             false => Ok(self.scan()),
         }

@@ -8,6 +8,8 @@ mod verify; // the same files, checked whole
 mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes
 mod queries; // filters, views, merged cursors, scans: against a naive evaluator
+mod lookups; // numbers of values, in memory
+mod shards; // many databases as one
 mod index; // lists of trails, numbers of values
 mod writing; // what a builder writes reads back
 mod appending; // events of another database
