@@ -1,6 +1,12 @@
 //! What goes wrong, and the exit code of each.
 
-use std::{fmt::Display, io, path::Path};
+use std::{
+    fmt::{self, Display},
+    io,
+    path::Path,
+};
+
+use traildb::filter::BindError;
 
 /// Why a command ends early.
 #[derive(Debug)]
@@ -59,11 +65,26 @@ impl Failure {
     }
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text().unwrap_or("the output is closed"))
+    }
+}
+
 impl From<traildb::Error> for Failure {
     fn from(error: traildb::Error) -> Failure {
         match error {
             traildb::Error::NoSuchField { .. } => Failure::Usage(error.to_string()),
             _ => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Failure {
+        match error {
+            BindError::Database(error) => error.into(),
+            error => Failure::Usage(error.to_string()),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! `--filter`, `--from` and `--until`: which events are wanted.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{fs, io, path::Path};
 
 use traildb::{
     Filter,
-    filter::{self, BindError, Expr, FileValues, UnknownFields},
+    filter::{self, Expr, FileValues, UnknownFields},
 };
 
 use crate::{failure::Failure, open::Database};
@@ -90,32 +90,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// `expr` for each database. A field that none has is an error; one that some lack has no value
 /// there. With `lenient`, a field that none has has no value either, as in the C library's tool.
-pub(crate) fn bind<'d>(
+pub(crate) fn bind(
     expr: &Expr,
-    databases: impl IntoIterator<Item = &'d Database>,
+    databases: &[Database<'_>],
     lenient: bool,
-) -> Result<Vec<Arc<Filter>>, Failure> {
-    let databases: Vec<&Database> = databases.into_iter().collect();
-    for name in expr.fields() {
-        let mut known = lenient || databases.is_empty();
-        for database in &databases {
-            known |= database.reader.fields()?.find(name).is_some();
-        }
-        if !known {
-            // Says where in the text the field is.
-            expr.bind(&databases[0].reader).map_err(failed)?;
-        }
-    }
-    let bound = |database: &&Database| {
-        let filter = expr.bind_with(&database.reader, UnknownFields::NoMatch).map_err(failed)?;
-        Ok(Arc::new(filter))
-    };
-    databases.iter().map(bound).collect()
-}
-
-fn failed(error: BindError) -> Failure {
-    match error {
-        BindError::Database(error) => error.into(),
-        error => Failure::Usage(error.to_string()),
-    }
+) -> Result<Vec<Filter>, Failure> {
+    let unknown = if lenient { UnknownFields::NoMatch } else { UnknownFields::Refuse };
+    Ok(expr.bind_each(databases.iter().map(|database| database.reader), unknown)?)
 }

@@ -13,8 +13,8 @@ use crate::{
     failure::Failure,
     open::{Database, without_options},
     output::Output,
-    shards::{self, Losses},
-    stats,
+    shards::{self, Shards},
+    stats::{self, Tally},
     table::{Align, Table},
     threads,
 };
@@ -45,19 +45,49 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"))?;
-    let open = shards.open_all(args.threads.count())?;
+    let shards = args.inputs.shards(Some("a"), None)?;
+    let names: Vec<&str> = shards.all.names().collect();
+    let tally = Tally::default();
+    let mut all = Vec::new();
+    let described = shards.all.each(
+        args.threads.count(),
+        |number, reader| {
+            let database = shards.opener.database(names[number], &reader);
+            let description = Description::of(&database);
+            tally.add(&database);
+            description
+        },
+        |_, description| {
+            all.push(description);
+            Ok(())
+        },
+    );
+    args.stats.print(&tally, &shards.opener);
+    described?;
     let mut output = Output::create("-")?;
-    let text = match (open.as_slice(), args.json) {
-        ([(_, database)], false) if shards.names.len() == 1 => text(database)?,
-        ([(_, database)], true) if shards.names.len() == 1 => format!("{}\n", json(database)?),
-        (all, false) => many_text(all)?,
-        (all, true) => many_json(all, &shards.losses)?,
+    let text = match (all.as_slice(), args.json) {
+        ([one], false) if names.len() == 1 => one.text(),
+        ([one], true) if names.len() == 1 => format!("{}\n", one.json()),
+        (all, false) => many_text(all),
+        (all, true) => many_json(all, &shards),
     };
     output.put(text.as_bytes())?;
     output.finish()?;
-    args.stats.print(open.iter().map(|(_, database)| database), &shards.opener);
-    shards.losses.result(shards.names.len())
+    shards.result()
+}
+
+/// What is said of a database.
+struct Description {
+    name: String,
+    version: u64,
+    trails: u64,
+    events: u64,
+    bytes: u64,
+    time_min: Option<u64>,
+    time_max: Option<u64>,
+    fields: Vec<Field>,
+    /// Members and their sizes, by name.
+    members: Vec<(String, u64)>,
 }
 
 /// Sums and bounds over all databases.
@@ -71,21 +101,20 @@ struct Sum {
 }
 
 impl Sum {
-    fn of(all: &[(String, Database)]) -> Sum {
+    fn of(all: &[Description]) -> Sum {
         let mut sum = Sum::default();
-        for (_, database) in all {
-            let reader = &database.reader;
-            sum.trails = sum.trails.saturating_add(reader.trails());
-            sum.events = sum.events.saturating_add(reader.events());
-            sum.bytes = sum.bytes.saturating_add(database.bytes());
-            sum.time_min = [sum.time_min, reader.time_min()].into_iter().flatten().min();
-            sum.time_max = [sum.time_max, reader.time_max()].into_iter().flatten().max();
+        for one in all {
+            sum.trails = sum.trails.saturating_add(one.trails);
+            sum.events = sum.events.saturating_add(one.events);
+            sum.bytes = sum.bytes.saturating_add(one.bytes);
+            sum.time_min = [sum.time_min, one.time_min].into_iter().flatten().min();
+            sum.time_max = [sum.time_max, one.time_max].into_iter().flatten().max();
         }
         sum
     }
 }
 
-fn many_text(all: &[(String, Database)]) -> Result<String, Failure> {
+fn many_text(all: &[Description]) -> String {
     let mut table = Table::new(&[
         ("database", Align::Left),
         ("trails", Align::Right),
@@ -99,16 +128,15 @@ fn many_text(all: &[(String, Database)]) -> Result<String, Failure> {
         Some(time) => dates::shown(time).unwrap_or_else(|| time.to_string()),
         None => String::new(),
     };
-    for (name, database) in all {
-        let reader = &database.reader;
+    for one in all {
         table.row([
-            without_options(name).to_owned(),
-            HumanCount(reader.trails()).to_string(),
-            HumanCount(reader.events()).to_string(),
-            bytes::show(database.bytes()),
-            reader.fields()?.len().to_string(),
-            time(reader.time_min()),
-            time(reader.time_max()),
+            one.name.clone(),
+            HumanCount(one.trails).to_string(),
+            HumanCount(one.events).to_string(),
+            bytes::show(one.bytes),
+            one.fields.len().to_string(),
+            time(one.time_min),
+            time(one.time_max),
         ]);
     }
     let sum = Sum::of(all);
@@ -121,16 +149,16 @@ fn many_text(all: &[(String, Database)]) -> Result<String, Failure> {
         time(sum.time_min),
         time(sum.time_max),
     ]);
-    Ok(table.render(""))
+    table.render("")
 }
 
-fn many_json(all: &[(String, Database)], losses: &Losses) -> Result<String, Failure> {
-    let databases = all.iter().map(|(name, database)| {
-        let mut object = json(database)?;
-        object["name"] = without_options(name).into();
-        Ok(object)
+fn many_json(all: &[Description], shards: &Shards<'_>) -> String {
+    let databases = all.iter().map(|one| {
+        let mut object = one.json();
+        object["name"] = one.name.as_str().into();
+        object
     });
-    let databases: Vec<serde_json::Value> = databases.collect::<Result<_, Failure>>()?;
+    let databases: Vec<serde_json::Value> = databases.collect();
     let sum = Sum::of(all);
     let object = json!({
         "databases": databases,
@@ -139,9 +167,9 @@ fn many_json(all: &[(String, Database)], losses: &Losses) -> Result<String, Fail
         "bytes": sum.bytes,
         "time_min": sum.time_min,
         "time_max": sum.time_max,
-        "passed_over": losses.json(),
+        "passed_over": shards.losses_json(),
     });
-    Ok(format!("{object}\n"))
+    format!("{object}\n")
 }
 
 /// What is said of a field.
@@ -153,92 +181,99 @@ struct Field {
     bytes: u64,
 }
 
-fn fields(database: &Database) -> Result<Vec<Field>, Failure> {
-    let reader = &database.reader;
-    let members: HashMap<&str, u64> = reader.members().into_iter().collect();
-    let field = |(name, number): (&str, u16)| {
-        let bytes = members.get(&*format!("lexicon.{name}")).copied().unwrap_or(0);
-        Ok(Field { name: name.to_owned(), values: reader.values(number)?, bytes })
-    };
-    reader.fields()?.names().zip(1..).map(field).collect()
-}
-
-fn text(database: &Database) -> Result<String, Failure> {
-    let reader = &database.reader;
-    let (fields, members) = (fields(database)?, reader.members());
-    let (trails, events, total) = (reader.trails(), reader.events(), database.bytes());
-    let mut out = String::new();
-    // Writing to a string does not fail.
-    let mut line = |name: &str, value: &dyn Display| {
-        let _ = writeln!(out, "{name:<10}{value}");
-    };
-    line("version", &reader.version());
-    line("trails", &HumanCount(trails));
-    match trails {
-        0 => line("events", &HumanCount(events)),
-        _ => {
-            let mean = events as f64 / trails as f64;
-            line("events", &format_args!("{} ({mean:.1} a trail)", HumanCount(events)));
-        }
+impl Description {
+    fn of(database: &Database<'_>) -> Result<Description, Failure> {
+        let reader = database.reader;
+        let members: Vec<(String, u64)> =
+            reader.members().into_iter().map(|(name, len)| (name.to_owned(), len)).collect();
+        let sizes: HashMap<&str, u64> =
+            members.iter().map(|(name, len)| (name.as_str(), *len)).collect();
+        let field = |(name, number): (&str, u16)| {
+            let bytes = sizes.get(&*format!("lexicon.{name}")).copied().unwrap_or(0);
+            Ok(Field { name: name.to_owned(), values: reader.values(number)?, bytes })
+        };
+        let fields =
+            reader.fields()?.names().zip(1..).map(field).collect::<Result<_, Failure>>()?;
+        Ok(Description {
+            name: without_options(database.name).to_owned(),
+            version: reader.version(),
+            trails: reader.trails(),
+            events: reader.events(),
+            bytes: database.bytes(),
+            time_min: reader.time_min(),
+            time_max: reader.time_max(),
+            fields,
+            members,
+        })
     }
-    match (reader.time_min(), reader.time_max()) {
-        (Some(min), Some(max)) => {
-            line("time", &format_args!("{min} to {max}"));
-            if let (Some(min), Some(max)) = (dates::shown(min), dates::shown(max)) {
-                line("", &format_args!("{min} to {max}, if these are seconds since 1970"));
+
+    fn text(&self) -> String {
+        let Description { trails, events, bytes: total, .. } = *self;
+        let mut out = String::new();
+        // Writing to a string does not fail.
+        let mut line = |name: &str, value: &dyn Display| {
+            let _ = writeln!(out, "{name:<10}{value}");
+        };
+        line("version", &self.version);
+        line("trails", &HumanCount(trails));
+        match trails {
+            0 => line("events", &HumanCount(events)),
+            _ => {
+                let mean = events as f64 / trails as f64;
+                line("events", &format_args!("{} ({mean:.1} a trail)", HumanCount(events)));
             }
         }
-        _ => line("time", &"no events"),
-    }
-    line("bytes", &format_args!("{} ({})", HumanCount(total), bytes::show(total)));
-    line("fields", &fields.len());
+        match (self.time_min, self.time_max) {
+            (Some(min), Some(max)) => {
+                line("time", &format_args!("{min} to {max}"));
+                if let (Some(min), Some(max)) = (dates::shown(min), dates::shown(max)) {
+                    line("", &format_args!("{min} to {max}, if these are seconds since 1970"));
+                }
+            }
+            _ => line("time", &"no events"),
+        }
+        line("bytes", &format_args!("{} ({})", HumanCount(total), bytes::show(total)));
+        line("fields", &self.fields.len());
 
-    if !fields.is_empty() {
-        let mut table = Table::new(&[
-            ("field", Align::Left),
-            ("values", Align::Right),
-            ("bytes", Align::Right),
-            ("bytes a value", Align::Right),
-        ]);
-        for field in &fields {
-            let mean = match field.values {
-                0 => String::new(),
-                n => format!("{:.1}", field.bytes as f64 / n as f64),
-            };
-            let (values, bytes) = (HumanCount(field.values), HumanCount(field.bytes));
-            table.row([field.name.clone(), values.to_string(), bytes.to_string(), mean]);
+        if !self.fields.is_empty() {
+            let mut table = Table::new(&[
+                ("field", Align::Left),
+                ("values", Align::Right),
+                ("bytes", Align::Right),
+                ("bytes a value", Align::Right),
+            ]);
+            for field in &self.fields {
+                let mean = match field.values {
+                    0 => String::new(),
+                    n => format!("{:.1}", field.bytes as f64 / n as f64),
+                };
+                let (values, bytes) = (HumanCount(field.values), HumanCount(field.bytes));
+                table.row([field.name.clone(), values.to_string(), bytes.to_string(), mean]);
+            }
+            let _ = write!(out, "\n{}", table.render("  "));
+        }
+        let columns = [("member", Align::Left), ("bytes", Align::Right), ("%", Align::Right)];
+        let mut table = Table::new(&columns);
+        for (name, len) in &self.members {
+            let share = *len as f64 * 100.0 / total.max(1) as f64;
+            table.row([name.clone(), HumanCount(*len).to_string(), format!("{share:.1}")]);
         }
         let _ = write!(out, "\n{}", table.render("  "));
+        out
     }
-    let columns = [("member", Align::Left), ("bytes", Align::Right), ("%", Align::Right)];
-    let mut table = Table::new(&columns);
-    for (name, len) in members {
-        let share = len as f64 * 100.0 / total.max(1) as f64;
-        table.row([name.to_owned(), HumanCount(len).to_string(), format!("{share:.1}")]);
-    }
-    let _ = write!(out, "\n{}", table.render("  "));
-    Ok(out)
-}
 
-fn json(database: &Database) -> Result<serde_json::Value, Failure> {
-    let reader = &database.reader;
-    let fields: Vec<_> = fields(database)?
-        .into_iter()
-        .map(|field| json!({ "name": field.name, "values": field.values, "bytes": field.bytes }))
-        .collect();
-    let members: Vec<_> = reader
-        .members()
-        .into_iter()
-        .map(|(name, bytes)| json!({ "name": name, "bytes": bytes }))
-        .collect();
-    Ok(json!({
-        "version": reader.version(),
-        "trails": reader.trails(),
-        "events": reader.events(),
-        "time_min": reader.time_min(),
-        "time_max": reader.time_max(),
-        "bytes": database.bytes(),
-        "fields": fields,
-        "members": members,
-    }))
+    fn json(&self) -> serde_json::Value {
+        let field = |field: &Field| json!({ "name": field.name, "values": field.values, "bytes": field.bytes });
+        let member = |(name, bytes): &(String, u64)| json!({ "name": name, "bytes": bytes });
+        json!({
+            "version": self.version,
+            "trails": self.trails,
+            "events": self.events,
+            "time_min": self.time_min,
+            "time_max": self.time_max,
+            "bytes": self.bytes,
+            "fields": self.fields.iter().map(field).collect::<Vec<_>>(),
+            "members": self.members.iter().map(member).collect::<Vec<_>>(),
+        })
+    }
 }

@@ -22,6 +22,7 @@ mod output; // stdout, or a file that is whole or not there
 mod dump; // events out
 mod info; // what a database is
 mod query; // how much matches
+mod index; // which trails can match
 mod merge; // many databases into one
 mod verify; // every rule of the format
 mod make; // events in
@@ -68,6 +69,7 @@ enum Command {
     Dump(dump::Args),
     Info(info::Args),
     Query(query::Args),
+    Index(index::Args),
     Verify(verify::Args),
     Make(make::Args),
     Merge(merge::Args),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Index(args) => index::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Make(args) => make::run(&args),
         Command::Merge(args) => merge::run(&args),

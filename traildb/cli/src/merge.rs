@@ -8,17 +8,18 @@
 use std::{path::PathBuf, time::Instant};
 
 use indicatif::{HumanCount, HumanDuration};
-use traildb::{Appender, Builder, Event, Uuid, filter::Expr};
+use traildb::{Appender, Builder, Event, Uuid, filter::Expr, shards::Opened};
 
 use crate::{
     bytes,
     failure::Failure,
     filtering,
-    open::{Database, Store},
+    open::{Database, Store, side},
     output, progress,
     select::{self, Names},
     shards::{self, Shards},
-    stats, threads,
+    stats::{self, Tally},
+    threads,
     values::{Form, Values},
     walk::{Batch, Step, Walk},
     writing,
@@ -55,6 +56,9 @@ pub(crate) struct Args {
     filter: filtering::Args,
 
     #[command(flatten)]
+    index: side::Args,
+
+    #[command(flatten)]
     writing: writing::Args,
 
     #[command(flatten)]
@@ -74,11 +78,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = args.writing.target(&args.output)?;
     let uuids = args.uuids.as_deref().map(|list| select::uuids(list, false)).transpose()?;
     let expr = args.filter.expr()?;
-    let shards = args.inputs.shards(None)?;
+    let index = expr.is_some().then_some(&args.index);
+    let shards = args.inputs.shards(None, index)?;
     let open = shards.open_all(args.threads.count())?;
-    let filled = fill(args, &target, expr.as_ref(), uuids.as_deref(), &shards, &open);
+    let databases = shards.databases(&open);
+    let filled = fill(args, &target, expr.as_ref(), uuids.as_deref(), &shards, &open, &databases);
     // What a failed merge has cost is worth knowing too.
-    args.stats.print(open.iter().map(|(_, database)| database), &shards.opener);
+    args.stats.print(&Tally::of(&databases), &shards.opener);
     let builder = filled?;
     drop(open);
 
@@ -94,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             HumanDuration(began.elapsed()),
         ));
     }
-    shards.losses.result(shards.names.len())
+    shards.result()
 }
 
 /// A builder with the events of all shards. Events of equal times stay in the order of the shards,
@@ -105,53 +111,55 @@ fn fill(
     expr: Option<&Expr>,
     uuids: Option<&[Uuid]>,
     shards: &Shards<'_>,
-    open: &[(String, Database)],
+    open: &[Opened<Store>],
+    databases: &[Database<'_>],
 ) -> Result<Builder, Failure> {
-    let names = union(open)?;
+    let names = union(databases)?;
     let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
     let mut filters = match expr {
-        Some(expr) => filtering::bind(expr, open.iter().map(|(_, database)| database), false)?,
+        Some(expr) => filtering::bind(expr, databases, false)?,
         None => Vec::new(),
     };
     let mut walks = Vec::with_capacity(open.len());
-    for (at, (_, database)) in open.iter().enumerate() {
+    for (at, database) in databases.iter().enumerate() {
         let mut own = Names::default();
         own.add(database.reader.fields()?);
-        let mut walk = Walk::new(&open[at..=at], &select::fields(&own), &own)?;
+        let one = (&open[at..=at], &databases[at..=at]);
+        let mut walk = Walk::new(one.0, one.1, &select::fields(&own), &own)?;
         if let Some(filter) = filters.get_mut(at) {
-            walk.filter(vec![filter.clone()]);
+            walk.filter(vec![filter.clone()])?;
         }
         if let Some(uuids) = uuids {
             walk.select(uuids.to_vec())?;
         }
         walks.push(walk);
     }
-    let bar = progress::bar(walks.iter().map(Walk::len).sum(), "trails", false);
-    for (walk, (_, database)) in walks.into_iter().zip(open) {
+    let bar = progress::bar(walks.iter().map(Walk::trails_max).sum(), "trails", false);
+    for (walk, &database) in walks.into_iter().zip(databases) {
         let fields = database.reader.fields()?;
         let become_of = |name| names.find(name).expect("the union has all names");
         let fields: Vec<u16> = fields.names().map(become_of).collect();
         let mut joining = Joining {
-            appender: builder.appender(&database.reader, &fields)?,
+            appender: builder.appender(database.reader, &fields)?,
             values: Values::new(database, Form::Bytes, 1),
             is_remote: database.is_remote(),
             fields: fields.len(),
             uuid: Uuid::default(),
         };
-        walk.run(&shards.losses, &bar, |batch| joining.add(batch))?;
+        walk.run(shards, &bar, |batch| joining.add(batch))?;
     }
     bar.finish_and_clear();
     Ok(builder)
 }
 
 /// The fields of the new database, in their order.
-fn union(open: &[(String, Database)]) -> Result<Names, Failure> {
+fn union(databases: &[Database<'_>]) -> Result<Names, Failure> {
     let mut names = Names::default();
     let mut same = true;
-    for (_, database) in open {
+    for database in databases {
         let fields = database.reader.fields()?;
         names.add(fields);
-        same &= fields.names().eq(open[0].1.reader.fields()?.names());
+        same &= fields.names().eq(databases[0].reader.fields()?.names());
     }
     if !same {
         names.sort();

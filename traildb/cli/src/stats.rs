@@ -1,6 +1,10 @@
 //! What reading cost: `--stats`.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use serde_json::json;
 use sources::price::S3_STANDARD;
@@ -33,28 +37,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Whether the numbers were asked for.
-    pub(crate) fn wanted(&self) -> bool {
-        self.stats.is_some()
-    }
-
     /// Prints the numbers, if they were asked for. Where stderr is closed, nobody reads them.
-    pub(crate) fn print<'d>(
-        &self,
-        databases: impl IntoIterator<Item = &'d Database>,
-        opener: &Opener<'_>,
-    ) {
+    pub(crate) fn print(&self, tally: &Tally, opener: &Opener<'_>) {
         let Some(form) = self.stats else { return };
-        let mut cost = Cost {
+        let tally = tally.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cost = Cost {
             count: opener.traffic(),
-            region: RegionStats::default(),
-            total: 0,
             seconds: opener.began().elapsed().as_secs_f64(),
+            tally,
         };
-        for database in databases {
-            cost.total += database.bytes();
-            database.add_region_stats(&mut cost.region);
-        }
         let text = match form {
             Form::Text => text(&cost),
             Form::Json => json(&cost),
@@ -63,13 +54,43 @@ impl Args {
     }
 }
 
-/// What reading cost.
-struct Cost {
-    count: TrafficCount,
+/// What is counted of databases before they are closed.
+#[derive(Default)]
+pub(crate) struct Tally(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
     region: RegionStats,
     /// Bytes of all databases.
     total: u64,
+    databases: u64,
+    /// Databases whose index was used.
+    indexed: u64,
+}
+
+impl Tally {
+    /// What was counted of databases that are still open.
+    pub(crate) fn of(databases: &[Database<'_>]) -> Tally {
+        let tally = Tally::default();
+        databases.iter().for_each(|database| tally.add(database));
+        tally
+    }
+
+    /// Adds what was counted of a database.
+    pub(crate) fn add(&self, database: &Database<'_>) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.databases += 1;
+        counts.total = counts.total.saturating_add(database.bytes());
+        counts.indexed += u64::from(database.reader.index().is_some());
+        database.add_region_stats(&mut counts.region);
+    }
+}
+
+/// What reading cost.
+struct Cost<'t> {
+    count: TrafficCount,
     seconds: f64,
+    tally: MutexGuard<'t, Counts>,
 }
 
 /// Share of `part` in `whole`, in percent. Bytes fetched twice count twice, so it can exceed 100.
@@ -77,8 +98,9 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
 }
 
-fn text(cost: &Cost) -> String {
-    let Cost { count, region, total, seconds } = cost;
+fn text(cost: &Cost<'_>) -> String {
+    let Cost { count, seconds, tally } = cost;
+    let Counts { region, total, databases, indexed } = &**tally;
     let total = *total;
     let cost = count.cost_usd(&S3_STANDARD);
     let share = percent(count.bytes, total);
@@ -92,6 +114,7 @@ fn text(cost: &Cost) -> String {
     line("loads", format!("{} ({} found their bytes in place)", region.loads, region.load_hits));
     line("requests", format!("{} GET, {} HEAD", count.gets, count.stats));
     line("bytes", format!("{} ({fetched}), {share:.2} % of {whole}", count.bytes));
+    line("index", format!("used for {indexed} of {databases} databases"));
     line("time", format!("{seconds:.3} s"));
     line(
         "cost",
@@ -103,8 +126,9 @@ fn text(cost: &Cost) -> String {
     out
 }
 
-fn json(cost: &Cost) -> String {
-    let Cost { count, region, total, seconds } = cost;
+fn json(cost: &Cost<'_>) -> String {
+    let Cost { count, seconds, tally } = cost;
+    let Counts { region, total, databases, indexed } = &**tally;
     let total = *total;
     let object = json!({
         "faults": region.faults,
@@ -116,6 +140,8 @@ fn json(cost: &Cost) -> String {
         "heads": count.stats,
         "errors": count.errors,
         "bytes": count.bytes,
+        "databases": databases,
+        "databases_indexed": indexed,
         "database_bytes": total,
         "percent_of_database": percent(count.bytes, total),
         "seconds": seconds,

@@ -44,7 +44,7 @@ impl Form {
 
 /// Values in one form.
 pub(crate) struct Values<'d> {
-    database: &'d Database,
+    database: Database<'d>,
     form: Form,
     kept: Vec<u8>,
     kept_max: usize,
@@ -58,7 +58,7 @@ pub(crate) struct Values<'d> {
 
 impl<'d> Values<'d> {
     /// The values of a database, which is one of `shards`.
-    pub(crate) fn new(database: &'d Database, form: Form, shards: usize) -> Values<'d> {
+    pub(crate) fn new(database: Database<'d>, form: Form, shards: usize) -> Values<'d> {
         Values {
             kept_max: (KEPT_BYTES / shards.max(1)).max(KEPT_BYTES_MIN),
             database,
@@ -123,7 +123,7 @@ impl<'d> Values<'d> {
     /// the average length says about where.
     fn plan(&mut self, items: &[Item]) -> Result<usize, Failure> {
         if self.shapes.is_empty() {
-            self.shapes = shapes(self.database)?;
+            self.shapes = shapes(&self.database)?;
         }
         let unit = self.database.unit as f64;
         let mut last = [None; 2];
@@ -165,7 +165,7 @@ impl<'d> Values<'d> {
 }
 
 /// Bytes of an offset and of a value, on average, of each field from 0 on.
-fn shapes(database: &Database) -> Result<Vec<(f64, f64)>, Failure> {
+fn shapes(database: &Database<'_>) -> Result<Vec<(f64, f64)>, Failure> {
     let reader = &database.reader;
     let lens: HashMap<&str, u64> = reader.members().into_iter().collect();
     let mut shapes = vec![(0.0, 0.0)];

@@ -54,15 +54,15 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"))?;
+    let shards = args.inputs.shards(Some("a"), None)?;
     let mut output = Output::create("-")?;
     let (mut damaged, mut sum) = (0, Report::default());
-    for name in &shards.names {
+    for (number, name) in shards.all.names().enumerate() {
         let began = Instant::now();
         let report = match check(args, shards.opener.parts(name)) {
             Ok(report) => report,
             Err(failure) => {
-                shards.losses.add(name, failure)?;
+                shards.all.pass_over(number, failure)?;
                 continue;
             }
         };
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         sum.warnings += report.warnings;
         sum.unchecked.extend(report.unchecked.iter().take(1).cloned());
         let seconds = began.elapsed().as_secs_f64();
-        let name = (shards.names.len() > 1).then(|| without_options(name));
+        let name = (shards.all.len() > 1).then(|| without_options(name));
         let text = match args.json {
             true => json(name, &report, sound, seconds),
             false => text(name, &report, sound, seconds),
@@ -81,8 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     output.finish()?;
     match damaged {
-        0 => shards.losses.result(shards.names.len()),
-        _ => Err(Failure::Damaged(summary(&sum, damaged, shards.names.len()))),
+        0 => shards.result(),
+        _ => Err(Failure::Damaged(summary(&sum, damaged, shards.all.len()))),
     }
 }
 

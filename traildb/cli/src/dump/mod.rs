@@ -9,18 +9,19 @@
 
 mod print; // events as lines
 
-use traildb::{Uuid, filter::Expr};
+use traildb::{Uuid, filter::Expr, shards::Opened};
 
 use self::print::{Layout, Printer};
 use crate::{
     failure::Failure,
     filtering,
-    open::Database,
+    open::{Database, Store, side},
     output::{self, Output},
     progress,
     select::{self, Names},
     shards::{self, Shards},
-    stats, threads,
+    stats::{self, Tally},
+    threads,
     walk::Walk,
 };
 
@@ -76,6 +77,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     filter: filtering::Args,
 
+    #[command(flatten)]
+    index: side::Args,
+
     /// Prints the names of the fields first.
     #[arg(long, conflicts_with_all = ["json", "json_trails"])]
     csv_header: bool,
@@ -110,13 +114,15 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let uuids = args.uuids.as_deref().map(|list| select::uuids(list, args.compat)).transpose()?;
     let expr = args.filter.expr()?;
-    let shards = args.inputs.shards(Some("a"))?;
+    let index = expr.is_some().then_some(&args.index);
+    let shards = args.inputs.shards(Some("a"), index)?;
     let open = shards.open_all(args.threads.count())?;
-    let done = print(args, expr.as_ref(), uuids, &shards, &open);
+    let databases = shards.databases(&open);
+    let done = print(args, expr.as_ref(), uuids, &shards, &open, &databases);
     // What a failed query has cost is worth knowing too.
-    args.stats.print(open.iter().map(|(_, database)| database), &shards.opener);
+    args.stats.print(&Tally::of(&databases), &shards.opener);
     done?;
-    shards.losses.result(shards.names.len())
+    shards.result()
 }
 
 fn print(
@@ -124,11 +130,11 @@ fn print(
     expr: Option<&Expr>,
     uuids: Option<Vec<Uuid>>,
     shards: &Shards<'_>,
-    open: &[(String, Database)],
+    open: &[Opened<Store>],
+    databases: &[Database<'_>],
 ) -> Result<(), Failure> {
-    let readers: Vec<&Database> = open.iter().map(|(_, database)| database).collect();
     let mut names = Names::default();
-    for database in &readers {
+    for database in databases {
         names.add(database.reader.fields()?);
     }
     let columns = select::columns(args.fields.as_deref(), &names, args.compat)?;
@@ -137,9 +143,9 @@ fn print(
         (_, true) => Layout::Json { no_empty: args.json_no_empty },
         _ => Layout::Csv { delimiter: args.delimiter, header: args.csv_header },
     };
-    let mut walk = Walk::new(open, &columns, &names)?;
+    let mut walk = Walk::new(open, databases, &columns, &names)?;
     if let Some(expr) = expr {
-        walk.filter(filtering::bind(expr, open.iter().map(|(_, database)| database), args.compat)?);
+        walk.filter(filtering::bind(expr, databases, args.compat)?)?;
     }
     if let Some(uuids) = uuids {
         let asked = walk.select(uuids)?;
@@ -154,11 +160,11 @@ fn print(
             output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));
         }
     }
-    let mut printer = Printer::new(layout, args.compat, columns, &readers);
+    let mut printer = Printer::new(layout, args.compat, columns, databases);
     let mut output = Output::create(&args.output)?;
     printer.head(&mut output)?;
-    let bar = progress::bar(walk.len(), "trails", args.output == "-");
-    walk.run(&shards.losses, &bar, |batch| printer.print(batch, &mut output))?;
+    let bar = progress::bar(walk.trails_max(), "trails", args.output == "-");
+    walk.run(shards, &bar, |batch| printer.print(batch, &mut output))?;
     bar.finish_and_clear();
     output.finish()
 }

@@ -41,7 +41,7 @@ impl<'d> Printer<'d> {
         layout: Layout,
         compat: bool,
         columns: Vec<Column>,
-        shards: &[&'d Database],
+        shards: &[Database<'d>],
     ) -> Printer<'d> {
         let form = match layout {
             _ if compat => Form::Plain,
@@ -49,7 +49,7 @@ impl<'d> Printer<'d> {
             Layout::Json { .. } | Layout::Trails => Form::Json,
         };
         let share = shards.len();
-        let values = shards.iter().map(|database| Values::new(database, form, share));
+        let values = shards.iter().map(|&database| Values::new(database, form, share));
         Printer {
             layout,
             compat,

@@ -6,9 +6,10 @@
 //! ```
 
 mod expand; // one name for many databases
+pub(crate) mod side; // the index beside a database
 mod store; // a mapped file, or fetched as needed
 
-use std::{io, path::Path, sync::OnceLock, time::Instant};
+use std::{io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant};
 
 use pager::{Pager, Region, RegionStats, SourceError};
 use sources::{Traffic, traffic::TrafficCount};
@@ -37,6 +38,8 @@ pub(crate) struct Reading {
 /// Opens databases, all under one memory budget.
 pub(crate) struct Opener<'r> {
     reading: &'r Reading,
+    /// Which indexes are used, if the command uses any.
+    index: Option<&'r side::Args>,
     /// Made for the first URL.
     pager: OnceLock<Pager>,
     sources: sources::Options,
@@ -53,10 +56,11 @@ pub(crate) enum Parts {
 type OpenMember = Box<dyn FnMut(&str) -> io::Result<Option<Store>>>;
 
 impl<'r> Opener<'r> {
-    pub(crate) fn new(reading: &'r Reading) -> Opener<'r> {
+    pub(crate) fn new(reading: &'r Reading, index: Option<&'r side::Args>) -> Opener<'r> {
         let traffic = Traffic::default();
         let sources = sources::Options::default().traffic(traffic.clone());
-        Opener { reading, pager: OnceLock::new(), sources, traffic, began: Instant::now() }
+        let (pager, began) = (OnceLock::new(), Instant::now());
+        Opener { reading, index, pager, sources, traffic, began }
     }
 
     /// The databases that `inputs` name: patterns, directories and lists are looked into.
@@ -74,17 +78,37 @@ impl<'r> Opener<'r> {
         self.began
     }
 
-    /// Opens the database at a path or URL.
-    pub(crate) fn open(&self, input: &str) -> Result<Database, Failure> {
-        let reader = match self.parts(input)? {
-            Parts::Package(store) => Reader::new(store)?,
+    /// Opens the database at a path or URL, with its index if that is used.
+    pub(crate) fn open(&self, input: &str) -> Result<Reader<Store>, Failure> {
+        let open = || match self.parts(input)? {
+            Parts::Package(store) => Ok(Reader::new(store)?),
             Parts::Directory { name, open } => {
-                Reader::open_directory(open).map_err(|error| in_directory(&name, error))?
+                Reader::open_directory(open).map_err(|error| in_directory(&name, error))
             }
         };
+        if self.index.is_none() {
+            return open();
+        }
+        // Far away, the index is asked for at the same time.
+        let (found, reader) = thread::scope(|scope| {
+            let found = is_url(input).then(|| scope.spawn(|| self.find_index(input)));
+            let reader = open();
+            let found = match found {
+                None => self.find_index(input),
+                Some(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            };
+            (found, reader)
+        });
+        let mut reader = reader?;
+        Opener::attach(found?, &mut reader)?;
+        Ok(reader)
+    }
+
+    /// What this command knows of an open database.
+    pub(crate) fn database<'d>(&self, name: &'d str, reader: &'d Reader<Store>) -> Database<'d> {
         let unit = self.reading.unit.max(1);
         let plan_units = (self.reading.budget / 8 / unit).clamp(4, 1 << 16);
-        Ok(Database { reader, plan_units, unit })
+        Database { name, reader, plan_units, unit }
     }
 
     /// The storage of the database at a path or URL.
@@ -99,25 +123,29 @@ impl<'r> Opener<'r> {
         }
     }
 
+    /// The region of the object at a URL.
+    fn region(&self, url: &str) -> Result<Store, pager::Error> {
+        open_region(&self.pager()?, &self.sources, self.reading.map, url)
+    }
+
+    /// The pager that all regions share.
+    fn pager(&self) -> Result<Pager, pager::Error> {
+        if let Some(pager) = self.pager.get() {
+            return Ok(pager.clone());
+        }
+        let Reading { budget, unit, .. } = *self.reading;
+        let pager = Pager::builder().budget_bytes(budget).unit_bytes(unit).build()?;
+        Ok(self.pager.get_or_init(|| pager).clone())
+    }
+
     fn of_url(&self, url: &str) -> Result<Parts, Failure> {
-        let pager = match self.pager.get() {
-            Some(pager) => pager.clone(),
-            None => {
-                let Reading { budget, unit, .. } = *self.reading;
-                let pager = Pager::builder().budget_bytes(budget).unit_bytes(unit).build()?;
-                self.pager.get_or_init(|| pager).clone()
-            }
+        let Some(urls) = MemberUrls::of(url) else {
+            return Ok(Parts::Package(self.region(url)?));
         };
+        let pager = self.pager()?;
         let (sources, map) = (self.sources.clone(), self.reading.map);
-        let open = move |url: &str| -> Result<Store, pager::Error> {
-            let region = pager.open(sources.open(url)?)?;
-            Ok(match map {
-                true => Store::Mapped(region.map()?, region),
-                false => Store::Region(region),
-            })
-        };
-        let Some(urls) = MemberUrls::of(url) else { return Ok(Parts::Package(open(url)?)) };
-        let open = move |name: &str| match open(&urls.of_member(name)) {
+        let open = move |name: &str| match open_region(&pager, &sources, map, &urls.of_member(name))
+        {
             Ok(store) => Ok(Some(store)),
             Err(pager::Error::Source(SourceError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error.into()),
@@ -126,6 +154,19 @@ impl<'r> Opener<'r> {
         let name = "the database in the directory form".to_owned();
         Ok(Parts::Directory { name, open: Box::new(open) })
     }
+}
+
+fn open_region(
+    pager: &Pager,
+    sources: &sources::Options,
+    map: bool,
+    url: &str,
+) -> Result<Store, pager::Error> {
+    let region = pager.open(sources.open(url)?)?;
+    Ok(match map {
+        true => Store::Mapped(region.map()?, region),
+        false => Store::Region(region),
+    })
 }
 
 fn of_path(path: &Path) -> Result<Parts, Failure> {
@@ -183,8 +224,11 @@ pub(crate) fn in_directory(directory: &str, error: traildb::Error) -> Failure {
 }
 
 /// An open database, and what is counted about it.
-pub(crate) struct Database {
-    pub(crate) reader: Reader<Store>,
+#[derive(Clone, Copy)]
+pub(crate) struct Database<'d> {
+    /// Its path or URL.
+    pub(crate) name: &'d str,
+    pub(crate) reader: &'d Reader<Store>,
     /// Units that one plan may ask for. What is planned is fetched as speculation, which has a
     /// quarter of the budget; half of that, so that a plan does not push out the one before it.
     pub(crate) plan_units: u64,
@@ -192,9 +236,11 @@ pub(crate) struct Database {
     pub(crate) unit: u64,
 }
 
-impl Database {
+impl Database<'_> {
+    /// Regions of the database and of its index.
     fn regions(&self) -> impl Iterator<Item = &Region> {
-        self.reader.storages().iter().filter_map(Store::region)
+        let index = self.reader.index().map(|index| index.storage());
+        self.reader.storages().iter().chain(index).filter_map(Store::region)
     }
 
     /// Whether bytes come from a pager, so that planning pays.

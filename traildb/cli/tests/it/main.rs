@@ -3,6 +3,7 @@
 mod support; // fixtures, servers, how the command is run
 mod dump; // formats, selections, golden files
 mod errors; // exit codes and what is said
+mod indexing; // indexes made and used
 mod query; // filters, and how much matches
 mod shards; // many databases as one
 mod making; // make and synth

@@ -1,0 +1,130 @@
+//! The index beside a database: where it is, and whether it is used.
+
+use traildb::{
+    Index, Reader,
+    index::{SUFFIX, path_of},
+};
+
+use super::{Opener, Store, is_url, without_options};
+use crate::{failure::Failure, output};
+
+/// Which index is used.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The index to use, of one database: a path or a URL. Default: DATABASE.tdbidx, if it is there,
+    /// fits, and there is a filter to use it for.
+    #[arg(long, value_name = "PATH|URL", conflicts_with = "no_index")]
+    index_path: Option<String>,
+
+    /// Uses no index.
+    #[arg(long)]
+    no_index: bool,
+}
+
+impl Args {
+    /// Makes sure that an index that is named can only be meant for one database.
+    pub(crate) fn check(&self, databases: usize) -> Result<(), Failure> {
+        match &self.index_path {
+            Some(_) if databases != 1 => {
+                let text =
+                    format!("--index-path names the index of one database, not of {databases}");
+                Err(Failure::Usage(text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the index of the database `input` is: whether it must be there, and its path or URL.
+    pub(super) fn place(&self, input: &str) -> Option<(bool, String)> {
+        match (&self.index_path, self.no_index) {
+            (Some(named), _) => Some((true, named.clone())),
+            (None, true) => None,
+            (None, false) => Some((false, beside(input)?)),
+        }
+    }
+}
+
+/// Where the index of the database `input` is by convention; `None` if its name is no text.
+fn beside(input: &str) -> Option<String> {
+    if !is_url(input) {
+        let path = path_of(&traildb::existing(input.as_ref()));
+        return path.into_os_string().into_string().ok();
+    }
+    let place = without_options(input);
+    let options = &input[place.len()..];
+    Some(format!("{}{SUFFIX}{options}", place.trim_end_matches('/')))
+}
+
+/// The storage of an index, if there is one at its place.
+pub(super) enum Found {
+    Nothing,
+    /// With the path or URL, for those that must be there.
+    Storage(Store, bool),
+}
+
+impl Opener<'_> {
+    /// Looks for the index of `input`.
+    pub(super) fn find_index(&self, input: &str) -> Result<Found, Failure> {
+        let Some((needed, place)) = self.index.and_then(|args| args.place(input)) else {
+            return Ok(Found::Nothing);
+        };
+        let store = match is_url(&place) {
+            false => Store::map(place.as_ref()).map_err(|error| {
+                let missing = error.kind() == std::io::ErrorKind::NotFound;
+                (missing, Failure::file(&place, error))
+            }),
+            true => self.region(&place).map_err(|error| {
+                use pager::{Error, SourceError::*};
+                // Who may read a database may not be told of what is not there.
+                let missing = matches!(&error, Error::Source(NotFound { .. } | Denied { .. }));
+                (missing, error.into())
+            }),
+        };
+        match store {
+            Ok(store) => Ok(Found::Storage(store, needed)),
+            Err((_, failure)) if needed => Err(failure),
+            Err((true, _)) => Ok(Found::Nothing),
+            Err((false, failure)) => {
+                ignored(&failure.to_string());
+                Ok(Found::Nothing)
+            }
+        }
+    }
+
+    /// Lets `reader` use an index that was found.
+    pub(super) fn attach(found: Found, reader: &mut Reader<Store>) -> Result<(), Failure> {
+        let Found::Storage(store, needed) = found else { return Ok(()) };
+        let attached = Index::open(store, reader).and_then(|index| reader.attach(index));
+        match attached {
+            Err(error) if needed => Err(error.into()),
+            Err(error) => {
+                ignored(&error.to_string());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+fn ignored(reason: &str) {
+    output::note(&format!("an index is not used: {reason}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_is_beside_its_database() {
+        let cases = [
+            ("logs/a.tdb", "logs/a.tdb.tdbidx"),
+            ("/x/dir", "/x/dir.tdbidx"),
+            ("s3://b/k.tdb", "s3://b/k.tdb.tdbidx"),
+            ("s3://b/dir/?region=x", "s3://b/dir.tdbidx?region=x"),
+            ("http://h/k.tdb?sig=1/#o", "http://h/k.tdb.tdbidx?sig=1/#o"),
+        ];
+        for (input, expected) in cases {
+            assert_eq!(beside(input).as_deref(), Some(expected), "{input}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `tdb index`, and the commands that use what it makes.
+
+use std::fs;
+
+use serde_json::Value as Json;
+
+use crate::support::{Sample, printed, run, stderr, three};
+
+/// A made-up database without an index, and one of its users.
+fn events() -> (Sample, String, String) {
+    let sample = Sample::new(&[]);
+    let path = sample.beside("s.tdb");
+    printed(&["synth", "--events", "100000", "--titles", "3000", "-o", &path]);
+    let line = printed(&["dump", "-i", &path, "-j"]).lines().nth(4321).expect("a line").to_owned();
+    let event: Json = serde_json::from_str(&line).expect("JSON");
+    let title = event["title"].as_str().expect("text").to_owned();
+    (sample, path, title)
+}
+
+fn stats(args: &[&str]) -> (String, Json) {
+    let output = run(&[args, &["--stats=json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    let json = serde_json::from_slice(&output.stderr).expect("one JSON object");
+    (String::from_utf8(output.stdout).expect("text"), json)
+}
+
+#[test]
+fn an_index_changes_no_answer() {
+    let (sample, path, title) = events();
+    let filter = format!("title=\"{title}\" title=nothing & time>0");
+    let url = format!("file://{path}");
+    let dump = ["dump", "-i", &path, "-j", "-F", &filter];
+    let query = ["query", "-i", &path, "--trails", "-F", &filter];
+    let negated = format!("title!=\"{title}\" & ip=");
+    let many = ["dump", "-i", &path, "-j", "-F", &negated];
+    let before: Vec<String> = [&dump[..], &query, &many].iter().map(|args| printed(args)).collect();
+    assert!(!before[0].is_empty() && before[0].lines().count() < 2000);
+
+    let output = run(&["index", "-i", &path, "-v"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("s.tdb.tdbidx"), "{}", stderr(&output));
+    for (args, before) in [&dump[..], &query, &many].iter().zip(&before) {
+        let (after, cost) = stats(args);
+        assert!(after == *before, "{args:?}");
+        assert_eq!(cost["databases_indexed"], 1, "{args:?}");
+        let (after, cost) = stats(&[args, &["--no-index"][..]].concat());
+        assert!(after == *before, "{args:?}");
+        assert_eq!(cost["databases_indexed"], 0);
+    }
+    // Without a filter there is nothing to use it for.
+    assert_eq!(stats(&["dump", "-i", &path]).1["databases_indexed"], 0);
+
+    // Over a URL, and one that lies elsewhere: what is fetched is less than without.
+    let elsewhere = sample.beside("elsewhere.idx");
+    printed(&["index", &url, "-o", &elsewhere, "-T", "2"]);
+    assert!(fs::read(&elsewhere).unwrap() == fs::read(format!("{path}.tdbidx")).unwrap());
+    let far = ["dump", "-i", &url, "-j", "-F", &filter, "--unit", "4KiB"];
+    let (with, cost) = stats(&far);
+    let (without, whole) = stats(&[&far[..], &["--no-index"]].concat());
+    assert!(with == before[0] && without == before[0]);
+    assert_eq!((&cost["databases_indexed"], &whole["databases_indexed"]), (&1.into(), &0.into()));
+    let bytes = |json: &Json| json["bytes"].as_u64().expect("a number");
+    assert!(bytes(&cost) < bytes(&whole), "{cost} {whole}");
+    let named = [&far[..], &["--index-path", &elsewhere]].concat();
+    assert!(stats(&named).0 == before[0]);
+}
+
+#[test]
+fn an_index_that_does_not_fit_is_told_and_not_used() {
+    let (sample, path, title) = events();
+    printed(&["index", &path]);
+    let filter = format!("title=\"{title}\"");
+    let other = sample.beside("other.tdb");
+    printed(&["synth", "--events", "20000", "--seed", "9", "--titles", "300", "-o", &other]);
+    let expected = printed(&["dump", "-i", &other, "-F", &filter]);
+    fs::rename(format!("{path}.tdbidx"), format!("{other}.tdbidx")).expect("made above");
+    let output = run(&["dump", "-i", &other, "-F", &filter]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout == expected.as_bytes());
+    assert!(stderr(&output).contains("make it again"), "{}", stderr(&output));
+    let named = ["--index-path", &format!("{other}.tdbidx")];
+    let output = run(&[&["dump", "-i", &other, "-F", &filter], &named[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "one that is named must fit");
+    let missing = ["--index-path", &sample.beside("nothing")];
+    let output = run(&[&["query", "-i", &other, "-F", &filter], &missing[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "and be there");
+    // Half of it, and then nothing like it.
+    let bytes = fs::read(format!("{other}.tdbidx")).unwrap();
+    for damaged in [&bytes[..bytes.len() / 2], b"tdbindex"] {
+        fs::write(format!("{path}.tdbidx"), damaged).unwrap();
+        let before = printed(&["query", "-i", &path, "-F", &filter, "--no-index", "--trails"]);
+        let output = run(&["query", "-i", &path, "-F", &filter, "--trails"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(output.stdout == before.as_bytes());
+        assert!(stderr(&output).contains("not used"), "{}", stderr(&output));
+    }
+    // Made again, it fits again.
+    printed(&["index", &path]);
+    let output = run(&["query", "-i", &path, "-F", &filter, "--stats"]);
+    assert!(stderr(&output).contains("used for 1 of 1"), "{}", stderr(&output));
+}
+
+#[test]
+fn many_databases_have_an_index_each() {
+    let sample = three();
+    let logs = sample.beside("logs");
+    let before = printed(&["dump", &logs, "-F", "b=late a=x", "-j"]);
+    fs::write(sample.beside("logs/aa.tdb"), "no database").expect("room");
+    assert_eq!(run(&["index", &logs]).status.code(), Some(1));
+    let output = run(&["index", &logs, "--keep-going"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    fs::remove_file(sample.beside("logs/aa.tdb")).expect("written above");
+    let (after, cost) = stats(&["dump", &logs, "-F", "b=late a=x", "-j"]);
+    assert_eq!((after, &cost["databases_indexed"]), (before, &3.into()));
+    let text = printed(&["query", &logs, "-F", "b=late a=x", "--json"]);
+    let json: Json = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&json["events"], &json["databases_indexed"]), (&2.into(), &3.into()));
+    let merged = sample.beside("merged.tdb");
+    printed(&["merge", &logs, "-F", "b=late a=x", "-o", &merged]);
+    assert_eq!(printed(&["dump", "-i", &merged]).lines().count(), 2);
+}
+
+#[test]
+fn nothing_but_an_index_is_overwritten() {
+    let (sample, path, _) = events();
+    let whole = fs::read(&path).unwrap();
+    let output = run(&["index", &path, "-o", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no index"), "{}", stderr(&output));
+    assert!(fs::read(&path).unwrap() == whole);
+    let url = format!("file://{path}");
+    assert_eq!(run(&["index", &url]).status.code(), Some(2), "a URL cannot be written to");
+    let two = ["index", &path, &path, "-o", &sample.beside("x.idx")];
+    assert_eq!(run(&two).status.code(), Some(2), "one index for two databases");
+    let named = ["query", &path, &path, "-F", "a=", "--index-path", "x"];
+    assert_eq!(run(&named).status.code(), Some(2));
+}
