@@ -11,6 +11,9 @@ pub(crate) fn width(x: u64) -> u32 {
     64 - (x | 1).leading_zeros()
 }
 
+/// So many bits of a [`peek`] are good.
+pub(crate) const PEEK_BITS: u32 = 57;
+
 /// The bits of `bytes` from bit `at` on: at least 57 of them are good, the rest are zero.
 ///
 /// # Panics

@@ -34,6 +34,12 @@ impl Item {
     pub fn new(field: u16, value: u64) -> Item {
         assert!(usize::from(field) <= FIELDS_MAX, "field {field}");
         assert!(value >> 48 == 0, "value number {value}");
+        Item::pack(field, value)
+    }
+
+    /// The item of a field and a value that are known to fit.
+    #[inline(always)]
+    pub(crate) fn pack(field: u16, value: u64) -> Item {
         let field = u64::from(field);
         if field <= 127 && value < 1 << 24 {
             Item(field | value << 8)

@@ -2,10 +2,15 @@
 //!
 //! ```text
 //!   file     65536 entries of 20 bytes: u128 symbol (two items), u32 length of the code word
-//!   memory   first level   2048 entries by the next 11 bits: 8 KB, which stays in the first cache
-//!            second level  65536 entries by the next 16 bits, for longer code words
-//!            symbols       the distinct ones, shortest code word first
+//!   memory   first     2048 entries by the next 11 bits: 16 KB, which stays in the first cache
+//!            second    for each 11 bits with longer code words, entries by as many bits more as the
+//!                      longest of them has: about one for each long code word
+//!
+//!   entry    0-4 length | 5 link | 6-12 field, 14-34 value | 35-41 field, 43-63 value
 //! ```
+//!
+//! An entry is its symbol, both items as they are: nothing is looked up behind it but items that are
+//! too wide for it.
 
 use crate::{
     container::{Member, Members},
@@ -23,13 +28,19 @@ const ENTRY_BYTES_V0: usize = 12;
 pub(crate) const BYTES: u64 = (ENTRIES * ENTRY_BYTES) as u64;
 
 const FIRST_BITS: u32 = 11;
-/// An entry is `symbol number << 5 | code length`; 0 is an unused entry.
-const LENGTH_BITS: u32 = 5;
+/// The low bits of an entry: the length of the code word, or with `LINK`, of a symbol that is found by
+/// its number; or what is beyond both, how many bits more choose an entry of the second table. 0 is
+/// an unused entry.
+const KIND_BITS: u32 = 6;
+const LINK: u64 = 1 << 5;
+const SUBTABLE: u64 = LINK + CODE_BITS_MAX as u64;
+/// Bits of an item in an entry, if it fits: a narrow one of a value below 2^21.
+const ITEM_BITS: u32 = 29;
 
 /// What a code word stands for: one item or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Symbol {
-    /// The first item; for a time item its delta.
+    /// The first item. A time item is its delta times 256, whatever the delta: like a narrow item.
     pub(crate) first: u64,
     /// The second item, if `second_field` is not 0.
     pub(crate) second: u64,
@@ -40,31 +51,49 @@ pub(crate) struct Symbol {
 /// The codebook, made small and quick to look up.
 #[derive(Debug)]
 pub(crate) struct Codebook {
-    first: Box<[u32]>,
-    second: Box<[u32]>,
-    symbols: Vec<Symbol>,
+    first: Box<[u64]>,
+    second: Box<[u64]>,
+    /// Symbols that do not fit in an entry.
+    wide: Vec<Symbol>,
 }
 
 impl Codebook {
     /// The codebook of a database without trails.
     pub(crate) fn empty() -> Codebook {
-        let zeros = |n| vec![0; n].into_boxed_slice();
-        Codebook { first: zeros(1 << FIRST_BITS), second: zeros(ENTRIES), symbols: Vec::new() }
+        let first = vec![0; 1 << FIRST_BITS].into_boxed_slice();
+        Codebook { first, second: Box::default(), wide: Vec::new() }
     }
 
     /// The code word at the start of `bits`: its symbol and its length, or `None` when no code word
     /// starts like this.
     #[inline(always)]
-    pub(crate) fn find(&self, bits: u64) -> Option<(&Symbol, u32)> {
+    pub(crate) fn find(&self, bits: u64) -> Option<(Symbol, u32)> {
         let mut entry = self.first[bits as usize & ((1 << FIRST_BITS) - 1)];
-        if entry == 0 {
-            entry = self.second[bits as usize & (ENTRIES - 1)];
-            if entry == 0 {
-                return None;
-            }
+        let mut kind = entry & ((1 << KIND_BITS) - 1);
+        if kind > SUBTABLE {
+            let more = (bits >> FIRST_BITS) & ((1 << (kind - SUBTABLE)) - 1);
+            entry = *self.second.get(((entry >> KIND_BITS) + more) as usize)?;
+            kind = entry & ((1 << KIND_BITS) - 1);
         }
-        let symbol = self.symbols.get((entry >> LENGTH_BITS) as usize)?;
-        Some((symbol, entry & ((1 << LENGTH_BITS) - 1)))
+        if kind.wrapping_sub(1) >= u64::from(CODE_BITS_MAX) {
+            return self.find_wide(entry);
+        }
+        let first = entry >> KIND_BITS & ((1 << ITEM_BITS) - 1);
+        let second = entry >> (KIND_BITS + ITEM_BITS);
+        let symbol = Symbol {
+            first,
+            second,
+            first_field: (first & 127) as u16,
+            second_field: (second & 127) as u16,
+        };
+        Some((symbol, kind as u32))
+    }
+
+    #[cold]
+    fn find_wide(&self, entry: u64) -> Option<(Symbol, u32)> {
+        let bits = (entry & ((1 << KIND_BITS) - 1)).checked_sub(LINK)?;
+        let symbol = self.wide.get((entry >> KIND_BITS) as usize)?;
+        Some((*symbol, bits as u32))
     }
 
     /// The size that the member must have.
@@ -121,8 +150,15 @@ impl Codebook {
         }
         owners.sort_unstable();
 
-        let mut second = vec![0u32; ENTRIES].into_boxed_slice();
-        let mut symbols = Vec::with_capacity(owners.len());
+        // How many bits the longest code word has beyond the first eleven, for each of those.
+        let mut more = vec![0u32; 1 << FIRST_BITS];
+        for &(bits, at) in owners.iter().filter(|owner| owner.0 > FIRST_BITS) {
+            let more = &mut more[at & ((1 << FIRST_BITS) - 1)];
+            *more = (*more).max(bits - FIRST_BITS);
+        }
+        let mut first = vec![0u64; 1 << FIRST_BITS].into_boxed_slice();
+        let mut second = Vec::new();
+        let mut wide = Vec::new();
         for (bits, at) in owners {
             let symbol = match version {
                 0 => Symbol::parse_v0(entry(at)),
@@ -130,18 +166,36 @@ impl Codebook {
             };
             let symbol =
                 symbol.and_then(|symbol| symbol.check(counts)).map_err(|e| damaged(at, e))?;
-            let packed = (symbols.len() as u32) << LENGTH_BITS | bits;
-            symbols.push(symbol);
-            for slot in second[at..].iter_mut().step_by(1 << bits) {
+            let packed = symbol.pack(bits, &mut wide);
+            let starts_alike = || damaged(at, "its code word starts with another one".into());
+            if bits <= FIRST_BITS {
+                for slot in first[at..].iter_mut().step_by(1 << bits) {
+                    if *slot != 0 {
+                        return Err(starts_alike());
+                    }
+                    *slot = packed;
+                }
+                continue;
+            }
+            let prefix = at & ((1 << FIRST_BITS) - 1);
+            let more = more[prefix];
+            if first[prefix] == 0 {
+                let base = second.len() as u64;
+                first[prefix] = base << KIND_BITS | (SUBTABLE + u64::from(more));
+                second.resize(second.len() + (1 << more), 0);
+            } else if first[prefix] & ((1 << KIND_BITS) - 1) <= SUBTABLE {
+                return Err(starts_alike());
+            }
+            let base = (first[prefix] >> KIND_BITS) as usize;
+            let table = &mut second[base..base + (1 << more)];
+            for slot in table[at >> FIRST_BITS..].iter_mut().step_by(1 << (bits - FIRST_BITS)) {
                 if *slot != 0 {
-                    return Err(damaged(at, "its code word starts with another one".into()));
+                    return Err(starts_alike());
                 }
                 *slot = packed;
             }
         }
-        let short = |entry: u32| entry & ((1 << LENGTH_BITS) - 1) <= FIRST_BITS;
-        let first = second[..1 << FIRST_BITS].iter().map(|&e| if short(e) { e } else { 0 });
-        Ok(Codebook { first: first.collect(), second, symbols })
+        Ok(Codebook { first, second: second.into_boxed_slice(), wide })
     }
 }
 
@@ -153,7 +207,7 @@ impl Symbol {
         if second != 0 && b.field() == 0 {
             return Err("a time item in second place".into());
         }
-        let first = if a.field() == 0 { a.value() } else { a.raw() };
+        let first = if a.field() == 0 { a.value() << 8 } else { a.raw() };
         Ok(Symbol { first, second, first_field: a.field(), second_field: b.field() })
     }
 
@@ -169,6 +223,19 @@ impl Symbol {
             u64::from(u32::from_le_bytes(entry[at..at + 4].try_into().expect("four bytes")))
         };
         Symbol::new(word(0), word(4))
+    }
+
+    /// The entry of a code word of `bits` bits; the symbol goes to `wide` if it does not fit.
+    fn pack(self, bits: u32, wide: &mut Vec<Symbol>) -> u64 {
+        let bits = u64::from(bits);
+        let Symbol { first, second, .. } = self;
+        // A narrow item, and a delta like one, has bit 7 clear, as what reads entries expects.
+        let fits = |item: u64| item >> ITEM_BITS == 0 && item >> 7 & 1 == 0;
+        if fits(first) && fits(second) {
+            return second << (KIND_BITS + ITEM_BITS) | first << KIND_BITS | bits;
+        }
+        wide.push(self);
+        (wide.len() as u64 - 1) << KIND_BITS | LINK | bits
     }
 
     /// Both items must be of this database. A time item is bounded by checked addition instead.

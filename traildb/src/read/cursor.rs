@@ -66,7 +66,8 @@ pub struct Trail<'r, S: Storage> {
     /// match.
     filter: Option<(Arc<Filter>, u64)>,
     id: Option<u64>,
-    /// The state: one item for each user field.
+    /// The state: one item for each field. The first stands where a symbol has no second item, so that
+    /// it need not be asked whether there is one.
     items: Box<[Item]>,
     /// In a view of changes, the items that the event came with.
     changes: Vec<Item>,
@@ -147,7 +148,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             own_filter: None,
             filter: None,
             id: None,
-            items: (1..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
+            items: (0..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
             changes: Vec::new(),
             time: 0,
             peeked: false,
@@ -214,8 +215,8 @@ impl<'r, S: Storage> Trail<'r, S> {
         (self.pending, self.peeked) = (None, false);
         let next = self.id.take().map(|id| id + 1) == Some(trail);
         let span = self.span(trail, next)?;
-        for (slot, field) in self.items.iter_mut().zip(1..) {
-            *slot = Item::new(field, 0);
+        for (slot, field) in self.items.iter_mut().zip(0..) {
+            *slot = Item::pack(field, 0);
         }
         self.time = self.reader.info.time_min;
         self.id = Some(trail);
@@ -361,7 +362,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
     #[inline]
     pub(crate) fn current(&self) -> Event<'_> {
-        let items = if self.only_changes { &self.changes[..] } else { &self.items };
+        let items = if self.only_changes { &self.changes[..] } else { &self.items[1..] };
         Event { time: self.time, items }
     }
 
@@ -375,7 +376,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
         while self.decode()? {
             let Some((filter, last)) = &self.filter else { return Ok(true) };
-            if filter.matches(self.time, &self.items) {
+            if filter.matches(self.time, &self.items[1..]) {
                 return Ok(true);
             }
             // Times ascend, so nothing behind this one can match (T10).
@@ -393,12 +394,13 @@ impl<'r, S: Storage> Trail<'r, S> {
             return Err(self.damaged("the timestamp exceeds 64 bits"));
         };
         self.time = time;
+        if self.window.refill_at == usize::MAX && !self.only_changes {
+            self.items[usize::from(pending.second_field)] = pending.second;
+            return self.decode_rest();
+        }
         self.changes.clear();
         if pending.second_field != 0 {
             self.set(pending.second_field, pending.second);
-        }
-        if self.window.refill_at == usize::MAX && !self.only_changes {
-            return self.decode_rest();
         }
         while self.window.bit < self.window.end_bit {
             match self.symbol()? {
@@ -421,7 +423,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// the window: nothing is refilled, so the position stays in a register.
     #[inline]
     fn decode_rest(&mut self) -> Result<bool, Error> {
-        let Model { codebook, field_bits, literals } = self.model;
+        let Model { codebook, field_bits, literals, short_literals } = self.model;
         let (bytes, end) = (&self.window.bytes[..], self.window.end_bit);
         let items = &mut self.items[..];
         let mut bit = self.window.bit;
@@ -435,21 +437,27 @@ impl<'r, S: Storage> Trail<'r, S> {
                 let Some((symbol, n)) = codebook.find(word >> 1) else {
                     break "no code word starts like this";
                 };
-                (bit + 1 + u64::from(n), *symbol)
+                (bit + 1 + u64::from(n), symbol)
             } else {
                 let first_field = bits::low(word >> 1, *field_bits);
                 let Some(&(value_bits, value_max)) = literals.get(first_field as usize) else {
                     break "a literal of a field that does not exist";
                 };
-                // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
                 let at = bit + 1 + u64::from(*field_bits);
-                let value = bits::low(bits::peek(bytes, at), value_bits);
+                let value = match short_literals {
+                    true => bits::low(word >> (1 + *field_bits), value_bits),
+                    // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
+                    false => bits::low(bits::peek(bytes, at), value_bits),
+                };
                 if value > value_max {
                     break "a literal of a value that does not exist";
                 }
                 let first_field = first_field as u16;
-                let first =
-                    if first_field == 0 { value } else { Item::new(first_field, value).raw() };
+                let first = if first_field == 0 {
+                    value << 8
+                } else {
+                    Item::pack(first_field, value).raw()
+                };
                 let symbol = Symbol { first, second: 0, first_field, second_field: 0 };
                 (at + u64::from(value_bits), symbol)
             };
@@ -460,14 +468,12 @@ impl<'r, S: Storage> Trail<'r, S> {
             let Symbol { first, second, first_field, second_field } = symbol;
             if first_field == 0 {
                 let second = Item(second);
-                self.pending = Some(Pending { delta: first, second, second_field });
+                self.pending = Some(Pending { delta: first >> 8, second, second_field });
                 self.window.bit = bit;
                 return Ok(true);
             }
-            items[usize::from(first_field) - 1] = Item(first);
-            if second_field != 0 {
-                items[usize::from(second_field) - 1] = Item(second);
-            }
+            items[usize::from(first_field)] = Item(first);
+            items[usize::from(second_field)] = Item(second);
         };
         self.window.bit = bit;
         Err(self.damaged(reason))
@@ -475,7 +481,7 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     #[inline(always)]
     fn set(&mut self, field: u16, item: Item) {
-        self.items[usize::from(field) - 1] = item;
+        self.items[usize::from(field)] = item;
         if self.only_changes {
             self.changes.push(item);
         }
@@ -496,7 +502,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             self.window.bit = bit + 1 + u64::from(n);
             if symbol.first_field == 0 {
                 Decoded::Time(Pending {
-                    delta: symbol.first,
+                    delta: symbol.first >> 8,
                     second: Item(symbol.second),
                     second_field: symbol.second_field,
                 })
@@ -520,7 +526,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             let field = field as u16;
             match field {
                 0 => Decoded::Time(Pending { delta: value, second: Item(0), second_field: 0 }),
-                _ => Decoded::Items(field, Item::new(field, value), 0, Item(0)),
+                _ => Decoded::Items(field, Item::pack(field, value), 0, Item(0)),
             }
         };
         if self.window.bit > self.window.end_bit {

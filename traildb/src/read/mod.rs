@@ -96,6 +96,8 @@ pub(crate) struct Model {
     field_bits: u32,
     /// For each field, bits of the value in a literal, and the greatest value.
     literals: Vec<(u32, u64)>,
+    /// Whether one look at the stream shows any literal whole.
+    short_literals: bool,
 }
 
 impl Reader<File> {
@@ -557,7 +559,9 @@ impl<S: Storage> Reader<S> {
                 None => Codebook::empty(),
             };
             let field_bits = bits::width(literals.len() as u64);
-            Ok(Model { codebook, field_bits, literals })
+            let value_bits = literals.iter().map(|&(bits, _)| bits).max().unwrap_or(0);
+            let short_literals = 1 + field_bits + value_bits <= bits::PEEK_BITS;
+            Ok(Model { codebook, field_bits, literals, short_literals })
         })
     }
 }
