@@ -51,7 +51,7 @@ pub(crate) struct Symbol {
 /// The codebook, made small and quick to look up.
 #[derive(Debug)]
 pub(crate) struct Codebook {
-    first: Box<[u64]>,
+    first: Box<[u64; 1 << FIRST_BITS]>,
     second: Box<[u64]>,
     /// Symbols that do not fit in an entry.
     wide: Vec<Symbol>,
@@ -60,7 +60,7 @@ pub(crate) struct Codebook {
 impl Codebook {
     /// The codebook of a database without trails.
     pub(crate) fn empty() -> Codebook {
-        let first = vec![0; 1 << FIRST_BITS].into_boxed_slice();
+        let first = Box::new([0; 1 << FIRST_BITS]);
         Codebook { first, second: Box::default(), wide: Vec::new() }
     }
 
@@ -156,7 +156,7 @@ impl Codebook {
             let more = &mut more[at & ((1 << FIRST_BITS) - 1)];
             *more = (*more).max(bits - FIRST_BITS);
         }
-        let mut first = vec![0u64; 1 << FIRST_BITS].into_boxed_slice();
+        let mut first = Box::new([0u64; 1 << FIRST_BITS]);
         let mut second = Vec::new();
         let mut wide = Vec::new();
         for (bits, at) in owners {

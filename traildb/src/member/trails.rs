@@ -61,41 +61,38 @@ impl Trails {
         let mut ends = [0; 16];
         let ends = &mut ends[..2 * self.width as usize];
         members.read(&self.toc, trail * self.width, ends)?;
-        self.check(members, trail, ends)
+        let (start, end) = ends.split_at(self.width as usize);
+        self.check(members, trail, number(start)..number(end))
     }
 
-    /// The spans of the trails `from..from + n`, all of which exist.
-    pub(crate) fn spans<S: Storage>(
+    /// The offsets `from..from + n` of the toc, all of which exist: each is where a trail starts and the
+    /// one before it ends. They are for [`check`](Trails::check).
+    pub(crate) fn offsets<S: Storage>(
         &self,
         members: &Members<S>,
         from: u64,
         n: u64,
-        out: &mut Vec<Range<u64>>,
+        out: &mut Vec<u64>,
     ) -> Result<(), Error> {
-        let mut ends = vec![0; ((n + 1) * self.width) as usize];
-        members.read(&self.toc, from * self.width, &mut ends)?;
+        let mut bytes = vec![0; (n * self.width) as usize];
+        members.read(&self.toc, from * self.width, &mut bytes)?;
         out.clear();
-        for k in 0..n {
-            let at = (k * self.width) as usize;
-            let pair = &ends[at..at + 2 * self.width as usize];
-            out.push(self.check(members, from + k, pair)?);
+        match self.width {
+            4 => out.extend(bytes.chunks_exact(4).map(number)),
+            _ => out.extend(bytes.chunks_exact(8).map(number)),
         }
         Ok(())
     }
 
-    fn check<S: Storage>(
+    /// Makes sure that the bytes of a trail are some, and inside.
+    #[inline]
+    pub(crate) fn check<S: Storage>(
         &self,
         members: &Members<S>,
         trail: u64,
-        pair: &[u8],
+        span: Range<u64>,
     ) -> Result<Range<u64>, Error> {
-        let number = |bytes: &[u8]| {
-            let mut wide = [0; 8];
-            wide[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(wide)
-        };
-        let (start, end) = pair.split_at(self.width as usize);
-        let (start, end) = (number(start), number(end));
+        let Range { start, end } = span;
         if start >= end || end > self.data.len || end - start > TRAIL_BYTES_MAX {
             let reason = format!(
                 "trail {trail} at {start}..{end} is empty or outside trails.data, which has {}",
@@ -105,6 +102,12 @@ impl Trails {
         }
         Ok(start..end)
     }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(wide)
 }
 
 /// Makes the bytes of `trails.toc`: number 0, and then where each trail ends.

@@ -74,11 +74,13 @@ pub struct Trail<'r, S: Storage> {
     time: u64,
     /// Whether the event that `time` and `items` are was only looked at.
     peeked: bool,
+    /// Whether every event is seen, with all its items: no filter holds, and it is not of changes.
+    plain: bool,
     /// The time symbol that the next event starts with, read already.
     pending: Option<Pending>,
     window: Window,
-    /// Spans of the trails from `spans_from` on.
-    spans: Vec<Range<u64>>,
+    /// Where the trails from `spans_from` on start, and where the last of them ends.
+    spans: Vec<u64>,
     spans_from: u64,
     /// What lies ahead when trails are passed over in order: bytes of data, and offsets.
     data_ahead: Ahead,
@@ -152,6 +154,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             changes: Vec::new(),
             time: 0,
             peeked: false,
+            plain: false,
             pending: None,
             window: Window {
                 bytes: Vec::new(),
@@ -208,6 +211,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             let last = filter.times().map_or(0, |times| *times.end());
             (filter.clone(), last)
         });
+        self.plain = self.filter.is_none() && !self.only_changes;
     }
 
     /// Puts the cursor before the first event of `trail`.
@@ -237,9 +241,9 @@ impl<'r, S: Storage> Trail<'r, S> {
             self.spans_ahead = Ahead::default();
             return content.trails.span(members, trail);
         }
-        let cached = trail.checked_sub(self.spans_from).and_then(|k| self.spans.get(k as usize));
-        if let Some(span) = cached {
-            return Ok(span.clone());
+        let cached = trail.wrapping_sub(self.spans_from) as usize;
+        if let Some(&[start, end]) = self.spans.get(cached..cached.wrapping_add(2)) {
+            return content.trails.check(members, trail, start..end);
         }
         let n = SPANS.min(self.reader.info.trails - trail);
         if members.is_remote()
@@ -253,9 +257,9 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.spans_from = trail;
         content
             .trails
-            .spans(members, trail, n, &mut self.spans)
+            .offsets(members, trail, n + 1, &mut self.spans)
             .inspect_err(|_| self.spans.clear())?;
-        Ok(self.spans[0].clone())
+        content.trails.check(members, trail, self.spans[0]..self.spans[1])
     }
 
     /// Makes `span` the trail to decode: sets where its bits start and end.
@@ -320,6 +324,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// The next event, or `None` at the end of the trail. After an error the trail is over.
+    #[inline]
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
         if std::mem::take(&mut self.peeked) || self.advance()? {
             return Ok(Some(self.current()));
@@ -374,7 +379,21 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Goes on to the next event that the filter lets through. Returns whether there is one.
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
-        while self.decode()? {
+        if self.plain && self.window.refill_at == usize::MAX {
+            return self.decode_whole();
+        }
+        self.advance_filtered()
+    }
+
+    fn advance_filtered(&mut self) -> Result<bool, Error> {
+        loop {
+            let decoded = match self.only_changes || self.window.refill_at != usize::MAX {
+                true => self.decode()?,
+                false => self.decode_whole()?,
+            };
+            if !decoded {
+                return Ok(false);
+            }
             let Some((filter, last)) = &self.filter else { return Ok(true) };
             if filter.matches(self.time, &self.items[1..]) {
                 return Ok(true);
@@ -384,7 +403,6 @@ impl<'r, S: Storage> Trail<'r, S> {
                 self.pending = None;
             }
         }
-        Ok(false)
     }
 
     /// Decodes the next event, whatever the filter. Returns whether there is one.
@@ -394,10 +412,6 @@ impl<'r, S: Storage> Trail<'r, S> {
             return Err(self.damaged("the timestamp exceeds 64 bits"));
         };
         self.time = time;
-        if self.window.refill_at == usize::MAX && !self.only_changes {
-            self.items[usize::from(pending.second_field)] = pending.second;
-            return self.decode_rest();
-        }
         self.changes.clear();
         if pending.second_field != 0 {
             self.set(pending.second_field, pending.second);
@@ -419,64 +433,42 @@ impl<'r, S: Storage> Trail<'r, S> {
         Ok(true)
     }
 
-    /// Decodes the rest of an event, up to the time symbol of the next, where all of the trail is in
-    /// the window: nothing is refilled, so the position stays in a register.
+    /// The same where all of the trail is in the window, and changes are not collected: nothing is
+    /// refilled, so the position stays in a register, up to the time symbol of the next event.
     #[inline]
-    fn decode_rest(&mut self) -> Result<bool, Error> {
-        let Model { codebook, field_bits, literals, short_literals } = self.model;
-        let (bytes, end) = (&self.window.bytes[..], self.window.end_bit);
+    fn decode_whole(&mut self) -> Result<bool, Error> {
+        let Some(Pending { delta, second, second_field }) = self.pending.take() else {
+            return Ok(false);
+        };
         let items = &mut self.items[..];
+        items[usize::from(second_field)] = second;
+        let Some(time) = self.time.checked_add(delta) else {
+            return Err(self.damaged("the timestamp exceeds 64 bits"));
+        };
+        self.time = time;
+        let (bytes, end) = (&self.window.bytes[..], self.window.end_bit);
         let mut bit = self.window.bit;
-        let reason = loop {
-            if bit >= end {
-                self.window.bit = bit;
-                return Ok(true);
-            }
+        while bit < end {
             let word = bits::peek(bytes, bit);
-            let (next, symbol) = if word & 1 == 1 {
-                let Some((symbol, n)) = codebook.find(word >> 1) else {
-                    break "no code word starts like this";
-                };
-                (bit + 1 + u64::from(n), symbol)
-            } else {
-                let first_field = bits::low(word >> 1, *field_bits);
-                let Some(&(value_bits, value_max)) = literals.get(first_field as usize) else {
-                    break "a literal of a field that does not exist";
-                };
-                let at = bit + 1 + u64::from(*field_bits);
-                let value = match short_literals {
-                    true => bits::low(word >> (1 + *field_bits), value_bits),
-                    // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
-                    false => bits::low(bits::peek(bytes, at), value_bits),
-                };
-                if value > value_max {
-                    break "a literal of a value that does not exist";
-                }
-                let first_field = first_field as u16;
-                let first = if first_field == 0 {
-                    value << 8
-                } else {
-                    Item::pack(first_field, value).raw()
-                };
-                let symbol = Symbol { first, second: 0, first_field, second_field: 0 };
-                (at + u64::from(value_bits), symbol)
+            let (symbol, n) = match self.model.symbol(bytes, bit, word) {
+                Ok(decoded) => decoded,
+                Err(reason) => return Err(self.damaged_at(bit, reason)),
             };
-            if next > end {
-                break "the trail ends inside a symbol";
+            bit += u64::from(n);
+            if bit > end {
+                return Err(self.damaged_at(bit, "the trail ends inside a symbol"));
             }
-            bit = next;
             let Symbol { first, second, first_field, second_field } = symbol;
             if first_field == 0 {
                 let second = Item(second);
                 self.pending = Some(Pending { delta: first >> 8, second, second_field });
-                self.window.bit = bit;
-                return Ok(true);
+                break;
             }
             items[usize::from(first_field)] = Item(first);
             items[usize::from(second_field)] = Item(second);
-        };
+        }
         self.window.bit = bit;
-        Err(self.damaged(reason))
+        Ok(true)
     }
 
     #[inline(always)]
@@ -487,52 +479,33 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
     }
 
-    /// Decodes one symbol (T5, T6). The caller has checked that there is one.
+    /// Decodes one symbol. The caller has checked that there is one.
     #[inline(always)]
     fn symbol(&mut self) -> Result<Decoded, Error> {
         if (self.window.bit >> 3) as usize >= self.window.refill_at {
             self.refill()?;
         }
-        let bit = self.window.bit;
-        let word = bits::peek(&self.window.bytes, bit);
-        let decoded = if word & 1 == 1 {
-            let Some((symbol, n)) = self.model.codebook.find(word >> 1) else {
-                return Err(self.damaged("no code word starts like this"));
-            };
-            self.window.bit = bit + 1 + u64::from(n);
-            if symbol.first_field == 0 {
-                Decoded::Time(Pending {
-                    delta: symbol.first >> 8,
-                    second: Item(symbol.second),
-                    second_field: symbol.second_field,
-                })
-            } else {
-                let (first, second) = (Item(symbol.first), Item(symbol.second));
-                Decoded::Items(symbol.first_field, first, symbol.second_field, second)
-            }
-        } else {
-            let field_bits = self.model.field_bits;
-            let field = bits::low(word >> 1, field_bits);
-            let Some(&(value_bits, value_max)) = self.model.literals.get(field as usize) else {
-                return Err(self.damaged("a literal of a field that does not exist"));
-            };
-            // A literal may have 63 bits, and a peek is good for 57: the value gets one of its own.
-            let at = bit + 1 + u64::from(field_bits);
-            let value = bits::low(bits::peek(&self.window.bytes, at), value_bits);
-            self.window.bit = at + u64::from(value_bits);
-            if value > value_max {
-                return Err(self.damaged("a literal of a value that does not exist"));
-            }
-            let field = field as u16;
-            match field {
-                0 => Decoded::Time(Pending { delta: value, second: Item(0), second_field: 0 }),
-                _ => Decoded::Items(field, Item::pack(field, value), 0, Item(0)),
-            }
+        let (bytes, bit) = (&self.window.bytes[..], self.window.bit);
+        let (symbol, n) = match self.model.symbol(bytes, bit, bits::peek(bytes, bit)) {
+            Ok(decoded) => decoded,
+            Err(reason) => return Err(self.damaged(reason)),
         };
+        self.window.bit = bit + u64::from(n);
         if self.window.bit > self.window.end_bit {
             return Err(self.damaged("the trail ends inside a symbol"));
         }
-        Ok(decoded)
+        let Symbol { first, second, first_field, second_field } = symbol;
+        let second = Item(second);
+        Ok(match first_field {
+            0 => Decoded::Time(Pending { delta: first >> 8, second, second_field }),
+            _ => Decoded::Items(first_field, Item(first), second_field, second),
+        })
+    }
+
+    #[cold]
+    fn damaged_at(&mut self, bit: u64, reason: &str) -> Error {
+        self.window.bit = bit;
+        self.damaged(reason)
     }
 
     /// An error at the current bit; the trail is over.
@@ -544,6 +517,35 @@ impl<'r, S: Storage> Trail<'r, S> {
         let id = self.id.unwrap_or_default();
         let reason = format!("trail {id}, bit {} of the byte: {reason}", self.window.bit % 8);
         content.trails.data.damaged(&self.reader.members, at, reason)
+    }
+}
+
+impl Model {
+    /// Decodes the symbol at `bit` of `bytes`, where `word` was peeked (T5, T6): what it is, and its
+    /// bits. The error is a reason.
+    #[inline(always)]
+    fn symbol(&self, bytes: &[u8], bit: u64, word: u64) -> Result<(Symbol, u32), &'static str> {
+        if word & 1 == 1 {
+            let found = self.codebook.find(word >> 1).ok_or("no code word starts like this")?;
+            return Ok((found.0, found.1 + 1));
+        }
+        let field = bits::low(word >> 1, self.field_bits);
+        let Some(&(value_bits, value_max)) = self.literals.get(field as usize) else {
+            return Err("a literal of a field that does not exist");
+        };
+        let before = 1 + self.field_bits;
+        let value = match self.short_literals {
+            true => bits::low(word >> before, value_bits),
+            // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
+            false => bits::low(bits::peek(bytes, bit + u64::from(before)), value_bits),
+        };
+        if value > value_max {
+            return Err("a literal of a value that does not exist");
+        }
+        let field = field as u16;
+        let first = if field == 0 { value << 8 } else { Item::pack(field, value).raw() };
+        let symbol = Symbol { first, second: 0, first_field: field, second_field: 0 };
+        Ok((symbol, before + value_bits))
     }
 }
 

@@ -41,7 +41,10 @@ pub(super) struct Levels {
 impl Levels {
     /// The filter that holds for a trail, unless its cursor has one of its own.
     pub(super) fn of_trail(&self, trail: u64) -> Option<&Arc<Filter>> {
-        self.trails.get(&trail).or(self.database.as_ref())
+        match self.trails.is_empty() {
+            true => self.database.as_ref(),
+            false => self.trails.get(&trail).or(self.database.as_ref()),
+        }
     }
 
     fn has_filters(&self) -> bool {
