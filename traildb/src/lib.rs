@@ -32,8 +32,8 @@ pub use crate::{
     item::{DELTA_MAX, FIELDS_MAX, Item, TRAILS_MAX, Uuid, UuidError, VALUES_MAX},
     member::{fields::Fields, lexicon::Value},
     read::{
-        Batch, Chunk, Event, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail, View,
-        existing,
+        Batch, Chunk, Event, LastValues, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail,
+        View, existing,
     },
     shards::Shards,
     storage::Storage,

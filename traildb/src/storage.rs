@@ -52,6 +52,12 @@ pub trait Storage: Send + Sync {
         Ok(())
     }
 
+    /// All bytes, where they are a slice for as long as the storage lives: values are then found in
+    /// place, without a guard for each.
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Whether a read can wait for a round trip, so that announcing what will be needed pays.
     fn is_remote(&self) -> bool {
         false
@@ -90,6 +96,10 @@ impl Storage for &[u8] {
     fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
         slice(self, range)
     }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
 }
 
 impl Storage for Vec<u8> {
@@ -101,6 +111,10 @@ impl Storage for Vec<u8> {
 
     fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
         slice(self, range)
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
     }
 }
 
@@ -124,6 +138,10 @@ impl<S: Storage> Storage for Arc<S> {
 
     fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         (**self).read(at, buf)
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        (**self).in_memory()
     }
 
     fn is_remote(&self) -> bool {
@@ -165,6 +183,10 @@ impl<T: AsRef<[u8]> + Send + Sync> Storage for Memory<T> {
 
     fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
         slice(self.bytes.as_ref(), range)
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self.bytes.as_ref())
     }
 }
 

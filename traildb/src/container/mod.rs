@@ -100,6 +100,14 @@ impl<S: Storage> Members<S> {
         &self.stores
     }
 
+    /// All bytes of `member`, where its storage has them in memory.
+    #[inline]
+    pub(crate) fn in_memory(&self, member: &Member) -> Option<&[u8]> {
+        let bytes = self.stores[member.store as usize].in_memory()?;
+        let (start, len) = (usize::try_from(member.start).ok()?, usize::try_from(member.len).ok()?);
+        bytes.get(start..)?.get(..len)
+    }
+
     /// The bytes `range` of `member`.
     pub(crate) fn bytes(&self, member: &Member, range: Range<u64>) -> Result<S::Bytes<'_>, Error> {
         let absolute = self.absolute(member, &range)?;

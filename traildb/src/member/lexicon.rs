@@ -106,8 +106,55 @@ impl LexiconMember {
         Ok(span)
     }
 
+    /// Value `number` (1 to count) in the bytes of the member; `None` if it breaks a rule, or is of
+    /// version 0.
+    #[inline]
+    fn value_in<'b>(&self, bytes: &'b [u8], number: u64) -> Option<&'b [u8]> {
+        let number = usize::try_from(number).ok()?;
+        let (start, end) = match self.width {
+            _ if self.zero_ended => return None,
+            4 => {
+                let pair = bytes.get(4 * number..)?.first_chunk::<8>()?;
+                let pair = u64::from_le_bytes(*pair);
+                (pair & 0xFFFF_FFFF, pair >> 32)
+            }
+            _ => {
+                let pair = bytes.get(8 * number..)?.first_chunk::<16>()?;
+                let pair = u128::from_le_bytes(*pair);
+                (pair as u64, (pair >> 64) as u64)
+            }
+        };
+        let behind = self.width * (self.count + 2);
+        if start < behind || start >= end {
+            return None;
+        }
+        bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    }
+
+    /// Value `number` (1 to count), if the member is in memory and sound there.
+    #[inline]
+    pub(crate) fn value_in_memory<'m, S: Storage>(
+        &self,
+        members: &'m Members<S>,
+        number: u64,
+    ) -> Option<&'m [u8]> {
+        members.in_memory(&self.member).and_then(|bytes| self.value_in(bytes, number))
+    }
+
     /// Value `number` (1 to count), in place.
+    #[inline]
     pub(crate) fn value<'m, S: Storage>(
+        &self,
+        members: &'m Members<S>,
+        number: u64,
+    ) -> Result<Value<'m, S>, Error> {
+        if let Some(value) = self.value_in_memory(members, number) {
+            return Ok(Value { bytes: Held::Slice(value) });
+        }
+        self.guarded(members, number)
+    }
+
+    fn guarded<'m, S: Storage>(
         &self,
         members: &'m Members<S>,
         number: u64,
@@ -115,11 +162,11 @@ impl LexiconMember {
         let span = self.span(members, number)?;
         if !self.zero_ended {
             let bytes = members.bytes(&self.member, span)?;
-            return Ok(Value { len: bytes.len(), bytes: Some(bytes) });
+            return Ok(Value { bytes: Held::Guard(bytes) });
         }
         let len = self.zero_end(members, number, span.clone())?;
         let bytes = members.bytes(&self.member, span.start..span.start + len)?;
-        Ok(Value { len: bytes.len(), bytes: Some(bytes) })
+        Ok(Value { bytes: Held::Guard(bytes) })
     }
 
     /// Appends value `number` (1 to count) to `out`. Pins nothing, so any length will do.
@@ -285,19 +332,27 @@ fn le_number(bytes: &[u8]) -> u64 {
 /// Over a region of the pager this is a pin. Drop it before taking many others, or copy the value
 /// with [`Reader::append_value`](crate::Reader::append_value), which pins nothing.
 pub struct Value<'a, S: Storage + 'a> {
-    bytes: Option<S::Bytes<'a>>,
-    len: usize,
+    bytes: Held<'a, S>,
+}
+
+enum Held<'a, S: Storage + 'a> {
+    Slice(&'a [u8]),
+    Guard(S::Bytes<'a>),
 }
 
 impl<S: Storage> Value<'_, S> {
-    pub(crate) const NULL: Self = Value { bytes: None, len: 0 };
+    pub(crate) const NULL: Self = Value { bytes: Held::Slice(&[]) };
 }
 
 impl<S: Storage> Deref for Value<'_, S> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
-        self.bytes.as_ref().map_or(&[], |bytes| &bytes[..self.len])
+        match &self.bytes {
+            Held::Slice(bytes) => bytes,
+            Held::Guard(bytes) => bytes,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod view; // which events are seen
 mod scan; // many trails with many threads
 pub(crate) mod ordered; // work on threads, its results in order
 mod lookup; // numbers of values, in memory
+mod values; // values of events that follow one another
 
 use std::{
     io,
@@ -32,6 +33,7 @@ pub use batch::Batch;
 pub use cursor::{Event, Trail};
 pub use multi::{MultiBatch, MultiCursor, MultiEvent};
 pub use scan::{Chunk, Scan};
+pub use values::LastValues;
 pub use view::View;
 
 use lookup::Lookups;
@@ -264,6 +266,11 @@ impl<S: Storage> Reader<S> {
         Ok(lexicons)
     }
 
+    #[inline]
+    fn known_lexicon(&self, field: u16) -> Option<&LexiconMember> {
+        self.lexicons.get()?.get(usize::from(field).checked_sub(1)?)
+    }
+
     fn lexicon(&self, field: u16) -> Result<&LexiconMember, Error> {
         let index = usize::from(field).checked_sub(1);
         index
@@ -274,11 +281,29 @@ impl<S: Storage> Reader<S> {
     /// The value of an item, in place. Empty for NULL.
     ///
     /// An item of the time field has no value: [`Error::NoSuchField`].
+    #[inline]
     pub fn value(&self, item: Item) -> Result<Value<'_, S>, Error> {
         match self.located(item)? {
             None => Ok(Value::NULL),
             Some(lexicon) => lexicon.value(&self.members, item.value()),
         }
+    }
+
+    /// The value of an item, if it is a slice of memory; empty for NULL.
+    #[inline]
+    fn value_in_memory(&self, item: Item) -> Result<Option<&[u8]>, Error> {
+        Ok(match self.located(item)? {
+            None => Some(&[]),
+            Some(lexicon) => lexicon.value_in_memory(&self.members, item.value()),
+        })
+    }
+
+    /// A look-up of values that remembers the last one of each field.
+    ///
+    /// # Errors
+    /// Those of reading the names of fields.
+    pub fn last_values(&self) -> Result<LastValues<'_, S>, Error> {
+        LastValues::new(self)
     }
 
     /// Appends the value of an item to `out`: of any length, and nothing stays pinned.
@@ -290,8 +315,12 @@ impl<S: Storage> Reader<S> {
     }
 
     /// The lexicon that holds the value of `item`, or `None` for NULL.
+    #[inline]
     fn located(&self, item: Item) -> Result<Option<&LexiconMember>, Error> {
-        let lexicon = self.lexicon(item.field())?;
+        let lexicon = match self.known_lexicon(item.field()) {
+            Some(lexicon) => lexicon,
+            None => self.lexicon(item.field())?,
+        };
         if item.value() > lexicon.count {
             let (field, value, count) = (item.field(), item.value(), lexicon.count);
             return Err(Error::NoSuchValue { field, value, count });
