@@ -178,7 +178,6 @@ impl<S: Storage> Index<S> {
     /// no trail.
     fn lists(&self, items: &[Item]) -> Result<Vec<List>, Error> {
         let mut lists = Vec::new();
-        let mut bytes = Vec::new();
         for batch in items.chunks(BATCH) {
             let known = |item: &&Item| (1..=self.head.fields).contains(&u32::from(item.field()));
             let mut known_items = Vec::new();
@@ -191,25 +190,13 @@ impl<S: Storage> Index<S> {
             let mut open: Vec<(u64, Entry)> = Vec::new();
             let mut plan = Plan::default();
             for item in known_items {
-                let entry = self.entry(item.field())?;
-                let at = entry.slots_at + item.value() * entry.slot_width;
-                self.pages.read(at..at + entry.slot_width, &mut bytes)?;
-                let slot = number(&bytes);
-                if slot & 1 == 1 {
-                    let trail = slot >> 1;
-                    if trail >= self.head.trails {
-                        return Err(self.pages.damaged(at, "a trail that does not exist"));
+                match self.slot(item)? {
+                    Slot::None => {}
+                    Slot::One(trail) => lists.push(List::one(trail)),
+                    Slot::List(at, entry) => {
+                        self.plan_list(&mut plan, at, &entry);
+                        open.push((at, entry));
                     }
-                    lists.push(List::one(trail));
-                } else if slot > 0 {
-                    let at = (slot >> 1) - 1;
-                    if at >= entry.lists_len {
-                        return Err(self.pages.damaged(at, "a list outside the lists"));
-                    }
-                    let at = entry.lists_at + at;
-                    let end = entry.lists_at + entry.lists_len;
-                    self.pages.plan(&mut plan, at..end.min(at + postings::HEAD_BYTES));
-                    open.push((at, entry));
                 }
             }
             plan.announce(self.pages.members())?;
@@ -226,4 +213,51 @@ impl<S: Storage> Index<S> {
         }
         Ok(lists)
     }
+
+    /// Announces where the lists of these items start, whose slots have arrived.
+    pub(super) fn announce_lists(&self, items: &[Item]) -> Result<(), Error> {
+        if !self.pages.members().is_remote() {
+            return Ok(());
+        }
+        let mut plan = Plan::default();
+        for &item in items {
+            if let Slot::List(at, entry) = self.slot(item)? {
+                self.plan_list(&mut plan, at, &entry);
+            }
+        }
+        plan.announce(self.pages.members())
+    }
+
+    fn plan_list(&self, plan: &mut Plan, at: u64, entry: &Entry) {
+        let end = entry.lists_at + entry.lists_len;
+        self.pages.plan(plan, at..end.min(at + postings::HEAD_BYTES));
+    }
+
+    /// Where the trails of an item are, which the index has (K5).
+    fn slot(&self, item: Item) -> Result<Slot, Error> {
+        let entry = self.entry(item.field())?;
+        let at = entry.slots_at + item.value() * entry.slot_width;
+        let mut bytes = Vec::new();
+        self.pages.read(at..at + entry.slot_width, &mut bytes)?;
+        let slot = number(&bytes);
+        if slot & 1 == 1 {
+            return match slot >> 1 {
+                trail if trail < self.head.trails => Ok(Slot::One(trail)),
+                _ => Err(self.pages.damaged(at, "a trail that does not exist")),
+            };
+        }
+        match (slot >> 1).checked_sub(1) {
+            None => Ok(Slot::None),
+            Some(list) if list < entry.lists_len => Ok(Slot::List(entry.lists_at + list, entry)),
+            Some(_) => Err(self.pages.damaged(at, "a list outside the lists")),
+        }
+    }
+}
+
+/// Where the trails of an item are.
+enum Slot {
+    None,
+    One(u64),
+    /// The position of the list, and the entry of its field.
+    List(u64, Entry),
 }

@@ -182,6 +182,7 @@ impl<S: Storage> Index<S> {
             // What comes next, should the value be the one, is asked for at the same time.
             self.announce_slots(&all)?;
             reader.prefetch_values(&all)?;
+            self.announce_lists(&all)?;
             let mut bytes = Vec::new();
             for (value, numbers) in batch.iter().zip(candidates) {
                 let mut found = value.is_empty().then(|| Item::new(field, 0));

@@ -15,7 +15,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use traildb::{Item, Reader, Storage, Uuid};
+use traildb::{Builder, Index, Item, Reader, Storage, Uuid, filter, index::Build};
+
+use crate::support;
 
 const UNIT: u64 = 64 << 10;
 
@@ -26,7 +28,10 @@ struct Far {
     len: u64,
     /// Start of each part, and what computes its bytes from the offset in the part.
     parts: Vec<(Range<u64>, Fill)>,
-    state: Mutex<State>,
+    /// Objects that are read together have one.
+    state: Arc<Mutex<State>>,
+    /// The first unit of this object among all of them.
+    unit: u64,
 }
 
 #[derive(Default)]
@@ -38,6 +43,12 @@ struct State {
 }
 
 impl Far {
+    /// An object of these bytes. `unit` is its first unit among those that share `state`.
+    fn of(bytes: Vec<u8>, state: &Arc<Mutex<State>>, unit: u64) -> Far {
+        let len = bytes.len() as u64;
+        Far { len, parts: vec![(0..len, fixed(bytes))], state: state.clone(), unit }
+    }
+
     /// Round trips so far, with the one that asked for length and version.
     fn round_trips(&self) -> u64 {
         self.state.lock().unwrap().now + 1
@@ -62,7 +73,7 @@ impl Storage for Far {
         let now = state.now;
         let mut ready = now;
         for unit in range.start / UNIT..range.end.div_ceil(UNIT) {
-            ready = ready.max(*state.units.entry(unit).or_insert(now + 1));
+            ready = ready.max(*state.units.entry(self.unit + unit).or_insert(now + 1));
         }
         state.now = ready;
         let mut bytes = vec![0; (range.end - range.start) as usize];
@@ -86,7 +97,7 @@ impl Storage for Far {
         for range in ranges {
             assert!(range.start < range.end && range.end <= self.len, "{range:?}");
             for unit in range.start / UNIT..range.end.div_ceil(UNIT) {
-                state.units.entry(unit).or_insert(arrival);
+                state.units.entry(self.unit + unit).or_insert(arrival);
             }
         }
         Ok(())
@@ -169,7 +180,7 @@ fn far(trails: u64, fields: u64, key: impl Fn(u64) -> u128 + Send + Sync + 'stat
     }
     index.push('\n');
     parts.push((2560..2560 + index.len() as u64, fixed(index.into_bytes())));
-    Arc::new(Far { len: at + 1024, parts, state: Mutex::default() })
+    Arc::new(Far { len: at + 1024, parts, state: Arc::default(), unit: 0 })
 }
 
 fn width(x: u64) -> u32 {
@@ -294,4 +305,114 @@ fn clustered_uuids_take_a_bounded_number_more() {
         assert!(events <= 8, "{what}: {events} round trips to events");
         assert_eq!(values, events + 2, "{what}");
     }
+}
+
+/// A database whose values are spread over its trails, and its index.
+fn indexed(trails: u64) -> (Vec<u8>, Vec<u8>) {
+    let dir = support::scratch();
+    let path = dir.path().join("db.tdb");
+    let mut builder = Builder::new(&["one", "few", "many"]).unwrap();
+    for trail in 0..trails {
+        for time in 0..4 {
+            let spread = (trail * 4 + time).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+            let values = [
+                format!("{trail:020}"),
+                format!("{:020}", (trail * 4 + time) % (trails / 4)),
+                format!("{:020}", spread % 50),
+            ];
+            builder.add(Uuid::from_number(u128::from(trail) << 64), time, &values).unwrap();
+        }
+    }
+    builder.finish(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    Build::new(&reader).write(dir.path().join("index")).unwrap();
+    (std::fs::read(&path).unwrap(), std::fs::read(dir.path().join("index")).unwrap())
+}
+
+#[test]
+fn a_filtered_query_with_an_index_takes_eight_round_trips() {
+    let trails = 60_000;
+    let (database, index) = indexed(trails);
+    let cases = [
+        ("one trail", "one=00000000000000000077", 8, 1),
+        (
+            "ten trails",
+            "one=00000000000000000000 one=00000000000000006000 \
+            one=00000000000000012000 one=00000000000000018000 one=00000000000000024000 \
+            one=00000000000000030000 one=00000000000000036000 one=00000000000000042000 \
+            one=00000000000000048000 one=00000000000000054000",
+            8,
+            10,
+        ),
+        ("a list", "few=00000000000000000123", 8, 1),
+        ("two clauses", "few=00000000000000000123 & one!=00000000000000000077 & time<4", 8, 1),
+        ("a value that is not there", "one=00000000000000099999", 6, 0),
+        ("no trail has both", "one=00000000000000000001 & one=00000000000000000002", 8, 0),
+    ];
+    for (what, text, most, least_events) in cases {
+        // One clock for both.
+        let state = Arc::default();
+        let far = Arc::new(Far::of(database.clone(), &state, 0));
+        let units = database.len() as u64 / UNIT + 1;
+        let index = Arc::new(Far::of(index.clone(), &state, units));
+        let mut reader = Reader::new(far.clone()).unwrap();
+        let index = Index::open(index, &reader).unwrap();
+        reader.attach(index).unwrap();
+        let wanted = filter::parse(text).unwrap().bind(&reader).unwrap();
+        let mut events = 0;
+        reader
+            .view()
+            .with_filter(wanted)
+            .scan_matching()
+            .unwrap()
+            .run(
+                |chunk| {
+                    let mut count = 0;
+                    while let Some(trail) = chunk.next_trail()? {
+                        count += trail.count_rest()?;
+                    }
+                    Ok::<u64, traildb::Error>(count)
+                },
+                |count| {
+                    events += count;
+                    Ok(())
+                },
+            )
+            .unwrap();
+        assert!(events >= least_events, "{what}: {events} events");
+        let (rounds, part) = (far.round_trips(), far.bytes_fetched() as f64 / far.len as f64);
+        println!("{what}: {rounds} round trips, {events} events, {part:.3} of the bytes");
+        assert!(rounds <= most, "{what}: {rounds} round trips");
+    }
+}
+
+#[test]
+fn a_thousand_trails_at_random_take_a_few_round_trips_for_each_chunk() {
+    let trails = 4_000_000u64;
+    let far = far(trails, 3, uniform(trails));
+    let reader = Reader::new(far.clone()).unwrap();
+    let named: Vec<u64> = (0..1024).map(|k| k * 3_904 + k % 7).collect();
+    let mut events = 0u64;
+    reader
+        .view()
+        .scan()
+        .trails(named)
+        .run(
+            |chunk| {
+                let mut count = 0;
+                while let Some(trail) = chunk.next_trail()? {
+                    count += u64::from(trail.next_event()?.is_some());
+                }
+                Ok::<u64, traildb::Error>(count)
+            },
+            |count| {
+                events += count;
+                Ok(())
+            },
+        )
+        .unwrap();
+    assert_eq!(events, 1024);
+    // Three to open, and two for each of four chunks of 256: where trails are, and themselves.
+    let rounds = far.round_trips();
+    assert!(rounds <= 11, "{rounds} round trips");
 }
