@@ -21,6 +21,7 @@
 //! **Attempts.** One; wrap it in [`Retry`](crate::Retry).
 
 mod failure;
+mod list;
 pub mod upload; // objects written in parts
 
 use std::{
@@ -46,6 +47,7 @@ use futures::stream;
 use pager::{BlockSource, ByteStream, ObjectStat, SourceError, Strength, Version};
 
 use self::failure::Asked;
+pub use self::list::{Listed, list};
 use crate::{
     aws::Aws,
     body::{Body, WAIT_MAX, check_range, check_shape},

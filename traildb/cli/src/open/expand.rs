@@ -5,6 +5,8 @@
 //! | `a.tdb`, `db` (with `info` in it), `https://host/a.tdb` | itself |
 //! | `logs/2016-*/*.tdb` | files and directory databases that match; `**` for any depth |
 //! | `logs` (a directory that is no database) | every `*.tdb` below it, and directory databases |
+//! | `s3://bucket/2016-*/*.tdb` | keys that match |
+//! | `s3://bucket/2016-01/` (no database in the directory form) | keys below that end in `.tdb` |
 //! | `@list` | the lines of the file `list`, each an input of its own; `#` starts a comment |
 //!
 //! `*` and `[a-z]` do not match a `/`; in a path `?` is one character (in a URL it starts options).
@@ -16,12 +18,15 @@ use std::{
 };
 
 use glob::{MatchOptions, Pattern};
+use traildb::index::SUFFIX;
 
 use super::is_url;
 use crate::failure::Failure;
 
 /// Databases that all inputs together may name.
 const DATABASES_MAX: usize = 100_000;
+/// Objects of a bucket that are looked at for one pattern.
+const KEYS_MAX: usize = 1_000_000;
 /// Directories within directories that are looked into.
 const DEPTH_MAX: usize = 32;
 /// The longest list file.
@@ -124,7 +129,7 @@ fn of_path(input: &str, found: &mut Vec<String>) -> Result<(), Failure> {
     for path in paths {
         let path = path.map_err(|error| Failure::file(error.path(), error.error()))?;
         // Directories on the way to files match a `*` at the end as well.
-        if path.is_file() || is_database(&path) {
+        if path.is_file() && !is_index(&path) || is_database(&path) {
             found.push(text_of(path)?);
         }
         if found.len() > DATABASES_MAX {
@@ -132,6 +137,11 @@ fn of_path(input: &str, found: &mut Vec<String>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is the index beside a database, which a pattern finds as well.
+fn is_index(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes())
 }
 
 /// Whether a directory is a database in the directory form.
@@ -168,15 +178,73 @@ fn text_of(path: PathBuf) -> Result<String, Failure> {
 }
 
 fn of_url(url: &str, found: &mut Vec<String>) -> Result<(), Failure> {
-    let (place, _) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+    let (place, options) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
     let (scheme, rest) = place.split_once("://").unwrap_or(("", place));
+    let in_bucket = scheme.eq_ignore_ascii_case("s3");
     let patterned = has_pattern(rest, &['*', '[']);
-    if patterned {
-        let text = "only among paths can databases be looked for";
-        return Err(Failure::Usage(format!("{scheme}://{rest}: {text}")));
+    if !in_bucket && patterned {
+        let text = "only in buckets (s3://) and among paths can databases be looked for";
+        return Err(Failure::Usage(format!("{scheme}://...: {text}")));
     }
-    found.push(url.to_owned());
+    if !in_bucket || !(patterned || rest.ends_with('/')) {
+        found.push(url.to_owned());
+        return Ok(());
+    }
+    // The slash of a bucket alone is no key; everything in the bucket is meant.
+    let whole = rest.split_once('/').is_some_and(|(_, key)| key.is_empty());
+    let asked = if whole { format!("{scheme}://{rest}*.tdb{options}") } else { url.to_owned() };
+    let listing = match list(&asked) {
+        Ok(listing) => listing,
+        // Who may read may not be allowed to list. Then it can only be a database.
+        Err(Failure::Failed(_)) if !patterned && !whole => {
+            found.push(url.to_owned());
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
+    };
+    let Listing { bucket, key, keys } = listing;
+    let url_of = |key: &str| format!("{scheme}://{bucket}/{}{options}", encoded(key));
+    if patterned {
+        let pattern = pattern_of(&key)?;
+        let hits =
+            keys.iter().filter(|key| pattern.matches_with(key, OPTIONS) && !key.ends_with(SUFFIX));
+        found.extend(hits.map(|key| url_of(key)));
+        return Ok(());
+    }
+    let is_member = |name: &str| keys.iter().any(|known| *known == format!("{key}{name}"));
+    if is_member("info") && is_member("fields") {
+        found.push(url.to_owned());
+    } else {
+        found.extend(keys.iter().filter(|key| key.ends_with(".tdb")).map(|key| url_of(key)));
+    }
     Ok(())
+}
+
+/// What a bucket has under the part of a key that is no pattern.
+struct Listing {
+    bucket: String,
+    /// The key that was asked for, as it is: not percent-encoded.
+    key: String,
+    keys: Vec<String>,
+}
+
+fn list(url: &str) -> Result<Listing, Failure> {
+    // Connections belong to a runtime, so these are not those that databases are read by.
+    let (bucket, key, aws) = sources::Options::default().s3_place(url)?;
+    let prefix = &key[..key.find(['*', '[']).unwrap_or(key.len())];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("no runtime for requests: {error}")))?;
+    let policy = sources::RetryPolicy::default();
+    let listed = runtime.block_on(sources::s3::list(&bucket, prefix, &aws, &policy, KEYS_MAX))?;
+    let keys = listed.into_iter().map(|object| object.key).collect();
+    Ok(Listing { bucket, key, keys })
+}
+
+/// A key as it stands in an address: what would mean something there is percent-encoded.
+fn encoded(key: &str) -> String {
+    key.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
 }
 
 #[cfg(test)]
@@ -187,8 +255,14 @@ mod tests {
     fn paths_of_every_kind() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
         let at = |name: &str| directory.path().join(name).to_str().expect("plain").to_owned();
-        for name in ["2016-01/a.tdb", "2016-01/b.tdb", "2016-02/a.tdb", "2016-02/notes", "x[1].tdb"]
-        {
+        for name in [
+            "2016-01/a.tdb",
+            "2016-01/b.tdb",
+            "2016-02/a.tdb",
+            "2016-02/a.tdb.tdbidx",
+            "2016-02/notes",
+            "x[1].tdb",
+        ] {
             fs::create_dir_all(directory.path().join(name).parent().expect("a parent")).unwrap();
             fs::write(at(name), "").unwrap();
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::support::{Fixture, fixtures, printed, run, server, stderr};
+use crate::support::{Fixture, fixtures, printed, run, server, stderr, three};
 
 /// Every fixture has a codebook of 1.3 MB, so this is a quarter of the smallest.
 const SMALL: [&str; 4] = ["--budget", "320KiB", "--unit", "4KiB"];
@@ -171,4 +171,61 @@ fn stats_of_a_local_file_cost_nothing() {
     for part in ["requests  0 GET, 0 HEAD", "$0.0000000", "$0.0004 per 1,000 requests"] {
         assert!(text.contains(part), "{part} in {text}");
     }
+}
+
+/// A bucket of the service that `TEST_S3_ENDPOINT` names, with these objects.
+fn bucket(endpoint: &str, name: &str, objects: &[(&str, Vec<u8>)]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let url = format!("s3://{name}/x?endpoint={endpoint}&region=us-east-1&path_style=true");
+        let (.., aws) = sources::Options::default().s3_place(&url).expect("a place");
+        let s3 = aws.s3().await.expect("a client");
+        s3.create_bucket().bucket(name).send().await.expect("a bucket");
+        for (key, bytes) in objects {
+            let body = bytes.clone().into();
+            s3.put_object().bucket(name).key(*key).body(body).send().await.expect("an object");
+        }
+    });
+}
+
+#[test]
+fn databases_of_a_bucket_are_found_by_pattern_and_prefix() {
+    let Some(endpoint) = server("patterns in S3", "TEST_S3_ENDPOINT") else { return };
+    let sample = three();
+    let read = |name: &str| std::fs::read(sample.beside(&format!("logs/{name}.tdb"))).expect(name);
+    let name = format!("tdb-shards-{}", std::process::id());
+    let objects = [
+        ("2016-01/a.tdb", read("a")),
+        ("2016-01/odd %?#[1].tdb", read("b")),
+        ("2016-02/deep/c.tdb", read("c")),
+        ("2016-02/notes.txt", b"no database".to_vec()),
+        ("2016-01/a.tdb.tdbidx", b"no database either".to_vec()),
+    ];
+    bucket(&endpoint, &name, &objects);
+    let url = |key: &str| {
+        format!("s3://{name}/{key}?endpoint={endpoint}&region=us-east-1&path_style=true")
+    };
+    let whole = printed(&["dump", &sample.beside("logs"), "-j"]);
+    for (keys, dbs, events) in [
+        (vec!["2016-*/*.tdb"], 2, 6),
+        (vec!["2016-*/**/*.tdb"], 3, 7),
+        (vec!["2016-01/"], 2, 6),
+        (vec!["2016-02/"], 1, 1),
+        (vec!["2016-01/a.tdb", "2016-02/deep/*"], 2, 4),
+        (vec![""], 3, 7),
+    ] {
+        let urls: Vec<String> = keys.iter().map(|key| url(key)).collect();
+        let mut args = vec!["query", "--json"];
+        args.extend(urls.iter().map(String::as_str));
+        let json: Json = serde_json::from_str(&printed(&args)).expect("JSON");
+        let got = (json["databases"].as_u64(), json["events"].as_u64());
+        assert_eq!(got, (Some(dbs), Some(events)), "{keys:?}");
+    }
+    let dumped = printed(&["dump", &url("2016-*/**/*.tdb"), "-j", "--budget", "8MiB"]);
+    assert_eq!(dumped.lines().count(), whole.lines().count());
+    let none = run(&["dump", &url("2017-*/*.tdb")]);
+    assert_eq!(none.status.code(), Some(1), "{}", stderr(&none));
+    assert!(stderr(&none).contains("no database is there"), "{}", stderr(&none));
+    let none = run(&["dump", &url("2016-02/notes*")]);
+    assert_eq!(none.status.code(), Some(1), "{}", stderr(&none));
 }
