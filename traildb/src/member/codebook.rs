@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   file     65536 entries of 20 bytes: u128 symbol (two items), u32 length of the code word
-//!   memory   first     2048 entries by the next 11 bits: 16 KB, which stays in the first cache
-//!            second    for each 11 bits with longer code words, entries by as many bits more as the
-//!                      longest of them has: about one for each long code word
+//!   memory   first     by the next 11 bits: where in the second table to look, and by how many bits
+//!                      more, as many as the longest code word that starts so has; 8 KB, which stay
+//!                      in the first cache
+//!            second    a symbol and the length of its code word; one for each short code word, and
+//!                      about one for each long one
 //!
-//!   entry    0-4 length | 5 link | 6-12 field, 14-34 value | 35-41 field, 43-63 value
+//!   entry    0-4 length | 5 wide | 6-12 field, 14-34 value | 35-41 field, 43-63 value
 //! ```
 //!
-//! An entry is its symbol, both items as they are: nothing is looked up behind it but items that are
-//! too wide for it.
+//! Always two looks, rather than one for short code words: how long the next one is cannot be guessed,
+//! and a wrong guess of the processor costs more than a look. An entry is its symbol, both items as they
+//! are: nothing is looked up behind it but items that are too wide for it.
 
 use crate::{
     container::{Member, Members},
@@ -28,12 +31,12 @@ const ENTRY_BYTES_V0: usize = 12;
 pub(crate) const BYTES: u64 = (ENTRIES * ENTRY_BYTES) as u64;
 
 const FIRST_BITS: u32 = 11;
-/// The low bits of an entry: the length of the code word, or with `LINK`, of a symbol that is found by
-/// its number; or what is beyond both, how many bits more choose an entry of the second table. 0 is
-/// an unused entry.
+/// The low bits of a first entry: how many bits more choose the second.
+const MORE_BITS: u32 = 3;
+/// The low bits of a second entry: the length of the code word, 0 in an unused one, or with `WIDE`, of
+/// one whose symbol is found by its number.
 const KIND_BITS: u32 = 6;
-const LINK: u64 = 1 << 5;
-const SUBTABLE: u64 = LINK + CODE_BITS_MAX as u64;
+const WIDE: u64 = 1 << 5;
 /// Bits of an item in an entry, if it fits: a narrow one of a value below 2^21.
 const ITEM_BITS: u32 = 29;
 
@@ -51,7 +54,8 @@ pub(crate) struct Symbol {
 /// The codebook, made small and quick to look up.
 #[derive(Debug)]
 pub(crate) struct Codebook {
-    first: Box<[u64; 1 << FIRST_BITS]>,
+    first: Box<[u32; 1 << FIRST_BITS]>,
+    /// The first is unused: what no code word starts like leads there.
     second: Box<[u64]>,
     /// Symbols that do not fit in an entry.
     wide: Vec<Symbol>,
@@ -61,20 +65,18 @@ impl Codebook {
     /// The codebook of a database without trails.
     pub(crate) fn empty() -> Codebook {
         let first = Box::new([0; 1 << FIRST_BITS]);
-        Codebook { first, second: Box::default(), wide: Vec::new() }
+        Codebook { first, second: Box::new([0]), wide: Vec::new() }
     }
 
     /// The code word at the start of `bits`: its symbol and its length, or `None` when no code word
     /// starts like this.
     #[inline(always)]
     pub(crate) fn find(&self, bits: u64) -> Option<(Symbol, u32)> {
-        let mut entry = self.first[bits as usize & ((1 << FIRST_BITS) - 1)];
-        let mut kind = entry & ((1 << KIND_BITS) - 1);
-        if kind > SUBTABLE {
-            let more = (bits >> FIRST_BITS) & ((1 << (kind - SUBTABLE)) - 1);
-            entry = *self.second.get(((entry >> KIND_BITS) + more) as usize)?;
-            kind = entry & ((1 << KIND_BITS) - 1);
-        }
+        let place = self.first[bits as usize & ((1 << FIRST_BITS) - 1)];
+        let more = (1u64 << (place & ((1 << MORE_BITS) - 1))) - 1;
+        let place = u64::from(place >> MORE_BITS) + (bits >> FIRST_BITS & more);
+        let entry = *self.second.get(place as usize)?;
+        let kind = entry & ((1 << KIND_BITS) - 1);
         if kind.wrapping_sub(1) >= u64::from(CODE_BITS_MAX) {
             return self.find_wide(entry);
         }
@@ -91,7 +93,7 @@ impl Codebook {
 
     #[cold]
     fn find_wide(&self, entry: u64) -> Option<(Symbol, u32)> {
-        let bits = (entry & ((1 << KIND_BITS) - 1)).checked_sub(LINK)?;
+        let bits = (entry & ((1 << KIND_BITS) - 1)).checked_sub(WIDE)?;
         let symbol = self.wide.get((entry >> KIND_BITS) as usize)?;
         Some((*symbol, bits as u32))
     }
@@ -156,8 +158,8 @@ impl Codebook {
             let more = &mut more[at & ((1 << FIRST_BITS) - 1)];
             *more = (*more).max(bits - FIRST_BITS);
         }
-        let mut first = Box::new([0u64; 1 << FIRST_BITS]);
-        let mut second = Vec::new();
+        let mut first = Box::new([0u32; 1 << FIRST_BITS]);
+        let mut second = vec![0u64];
         let mut wide = Vec::new();
         for (bits, at) in owners {
             let symbol = match version {
@@ -168,25 +170,27 @@ impl Codebook {
                 symbol.and_then(|symbol| symbol.check(counts)).map_err(|e| damaged(at, e))?;
             let packed = symbol.pack(bits, &mut wide);
             let starts_alike = || damaged(at, "its code word starts with another one".into());
+            // At most 65536 entries, so places have 17 bits.
+            let place = (second.len() as u32) << MORE_BITS;
             if bits <= FIRST_BITS {
+                second.push(packed);
                 for slot in first[at..].iter_mut().step_by(1 << bits) {
                     if *slot != 0 {
                         return Err(starts_alike());
                     }
-                    *slot = packed;
+                    *slot = place;
                 }
                 continue;
             }
             let prefix = at & ((1 << FIRST_BITS) - 1);
             let more = more[prefix];
             if first[prefix] == 0 {
-                let base = second.len() as u64;
-                first[prefix] = base << KIND_BITS | (SUBTABLE + u64::from(more));
+                first[prefix] = place | more;
                 second.resize(second.len() + (1 << more), 0);
-            } else if first[prefix] & ((1 << KIND_BITS) - 1) <= SUBTABLE {
+            } else if first[prefix] & ((1 << MORE_BITS) - 1) == 0 {
                 return Err(starts_alike());
             }
-            let base = (first[prefix] >> KIND_BITS) as usize;
+            let base = (first[prefix] >> MORE_BITS) as usize;
             let table = &mut second[base..base + (1 << more)];
             for slot in table[at >> FIRST_BITS..].iter_mut().step_by(1 << (bits - FIRST_BITS)) {
                 if *slot != 0 {
@@ -235,7 +239,7 @@ impl Symbol {
             return second << (KIND_BITS + ITEM_BITS) | first << KIND_BITS | bits;
         }
         wide.push(self);
-        (wide.len() as u64 - 1) << KIND_BITS | LINK | bits
+        (wide.len() as u64 - 1) << KIND_BITS | WIDE | bits
     }
 
     /// Both items must be of this database. A time item is bounded by checked addition instead.

@@ -324,7 +324,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// The next event, or `None` at the end of the trail. After an error the trail is over.
-    #[inline]
+    #[inline(always)]
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
         if std::mem::take(&mut self.peeked) || self.advance()? {
             return Ok(Some(self.current()));
@@ -365,7 +365,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn current(&self) -> Event<'_> {
         let items = if self.only_changes { &self.changes[..] } else { &self.items[1..] };
         Event { time: self.time, items }
@@ -377,7 +377,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// Goes on to the next event that the filter lets through. Returns whether there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
         if self.plain && self.window.refill_at == usize::MAX {
             return self.decode_whole();
