@@ -12,7 +12,8 @@
 mod open; // a path or a URL to an open database
 mod shards; // many databases as one
 mod filtering; // which events
-mod select; // which trails, which fields
+mod select; // lists of trails and fields
+mod selection; // which events a command is about
 mod walk; // trails of all shards, in order
 mod values; // values of many events, fetched together, kept within a bound
 mod render; // CSV and JSON

@@ -8,15 +8,16 @@
 use std::{path::PathBuf, time::Instant};
 
 use indicatif::{HumanCount, HumanDuration};
-use traildb::{Appender, Builder, Event, Uuid, filter::Expr, shards::Opened};
+use traildb::{Appender, Builder, Event, Uuid, shards::Opened};
 
 use crate::{
     bytes,
     failure::Failure,
     filtering,
-    open::{Database, Store, side},
+    open::{Database, Store},
     output, progress,
     select::{self, Names},
+    selection::{self, Selection},
     shards::{self, Shards},
     stats::{self, Tally},
     threads,
@@ -48,15 +49,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "PATH|URL", default_value = "a")]
     output: PathBuf,
 
-    /// Takes these trails only: UUIDs separated by commas, or @FILE with one on each line.
-    #[arg(short, long, value_name = "UUIDS|@FILE")]
-    uuids: Option<String>,
-
     #[command(flatten)]
-    filter: filtering::Args,
-
-    #[command(flatten)]
-    index: side::Args,
+    selection: selection::Args,
 
     #[command(flatten)]
     writing: writing::Args,
@@ -76,13 +70,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let began = Instant::now();
     let target = args.writing.target(&args.output)?;
-    let uuids = args.uuids.as_deref().map(|list| select::uuids(list, false)).transpose()?;
-    let expr = args.filter.expr()?;
-    let index = expr.is_some().then_some(&args.index);
-    let shards = args.inputs.shards(None, index)?;
+    let selection = args.selection.read(false)?;
+    let shards = args.inputs.shards(None, selection.index)?;
     let open = shards.open_all(args.threads.count())?;
     let databases = shards.databases(&open);
-    let filled = fill(args, &target, expr.as_ref(), uuids.as_deref(), &shards, &open, &databases);
+    let filled = fill(args, &target, &selection, &shards, &open, &databases);
     // What a failed merge has cost is worth knowing too.
     args.stats.print(&Tally::of(&databases), &shards.opener);
     let builder = filled?;
@@ -108,15 +100,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn fill(
     args: &Args,
     target: &writing::Target,
-    expr: Option<&Expr>,
-    uuids: Option<&[Uuid]>,
+    selection: &Selection<'_>,
     shards: &Shards<'_>,
     open: &[Opened<Store>],
     databases: &[Database<'_>],
 ) -> Result<Builder, Failure> {
     let names = union(databases)?;
     let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
-    let mut filters = match expr {
+    let mut filters = match &selection.expr {
         Some(expr) => filtering::bind(expr, databases, false)?,
         None => Vec::new(),
     };
@@ -129,8 +120,8 @@ fn fill(
         if let Some(filter) = filters.get_mut(at) {
             walk.filter(vec![filter.clone()])?;
         }
-        if let Some(uuids) = uuids {
-            walk.select(uuids.to_vec())?;
+        if let Some(uuids) = &selection.uuids {
+            walk.select(uuids.clone())?;
         }
         walks.push(walk);
     }

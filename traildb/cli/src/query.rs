@@ -14,9 +14,8 @@ use crate::{
     dates,
     failure::Failure,
     filtering,
-    open::side,
     output::Output,
-    select,
+    selection,
     shards::{self, Shards},
     stats::{self, Tally},
     threads,
@@ -40,14 +39,7 @@ pub(crate) struct Args {
     inputs: shards::Args,
 
     #[command(flatten)]
-    filter: filtering::Args,
-
-    #[command(flatten)]
-    index: side::Args,
-
-    /// Looks only at these trails: UUIDs separated by commas, or @FILE with one on each line.
-    #[arg(short, long, value_name = "UUIDS|@FILE")]
-    uuids: Option<String>,
+    selection: selection::Args,
 
     /// Prints the trails that match, not only how many.
     #[arg(long)]
@@ -67,17 +59,14 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let began = Instant::now();
-    let expr = args.filter.expr()?;
-    let uuids = args.uuids.as_deref().map(|list| select::uuids(list, false)).transpose()?;
-    // Without a filter every trail matches, whatever an index says.
-    let index = expr.is_some().then_some(&args.index);
-    let shards = args.inputs.shards(Some("a"), index)?;
+    let selection = args.selection.read(false)?;
+    let shards = args.inputs.shards(Some("a"), selection.index)?;
     let names: Vec<&str> = shards.all.names().collect();
     let mut query = Query::default().threads(args.threads.count());
-    if let Some(expr) = &expr {
+    if let Some(expr) = &selection.expr {
         query = query.filter(expr);
     }
-    if let Some(uuids) = &uuids {
+    if let Some(uuids) = &selection.uuids {
         query = query.uuids(uuids);
     }
     if args.trails {

@@ -9,16 +9,17 @@
 
 mod print; // events as lines
 
-use traildb::{Uuid, filter::Expr, shards::Opened};
+use traildb::shards::Opened;
 
 use self::print::{Layout, Printer};
 use crate::{
     failure::Failure,
     filtering,
-    open::{Database, Store, side},
+    open::{Database, Store},
     output::{self, Output},
     progress,
     select::{self, Names},
+    selection::{self, Selection},
     shards::{self, Shards},
     stats::{self, Tally},
     threads,
@@ -70,15 +71,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FIELDS")]
     fields: Option<String>,
 
-    /// The trails to print: UUIDs separated by commas, or @FILE with one on each line. Default: all.
-    #[arg(short, long, value_name = "UUIDS|@FILE")]
-    uuids: Option<String>,
-
     #[command(flatten)]
-    filter: filtering::Args,
-
-    #[command(flatten)]
-    index: side::Args,
+    selection: selection::Args,
 
     /// Prints the names of the fields first.
     #[arg(long, conflicts_with_all = ["json", "json_trails"])]
@@ -112,13 +106,11 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let uuids = args.uuids.as_deref().map(|list| select::uuids(list, args.compat)).transpose()?;
-    let expr = args.filter.expr()?;
-    let index = expr.is_some().then_some(&args.index);
-    let shards = args.inputs.shards(Some("a"), index)?;
+    let selection = args.selection.read(args.compat)?;
+    let shards = args.inputs.shards(Some("a"), selection.index)?;
     let open = shards.open_all(args.threads.count())?;
     let databases = shards.databases(&open);
-    let done = print(args, expr.as_ref(), uuids, &shards, &open, &databases);
+    let done = print(args, selection, &shards, &open, &databases);
     // What a failed query has cost is worth knowing too.
     args.stats.print(&Tally::of(&databases), &shards.opener);
     done?;
@@ -127,8 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
 fn print(
     args: &Args,
-    expr: Option<&Expr>,
-    uuids: Option<Vec<Uuid>>,
+    selection: Selection<'_>,
     shards: &Shards<'_>,
     open: &[Opened<Store>],
     databases: &[Database<'_>],
@@ -144,21 +135,18 @@ fn print(
         _ => Layout::Csv { delimiter: args.delimiter, header: args.csv_header },
     };
     let mut walk = Walk::new(open, databases, &columns, &names)?;
-    if let Some(expr) = expr {
-        walk.filter(filtering::bind(expr, databases, args.compat)?)?;
-    }
-    if let Some(uuids) = uuids {
-        let asked = walk.select(uuids)?;
-        if !args.compat && asked.found < asked.wanted {
-            let of = if open.len() > 1 { "databases" } else { "database" };
-            let (found, wanted) = (asked.found, asked.wanted);
-            if found == 0 {
-                let text = format!("none of the {wanted} UUIDs is in the {of}");
-                return Err(Failure::Nothing(text));
-            }
-            let missing = wanted - found;
-            output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));
+    if let Some(asked) = selection.apply(&mut walk, databases)?
+        && !args.compat
+        && asked.found < asked.wanted
+    {
+        let of = if open.len() > 1 { "databases" } else { "database" };
+        let (found, wanted) = (asked.found, asked.wanted);
+        if found == 0 {
+            let text = format!("none of the {wanted} UUIDs is in the {of}");
+            return Err(Failure::Nothing(text));
         }
+        let missing = wanted - found;
+        output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));
     }
     let mut printer = Printer::new(layout, args.compat, columns, databases);
     let mut output = Output::create(&args.output)?;

@@ -1,0 +1,62 @@
+//! `--uuids`, `--filter` and the index: which events a command is about.
+
+use traildb::{Uuid, filter::Expr};
+
+use crate::{
+    failure::Failure,
+    filtering,
+    open::{Database, side},
+    select,
+    walk::{Asked, Walk},
+};
+
+/// Which events.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Takes these trails only: UUIDs separated by commas, or @FILE with one on each line. Default:
+    /// all.
+    #[arg(short, long, value_name = "UUIDS|@FILE")]
+    uuids: Option<String>,
+
+    #[command(flatten)]
+    filter: filtering::Args,
+
+    #[command(flatten)]
+    index: side::Args,
+}
+
+/// The events that are wanted: those of these trails that match.
+pub(crate) struct Selection<'a> {
+    pub(crate) expr: Option<Expr>,
+    pub(crate) uuids: Option<Vec<Uuid>>,
+    /// Which indexes are used, if there is something to use them for.
+    pub(crate) index: Option<&'a side::Args>,
+    lenient: bool,
+}
+
+impl Args {
+    /// Reads what the options say. With `lenient`, what is no UUID and what is no field is passed
+    /// over, as in the C library's tool.
+    pub(crate) fn read(&self, lenient: bool) -> Result<Selection<'_>, Failure> {
+        let uuids = self.uuids.as_deref().map(|list| select::uuids(list, lenient)).transpose()?;
+        let expr = self.filter.expr()?;
+        // Without a filter every trail matches, whatever an index says.
+        let index = expr.is_some().then_some(&self.index);
+        Ok(Selection { expr, uuids, index, lenient })
+    }
+}
+
+impl Selection<'_> {
+    /// Leaves everything else out of a walk over these databases. Returns how many of the UUIDs there
+    /// are, if some were named.
+    pub(crate) fn apply(
+        self,
+        walk: &mut Walk<'_>,
+        databases: &[Database<'_>],
+    ) -> Result<Option<Asked>, Failure> {
+        if let Some(expr) = &self.expr {
+            walk.filter(filtering::bind(expr, databases, self.lenient)?)?;
+        }
+        self.uuids.map(|uuids| walk.select(uuids)).transpose()
+    }
+}
