@@ -173,11 +173,11 @@ impl<S: Storage> Index<S> {
             let mut candidates = Vec::with_capacity(batch.len());
             for (value, &hash) in batch.iter().zip(&hashes) {
                 candidates.push(match value.is_empty() {
-                    true => Vec::new(),
+                    true => Some(Vec::new()),
                     false => table::find(&self.pages, &entry, hash)?,
                 });
             }
-            let all = candidates.iter().flatten().map(|&number| Item::new(field, number));
+            let all = candidates.iter().flatten().flatten().map(|&number| Item::new(field, number));
             let all: Vec<Item> = all.collect();
             // What comes next, should the value be the one, is asked for at the same time.
             self.announce_slots(&all)?;
@@ -185,6 +185,10 @@ impl<S: Storage> Index<S> {
             self.announce_lists(&all)?;
             let mut bytes = Vec::new();
             for (value, numbers) in batch.iter().zip(candidates) {
+                let Some(numbers) = numbers else {
+                    items.push(reader.item_by_scan(field, value)?);
+                    continue;
+                };
                 let mut found = value.is_empty().then(|| Item::new(field, 0));
                 for number in numbers {
                     if found.is_some() {

@@ -23,8 +23,11 @@ use crate::{container::Plan, error::Error, storage::Storage};
 const TAG_BYTES: u64 = 2;
 /// Slots that are looked at in one go: runs of taken slots are rarely as long.
 const LOOK: u64 = 64;
-/// No run of taken slots that a writer makes is longer, unless somebody made up values to that end.
-const RUN_MAX: u64 = 1 << 16;
+/// No run of taken slots is longer, unless somebody made up values to that end: then the lexicon is
+/// asked instead.
+const RUN_MAX: u64 = 1 << 13;
+/// Nor have more values in reach the same bits of their hashes.
+const CANDIDATES_MAX: usize = 16;
 
 /// The hash of a value: CRC-64/NVME, its bits mixed once more, since a checksum of short values
 /// leaves the high bits poor. Both steps can be undone, so different checksums stay different.
@@ -85,12 +88,13 @@ pub(super) fn plan<S: Storage>(pages: &Pages<S>, entry: &Entry, hash: u64, plan:
     pages.plan(plan, at(start)..at(end));
 }
 
-/// The numbers that a value of this hash can have, the smallest first.
+/// The numbers that a value of this hash can have, the smallest first; `None` if they are too many,
+/// or too far from its home.
 pub(super) fn find<S: Storage>(
     pages: &Pages<S>,
     entry: &Entry,
     hash: u64,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Option<Vec<u64>>, Error> {
     let mut found = Vec::new();
     let mut at = home(hash, homes(entry.count));
     let first = at;
@@ -103,18 +107,21 @@ pub(super) fn find<S: Storage>(
         for slot in bytes.chunks_exact(entry.table_width as usize) {
             let value = number(&slot[..number_width]);
             if value == 0 {
-                return Ok(found);
+                return Ok(Some(found));
             }
             if value > entry.count {
                 return Err(pages.damaged(position(at), "a value that does not exist"));
             }
             if number(&slot[number_width..]) == hash & 0xFFFF {
+                if found.len() == CANDIDATES_MAX {
+                    return Ok(None);
+                }
                 found.push(value);
             }
         }
         at = end;
     }
-    Ok(found)
+    Ok((at == entry.table_slots).then_some(found))
 }
 
 // What is looked at in one go lies in two pages at most.
@@ -148,30 +155,40 @@ mod tests {
             };
             let mut candidates = 0;
             for n in 1..=count {
-                let found = find(&pages, &entry, hash(&value(n))).unwrap();
+                let found = find(&pages, &entry, hash(&value(n))).unwrap().unwrap();
                 assert!(found.contains(&n), "{n} of {count}");
                 candidates += found.len() as u64;
             }
             assert!(candidates <= count + count / 100, "{candidates} looks for {count} values");
             let strangers = (0..1000).map(|n| hash(format!("stranger {n}").as_bytes()));
-            let looks: usize = strangers.map(|h| find(&pages, &entry, h).unwrap().len()).sum();
+            let looks: usize =
+                strangers.map(|h| find(&pages, &entry, h).unwrap().unwrap().len()).sum();
             assert!(looks < 10, "{looks} looks for 1000 strangers among {count}");
         }
     }
 
-    #[test]
-    fn values_with_one_hash_come_in_order() {
+    fn table(count: u64, hash: u64) -> (Pages<Vec<u8>>, Entry) {
         let mut file = PageWriter::new(Vec::new(), 0);
-        let mut pairs = (1..=200).map(|n| (u64::MAX, n));
-        let slots = write(200, || Ok(pairs.next()), |b| file.write(b)).unwrap();
-        let entry = Entry {
-            count: 200,
-            table_slots: slots,
-            table_width: slot_width(200),
-            ..Entry::default()
-        };
-        let pages = Pages::new(file.finish().unwrap()).unwrap();
-        let found = find(&pages, &entry, u64::MAX).unwrap();
-        assert_eq!(found, (1..=200).collect::<Vec<u64>>());
+        let mut pairs = (1..=count).map(|n| (hash, n));
+        let slots = write(count, || Ok(pairs.next()), |b| file.write(b)).unwrap();
+        let (table_slots, table_width) = (slots, slot_width(count));
+        let entry = Entry { count, table_slots, table_width, ..Entry::default() };
+        (Pages::new(file.finish().unwrap()).unwrap(), entry)
+    }
+
+    #[test]
+    fn values_with_one_hash_come_in_order_unless_they_are_many() {
+        let (pages, entry) = table(16, u64::MAX);
+        assert_eq!(find(&pages, &entry, u64::MAX).unwrap(), Some((1..=16).collect()));
+        let (pages, entry) = table(17, u64::MAX);
+        assert_eq!(find(&pages, &entry, u64::MAX).unwrap(), None);
+    }
+
+    #[test]
+    fn a_run_without_end_is_given_up() {
+        let (pages, entry) = table(RUN_MAX + 1000, 0);
+        // Of another value: none has its bits.
+        assert_eq!(find(&pages, &entry, 1).unwrap(), None);
+        assert_eq!(find(&pages, &entry, u64::MAX).unwrap(), Some(Vec::new()), "far behind the run");
     }
 }

@@ -351,6 +351,12 @@ impl<S: Storage> Reader<S> {
         Ok(numbers.into_iter().map(|number| Some(Item::new(field, number?))).collect())
     }
 
+    /// The item of a value, by passing over the lexicon.
+    pub(crate) fn item_by_scan(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
+        let found = self.lexicon(field)?.find_all(&self.members, &[value])?;
+        Ok(found[0].map(|number| Item::new(field, number)))
+    }
+
     /// The UUID of a trail.
     pub fn uuid(&self, trail: u64) -> Result<Uuid, Error> {
         self.content_of(trail)?.uuids.get(&self.members, trail)

@@ -7,7 +7,7 @@ use super::{
     stream::{Stream, number},
 };
 use crate::{
-    container::Members,
+    container::{Member, Members},
     error::Error,
     member::{
         info::Info,
@@ -50,10 +50,7 @@ fn toc<S: Storage>(
     let (Some(toc), Some(data)) = (toc, data) else { return Ok(false) };
     let width = offset_width(data.len);
     let expected = (info.trails + 1) * width;
-    if toc.len != expected {
-        let reason = format!("{} bytes where {} trails need {expected}", toc.len, info.trails);
-        log.error(TOC, 0, reason);
-        pace.add(toc.len);
+    if !is_sized(&toc, expected, info, log, pace) {
         return Ok(false);
     }
     let mut stream = Stream::new(members, &toc, 0..expected, pace);
@@ -104,10 +101,7 @@ fn uuids<S: Storage>(
     }
     let Some(member) = need(members, name, log) else { return Ok(false) };
     let expected = info.trails * 16;
-    if member.len != expected {
-        let reason = format!("{} bytes where {} trails need {expected}", member.len, info.trails);
-        log.error(name, 0, reason);
-        pace.add(member.len);
+    if !is_sized(&member, expected, info, log, pace) {
         return Ok(false);
     }
     let mut stream = Stream::new(members, &member, 0..expected, pace);
@@ -122,6 +116,16 @@ fn uuids<S: Storage>(
         before = Some(uuid);
     }
     Ok(true)
+}
+
+/// Whether a member has the size that the number of trails demands. If not, it is passed over.
+fn is_sized(member: &Member, expected: u64, info: &Info, log: &Log, pace: &Pace<'_>) -> bool {
+    if member.len != expected {
+        let reason = format!("{} bytes where {} trails need {expected}", member.len, info.trails);
+        log.error(&member.name, 0, reason);
+        pace.add(member.len);
+    }
+    member.len == expected
 }
 
 /// What threads find out together.
