@@ -6,9 +6,8 @@ CARGO ?= cargo
 PROFILE = --release
 PYTHON ?= python3
 
-.PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc fuzz \
-	servers servers-stop
-.PHONY: help setup demo test package bench bench-blog examples fmt lint doc fuzz deep servers servers-stop
+.PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc \
+	fuzz deep simulate chaos servers servers-stop
 
 help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
