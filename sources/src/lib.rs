@@ -78,5 +78,6 @@ pub use crate::{
     memory::Memory,
     open::{Options, open},
     retry::{Retry, RetryPolicy},
+    server::Served,
     traffic::{Counted, Traffic},
 };

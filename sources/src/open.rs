@@ -33,6 +33,11 @@
 //! | `hedge` | all but files | send a second GET when the first is late (at most 2 % more). Default: `false` |
 //! | `cache` | all but files | directory of a [disk cache](crate::disk_cache), or `off`. Default: what `EXTMEM_CACHE` names |
 //!
+//! **A block server** (`extmem serve`) reads for all programs of a machine: addresses like
+//! `server+unix:///run/extmem.sock?url=s3%3A%2F%2Fbucket%2Fkey`, or, for every remote object, the
+//! variable `EXTMEM_SERVER=unix:///run/extmem.sock`. Behind a `?` may stand `fallback=direct`, to
+//! read directly while the server cannot be reached, and `token_file`, for `tcp://host:port`.
+//!
 //! **What comes back** is the leaf with its wrappers on, outermost first: [`DiskCache`] if there is
 //! one, [`Retry`], [`Limit`], [`Hedge`] if asked for, [`Counted`]. A file wears [`Counted`] alone: its errors do not go away by
 //! themselves.
@@ -59,6 +64,7 @@ use crate::{
     limit::{Gate, Limit, LimitPolicy},
     local::Local,
     retry::{Retry, RetryPolicy},
+    server::{Link, Place, Served, address::ServerAddress},
     traffic::{Counted, Traffic},
 };
 #[cfg(feature = "s3")]
@@ -96,6 +102,7 @@ pub struct Options {
 #[derive(Default)]
 struct Shared {
     gates: HashMap<GateKey, Gate>,
+    links: HashMap<(Place, String), Link>,
     #[cfg(feature = "http")]
     http: HashMap<ClientOptions, Client>,
     #[cfg(feature = "s3")]
@@ -215,9 +222,20 @@ impl Options {
     /// # Errors
     /// As for [`open`].
     pub fn open(&self, url: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
+        if let Some(server) = url.strip_prefix("server+").filter(|_| self.allow.is_none()) {
+            return self.open_named_server(server);
+        }
         let address = Address::parse(url)?;
         let settings = self.settings_for(&address)?;
         let is_file = address.scheme == Scheme::File;
+        if !is_file
+            && self.allow.is_none()
+            && let Some(server) = env::var("EXTMEM_SERVER").ok().filter(|text| !text.is_empty())
+        {
+            let server = ServerAddress::parse(&server);
+            let server = server.map_err(|why| address.refuse(format!("EXTMEM_SERVER: {why}")))?;
+            return self.open_served(&server, address, settings);
+        }
         let choice = settings.cache.clone();
         let Dressed { source, scope } = self.dressed(address, settings)?;
         let cache = match choice {
@@ -249,6 +267,46 @@ impl Options {
         let settings = self.settings_for(&address)?;
         let Dressed { source, scope } = self.dressed(address, settings)?;
         Ok(DiskCache::new(source, cache).scope(scope))
+    }
+
+    fn open_named_server(&self, server: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let refuse = |reason: String| SourceError::Permanent {
+            object: "server address".to_owned(),
+            reason,
+            cause: None,
+        };
+        let server = ServerAddress::parse(server).map_err(refuse)?;
+        let url = server.url.clone().ok_or_else(|| {
+            refuse("it names no object: add ?url= with its address, percent-encoded".to_owned())
+        })?;
+        let address = Address::parse(&url)?;
+        let settings = self.settings_for(&address)?;
+        self.open_served(&server, address, settings)
+    }
+
+    /// The object as a block server reads it.
+    fn open_served(
+        &self,
+        server: &ServerAddress,
+        address: Address,
+        settings: Settings,
+    ) -> Result<Arc<dyn BlockSource>, SourceError> {
+        let token = server.token().map_err(|why| address.refuse(why))?;
+        let key = (server.place.clone(), token);
+        let link = self.with_shared(|shared| match shared.links.get(&key) {
+            Some(link) => link.clone(),
+            None => {
+                let link = Link::new(key.0.clone(), key.1.clone());
+                keep(&mut shared.links, key, &link);
+                link
+            }
+        });
+        let retry = settings.retry.clone();
+        let mut served = Served::new(&address.shown, &address.whole, link)?;
+        if server.fallback {
+            served = served.fallback(self.dressed(address, settings)?.source);
+        }
+        Ok(Arc::new(Retry::with(served, retry)))
     }
 
     fn dressed(&self, address: Address, settings: Settings) -> Result<Dressed, SourceError> {

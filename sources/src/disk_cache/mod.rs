@@ -83,7 +83,7 @@ use self::{
 pub use self::{
     encryption::CacheKey,
     place::Placed,
-    report::{CachedObject, Verified},
+    report::{CachedObject, Cell, ObjectMap, Verified},
 };
 use crate::{body::check_range, counters};
 

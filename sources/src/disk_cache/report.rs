@@ -35,6 +35,32 @@ pub struct CachedObject {
     pub hot_segments: u64,
 }
 
+/// One version of an object as a picture: parts of about equal size, from its start to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMap {
+    /// Names it in this cache: [`CachedObject::id`].
+    pub id: String,
+    /// The source's name; `None` where it cannot be read.
+    pub name: Option<String>,
+    /// The version's token, likewise.
+    pub version: Option<String>,
+    /// The object's length in bytes.
+    pub len: u64,
+    /// Bytes of it on disk.
+    pub cached_bytes: u64,
+    /// The parts.
+    pub cells: Vec<Cell>,
+}
+
+/// A part of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Percent of its blocks that are on disk.
+    pub resident: u8,
+    /// How often its hottest segment was asked for lately: 0 to 3.
+    pub heat: u8,
+}
+
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -105,6 +131,74 @@ impl Cache {
         }
         objects.sort_by(|a, b| (&a.name, &a.version, &a.id).cmp(&(&b.name, &b.version, &b.id)));
         Ok(objects)
+    }
+
+    /// Pictures of at most `objects_max` objects, those with most bytes here, in at most `cells_max`
+    /// parts each. Blocks the thread; reads the table of every segment of theirs.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn maps(&self, objects_max: usize, cells_max: usize) -> io::Result<Vec<ObjectMap>> {
+        let directory = &self.inner.core.directory;
+        let mut all: Vec<_> = directory
+            .object_ids()?
+            .into_iter()
+            .map(|id| (directory.segment_ids(&id).unwrap_or_default(), id))
+            .collect();
+        all.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.1.cmp(&b.1)));
+        all.truncate(objects_max);
+        // What vanishes meanwhile was evicted.
+        let maps = all.into_iter().filter_map(|(ids, id)| self.map(&id, &ids, cells_max));
+        Ok(maps.collect())
+    }
+
+    fn map(&self, object: &str, ids: &[SegmentId], cells_max: usize) -> Option<ObjectMap> {
+        let core = &self.inner.core;
+        let mut map: Option<(ObjectMap, Vec<u64>)> = None;
+        let mut blocks_all = 0;
+        for id in ids {
+            let Some((_, header)) = self.header(id) else { continue };
+            let layout = header.layout;
+            let (map, held) = map.get_or_insert_with(|| {
+                blocks_all = layout.object_len.div_ceil(layout.block_bytes);
+                let cells = (cells_max as u64).clamp(1, blocks_all.max(1)) as usize;
+                let map = ObjectMap {
+                    id: object.to_owned(),
+                    name: None,
+                    version: None,
+                    len: layout.object_len,
+                    cached_bytes: 0,
+                    cells: vec![Cell::default(); cells],
+                };
+                (map, vec![0; cells])
+            });
+            // A file of another shape than the first one's would be painted in the wrong place.
+            if layout.object_len != map.len {
+                continue;
+            }
+            let cells = map.cells.len() as u64;
+            let Some(segment) = self.open_as_it_is(id, &header) else { continue };
+            for block in layout.segment_blocks(id.index).filter(|&block| segment.holds(block)) {
+                let cell =
+                    (u128::from(block) * u128::from(cells) / u128::from(blocks_all)) as usize;
+                let cell = cell.min(held.len() - 1);
+                held[cell] += 1;
+                map.cached_bytes += layout.block_len(block) as u64;
+                map.cells[cell].heat = map.cells[cell].heat.max(header.heat.frequency);
+            }
+        }
+        let (mut map, held) = map?;
+        let cells = map.cells.len() as u64;
+        for (at, (cell, held)) in map.cells.iter_mut().zip(held).enumerate() {
+            let edge = |at: u64| (at * blocks_all).div_ceil(cells);
+            let blocks = (edge(at as u64 + 1) - edge(at as u64)).max(1);
+            cell.resident = (held * 100).div_ceil(blocks).min(100) as u8;
+        }
+        let meta = std::fs::read(core.directory.objects().join(object).join("meta"));
+        if let Found::Plain(meta) = Meta::decode(&meta.unwrap_or_default(), core.key.as_ref()) {
+            (map.name, map.version) = (Some(meta.name), Some(meta.version));
+        }
+        Some(map)
     }
 
     /// Removes all versions of an object, named by [`CachedObject::id`] or by the source's name.

@@ -1,20 +1,23 @@
 //! `extmem serve`: one cache for every program on this machine.
 //!
 //! ```text
-//!   clients --V000 (TCP)--> v000 --+
-//!                                  +--> objects --> DiskCache --> source, once for all
-//!   answers: file, position, size <+       |
-//!                                          +--> handles   which version each client began with
-//!                                          +--> spans     ranges that lie in no single file
+//!   V000 (TCP) ----------> v000 ----+
+//!                                   +--> objects --> DiskCache --> source, once for all
+//!   blocks (Unix, TCP) --> blocks --+       |
+//!                                           +--> handles   v000: which version a client began with
+//!                                           +--> spans     v000: ranges that lie in no single file
 //! ```
 //!
-//! A request names an address; the answer names a file of the cache, which the client maps itself.
-//! Files never change and leave by `unlink`, so what is mapped stays good.
+//! A request of V000 names an address; the answer names a file of the cache, which the client maps
+//! itself. A request of our own protocol is answered with such a file's descriptor, or with bytes.
+//! Files never change and leave by `unlink`, so what is open or mapped stays good.
 
 mod ahead; // who reads on and on
+mod blocks; // the second protocol: requests side by side
 mod handles; // which version an old client may see
 mod objects; // addresses to sources
 mod spans; // ranges across files
+mod unix; // a socket of this machine, and who is on its other end
 mod v000; // the first protocol
 
 use std::{
@@ -28,14 +31,14 @@ use std::{
     time::Duration,
 };
 
-use sources::{AllowList, Cache, CachePolicy, size};
+use sources::{AllowList, Cache, CachePolicy, server::socket::Socket, size};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
-use self::{handles::Handles, objects::Objects, spans::Spans};
+use self::{blocks::Gate, handles::Handles, objects::Objects, spans::Spans};
 use crate::Failure;
 
 /// Serve a disk cache to every program on this machine.
@@ -49,12 +52,26 @@ use crate::Failure;
     Examples:\n  \
     extmem serve --dir /var/cache/extmem\n  \
     extmem serve --dir /var/cache/extmem --max-bytes 200GiB --block-bytes 4MiB\n  \
+    extmem serve --dir /var/cache/extmem --unix /run/extmem.sock\n  \
+    EXTMEM_SERVER=unix:///run/extmem.sock tdb dump -i s3://bucket/events.tdb\n  \
     extmem serve --dir ./cache --allow s3://logs/2026/ --allow https://host/pub/"
 )]
 pub(crate) struct Args {
     /// Address to serve protocol V000 on; port 0 takes any that is free
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9009")]
     listen: SocketAddr,
+    /// Unix socket to serve our own protocol on
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// Users besides this one who may connect to it, by number
+    #[arg(long, value_name = "UID", requires = "unix")]
+    allow_uid: Vec<u32>,
+    /// Address to serve our own protocol on by TCP, for clients that know the token
+    #[arg(long, value_name = "ADDR", requires = "token_file")]
+    tcp: Option<SocketAddr>,
+    /// File with the token; this user alone should be able to read it
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Directory of the cache; it may be one that programs use by themselves, too
     #[arg(long, env = "EXTMEM_CACHE", value_name = "DIR")]
     dir: PathBuf,
@@ -180,11 +197,14 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let bound = TcpListener::bind(args.listen).await;
     let listener = bound.map_err(|error| Failure::Told(format!("{}: {error}", args.listen)))?;
     let mut signals = signals().map_err(|error| Failure::Told(format!("signals: {error}")))?;
+    let blocks = Blocks::bind(args).await?;
+    // Whoever waits for the last of these lines may connect.
     let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
-    // Whoever waits for this line may connect.
-    let line = format!("extmem: serving V000 on {address}\n");
+    let mut lines = format!("extmem: serving V000 on {address}\n");
+    lines.push_str(&blocks.lines()?);
+    lines.push_str("extmem: ready\n");
     let mut out = io::stdout();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
+    out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
 
     let mut connections = JoinSet::new();
     loop {
@@ -198,10 +218,33 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
+            accepted = blocks.unix() => match accepted {
+                Ok((stream, gate)) => {
+                    // Users are counted together: nobody else is on this socket.
+                    let client = IpAddr::from([0; 16]);
+                    let socket = Socket::Unix(stream);
+                    server.take_blocks(&mut connections, socket, gate, client, &stopping);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            accepted = blocks.tcp() => match accepted {
+                Ok((stream, peer, gate)) => {
+                    let _ = stream.set_nodelay(true);
+                    let socket = Socket::Tcp(stream);
+                    server.take_blocks(&mut connections, socket, gate, peer.ip(), &stopping);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
-    drop(listener);
+    drop((listener, blocks));
     let _ = stop.send(true);
     let drained =
         tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
@@ -221,6 +264,71 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     );
     let _ = io::stderr().write_all(line.as_bytes());
     Ok(())
+}
+
+/// The listeners of our own protocol.
+struct Blocks {
+    unix: Option<unix::Listener>,
+    tcp: Option<(TcpListener, String)>,
+}
+
+impl Blocks {
+    async fn bind(args: &Args) -> Result<Blocks, Failure> {
+        let told = |what: &dyn std::fmt::Display, error: io::Error| {
+            Failure::Told(format!("{what}: {error}"))
+        };
+        let unix = match &args.unix {
+            Some(path) => {
+                let listener = unix::Listener::bind(path, &args.allow_uid);
+                Some(listener.map_err(|error| told(&path.display(), error))?)
+            }
+            None => None,
+        };
+        let tcp = match (&args.tcp, &args.token_file) {
+            (Some(address), Some(file)) => {
+                let token = std::fs::read_to_string(file);
+                let token = token.map_err(|error| told(&file.display(), error))?.trim().to_owned();
+                if token.len() < 16 {
+                    let text = "a token has at least 16 letters; `openssl rand -hex 32` makes one";
+                    return Err(Failure::Told(format!("{}: {text}", file.display())));
+                }
+                let bound = TcpListener::bind(address).await;
+                Some((bound.map_err(|error| told(address, error))?, token))
+            }
+            _ => None,
+        };
+        Ok(Blocks { unix, tcp })
+    }
+
+    fn lines(&self) -> Result<String, Failure> {
+        let mut lines = String::new();
+        if let Some(unix) = &self.unix {
+            lines
+                .push_str(&format!("extmem: serving blocks on unix://{}\n", unix.path().display()));
+        }
+        if let Some((tcp, _)) = &self.tcp {
+            let address = tcp.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
+            lines.push_str(&format!("extmem: serving blocks on tcp://{address}\n"));
+        }
+        Ok(lines)
+    }
+
+    async fn unix(&self) -> io::Result<(tokio::net::UnixStream, Gate)> {
+        match &self.unix {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn tcp(&self) -> io::Result<(tokio::net::TcpStream, SocketAddr, Gate)> {
+        match &self.tcp {
+            Some((listener, token)) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((stream, peer, Gate::Token(token.clone())))
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Yields when the server is told to stop. The second time, it stops at once.
@@ -268,6 +376,27 @@ impl Server {
         let (server, stopping) = (self.clone(), stopping.clone());
         connections.spawn(async move {
             v000::serve(&server, stream, stopping).await;
+            drop(seat);
+        });
+    }
+
+    fn take_blocks(
+        self: &Arc<Server>,
+        connections: &mut JoinSet<()>,
+        socket: Socket,
+        gate: Gate,
+        client: IpAddr,
+        stopping: &watch::Receiver<bool>,
+    ) {
+        let full = connections.len() >= self.limits.connections;
+        let Some(seat) = (!full).then(|| self.seat(client)).flatten() else {
+            self.counts.refused.fetch_add(1, Relaxed);
+            return;
+        };
+        self.counts.connections.fetch_add(1, Relaxed);
+        let (server, stopping) = (self.clone(), stopping.clone());
+        connections.spawn(async move {
+            blocks::serve(&server, socket, &gate, stopping).await;
             drop(seat);
         });
     }

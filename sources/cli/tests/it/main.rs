@@ -1,5 +1,6 @@
 //! The command as people and scripts use it.
 
+mod blocks;
 mod cache;
 mod origin;
 mod remote;

@@ -22,22 +22,33 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
     address: String,
+    /// Where it serves our own protocol by TCP.
+    pub(crate) tcp: Option<String>,
 }
 
 impl Server {
-    fn start(dir: &Path, args: &[&str]) -> Server {
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Server {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--free-bytes", "0", "--dir"]).arg(dir);
         command.args(args).env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server");
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().expect("its output"));
-        out.read_line(&mut line).expect("the line that says that it is ready");
-        let address = line.trim().strip_prefix("extmem: serving V000 on ").expect("an address");
-        Server { address: address.to_owned(), child }
+        let child = command.stdout(Stdio::piped()).spawn().expect("the server");
+        Server::ready(child)
+    }
+
+    /// Waits until it says that it is.
+    fn ready(mut child: Child) -> Server {
+        let out = BufReader::new(child.stdout.take().expect("its output"));
+        let lines = out.lines().map_while(Result::ok);
+        let lines: Vec<_> = lines.take_while(|line| line != "extmem: ready").collect();
+        let after = |text: &str| {
+            let mut found = lines.iter().filter_map(|line| line.strip_prefix(text));
+            found.next().map(str::to_owned)
+        };
+        let address = after("extmem: serving V000 on ").expect("an address");
+        Server { address, tcp: after("extmem: serving blocks on tcp://"), child }
     }
 
     /// For an origin alone, with 32 MiB.
@@ -45,20 +56,24 @@ impl Server {
         Server::start(dir, &["--allow", origin.base(), "--max-bytes", "64MiB"])
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(&self.address).expect("a connection")
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("kill -9");
         self.child.wait().expect("it is dead");
     }
 
     /// SIGTERM. Returns the exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
         self.child.wait().expect("an end").code()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn descriptors(&self) -> usize {
@@ -520,12 +535,7 @@ fn many_clients_of_whom_some_are_mad() {
     let start = || {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
         command.args(["serve", "--free-bytes", "0", "--dir"]).arg(folder.path()).args(args);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server");
-        let mut line = String::new();
-        let mut out = BufReader::new(child.stdout.take().expect("its output"));
-        out.read_line(&mut line).expect("a line");
-        assert!(line.contains(&address), "{line}");
-        Server { child, address: address.clone() }
+        Server::ready(command.stdout(Stdio::piped()).spawn().expect("the server"))
     };
     let mut server = start();
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -607,4 +617,54 @@ fn many_clients_of_whom_some_are_mad() {
     }
     check(&mut server.client(), &url, &object, 12_345_678, 4096);
     assert_eq!(server.stop(), Some(0));
+}
+
+/// Prints what a person may want to know: run it alone, on a quiet machine.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_it_is() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = Arc::new(sample(256 << 20, 13));
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = Server::start(folder.path(), &["--allow", origin.base(), "--max-bytes", "2GiB"]);
+    let mut client = server.client();
+    let mut at = 0;
+    let began = Instant::now();
+    while at < object.len() as u64 {
+        at += client.read(&url, at, 4096).expect("an answer").expect("OKOK").len() as u64;
+    }
+    println!("cold scan by one client of V000: {:.2?}", began.elapsed());
+    let began = Instant::now();
+    at = 0;
+    while at < object.len() as u64 {
+        at += client.read(&url, at, 4096).expect("an answer").expect("OKOK").len() as u64;
+    }
+    let warm = began.elapsed();
+    fs::write(folder.path().join("plain"), &object[..]).expect("write");
+    let began = Instant::now();
+    let mut plain = fs::File::open(folder.path().join("plain")).expect("open");
+    let mut piece = vec![0; 1 << 20];
+    while plain.read(&mut piece).expect("read") > 0 {}
+    println!("warm scan: {warm:.2?}, the same file read plainly: {:.2?}", began.elapsed());
+    for clients in [1, 20, 200] {
+        let end = Instant::now() + Duration::from_secs(5);
+        let workers: Vec<_> = (0..clients)
+            .map(|n: u64| {
+                let (mut client, url) = (server.client(), url.clone());
+                thread::spawn(move || {
+                    let (mut state, mut count) = (n, 0u64);
+                    while Instant::now() < end {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let at = (state >> 33) % (255 << 20);
+                        assert!(client.ask(b"READ", at, 4096, &url).expect("an answer").is("OKOK"));
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        let count: u64 = workers.into_iter().map(|one| one.join().expect("a client")).sum();
+        println!("{clients} client(s): {} requests per second", count / 5);
+    }
 }

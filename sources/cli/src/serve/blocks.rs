@@ -1,0 +1,350 @@
+//! A connection of our own protocol: requests side by side, answers in any order.
+//!
+//! ```text
+//!   reader --request--> a task each --answer--> writer --> client
+//!      |                                          |
+//!      +-- waits where there are too many         +-- gives a client up that does not read
+//! ```
+//!
+//! `PROTOCOL.md`, part 2, is the text.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    ops::Range,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use pager::{BlockSource, SourceError};
+use sources::server::{
+    frames::{Answer, BODY_BYTES_MAX, Code, FILES, READ_BYTES_MAX, Request},
+    socket::{Incoming, Socket},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{Server, handles::Pinned, objects::Object};
+
+/// From the first byte of a frame to its last, and for taking some bytes of an answer.
+const FRAME_WAIT: Duration = Duration::from_secs(10);
+/// Requests of one connection that are worked on.
+const REQUESTS_MAX: usize = 64;
+/// Objects that one connection may have open.
+const HANDLES_MAX: usize = 1024;
+/// Bytes of answers that wait for one client to read them.
+const UNREAD_BYTES: usize = 16 << 20;
+/// They are counted by this.
+const UNIT: u64 = 4096;
+/// Announcements that are followed at once, for one connection. Others are not heard.
+const AHEAD_MAX: usize = 4;
+/// The most that one announcement makes the server fetch.
+const AHEAD_BYTES_MAX: u64 = 256 << 20;
+
+/// What an open object is.
+#[derive(Clone)]
+struct Opened {
+    object: Arc<Object>,
+    pinned: Pinned,
+}
+
+#[derive(Default)]
+struct Handles {
+    next: u32,
+    open: HashMap<u32, Opened>,
+}
+
+/// What goes to the client.
+struct Outgoing {
+    parts: Vec<Bytes>,
+    file: Option<File>,
+    /// Given back when it is sent.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Outgoing {
+    fn answer(answer: &Answer, id: u64) -> Outgoing {
+        Outgoing { parts: vec![answer.encode(id).into()], file: None, _room: None }
+    }
+}
+
+/// What the tasks of a connection share.
+struct Connection {
+    server: Arc<Server>,
+    handles: Mutex<Handles>,
+    files: bool,
+    unread: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    sending: mpsc::Sender<Outgoing>,
+}
+
+/// What a listener asks of its clients.
+pub(super) enum Gate {
+    /// Nothing more: the system has said who it is.
+    Known,
+    /// The token.
+    Token(String),
+    /// It is not to be served.
+    Closed(&'static str),
+}
+
+/// Serves a connection until its client leaves, or the server stops.
+pub(super) async fn serve(
+    server: &Arc<Server>,
+    socket: Socket,
+    gate: &Gate,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let socket = Arc::new(socket);
+    let mut incoming = Incoming::default();
+    let hello = tokio::time::timeout(FRAME_WAIT, greet(&socket, &mut incoming, gate)).await;
+    let Ok(Ok(files)) = hello else { return };
+    let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
+    let writer = tokio::spawn(write(socket.clone(), outgoing));
+    let connection = Arc::new(Connection {
+        server: server.clone(),
+        handles: Mutex::default(),
+        files,
+        unread: Arc::new(Semaphore::new(UNREAD_BYTES / UNIT as usize)),
+        ahead: Arc::new(Semaphore::new(AHEAD_MAX)),
+        sending,
+    });
+    let mut tasks = JoinSet::new();
+    loop {
+        let frame = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => break,
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+            frame = incoming.frame(&socket, BODY_BYTES_MAX, FRAME_WAIT), if tasks.len() < REQUESTS_MAX => frame,
+        };
+        let (head, body) = match frame {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(error) => {
+                connection.refuse(0, &error.to_string()).await;
+                break;
+            }
+        };
+        match Request::decode(head.kind, &body) {
+            Ok(Request::Hello { .. }) => {
+                connection.refuse(head.id, "one hello is enough").await;
+                break;
+            }
+            Ok(request) => {
+                let connection = connection.clone();
+                tasks.spawn(async move { connection.work(head.id, request).await });
+            }
+            Err(broken) => {
+                connection.refuse(head.id, &broken.to_string()).await;
+                break;
+            }
+        }
+    }
+    // What was asked is answered, as long as the client reads.
+    while tasks.join_next().await.is_some() {}
+    drop(connection);
+    let _ = writer.await;
+    socket.close();
+}
+
+/// The hello and the welcome. Says whether answers may be files.
+async fn greet(socket: &Socket, incoming: &mut Incoming, gate: &Gate) -> io::Result<bool> {
+    let frame = incoming.frame(socket, BODY_BYTES_MAX, FRAME_WAIT).await?;
+    let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let refuse = |code, text: &str| {
+        Answer::Failed { code, retry_after_ms: 0, text: text.to_owned() }.encode(head.id)
+    };
+    let answer = match (Request::decode(head.kind, &body), gate) {
+        (_, Gate::Closed(why)) => Err(refuse(Code::Unauthorized, why)),
+        (Ok(Request::Hello { token, .. }), Gate::Token(secret)) if !is_same(&token, secret) => {
+            Err(refuse(Code::Unauthorized, "the token is not the one of this server"))
+        }
+        (Ok(Request::Hello { wants, .. }), _) => {
+            let has = if socket.carries_files() { wants & FILES } else { 0 };
+            let welcome = Answer::Welcome {
+                has,
+                requests_max: REQUESTS_MAX as u32,
+                read_bytes_max: READ_BYTES_MAX,
+            };
+            Ok((welcome.encode(head.id), has & FILES != 0))
+        }
+        (Ok(_), _) => Err(refuse(Code::Malformed, "a connection begins with a hello")),
+        (Err(broken), _) => Err(refuse(Code::Malformed, &broken.to_string())),
+    };
+    match answer {
+        Ok((frame, files)) => {
+            socket.send(&[frame.into()], None, FRAME_WAIT).await?;
+            Ok(files)
+        }
+        Err(frame) => {
+            socket.send(&[frame.into()], None, FRAME_WAIT).await?;
+            Err(io::ErrorKind::PermissionDenied.into())
+        }
+    }
+}
+
+/// Compares without telling by its time how much was right.
+fn is_same(a: &str, b: &str) -> bool {
+    let (a, b) = (super::digest(a.as_bytes()), super::digest(b.as_bytes()));
+    a.bytes().zip(b.bytes()).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+async fn write(socket: Arc<Socket>, mut outgoing: mpsc::Receiver<Outgoing>) {
+    while let Some(one) = outgoing.recv().await {
+        let file = one.file.as_ref().map(AsFd::as_fd);
+        if socket.send(&one.parts, file, FRAME_WAIT).await.is_err() {
+            // It does not read, or has left. The reader sees the end, and the tasks fail.
+            socket.close();
+            return;
+        }
+    }
+}
+
+impl Connection {
+    fn with<T>(&self, work: impl FnOnce(&mut Handles) -> T) -> T {
+        work(&mut self.handles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn refuse(&self, id: u64, why: &str) {
+        let answer =
+            Answer::Failed { code: Code::Malformed, retry_after_ms: 0, text: why.to_owned() };
+        let _ = self.sending.send(Outgoing::answer(&answer, id)).await;
+    }
+
+    async fn work(&self, id: u64, request: Request) {
+        self.server.counts.requests.fetch_add(1, Relaxed);
+        let answered = match request {
+            Request::Open { url, pinned } => {
+                let _turn = self.server.requests.acquire().await;
+                let pinned = pinned.map(|(version, len)| Pinned { version, len });
+                self.open(&url, pinned).await.map(|answer| Outgoing::answer(&answer, id))
+            }
+            Request::Read { handle, offset, length, file } => {
+                let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else {
+                    return self.refuse(id, "there is no such handle").await;
+                };
+                let len = opened.pinned.len;
+                let end = offset.checked_add(length).filter(|end| *end <= len);
+                match end {
+                    Some(end) if length > 0 && length <= READ_BYTES_MAX => {
+                        // Room first: who does not read its answers holds up nobody else.
+                        let pages = length.div_ceil(UNIT) as u32;
+                        let room = self.unread.clone().acquire_many_owned(pages).await.ok();
+                        let _turn = self.server.requests.acquire().await;
+                        self.read(id, &opened, offset..end, file && self.files, room).await
+                    }
+                    _ => {
+                        let text = "such a range cannot be read: it is empty, too long, or not \
+                                    within the object";
+                        return self.refuse(id, text).await;
+                    }
+                }
+            }
+            Request::Ahead { handle, offset, length } => {
+                return self.ahead(handle, offset, length).await;
+            }
+            Request::Close { handle } => {
+                self.with(|handles| handles.open.remove(&handle));
+                Ok(Outgoing::answer(&Answer::Closed, id))
+            }
+            Request::Hello { .. } => unreachable!("the reader has refused it"),
+        };
+        let outgoing = answered.unwrap_or_else(|error| {
+            self.server.counts.failures.fetch_add(1, Relaxed);
+            Outgoing::answer(&Answer::failed(&error), id)
+        });
+        let _ = self.sending.send(outgoing).await;
+    }
+
+    async fn open(&self, url: &str, pinned: Option<Pinned>) -> Result<Answer, SourceError> {
+        let object = self.server.objects.get(url)?;
+        let (pinned, alignment, part_bytes) = match pinned {
+            Some(pinned) => {
+                object.assume(&pinned.version, pinned.len);
+                (pinned, self.server.extent_bytes, self.server.extent_bytes)
+            }
+            None => {
+                let stat = object.stat().await?;
+                (Pinned::of(&stat), stat.alignment, stat.part_bytes)
+            }
+        };
+        let Pinned { version, len } = pinned.clone();
+        let handle = self.with(|handles| {
+            if handles.open.len() >= HANDLES_MAX {
+                return None;
+            }
+            while handles.open.contains_key(&handles.next) {
+                handles.next = handles.next.wrapping_add(1);
+            }
+            handles.open.insert(handles.next, Opened { object, pinned });
+            Some(handles.next)
+        });
+        match handle {
+            Some(handle) => Ok(Answer::Opened { handle, len, alignment, part_bytes, version }),
+            None => {
+                let text = format!("a connection has at most {HANDLES_MAX} objects open");
+                Ok(Answer::Failed { code: Code::Malformed, retry_after_ms: 0, text })
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        id: u64,
+        opened: &Opened,
+        range: Range<u64>,
+        file: bool,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Outgoing, SourceError> {
+        let Opened { object, pinned } = opened;
+        if file {
+            // As much as lies in one extent: the client asks for the rest when it needs it.
+            let extent = self.server.extent_bytes.min(object.segment_bytes());
+            let end = (range.start - range.start % extent + extent).min(range.end);
+            let placed = object.place(&pinned.version, range.start..end, extent).await?;
+            if let Some(placed) = placed {
+                match placed.open() {
+                    Ok(file) => {
+                        let answer = Answer::File { position: placed.at(), length: placed.len() };
+                        let parts = vec![answer.encode(id).into()];
+                        return Ok(Outgoing { parts, file: Some(file), _room: None });
+                    }
+                    Err(error) => tracing::warn!(%error, "a file of the cache cannot be opened"),
+                }
+            }
+        }
+        let length = range.end - range.start;
+        let mut parts: Vec<Bytes> = vec![Answer::Bytes { length }.encode(id).into()];
+        let mut body = object.read(&pinned.version, range.clone()).await?;
+        let mut got = 0;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            got += chunk.len() as u64;
+            parts.push(chunk);
+        }
+        if got != length {
+            return Err(SourceError::short_body(object.name(), range, got));
+        }
+        Ok(Outgoing { parts, file: None, _room: room })
+    }
+
+    /// Fetches what will be asked for, in as few requests as there are gaps.
+    async fn ahead(&self, handle: u32, offset: u64, length: u64) {
+        let Ok(_turn) = self.ahead.clone().try_acquire_owned() else { return };
+        let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else { return };
+        let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(opened.pinned.len);
+        if offset >= end {
+            return;
+        }
+        // Whoever asks for these bytes is told what is wrong with them.
+        if let Ok(mut body) = opened.object.read(&opened.pinned.version, offset..end).await {
+            while let Some(Ok(_)) = body.next().await {}
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! `extmem serve --unix`: our own protocol, its client in `sources`, and clients in other languages.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use futures::TryStreamExt;
+use pager::{BlockSource, Pager, SourceError};
+use sources::{Options, RetryPolicy, conformance};
+
+use crate::{
+    origin::{Origin, sample},
+    serve::Server,
+};
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("extmem.sock")
+    }
+
+    fn start(&self, origin: &Origin, args: &[&str]) -> Server {
+        let socket = self.socket();
+        let mut all = vec!["--allow", origin.base(), "--max-bytes", "128MiB", "--unix"];
+        all.push(socket.to_str().expect("text"));
+        all.extend(args);
+        Server::start(&self.folder.path().join("cache"), &all)
+    }
+
+    /// An address through the server.
+    fn url(&self, url: &str, options: &str) -> String {
+        let url = url.replace('%', "%25").replace('&', "%26");
+        format!("server+unix://{}?url={url}{options}", self.socket().display())
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn quick() -> Options {
+    let backoff_max = Duration::from_millis(100);
+    Options::default().retry(RetryPolicy {
+        attempts_max: 100,
+        backoff_max,
+        ..RetryPolicy::default()
+    })
+}
+
+async fn read(
+    source: &dyn BlockSource,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>, SourceError> {
+    let version = source.stat().await?.version;
+    let chunks: Vec<_> = source.read(&version, range).await?.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+#[test]
+fn an_object_behind_a_server_is_a_source_like_any_other() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(3_000_001, 20);
+    origin.put("/object", &object, "1");
+    let _server = place.start(&origin, &[]);
+    let url = place.url(&origin.url("/object"), "");
+    runtime().block_on(async {
+        for state in ["cold", "warm"] {
+            let source = quick().open(&url).expect("a source");
+            assert_eq!(source.name(), origin.url("/object"), "the object's name, not the server's");
+            conformance::check(source, &object)
+                .await
+                .unwrap_or_else(|why| panic!("{state}: {why}"));
+        }
+    });
+    assert_eq!(origin.count().1, 3_000_001, "every byte once");
+    // As memory, by several readers, who are one program each as far as the server knows.
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (url, object) = (url.clone(), object.clone());
+            std::thread::spawn(move || {
+                let pager = Pager::builder().budget_bytes(16 << 20).build().expect("a pager");
+                let region = pager.open(quick().open(&url).expect("a source")).expect("a region");
+                for at in (0..object.len()).step_by(99_991) {
+                    let end = (at + 4096).min(object.len());
+                    let got = region.load(at as u64..end as u64).expect("bytes");
+                    assert!(got[..] == object[at..end]);
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().expect("a reader");
+    }
+    assert_eq!(origin.count().1, 3_000_001, "still once");
+}
+
+#[test]
+fn commands_use_the_server_that_the_environment_names() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(5_000_000, 21);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = format!("unix://{}", place.socket().display());
+    // Nobody there: an error that says so, or the object itself.
+    let mut alone = crate::extmem();
+    alone.env("EXTMEM_SERVER", format!("{server}?fallback=direct")).args(["cat", &url]);
+    assert!(alone.output().expect("output").stdout == object);
+    let before = origin.count().1;
+    let _server = place.start(&origin, &[]);
+    for _ in 0..2 {
+        let output = crate::extmem().env("EXTMEM_SERVER", &server).args(["cat", &url]).output();
+        let output = output.expect("output");
+        assert!(output.stdout == object, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(origin.count().1 - before, 5_000_000);
+    let output = crate::extmem().env("EXTMEM_SERVER", "nowhere").args(["cat", &url]).output();
+    let output = output.expect("output");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unix:///path"), "{output:?}");
+}
+
+#[test]
+fn a_server_that_dies_is_waited_for_or_gone_around() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(20_000_000, 22);
+    origin.put("/object", &object, "1");
+    let patient = place.url(&origin.url("/object"), "");
+    let direct = place.url(&origin.url("/object"), "&fallback=direct");
+    let mut server = Some(place.start(&origin, &[]));
+    runtime().block_on(async {
+        let (patient, direct) = (quick().open(&patient).unwrap(), quick().open(&direct).unwrap());
+        let version = patient.stat().await.expect("stat").version;
+        assert_eq!(direct.stat().await.expect("stat").version, version);
+        for round in 0..6u64 {
+            let at = round * 3_000_000;
+            let mut body = patient.read(&version, at..at + 2_000_000).await.expect("a body");
+            let first = body.try_next().await.expect("bytes").expect("a chunk");
+            if let Some(server) = server.take() {
+                server.kill();
+            }
+            let dead = Instant::now();
+            let around = direct.read(&version, at + 100..at + 50_000).await.expect("a body");
+            let around: Vec<_> = around.try_collect().await.expect("bytes");
+            assert!(around.concat() == object[at as usize + 100..at as usize + 50_000]);
+            assert!(dead.elapsed() < Duration::from_secs(3), "{:?}", dead.elapsed());
+            server = Some(place.start(&origin, &[]));
+            let rest: Vec<_> = body.try_collect().await.expect("the rest");
+            let got = [vec![first], rest].concat().concat();
+            assert!(got == object[at as usize..at as usize + 2_000_000], "round {round}");
+        }
+        // And without any: an error in time.
+        server.take().expect("a server").kill();
+        let hasty = RetryPolicy { attempts_max: 2, ..RetryPolicy::default() };
+        let source = Options::default().retry(hasty).open(&place.url(&origin.url("/object"), ""));
+        let error = source.unwrap().stat().await.expect_err("nobody is there");
+        assert!(error.to_string().contains("block server"), "{error}");
+    });
+}
+
+#[test]
+fn a_version_is_kept_over_a_restart_or_refused() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let (old, new) = (sample(3_000_000, 23), sample(3_000_000, 24));
+    origin.put("/object", &old, "old");
+    let server = place.start(&origin, &[]);
+    let url = place.url(&origin.url("/object"), "");
+    runtime().block_on(async {
+        let source = quick().open(&url).expect("a source");
+        let version = source.stat().await.expect("stat").version;
+        let read = async |range: std::ops::Range<u64>| -> Result<Vec<u8>, SourceError> {
+            let chunks: Vec<_> = source.read(&version, range).await?.try_collect().await?;
+            Ok(chunks.concat())
+        };
+        assert!(read(0..1000).await.expect("bytes") == old[..1000]);
+        // SIGTERM: what was read is on disk.
+        assert_eq!(server.stop(), Some(0));
+        origin.put("/object", &new, "new");
+        let _server = place.start(&origin, &[]);
+        assert!(read(500..1500).await.expect("it is in the cache") == old[500..1500]);
+        let error = read(2_500_000..2_500_010).await.expect_err("the rest is gone");
+        assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+        let source = quick().open(&url).expect("a source");
+        assert!(self::read(&source, 0..3_000_000).await.expect("bytes") == new);
+    });
+}
+
+#[test]
+fn other_languages_speak_it_from_the_text() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(7_000_003, 25);
+    origin.put("/object", &object, "1");
+    let token = place.folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").expect("write");
+    let token = ["--tcp", "127.0.0.1:0", "--token-file", token.to_str().expect("text")];
+    let server = place.start(&origin, &token);
+    let url = origin.url("/object");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/clients");
+    let python = examples.join("extmem_client.py");
+    let tcp = server.tcp.clone().expect("an address");
+    let socket = place.socket().display().to_string();
+    let run = |args: &[&str]| Command::new("python3").arg(&python).args(args).output();
+    match run(&["--help"]) {
+        Err(error) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "CI needs python3: {error}");
+            println!("left out: the Python client: python3: {error}");
+        }
+        Ok(_) => {
+            let all = run(&[&socket, &url]).expect("python3");
+            assert!(all.stdout == object, "{}", String::from_utf8_lossy(&all.stderr));
+            let part = run(&[&tcp, &url, "--token", "0123456789abcdef", "--range", "100-5000000"]);
+            let part = part.expect("python3");
+            assert!(
+                part.stdout == object[100..=5_000_000],
+                "{}",
+                String::from_utf8_lossy(&part.stderr)
+            );
+            for (args, expected) in [
+                (vec![tcp.as_str(), &url, "--token", "0123456789abcdeX"], "unauthorized"),
+                (vec![tcp.as_str(), &url], "unauthorized"),
+                (vec![socket.as_str(), "s3://other/key"], "permanent"),
+            ] {
+                let refused = run(&args).expect("python3");
+                let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(refused.stdout.is_empty() && text.contains(expected), "{args:?}: {text}");
+            }
+            let missing = origin.url("/missing");
+            let refused = run(&[&socket, &missing]).expect("python3");
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("not found"), "{refused:?}");
+        }
+    }
+    let program = place.folder.path().join("client");
+    let mut built = Command::new("cc");
+    built.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-o"]);
+    built.arg(&program).arg(examples.join("extmem_client.c"));
+    match built.output() {
+        Err(error) => println!("left out: the C client: cc: {error}"),
+        Ok(output) => {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let all = Command::new(&program).args([&socket, &url]).output().expect("the client");
+            assert!(all.stdout == object, "{}", String::from_utf8_lossy(&all.stderr));
+        }
+    }
+    assert_eq!(origin.count().1, 7_000_003, "every byte once, for all of them");
+}
+
+#[test]
+fn the_socket_is_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt;
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", b"bytes", "1");
+    let server = place.start(&origin, &["--allow-uid", "4711"]);
+    // A second server does not take it away.
+    let cache = place.folder.path().join("other");
+    let output = crate::extmem()
+        .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
+        .arg(cache)
+        .arg("--unix")
+        .arg(place.socket())
+        .timeout(Duration::from_secs(20))
+        .output()
+        .expect("output");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another server"), "{output:?}");
+    // Another user, where this one may become one: 4711 is served, 4712 is not.
+    std::fs::set_permissions(place.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let python =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/clients/extmem_client.py");
+    let text = std::fs::read_to_string(python).expect("the client");
+    let ask = |user: &str| {
+        Command::new("setpriv")
+            .args(["--reuid", user, "--clear-groups", "python3", "-c", &text])
+            .arg(place.socket())
+            .arg(origin.url("/object"))
+            .output()
+    };
+    match ask("4712") {
+        Ok(refused) if String::from_utf8_lossy(&refused.stderr).contains("unauthorized") => {
+            assert!(refused.stdout.is_empty());
+            let served = ask("4711").expect("setpriv");
+            assert_eq!(served.stdout, b"bytes", "{}", String::from_utf8_lossy(&served.stderr));
+        }
+        other => println!("left out: other users: {other:?}"),
+    }
+    drop(server);
+    // Killed, it left its socket; the next one takes it, and it is for the owner alone.
+    let server = place.start(&origin, &[]);
+    let mode = std::fs::metadata(place.socket()).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(server.stop(), Some(0));
+    assert!(!place.socket().exists());
+}
+
+/// Whatever comes in, the others are served.
+#[test]
+fn broken_frames_and_slow_readers_hold_nobody_up() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8_000_000, 26);
+    origin.put("/object", &object, "1");
+    let server = place.start(&origin, &[]);
+    let hello = b"\x0e\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0extmem-1\0\0\0\0\0\0";
+    let connect = || {
+        let stream = UnixStream::connect(place.socket()).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time");
+        stream
+    };
+    let frame = |kind: u8, id: u8, body: &[u8]| {
+        let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+        frame.extend([kind, 0, 0, 0, id, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend(body);
+        frame
+    };
+    let mut state = 1u64;
+    for round in 0..200 {
+        let mut stream = connect();
+        if round % 2 == 0 {
+            stream.write_all(hello).expect("send");
+        }
+        let mut bytes = Vec::new();
+        for _ in 0..1 + round % 60 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            bytes.push((state >> 40) as u8);
+        }
+        if round % 3 == 0 {
+            // A short length makes it a whole frame.
+            bytes.splice(..bytes.len().min(4), [5, 0, 0, 0]);
+        }
+        let _ = stream.write_all(&bytes);
+        if round % 5 == 0 {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    }
+    // One that is as it should be, and asks for much, and reads nothing.
+    let mut slow = connect();
+    slow.write_all(hello).expect("send");
+    let url = origin.url("/object");
+    let mut open = vec![0];
+    open.extend((url.len() as u16).to_le_bytes());
+    open.extend(url.as_bytes());
+    slow.write_all(&frame(2, 1, &open)).expect("send");
+    let mut welcome = [0; 32];
+    slow.read_exact(&mut welcome).expect("a welcome");
+    let mut head = [0; 16];
+    slow.read_exact(&mut head).expect("opened");
+    let mut opened = vec![0; u32::from_le_bytes(head[..4].try_into().unwrap()) as usize];
+    slow.read_exact(&mut opened).expect("opened");
+    let mut wants = opened[..4].to_vec();
+    wants.extend(0u64.to_le_bytes());
+    wants.extend((4u64 << 20).to_le_bytes());
+    wants.push(0);
+    slow.set_write_timeout(Some(Duration::from_millis(200))).expect("a time");
+    for id in 0..100 {
+        if slow.write_all(&frame(3, id, &wants)).is_err() {
+            break;
+        }
+    }
+    let began = Instant::now();
+    let through = place.url(&url, "");
+    runtime().block_on(async {
+        let source = quick().open(&through).expect("a source");
+        assert!(read(&source, 0..8_000_000).await.expect("bytes") == object);
+    });
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // It is given up after a while; what it gets until then is right.
+    let mut got = Vec::new();
+    std::thread::sleep(Duration::from_secs(11));
+    let _ = slow.read_to_end(&mut got);
+    assert!(got.len() < 40 << 20, "{} bytes", got.len());
+    let rss = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("/proc");
+    let rss = rss.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    let kib: u64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib < 300 << 10, "{kib} KiB at most");
+    assert_eq!(server.stop(), Some(0));
+}

@@ -1,0 +1,301 @@
+//! One connection to a block server, which many objects share: made when it is needed, and again
+//! when it is lost.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tracing::debug;
+
+use super::{
+    frames::{Answer, FILES, READ_BYTES_MAX, Request},
+    socket::{Incoming, Socket},
+};
+
+/// How long connecting and the hello may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How long a frame may take from its first byte on, and how long the server may leave ours unread.
+const FRAME_WAIT: Duration = Duration::from_secs(10);
+/// How long a server that could not be reached is left alone: at first, and at most.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Frames that may wait to be sent.
+const SENDING_MAX: usize = 64;
+
+/// Where a block server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A host and a port.
+    Tcp(String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Unix(path) => write!(f, "unix://{}", path.display()),
+            Place::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+/// See the module. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Link {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    token: String,
+    /// Held while connecting, so that one does it for all.
+    state: tokio::sync::Mutex<State>,
+    generations: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Arc<Connection>>,
+    failure: Option<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    until: Instant,
+    backoff: Duration,
+}
+
+/// A connection that was made.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Handles belong to one connection.
+    pub(super) generation: u64,
+    /// Whether answers may be files.
+    pub(super) has_files: bool,
+    /// The most bytes of one read.
+    pub(super) read_bytes_max: u64,
+    sending: mpsc::Sender<Vec<u8>>,
+    waiting: Arc<Waiting>,
+    turns: Semaphore,
+    ids: AtomicU64,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Answer(Answer),
+    Bytes(Bytes),
+    File { file: File, position: u64, length: u64 },
+}
+
+/// The connection is lost, or there is none.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Lost(pub(super) String);
+
+/// Who waits for which answer; `None` when the connection is over.
+#[derive(Debug)]
+struct Waiting {
+    by_id: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+}
+
+impl Waiting {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Option<HashMap<u64, oneshot::Sender<Reply>>>) -> T,
+    ) -> T {
+        work(&mut self.by_id.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_over(&self) -> bool {
+        self.with(|by_id| by_id.is_none())
+    }
+}
+
+/// Takes the waiters along when the task that would answer them ends.
+struct Ends(Arc<Waiting>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.with(Option::take);
+    }
+}
+
+impl Link {
+    /// A link to the server at `place`. `token` is the secret of a TCP listener. Nothing is sent.
+    pub fn new(place: Place, token: String) -> Link {
+        let (state, generations) = (tokio::sync::Mutex::default(), AtomicU64::new(1));
+        Link { inner: Arc::new(Inner { place, token, state, generations }) }
+    }
+
+    /// Where the server is.
+    pub fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    /// The connection, made if there is none. A server that could not be reached a moment ago is
+    /// not tried again at once.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, Lost> {
+        let mut state = self.inner.state.lock().await;
+        if let Some(connection) = &state.connection {
+            if !connection.waiting.is_over() {
+                return Ok(connection.clone());
+            }
+            state.connection = None;
+        }
+        let now = Instant::now();
+        if let Some(failure) = state.failure.as_ref().filter(|failure| now < failure.until) {
+            return Err(Lost(failure.text.clone()));
+        }
+        let made = timeout(CONNECT_WAIT, self.inner.connect()).await;
+        let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match made {
+            Ok(connection) => {
+                state.failure = None;
+                Ok(state.connection.insert(Arc::new(connection)).clone())
+            }
+            Err(error) => {
+                let text = format!("the block server at {}: {error}", self.inner.place);
+                let backoff = state.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
+                let until = Instant::now() + backoff;
+                let backoff = (backoff * 2).min(BACKOFF_MAX);
+                state.failure = Some(Failure { text: text.clone(), until, backoff });
+                Err(Lost(text))
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn connect(&self) -> io::Result<Connection> {
+        let socket = match &self.place {
+            Place::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+            Place::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Socket::Tcp(stream)
+            }
+        };
+        let wants = if socket.carries_files() { FILES } else { 0 };
+        let hello = Request::Hello { wants, token: self.token.clone() }.encode(0);
+        socket.send(&[hello.into()], None, FRAME_WAIT).await?;
+        let mut incoming = Incoming::default();
+        let answer = incoming.frame(&socket, READ_BYTES_MAX as usize, FRAME_WAIT).await?;
+        let (head, body) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (has, requests_max, read_bytes_max) = match Answer::decode(head.kind, &body) {
+            Ok(Answer::Welcome { has, requests_max, read_bytes_max }) => {
+                (has, requests_max, read_bytes_max)
+            }
+            Ok(Answer::Failed { text, .. }) => return Err(io::Error::other(text)),
+            _ => return Err(io::Error::other("it speaks another protocol")),
+        };
+        if requests_max == 0 || read_bytes_max == 0 {
+            return Err(io::Error::other("it allows nothing"));
+        }
+        let waiting = Arc::new(Waiting { by_id: Mutex::new(Some(HashMap::new())) });
+        let (sending, frames) = mpsc::channel(SENDING_MAX);
+        let socket = Arc::new(socket);
+        tokio::spawn(send(socket.clone(), frames, Ends(waiting.clone())));
+        tokio::spawn(receive(socket.clone(), incoming, Ends(waiting.clone())));
+        Ok(Connection {
+            generation: self.generations.fetch_add(1, Relaxed),
+            has_files: socket.carries_files() && has & FILES != 0,
+            read_bytes_max: read_bytes_max.min(READ_BYTES_MAX),
+            sending,
+            waiting,
+            turns: Semaphore::new((requests_max as usize).min(1024)),
+            ids: AtomicU64::new(1),
+        })
+    }
+}
+
+/// Ends with the last handle of the connection, and closes it.
+async fn send(socket: Arc<Socket>, mut frames: mpsc::Receiver<Vec<u8>>, _ends: Ends) {
+    while let Some(frame) = frames.recv().await {
+        if let Err(error) = socket.send(&[frame.into()], None, FRAME_WAIT).await {
+            debug!(%error, "the block server does not listen");
+            break;
+        }
+    }
+    socket.close();
+}
+
+async fn receive(socket: Arc<Socket>, mut incoming: Incoming, ends: Ends) {
+    loop {
+        match receive_one(&socket, &mut incoming, &ends.0).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                debug!(%error, "the connection to the block server is lost");
+                return;
+            }
+        }
+    }
+}
+
+/// One answer to whoever waits for it. `false` at the end.
+async fn receive_one(
+    socket: &Socket,
+    incoming: &mut Incoming,
+    waiting: &Waiting,
+) -> io::Result<bool> {
+    let Some((head, body)) = incoming.frame(socket, READ_BYTES_MAX as usize, FRAME_WAIT).await?
+    else {
+        return Ok(false);
+    };
+    let broken = |broken| io::Error::new(io::ErrorKind::InvalidData, broken);
+    let reply = match Answer::decode(head.kind, &body).map_err(broken)? {
+        Answer::Bytes { .. } => Reply::Bytes(body),
+        Answer::File { position, length } => {
+            let file: OwnedFd = incoming.file().ok_or_else(|| io::Error::other("no descriptor"))?;
+            Reply::File { file: File::from(file), position, length }
+        }
+        other => Reply::Answer(other),
+    };
+    let waiter = waiting.with(|by_id| by_id.as_mut().and_then(|by_id| by_id.remove(&head.id)));
+    // Whoever asked may have left.
+    if let Some(waiter) = waiter {
+        let _ = waiter.send(reply);
+    }
+    Ok(!waiting.is_over())
+}
+
+impl Connection {
+    /// Asks, and waits for the answer.
+    pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Lost> {
+        let lost = || Lost("the connection to the block server is lost".to_owned());
+        let _turn = self.turns.acquire().await.map_err(|_| lost())?;
+        let id = self.ids.fetch_add(1, Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let known = self
+            .waiting
+            .with(|by_id| by_id.as_mut().map(|by_id| by_id.insert(id, sender)).is_some());
+        if !known || self.sending.send(request.encode(id)).await.is_err() {
+            return Err(lost());
+        }
+        receiver.await.map_err(|_| lost())
+    }
+
+    /// Says something that has no answer, if there is room for it.
+    pub(super) fn tell(&self, request: &Request) {
+        let _ = self.sending.try_send(request.encode(0));
+    }
+}

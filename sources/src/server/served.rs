@@ -1,0 +1,491 @@
+//! A leaf: an object that a block server reads for us.
+//!
+//! ```text
+//!   read(range) --READ--> server --> cache --> source, once for all programs
+//!        ^                  |
+//!        +-- from a file <--+  whose descriptor it sent: bytes never cross the socket
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+
+use super::{
+    client::{Connection, Link, Lost, Reply},
+    frames::{Answer, Code, Request, TEXT_BYTES_MAX},
+};
+use crate::body::{check_range, check_shape};
+
+/// Files of one object that are kept open: each is a part of it that needs no more questions.
+const FILES_MAX: usize = 64;
+/// Versions whose lengths are remembered.
+const VERSIONS_MAX: usize = 16;
+/// Bytes that are read from a file at once.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// A range this long is announced, so that the server fetches it as one.
+const AHEAD_BYTES: u64 = 1 << 20;
+
+/// An object behind a block server.
+///
+/// It has the server's version of the object, which is the one that its own source has, so that a
+/// reader may change between both. A connection that is lost is made anew, and reading goes on with
+/// the same version. One attempt per call: put a [`Retry`](crate::Retry) around it.
+pub struct Served {
+    shared: Arc<Shared>,
+    fallback: Option<Arc<dyn BlockSource>>,
+}
+
+struct Shared {
+    name: String,
+    url: String,
+    link: Link,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    versions: VecDeque<(Version, u64)>,
+    /// Of the connection with this number.
+    generation: u64,
+    handles: Vec<(Version, u32)>,
+    files: VecDeque<Part>,
+}
+
+/// A part of the object in an open file.
+#[derive(Clone)]
+struct Part {
+    version: Version,
+    range: Range<u64>,
+    file: Arc<File>,
+    position: u64,
+}
+
+impl Part {
+    fn place(&self, at: u64) -> u64 {
+        self.position + (at - self.range.start)
+    }
+}
+
+/// Why the server did not help.
+enum Failed {
+    /// It could not be reached.
+    Lost(Lost),
+    /// It said so.
+    Told(SourceError),
+}
+
+impl From<Lost> for Failed {
+    fn from(lost: Lost) -> Failed {
+        Failed::Lost(lost)
+    }
+}
+
+impl From<SourceError> for Failed {
+    fn from(error: SourceError) -> Failed {
+        Failed::Told(error)
+    }
+}
+
+impl Served {
+    /// The object at `url`, as the server knows addresses. `name` is for metrics and errors: the
+    /// address without secrets.
+    ///
+    /// # Errors
+    /// [`SourceError::Permanent`] for an address that no frame has room for.
+    pub fn new(name: &str, url: &str, link: Link) -> Result<Served, SourceError> {
+        if url.len() > TEXT_BYTES_MAX {
+            let reason = format!("an address of {} bytes is too long", url.len());
+            return Err(SourceError::Permanent { object: name.to_owned(), reason, cause: None });
+        }
+        let shared =
+            Shared { name: name.to_owned(), url: url.to_owned(), link, known: Mutex::default() };
+        Ok(Served { shared: Arc::new(shared), fallback: None })
+    }
+
+    /// Reads from `source`, which must be the same object, while the server cannot be reached.
+    pub fn fallback(self, source: Arc<dyn BlockSource>) -> Served {
+        Served { fallback: Some(source), ..self }
+    }
+}
+
+impl Shared {
+    fn with<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
+        work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn len_of(&self, version: &Version) -> Option<u64> {
+        self.with(|known| {
+            known.versions.iter().find(|(one, _)| one == version).map(|(_, len)| *len)
+        })
+    }
+
+    /// Opens the object, at a version or at the one that it has.
+    async fn open(
+        &self,
+        connection: &Connection,
+        pinned: Option<(Version, u64)>,
+    ) -> Result<(u32, ObjectStat), Failed> {
+        let request = Request::Open { url: self.url.clone(), pinned };
+        let (handle, stat) = match connection.ask(&request).await? {
+            Reply::Answer(Answer::Opened { handle, len, alignment, part_bytes, version }) => {
+                let (alignment, part_bytes) = (alignment.max(1), part_bytes.max(1));
+                (handle, ObjectStat { len, version, alignment, part_bytes })
+            }
+            other => return Err(self.unexpected(other, None, None)),
+        };
+        let before = self.with(|known| {
+            if known.generation != connection.generation {
+                known.generation = connection.generation;
+                known.handles.clear();
+            }
+            // One handle for each version, and not for every time that somebody asked. The first one
+            // stays: others may be about to use it.
+            let before = known.handles.iter().find(|(version, _)| *version == stat.version);
+            let before = before.map(|(_, handle)| *handle);
+            if before.is_none() {
+                known.handles.push((stat.version.clone(), handle));
+            }
+            known.versions.retain(|(version, _)| *version != stat.version);
+            known.versions.push_front((stat.version.clone(), stat.len));
+            known.versions.truncate(VERSIONS_MAX);
+            before
+        });
+        match before {
+            Some(before) => {
+                connection.tell(&Request::Close { handle });
+                Ok((before, stat))
+            }
+            None => Ok((handle, stat)),
+        }
+    }
+
+    /// The handle of a version on this connection.
+    async fn handle(&self, connection: &Connection, version: &Version) -> Result<u32, Failed> {
+        let known = self.with(|known| {
+            let mut handles = known.handles.iter().rev();
+            let is_this = known.generation == connection.generation;
+            handles.find(|(one, _)| is_this && one == version).map(|(_, handle)| *handle)
+        });
+        if let Some(handle) = known {
+            return Ok(handle);
+        }
+        let pinned = self.len_of(version).map(|len| (version.clone(), len));
+        let (handle, stat) = self.open(connection, pinned).await?;
+        if stat.version != *version {
+            return Err(Failed::Told(self.changed(version, stat.version.to_string())));
+        }
+        Ok(handle)
+    }
+
+    fn changed(&self, expected: &Version, found: String) -> SourceError {
+        let (object, expected) = (self.name.clone(), expected.to_string());
+        SourceError::Changed { object, expected, found }
+    }
+
+    fn transient(
+        &self,
+        what: &'static str,
+        range: Option<Range<u64>>,
+        reason: String,
+    ) -> SourceError {
+        let object = self.name.clone();
+        SourceError::Transient { object, what, range, attempts: 1, reason, cause: None }
+    }
+
+    fn failed(
+        &self,
+        what: &'static str,
+        range: Option<&Range<u64>>,
+        failed: Failed,
+    ) -> SourceError {
+        match failed {
+            Failed::Told(error) => error,
+            Failed::Lost(Lost(reason)) => self.transient(what, range.cloned(), reason),
+        }
+    }
+
+    /// An answer that is none to the question: mostly an error.
+    fn unexpected(
+        &self,
+        reply: Reply,
+        version: Option<&Version>,
+        range: Option<&Range<u64>>,
+    ) -> Failed {
+        let object = self.name.clone();
+        let Reply::Answer(Answer::Failed { code, retry_after_ms, text }) = reply else {
+            return Failed::Lost(Lost("the block server answered another question".to_owned()));
+        };
+        let retry_after = Duration::from_millis(retry_after_ms.into());
+        Failed::Told(match code {
+            Code::NotFound => SourceError::NotFound { object, cause: None },
+            Code::Changed => {
+                let expected = version.map_or_else(String::new, Version::to_string);
+                SourceError::Changed { object, expected, found: text }
+            }
+            Code::Throttled => {
+                let retry_after = Some(retry_after).filter(|wait| !wait.is_zero());
+                SourceError::Throttled { object, retry_after, cause: None }
+            }
+            Code::Denied | Code::Unauthorized => {
+                SourceError::Denied { object, reason: text, cause: None }
+            }
+            Code::Corrupt => SourceError::Corrupt { object, range: range.cloned(), reason: text },
+            Code::Permanent | Code::Malformed => {
+                SourceError::Permanent { object, reason: text, cause: None }
+            }
+            Code::Transient => self.transient("read", range.cloned(), text),
+        })
+    }
+
+    /// A file that is open already and has the byte at `at`.
+    fn part(&self, version: &Version, at: u64) -> Option<Part> {
+        self.with(|known| {
+            let has = |part: &Part| part.version == *version && part.range.contains(&at);
+            let found = known.files.iter().position(has)?;
+            let part = known.files.remove(found)?;
+            known.files.push_front(part.clone());
+            Some(part)
+        })
+    }
+
+    fn keep(&self, part: Part) {
+        self.with(|known| {
+            // A later answer may know of more bytes of the same file.
+            known.files.retain(|other| {
+                other.version != part.version
+                    || other.range.start < part.range.start
+                    || other.range.end > part.range.end
+            });
+            known.files.push_front(part);
+            known.files.truncate(FILES_MAX);
+        });
+    }
+
+    /// Bytes from the start of `range`: a part that has them, or they themselves.
+    async fn next(&self, version: &Version, range: &Range<u64>) -> Result<Next, Failed> {
+        if let Some(part) = self.part(version, range.start) {
+            return Ok(Next::Part(part));
+        }
+        let connection = self.link.connection().await?;
+        let handle = self.handle(&connection, version).await?;
+        let length = (range.end - range.start).min(connection.read_bytes_max).min(CHUNK_BYTES);
+        let file = connection.has_files;
+        let request = Request::Read { handle, offset: range.start, length, file };
+        let asked = range.start..range.start + length;
+        match connection.ask(&request).await? {
+            Reply::Bytes(bytes) if bytes.len() as u64 == length => Ok(Next::Bytes(bytes)),
+            Reply::File { file, position, length } if length > 0 => {
+                let end = range
+                    .start
+                    .checked_add(length)
+                    .filter(|_| position.checked_add(length).is_some());
+                let end =
+                    end.ok_or_else(|| self.damaged(&asked, "a file with impossible places"))?;
+                let part = Part {
+                    version: version.clone(),
+                    range: range.start..end,
+                    file: Arc::new(file),
+                    position,
+                };
+                self.keep(part.clone());
+                Ok(Next::Part(part))
+            }
+            Reply::Bytes(bytes) => {
+                let reason = format!("{} bytes instead of {length}", bytes.len());
+                Err(Failed::Told(self.damaged(&asked, &reason)))
+            }
+            other => Err(self.unexpected(other, Some(version), Some(&asked))),
+        }
+    }
+
+    fn damaged(&self, range: &Range<u64>, reason: &str) -> SourceError {
+        let object = self.name.clone();
+        SourceError::Corrupt { object, range: Some(range.clone()), reason: reason.to_owned() }
+    }
+
+    /// Tells the server what will be asked for.
+    async fn announce(&self, version: &Version, range: &Range<u64>) {
+        let has = self.part(version, range.start).is_some_and(|part| part.range.end >= range.end);
+        if has || range.end - range.start < AHEAD_BYTES {
+            return;
+        }
+        let Ok(connection) = self.link.connection().await else { return };
+        let Ok(handle) = self.handle(&connection, version).await else { return };
+        let (offset, length) = (range.start, range.end - range.start);
+        connection.tell(&Request::Ahead { handle, offset, length });
+    }
+
+    /// The next chunk of a body.
+    async fn chunk(&self, version: &Version, range: &Range<u64>) -> Result<Bytes, Failed> {
+        let part = match self.next(version, range).await? {
+            Next::Bytes(bytes) => return Ok(bytes),
+            Next::Part(part) => part,
+        };
+        let end = range.end.min(part.range.end).min(range.start + CHUNK_BYTES);
+        let (at, place) = (range.start..end, part.place(range.start));
+        let read = tokio::task::spawn_blocking(move || {
+            let mut bytes = BytesMut::zeroed((end - at.start) as usize);
+            part.file.read_exact_at(&mut bytes, place).map(|()| bytes.freeze())
+        });
+        self.read_done(read.await, range.start..end)
+    }
+
+    fn read_done<T>(
+        &self,
+        done: Result<std::io::Result<T>, tokio::task::JoinError>,
+        range: Range<u64>,
+    ) -> Result<T, Failed> {
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.with(|known| known.files.clear());
+                let reason = format!("a file of the block server cannot be read: {error}");
+                Err(Failed::Told(self.transient("read", Some(range), reason)))
+            }
+            Err(_) => {
+                let reason = "the runtime stopped".to_owned();
+                Err(Failed::Told(self.transient("read", Some(range), reason)))
+            }
+        }
+    }
+
+    /// Appends `range` to `frame`, straight from files where it can.
+    async fn fill(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        mut frame: Frame,
+    ) -> Result<Frame, Failed> {
+        let mut at = range.start;
+        while at < range.end {
+            let part = match self.next(version, &(at..range.end)).await? {
+                Next::Bytes(bytes) => {
+                    frame.put(&bytes);
+                    at += bytes.len() as u64;
+                    continue;
+                }
+                Next::Part(part) => part,
+            };
+            let end = range.end.min(part.range.end);
+            let (count, place) = ((end - at) as usize, part.place(at));
+            let read = tokio::task::spawn_blocking(move || {
+                part.file.read_exact_at(&mut frame.unfilled()[..count], place)?;
+                frame.advance(count);
+                Ok(frame)
+            });
+            frame = self.read_done(read.await, at..end)?;
+            at = end;
+        }
+        Ok(frame)
+    }
+}
+
+enum Next {
+    Part(Part),
+    Bytes(Bytes),
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl BlockSource for Served {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        let opened = async {
+            let connection = self.shared.link.connection().await?;
+            self.shared.open(&connection, None).await
+        };
+        match opened.await {
+            Ok((_, stat)) => Ok(stat),
+            Err(Failed::Lost(lost)) => match &self.fallback {
+                Some(source) => {
+                    let stat = source.stat().await?;
+                    self.shared.with(|known| {
+                        known.versions.push_front((stat.version.clone(), stat.len));
+                        known.versions.truncate(VERSIONS_MAX);
+                    });
+                    Ok(stat)
+                }
+                None => Err(self.shared.failed("stat", None, Failed::Lost(lost))),
+            },
+            Err(Failed::Told(error)) => Err(error),
+        }
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        let shared = self.shared.clone();
+        match shared.len_of(version) {
+            Some(len) => check_range(self.name(), &range, len)?,
+            None => check_shape(self.name(), &range)?,
+        }
+        shared.announce(version, &range).await;
+        // What the server refuses is refused here, before the body.
+        let first = match shared.chunk(version, &range).await {
+            Ok(first) => first,
+            Err(Failed::Lost(lost)) => {
+                return match &self.fallback {
+                    Some(source) => source.read(version, range).await,
+                    None => Err(shared.failed("read", Some(&range), Failed::Lost(lost))),
+                };
+            }
+            Err(Failed::Told(error)) => return Err(error),
+        };
+        let state = (shared, version.clone(), range, Some(Ok(first)));
+        Ok(Box::pin(stream::unfold(state, |(shared, version, mut range, first)| async move {
+            if range.start == range.end {
+                return None;
+            }
+            let chunk = match first {
+                Some(first) => first,
+                None => shared
+                    .chunk(&version, &range)
+                    .await
+                    .map_err(|failed| shared.failed("read", Some(&range), failed)),
+            };
+            match &chunk {
+                Ok(bytes) => range.start += bytes.len() as u64,
+                Err(_) => range.start = range.end,
+            }
+            Some((chunk, (shared, version, range, None)))
+        })))
+    }
+
+    async fn read_into(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        let shared = &self.shared;
+        match shared.len_of(version) {
+            Some(len) => check_range(self.name(), &range, len)?,
+            None => check_shape(self.name(), &range)?,
+        }
+        if let Some(source) = &self.fallback
+            && shared.part(version, range.start).is_none()
+            && shared.link.connection().await.is_err()
+        {
+            return source.read_into(version, range, frame).await;
+        }
+        shared.announce(version, &range).await;
+        let filled = shared.fill(version, range.clone(), frame).await;
+        filled.map_err(|failed| shared.failed("read", Some(&range), failed))
+    }
+
+    fn fills_frames(&self) -> bool {
+        // What the server does not have yet has a round trip.
+        false
+    }
+}
