@@ -29,7 +29,7 @@
 //! **What stays.** S3-FIFO decides (`sweep`): what is read once passes through a tenth of the room,
 //! and only what is asked for a second time enters the rest.
 //!
-//! **By address.** [`open`](crate::open) wraps what it opens when the option `cache` or the variable
+//! **By address.** [`open`](crate::open()) wraps what it opens when the option `cache` or the variable
 //! `EXTMEM_CACHE` names a directory; `EXTMEM_CACHE_BYTES`, `EXTMEM_CACHE_FREE` and
 //! `EXTMEM_CACHE_KEY_FILE` say how it is to be ([`CachePolicy::from_environment`]).
 //!
