@@ -36,7 +36,8 @@ impl Estimate {
 impl Workload {
     /// What one transaction costs in requests.
     pub fn estimate(&self, backend: Backend, level: Level, prices: &Prices) -> Estimate {
-        let (get, put, queue) = (prices.get / 1e6, prices.put / 1e6, prices.queue / 1e6);
+        let (get, put) = (prices.get / 1e6, prices.put / 1e6);
+        let (send, queue) = (prices.send / 1e6, prices.queue / 1e6);
         let (w, b) = (self.page_writes, self.records_per_checkpoint.max(1.0));
         let reading = self.page_reads * get;
         if backend == Backend::S3Log {
@@ -46,8 +47,8 @@ impl Workload {
         // One receive, and a receive and a delete per ten messages.
         let drain = queue + 2.0 * (b / 10.0).ceil() * queue;
         // The message that is the commit, and its receive and delete when it is sent on.
-        let whole = if level == Level::Atomic { 3.0 * queue } else { 0.0 };
-        let commit = w * queue + whole;
+        let whole = if level == Level::Atomic { send + 2.0 * queue } else { 0.0 };
+        let commit = w * send + whole;
         Estimate { reading, commit, checkpoint: w / b * (drain + get + put) }
     }
 }
@@ -76,6 +77,21 @@ mod tests {
             let got = 1000.0 * workload.estimate(backend, level, &Prices::TODAY).total();
             let what = format!("{} {} b = {records_per_checkpoint}", backend.name(), level.name());
             assert!((got - expected).abs() < 0.0006, "{what}: {got}");
+        }
+    }
+
+    #[test]
+    fn sends_have_a_price_of_their_own() {
+        let workload = Workload {
+            page_reads: 0.0,
+            page_writes: 7.0,
+            records_per_checkpoint: 10.0,
+            transactions_per_group: 10.0,
+        };
+        let free = Prices { get: 0.0, put: 0.0, send: 100.0, queue: 0.0, gb_in: 0.0, gb_out: 0.0 };
+        for (level, sends) in [(Level::Basic, 7.0), (Level::Atomic, 8.0)] {
+            let got = workload.estimate(Backend::SqsStandard, level, &free).total();
+            assert!((got - sends * 100.0 / 1e6).abs() < 1e-12, "{}: {got}", level.name());
         }
     }
 }

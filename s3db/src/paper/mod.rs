@@ -85,6 +85,9 @@ pub struct PaperSettings {
     pub cache_pages: usize,
     /// Whether the sends of a commit go out together. The paper's did not.
     pub is_parallel: bool,
+    /// Whether a transaction that fits into one message is one, and its own commit record. The
+    /// paper's was not.
+    pub is_one_message: bool,
 }
 
 impl PaperSettings {
@@ -99,6 +102,7 @@ impl PaperSettings {
             message_bytes_max: 8 << 10,
             cache_pages: 50,
             is_parallel: false,
+            is_one_message: false,
         }
     }
 }
@@ -320,15 +324,21 @@ impl PaperClient {
             }
             Variant::Atomicity => self.send_atomic(&whole).await?,
         }
-        // The writer rule, 5.3.
+        let pages: Vec<PageId> = whole.entries.iter().map(|entry| entry.page).collect();
+        Ok(self.due(&pages))
+    }
+
+    /// Which of `pages` are due for a checkpoint now that records were sent to their PU queues: the
+    /// writer rule, 5.3.
+    pub fn due(&self, pages: &[PageId]) -> Vec<PageId> {
         let now_ms = self.front.clock.wall_us() / 1000;
         let interval_ms = self.settings.checkpoint_interval.as_millis() as u64;
         let state = self.state();
         let last_ms = |id| state.newest_ms.get(&id).copied().unwrap_or(0);
-        let mut due: Vec<PageId> = whole.entries.iter().map(|entry| entry.page).collect();
+        let mut due = pages.to_vec();
         due.retain(|&id| now_ms.abs_diff(last_ms(id)) > interval_ms);
         due.dedup();
-        Ok(due)
+        due
     }
 
     /// Naive: the whole page, over whatever is there.
@@ -377,7 +387,11 @@ impl PaperClient {
             }
             part.entries.push(entry.clone());
         }
+        let is_whole = part.entries.len() == whole.entries.len();
         self.send(&self.front, &self.atomic(), part.encode()).await?;
+        if is_whole && self.settings.is_one_message {
+            return Ok(());
+        }
         self.send(&self.front, &self.atomic(), whole.part(Vec::new()).encode()).await
     }
 
@@ -401,7 +415,8 @@ impl PaperClient {
             };
             let group = groups.entry(part.number).or_default();
             group.0.push(message);
-            if part.entries.is_empty() {
+            let is_whole = part.entries.len() as u64 == u64::from(part.total);
+            if part.entries.is_empty() || (is_whole && self.settings.is_one_message) {
                 group.2 = Some(part.total);
             }
             group.1.extend(part.entries);
