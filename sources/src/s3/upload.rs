@@ -47,6 +47,10 @@ const PART_BYTES_MAX: u64 = 5 << 30;
 const PART_STEP: u64 = 1 << 20;
 /// A slow line brings so many bytes in a second at least; each part is given the time it takes.
 const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
+/// The name, in an object's metadata, of the mark that its upload put there. When the answer to a
+/// conditional request is lost, the next attempt finds an object: ours if it bears our mark. Length
+/// and ETag may be those of another's.
+const MARK: &str = "extmem-upload";
 /// The longest that giving up may take: somebody waits for the error.
 const ABORT_MAX: Duration = Duration::from_secs(10);
 
@@ -149,7 +153,7 @@ impl Upload {
             key: key.to_owned(),
             // Its connections belong to the thread's own runtime.
             aws: Aws::new(aws.options().clone()),
-            len,
+            mark: mark(),
             options,
             chance: Arc::new(Chance::seeded(Chance::any_seed())),
         };
@@ -373,9 +377,18 @@ struct Object {
     bucket: String,
     key: String,
     aws: Aws,
-    len: u64,
+    /// Stands in the object's metadata, and in no other's: see [`MARK`].
+    mark: String,
     options: UploadOptions,
     chance: Arc<Chance>,
+}
+
+/// What tells one upload from every other: 128 bits that the system has drawn, by the keys of the
+/// standard library's hash tables.
+fn mark() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let drawn = || RandomState::new().hash_one(Chance::any_seed());
+    format!("{:016x}{:016x}", drawn(), drawn())
 }
 
 impl Object {
@@ -424,11 +437,12 @@ impl Object {
             let (asked, bytes) = (&asked, bytes.clone());
             async move {
                 let put = self.aws.s3().await?.put_object().bucket(&self.bucket).key(&self.key);
-                let put = put.set_if_none_match(self.condition()).body(ByteStream::from(bytes));
+                let put = put.set_if_none_match(self.condition()).metadata(MARK, &self.mark);
+                let put = put.body(ByteStream::from(bytes));
                 match put.send().await {
                     Ok(_) => Ok(()),
                     Err(error) => match status_of(&error) {
-                        Some(412) => self.is_ours(attempt, "").await,
+                        Some(412) => self.is_ours(attempt).await,
                         _ => Err(asked.failed(error)),
                     },
                 }
@@ -442,6 +456,7 @@ impl Object {
         self.again("upload", 0, |_| async {
             let client = self.aws.s3().await?;
             let create = client.create_multipart_upload().bucket(&self.bucket).key(&self.key);
+            let create = create.metadata(MARK, &self.mark);
             let created = create.send().await.map_err(|error| asked.failed(error))?;
             let id = created.upload_id().filter(|id| !id.is_empty());
             id.map(Arc::from)
@@ -474,7 +489,6 @@ impl Object {
 
     async fn complete(&self, id: &str, parts: Vec<CompletedPart>) -> Result<(), SourceError> {
         let asked = self.asked("complete an upload", None);
-        let count = parts.len();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         self.again("upload", 0, |attempt| {
             let (asked, parts) = (&asked, parts.clone());
@@ -485,17 +499,18 @@ impl Object {
                 let complete = complete.upload_id(id).multipart_upload(parts);
                 match complete.set_if_none_match(self.condition()).send().await {
                     Ok(_) => Ok(()),
-                    Err(error) => match status_of(&error) {
-                        // The upload is gone when an earlier attempt completed it.
-                        Some(404 | 412) => self
-                            .is_ours(attempt, &format!("-{count}\""))
-                            .await
-                            .map_err(|ours| match status_of(&error) {
-                                Some(412) => ours,
-                                _ => asked.failed(error),
-                            }),
-                        _ => Err(asked.failed(error)),
-                    },
+                    Err(error) => {
+                        match status_of(&error) {
+                            // The upload is gone when an earlier attempt completed it.
+                            Some(404 | 412) => match self.is_ours(attempt).await {
+                                Err(
+                                    SourceError::Permanent { .. } | SourceError::NotFound { .. },
+                                ) if status_of(&error) == Some(404) => Err(asked.failed(error)),
+                                other => other,
+                            },
+                            _ => Err(asked.failed(error)),
+                        }
+                    }
                 }
             }
         })
@@ -503,18 +518,16 @@ impl Object {
     }
 
     /// Whether the object that is there was made by an earlier attempt of ours whose answer was
-    /// lost: its length, and the end of its ETag, are those of ours.
-    async fn is_ours(&self, attempt: u32, tag_end: &str) -> Result<(), SourceError> {
+    /// lost: it bears our mark.
+    async fn is_ours(&self, attempt: u32) -> Result<(), SourceError> {
         if attempt < 2 {
             return Err(self.exists());
         }
         let asked = self.asked("stat", None);
         let head = self.aws.s3().await?.head_object().bucket(&self.bucket).key(&self.key);
         let head = head.send().await.map_err(|error| asked.failed(error))?;
-        let same_len = head.content_length().and_then(|len| u64::try_from(len).ok());
-        let ours =
-            same_len == Some(self.len) && head.e_tag().is_some_and(|tag| tag.ends_with(tag_end));
-        if ours { Ok(()) } else { Err(self.exists()) }
+        let mark = head.metadata().and_then(|metadata| metadata.get(MARK));
+        if mark == Some(&self.mark) { Ok(()) } else { Err(self.exists()) }
     }
 
     async fn abort(&self, id: &str) -> Result<(), SourceError> {

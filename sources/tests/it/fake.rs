@@ -19,7 +19,8 @@ pub(crate) struct Fake {
 
 impl Fake {
     /// Answers each request with what `answer` makes of its head (lower case), then closes the
-    /// connection: an answer that is shorter than it says is a broken one.
+    /// connection: an answer that is shorter than it says is a broken one. A body is read and
+    /// forgotten.
     pub(crate) async fn start(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
@@ -37,7 +38,20 @@ impl Fake {
                             Ok(n) => head.extend_from_slice(&part[..n]),
                         }
                     }
+                    let end = head.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(0) + 4;
+                    let mut body = head.split_off(end).len();
                     let head = String::from_utf8_lossy(&head).to_lowercase();
+                    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+                    let len = lines.find_map(|(name, value)| {
+                        (name == "content-length").then(|| value.trim().parse::<usize>().ok())?
+                    });
+                    // A body that is not read would take the answer along.
+                    while body < len.unwrap_or(0) {
+                        match socket.read(&mut part).await {
+                            Ok(0) | Err(_) => return,
+                            Ok(n) => body += n,
+                        }
+                    }
                     let bytes = answer(&head);
                     seen.lock().expect("heads").push(head);
                     let _ = socket.write_all(&bytes).await;

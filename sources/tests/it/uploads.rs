@@ -1,6 +1,13 @@
 //! Objects that are written in parts: complete, or not there.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use pager::SourceError;
 use sources::{
@@ -9,7 +16,10 @@ use sources::{
     s3::upload::{Upload, UploadOptions},
 };
 
-use crate::servers::{Bucket, sample, variable};
+use crate::{
+    fake::{Fake, answer},
+    servers::{Bucket, sample, variable},
+};
 
 /// A part is 5 MiB at least.
 const PART: usize = 5 << 20;
@@ -117,4 +127,101 @@ async fn what_is_not_finished_is_not_there() {
     let nobody = aws_of("http://127.0.0.1:1");
     let error = upload(nobody, "bucket", "key", sample(10), 10, impatient).await;
     assert!(matches!(error, Err(SourceError::Transient { attempts: 2, .. })), "{error:?}");
+}
+
+/// The mark that an upload puts on its object, out of the head of a request.
+fn mark(head: &str) -> Option<String> {
+    let line = head.lines().find(|line| line.starts_with("x-amz-meta-extmem-upload:"))?;
+    Some(line.to_owned())
+}
+
+fn anonymous(endpoint: &str) -> Aws {
+    let (endpoint, region) = (Some(endpoint.to_owned()), Some("us-east-1".to_owned()));
+    Aws::new(AwsOptions { endpoint, region, anonymous: true, ..AwsOptions::default() })
+}
+
+fn quick(replace: bool) -> UploadOptions {
+    let retry = RetryPolicy {
+        backoff_min: Duration::from_millis(1),
+        throttle_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        ..RetryPolicy::default()
+    };
+    UploadOptions { replace, retry, ..options() }
+}
+
+const NO_UPLOAD: &[u8] = b"<?xml version=\"1.0\"?><Error><Code>NoSuchUpload</Code></Error>";
+const EXISTS: &[u8] = b"<?xml version=\"1.0\"?><Error><Code>PreconditionFailed</Code></Error>";
+
+/// The first attempt fails on its way there or on its way back; the second finds an object of the
+/// same length. Only if it bears our mark was the first attempt the one that made it.
+#[tokio::test]
+async fn an_object_of_others_is_never_taken_for_ours() {
+    for (what, ours) in [("ours", true), ("another's", false)] {
+        let (puts, seen) = (AtomicU32::new(0), Mutex::new(None));
+        let fake = Fake::start(move |head| {
+            if head.starts_with("head ") {
+                let seen = seen.lock().expect("the mark").clone();
+                let mark = seen.filter(|_| ours);
+                let mut headers = vec!["Content-Length: 1000", "ETag: \"x\""];
+                headers.extend(mark.as_deref());
+                return answer("200 OK", &headers, b"");
+            }
+            assert!(head.starts_with("put "), "{head}");
+            if puts.fetch_add(1, Relaxed) > 0 {
+                return answer("412 Precondition Failed", &[], EXISTS);
+            }
+            *seen.lock().expect("the mark") = mark(head);
+            // Ours was made, and the answer is lost; the other's came between.
+            if ours { Vec::new() } else { answer("503 Slow Down", &[], b"") }
+        });
+        let fake = fake.await;
+        let aws = anonymous(&fake.base);
+        let done = upload(aws, "bucket", "key", sample(1000), 1000, quick(false)).await;
+        assert_eq!(done.is_ok(), ours, "{what}: {done:?}");
+        let heads = fake.seen();
+        assert!(heads.iter().any(|head| head.starts_with("head ")), "{what}: {heads:?}");
+    }
+}
+
+/// The same of an upload in parts, which is gone when it is to be completed again.
+#[tokio::test]
+async fn an_older_object_is_never_taken_for_the_one_that_replaces_it() {
+    for (what, ours) in [("ours", true), ("the older one", false)] {
+        let (completed, seen) = (AtomicU32::new(0), Mutex::new(None));
+        let len = 2 * PART;
+        let fake = Fake::start(move |head| {
+            let line = head.lines().next().unwrap_or_default();
+            if line.starts_with("post ") && line.contains("uploads") {
+                *seen.lock().expect("the mark") = mark(head);
+                let text = "<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key>\
+                            <UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+                return answer("200 OK", &["Content-Type: application/xml"], text.as_bytes());
+            }
+            if line.starts_with("put ") {
+                return answer("200 OK", &["ETag: \"part\""], b"");
+            }
+            if line.starts_with("post ") {
+                return match completed.fetch_add(1, Relaxed) {
+                    0 if ours => Vec::new(),
+                    0 => answer("503 Slow Down", &[], b""),
+                    _ => answer("404 Not Found", &[], NO_UPLOAD),
+                };
+            }
+            if line.starts_with("head ") {
+                let seen = seen.lock().expect("the mark").clone();
+                let mark = seen.filter(|_| ours);
+                let length = format!("Content-Length: {len}");
+                let mut headers = vec![length.as_str(), "ETag: \"0123-2\""];
+                headers.extend(mark.as_deref());
+                return answer("200 OK", &headers, b"");
+            }
+            // The abort.
+            answer("204 No Content", &[], b"")
+        });
+        let fake = fake.await;
+        let aws = anonymous(&fake.base);
+        let done = upload(aws, "bucket", "key", sample(len), len, quick(true)).await;
+        assert_eq!(done.is_ok(), ours, "{what}: {done:?}");
+    }
 }
