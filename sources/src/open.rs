@@ -35,7 +35,8 @@
 //!
 //! **A block server** (`extmem serve`) reads for all programs of a machine: addresses like
 //! `server+unix:///run/extmem.sock?url=s3%3A%2F%2Fbucket%2Fkey`, or, for every remote object, the
-//! variable `EXTMEM_SERVER=unix:///run/extmem.sock`. Behind a `?` may stand `fallback=direct`, to
+//! variable `EXTMEM_SERVER=unix:///run/extmem.sock`. Where [`Options`] say themselves who reads, from
+//! which service, or into which cache, the variable is not heeded. Behind a `?` may stand `fallback=direct`, to
 //! read directly while the server cannot be reached, and `token_file`, for `tcp://host:port`.
 //!
 //! **What comes back** is the leaf with its wrappers on, outermost first: [`DiskCache`] if there is
@@ -228,8 +229,10 @@ impl Options {
         let address = Address::parse(url)?;
         let settings = self.settings_for(&address)?;
         let is_file = address.scheme == Scheme::File;
+        // What was set for an object comes before what the environment says for all.
         if !is_file
             && self.allow.is_none()
+            && self.unknown_to_servers().is_none()
             && let Some(server) = env::var("EXTMEM_SERVER").ok().filter(|text| !text.is_empty())
         {
             let server = ServerAddress::parse(&server);
@@ -253,8 +256,31 @@ impl Options {
         })
     }
 
-    /// Opens `url` and keeps what is read in `cache`, files included, whatever else says where to
-    /// keep it.
+    /// A setting of ours that changes what is read, or where it is kept, and that a block server
+    /// would not hear of: it reads with its own.
+    fn unknown_to_servers(&self) -> Option<&'static str> {
+        let settings = &self.settings;
+        #[cfg(feature = "http")]
+        let credentials = !self.credentials.is_empty();
+        #[cfg(not(feature = "http"))]
+        let credentials = false;
+        let set = [
+            ("region", settings.region.is_some()),
+            ("profile", settings.profile.is_some()),
+            ("endpoint", settings.endpoint.is_some()),
+            ("path_style", settings.path_style.is_some()),
+            ("anonymous", settings.anonymous),
+            ("requester_pays", settings.requester_pays),
+            ("account", settings.account.is_some()),
+            ("ca", settings.ca.is_some()),
+            ("credentials", credentials),
+            ("cache", !matches!(settings.cache, CacheChoice::Environment)),
+        ];
+        set.iter().find(|(_, is_set)| *is_set).map(|(name, _)| *name)
+    }
+
+    /// Opens `url` and keeps what is read in `cache`, whatever else says where to keep it. Files, too:
+    /// their versions are weak, but hardly a change leaves inode, time and length as they were.
     ///
     /// # Errors
     /// As for [`open`].
@@ -265,8 +291,10 @@ impl Options {
     ) -> Result<DiskCache<Arc<dyn BlockSource>>, SourceError> {
         let address = Address::parse(url)?;
         let settings = self.settings_for(&address)?;
+        let is_file = address.scheme == Scheme::File;
         let Dressed { source, scope } = self.dressed(address, settings)?;
-        Ok(DiskCache::new(source, cache).scope(scope))
+        let cached = DiskCache::new(source, cache).scope(scope);
+        Ok(if is_file { cached.weak(true) } else { cached })
     }
 
     fn open_named_server(&self, server: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
@@ -280,6 +308,12 @@ impl Options {
             refuse("it names no object: add ?url= with its address, percent-encoded".to_owned())
         })?;
         let address = Address::parse(&url)?;
+        if let Some(name) = self.unknown_to_servers() {
+            return Err(address.refuse(format!(
+                "{name} is set here, and a block server reads with its own settings: set it there, \
+                 or open the object's own address"
+            )));
+        }
         let settings = self.settings_for(&address)?;
         self.open_served(&server, address, settings)
     }

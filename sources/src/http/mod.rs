@@ -64,6 +64,11 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Whether nothing is sent besides the requests themselves.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
     /// Adds a header of your own.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Every leaf and wrapper against real servers, and against servers that misbehave on purpose.
 
 mod bad_servers;
+mod behind;
 mod disk_cache;
 mod fake;
 mod faults;

@@ -127,6 +127,24 @@ fn what_was_warmed_is_read_without_a_request() {
     assert_eq!(segments(&dir).len(), 0);
 }
 
+/// A server of the environment has a cache of its own; this one was named.
+#[test]
+fn a_cache_that_is_named_is_warmed_whatever_server_there_is() {
+    let origin = Origin::start();
+    let object = sample(1_000_000, 3);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("cache");
+    let nowhere = format!("unix://{}", folder.path().join("nobody").display());
+    let warmed =
+        json(with_cache(&dir).env("EXTMEM_SERVER", &nowhere).args(["warm", "--json", &url]));
+    assert_eq!(warmed["stored_bytes"], 1_000_000, "{warmed}");
+    let before = origin.count().0;
+    let output = with_cache(&dir).args(["cat", &url]).output().expect("output");
+    assert!(output.stdout == object && origin.count().0 == before, "it is there");
+}
+
 #[test]
 fn what_cannot_be_kept_is_said() {
     let origin = Origin::start();
