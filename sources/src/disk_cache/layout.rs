@@ -33,7 +33,7 @@ pub(super) struct Layout {
 }
 
 /// No object is longer: S3 ends at 50 TB, and sums of offsets must not overflow.
-const OBJECT_BYTES_MAX: u64 = 1 << 62;
+pub(super) const OBJECT_BYTES_MAX: u64 = 1 << 62;
 
 impl Layout {
     /// Whether the numbers can be reckoned with. They may come from a file.

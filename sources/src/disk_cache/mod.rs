@@ -75,7 +75,7 @@ use self::{
     core::{Core, Identity},
     directory::Directory,
     flight::{Flight, Flights},
-    layout::{Layout, ObjectKey, PAGE},
+    layout::{Layout, OBJECT_BYTES_MAX, ObjectKey, PAGE},
     meta::Meta,
     reading::Reading,
     writer::{Job, Writer},
@@ -303,6 +303,8 @@ pub struct DiskCache<S> {
     source: Arc<S>,
     cache: Cache,
     scope: String,
+    /// Whether weak versions are kept, if that is not for the cache to say.
+    weak: Option<bool>,
     known: Mutex<Vec<(Version, u64)>>,
 }
 
@@ -310,7 +312,8 @@ impl<S: BlockSource> DiskCache<S> {
     /// Keeps what is read from `source` in `cache`. Put it outside of
     /// [`Retry`](crate::Retry) and [`Limit`](crate::Limit): what is on disk needs neither.
     pub fn new(source: S, cache: Cache) -> DiskCache<S> {
-        DiskCache { source: Arc::new(source), cache, scope: String::new(), known: Mutex::default() }
+        let (scope, known) = (String::new(), Mutex::default());
+        DiskCache { source: Arc::new(source), cache, scope, weak: None, known }
     }
 
     /// Tells apart objects that have the same name and are not the same, such as those of two S3
@@ -320,15 +323,35 @@ impl<S: BlockSource> DiskCache<S> {
         self
     }
 
+    /// Keeps this object although its version is weak, or does not, whatever the cache's policy says
+    /// of weak versions.
+    pub fn weak(mut self, weak: bool) -> DiskCache<S> {
+        self.weak = Some(weak);
+        self
+    }
+
     /// The cache.
     pub fn cache(&self) -> &Cache {
         &self.cache
     }
 
-    /// Tells what an earlier `stat`, perhaps of another process, found at this version: it can then
-    /// be read from the disk although the source has another by now.
-    pub fn assume(&self, version: &Version, len: u64) {
-        self.remember(version, len);
+    /// Whether this version is kept: a weak one only where that was said.
+    pub fn keeps(&self, version: &Version) -> bool {
+        let weak = self.weak.unwrap_or(self.cache.inner.weak);
+        weak || version.strength() == Strength::Strong
+    }
+
+    /// The same object as an earlier `stat`, perhaps of another process, found it: at this version,
+    /// with this length. It can then be read from the disk although the source has another by now.
+    /// Nobody else hears of the length, which need not be true: blocks of another length are others.
+    pub fn at(&self, version: &Version, len: u64) -> DiskCache<S> {
+        DiskCache {
+            source: self.source.clone(),
+            cache: self.cache.clone(),
+            scope: self.scope.clone(),
+            weak: self.weak,
+            known: Mutex::new(vec![(version.clone(), len)]),
+        }
     }
 
     fn len_of(&self, version: &Version) -> Option<u64> {
@@ -345,7 +368,7 @@ impl<S: BlockSource> DiskCache<S> {
 
     /// The object as cached, or `None` if it is not to be.
     async fn object(&self, version: &Version) -> Option<Arc<Object>> {
-        if version.strength() == Strength::Weak && !self.cache.inner.weak {
+        if !self.keeps(version) {
             return None;
         }
         let len = match self.len_of(version) {
@@ -357,6 +380,9 @@ impl<S: BlockSource> DiskCache<S> {
                 self.len_of(version)?
             }
         };
+        if len > OBJECT_BYTES_MAX {
+            return None;
+        }
         Some(self.cache.inner.object(self.source.name(), &self.scope, version, len))
     }
 }

@@ -265,16 +265,19 @@ impl Connection {
     async fn open(&self, url: &str, pinned: Option<Pinned>) -> Result<Answer, SourceError> {
         let object = self.server.objects.get(url)?;
         let (pinned, alignment, part_bytes) = match pinned {
-            Some(pinned) => {
-                object.assume(&pinned.version, pinned.len);
-                (pinned, self.server.extent_bytes, self.server.extent_bytes)
-            }
+            Some(pinned) => (pinned, self.server.extent_bytes, self.server.extent_bytes),
             None => {
                 let stat = object.stat().await?;
                 (Pinned::of(&stat), stat.alignment, stat.part_bytes)
             }
         };
         let Pinned { version, len } = pinned.clone();
+        if !pinned.is_sound() {
+            let text = format!("no object has {len} bytes");
+            return Ok(Answer::Failed { code: Code::Malformed, retry_after_ms: 0, text });
+        }
+        // What this client says of its length is for this client alone.
+        let object = Arc::new(object.at(&version, len));
         let handle = self.with(|handles| {
             if handles.open.len() >= HANDLES_MAX {
                 return None;
@@ -339,7 +342,7 @@ impl Connection {
         let Ok(_turn) = self.ahead.clone().try_acquire_owned() else { return };
         let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else { return };
         let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(opened.pinned.len);
-        if offset >= end {
+        if offset >= end || !opened.object.keeps(&opened.pinned.version) {
             return;
         }
         // Whoever asks for these bytes is told what is wrong with them.

@@ -11,7 +11,11 @@
 //! ```
 //!
 //! Never newer bytes to an old handle: in doubt the answer is `FAIL`. A client that vanished without
-//! `EXIT` may come back at any time, so its version is never forgotten while there is a newer one.
+//! `EXIT` may come back at any time, so its version is never forgotten while there is a newer one. A
+//! connection that goes on takes the place of one that was lost; where none was, its `EXIT` takes
+//! nobody along.
+//!
+//! Addresses may be signed, so they are written nowhere: files are named by their hashes.
 
 use std::{
     collections::HashMap,
@@ -29,6 +33,8 @@ use serde_json::{Value, json};
 const ADDRESSES_MAX: usize = 65_536;
 /// Versions of one address. Beyond that, only hellos are served.
 const VERSIONS_MAX: usize = 16;
+/// No object is longer.
+const LEN_MAX: u64 = 1 << 62;
 /// No file of ours is longer.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -43,20 +49,36 @@ impl Pinned {
     pub(super) fn of(stat: &ObjectStat) -> Pinned {
         Pinned { version: stat.version.clone(), len: stat.len }
     }
+
+    /// Whether there can be an object of this length: sums of offsets must not overflow.
+    pub(super) fn is_sound(&self) -> bool {
+        self.len <= LEN_MAX
+    }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Begun {
     pinned: Pinned,
     /// Clients that began with it and did not say goodbye.
     clients: u64,
+    /// Of these, the ones whose connections were lost.
+    lost: u64,
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, Default)]
+struct Address {
+    /// The latest version last.
+    versions: Vec<Begun>,
+    /// There are clients of versions that are not known any more.
+    forgotten: bool,
 }
 
 /// What a client gets that does not say hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// Only this one can be meant.
-    One(Pinned),
+    /// Only this one can be meant. With `counted` it takes the place of a client that was lost.
+    One { pinned: Pinned, counted: bool },
     /// Nobody ever asked for this address.
     None,
     /// It cannot be told.
@@ -67,8 +89,8 @@ pub(super) enum Known {
 #[derive(Debug)]
 pub(super) struct Handles {
     folder: PathBuf,
-    /// By address; the latest version last.
-    begun: Mutex<HashMap<String, Vec<Begun>>>,
+    /// By the hash of the address.
+    begun: Mutex<HashMap<String, Address>>,
 }
 
 impl Handles {
@@ -78,11 +100,11 @@ impl Handles {
         let mut begun = HashMap::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
             if path.extension().is_some_and(|extension| extension == "json") {
-                // One that cannot be read is gone: its clients must say hello.
-                if let Some((url, versions)) = read(&path) {
-                    begun.insert(url, versions);
-                }
+                // Of one that cannot be read it is still known that there is something to know.
+                let lost = Address { versions: Vec::new(), forgotten: true };
+                begun.insert(name.to_owned(), read(&path).unwrap_or(lost));
             } else {
                 // Left half written by one who was killed.
                 let _ = fs::remove_file(&path);
@@ -91,81 +113,104 @@ impl Handles {
         Ok(Handles { folder: folder.to_owned(), begun: Mutex::new(begun) })
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Vec<Begun>>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Address>) -> T) -> T {
         work(&mut self.begun.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A client begins to read `url` at this version. Must have returned before the client is told.
     pub(super) fn begin(&self, url: &str, pinned: &Pinned) -> io::Result<()> {
+        let key = super::digest(url.as_bytes());
         self.with(|begun| {
-            if begun.len() >= ADDRESSES_MAX && !begun.contains_key(url) {
+            if begun.len() >= ADDRESSES_MAX && !begun.contains_key(&key) {
                 return Ok(());
             }
-            let versions = begun.entry(url.to_owned()).or_default();
-            if let Some(last) = versions.last_mut().filter(|last| last.pinned == *pinned) {
-                last.clients += 1;
-                return Ok(());
-            }
+            let address = begun.entry(key.clone()).or_default();
+            let Address { versions, forgotten } = address;
             let again = versions.iter().position(|one| one.pinned == *pinned);
-            let before = again.map_or(0, |at| versions.remove(at).clients);
+            let mut this = match again {
+                Some(at) => versions.remove(at),
+                None => Begun { pinned: pinned.clone(), clients: 0, lost: 0 },
+            };
+            this.clients += 1;
             versions.retain(|one| one.clients > 0);
             if versions.len() >= VERSIONS_MAX {
-                // The oldest two can no longer be told from each other, nor need they be: with this
-                // many, none is served without a hello.
+                // Its clients may come back, and would be given another one.
                 versions.remove(0);
+                *forgotten = true;
             }
-            versions.push(Begun { pinned: pinned.clone(), clients: before + 1 });
-            self.write(url, versions)
+            versions.push(this);
+            self.write(&key, address)
         })
     }
 
     /// A client that began with this version says goodbye.
     pub(super) fn end(&self, url: &str, pinned: &Pinned) {
+        self.change(url, pinned, |one| one.clients = one.clients.saturating_sub(1));
+    }
+
+    /// The connection of a client that began with this version is gone, without a goodbye.
+    pub(super) fn lost(&self, url: &str, pinned: &Pinned) {
+        self.change(url, pinned, |one| one.lost = (one.lost + 1).min(one.clients));
+    }
+
+    fn change(&self, url: &str, pinned: &Pinned, work: impl FnOnce(&mut Begun)) {
+        let key = super::digest(url.as_bytes());
         self.with(|begun| {
-            let Some(versions) = begun.get_mut(url) else { return };
-            let latest = versions.len() - 1;
+            let Some(address) = begun.get_mut(&key) else { return };
+            let versions = &mut address.versions;
             let Some(at) = versions.iter().position(|one| one.pinned == *pinned) else { return };
-            versions[at].clients = versions[at].clients.saturating_sub(1);
-            if versions[at].clients == 0 && at != latest {
-                versions.remove(at);
-                // Not written: the next run knows of one version too many, and is careful.
-                let _ = self.write(url, versions);
+            let before = versions[at].clients;
+            work(&mut versions[at]);
+            if versions[at].clients == before {
+                return;
             }
+            if versions[at].clients == 0 && at + 1 < versions.len() {
+                versions.remove(at);
+            }
+            // Not written: the next run knows of one client too many, and is careful.
+            let _ = self.write(&key, address);
         });
     }
 
     /// The version that a client means who does not say hello.
-    pub(super) fn known(&self, url: &str) -> Known {
-        self.with(|begun| match begun.get(url).map(Vec::as_slice) {
-            None if begun.len() >= ADDRESSES_MAX => Known::Unclear,
-            None | Some([]) => Known::None,
-            Some([one]) => Known::One(one.pinned.clone()),
-            Some(versions) => {
-                let mut used = versions.iter().filter(|one| one.clients > 0);
-                match (used.next(), used.next()) {
-                    (Some(one), None) => Known::One(one.pinned.clone()),
-                    _ => Known::Unclear,
+    pub(super) fn resume(&self, url: &str) -> Known {
+        self.with(|begun| {
+            let full = begun.len() >= ADDRESSES_MAX;
+            let Some(address) = begun.get_mut(&super::digest(url.as_bytes())) else {
+                return if full { Known::Unclear } else { Known::None };
+            };
+            if address.forgotten {
+                return Known::Unclear;
+            }
+            let versions = &mut address.versions;
+            let (is_none, is_only) = (versions.is_empty(), versions.len() == 1);
+            let mut used = versions.iter_mut().filter(|one| is_only || one.clients > 0);
+            match (used.next(), used.next()) {
+                (Some(one), None) => {
+                    let counted = one.lost > 0;
+                    one.lost -= u64::from(counted);
+                    Known::One { pinned: one.pinned.clone(), counted }
                 }
+                (None, _) if is_none => Known::None,
+                _ => Known::Unclear,
             }
         })
     }
 
-    fn write(&self, url: &str, versions: &[Begun]) -> io::Result<()> {
-        let versions: Vec<Value> = versions
-            .iter()
-            .map(|one| {
-                let version = &one.pinned.version;
-                json!({
-                    "version": version.token(),
-                    "strong": version.strength() == Strength::Strong,
-                    "bytes": one.pinned.len,
-                })
+    fn write(&self, key: &str, address: &Address) -> io::Result<()> {
+        let as_json = |one: &Begun| {
+            let version = &one.pinned.version;
+            json!({
+                "version": version.token(),
+                "strong": version.strength() == Strength::Strong,
+                "bytes": one.pinned.len,
+                "clients": one.clients,
             })
-            .collect();
-        let text = json!({ "url": url, "versions": versions }).to_string();
-        let name = super::digest(url.as_bytes());
-        let path = self.folder.join(format!("{name}.json"));
-        let temporary = self.folder.join(format!("{name}.tmp"));
+        };
+        let versions: Vec<Value> = address.versions.iter().map(as_json).collect();
+        let text = json!({ "versions": versions, "forgotten": address.forgotten }).to_string();
+        let path = self.folder.join(format!("{key}.json"));
+        let temporary = self.folder.join(format!("{key}.tmp"));
         let mut how = OpenOptions::new();
         let mut file = how.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text.as_bytes())?;
@@ -173,24 +218,27 @@ impl Handles {
     }
 }
 
-fn read(path: &Path) -> Option<(String, Vec<Begun>)> {
+fn read(path: &Path) -> Option<Address> {
     if fs::metadata(path).ok()?.len() > FILE_BYTES_MAX {
         return None;
     }
     let value: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    let url = value["url"].as_str()?.to_owned();
     let mut versions = Vec::new();
-    for one in value["versions"].as_array()?.iter().take(VERSIONS_MAX) {
+    for one in value["versions"].as_array().filter(|all| all.len() <= VERSIONS_MAX)? {
         let token = one["version"].as_str()?;
         let version = match one["strong"].as_bool()? {
             true => Version::strong(token),
             false => Version::weak(token),
         };
-        // Whoever began with it may still be there.
-        versions
-            .push(Begun { pinned: Pinned { version, len: one["bytes"].as_u64()? }, clients: 1 });
+        let pinned = Pinned { version, len: one["bytes"].as_u64()? };
+        if !pinned.is_sound() {
+            return None;
+        }
+        // Whoever began with it may still be there, and has no connection any more.
+        let clients = one["clients"].as_u64().unwrap_or(1);
+        versions.push(Begun { pinned, clients, lost: clients });
     }
-    Some((url, versions))
+    Some(Address { versions, forgotten: value["forgotten"].as_bool().unwrap_or(false) })
 }
 
 #[cfg(test)]
@@ -203,25 +251,50 @@ mod tests {
         Pinned { version: Version::strong(token), len: 10 }
     }
 
+    fn is(known: Known, pinned: &Pinned) -> bool {
+        matches!(known, Known::One { pinned: found, .. } if found == *pinned)
+    }
+
     #[test]
     fn an_old_client_sees_its_own_version_or_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let handles = Handles::open(folder.path()).expect("open");
         let (v1, v2) = (pinned("v1"), pinned("v2"));
-        assert_eq!(handles.known(URL), Known::None);
+        assert_eq!(handles.resume(URL), Known::None);
         handles.begin(URL, &v1).expect("begin");
         handles.begin(URL, &v1).expect("begin");
-        assert_eq!(handles.known(URL), Known::One(v1.clone()));
+        assert!(is(handles.resume(URL), &v1));
         handles.begin(URL, &v2).expect("begin");
-        assert_eq!(handles.known(URL), Known::Unclear);
+        assert_eq!(handles.resume(URL), Known::Unclear);
         handles.end(URL, &v1);
-        assert_eq!(handles.known(URL), Known::Unclear, "the other one may come back");
+        assert_eq!(handles.resume(URL), Known::Unclear, "the other one may come back");
         handles.end(URL, &v1);
-        assert_eq!(handles.known(URL), Known::One(v2.clone()));
+        assert!(is(handles.resume(URL), &v2));
         handles.end(URL, &v2);
-        assert_eq!(handles.known(URL), Known::One(v2.clone()), "nobody is left, nothing is lost");
+        assert!(is(handles.resume(URL), &v2), "nobody is left, nothing is lost");
         handles.begin(URL, &v1).expect("begin");
-        assert_eq!(handles.known(URL), Known::One(v1), "back to the old version");
+        assert!(is(handles.resume(URL), &v1), "back to the old version");
+    }
+
+    #[test]
+    fn who_comes_back_takes_the_place_of_one_that_was_lost() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let handles = Handles::open(folder.path()).expect("open");
+        let v1 = pinned("v1");
+        let counted = |handles: &Handles| match handles.resume(URL) {
+            Known::One { counted, .. } => counted,
+            other => panic!("{other:?}"),
+        };
+        handles.begin(URL, &v1).expect("begin");
+        handles.begin(URL, &v1).expect("begin");
+        assert!(!counted(&handles), "both are there");
+        handles.lost(URL, &v1);
+        assert!(counted(&handles) && !counted(&handles));
+        handles.lost(URL, &v1);
+        assert!(counted(&handles));
+        handles.end(URL, &v1);
+        let again = Handles::open(folder.path()).expect("open");
+        assert!(counted(&again) && !counted(&again), "one had left, one has lost its connection");
     }
 
     #[test]
@@ -231,16 +304,20 @@ mod tests {
         let handles = Handles::open(folder.path()).expect("open");
         handles.begin(URL, &v1).expect("begin");
         let again = Handles::open(folder.path()).expect("open");
-        assert_eq!(again.known(URL), Known::One(v1.clone()));
+        assert!(is(again.resume(URL), &v1));
         again.begin(URL, &v2).expect("begin");
         let again = Handles::open(folder.path()).expect("open");
-        assert_eq!(again.known(URL), Known::Unclear);
-        for (name, text) in [("x.json", "{"), ("y.json", "{\"url\": 5}"), ("z.tmp", "half")] {
+        assert_eq!(again.resume(URL), Known::Unclear);
+        for (name, text) in [("x.json", "{"), ("y.json", "{\"versions\": 5}"), ("z.tmp", "half")] {
             fs::write(folder.path().join(name), text).expect("write");
         }
-        let again = Handles::open(folder.path()).expect("what is damaged is left out");
-        assert_eq!(again.known(URL), Known::Unclear);
+        let again = Handles::open(folder.path()).expect("what is damaged says so much");
+        assert_eq!(again.resume(URL), Known::Unclear);
         assert!(!folder.path().join("z.tmp").exists());
+        let mine = folder.path().join(format!("{}.json", super::super::digest(URL.as_bytes())));
+        fs::write(mine, "{").expect("write");
+        let again = Handles::open(folder.path()).expect("open");
+        assert_eq!(again.resume(URL), Known::Unclear, "somebody began, nobody knows with what");
     }
 
     #[test]
@@ -250,7 +327,17 @@ mod tests {
         for n in 0..100 {
             handles.begin(URL, &pinned(&format!("v{n}"))).expect("begin");
         }
-        assert_eq!(handles.known(URL), Known::Unclear);
-        assert_eq!(handles.with(|begun| begun[URL].len()), VERSIONS_MAX);
+        assert_eq!(handles.resume(URL), Known::Unclear);
+        let held = |handles: &Handles| {
+            handles.with(|begun| begun.values().map(|one| one.versions.len()).max())
+        };
+        assert_eq!(held(&handles), Some(VERSIONS_MAX));
+        for n in 0..99 {
+            handles.end(URL, &pinned(&format!("v{n}")));
+        }
+        assert_eq!(held(&handles), Some(1));
+        assert_eq!(handles.resume(URL), Known::Unclear, "83 that were forgotten may come back");
+        let again = Handles::open(folder.path()).expect("open");
+        assert_eq!(again.resume(URL), Known::Unclear);
     }
 }

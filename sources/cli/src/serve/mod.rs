@@ -155,8 +155,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         free_bytes_min: args.free_bytes,
         block_bytes: args.block_bytes.min(64 << 10),
         segment_bytes,
-        // A file's version is weak, and files may be served.
-        weak: true,
+        // Of files alone: `Options::open_cached` sees to them.
+        weak: false,
         // What is handed out is mapped as it lies there.
         key: None,
     };

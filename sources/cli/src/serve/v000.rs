@@ -44,6 +44,8 @@ const ADDRESSES_MAX: usize = 64;
 struct Handle {
     object: Arc<Object>,
     pinned: Pinned,
+    /// Whether it is among the clients that are remembered.
+    counted: bool,
     streams: Streams,
 }
 
@@ -89,9 +91,10 @@ pub(super) async fn serve(
             break;
         }
     }
-    if goodbye {
-        for (url, handle) in &handles {
-            server.handles.end(url, &handle.pinned);
+    for (url, handle) in handles.iter().filter(|(_, handle)| handle.counted) {
+        match goodbye {
+            true => server.handles.end(url, &handle.pinned),
+            false => server.handles.lost(url, &handle.pinned),
         }
     }
 }
@@ -177,8 +180,12 @@ async fn hello(
     let object = server.objects.get(url)?;
     let stat = object.stat().await?;
     let pinned = Pinned::of(&stat);
-    if let Some(before) = handles.remove(url) {
+    if let Some(before) = handles.remove(url).filter(|before| before.counted) {
         server.handles.end(url, &before.pinned);
+    }
+    if !pinned.is_sound() || !object.keeps(&pinned.version) {
+        // There is no file that an answer could name.
+        return Ok(Answer::Unsupported);
     }
     if handles.len() >= ADDRESSES_MAX {
         return Ok(Answer::Failed);
@@ -188,7 +195,7 @@ async fn hello(
         tracing::warn!(%error, "which version a client reads cannot be written down");
         return Ok(Answer::Failed);
     }
-    handles.insert(url.to_owned(), Handle { object, pinned, streams: Streams::default() });
+    handles.insert(url.to_owned(), Handle::new(&object, pinned, true));
     Ok(Answer::Welcome)
 }
 
@@ -197,18 +204,25 @@ async fn resume(
     server: &Server,
     handles: &mut HashMap<String, Handle>,
     url: &str,
-) -> Result<bool, SourceError> {
-    match server.handles.known(url) {
-        Known::Unclear => Ok(false),
-        Known::None => Ok(hello(server, handles, url).await? == Answer::Welcome),
-        Known::One(_) if handles.len() >= ADDRESSES_MAX => Ok(false),
-        Known::One(pinned) => {
-            let object = server.objects.get(url)?;
-            object.assume(&pinned.version, pinned.len);
-            let handle = Handle { object, pinned, streams: Streams::default() };
-            handles.insert(url.to_owned(), handle);
-            Ok(true)
+) -> Result<Answer, SourceError> {
+    if handles.len() >= ADDRESSES_MAX {
+        return Ok(Answer::Failed);
+    }
+    let object = server.objects.get(url)?;
+    match server.handles.resume(url) {
+        Known::Unclear => Ok(Answer::Failed),
+        Known::None => hello(server, handles, url).await,
+        Known::One { pinned, counted } => {
+            handles.insert(url.to_owned(), Handle::new(&object, pinned, counted));
+            Ok(Answer::Welcome)
         }
+    }
+}
+
+impl Handle {
+    fn new(object: &Object, pinned: Pinned, counted: bool) -> Handle {
+        let object = Arc::new(object.at(&pinned.version, pinned.len));
+        Handle { object, pinned, counted, streams: Streams::default() }
     }
 }
 
@@ -218,11 +232,14 @@ async fn read(
     url: &str,
     head: Head,
 ) -> Result<Answer, SourceError> {
-    if !handles.contains_key(url) && !resume(server, handles, url).await? {
-        return Ok(Answer::Failed);
+    if !handles.contains_key(url) {
+        let resumed = resume(server, handles, url).await?;
+        if resumed != Answer::Welcome {
+            return Ok(resumed);
+        }
     }
     let Some(handle) = handles.get_mut(url) else { return Ok(Answer::Failed) };
-    let Handle { object, pinned, streams } = handle;
+    let Handle { object, pinned, streams, .. } = handle;
     if head.offset >= pinned.len {
         return Ok(Answer::Failed);
     }

@@ -45,6 +45,78 @@ impl Place {
     }
 }
 
+/// A client that says what it likes.
+struct Raw {
+    stream: UnixStream,
+    ids: u64,
+}
+
+impl Raw {
+    fn connect(place: &Place) -> Raw {
+        let mut raw = Raw::bare(place);
+        let (kind, _) = raw.ask(1, b"extmem-1\x01\0\0\0\0\0");
+        assert_eq!(kind, 129, "a welcome");
+        raw
+    }
+
+    fn bare(place: &Place) -> Raw {
+        let stream = UnixStream::connect(place.socket()).expect("a connection");
+        // What is never answered must fail.
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+        Raw { stream, ids: 0 }
+    }
+
+    fn say(&mut self, kind: u8, body: &[u8]) -> std::io::Result<()> {
+        self.ids += 1;
+        let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+        frame.extend([kind, 0, 0, 0]);
+        frame.extend(self.ids.to_le_bytes());
+        frame.extend(body);
+        self.stream.write_all(&frame)
+    }
+
+    fn hear(&mut self) -> std::io::Result<(u8, Vec<u8>)> {
+        let mut head = [0; 16];
+        self.stream.read_exact(&mut head)?;
+        let mut body = vec![0; u32::from_le_bytes(head[..4].try_into().unwrap()) as usize];
+        self.stream.read_exact(&mut body)?;
+        Ok((head[4], body))
+    }
+
+    fn ask(&mut self, kind: u8, body: &[u8]) -> (u8, Vec<u8>) {
+        self.say(kind, body).expect("send");
+        self.hear().expect("an answer")
+    }
+
+    /// Opens a version that it claims to know.
+    fn open(&mut self, url: &str, version: &str, len: u64) -> (u8, Vec<u8>) {
+        let mut body = vec![1];
+        body.extend(len.to_le_bytes());
+        body.push(1);
+        for text in [version, url] {
+            body.extend((text.len() as u16).to_le_bytes());
+            body.extend(text.as_bytes());
+        }
+        self.ask(2, &body)
+    }
+
+    #[expect(dead_code, reason = "next")]
+    /// Opens what is there.
+    fn open_now(&mut self, url: &str) -> (u8, Vec<u8>) {
+        let mut body = vec![0];
+        body.extend((url.len() as u16).to_le_bytes());
+        body.extend(url.as_bytes());
+        self.ask(2, &body)
+    }
+
+    fn range(handle: &[u8], offset: u64, length: u64) -> Vec<u8> {
+        let mut body = handle.to_vec();
+        body.extend(offset.to_le_bytes());
+        body.extend(length.to_le_bytes());
+        body
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
@@ -191,6 +263,48 @@ fn a_version_is_kept_over_a_restart_or_refused() {
         assert!(matches!(error, SourceError::Changed { .. }), "{error}");
         let source = quick().open(&url).expect("a source");
         assert!(self::read(&source, 0..3_000_000).await.expect("bytes") == new);
+    });
+}
+
+/// What one client says of an object is not what others read.
+#[test]
+fn a_length_that_is_made_up_harms_nobody() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(3_000_000, 27);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let through = place.url(&url, "");
+    let server = place.start(&origin, &[]);
+    runtime().block_on(async {
+        let good = quick().open(&through).expect("a source");
+        let version = good.stat().await.expect("stat").version;
+        let end = async || {
+            let body = good.read(&version, 2_900_000..3_000_000).await?;
+            body.try_collect::<Vec<_>>().await.map(|chunks| chunks.concat())
+        };
+        let lie = || {
+            let mut liar = Raw::connect(&place);
+            let (kind, opened) = liar.open(&url, "\"1\"", 1_000_000);
+            if kind == 130 {
+                let mut wants = Raw::range(&opened[..4], 0, 4096);
+                wants.push(0);
+                liar.ask(3, &wants);
+            }
+            // So long that sums overflow.
+            let (kind, opened) = liar.open(&url, "\"1\"", u64::MAX);
+            if kind == 130 {
+                let mut wants = Raw::range(&opened[..4], u64::MAX - 8192, 4096);
+                wants.push(1);
+                assert_eq!(liar.ask(3, &wants).0, 255, "refused, and answered");
+            }
+        };
+        lie();
+        assert!(end().await.expect("bytes") == object[2_900_000..]);
+        // The server knows nothing after a restart: the first to speak is not believed either.
+        server.kill();
+        let _server = place.start(&origin, &[]);
+        lie();
+        assert!(end().await.expect("bytes") == object[2_900_000..]);
     });
 }
 

@@ -17,6 +17,8 @@ use std::{
 pub(crate) enum Page {
     /// These bytes, with this ETag.
     Object(Arc<Vec<u8>>, String),
+    /// These bytes, with nothing that tells them from others.
+    Bare(Arc<Vec<u8>>),
     /// This status.
     Status(u16),
     /// Look there.
@@ -116,9 +118,13 @@ impl Shared {
         let (status, headers, body) = match &page {
             Page::Status(status) => (*status, String::new(), &[][..]),
             Page::Redirect(to) => (302, format!("Location: {to}\r\n"), &[][..]),
-            Page::Object(bytes, tag) => {
-                let mut headers = format!("ETag: {tag}\r\nAccept-Ranges: bytes\r\n");
-                if header("if-match").is_some_and(|wanted| wanted != *tag) {
+            Page::Object(bytes, _) | Page::Bare(bytes) => {
+                let mut headers = "Accept-Ranges: bytes\r\n".to_owned();
+                let tag = if let Page::Object(_, tag) = &page { tag.as_str() } else { "" };
+                if !tag.is_empty() {
+                    headers.push_str(&format!("ETag: {tag}\r\n"));
+                }
+                if header("if-match").is_some_and(|wanted| wanted != tag) {
                     (412, headers, &[][..])
                 } else if let Some(range) = header("range") {
                     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;

@@ -309,6 +309,94 @@ fn a_replaced_object_is_never_mixed() {
     check(&mut lost, &url, &new, 8192, 4096);
 }
 
+/// Both clients may come back after a restart, and one of them leaves for good.
+#[test]
+fn a_restart_forgets_no_client() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (old, new) = (sample(300_000, 30), sample(300_000, 31));
+    origin.put("/object", &old, "old");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    for _ in 0..2 {
+        assert!(server.client().hello(&url).expect("an answer").is("OKOK"));
+    }
+    server.kill();
+    let server = Server::of(folder.path(), &origin);
+    let mut one = server.client();
+    check(&mut one, &url, &old, 8192, 4096);
+    one.send(&frame(b"EXIT", 0, 0, url.as_bytes())).expect("send");
+    assert_eq!(one.stream.read(&mut [0]).expect("the end"), 0);
+    origin.put("/object", &new, "new");
+    let mut third = server.client();
+    assert!(third.hello(&url).expect("an answer").is("OKOK"));
+    check(&mut third, &url, &new, 8192, 4096);
+    let reply = server.client().ask(b"READ", 8192, 4096, &url).expect("an answer");
+    assert_eq!(reply, refused("FAIL"), "the second one has the old object mapped");
+    // What is written down names no address: it may be signed.
+    let written = fs::read_dir(folder.path().join("serve/handles")).expect("a folder");
+    for entry in written {
+        let text = fs::read_to_string(entry.expect("an entry").path()).expect("text");
+        assert!(!text.contains("/object"), "{text}");
+    }
+}
+
+/// Who never said hello has nobody's goodbye to say.
+#[test]
+fn a_goodbye_takes_no_other_client_along() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (old, new) = (sample(300_000, 32), sample(300_000, 33));
+    origin.put("/object", &old, "old");
+    let server = Server::of(folder.path(), &origin);
+    let url = origin.url("/object");
+    let mut first = server.client();
+    assert!(first.hello(&url).expect("an answer").is("OKOK"));
+    let mut stranger = server.client();
+    check(&mut stranger, &url, &old, 8192, 4096);
+    stranger.send(&frame(b"EXIT", 0, 0, url.as_bytes())).expect("send");
+    assert_eq!(stranger.stream.read(&mut [0]).expect("the end"), 0);
+    origin.put("/object", &new, "new");
+    let mut third = server.client();
+    assert!(third.hello(&url).expect("an answer").is("OKOK"));
+    drop(first);
+    let reply = server.client().ask(b"READ", 8192, 4096, &url).expect("an answer");
+    assert_eq!(reply, refused("FAIL"), "the first one has the old object mapped");
+}
+
+/// Nothing tells one version of it from the next.
+#[test]
+fn what_cannot_be_told_apart_is_not_kept() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (old, new) = (sample(300_000, 34), sample(300_000, 35));
+    origin.set("/object", Page::Bare(old.into()));
+    let socket = folder.path().join("sock");
+    let args = [
+        "--allow",
+        origin.base(),
+        "--max-bytes",
+        "64MiB",
+        "--unix",
+        socket.to_str().expect("text"),
+    ];
+    let server = Server::start(&folder.path().join("cache"), &args);
+    let url = origin.url("/object");
+    assert_eq!(server.client().hello(&url).expect("an answer"), refused("PROT"));
+    let reply = server.client().ask(b"READ", 0, 4096, &url).expect("an answer");
+    assert_eq!(reply, refused("PROT"), "V000 names files, and there is none");
+    // Our own protocol carries bytes, which come from the source each time.
+    let read = || {
+        let output = crate::extmem()
+            .env("EXTMEM_SERVER", format!("unix://{}", socket.display()))
+            .args(["cat", &url])
+            .output()
+            .expect("output");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    assert!(read().len() == 300_000);
+    origin.set("/object", Page::Bare(new.clone().into()));
+    assert!(read() == new, "not what was there before");
+}
+
 #[test]
 fn killed_at_any_moment_it_is_whole() {
     let (origin, folder) = (Origin::start(), folder());
