@@ -25,6 +25,7 @@ struct Shared {
     pinned: AtomicU64,
     speculative: AtomicU64,
     peak: AtomicU64,
+    tables: AtomicU64,
     /// Set by those who wait for bytes, so that releasing costs nothing while nobody does.
     wanted: AtomicBool,
     freed: Notify,
@@ -60,6 +61,11 @@ pub(crate) trait Reclaim: Send + Sync {
         0
     }
 
+    /// Bytes that [`reclaim_idle`](Reclaim::reclaim_idle) could give up now.
+    fn idle(&self) -> u64 {
+        0
+    }
+
     /// Gives back what is counted as pinned and is not.
     fn release_idle_pins(&self) {}
 }
@@ -73,6 +79,7 @@ impl Budget {
             pinned: AtomicU64::new(0),
             speculative: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            tables: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
             freed: Notify::new(),
             pools: Mutex::default(),
@@ -114,6 +121,24 @@ impl Budget {
     /// The most bytes that speculation may hold: a quarter of the limit.
     pub fn speculative_limit(&self) -> u64 {
         self.0.limit / 4
+    }
+
+    /// Bytes charged, as part of [`used`](Budget::used), for page tables of spans where nothing is
+    /// resident any more: what the kernel does not free before their region closes. Always 0 where
+    /// [`Probe::frees_page_tables`](crate::Probe::frees_page_tables) holds.
+    pub fn page_tables(&self) -> u64 {
+        self.0.tables.load(Ordering::Relaxed)
+    }
+
+    /// Counts `bytes` of what is reserved as page tables that stay. False at an eighth of the limit:
+    /// beyond that nothing would be left to read with, so the memory of further ones is nobody's.
+    pub(crate) fn try_keep_tables(&self, bytes: u64) -> bool {
+        raise(&self.0.tables, bytes, self.0.limit / 8)
+    }
+
+    /// What was counted with [`try_keep_tables`](Budget::try_keep_tables) is so no more.
+    pub(crate) fn unkeep_tables(&self, bytes: u64) {
+        lower(&self.0.tables, bytes);
     }
 
     /// Reserves `bytes` bytes if they are free. Evicts nothing: see [`crate::pool::Pool::reserve`].
@@ -193,6 +218,11 @@ impl Budget {
             got += pool.reclaim_idle(bytes - got);
         }
         got
+    }
+
+    /// Bytes that are reserved and that nobody uses: whoever needs bytes can have these first.
+    pub(crate) fn idle(&self) -> u64 {
+        self.pools().iter().map(|pool| pool.idle()).sum()
     }
 
     /// `key` of `pool` is the latest that somebody asked for.

@@ -54,11 +54,6 @@ impl Frame {
         self.memory_mut().take_charge()
     }
 
-    /// Bytes that the frame itself is charged with.
-    pub(crate) fn charged(&self) -> u64 {
-        self.memory().charged()
-    }
-
     /// Where the frame's memory begins.
     pub(crate) fn addr(&self) -> usize {
         self.memory().addr()

@@ -27,7 +27,7 @@ use crate::{
     stats::Counters,
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
     sys::{
-        Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Wakeup,
+        Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Traits, Wakeup,
         open_descriptor, port_for,
     },
     units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
@@ -60,6 +60,7 @@ pub struct Builder {
     mode: ModeRequest,
     mechanism: Option<Mechanism>,
     poison: bool,
+    page_tables_stay: Option<bool>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     prefetch: PrefetchFactory,
 }
@@ -72,11 +73,13 @@ impl Default for Builder {
             // units save no time, larger ones waste memory on random reads.
             unit_bytes: 64 << 10,
             deadline: Duration::from_secs(60),
-            demand_requests_max: 128,
+            // A region may have three quarters: 128.
+            demand_requests_max: 170,
             guess_requests_max: 128,
             mode: ModeRequest::Auto,
             mechanism: None,
             poison: true,
+            page_tables_stay: None,
             eviction: None,
             prefetch: Arc::new(crate::policy::default_prefetch),
         }
@@ -108,13 +111,16 @@ impl Builder {
         self
     }
 
-    /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 128.
+    /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 170. Of four or
+    /// more, one region has at most three quarters, so that a source that does not answer leaves the
+    /// rest to others.
     pub fn demand_requests_max(mut self, requests: usize) -> Builder {
         self.demand_requests_max = requests;
         self
     }
 
-    /// Requests under way at a time for guesses, beside those, 1 to 1024. Default: 128.
+    /// Requests under way at a time for guesses, beside those, 1 to 1024, divided in the same way.
+    /// Default: 128.
     pub fn guess_requests_max(mut self, requests: usize) -> Builder {
         self.guess_requests_max = requests;
         self
@@ -137,6 +143,14 @@ impl Builder {
     /// (default), or ends the process with the error's text, as on kernels that cannot.
     pub fn poison(mut self, poison: bool) -> Builder {
         self.poison = poison;
+        self
+    }
+
+    /// Whether page tables are taken to stay when nothing is resident in their span any more, and so
+    /// to count against the budget until their region closes. Default: as this kernel does it, see
+    /// [`Probe::frees_page_tables`].
+    pub fn page_tables_stay(mut self, stay: bool) -> Builder {
+        self.page_tables_stay = Some(stay);
         self
     }
 
@@ -217,7 +231,12 @@ impl Builder {
             budget: self.budget,
             pool,
             mechanism: self.mechanism,
-            poison: self.poison,
+            traits: Traits {
+                poison: self.poison,
+                frees_tables: self
+                    .page_tables_stay
+                    .map_or(opened.probe.frees_page_tables, |stay| !stay),
+            },
             prefetch: self.prefetch,
             probe: opened.probe,
             uffd,
@@ -350,7 +369,7 @@ struct Inner {
     budget: Budget,
     pool: Pool,
     mechanism: Option<Mechanism>,
-    poison: bool,
+    traits: Traits,
     prefetch: PrefetchFactory,
     probe: Probe,
     uffd: Option<Arc<Descriptor>>,
@@ -488,7 +507,7 @@ impl Pager {
         let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
         let frames = self.frames(unit, mechanism)?;
-        let port = port_for(mechanism, inner.uffd.clone(), Some(&frames), inner.poison);
+        let port = port_for(mechanism, inner.uffd.clone(), Some(&frames), inner.traits);
         let engine = inner.engine.clone();
         let again = Box::new(move |unit| {
             let _ = engine.send(Request::Missing { region: id, units: unit..unit + 1 });
@@ -521,6 +540,7 @@ impl Pager {
             },
             extent_min: (EXTENT_BYTES_MIN / unit).max(1),
             deadline: inner.plan.deadline,
+            hints: Mutex::default(),
             prefetch: Mutex::new(prefetch()),
             counters: counters.clone(),
         });

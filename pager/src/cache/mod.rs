@@ -34,10 +34,13 @@ use crate::{
     frame::Frame,
     pool::{Evictable, Tenancy, Tenant},
     stats::{Counters, add},
-    sync::{Arc, AtomicU64, Mutex, Ordering, lock},
+    sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock},
     sys::{LazyWords, Mapping, PAGE, Port},
     units::{Geometry, SPAN_BYTES, UnitIndex},
 };
+
+/// In the count of a span: its page table is there and charged, though nothing is resident.
+const TABLE: u32 = 1 << 31;
 
 /// Locks over page-table spans; a span's lock is the one at its number modulo this.
 const SPAN_LOCKS: usize = 64;
@@ -75,7 +78,7 @@ pub(crate) struct Ledger {
     region: u64,
     geometry: Geometry,
     words: Words,
-    /// Resident units of each span.
+    /// Resident units of each span, and [`TABLE`].
     span_counts: LazyWords,
     span_locks: [Mutex<()>; SPAN_LOCKS],
     memory: Option<Mapping>,
@@ -340,7 +343,7 @@ impl Ledger {
         let per_span = (SPAN_BYTES / self.geometry.unit_bytes()).max(1);
         let counts = self.span_counts.as_slice();
         for span in units.start / per_span..=(units.end - 1) / per_span {
-            if counts[span as usize].load(Ordering::Relaxed) == 0 {
+            if counts[span as usize].load(Ordering::Relaxed) & !TABLE == 0 {
                 continue;
             }
             let first = (span * per_span).max(units.start);
@@ -620,6 +623,25 @@ impl Ledger {
         }
     }
 
+    /// One unit less is resident in `span`, whose lock is held. True if its page table is charged no
+    /// more: then all of the span is to be taken away, with which the table goes if the kernel lets
+    /// it.
+    fn leave_span(&self, span: usize) -> bool {
+        let count = &self.span_counts.as_slice()[span];
+        let left = count.fetch_sub(1, Ordering::Relaxed) - 1;
+        if left != 0 {
+            return false;
+        }
+        if !self.port.frees_tables() {
+            if self.budget.try_keep_tables(PAGE as u64) {
+                count.store(TABLE, Ordering::Relaxed);
+                return false;
+            }
+            metrics::counter!("pager.table.uncharged").increment(1);
+        }
+        true
+    }
+
     /// Discards `unit`, which is in `Leaving`, and decides what becomes of it.
     fn leave(&self, unit: u64, before: Word) {
         self.tenancy().removed(unit);
@@ -628,10 +650,8 @@ impl Ledger {
         {
             let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             let mapping = self.mapping();
-            let left = self.span_counts.as_slice()[span].fetch_sub(1, Ordering::Relaxed) - 1;
             let leaving = self.offset(unit)..self.offset(unit) + self.unit_len();
-            // The whole span, so that the kernel frees the page table too.
-            let span = (left == 0).then(|| {
+            let span = self.leave_span(span).then(|| {
                 freed += PAGE as u64;
                 let start = span * SPAN_BYTES as usize;
                 start..(start + SPAN_BYTES as usize).min(mapping.len())
@@ -658,6 +678,21 @@ impl Ledger {
         }
         if after.state() == State::Fetching {
             (self.again)(unit);
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // Guesses that were claimed and never sent for: no engine is left to take them back.
+        self.budget.unspeculate(self.guesses() * self.unit_cost());
+        // The memory goes before the charge of its page tables.
+        drop(self.memory.take());
+        if !self.port.frees_tables() {
+            let kept = |count: &&AtomicU32| count.load(Ordering::Relaxed) & TABLE != 0;
+            let tables = self.span_counts.as_slice().iter().filter(kept).count() as u64;
+            self.budget.unkeep_tables(tables * PAGE as u64);
+            drop(self.budget.adopt(tables * PAGE as u64));
         }
     }
 }
@@ -733,6 +768,7 @@ mod tests {
     type Hook = Box<dyn Fn(&Ledger) + Send + Sync>;
     #[derive(Default)]
     struct Fake {
+        keeps_tables: bool,
         ledger: OnceLock<Weak<Ledger>>,
         on_discard: OnceLock<Hook>,
         after_fail: OnceLock<Hook>,
@@ -756,17 +792,25 @@ mod tests {
         fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
             Ok(())
         }
+        fn frees_tables(&self) -> bool {
+            !self.keeps_tables
+        }
     }
 
     fn ledger() -> (Arc<Ledger>, Arc<Fake>, Budget) {
+        ledger_over(1, false)
+    }
+
+    fn ledger_over(spans: u64, keeps_tables: bool) -> (Arc<Ledger>, Arc<Fake>, Budget) {
         let budget = Budget::new(8 << 20);
         let pool = Pool::new(&budget, Box::new(crate::policy::Clock::default()));
-        let port = Arc::new(Fake::default());
-        let memory = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+        let port = Arc::new(Fake { keeps_tables, ..Fake::default() });
+        let len = spans * SPAN_BYTES;
+        let memory = Mapping::reserve(len as usize, SPAN_BYTES as usize).unwrap();
         let ledger = Arc::new(
             Ledger::new(
                 0,
-                Geometry::new(2 << 20, 12),
+                Geometry::new(len, 12),
                 Some(memory),
                 port.clone(),
                 budget.clone(),
@@ -796,6 +840,48 @@ mod tests {
         assert_eq!(budget.speculative(), 8192);
         assert!(port.on_discard.set(Box::new(|ledger| ledger.confirm(3))).is_ok());
         assert!(ledger.evict(3));
+        assert_eq!(budget.speculative(), 0);
+    }
+
+    /// A kernel that keeps page tables has them charged: once each, as long as they are there, and no
+    /// more than leaves room to read with.
+    #[test]
+    fn page_tables_that_stay_are_charged_until_the_region_closes() {
+        let (ledger, _, budget) = ledger_over(600, true);
+        let (page, per_span) = (PAGE as u64, SPAN_BYTES / 4096);
+        for round in 0..2 {
+            for unit in [0, 1, per_span] {
+                put(&ledger, &budget, unit);
+            }
+            assert_eq!(budget.used(), 5 * page, "round {round}: three units, two tables");
+            ledger.discard(0..ledger.geometry().units());
+            assert_eq!((budget.used(), budget.page_tables()), (2 * page, 2 * page), "{round}");
+        }
+        (0..600).for_each(|span| put(&ledger, &budget, span * per_span));
+        assert_eq!(budget.used(), 1200 * page);
+        ledger.discard(0..ledger.geometry().units());
+        let most = budget.limit() / 8;
+        assert_eq!((budget.used(), budget.page_tables()), (most, most));
+        ledger.retire();
+        drop(ledger);
+        assert_eq!((budget.used(), budget.page_tables()), (0, 0));
+
+        let (ledger, _, budget) = ledger_over(1, false);
+        put(&ledger, &budget, 0);
+        ledger.discard(0..1);
+        assert_eq!(budget.used(), 0, "a kernel that frees them has nothing to charge");
+    }
+
+    /// Guesses were claimed, and then the engine that was to send for them ended.
+    #[test]
+    fn guesses_that_nobody_sent_for_are_given_back() {
+        let (ledger, _, budget) = ledger();
+        assert_eq!(ledger.speculate(3), Speculated::Claimed);
+        assert_eq!(ledger.speculate(4), Speculated::Claimed);
+        assert_eq!(ledger.fault(4), Asked::Late);
+        assert_eq!(budget.speculative(), 8192);
+        ledger.retire();
+        drop(ledger);
         assert_eq!(budget.speculative(), 0);
     }
 

@@ -26,7 +26,7 @@ use crate::{
     stats::Counters,
     stats::add,
     sync::{Arc, Mutex, lock},
-    sys::{Descriptor, Wakeup},
+    sys::{Descriptor, PAGE, Wakeup},
     units::ByteOffset,
 };
 
@@ -115,18 +115,20 @@ fn answer(
         uffd.faults(&mut buffer, &mut addrs)?;
         let regions = atlas.sorted.load();
         for &addr in &addrs {
-            translate(addr, &regions, engine);
+            if !translate(addr, &regions, engine) {
+                refuse(uffd, addr);
+            }
         }
     }
 }
 
-fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>) {
+/// Asks for what was touched at `addr`. False if no region is there.
+fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>) -> bool {
     let at = regions.partition_point(|placed| placed.addr <= addr);
-    let Some(placed) = at.checked_sub(1).map(|at| &regions[at]) else { return };
+    let Some(placed) = at.checked_sub(1).map(|at| &regions[at]) else { return false };
     let offset = addr - placed.addr;
     if offset >= placed.len {
-        // A region that was closed since: nobody can be waiting.
-        return;
+        return false;
     }
     add(&placed.counters.faults, 1);
     placed.metric.increment(1);
@@ -136,13 +138,27 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     let unit = geometry.unit_of(ByteOffset(offset as u64).min(last)).expect("inside the object").0;
     let region = placed.region;
     let request = match placed.ledger.fault(unit) {
-        Asked::Resident | Asked::Used | Asked::Coming => return,
+        Asked::Resident | Asked::Used | Asked::Coming => return true,
         Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },
         Asked::Late => Request::Late { region, unit },
         Asked::Marker => Request::Marker { region, unit },
     };
     // The engine outlives every region; without it the process is going down.
     let _ = engine.send(request);
+    true
+}
+
+/// Ends the wait at `addr`, where no region is.
+///
+/// No reader comes here, but the kernel does: a program that locks all its memory has it touch frames
+/// without pages, and what is left of regions that were closed. It takes the poison for an answer and
+/// goes on; whoever uses the frame clears it away.
+fn refuse(uffd: &Descriptor, addr: usize) {
+    let page = addr - addr % PAGE;
+    if uffd.poison(page, PAGE).is_err() {
+        // There is a page by now, or no memory of ours any more.
+        let _ = uffd.wake(page, PAGE);
+    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,13 @@
 //! task of its own on the pager's runtime. A unit is claimed (`Absent` to `Fetching`) before it
 //! comes here, so there is one request for it however many threads wait.
 
+mod hints;
 mod object;
 mod queue;
 mod transfer;
 mod windows;
 
+pub(crate) use hints::Hints;
 pub(crate) use object::Object;
 
 use std::{collections::HashMap, ops::Range, time::Duration};
@@ -33,7 +35,7 @@ use self::{
 use crate::{
     cache::Speculated,
     failure::Causes,
-    policy::prefetch::{Advice, Limits, PrefetchPolicy, Signal, Want},
+    policy::prefetch::{Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,
     sync::{Arc, lock},
@@ -42,7 +44,7 @@ use crate::{
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
 /// wait; what is in it is bounded by the threads that wait (one fault or load each), by the
-/// requests under way, and by the units that are guesses.
+/// requests under way, by the units that are guesses, and by the regions (one word of hints each).
 pub(crate) enum Request {
     /// An object was opened.
     Open(Arc<Object>),
@@ -56,8 +58,8 @@ pub(crate) enum Request {
     Marker { region: u64, unit: u64 },
     /// A load found a unit there that was a guess.
     Used { region: u64, unit: u64 },
-    /// The application says what it will do.
-    Advise { region: u64, advice: Advice },
+    /// The application has said what it will do: see [`Object::hints`].
+    Advised { region: u64 },
     /// A guess failed while a reader had come to wait for it.
     Again { region: u64, unit: u64 },
     /// A request has ended.
@@ -94,8 +96,14 @@ pub(crate) struct Engine {
     running_demand: usize,
     running_guesses: usize,
     /// By region, to end them with it. At most as many as there are lanes.
-    running: HashMap<u64, Vec<AbortHandle>>,
+    running: HashMap<u64, Vec<Running>>,
     wants: Vec<Want>,
+}
+
+/// A request under way.
+struct Running {
+    guess: bool,
+    task: AbortHandle,
 }
 
 impl Engine {
@@ -195,11 +203,14 @@ impl Engine {
                 self.windows.reached(&object, unit);
                 self.signal(&object, unit, Signal::Hit);
             }
-            Request::Advise { region, advice } => {
+            Request::Advised { region } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
-                self.ask_policy(&object, |policy, limits, wants| {
-                    policy.advise(&advice, limits, wants);
-                });
+                let hints = lock(&object.hints).take();
+                for advice in hints {
+                    self.ask_policy(&object, |policy, limits, wants| {
+                        policy.advise(&advice, limits, wants);
+                    });
+                }
             }
             Request::Done { guess: true } => self.running_guesses -= 1,
             Request::Done { guess: false } => self.running_demand -= 1,
@@ -222,8 +233,8 @@ impl Engine {
 
     fn close(&mut self, region: u64) {
         let Some(object) = self.objects.remove(&region) else { return };
-        for task in self.running.remove(&region).unwrap_or_default() {
-            task.abort();
+        for running in self.running.remove(&region).unwrap_or_default() {
+            running.task.abort();
         }
         self.windows.forget(region);
         for job in self.demand.take_all(region).into_iter().chain(self.guesses.take_all(region)) {
@@ -337,9 +348,11 @@ impl Engine {
         // No region takes every lane: a source that does not answer must not stop the others.
         let share = |lanes: usize| lanes - lanes / 4;
         while self.running_demand < self.lanes.demand {
-            let most = share(self.lanes.demand + self.lanes.guesses);
+            let most = share(self.lanes.demand);
             let running = &self.running;
-            let Some(job) = self.demand.pop(|id| lanes_of(running, id) < most) else { break };
+            let Some(job) = self.demand.pop(|id| lanes_of(running, id, false) < most) else {
+                break;
+            };
             if !self.start(job) {
                 return true;
             }
@@ -348,7 +361,9 @@ impl Engine {
         while self.demand.is_empty() && self.running_guesses < self.lanes.guesses {
             let most = share(self.lanes.guesses);
             let running = &self.running;
-            let Some(job) = self.guesses.pop(|id| lanes_of(running, id) < most) else { break };
+            let Some(job) = self.guesses.pop(|id| lanes_of(running, id, true) < most) else {
+                break;
+            };
             if !self.start(job) {
                 return true;
             }
@@ -362,7 +377,11 @@ impl Engine {
         if !job.guess {
             let needed = self.units_at_once(&job) * job.object.ledger.unit_cost();
             let budget = self.pool.budget().clone();
-            self.windows.yield_until(|| budget.limit() - budget.used() >= needed);
+            // What was given up may be an idle frame now, whose bytes are still charged.
+            self.windows.yield_until(|| {
+                let free = budget.limit() - budget.used();
+                free >= needed || free + budget.idle() >= needed
+            });
         }
         let mut afforded = self.afford(&job);
         // Guesses that are staged are not the pool's to evict; they yield to demand.
@@ -388,11 +407,11 @@ impl Engine {
             self.running_demand += 1;
         }
         let (sender, causes) = (self.sender.clone(), self.causes.clone());
-        let region = job.object.id;
+        let (region, guess) = (job.object.id, job.guess);
         let task = tokio::spawn(Transfer::new(job, supply, sender, causes).run());
         let running = self.running.entry(region).or_default();
-        running.retain(|task| !task.is_finished());
-        running.push(task.abort_handle());
+        running.retain(|running| !running.task.is_finished());
+        running.push(Running { guess, task: task.abort_handle() });
         true
     }
 
@@ -442,7 +461,8 @@ fn recall(object: &Object, units: Range<u64>, marker: Option<u64>) -> Vec<Range<
     others
 }
 
-/// Requests of the region `id` that are under way.
-fn lanes_of(running: &HashMap<u64, Vec<AbortHandle>>, id: u64) -> usize {
-    running.get(&id).map_or(0, |tasks| tasks.iter().filter(|task| !task.is_finished()).count())
+/// Requests of the region `id` that are under way, of those for readers or of the guesses.
+fn lanes_of(running: &HashMap<u64, Vec<Running>>, id: u64, guess: bool) -> usize {
+    let counts = |one: &&Running| one.guess == guess && !one.task.is_finished();
+    running.get(&id).map_or(0, |all| all.iter().filter(counts).count())
 }

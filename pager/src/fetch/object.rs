@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Hints;
 use crate::{
     cache::Ledger,
     policy::PrefetchPolicy,
@@ -27,6 +28,8 @@ pub(crate) struct Object {
     pub(crate) extent_min: u64,
     /// The longest that one unit may take to arrive.
     pub(crate) deadline: Duration,
+    /// What the application has said and the engine has not heard yet.
+    pub(crate) hints: Mutex<Hints>,
     /// Called by the engine only.
     pub(crate) prefetch: Mutex<Box<dyn PrefetchPolicy>>,
     pub(crate) counters: Arc<Counters>,

@@ -3,7 +3,10 @@
 use std::{ops::Range, time::Duration};
 
 use futures::StreamExt;
-use tokio::{sync::mpsc::UnboundedSender, time::timeout};
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    time::{Instant, timeout},
+};
 
 use super::{Object, Request, queue::Job};
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     source::ByteStream,
     stats::add,
     sync::Arc,
-    sys::{Spare, Supply},
+    sys::{Next, Spare, Supply},
     units::UnitIndex,
 };
 
@@ -80,7 +83,7 @@ impl Transfer {
             Body { stream: self.within_deadline(&range, open).await?, chunk: Default::default() };
         while self.left.start < self.left.end {
             let unit = self.left.start;
-            let mut frame = self.frame().await;
+            let mut frame = self.frame().await?;
             let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
             let filled = self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
             filled.await?;
@@ -99,11 +102,15 @@ impl Transfer {
         let object = self.object.clone();
         while self.left.start < self.left.end {
             let unit = self.left.start;
-            let frame = self.frame().await;
+            let frame = self.frame().await?;
+            let given = frame.addr();
             let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
             self.count_request();
             let read = object.source.read_into(&object.version, bytes.clone(), frame);
             let frame = self.within_deadline(&bytes, read).await?;
+            if frame.addr() != given {
+                return Err(self.other_frame());
+            }
             let got = frame.filled().len() as u64;
             if got != bytes.end - bytes.start {
                 return Err(SourceError::short_body(&object.name, bytes, got));
@@ -135,20 +142,40 @@ impl Transfer {
         }
     }
 
-    /// The frame at hand, or the next one that is free. Whoever holds frames finishes without this
-    /// transfer, so the wait ends.
-    async fn frame(&mut self) -> Frame {
-        if let Some(frame) = self.frame.take() {
-            return frame;
+    fn other_frame(&self) -> SourceError {
+        SourceError::Permanent {
+            object: self.object.name.clone(),
+            reason: "the source filled another frame than it was given".to_owned(),
+            cause: None,
         }
+    }
+
+    /// The frame at hand, or the next one that is free. Whoever holds frames finishes without this
+    /// transfer, so that wait ends; for memory that the system has not, it ends at the deadline.
+    async fn frame(&mut self) -> Result<Frame, SourceError> {
+        if let Some(frame) = self.frame.take() {
+            return Ok(frame);
+        }
+        let start = Instant::now();
         let budget = self.object.ledger.budget().clone();
         loop {
             budget.want();
             let freed = budget.freed().notified();
             let wanted = !self.guess || self.object.ledger.is_demanded(self.left.start);
             let supply = self.supply.as_mut().expect("supplied until all is settled");
-            if let Some(frame) = self.object.frames.next(supply, !wanted) {
-                return frame;
+            match self.object.frames.next(supply, !wanted) {
+                Next::Frame(frame) => return Ok(frame),
+                Next::Busy => {}
+                Next::NoMemory(_) if start.elapsed() < self.object.deadline => {}
+                Next::NoMemory(error) => {
+                    return Err(SourceError::Permanent {
+                        object: self.object.name.clone(),
+                        reason: "the system has no memory for a frame".to_owned(),
+                        cause: Some(Arc::new(error)),
+                    });
+                }
+                // Each unit has its share of the supply, unless somebody else took it.
+                Next::Spent => return Err(self.other_frame()),
             }
             let _ = timeout(FRAME_WAIT, freed).await;
         }
@@ -164,11 +191,7 @@ impl Transfer {
         frame.unfilled().fill(0);
         frame.advance(padding);
         let supply = self.supply.as_mut().expect("supplied until all is settled");
-        let charge = supply.charge(&mut frame).ok_or_else(|| SourceError::Permanent {
-            object: object.name.clone(),
-            reason: "the source filled another frame than it was given".to_owned(),
-            cause: None,
-        })?;
+        let Some(charge) = supply.charge(&mut frame) else { return Err(self.other_frame()) };
         // A staged unit keeps its frame, so another one may have to be free.
         let stage = self.marker == Some(unit)
             && match object.frames.spare() {

@@ -60,12 +60,18 @@ impl Window {
 
     /// Gives up the one that would be read last of what can be given up. False if there is none.
     fn shorten(&mut self) -> bool {
+        let ledger = &self.object.ledger;
         let mut left = self.units.clone();
+        // What would be read later and is on its way still: the window goes on to that.
+        let mut beyond = false;
         while let Some(unit) = if self.backwards { left.next() } else { left.next_back() } {
-            if self.object.ledger.drop_guess(unit) {
-                self.units = left;
+            if ledger.drop_guess(unit) {
+                if !beyond {
+                    self.units = left;
+                }
                 return true;
             }
+            beyond |= ledger.is_guess(unit);
         }
         false
     }
@@ -262,5 +268,101 @@ impl Windows {
     pub(super) fn forget(&mut self, id: u64) {
         self.all.retain(|window| window.object.id != id);
         self.active.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        budget::Budget,
+        cache::{Ledger, Speculated},
+        error::SourceError,
+        frame::Frame,
+        policy::{Clock, NoPrefetch},
+        pool::{Pool, Tenant},
+        source::{BlockSource, ByteStream, ObjectStat, Version},
+        sys::{FramePool, Mapping, Mechanism, Traits, port_for},
+        units::Geometry,
+    };
+
+    struct Nowhere;
+
+    #[async_trait::async_trait]
+    impl BlockSource for Nowhere {
+        fn name(&self) -> &str {
+            "test://nowhere"
+        }
+        async fn stat(&self) -> Result<ObjectStat, SourceError> {
+            unreachable!("the test installs units itself")
+        }
+        async fn read(&self, _: &Version, _: Range<u64>) -> Result<ByteStream, SourceError> {
+            unreachable!("the test installs units itself")
+        }
+    }
+
+    fn object(budget: &Budget, units: u64) -> Arc<Object> {
+        let pool = Pool::new(budget, Box::new(Clock::default()));
+        let memory = Mapping::reserve(units as usize * 4096, 2 << 20).unwrap();
+        let traits = Traits { poison: true, frees_tables: true };
+        let port = port_for(Mechanism::Plain, None, None, traits);
+        let geometry = Geometry::new(units * 4096, 12);
+        let again = Box::new(|_| {});
+        let ledger = Arc::new(
+            Ledger::new(1, geometry, Some(memory), port, budget.clone(), Arc::default(), again)
+                .unwrap(),
+        );
+        let tenant: Arc<dyn Tenant> = ledger.clone();
+        ledger.settle(pool.join(Arc::downgrade(&tenant)).unwrap());
+        Arc::new(Object {
+            id: 1,
+            name: "test://nowhere".to_owned(),
+            source: Arc::new(Nowhere),
+            version: Version::strong("1"),
+            ledger,
+            frames: FramePool::staging(4096, 2, &pool).unwrap(),
+            extent_max: 256,
+            align: 1,
+            extent_min: 16,
+            deadline: Duration::from_secs(1),
+            hints: Default::default(),
+            prefetch: crate::sync::Mutex::new(Box::new(NoPrefetch)),
+            counters: Arc::default(),
+        })
+    }
+
+    /// A window that gave up one of its units forgot those behind it that were on their way: they
+    /// counted against all guesses for as long as they stayed.
+    #[test]
+    fn a_shorter_window_keeps_what_is_still_on_its_way() {
+        for backwards in [false, true] {
+            let budget = Budget::new(4 << 20);
+            let object = object(&budget, 64);
+            let mut windows = Windows::new(budget.speculative_limit());
+            let ledger = &object.ledger;
+            let arrive = |unit| {
+                let mut frame = Frame::with_capacity(4096);
+                frame.put(&[1; 4096]);
+                ledger.install(unit, frame, budget.try_reserve(ledger.unit_cost()).unwrap())
+            };
+            for unit in 10..20 {
+                assert_eq!(ledger.speculate(unit), Speculated::Claimed);
+            }
+            let want = Want::new(10..20);
+            windows.push(&object, if backwards { want.backwards() } else { want });
+            (12..18).for_each(|unit| arrive(unit).unwrap());
+            // What would be read last of what has arrived.
+            assert!(windows.all[0].shorten());
+            let given_up = if backwards { 12 } else { 17 };
+            assert!(!ledger.is_guess(given_up));
+            assert_eq!(ledger.guesses(), 9);
+            // The reader goes through it all, and what comes late comes in time for that.
+            [10, 11, 18, 19].into_iter().for_each(|unit| arrive(unit).unwrap());
+            windows.reached(&object, if backwards { 10 } else { 19 });
+            assert_eq!((ledger.guesses(), budget.speculative()), (0, 0), "backwards: {backwards}");
+            assert!(windows.all.is_empty());
+        }
     }
 }

@@ -218,8 +218,13 @@ impl Reclaim for Shared {
             if !self.evict_one() {
                 break;
             }
+            // Where units are moved, what leaves stays charged as an idle frame.
+            let freed = match before.saturating_sub(self.budget.used()) {
+                0 => self.budget.reclaim_idle(bytes - evicted),
+                freed => freed,
+            };
             // An entry weighs at least a byte; what others reserve meanwhile only ends this later.
-            evicted += before.saturating_sub(self.budget.used()).max(1);
+            evicted += freed.max(1);
         }
         evicted
     }

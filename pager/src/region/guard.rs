@@ -34,7 +34,8 @@ impl Drop for Pins<'_> {
 }
 
 /// Bytes of a region, resident and pinned while this is alive. A slice that is safe to give to
-/// system calls. Pins take at most half of the budget: keep guards short.
+/// system calls, as long as they are under way: of one that goes on after it has returned (`vmsplice`,
+/// `MSG_ZEROCOPY`, asynchronous I/O), until its end is known. Pins take at most half of the budget: keep guards short.
 pub struct Guard<'a> {
     pins: Pins<'a>,
     range: Range<u64>,

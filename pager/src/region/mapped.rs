@@ -7,6 +7,12 @@ use crate::sync::Arc;
 
 /// The object as memory: reading a missing unit faults, and the fault fetches it. Cheap to clone;
 /// keeps its region open.
+///
+/// A unit that is given up may be taken out of the map as it is, memory and all, and that memory is
+/// then filled with bytes of another unit ([`Mechanism::Move`](crate::Mechanism::Move)). Who reads
+/// through the map never sees that. But a system call that keeps a reference to the memory after it has
+/// returned does: `vmsplice`, a socket's `MSG_ZEROCOPY`, and whatever sends later what it was given now.
+/// Give these a [`Guard`](crate::Guard), and keep it until the kernel says that it is done.
 #[derive(Clone)]
 pub struct Mapped(Arc<Handle>);
 

@@ -28,7 +28,7 @@ use crate::{
     policy::prefetch::Advice,
     source::Version,
     stats::{RegionStats, add},
-    sync::{Arc, AtomicBool, Ordering},
+    sync::{Arc, AtomicBool, Ordering, lock},
 };
 
 /// What the application says it will do with a region.
@@ -199,7 +199,8 @@ impl Region {
         Ok(())
     }
 
-    /// Tells the pager what will be read, or will not.
+    /// Tells the pager what will be read, or will not. Never waits: hints that come faster than the
+    /// pager takes them are joined, and ranges beyond 65,536 that wait are left out.
     ///
     /// # Errors
     /// [`Error::OutOfBounds`] for a range that does not lie inside the object; [`Error::Closed`].
@@ -232,7 +233,9 @@ impl Region {
             }
         };
         self.open()?;
-        self.0.ask(Request::Advise { region: self.object().id, advice });
+        if lock(&self.object().hints).push(advice) {
+            self.0.ask(Request::Advised { region: self.object().id });
+        }
         Ok(())
     }
 

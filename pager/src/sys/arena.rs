@@ -12,8 +12,9 @@
 //! ```
 //!
 //! An arena is a range of slots of one size, registered with the userfaultfd of its regions, because
-//! only a registered range may be the target of a MOVE. A touch of a hole would wait for ever, so a
-//! slot is handed out only when its pages are there. Every slot that has pages and no holder carries
+//! only a registered range may be the target of a MOVE. A slot is handed out only when its pages are
+//! there. Who touches a hole all the same, which is the kernel when a program locks its memory, would
+//! wait for ever: the fault thread marks the page as poisoned. Every slot that has pages and no holder carries
 //! the reservation of its bytes: what is idle counts, and whoever needs bytes can have them.
 //!
 //! An idle slot keeps what it held (*limbo*). The oldest is used first; until then a unit that was
@@ -82,10 +83,18 @@ struct State {
     fresh: usize,
 }
 
-struct Idle {
+/// A slot with pages that nobody holds.
+pub(super) struct Idle {
     slot: usize,
     charge: Reservation,
     content: Option<Content>,
+}
+
+impl Idle {
+    /// Bytes that it is charged with.
+    pub(super) fn charged(&self) -> u64 {
+        self.charge.bytes()
+    }
 }
 
 impl Arena {
@@ -123,22 +132,49 @@ impl Arena {
         Ok(Arena(shared))
     }
 
-    /// The frame that was idle longest, with its charge. `None` if none is idle.
-    pub(crate) fn take_idle(&self) -> Option<Frame> {
-        let idle = self.0.lock().oldest()?;
-        Some(self.frame(idle.slot, idle.charge, 0))
+    /// What was idle longest. `None` if nothing is.
+    pub(super) fn take_idle(&self) -> Option<Idle> {
+        self.0.lock().oldest()
     }
 
-    /// A frame of fresh pages, which are zero, under `charge`. `None` when the system has no memory
-    /// left; the charge is then given back.
-    pub(crate) fn take_fresh(&self, charge: Reservation) -> Option<Frame> {
-        let slot = self.0.lock().hole(self.0.slots.len() / self.0.slot_bytes)?;
-        let populated = self.0.populate(slot);
-        if populated.is_err() {
-            self.0.empty(slot);
-            return None;
+    /// The frame of what was idle, with its charge.
+    pub(super) fn frame_of(&self, idle: Idle) -> Frame {
+        self.frame(idle.slot, idle.charge, 0)
+    }
+
+    /// Puts back what was taken last, in the order in which it was taken, as if it had not been.
+    pub(super) fn put_back(&self, taken: Vec<Idle>) {
+        let mut state = self.0.lock();
+        taken.into_iter().rev().for_each(|idle| state.put_back(idle));
+    }
+
+    /// A frame of fresh pages, which are zero, under `charge`. Gives the charge back when the system
+    /// has no memory left, with its answer.
+    pub(crate) fn take_fresh(
+        &self,
+        charge: Reservation,
+    ) -> Result<Frame, (Reservation, io::Error)> {
+        let Some(slot) = self.0.lock().hole(self.0.slots.len() / self.0.slot_bytes) else {
+            return Err((charge, io::Error::other("every frame is in use")));
+        };
+        match self.0.populate(slot) {
+            Ok(()) => Ok(self.frame(slot, charge, 0)),
+            Err(error) => {
+                self.0.empty(slot);
+                Err((charge, error))
+            }
         }
-        Some(self.frame(slot, charge, 0))
+    }
+
+    /// Makes the system refuse memory for fresh frames, or give it again.
+    #[cfg(test)]
+    pub(super) fn forbid_fresh(&self, forbid: bool) {
+        let nursery = self.0.nursery.lock().unwrap_or_else(PoisonError::into_inner);
+        let prot = if forbid { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
+        let start = nursery.base().as_ptr().cast::<libc::c_void>();
+        // SAFETY: the range is the arena's own, and nobody holds a reference to its bytes.
+        let rc = unsafe { libc::mprotect(start, nursery.len(), prot) };
+        assert_eq!(rc, 0, "{}", io::Error::last_os_error());
     }
 
     /// The bytes of a unit that was evicted and whose frame nobody has used since.
@@ -170,18 +206,20 @@ impl Arena {
             return Err(charge);
         };
         let (dst, len) = (self.0.addr(slot), self.0.slot_bytes);
-        // SAFETY: the caller's unit is leaving, so that no reader relies on its bytes; the slot is a
-        // hole that nobody holds.
-        match unsafe { move_all(&self.0.uffd, dst, src, len) } {
-            Ok(()) => {
-                self.0.lock().push(Idle { slot, charge, content: Some(content) });
-                Ok(())
-            }
-            Err(_) => {
-                self.0.empty(slot);
-                Err(charge)
+        for _ in 0..MARKED_MAX {
+            // SAFETY: the caller's unit is leaving, so that no reader relies on its bytes; the slot
+            // is a hole that nobody holds.
+            match unsafe { move_all(&self.0.uffd, dst, src, len) } {
+                Ok(()) => {
+                    self.0.lock().push(Idle { slot, charge, content: Some(content) });
+                    return Ok(());
+                }
+                Err((0, Errno::EEXIST)) if self.0.clear(slot).is_ok() => {}
+                Err(_) => break,
             }
         }
+        self.0.empty(slot);
+        Err(charge)
     }
 
     /// A region will use these frames.
@@ -229,6 +267,16 @@ impl State {
         }
     }
 
+    fn put_back(&mut self, idle: Idle) {
+        // Not below zero: it was taken from the front, which counted it.
+        self.first -= 1;
+        if let Some(content) = idle.content {
+            self.limbo.entry(content).or_insert(self.first);
+        }
+        self.idle.push_front(Some(idle));
+        self.kept += 1;
+    }
+
     fn oldest(&mut self) -> Option<Idle> {
         loop {
             let idle = self.idle.pop_front()?;
@@ -256,15 +304,31 @@ impl Shared {
     /// Moves fresh pages into `slot`, a hole that nobody else has.
     fn populate(&self, slot: usize) -> io::Result<()> {
         let nursery = self.nursery.lock().unwrap_or_else(PoisonError::into_inner);
-        nursery.advise(0, self.slot_bytes, libc::MADV_POPULATE_WRITE)?;
-        // SAFETY: nobody but the holder of the lock knows of the nursery's pages, nor of the slot.
-        unsafe { move_all(&self.uffd, self.addr(slot), nursery.addr(), self.slot_bytes) }
-            .map_err(|(_, errno)| errno.into())
+        let mut marked = 0;
+        loop {
+            nursery.advise(0, self.slot_bytes, libc::MADV_POPULATE_WRITE)?;
+            // SAFETY: nobody but the holder of the lock knows of the nursery's pages, nor of the
+            // slot.
+            match unsafe { move_all(&self.uffd, self.addr(slot), nursery.addr(), self.slot_bytes) }
+            {
+                Ok(()) => return Ok(()),
+                Err((_, Errno::EEXIST)) if marked < MARKED_MAX => {
+                    marked += 1;
+                    self.clear(slot)?;
+                }
+                Err((_, errno)) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Takes away whatever `slot` has: pages, or marks of the kernel's touches.
+    fn clear(&self, slot: usize) -> io::Result<()> {
+        self.slots.discard(slot * self.slot_bytes, self.slot_bytes)
     }
 
     /// Takes whatever pages `slot` has away and makes it a hole.
     fn empty(&self, slot: usize) {
-        if self.slots.discard(slot * self.slot_bytes, self.slot_bytes).is_ok() {
+        if self.clear(slot).is_ok() {
             self.lock().holes.push(slot);
         }
         // Else its pages stay, uncharged, and it is never used again: this mapping is ours, so the
@@ -303,7 +367,16 @@ impl Reclaim for Shared {
     fn reclaim_idle(&self, bytes: u64) -> u64 {
         self.reclaim(bytes)
     }
+
+    fn idle(&self) -> u64 {
+        // Some are charged with a page table besides.
+        self.lock().kept as u64 * self.slot_bytes as u64
+    }
 }
+
+/// How often a slot is cleared of marks before a move into it: one for each thread that has the
+/// kernel touch all memory just then, and one more.
+const MARKED_MAX: u32 = 4;
 
 /// How often a move starts over under contention.
 const ATTEMPTS_MAX: u32 = 64;

@@ -69,49 +69,55 @@ impl FramePool {
         if whole > self.pool.budget().limit() {
             return None;
         }
-        let mut have = 0;
+        let (mut have, mut taken) = (0, Vec::new());
         loop {
-            while (frames.len() as u64) < units
-                && let Some(frame) = arena.take_idle()
+            while (taken.len() as u64) < units
+                && let Some(idle) = arena.take_idle()
             {
-                have += frame.charged().min(cost);
-                frames.push(frame);
+                have += idle.charged().min(cost);
+                taken.push(idle);
             }
             let rest = whole - have;
             if let Some(charge) = self.pool.budget().try_reserve(rest) {
+                frames.extend(taken.into_iter().map(|idle| arena.frame_of(idle)));
                 return Some(Supply { frames, charge, units, cost });
             }
             // What this pool evicts becomes frames of this arena, mostly.
             if self.pool.budget().reclaim_idle(rest) == 0 && !self.pool.make_room(rest) {
+                // With what they hold, and in silence: who waits for bytes is the one who asks here.
+                arena.put_back(taken);
                 return None;
             }
         }
     }
 
-    /// The next frame of `supply`. `None` while too many are out. A part is kept for demand.
-    pub(crate) fn next(&self, supply: &mut Supply, speculative: bool) -> Option<Frame> {
+    /// The next frame of `supply`. A part is kept for demand.
+    pub(crate) fn next(&self, supply: &mut Supply, speculative: bool) -> Next {
         match &self.kind {
             Kind::Staging(staging) => staging.take(speculative),
-            Kind::Recycled(arena) => match supply.frames.pop() {
-                Some(frame) => Some(frame),
-                None => {
-                    let charge = supply.charge.try_split(supply.cost)?;
-                    let fresh = arena.take_fresh(charge);
-                    if fresh.is_none() {
-                        // The system is out of memory: the charge is for another try.
-                        let again = self.pool.budget().try_reserve(supply.cost);
-                        again.into_iter().for_each(|charge| supply.charge.merge(charge));
-                    }
-                    fresh
+            Kind::Recycled(arena) => {
+                if let Some(frame) = supply.frames.pop() {
+                    return Next::Frame(frame);
                 }
-            },
+                let Some(charge) = supply.charge.try_split(supply.cost) else { return Next::Spent };
+                match arena.take_fresh(charge) {
+                    Ok(frame) => Next::Frame(frame),
+                    Err((charge, error)) => {
+                        supply.charge.merge(charge);
+                        Next::NoMemory(error)
+                    }
+                }
+            }
         }
     }
 
     /// Another frame beside the one that is kept for a staged unit, if that needs one.
     pub(crate) fn spare(&self) -> Spare {
         match &self.kind {
-            Kind::Staging(staging) => staging.take(true).map_or(Spare::None, Spare::Frame),
+            Kind::Staging(staging) => match staging.take(true) {
+                Next::Frame(frame) => Spare::Frame(frame),
+                Next::Busy | Next::NoMemory(_) | Next::Spent => Spare::None,
+            },
             Kind::Recycled(_) => Spare::NotNeeded,
         }
     }
@@ -139,6 +145,18 @@ impl FramePool {
     pub(crate) fn has_limbo(&self) -> bool {
         self.arena().is_some_and(Arena::has_limbo)
     }
+}
+
+/// What [`FramePool::next`] has.
+pub(crate) enum Next {
+    /// A frame.
+    Frame(Frame),
+    /// Too many are out: one comes back without whoever asks here.
+    Busy,
+    /// The system has no memory for one, and says why. Another try may find some.
+    NoMemory(std::io::Error),
+    /// Nothing is left of the supply.
+    Spent,
 }
 
 /// What [`FramePool::spare`] has.
@@ -170,5 +188,103 @@ impl Supply {
         };
         self.units -= 1;
         Some(charge)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::{
+        super::{
+            Mapping, open_descriptor,
+            port::{Mechanism, Traits, port_for},
+            probe::ModeRequest,
+            uffd::FEATURE_MOVE,
+        },
+        *,
+    };
+    use crate::{budget::Budget, policy::Clock};
+
+    const UNIT: usize = 65_536;
+    const COST: u64 = UNIT as u64 + 4096;
+
+    /// Frames to move, and the descriptor of their regions; `None` where nothing can be moved.
+    fn recycled(budget: &Budget) -> Option<(FramePool, Arc<Descriptor>)> {
+        let uffd = Arc::new(open_descriptor(ModeRequest::Auto).descriptor?);
+        if !uffd.has(FEATURE_MOVE) {
+            return None;
+        }
+        let pool = Pool::new(budget, Box::new(Clock::default()));
+        Some((FramePool::recycled(UNIT, &pool, uffd.clone()).unwrap(), uffd))
+    }
+
+    fn next(frames: &FramePool, supply: &mut Supply) -> Frame {
+        match frames.next(supply, false) {
+            Next::Frame(frame) => frame,
+            _ => panic!("the supply has a frame"),
+        }
+    }
+
+    /// A request that could not be afforded threw away what had been given up a moment ago, and woke
+    /// the engine to try again at once.
+    #[test]
+    fn who_cannot_afford_frames_leaves_what_is_idle_alone() {
+        let budget = Budget::new(8 * COST);
+        let Some((frames, uffd)) = recycled(&budget) else {
+            return println!("left out: recycled frames: this kernel or user cannot move pages");
+        };
+        let region = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+        uffd.register(region.addr(), region.len()).unwrap();
+        let traits = Traits { poison: true, frees_tables: true };
+        let port = port_for(Mechanism::Move, Some(uffd), Some(&frames), traits);
+        let mut supply = frames.supply(3, COST).unwrap();
+        let all = [(); 3].map(|()| next(&frames, &mut supply));
+        for (unit, mut frame) in (0..).zip(all) {
+            frame.put(&[unit as u8 + 1; UNIT]);
+            let charge = supply.charge(&mut frame).unwrap();
+            let at = unit as usize * UNIT;
+            port.install(&region, at, frame).unwrap();
+            port.evict(&region, at..at + UNIT, None, (7, unit), charge).unwrap();
+        }
+        let others = budget.try_reserve(budget.limit() - budget.used()).unwrap();
+        budget.want();
+        let woken = budget.freed().notified();
+        for units in [4, 8, 100] {
+            assert!(frames.supply(units, COST).is_none());
+        }
+        assert!(woken.now_or_never().is_none(), "nothing was released");
+        drop(others);
+        // All of it is there, and the oldest is still the first to be used for others.
+        let mut supply = frames.supply(1, COST).unwrap();
+        drop(next(&frames, &mut supply));
+        assert!(frames.recall(7, 0).is_none());
+        for unit in 1..3u64 {
+            let frame = frames.recall(7, unit).expect("still there");
+            assert!(frame.filled().iter().all(|&byte| u64::from(byte) == unit + 1));
+        }
+    }
+
+    /// When the system had no memory for a frame and others took its bytes, its request waited for
+    /// ever.
+    #[test]
+    fn a_frame_that_cannot_be_made_costs_the_supply_nothing() {
+        let budget = Budget::new(8 * COST);
+        let Some((frames, _uffd)) = recycled(&budget) else {
+            return println!("left out: recycled frames: this kernel or user cannot move pages");
+        };
+        let mut supply = frames.supply(2, COST).unwrap();
+        let others = budget.try_reserve(budget.limit() - budget.used()).unwrap();
+        frames.arena().unwrap().forbid_fresh(true);
+        for _ in 0..3 {
+            assert!(matches!(frames.next(&mut supply, false), Next::NoMemory(_)));
+        }
+        frames.arena().unwrap().forbid_fresh(false);
+        let two = [next(&frames, &mut supply), next(&frames, &mut supply)];
+        assert!(matches!(frames.next(&mut supply, false), Next::Spent));
+        assert_eq!(budget.used(), budget.limit());
+        drop((two, supply, others));
+        budget.reclaim_idle(u64::MAX);
+        assert_eq!(budget.used(), 0);
     }
 }

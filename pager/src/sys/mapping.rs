@@ -184,10 +184,6 @@ impl FrameMemory {
         self.charge.take()
     }
 
-    pub(crate) fn charged(&self) -> u64 {
-        self.charge.as_ref().map_or(0, Reservation::bytes)
-    }
-
     pub(crate) fn addr(&self) -> usize {
         self.mapping.addr() + self.offset
     }

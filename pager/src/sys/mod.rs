@@ -9,13 +9,14 @@ mod staging; // frames to copy from
 mod arena; // frames to move, and back
 mod frames; // either
 mod port;
+mod tables; // of pages, and whether they go
 mod probe;
 
 pub(crate) use event::Wakeup;
-pub(crate) use frames::{FramePool, Spare, Supply};
+pub(crate) use frames::{FramePool, Next, Spare, Supply};
 pub(crate) use mapping::{FrameMemory, Mapping, PAGE, Pages};
 pub use port::Mechanism;
-pub(crate) use port::{Port, port_for};
+pub(crate) use port::{Port, Traits, port_for};
 pub(crate) use probe::open_descriptor;
 pub use probe::{Mode, ModeRequest, Probe};
 pub(crate) use uffd::Descriptor;

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use super::{
     arena::{Arena, Content, move_all},
     frames::FramePool,
-    mapping::{Mapping, Pages},
+    mapping::{Mapping, PAGE, Pages},
     uffd::{Descriptor, FEATURE_MOVE, FEATURE_POISON},
 };
 use crate::{budget::Reservation, frame::Frame};
@@ -27,7 +27,8 @@ use crate::{budget::Reservation, frame::Frame};
 pub enum Mechanism {
     /// `UFFDIO_COPY` from a frame.
     Copy,
-    /// `UFFDIO_MOVE` of a frame's pages.
+    /// `UFFDIO_MOVE` of a frame's pages, in and out: what leaves goes on being the same memory, and is
+    /// filled with other bytes. See [`Mapped`](crate::Mapped) for what must not keep a reference to it.
     Move,
     /// A plain copy into memory that only the checked API shows. No fault mechanism.
     Plain,
@@ -66,24 +67,39 @@ pub(crate) trait Port: Send + Sync {
 
     /// Wakes whoever waits for the unit, to look again.
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
+
+    /// Whether a page table goes when all of its span is taken away. Else it stays until the mapping
+    /// goes.
+    fn frees_tables(&self) -> bool {
+        true
+    }
+}
+
+/// What the kernel does, or is taken to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    /// Without it, or a kernel that has it, [`Port::fail`] is unsupported.
+    pub(crate) poison: bool,
+    /// See [`Port::frees_tables`].
+    pub(crate) frees_tables: bool,
 }
 
 /// The port for one mechanism; `descriptor` is `None` exactly for `Plain`, and `frames` are what
-/// `Move` moves. Without `poison`, or a kernel that has it, `fail` is unsupported.
+/// `Move` moves.
 pub(crate) fn port_for(
     mechanism: Mechanism,
     descriptor: Option<Arc<Descriptor>>,
     frames: Option<&FramePool>,
-    poison: bool,
+    traits: Traits,
 ) -> Arc<dyn Port> {
     match (mechanism, descriptor) {
-        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, poison }),
+        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, traits }),
         (Mechanism::Move, Some(uffd)) => {
             assert!(uffd.has(FEATURE_MOVE), "the probe offered MOVE");
             let arena = frames.and_then(FramePool::arena).cloned();
-            Arc::new(MovePort { arena, copy: CopyPort { uffd, poison } })
+            Arc::new(MovePort { arena, copy: CopyPort { uffd, traits } })
         }
-        (Mechanism::Plain, _) => Arc::new(PlainPort),
+        (Mechanism::Plain, _) => Arc::new(PlainPort { traits }),
         (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
     }
 }
@@ -94,17 +110,39 @@ const ATTEMPTS_MAX: u32 = 64;
 
 struct CopyPort {
     uffd: Arc<Descriptor>,
-    poison: bool,
+    traits: Traits,
+}
+
+/// How much of a unit is asked for in one call.
+///
+/// The kernel takes a range only if all of it is one mapping in its books, and a program that locks or
+/// advises a part of a unit (`mlock`, `madvise`) makes several of it. Pages are never divided.
+struct Step(usize);
+
+impl Step {
+    fn whole(len: usize) -> Step {
+        Step(len)
+    }
+
+    fn of(&self, left: usize) -> usize {
+        self.0.min(left)
+    }
+
+    /// The kernel knows no mapping that holds the range. True if a shorter range is worth a try.
+    fn shorten(&mut self) -> bool {
+        std::mem::replace(&mut self.0, PAGE) > PAGE
+    }
 }
 
 impl CopyPort {
     /// Copies what a move has left, to where nothing is.
     fn copy_rest(&self, dst: usize, src: usize, len: usize) -> io::Result<()> {
-        let (mut done, mut attempts) = (0, 0);
+        let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         while done < len {
             // SAFETY: as for the move, which left the rest of the frame, and of the unit, as it was.
-            match unsafe { self.uffd.copy(dst + done, src + done, len - done) } {
+            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
                 Ok(copied) if copied > 0 => done += copied,
+                Err(Errno::ENOENT) if step.shorten() => {}
                 Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
                     attempts += 1;
                     std::thread::yield_now();
@@ -122,17 +160,17 @@ impl Port for CopyPort {
         let bytes = frame.filled();
         let (dst, src, len) = (mapping.addr() + offset, bytes.as_ptr() as usize, bytes.len());
         assert!(offset + len <= mapping.len());
-        let mut done = 0;
-        let mut attempts = 0;
+        let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         while done < len {
             // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
             // the registered mapping, and the unit is not resident: no slice shows its bytes as
             // anything but these, which are the object's at the pinned version.
-            match unsafe { self.uffd.copy(dst + done, src + done, len - done) } {
+            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
                 Ok(copied) if copied > 0 => {
                     done += copied;
                     continue;
                 }
+                Err(Errno::ENOENT) if step.shorten() => continue,
                 Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
                 // Something lies there already, a poison marker on some kernels: start clean.
                 Err(Errno::EEXIST) => {
@@ -154,15 +192,15 @@ impl Port for CopyPort {
     }
 
     fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
-        if !self.poison || !self.uffd.has(FEATURE_POISON) {
+        if !self.traits.poison || !self.uffd.has(FEATURE_POISON) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let addr = mapping.addr() + offset;
-        let mut done = 0;
-        let mut attempts = 0;
+        let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         while done < len {
-            match self.uffd.poison(addr + done, len - done) {
+            match self.uffd.poison(addr + done, step.of(len - done)) {
                 Ok(marked) if marked > 0 => done += marked,
+                Err(Errno::ENOENT) if step.shorten() => {}
                 Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
                     attempts += 1;
                     std::thread::yield_now();
@@ -182,12 +220,17 @@ impl Port for CopyPort {
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         self.uffd.wake(mapping.addr() + offset, len)
     }
+
+    fn frees_tables(&self) -> bool {
+        self.traits.frees_tables
+    }
 }
 
 struct MovePort {
     /// Where evicted units go; without one they are discarded.
     arena: Option<Arena>,
-    /// Serves what MOVE cannot: pages that a device has pinned, or that a fork shares.
+    /// Serves what MOVE cannot: pages that a device has pinned, that a fork shares, or that a program
+    /// has locked.
     copy: CopyPort,
 }
 
@@ -232,9 +275,9 @@ impl Port for MovePort {
             None => Err(charge),
         };
         let rest = match (&kept, span) {
-            // A huge page takes its page table along; a table of small pages stays, empty.
-            (Ok(()), Some(span)) if span != leaving => Some(span),
-            (Ok(()), _) => None,
+            // A huge page takes its page table along; a table of small pages stays, empty, and where
+            // the system gives no huge pages a whole span is small pages too.
+            (Ok(()), span) => span,
             (Err(_), span) => Some(span.unwrap_or(leaving)),
         };
         if let Some(rest) = rest {
@@ -250,9 +293,15 @@ impl Port for MovePort {
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         self.copy.wake(mapping, offset, len)
     }
+
+    fn frees_tables(&self) -> bool {
+        self.copy.frees_tables()
+    }
 }
 
-struct PlainPort;
+struct PlainPort {
+    traits: Traits,
+}
 
 impl Port for PlainPort {
     fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
@@ -274,6 +323,10 @@ impl Port for PlainPort {
 
     fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
         Ok(())
+    }
+
+    fn frees_tables(&self) -> bool {
+        self.traits.frees_tables
     }
 }
 
@@ -306,7 +359,8 @@ mod tests {
                 if let Some(uffd) = &descriptor {
                     uffd.register(mapping.addr(), mapping.len()).unwrap();
                 }
-                let port = port_for(mechanism, descriptor, None, true);
+                let traits = Traits { poison: true, frees_tables: true };
+                let port = port_for(mechanism, descriptor, None, traits);
                 for round in 1..=3u8 {
                     let mut frame = Frame::with_capacity(len);
                     frame.put(&vec![round; len]);

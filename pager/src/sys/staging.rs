@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{FrameMemory, mapping::Pages};
+use super::{FrameMemory, frames::Next, mapping::Pages};
 use crate::{
     budget::{Reclaim, Reservation},
     frame::{Frame, Home},
@@ -52,34 +52,38 @@ impl Staging {
         Some(Staging { shared })
     }
 
-    /// An empty frame; `None` when too many are out or the budget has no room for one more. A
+    /// An empty frame; `Busy` when too many are out or the budget has no room for one more. A
     /// quarter of the frames, at least one, is kept for demand.
-    pub(crate) fn take(&self, speculative: bool) -> Option<Frame> {
+    pub(crate) fn take(&self, speculative: bool) -> Next {
         let shared = &self.shared;
         let kept = if speculative { shared.frames_max.div_ceil(4) } else { 0 };
         let has_room = |state: &State| state.out + kept < shared.frames_max;
         let mut state = shared.lock();
         if !has_room(&state) {
-            return None;
+            return Next::Busy;
         }
         if state.out == state.charges.len() {
             drop(state);
             // Making room may evict, so not under the lock.
-            let charge = shared.pool.reserve(shared.frame_bytes as u64)?;
+            let Some(charge) = shared.pool.reserve(shared.frame_bytes as u64) else {
+                return Next::Busy;
+            };
             state = shared.lock();
             if !has_room(&state) || state.charges.len() >= shared.frames_max {
-                return None;
+                return Next::Busy;
             }
             state.charges.push(charge);
         }
         let memory = match state.idle.pop() {
             Some(memory) => memory,
-            // Out of address space or memory: the caller waits for a frame to come back.
-            None => FrameMemory::anonymous(shared.frame_bytes).ok()?,
+            None => match FrameMemory::anonymous(shared.frame_bytes) {
+                Ok(memory) => memory,
+                Err(error) => return Next::NoMemory(error),
+            },
         };
         state.out += 1;
         drop(state);
-        Some(Frame::new(memory, 0, Some(shared.clone() as Arc<dyn Home>)))
+        Next::Frame(Frame::new(memory, 0, Some(shared.clone() as Arc<dyn Home>)))
     }
 }
 

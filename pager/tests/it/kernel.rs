@@ -2,13 +2,19 @@
 
 use std::io::{Read, Write};
 
-use nix::sys::{
-    signal::Signal,
-    wait::{WaitStatus, waitpid},
+use nix::{
+    libc,
+    sys::{
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
 };
-use pager::{ModeRequest, Pager};
+use pager::{Hint, Mechanism, ModeRequest, Pager, SourceError};
 
-use crate::support::{Known, byte_at, bytes_of, can_fault, modes};
+use crate::support::{
+    Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, modes, passed, until,
+    use_idle_frames,
+};
 
 #[test]
 fn system_calls_on_missing_pages_in_each_mode() {
@@ -52,7 +58,7 @@ fn a_forked_child_cannot_read_zeros() {
             nix::unistd::ForkResult::Child => {
                 let seen = std::hint::black_box(mapped[at]);
                 // SAFETY: ends the child at once, without running what belongs to the parent.
-                unsafe { nix::libc::_exit(i32::from(seen)) }
+                unsafe { libc::_exit(i32::from(seen)) }
             }
             nix::unistd::ForkResult::Parent { child } => {
                 let status = waitpid(child, None).unwrap();
@@ -62,4 +68,72 @@ fn a_forked_child_cannot_read_zeros() {
         }
     }
     assert_eq!(mapped[700_000], byte_at(700_000));
+}
+
+/// What a program does to a part of a unit splits the kernel's view of it, and a COPY, MOVE or POISON
+/// across the split is refused: the unit could not be read again after it had left.
+#[test]
+fn a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back() {
+    const TEST: &str = "kernel::a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back";
+    if !can_fault() {
+        return println!("left out: mapping: no userfaultfd");
+    }
+    if !alone(TEST, passed) {
+        return;
+    }
+    let probe = Pager::probe();
+    let mut cases = vec![(Mechanism::Copy, 65_536), (Mechanism::Copy, 2 << 20)];
+    if probe.can_move {
+        cases.extend([(Mechanism::Move, 65_536), (Mechanism::Move, 2 << 20)]);
+    }
+    type Change = fn(&[u8]) -> libc::c_int;
+    // SAFETY: both are given memory that is mapped, and change no byte of it.
+    let lock: Change = |part| unsafe { libc::mlock(part.as_ptr().cast(), part.len()) };
+    // SAFETY: as above.
+    let leave_out: Change = |part| unsafe {
+        libc::madvise(part.as_ptr().cast_mut().cast(), part.len(), libc::MADV_DONTDUMP)
+    };
+    for (mechanism, unit) in cases {
+        for (what, change) in [("locked", lock), ("advised", leave_out)] {
+            let what = format!("{what}, {mechanism:?}, unit {unit}");
+            let source = Known::new(4 * unit);
+            let builder = Pager::builder().mechanism(mechanism).unit_bytes(unit);
+            let pager = builder.budget_bytes(40 * (unit + 4096)).build().unwrap();
+            let region = pager.open(source.clone()).unwrap();
+            region.advise(Hint::Random).unwrap();
+            let mapped = region.map().unwrap();
+            let (at, end) = (unit as usize, 2 * unit as usize);
+            drop(region.load(unit..2 * unit).unwrap());
+            assert_eq!(change(&mapped[at + 8192..at + 12_288]), 0, "{what}");
+            let leave = || {
+                region.advise(Hint::DontNeed(0..4 * unit)).unwrap();
+                assert_eq!(region.stats().units_resident, 0, "{what}");
+            };
+            // By a load, and by a touch; from the source, and from what was given up.
+            leave();
+            let guard =
+                region.load(unit..2 * unit).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(*guard == *bytes_of(unit..2 * unit), "{what}");
+            drop(guard);
+            leave();
+            use_idle_frames(&pager);
+            assert!(mapped[at..end] == bytes_of(unit..2 * unit)[..], "{what}");
+            if !is_full() || !probe.can_poison {
+                continue;
+            }
+            leave();
+            use_idle_frames(&pager);
+            let gone = SourceError::NotFound { object: "test://known".to_owned(), cause: None };
+            source.behave(Behaviour::Fail(gone));
+            let (_read, write) = nix::unistd::pipe().unwrap();
+            for touched in [at, at + 8192, end - 1] {
+                let touched = nix::unistd::write(&write, &mapped[touched..touched + 1]);
+                assert_eq!(touched, Err(nix::errno::Errno::EFAULT), "{what}");
+            }
+            until("the poison is counted", || region.stats().poisoned == 1);
+            source.behave(Behaviour::Serve);
+            drop(region.load(unit..unit + 1).unwrap_or_else(|error| panic!("{what}: {error}")));
+            assert!(mapped[at..end] == bytes_of(unit..2 * unit)[..], "{what}: healed");
+        }
+    }
 }

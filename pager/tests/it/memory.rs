@@ -1,17 +1,21 @@
 //! The budget is hard, as the kernel counts it.
 
+use nix::libc;
 use pager::{Error, Hint, Mechanism, Pager};
 
 use crate::support::{Known, Random, alone, byte_at, bytes_of, can_fault, passed, until};
 
 /// Anonymous memory and page tables of this process, in bytes.
 fn memory() -> u64 {
+    field("RssAnon:") + field("VmPTE:")
+}
+
+/// A figure of this process that the kernel gives in KiB, in bytes.
+fn field(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kib = |key: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (kib("RssAnon:") + kib("VmPTE:")) << 10
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
 }
 
 const SLACK: u64 = 32 << 20;
@@ -58,6 +62,33 @@ fn memory_stays_within_the_budget() {
             );
         }
     }
+}
+
+/// Where the kernel gives no huge pages, a unit that is moved away leaves its page table behind.
+#[test]
+fn page_tables_go_with_units_that_are_moved_away() {
+    const TEST: &str = "memory::page_tables_go_with_units_that_are_moved_away";
+    if !can_fault() || !Pager::probe().can_move {
+        return println!("left out: moved units: this kernel or user cannot move pages");
+    }
+    if !alone(TEST, passed) {
+        return;
+    }
+    // SAFETY: only says that this process gets no huge pages from now on.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }, 0);
+    let unit = 2 << 20;
+    let builder = Pager::builder().unit_bytes(unit).mechanism(Mechanism::Move);
+    let pager = builder.budget_bytes(40 * (unit + 4096)).build().unwrap();
+    let region = pager.open(Known::new(1 << 30)).unwrap();
+    region.advise(Hint::Random).unwrap();
+    let load =
+        |n: u64| assert_eq!(region.load(n * unit..n * unit + 1).unwrap()[0], byte_at(n * unit));
+    (0..60).for_each(load);
+    let before = field("VmPTE:");
+    (60..260).for_each(load);
+    assert!(region.stats().units_evicted >= 200);
+    let grown = field("VmPTE:").saturating_sub(before);
+    assert!(grown <= 50 * 4096, "200 units passed through, and left {grown} bytes of page tables");
 }
 
 #[test]
@@ -228,5 +259,115 @@ fn the_latest_units_are_no_victims() {
         let before = region.stats().load_hits;
         latest.for_each(load);
         assert_eq!(region.stats().load_hits - before, 8, "round {round}");
+    }
+}
+
+/// Where units are moved, one that leaves stays charged as an idle frame until it is used: guesses
+/// went on being given up, a whole share of them for one unit.
+#[test]
+fn one_unit_of_demand_takes_one_guess() {
+    let (unit, cost) = (65_536, 65_536 + 4096);
+    let mut mechanisms = vec![None];
+    if can_fault() && Pager::probe().can_move {
+        mechanisms.push(Some(Mechanism::Move));
+    }
+    for mechanism in mechanisms {
+        let mut builder = Pager::builder().budget_bytes(64 * cost);
+        if let Some(mechanism) = mechanism {
+            builder = builder.mechanism(mechanism);
+        }
+        let pager = builder.build().unwrap();
+        let region = pager.open(Known::new(1 << 30)).unwrap();
+        region.advise(Hint::Random).unwrap();
+        let load = |n: u64| {
+            let at = n * (4 << 20);
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+        };
+        (0..20).for_each(load);
+        let guesses: Vec<_> = (100..116).map(|n| n * (4 << 20)..n * (4 << 20) + unit).collect();
+        region.advise(Hint::WillNeed(&guesses)).unwrap();
+        until("guessed", || region.stats().units_resident == 36);
+        let mut loaded = 20;
+        while region.stats().units_evicted == 0 {
+            load(loaded);
+            loaded += 1;
+        }
+        for more in 1..=4 {
+            load(loaded);
+            loaded += 1;
+            let stats = region.stats();
+            assert!(stats.units_evicted <= 2 + more, "{mechanism:?}, {more} more: {stats:?}");
+        }
+    }
+}
+
+/// Where units are moved, giving one up frees no byte by itself: who asked for little got everything.
+#[test]
+fn another_pool_takes_what_it_asks_for() {
+    let (unit, cost) = (65_536, 65_536 + 4096);
+    let mut mechanisms = vec![None];
+    if can_fault() && Pager::probe().can_move {
+        mechanisms.push(Some(Mechanism::Move));
+    }
+    for mechanism in mechanisms {
+        let budget = pager::Budget::new(64 * cost);
+        let mut builder = Pager::builder().budget(&budget);
+        if let Some(mechanism) = mechanism {
+            builder = builder.mechanism(mechanism);
+        }
+        let pager = builder.build().unwrap();
+        let region = pager.open(Known::new(1 << 30)).unwrap();
+        region.advise(Hint::Random).unwrap();
+        for n in 0..80u64 {
+            let at = n * (4 << 20);
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+        }
+        let evicted = region.stats().units_evicted;
+        assert!(evicted > 0, "{mechanism:?}: the budget is full");
+        let other = pager::pool::Pool::new(&budget, Box::new(pager::policy::Clock::default()));
+        let taken = other.reserve(4 * unit).expect("most can be given up");
+        let more = region.stats().units_evicted - evicted;
+        assert!((1..=6).contains(&more), "{mechanism:?}: {more} units went for 4");
+        drop(taken);
+    }
+}
+
+/// A kernel that keeps page tables: they take an eighth of the budget at most, and reading goes on in
+/// the rest of it.
+#[test]
+fn page_tables_that_stay_leave_room_to_read() {
+    let least = 32 * (4096 + 4096) + 4 * 4096;
+    for budget in [least, 2 << 20] {
+        let builder = Pager::builder().unit_bytes(4096).budget_bytes(budget);
+        let pager = builder.page_tables_stay(true).build().unwrap();
+        let region = pager.open(Known::new(4 << 30)).unwrap();
+        region.advise(Hint::Random).unwrap();
+        let mapped = can_fault().then(|| region.map().unwrap());
+        for n in 0..600u64 {
+            let at = n * (4 << 20) + n;
+            match &mapped {
+                Some(mapped) if n % 2 == 0 => assert_eq!(mapped[at as usize], byte_at(at)),
+                _ => assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at)),
+            }
+        }
+        let tables = pager.budget().page_tables();
+        assert!(tables > budget / 8 - 4096 && tables <= budget / 8, "{tables} of {budget}");
+        assert!(pager.budget().peak() <= budget);
+        // Half of the budget can still be pinned, and more read.
+        let guards: Vec<_> = (0..budget / 2 / 8192)
+            .map(|n| region.load(n * (4 << 20)..n * (4 << 20) + 1).unwrap())
+            .collect();
+        assert!(
+            guards.iter().enumerate().all(|(n, guard)| guard[0] == byte_at(n as u64 * (4 << 20)))
+        );
+        if let Some(mapped) = &mapped {
+            for at in ((2 << 30)..(2 << 30) + (64 << 20)).step_by(1 << 20) {
+                assert_eq!(mapped[at], byte_at(at as u64));
+            }
+        }
+        drop(guards);
+        drop((mapped, region));
+        until("closing gives everything back", || pager.budget().page_tables() == 0);
+        until("and the units", || pager.pool().is_empty());
     }
 }

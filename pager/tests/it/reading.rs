@@ -2,7 +2,7 @@
 
 use pager::{Hint, Mechanism, ModeRequest, Pager, RegionOptions};
 
-use crate::support::{Known, byte_at, bytes_of, modes, until};
+use crate::support::{Known, all_of, byte_at, bytes_of, modes, until};
 
 const LEN: u64 = 3 * (2 << 20) + 12_345;
 
@@ -150,9 +150,8 @@ fn what_left_too_early_comes_back_without_a_request() {
         drop(first);
         // Its memory is free for others, and then it is fetched again.
         region.advise(Hint::DontNeed(0..len)).unwrap();
-        let limit = pager.budget().limit();
-        let all = pager.pool().reserve(limit).expect("nothing is resident");
-        assert_eq!(pager.budget().used(), limit);
+        let all = pager.pool().reserve(all_of(&pager)).expect("nothing is resident");
+        assert_eq!(pager.budget().used(), pager.budget().limit());
         drop(all);
         assert!(mapped[..] == bytes_of(0..len)[..], "unit {unit}");
         assert!(source.requests().len() > requests, "unit {unit}");

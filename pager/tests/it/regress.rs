@@ -1,7 +1,8 @@
 //! What once broke, named for what broke.
 use crate::support::*;
 use pager::{
-    Budget, Error, Hint, Pager, RegionOptions,
+    BlockSource, Budget, ByteStream, Error, Frame, Hint, Mechanism, ObjectStat, Pager,
+    RegionOptions, SourceError, Version, async_trait,
     policy::{NoPrefetch, prefetch::*},
     pool::Pages,
 };
@@ -411,5 +412,126 @@ fn signals_do_not_run_on_the_pagers_threads() {
             let blocked = status.lines().find(|l| l.starts_with("SigBlk")).unwrap().to_owned();
             assert!(!blocked.ends_with("0000000000000000"), "{} takes every signal", name.trim());
         }
+    }
+}
+
+// A region took all requests that may be under way for readers, and when its source did not answer,
+// every other region waited for its deadline.
+#[test]
+fn a_region_never_takes_every_lane() {
+    let builder = Pager::builder().demand_requests_max(8).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder.budget_bytes(64 << 20).deadline(Duration::from_secs(3));
+    let pager = builder.build().unwrap();
+    let bad = Known::new(64 << 20);
+    let (a, b) = (pager.open(bad.clone()).unwrap(), pager.open(Known::new(1 << 20)).unwrap());
+    bad.behave(Behaviour::Hang);
+    std::thread::scope(|scope| {
+        for n in 0..16u64 {
+            let a = &a;
+            scope.spawn(move || assert!(a.load(n << 21..(n << 21) + 1).is_err()));
+        }
+        until("the lanes that it may have are taken", || bad.requests().len() >= 6);
+        let start = Instant::now();
+        assert_eq!(b.load(0..1).unwrap()[0], byte_at(0));
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    });
+}
+
+/// Gives back frames of its own.
+struct OwnFrames(Known);
+
+#[async_trait]
+impl BlockSource for OwnFrames {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        self.0.stat().await
+    }
+    async fn read(
+        &self,
+        version: &Version,
+        range: std::ops::Range<u64>,
+    ) -> Result<ByteStream, SourceError> {
+        self.0.read(version, range).await
+    }
+    async fn read_into(
+        &self,
+        version: &Version,
+        range: std::ops::Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        let own = Frame::with_capacity(frame.capacity());
+        self.0.read_into(version, range, own).await
+    }
+    fn fills_frames(&self) -> bool {
+        true
+    }
+}
+
+// Where units are moved, each frame of the source's own took the bytes of a unit that was still to
+// come, which then waited for ever.
+#[test]
+fn a_source_that_fills_other_frames_is_told() {
+    let mut mechanisms = vec![None];
+    if can_fault() && Pager::probe().can_move {
+        mechanisms.push(Some(Mechanism::Move));
+    }
+    for mechanism in mechanisms {
+        let mut builder = Pager::builder().budget_bytes(16 << 20).prefetch(|| Box::new(NoPrefetch));
+        if let Some(mechanism) = mechanism {
+            builder = builder.mechanism(mechanism);
+        }
+        let region = builder.build().unwrap().open(OwnFrames(Known::new(4 << 20))).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let load = async {
+            let load = region.load_async(0..8 * 65_536);
+            tokio::time::timeout(Duration::from_secs(10), load).await.map(|load| load.map(drop))
+        };
+        let error = runtime.block_on(load).expect("never waits for ever").unwrap_err();
+        assert!(error.to_string().contains("another frame"), "{mechanism:?}: {error}");
+    }
+}
+
+// The kernel touches all memory that it locks, and nobody answered for frames without pages.
+#[test]
+fn all_memory_can_be_locked_while_regions_are_open() {
+    const TEST: &str = "regress::all_memory_can_be_locked_while_regions_are_open";
+    if !can_fault() {
+        return println!("left out: mapping: no userfaultfd");
+    }
+    if !alone(TEST, passed) {
+        return;
+    }
+    for unit in [65_536, 2 << 20] {
+        let pager = Pager::builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
+        let region = pager.open(Known::new(8 << 20)).unwrap();
+        let load = |n: u64| {
+            let at = n * unit + 7;
+            assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at), "unit {unit}");
+        };
+        load(0);
+        let (done, locked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // SAFETY: changes whether memory may be swapped, and no bytes of it.
+            let outcome = unsafe { nix::libc::mlockall(nix::libc::MCL_CURRENT) };
+            let _ = done.send((outcome, std::io::Error::last_os_error()));
+        });
+        let (outcome, error) = locked
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap_or_else(|_| panic!("unit {unit}: mlockall waits for ever"));
+        if outcome != 0 {
+            return println!("left out: locked memory: {error}");
+        }
+        let used = pager.budget().used();
+        assert!(used <= pager.budget().limit(), "unit {unit}: {used}");
+        // Slots that the kernel has touched can still be used, all of them.
+        for _ in 0..2 {
+            region.advise(Hint::DontNeed(0..8 << 20)).unwrap();
+            use_idle_frames(&pager);
+            (0..(8 << 20) / unit).for_each(load);
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { nix::libc::munlockall() }, 0);
     }
 }

@@ -204,6 +204,16 @@ pub(crate) fn passed(output: std::process::Output) {
     );
 }
 
+/// All bytes of the budget that can be had when nothing is resident.
+pub(crate) fn all_of(pager: &Pager) -> u64 {
+    pager.budget().limit() - pager.budget().page_tables()
+}
+
+/// Takes the memory of all that was given up, so that it does not come back without a request.
+pub(crate) fn use_idle_frames(pager: &Pager) {
+    drop(pager.pool().reserve(pager.budget().limit()));
+}
+
 /// Waits until `done` holds, or panics with `what` after ten seconds.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = std::time::Instant::now();

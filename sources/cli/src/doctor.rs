@@ -37,7 +37,13 @@ struct Finding {
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let probe = Pager::probe();
     let mut findings = vec![faults(&probe), moving(&probe), poison(&probe), tracking(&probe)];
-    findings.extend([address_space(), overcommit(), map_count(), descriptors()]);
+    findings.extend([
+        page_tables(&probe),
+        address_space(),
+        overcommit(),
+        map_count(),
+        descriptors(),
+    ]);
     // Whatever comes of it, what was found may say why.
     let (works, trial) = match try_it() {
         Ok(trial) => (true, trial),
@@ -207,6 +213,24 @@ fn tracking(probe: &Probe) -> Finding {
     let (gives, without) =
         ("writes can be tracked without faults", "writes can be tracked by faults only");
     feature("write tracking", probe.can_track_writes, gives, without, "6.7")
+}
+
+/// A table is 4 KiB for each 2 MiB of an object that was ever read.
+fn page_tables(probe: &Probe) -> Finding {
+    let name = "page tables";
+    if probe.frees_page_tables {
+        let found = "freed with the memory that they describe".to_owned();
+        return Finding { name, good: true, found, remedies: Vec::new() };
+    }
+    Finding {
+        name,
+        good: false,
+        found: "kept until a region closes: they take up to an eighth of the budget".to_owned(),
+        remedies: vec![
+            "needs Linux 6.14 or later on x86-64, with CONFIG_PT_RECLAIM".to_owned(),
+            "or close a region after scattered reads of more than 64 times its budget".to_owned(),
+        ],
+    }
 }
 
 /// A region takes as much address space as its object has bytes.

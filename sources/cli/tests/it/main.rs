@@ -59,7 +59,8 @@ fn doctor_reports_and_its_exit_code_agrees() {
     assert_eq!(output.status.code(), Some(if good { 0 } else { 3 }), "{json}");
     assert!(json["trial"].as_str().unwrap().contains("right byte"), "{json}");
     let output = extmem().arg("doctor").output().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap().contains("page faults"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("page faults") && text.contains("page tables"), "{text}");
 }
 
 #[test]
