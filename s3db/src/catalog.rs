@@ -183,13 +183,16 @@ pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
     Err(StoreError::Invalid(format!("{:?} is no name: {rule}", name.escape_default().to_string())))
 }
 
+/// The database, and the object store's clock, milliseconds since 1970.
 pub(crate) async fn read_database(
     cloud: &Cloud,
     settings: &Settings,
-) -> Result<Option<Database>, StoreError> {
-    let Some((bytes, _)) = read(cloud, settings, DATABASE).await? else { return Ok(None) };
+) -> Result<Option<(Database, u64)>, StoreError> {
+    let Some((bytes, _, date_ms)) = read(cloud, settings, DATABASE).await? else {
+        return Ok(None);
+    };
     let damaged = |source| StoreError::Damaged { object: DATABASE.into(), source };
-    Database::decode(&bytes).map(Some).map_err(damaged)
+    Ok(Some((Database::decode(&bytes).map_err(damaged)?, date_ms)))
 }
 
 /// False when there is a database already.
@@ -208,7 +211,7 @@ pub(crate) async fn read_collection(
 ) -> Result<Option<(Collection, ETag)>, StoreError> {
     check_name(name)?;
     let object = format!("{CATALOG}{name}");
-    let Some((bytes, etag)) = read(cloud, settings, &object).await? else { return Ok(None) };
+    let Some((bytes, etag, _)) = read(cloud, settings, &object).await? else { return Ok(None) };
     let damaged = |source| StoreError::Damaged { object, source };
     Ok(Some((Collection::decode(name, &bytes).map_err(damaged)?, etag)))
 }
@@ -229,11 +232,11 @@ async fn read(
     cloud: &Cloud,
     settings: &Settings,
     object: &str,
-) -> Result<Option<(Bytes, ETag)>, StoreError> {
+) -> Result<Option<(Bytes, ETag, u64)>, StoreError> {
     let mut attempts = Attempts::new(cloud, settings);
     loop {
         match cloud.objects.get(object, None).await {
-            Ok(Get::Found { bytes, etag, .. }) => return Ok(Some((bytes, etag))),
+            Ok(Get::Found { bytes, etag, date_ms }) => return Ok(Some((bytes, etag, date_ms))),
             Ok(_) => return Ok(None),
             Err(fault) => attempts.after(fault).await?,
         }
@@ -255,7 +258,7 @@ async fn write(
             Put::Stored(_) => return Ok(true),
             Put::Refused | Put::Missing if is_unclear => {
                 let there = read(cloud, settings, object).await?;
-                return Ok(there.is_some_and(|(there, _)| there == bytes));
+                return Ok(there.is_some_and(|(there, ..)| there == bytes));
             }
             Put::Refused | Put::Missing => return Ok(false),
             Put::Conflict => {

@@ -1,7 +1,9 @@
 //! Who writes: a client, in one of its lives, with stamps that only grow.
 //!
 //! An *incarnation* is a client and an epoch. The epoch is claimed at start by compare and swap on
-//! `clients/CLIENT`, so no two processes have the same one. The same object holds a bound that all
+//! `clients/CLIENT`, so no two processes have the same one. The first epoch of a name is the time of
+//! its claim in microseconds, the next ones count on from there: a name that was retired and comes
+//! back takes none of its old epochs again, of whose streams others may remember how far they read. The same object holds a bound that all
 //! stamps of earlier lives are below: the next life starts above it, whatever its clock says, and a
 //! life that needs a higher bound claims that first, by which it learns that it is over.
 //!
@@ -45,6 +47,12 @@ pub(crate) struct ClientRecord {
 }
 
 impl ClientRecord {
+    /// What a first life finds, at the time `now_us`: an epoch that nobody ever had, all over.
+    fn before_first(now_us: u64) -> ClientRecord {
+        let epoch = now_us.max(1);
+        ClientRecord { epoch: epoch - 1, bound_us: 0, fence_from: epoch, write_id: 0 }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = Writer::new(MAGIC, VERSION);
         to.u64(self.epoch);
@@ -98,10 +106,7 @@ impl Incarnation {
             let old = read(cloud, settings, &object).await?;
             let (before, condition) = match &old {
                 Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
-                None => {
-                    let first = ClientRecord { epoch: 0, bound_us: 0, fence_from: 1, write_id: 0 };
-                    (first, PutIf::Absent)
-                }
+                None => (ClientRecord::before_first(cloud.clock.wall_us()), PutIf::Absent),
             };
             let start = before.bound_us.max(cloud.clock.wall_us());
             let record = ClientRecord {
@@ -158,13 +163,18 @@ impl Incarnation {
     }
 
     /// The next stamp of this client. `date_ms` is the object store's clock, 0 if unknown.
+    ///
+    /// It is never behind that clock: what a slow machine writes blindly, over a record that it did
+    /// not read, would lose against what was there long before.
     pub(crate) async fn stamp(&self, date_ms: u64) -> Result<Stamp, StoreError> {
         loop {
-            let wall = self.cloud.clock.wall_us();
+            let date_us = date_ms.saturating_mul(1000);
+            let wall = self.cloud.clock.wall_us().max(date_us);
             {
                 let mut state = self.state();
-                let clock = wall.max(state.clock + 1);
-                let limit = date_ms * 1000 + self.settings.clock_ahead_max.as_micros() as u64;
+                let clock = wall.max(state.clock.saturating_add(1));
+                let ahead_max = self.settings.clock_ahead_max.as_micros() as u64;
+                let limit = date_us.saturating_add(ahead_max);
                 if date_ms > 0 && clock > limit {
                     return Err(StoreError::Clock { ahead_ms: clock / 1000 - date_ms });
                 }

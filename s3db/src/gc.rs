@@ -67,7 +67,7 @@ impl Store {
         for &root in &roots {
             tidy(self, root, horizon_us, &mut done).await?;
         }
-        collect(self, &roots, grace, &mut done).await?;
+        collect(self, grace, &mut done).await?;
         for client in self.clients().await? {
             let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
             done.retired += u64::from(is_over);
@@ -250,15 +250,13 @@ async fn walk(store: &Store, roots: &[PageId]) -> Result<Walk, StoreError> {
     Ok(walk)
 }
 
-async fn collect(
-    store: &Store,
-    roots: &[PageId],
-    grace: Duration,
-    done: &mut Collected,
-) -> Result<(), StoreError> {
+async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result<(), StoreError> {
     let pages = &store.pages;
-    // 1. The list comes before the walk: what is created after it is no candidate.
+    // 1. The list comes before the walk: what is created after it is no candidate. And before the
+    // catalogue is read, which names every root before it is put: a tree of which any page is
+    // listed is walked, whenever it was created.
     let listed = store.list(PAGES).await?;
+    let roots = &store.roots().await?;
     let first = walk(store, roots).await?;
     let mut candidates: HashMap<PageId, ETag> = HashMap::new();
     let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);

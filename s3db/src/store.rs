@@ -70,7 +70,7 @@ impl Store {
         settings: Settings,
         pool: &Pool,
     ) -> Result<Arc<Store>, StoreError> {
-        let database = catalog::read_database(&cloud, &settings)
+        let (database, date_ms) = catalog::read_database(&cloud, &settings)
             .await?
             .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
         let log: Arc<dyn Log> = match database.backend {
@@ -83,6 +83,7 @@ impl Store {
             Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
+        pages.saw_date(date_ms);
         let (due, due_later) = Default::default();
         Ok(Arc::new(Store { cloud, settings, database, pages, log, due, due_later }))
     }
@@ -90,6 +91,15 @@ impl Store {
     /// What the database was created with.
     pub fn database(&self) -> Database {
         self.database
+    }
+
+    /// Asks the object store for its time. Between answers it is counted on by this machine's
+    /// clock, which may stand still while the machine is suspended.
+    pub(crate) async fn ask_date(&self) -> Result<(), StoreError> {
+        if let Some((_, date_ms)) = catalog::read_database(&self.cloud, &self.settings).await? {
+            self.pages.saw_date(date_ms);
+        }
+        Ok(())
     }
 
     /// How this process works.

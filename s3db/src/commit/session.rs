@@ -108,7 +108,8 @@ impl Session {
         self.client
     }
 
-    /// Which of the client's lives this is, from 1; 0 before it has begun.
+    /// Which of the client's lives this is: greater than the epochs of those before; 0 before it
+    /// has begun.
     pub fn epoch(&self) -> u64 {
         self.life.get().map_or(0, |life| life.me.epoch)
     }
@@ -316,13 +317,21 @@ impl Session {
         let (client, epoch) = (self.client, self.epoch());
         let transaction = Transaction { client, epoch, number, total, entries };
         let is_whole = txn.level == Level::Atomic;
-        let outcome = self.life().await?.appender.append(&transaction, is_whole).await;
+        let life = self.life().await?;
+        // What an earlier attempt sent can still arrive, whatever comes of this one. And this one
+        // may end here, with its future.
+        let was_unclear = std::mem::replace(&mut txn.is_unclear, true);
+        let outcome = life.appender.append(&transaction, is_whole).await;
         let entries = transaction.entries;
         match outcome {
             Append::Committed => {}
             Append::Fenced => return Err(StoreError::Fenced { client, epoch }),
             Append::Unknown(source) => return Err(StoreError::CommitUnknown { source }),
+            Append::Failed(source) if was_unclear => {
+                return Err(StoreError::CommitUnknown { source });
+            }
             Append::Failed(source) => {
+                txn.is_unclear = false;
                 let attempts = self.store.settings.attempts_max;
                 return Err(StoreError::Cloud { attempts, source });
             }
@@ -341,11 +350,25 @@ impl Session {
         // Write follows read.
         me.observe(self.observed.load(Ordering::Relaxed));
         let mut entries = Vec::with_capacity(txn.writes.len());
+        let mut was_asked = false;
         for ((tree, key), write) in &txn.writes {
             let pages = &self.store.pages;
             let found = search(pages, *tree, key, 0, Freshness::Cached).await?;
-            let page = found.map_or(*tree, |found| found.held.page.id);
-            let stamp = me.stamp(pages.date_ms()).await?;
+            let page = found.map(|found| found.held.page);
+            // A blind write counts after what it replaces, as far as that can be seen here.
+            if let Some(there) = page.as_ref().and_then(|page| page.slot(key)) {
+                me.observe(there.stamp.clock);
+            }
+            let page = page.map_or(*tree, |page| page.id);
+            let stamp = match me.stamp(pages.date_ms()).await {
+                // Ahead of what the object store said last, which may be long ago.
+                Err(StoreError::Clock { .. }) if !was_asked => {
+                    was_asked = true;
+                    self.store.ask_date().await?;
+                    me.stamp(pages.date_ms()).await?
+                }
+                stamp => stamp?,
+            };
             entries.push(write.entry(*tree, page, stamp)?);
         }
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;

@@ -28,6 +28,9 @@ pub struct Txn {
     pub(crate) writes: BTreeMap<(PageId, Bytes), Write>,
     /// Set by the first attempt to commit: a second one must be the same transaction.
     pub(crate) sealed: Option<(u64, Vec<Entry>)>,
+    /// An attempt to commit it was made whose outcome is not known: it may be durable, whatever
+    /// comes of the next.
+    pub(crate) is_unclear: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ pub struct Committed {
 
 impl Txn {
     pub(crate) fn new(level: Level) -> Txn {
-        Txn { level, writes: BTreeMap::new(), sealed: None }
+        Txn { level, writes: BTreeMap::new(), sealed: None, is_unclear: false }
     }
 
     /// The level it will be committed at.

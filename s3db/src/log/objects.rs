@@ -27,7 +27,7 @@
 //! transactions (8).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -286,12 +286,16 @@ struct Group {
     write_id: u128,
     bytes: Bytes,
     tickets: Vec<u64>,
+    /// A put of it had no answer: it may have landed, or land yet, whatever comes of the next one.
+    is_unclear: bool,
 }
 
 #[derive(Default)]
 struct Waiting {
     /// Those not in a group yet.
     pending: Vec<(u64, Bytes)>,
+    /// Those who wait: nobody else is told what came of it.
+    there: HashSet<u64>,
     outcomes: HashMap<u64, Append>,
 }
 
@@ -316,7 +320,7 @@ impl ObjectAppender {
     }
 
     /// Puts a group, and finds out what came of it.
-    async fn settle(&self, group: &Group) -> Append {
+    async fn settle(&self, group: &mut Group) -> Append {
         let log = &self.log;
         let name = name(self.stream, group.sequence);
         let read_back = log.settings.rules.hold(Rule::ReadBack);
@@ -332,11 +336,17 @@ impl ObjectAppender {
                 }
                 Put::Conflict | Put::Missing => Fault::Throttled { what: name.clone() },
                 Put::Refused => {
+                    group.is_unclear = true;
                     let cause = "refused, and then not there".to_owned();
                     Fault::Unknown { what: name.clone(), cause }
                 }
-                Put::Unknown(fault) => fault,
+                Put::Unknown(fault) => {
+                    group.is_unclear = true;
+                    fault
+                }
                 Put::Failed(fault) if fault.is_transient() => fault,
+                // Says nothing of an earlier attempt, which can land yet: the number stays taken.
+                Put::Failed(fault) if group.is_unclear => return Append::Unknown(fault),
                 Put::Failed(fault) => return Append::Failed(fault),
             };
             // Refused, or no answer: the object itself says whose it is (H3).
@@ -349,14 +359,26 @@ impl ObjectAppender {
                             return Append::Committed;
                         }
                         // Only a fence is put into a stream by anyone else.
-                        _ => return Append::Fenced,
+                        _ if !group.is_unclear => return Append::Fenced,
+                        // One that ends the stream is the last there is. What lies behind another
+                        // found this number taken, by us: it was applied and freed since.
+                        _ => {
+                            return match log.last(self.stream).await {
+                                Ok(Some(last)) if last > group.sequence => Append::Committed,
+                                Ok(_) => Append::Fenced,
+                                Err(_) => Append::Unknown(fault),
+                            };
+                        }
                     },
                     Ok(None) => {}
                     Err(_) => return Append::Unknown(fault),
                 }
             }
             if attempts.after(fault.clone()).await.is_err() {
-                return Append::Unknown(fault);
+                return match group.is_unclear {
+                    true => Append::Unknown(fault),
+                    false => Append::Failed(fault),
+                };
             }
         }
     }
@@ -379,7 +401,23 @@ impl ObjectAppender {
         let (tickets, frames): (Vec<u64>, Vec<Bytes>) = waiting.pending.drain(..count).unzip();
         let write_id = self.log.cloud.chance.next_u128();
         let bytes = encode(self.stream, sequence, write_id, &frames);
-        Some(Group { sequence, write_id, bytes, tickets })
+        Some(Group { sequence, write_id, bytes, tickets, is_unclear: false })
+    }
+}
+
+/// A place among those who wait. Whoever stops waiting leaves nothing behind: what is in no group
+/// yet is not put any more.
+struct Place<'a> {
+    appender: &'a ObjectAppender,
+    ticket: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.appender.waiting();
+        waiting.there.remove(&self.ticket);
+        waiting.pending.retain(|(pending, _)| *pending != self.ticket);
+        waiting.outcomes.remove(&self.ticket);
     }
 }
 
@@ -387,11 +425,18 @@ impl ObjectAppender {
 impl Appender for ObjectAppender {
     async fn append(&self, transaction: &Transaction, _is_whole: bool) -> Append {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        self.waiting().pending.push((ticket, transaction.encode()));
+        let frame = transaction.encode();
+        {
+            let mut waiting = self.waiting();
+            waiting.there.insert(ticket);
+            waiting.pending.push((ticket, frame));
+        }
+        let _place = Place { appender: self, ticket };
         loop {
             // Whoever holds the state puts for all who wait. If its future is dropped, the group
             // stays in `open`, and the next one settles it.
             let mut state = self.state.lock().await;
+            let next = state.next;
             if let Some(outcome) = self.waiting().outcomes.remove(&ticket) {
                 return outcome;
             }
@@ -399,10 +444,12 @@ impl Appender for ObjectAppender {
                 self.waiting().pending.clear();
                 return Append::Fenced;
             }
-            if state.open.is_none() {
-                state.open = self.group(state.next);
+            match &mut state.open {
+                // Whoever began to put it is gone, or had no answer.
+                Some(group) => group.is_unclear = true,
+                none => *none = self.group(next),
             }
-            let Some(group) = &state.open else {
+            let Some(group) = &mut state.open else {
                 // Neither waiting nor settled: it was in a group that could not be settled.
                 let what = prefix(self.stream);
                 return Append::Unknown(Fault::Unknown { what, cause: "given up".into() });
@@ -428,10 +475,13 @@ impl Appender for ObjectAppender {
             }
             let mut waiting = self.waiting();
             let is_ours = tickets.contains(&ticket);
-            waiting.outcomes.extend(tickets.into_iter().map(|ticket| (ticket, outcome.clone())));
+            for ticket in tickets {
+                if waiting.there.contains(&ticket) {
+                    waiting.outcomes.insert(ticket, outcome.clone());
+                }
+            }
             if let (Append::Unknown(fault), false) = (outcome, is_ours) {
                 // An earlier group stands in the way and cannot be settled: ours was never put.
-                waiting.pending.retain(|(pending, _)| *pending != ticket);
                 return Append::Failed(fault);
             }
         }

@@ -5,6 +5,8 @@ mod conformance;
 mod embedded;
 mod golden;
 mod hostile;
+mod meddle;
+mod mishaps;
 mod model;
 mod mutations;
 mod printed;

@@ -22,7 +22,10 @@ use s3db::{
 const PAGE: PageId = PageId(7);
 
 /// Runs one process to its end in virtual time.
-fn run<T: Send + 'static>(world: &World, task: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) fn run<T: Send + 'static>(
+    world: &World,
+    task: impl Future<Output = T> + Send + 'static,
+) -> T {
     let answer: Arc<Mutex<Option<T>>> = Arc::default();
     let to = answer.clone();
     world.time.spawn(Process(0), async move {
@@ -32,7 +35,7 @@ fn run<T: Send + 'static>(world: &World, task: impl Future<Output = T> + Send + 
     answer.lock().unwrap().take().expect("it ends")
 }
 
-fn world(faults: Faults) -> World {
+pub(crate) fn world(faults: Faults) -> World {
     let world = World::new(1, faults, Latency::ROUGH);
     world.make_safe(Process(0));
     world
@@ -60,7 +63,7 @@ fn newest(world: &World, id: PageId) -> Page {
     Page::decode(versions.last().unwrap().bytes.as_ref().unwrap()).unwrap()
 }
 
-async fn open(cloud: &Cloud, settings: Settings) -> Arc<Store> {
+pub(crate) async fn open(cloud: &Cloud, settings: Settings) -> Arc<Store> {
     let pool = Pool::new(&Budget::new(16 << 20), policy::default_eviction());
     Store::open(cloud.clone(), settings, &pool).await.unwrap()
 }

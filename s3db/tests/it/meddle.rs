@@ -1,0 +1,241 @@
+//! Services and clocks that do what a test tells them to, over others that behave.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use s3db::cloud::{
+    Clock, Cloud, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
+    QueueSettings, Receipt, Sent, ToSend,
+};
+
+/// What becomes of a put or a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It happens, and no answer comes.
+    LostAnswer,
+    /// It does not happen, and no answer comes.
+    LostRequest,
+    /// It happens, and whoever asked waits for ever.
+    Stuck,
+    /// No answer comes, and it happens when the test says so.
+    Late,
+    /// It is refused for good.
+    Denied,
+    /// It is refused for now.
+    Throttled,
+}
+
+type Once = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Stands between a store and its services.
+pub(crate) struct Meddler {
+    beneath: Cloud,
+    /// Fates of puts of names that start so; those that follow are let through.
+    puts: Mutex<(String, VecDeque<Fate>)>,
+    sends: Mutex<VecDeque<Fate>>,
+    late: Mutex<Vec<(String, Bytes, PutIf)>>,
+    /// What happens after the first list of this prefix.
+    after_list: Mutex<Option<(String, Once)>>,
+}
+
+impl Meddler {
+    /// `cloud` with a meddler before it.
+    pub(crate) fn over(cloud: &Cloud) -> (Arc<Meddler>, Cloud) {
+        let meddler = Arc::new(Meddler {
+            beneath: cloud.clone(),
+            puts: Mutex::default(),
+            sends: Mutex::default(),
+            late: Mutex::default(),
+            after_list: Mutex::default(),
+        });
+        let cloud = Cloud { objects: meddler.clone(), queue: meddler.clone(), ..cloud.clone() };
+        (meddler, cloud)
+    }
+
+    /// The next puts of names that start with `prefix` go this way.
+    pub(crate) fn puts(&self, prefix: &str, fates: &[Fate]) {
+        *self.puts.lock().unwrap() = (prefix.to_owned(), fates.iter().copied().collect());
+    }
+
+    /// The next sends go this way.
+    pub(crate) fn sends(&self, fates: &[Fate]) {
+        *self.sends.lock().unwrap() = fates.iter().copied().collect();
+    }
+
+    /// Puts that were told to be late happen now.
+    pub(crate) async fn deliver(&self) -> Vec<Put> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        let mut outcomes = Vec::new();
+        for (name, bytes, condition) in late {
+            outcomes.push(self.beneath.objects.put(&name, bytes, condition).await);
+        }
+        outcomes
+    }
+
+    /// `then` happens after the next list of `prefix`, before its answer arrives.
+    pub(crate) fn after_list(&self, prefix: &str, then: impl Future<Output = ()> + Send + 'static) {
+        *self.after_list.lock().unwrap() = Some((prefix.to_owned(), Box::pin(then)));
+    }
+}
+
+fn lost(what: &str) -> Fault {
+    Fault::Unknown { what: what.to_owned(), cause: "lost".into() }
+}
+
+fn denied(what: &str) -> Fault {
+    Fault::Denied { what: what.to_owned(), cause: "the test says so".into() }
+}
+
+#[async_trait]
+impl Objects for Meddler {
+    async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        self.beneath.objects.get(name, unless).await
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        let fate = {
+            let mut puts = self.puts.lock().unwrap();
+            if name.starts_with(&puts.0) { puts.1.pop_front() } else { None }
+        };
+        match fate {
+            None => self.beneath.objects.put(name, bytes, condition).await,
+            Some(Fate::LostRequest) => Put::Unknown(lost(name)),
+            Some(Fate::Stuck) => {
+                self.beneath.objects.put(name, bytes, condition).await;
+                std::future::pending().await
+            }
+            Some(Fate::LostAnswer) => {
+                self.beneath.objects.put(name, bytes, condition).await;
+                Put::Unknown(lost(name))
+            }
+            Some(Fate::Late) => {
+                self.late.lock().unwrap().push((name.to_owned(), bytes, condition));
+                Put::Unknown(lost(name))
+            }
+            Some(Fate::Denied) => Put::Failed(denied(name)),
+            Some(Fate::Throttled) => Put::Failed(Fault::Throttled { what: name.to_owned() }),
+        }
+    }
+
+    async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        self.beneath.objects.delete(name, only).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
+        let listing = self.beneath.objects.list(prefix, after, max).await;
+        let then = {
+            let mut hook = self.after_list.lock().unwrap();
+            hook.take_if(|(of, _)| of == prefix)
+        };
+        if let Some((_, then)) = then {
+            then.await;
+        }
+        listing
+    }
+}
+
+#[async_trait]
+impl Queue for Meddler {
+    async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
+        self.beneath.queue.create(queue, settings).await
+    }
+
+    async fn send(&self, queue: &str, batch: &[ToSend]) -> Vec<Sent> {
+        let fate = self.sends.lock().unwrap().pop_front();
+        let all = |sent: Sent| vec![sent; batch.len()];
+        match fate {
+            None => self.beneath.queue.send(queue, batch).await,
+            Some(Fate::LostAnswer) => {
+                self.beneath.queue.send(queue, batch).await;
+                all(Sent::Unknown(lost(queue)))
+            }
+            Some(Fate::LostRequest | Fate::Stuck | Fate::Late) => all(Sent::Unknown(lost(queue))),
+            Some(Fate::Denied) => all(Sent::Failed(denied(queue))),
+            Some(Fate::Throttled) => all(Sent::Failed(Fault::Throttled { what: queue.to_owned() })),
+        }
+    }
+
+    async fn receive(
+        &self,
+        queue: &str,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Message>, Fault> {
+        self.beneath.queue.receive(queue, max, visibility, wait).await
+    }
+
+    async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
+        self.beneath.queue.delete(queue, receipts).await
+    }
+
+    async fn change_visibility(
+        &self,
+        queue: &str,
+        receipt: &Receipt,
+        visibility: Duration,
+    ) -> Result<(), Fault> {
+        self.beneath.queue.change_visibility(queue, receipt, visibility).await
+    }
+
+    async fn depth(&self, queue: &str) -> Result<u64, Fault> {
+        self.beneath.queue.depth(queue).await
+    }
+}
+
+/// A clock that is wrong, or stands still with its machine.
+pub(crate) struct OddClock {
+    beneath: Arc<dyn Clock>,
+    /// How far the wall clock is ahead.
+    pub(crate) ahead_us: AtomicI64,
+    /// How long the machine was suspended: its monotonic clock does not count that.
+    pub(crate) suspended_us: AtomicU64,
+}
+
+impl OddClock {
+    /// `cloud` with such a clock.
+    pub(crate) fn over(cloud: &Cloud) -> (Arc<OddClock>, Cloud) {
+        let clock = Arc::new(OddClock {
+            beneath: cloud.clock.clone(),
+            ahead_us: AtomicI64::new(0),
+            suspended_us: AtomicU64::new(0),
+        });
+        (clock.clone(), Cloud { clock, ..cloud.clone() })
+    }
+
+    /// Sets the wall clock so many seconds ahead.
+    pub(crate) fn set_ahead(&self, s: i64) {
+        self.ahead_us.store(s * 1_000_000, Ordering::Relaxed);
+    }
+
+    /// The machine sleeps.
+    pub(crate) async fn suspend(&self, time: Duration) {
+        self.beneath.sleep(time).await;
+        self.suspended_us.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Clock for OddClock {
+    fn monotonic_us(&self) -> u64 {
+        self.beneath.monotonic_us() - self.suspended_us.load(Ordering::Relaxed)
+    }
+
+    fn wall_us(&self) -> u64 {
+        self.beneath.wall_us().saturating_add_signed(self.ahead_us.load(Ordering::Relaxed))
+    }
+
+    async fn sleep(&self, time: Duration) {
+        self.beneath.sleep(time).await;
+    }
+}

@@ -1,0 +1,266 @@
+//! What once went wrong, each as it did.
+
+use std::{sync::Arc, time::Duration};
+
+use s3db::{
+    Backend, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store, StoreError,
+    cloud::{
+        Cloud, Put,
+        embedded::{self, Memory},
+        model::{Faults, Process},
+    },
+};
+
+use crate::{
+    meddle::{
+        Fate::{Denied, Late, LostAnswer, LostRequest, Stuck, Throttled},
+        Meddler, OddClock,
+    },
+    printed::{open, run, world},
+};
+
+const CLIENT: u64 = 7;
+
+fn memory() -> Cloud {
+    embedded::memory(Arc::new(Memory::new()))
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// Few attempts, close together.
+fn settings() -> Settings {
+    Settings { attempts_max: 3, backoff: Duration::from_millis(1), ..Settings::default() }
+}
+
+/// No work in the background.
+fn options(backend: Backend) -> Options {
+    let (settings, client) = (settings(), Some(CLIENT));
+    Options { settings, backend, client, has_worker: false, shards: 1, ..Options::default() }
+}
+
+async fn create(cloud: &Cloud, backend: Backend) -> (Db, Collection) {
+    Store::create(cloud, &settings(), backend, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &options(backend)).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    (db, things)
+}
+
+async fn put(session: &Session, of: &Collection, name: &str, value: &str) {
+    let mut txn = session.begin(Level::Atomic);
+    txn.put(of.root, &key(name), Payload::new(value).unwrap()).unwrap();
+    session.commit(&mut txn).await.unwrap();
+}
+
+/// What everyone sees once all is on its page.
+async fn get(cloud: &Cloud, of: &Collection, name: &str) -> Option<String> {
+    let store = open(cloud, settings()).await;
+    store.sweep().await.unwrap();
+    let session = Session::reader(store, 99);
+    let found = session.read(&session.begin(Level::Basic), of.root, &key(name)).await.unwrap();
+    found.map(|payload| payload.to_string())
+}
+
+/// Garbage collection read the catalogue, others made a collection, and then it listed the pages:
+/// it met none of those in its walks, and deleted them.
+#[tokio::test]
+async fn a_collection_made_during_garbage_collection_stays() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, _) = create(&cloud, Backend::S3Log).await;
+    let store = open(&raw, settings()).await;
+    let session = Session::reader(store.clone(), 8);
+    let made = Arc::new(std::sync::Mutex::new(None));
+    let to = made.clone();
+    // Once garbage collection has read the catalogue.
+    meddler.after_list("catalog/", async move {
+        let late = store.create_collection("late").await.unwrap();
+        put(&session, &late, "ada", "1815").await;
+        store.sweep().await.unwrap();
+        *to.lock().unwrap() = Some(late);
+    });
+    db.store().collect_garbage(Duration::ZERO).await.unwrap();
+    let late = made.lock().unwrap().take().expect("the catalogue was listed");
+    assert_eq!(get(&raw, &late, "ada").await.as_deref(), Some("1815"));
+}
+
+/// The epochs of a name that was retired began at 1 again: whoever had read that stream to its end
+/// took what was new for what it knew, and deleted it.
+#[test]
+fn a_name_that_comes_back_has_no_old_epoch() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    let got = run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let observer = open(&cloud, settings()).await;
+        let things = observer.create_collection("things").await.unwrap();
+        let first = Session::open(open(&cloud, settings()).await, CLIENT).await.unwrap();
+        for n in 0..3 {
+            put(&first, &things, &format!("first{n}"), "x").await;
+            observer.sweep().await.unwrap();
+        }
+        // Longer than any tombstone stays.
+        cloud.clock.sleep(Duration::from_secs(40 * 24 * 3600)).await;
+        let done = observer.collect_garbage(Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(done.retired, 1, "{done:?}");
+        let again = Session::open(open(&cloud, settings()).await, CLIENT).await.unwrap();
+        put(&again, &things, "again", "y").await;
+        observer.sweep().await.unwrap();
+        assert!(again.epoch() > first.epoch());
+        let txn = again.begin(Level::Basic);
+        let reader = Session::reader(observer, 9);
+        let seen = reader.read(&txn, things.root, &key("again")).await.unwrap();
+        (seen.map(|payload| payload.to_string()), get(&cloud, &things, "again").await)
+    });
+    assert_eq!(got, (Some("y".to_owned()), Some("y".to_owned())));
+}
+
+/// A commit on a machine whose clock is behind succeeded, and then lost against what had been there
+/// before it.
+#[test]
+fn a_blind_write_of_a_slow_clock_counts() {
+    // How far the clock of the first writer is ahead, and that of the second.
+    for (first, second) in [(0, -60), (60, 0), (60, -60), (0, -7200)] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        let got = run(&world, async move {
+            Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+            let (clock, odd) = OddClock::over(&cloud);
+            clock.set_ahead(first);
+            let store = open(&odd, settings()).await;
+            let things = store.create_collection("things").await.unwrap();
+            put(&Session::reader(store.clone(), 1), &things, "k", "old").await;
+            store.sweep().await.unwrap();
+            let (clock, odd) = OddClock::over(&cloud);
+            clock.set_ahead(second);
+            let session = Session::reader(open(&odd, settings()).await, 2);
+            put(&session, &things, "k", "new").await;
+            get(&cloud, &things, "k").await
+        });
+        assert_eq!(got.as_deref(), Some("new"), "clocks {first} s and {second} s ahead");
+    }
+}
+
+/// A put of a log object without an answer, then one that was denied: the commit was called off,
+/// and when the first put arrived after all, it was taken for the fence of another life.
+#[tokio::test]
+async fn a_denied_attempt_says_nothing_of_the_one_before() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    meddler.puts("log/", &[Late, Denied]);
+    let mut txn = db.begin();
+    txn.put(&things, &key("late"), Payload::new("x").unwrap()).unwrap();
+    let outcome = txn.commit().await;
+    assert!(matches!(outcome, Err(StoreError::CommitUnknown { .. })), "{outcome:?}");
+    assert!(matches!(meddler.deliver().await[..], [Put::Stored(_)]));
+    let mut next = db.begin();
+    next.put(&things, &key("next"), Payload::new("y").unwrap()).unwrap();
+    next.commit().await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(get(&raw, &things, "late").await.as_deref(), Some("x"));
+    assert_eq!(get(&raw, &things, "next").await.as_deref(), Some("y"));
+}
+
+/// The same when whoever put it gave up waiting.
+#[tokio::test]
+async fn a_commit_that_was_given_up_is_open() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    meddler.puts("log/", &[Stuck]);
+    let mut given_up = db.begin();
+    given_up.put(&things, &key("given up"), Payload::new("x").unwrap()).unwrap();
+    {
+        let mut commit = Box::pin(given_up.commit());
+        while raw.objects.list("log/", None, 1).await.unwrap().names.is_empty() {
+            assert!(futures::poll!(&mut commit).is_pending());
+        }
+    }
+    meddler.puts("log/", &[Denied]);
+    let mut next = db.begin();
+    next.put(&things, &key("next"), Payload::new("y").unwrap()).unwrap();
+    let outcome = next.commit().await;
+    assert!(matches!(outcome, Err(StoreError::Cloud { .. })), "{outcome:?}");
+    next.commit().await.unwrap();
+    given_up.commit().await.unwrap();
+    assert_eq!(get(&raw, &things, "given up").await.as_deref(), Some("x"));
+}
+
+/// "May be committed", and then, asked again while nothing was known yet, "is not".
+#[tokio::test]
+async fn what_was_unclear_is_not_called_off() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    meddler.puts("log/", &[Late, LostRequest, LostRequest, LostRequest, Throttled, Denied]);
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    for attempt in 0..2 {
+        let outcome = txn.commit().await;
+        assert!(matches!(outcome, Err(StoreError::CommitUnknown { .. })), "{attempt}: {outcome:?}");
+    }
+    meddler.deliver().await;
+    txn.commit().await.unwrap();
+    assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"));
+}
+
+/// The same with queues, where a second commit knew nothing of the first.
+#[tokio::test]
+async fn what_was_sent_without_an_answer_is_not_called_off() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        let raw = memory();
+        let (meddler, cloud) = Meddler::over(&raw);
+        let (db, things) = create(&cloud, backend).await;
+        meddler.sends(&[LostAnswer, LostRequest, LostRequest, Denied]);
+        let mut txn = db.begin();
+        txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+        for attempt in 0..2 {
+            let outcome = txn.commit().await;
+            let is_unknown = matches!(outcome, Err(StoreError::CommitUnknown { .. }));
+            assert!(is_unknown, "{backend:?} {attempt}: {outcome:?}");
+        }
+        assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"), "{backend:?}");
+    }
+}
+
+/// What no attempt can have done is said to be so, and the number is free for the next.
+#[tokio::test]
+async fn what_was_only_refused_is_not_committed() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    meddler.puts("log/", &[Throttled, Throttled, Throttled]);
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    let outcome = txn.commit().await;
+    assert!(matches!(outcome, Err(StoreError::Cloud { .. })), "{outcome:?}");
+    assert_eq!(get(&raw, &things, "k").await, None);
+    txn.commit().await.unwrap();
+    assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"));
+}
+
+/// After a suspend of some minutes every commit failed until the copies of pages were old: the
+/// object store's clock was counted on by one that had stood still.
+#[test]
+fn a_machine_that_slept_commits() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let (clock, odd) = OddClock::over(&cloud);
+        let store = open(&odd, settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::reader(store, CLIENT);
+        put(&session, &things, "before", "x").await;
+        clock.suspend(Duration::from_secs(600)).await;
+        put(&session, &things, "after", "y").await;
+        // A clock that is ahead is still refused.
+        clock.set_ahead(600);
+        let mut txn = session.begin(Level::Atomic);
+        txn.put(things.root, &key("ahead"), Payload::default()).unwrap();
+        let outcome = session.commit(&mut txn).await;
+        assert!(matches!(outcome, Err(StoreError::Clock { .. })), "{outcome:?}");
+    });
+}
