@@ -218,3 +218,36 @@ fn without_poison_the_process_ends_with_the_errors_text() {
         println!("read {}", mapped[100_000]);
     }
 }
+
+/// Another version is an error by every door, for what was resident before as well: never a mixture.
+#[test]
+fn an_object_that_changes_under_a_region_is_never_a_mixture() {
+    let source = Known::new(1 << 20);
+    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let region = builder.build().unwrap().open(source.clone()).unwrap();
+    assert_eq!(region.load(0..2 * 65_536).unwrap()[..], bytes_of(0..2 * 65_536)[..]);
+    source.behave(Behaviour::Fail(SourceError::Changed {
+        object: "test://known".to_owned(),
+        expected: "v1".to_owned(),
+        found: "v2".to_owned(),
+    }));
+    let changed = |range: std::ops::Range<u64>| {
+        let error = region.load(range.clone()).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Source(SourceError::Changed { .. })), "{range:?}: {error}");
+    };
+    changed(500_000..500_001);
+    changed(65_536..3 * 65_536);
+    assert_eq!(region.load(1..2).unwrap()[0], byte_at(1), "what is resident is of one version");
+    region.advise(pager::Hint::DontNeed(0..65_536)).unwrap();
+    changed(0..1);
+    changed(0..2 * 65_536);
+    if is_full() && Pager::probe().can_poison {
+        let mapped = region.map().unwrap();
+        let (_read, write) = nix::unistd::pipe().unwrap();
+        for at in [0, 500_000] {
+            let touched = nix::unistd::write(&write, &mapped[at..at + 1]);
+            assert_eq!(touched, Err(nix::errno::Errno::EFAULT), "at {at}");
+        }
+        assert_eq!(mapped[65_536], byte_at(65_536));
+    }
+}

@@ -1,12 +1,19 @@
 //! How few requests it takes.
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures::StreamExt;
 use pager::{
-    Hint, Pager, RegionOptions,
+    BlockSource, ByteStream, Bytes, Hint, ObjectStat, Pager, RegionOptions, SourceError, Version,
+    async_trait,
     policy::{
         NoPrefetch, PrefetchPolicy,
         prefetch::{Advice, Limits, Signal, Want},
@@ -104,7 +111,7 @@ fn will_need_fetches_its_ranges_side_by_side() {
         assert_eq!(region.load(range.clone()).unwrap()[..], bytes_of(range.clone())[..]);
     }
     assert_eq!(source.requests().len(), 16);
-    let parallel = source.0.in_flight_max.load(std::sync::atomic::Ordering::SeqCst);
+    let parallel = source.0.in_flight_max.load(Ordering::SeqCst);
     assert!(parallel >= 8, "{parallel} requests at a time");
     assert!(start.elapsed() < Duration::from_millis(16 * 50));
 }
@@ -128,7 +135,7 @@ fn long_ranges_are_cut_where_the_source_likes() {
     // Blocks of 4 MiB, read from the middle of the first to the middle of the ninth.
     let block = 4 << 20;
     let source = Known::new(64 << 20);
-    source.0.alignment.store(block, std::sync::atomic::Ordering::SeqCst);
+    source.0.alignment.store(block, Ordering::SeqCst);
     let builder = Pager::builder().budget_bytes(256 << 20).prefetch(|| Box::new(NoPrefetch));
     let region = builder.build().unwrap().open(source.clone()).unwrap();
     drop(region.load(2 << 20..34 << 20).unwrap());
@@ -252,4 +259,100 @@ impl PrefetchPolicy for Told {
     }
     fn unused(&mut self, _: u64) {}
     fn advise(&mut self, _: &Advice, _: &Limits, _: &mut Vec<Want>) {}
+}
+
+/// Sends a unit of each answer, and the next when it is told to; remembers on which threads it ran.
+struct Parts {
+    known: Known,
+    more: Arc<tokio::sync::Semaphore>,
+    threads: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Parts {
+    fn here(threads: &Mutex<BTreeSet<String>>) {
+        let name = std::thread::current().name().unwrap_or("nameless").to_owned();
+        threads.lock().unwrap().insert(name);
+    }
+}
+
+#[async_trait]
+impl BlockSource for Parts {
+    fn name(&self) -> &str {
+        "test://parts"
+    }
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        Parts::here(&self.threads);
+        self.known.stat().await
+    }
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        drop(self.known.read(version, range.clone()).await?);
+        Parts::here(&self.threads);
+        let (more, threads) = (self.more.clone(), self.threads.clone());
+        let parts = futures::stream::iter(range.clone().step_by(65_536)).then(move |start| {
+            let (more, threads, end) = (more.clone(), threads.clone(), range.end);
+            async move {
+                more.acquire().await.expect("never closed").forget();
+                Parts::here(&threads);
+                Ok(Bytes::from(bytes_of(start..end.min(start + 65_536))))
+            }
+        });
+        Ok(parts.boxed())
+    }
+}
+
+/// Each part of an answer is there to be read as soon as it has come, by a load and by a touch; and
+/// whoever asks, the source runs on the pager's own threads.
+#[test]
+fn parts_are_read_as_they_arrive() {
+    let unit = 65_536;
+    let (more, threads) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+    let parts =
+        Parts { known: Known::new(4 * unit), more: more.clone(), threads: Arc::clone(&threads) };
+    let known = parts.known.clone();
+    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let pager = builder.build().unwrap();
+    // Inside a runtime of the caller's, which must not be the one that the source runs on.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let region = runtime.block_on(pager.open_async(parts)).unwrap();
+    let mapped = can_fault().then(|| region.map().unwrap());
+    let whole = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let guard = region.load(0..4 * unit).unwrap();
+            whole.store(true, Ordering::SeqCst);
+            assert!(*guard == *bytes_of(0..4 * unit));
+        });
+        until("the request is out", || known.requests().len() == 1);
+        for n in 0..4u64 {
+            more.add_permits(1);
+            let at = n * unit + 5;
+            match &mapped {
+                Some(mapped) if n % 2 == 1 => assert_eq!(mapped[at as usize], byte_at(at)),
+                _ => assert_eq!(
+                    runtime.block_on(region.load_async(at..at + 1)).unwrap()[0],
+                    byte_at(at)
+                ),
+            }
+            assert!(n == 3 || !whole.load(Ordering::SeqCst), "part {n} is not the whole");
+        }
+    });
+    assert_eq!(known.requests().len(), 1, "one request for all of it");
+    let threads: Vec<_> = threads.lock().unwrap().iter().cloned().collect();
+    assert_eq!(threads, ["pager-io"]);
+}
+
+/// While a stream holds, its requests grow to what the source likes best.
+#[test]
+fn a_long_stream_asks_for_large_parts() {
+    let len = 320 << 20;
+    let source = Known::new(len);
+    let pager = Pager::builder().budget_bytes(1 << 30).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    for at in (0..len).step_by(65_536) {
+        assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+    }
+    let sizes: Vec<_> = source.requests().iter().map(|range| range.end - range.start).collect();
+    assert_eq!(sizes[0], 65_536, "an isolated miss fetches one unit");
+    let largest = sizes.into_iter().max().unwrap();
+    assert!((8 << 20..=16 << 20).contains(&largest), "{largest} bytes at most");
 }
