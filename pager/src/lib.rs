@@ -33,7 +33,8 @@ mod sys; // mmap and userfaultfd: the only unsafe code
 mod pager; // settings, threads, how an object becomes a region
 mod signals; // threads that take no signals of the program
 mod error; // what can go wrong
-mod failure; // what a reader sees when bytes cannot be had, and who is told
+mod failure; // the end of a process whose readers cannot be told otherwise
+mod log; // what happened, told by a thread of its own
 mod stats; // what is counted
 mod block_on; // waiting for a future on a thread of any kind
 mod sync; // locks and atomics

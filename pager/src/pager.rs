@@ -16,9 +16,10 @@ use crate::{
     budget::Budget,
     cache::Ledger,
     error::{ConfigError, Error, SourceError},
-    failure::{Causes, stop_process},
+    failure::stop_process,
     fault::{self, Atlas, Placed},
     fetch::{Engine, Lanes, Object, Request},
+    log::Log,
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
     region::{Handle, Region},
@@ -203,9 +204,9 @@ impl Builder {
             .build()
             .map_err(|error| Error::system("the pager's runtime cannot start", error))?;
         let system = |what| move |error| Error::system(what, error);
-        let causes = Causes::start().map_err(system("the pager's log thread cannot start"))?;
+        let log = Log::start().map_err(system("the pager's log thread cannot start"))?;
         let (sender, requests) = mpsc::unbounded_channel();
-        let engine = Engine::new(requests, sender.clone(), pool.clone(), plan.lanes, causes);
+        let engine = Engine::new(requests, sender.clone(), pool.clone(), plan.lanes, log);
         let engine = runtime.spawn(engine.run());
         runtime.spawn(async move {
             if let Err(error) = engine.await
@@ -527,7 +528,7 @@ impl Pager {
         frames.enter();
         let object = Arc::new(Object {
             id,
-            name: source.name().to_owned(),
+            name: source.name().into(),
             source,
             version: stat.version,
             ledger: ledger.clone(),
@@ -543,6 +544,8 @@ impl Pager {
             hints: Mutex::default(),
             prefetch: Mutex::new(prefetch()),
             counters: counters.clone(),
+            first_unit_us: metrics::histogram!("pager.fetch.first_unit_us"),
+            fetch_us: metrics::histogram!("pager.fetch.us"),
         });
         // The engine knows the region before the first fault can name it.
         let _ = inner.engine.send(Request::Open(object.clone()));
@@ -610,6 +613,9 @@ impl Pager {
                 })?
             }
         };
+        if let Some(addrs) = frames.registered() {
+            self.0.atlas.insert_frames(addrs);
+        }
         pools.insert(unit, frames.clone());
         Ok(frames)
     }

@@ -1,20 +1,7 @@
 //! What is counted, with units.
 //!
-//! | counter of the `metrics` facade | unit | meaning |
-//! | --- | --- | --- |
-//! | `pager.fault.count` | faults | page faults delivered to the pager |
-//! | `pager.load.count` | calls | calls of `load`, `load_async` and `read_at` |
-//! | `pager.fetch.requests` | requests | range requests sent to sources |
-//! | `pager.fetch.bytes` | bytes | bytes received from sources |
-//! | `pager.fetch.errors` | requests | range requests that failed after all retries, by `kind` |
-//! | `pager.recall.units` | units | units given up that came back without a request |
-//! | `pager.evict.units` | units | units given up for the budget or by a hint |
-//! | `pager.prefetch.units` | units | units fetched before anybody asked |
-//! | `pager.prefetch.unused` | units | of these, given up before anybody was seen to ask |
-//! | `pager.poison.units` | units | units whose bytes could not be had while a fault waited |
-//!
-//! A region takes its handles of `pager.fault.count` and `pager.load.count` when it is opened: install
-//! the recorder before that.
+//! Metrics of the `metrics` facade are listed in the table of the crate's README; a test holds it and
+//! the code together.
 
 use crate::sync::{AtomicU64, Ordering};
 

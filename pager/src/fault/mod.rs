@@ -9,6 +9,7 @@
 
 use std::{
     io,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -45,10 +46,13 @@ pub(crate) struct Placed {
     pub(crate) metric: metrics::Counter,
 }
 
-/// Which region lies where. Read by the fault thread without a lock.
+/// Which region lies where, and which memory of ours is none. Read by the fault thread without a
+/// lock.
 #[derive(Default)]
 pub(crate) struct Atlas {
     sorted: ArcSwap<Vec<Placed>>,
+    /// Addresses of recycled frames, which stay as long as the pager.
+    frames: ArcSwap<Vec<Range<usize>>>,
     change: Mutex<()>,
 }
 
@@ -59,6 +63,14 @@ impl Atlas {
         let at = next.partition_point(|other| other.addr < placed.addr);
         next.insert(at, placed);
         self.sorted.store(Arc::new(next));
+    }
+
+    /// Frames lie at the addresses `range` from now on.
+    pub(crate) fn insert_frames(&self, range: Range<usize>) {
+        let _one_at_a_time = lock(&self.change);
+        let mut next = Vec::clone(&self.frames.load());
+        next.push(range);
+        self.frames.store(Arc::new(next));
     }
 
     pub(crate) fn remove(&self, region: u64) {
@@ -116,7 +128,7 @@ fn answer(
         let regions = atlas.sorted.load();
         for &addr in &addrs {
             if !translate(addr, &regions, engine) {
-                refuse(uffd, addr);
+                refuse(uffd, addr, &atlas.frames.load());
             }
         }
     }
@@ -151,12 +163,14 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
 /// Ends the wait at `addr`, where no region is.
 ///
 /// No reader comes here, but the kernel does: a program that locks all its memory has it touch frames
-/// without pages, and what is left of regions that were closed. It takes the poison for an answer and
-/// goes on; whoever uses the frame clears it away.
-fn refuse(uffd: &Descriptor, addr: usize) {
+/// without pages. It takes poison for an answer and goes on; whoever uses the frame clears it away.
+/// Elsewhere a region was closed, or something is about to be known: whoever is there looks again.
+fn refuse(uffd: &Descriptor, addr: usize, frames: &[Range<usize>]) {
     let page = addr - addr % PAGE;
-    if uffd.poison(page, PAGE).is_err() {
-        // There is a page by now, or no memory of ours any more.
+    let marked =
+        frames.iter().any(|range| range.contains(&addr)) && uffd.poison(page, PAGE).is_ok();
+    if !marked {
+        // A frame may have a page by now.
         let _ = uffd.wake(page, PAGE);
     }
 }

@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     cache::Speculated,
-    failure::Causes,
+    log::Log,
     policy::prefetch::{Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
     stats::add,
@@ -88,7 +88,7 @@ pub(crate) struct Engine {
     sender: UnboundedSender<Request>,
     pool: Pool,
     lanes: Lanes,
-    causes: Causes,
+    log: Log,
     objects: HashMap<u64, Arc<Object>>,
     demand: Queue,
     guesses: Queue,
@@ -112,7 +112,7 @@ impl Engine {
         sender: UnboundedSender<Request>,
         pool: Pool,
         lanes: Lanes,
-        causes: Causes,
+        log: Log,
     ) -> Engine {
         let windows = Windows::new(pool.budget().speculative_limit());
         Engine {
@@ -120,7 +120,7 @@ impl Engine {
             sender,
             pool,
             lanes,
-            causes,
+            log,
             objects: HashMap::new(),
             demand: Queue::default(),
             guesses: Queue::default(),
@@ -140,6 +140,7 @@ impl Engine {
             budget.want();
             let freed = budget.freed().notified();
             let blocked = self.start_what_fits();
+            self.log.evicted(self.pool.take_evicted(), budget.used(), budget.limit());
             let request = tokio::select! {
                 request = self.requests.recv() => request,
                 _ = freed, if blocked => continue,
@@ -190,7 +191,7 @@ impl Engine {
                 if let Err(error) = object.ledger.install_staged(unit) {
                     // The bytes are gone with the frame; ask for them again.
                     let name = &object.name;
-                    self.causes.note(format!("{name}: staged unit {unit} was lost: {error}"));
+                    self.log.note(format!("{name}: staged unit {unit} was lost: {error}"));
                     let units = unit..unit + 1;
                     let object = object.clone();
                     self.demand.push(Job { object, units, marker: None, guess: false });
@@ -406,9 +407,9 @@ impl Engine {
         } else {
             self.running_demand += 1;
         }
-        let (sender, causes) = (self.sender.clone(), self.causes.clone());
+        let (sender, log) = (self.sender.clone(), self.log.clone());
         let (region, guess) = (job.object.id, job.guess);
-        let task = tokio::spawn(Transfer::new(job, supply, sender, causes).run());
+        let task = tokio::spawn(Transfer::new(job, supply, sender, log).run());
         let running = self.running.entry(region).or_default();
         running.retain(|running| !running.task.is_finished());
         running.push(Running { guess, task: task.abort_handle() });

@@ -15,7 +15,7 @@ use crate::{
 /// Everything that a request for bytes needs to know. Alive as long as a handle or a request is.
 pub(crate) struct Object {
     pub(crate) id: u64,
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) source: Arc<dyn BlockSource>,
     pub(crate) version: Version,
     pub(crate) ledger: Arc<Ledger>,
@@ -33,6 +33,9 @@ pub(crate) struct Object {
     /// Called by the engine only.
     pub(crate) prefetch: Mutex<Box<dyn PrefetchPolicy>>,
     pub(crate) counters: Arc<Counters>,
+    /// Handles, because looking a metric up may take the recorder's lock.
+    pub(crate) first_unit_us: metrics::Histogram,
+    pub(crate) fetch_us: metrics::Histogram,
 }
 
 impl Drop for Object {

@@ -12,8 +12,9 @@ use super::{Object, Request, queue::Job};
 use crate::{
     cache::State,
     error::SourceError,
-    failure::{Causes, stop_process},
+    failure::stop_process,
     frame::Frame,
+    log::{self, Log},
     source::ByteStream,
     stats::add,
     sync::Arc,
@@ -35,8 +36,13 @@ pub(super) struct Transfer {
     supply: Option<Supply>,
     frame: Option<Frame>,
     requests: UnboundedSender<Request>,
-    causes: Causes,
+    log: Log,
     error: Option<SourceError>,
+    start: Instant,
+    /// Units put in place so far.
+    installed: u64,
+    /// For who listens.
+    told: Option<log::Fetch>,
 }
 
 impl Transfer {
@@ -45,16 +51,22 @@ impl Transfer {
         job: Job,
         supply: Supply,
         requests: UnboundedSender<Request>,
-        causes: Causes,
+        log: Log,
     ) -> Transfer {
+        let object = &job.object;
+        let told =
+            log.fetch(&object.name, object.ledger.geometry().bytes_of(&job.units), job.guess);
         Transfer {
+            start: Instant::now(),
+            installed: 0,
+            told,
             left: job.units,
             marker: job.marker,
             guess: job.guess,
             supply: Some(supply),
             frame: None,
             requests,
-            causes,
+            log,
             error: None,
             object: job.object,
         }
@@ -69,8 +81,12 @@ impl Transfer {
         if let Err(error) = outcome {
             add(&self.object.counters.errors, 1);
             metrics::counter!("pager.fetch.errors", "kind" => error.kind()).increment(1);
+            if let Some(told) = &mut self.told {
+                told.failed(error.kind());
+            }
             self.error = Some(error);
         }
+        self.object.fetch_us.record(self.start.elapsed().as_micros() as f64);
     }
 
     /// One request for the whole range; units are put in place as the stream delivers them.
@@ -92,7 +108,7 @@ impl Transfer {
         if body.has_more().await {
             // The units are in place already, and they are what the source gave for this range.
             let name = &object.name;
-            self.causes.note(format!("{name}: a body went on past bytes {range:?}"));
+            self.log.note(format!("{name}: a body went on past bytes {range:?}"));
         }
         Ok(())
     }
@@ -120,7 +136,10 @@ impl Transfer {
         Ok(())
     }
 
-    fn count_request(&self) {
+    fn count_request(&mut self) {
+        if let Some(told) = &mut self.told {
+            told.asked();
+        }
         add(&self.object.counters.requests, 1);
         metrics::counter!("pager.fetch.requests").increment(1);
     }
@@ -144,7 +163,7 @@ impl Transfer {
 
     fn other_frame(&self) -> SourceError {
         SourceError::Permanent {
-            object: self.object.name.clone(),
+            object: self.object.name.to_string(),
             reason: "the source filled another frame than it was given".to_owned(),
             cause: None,
         }
@@ -169,7 +188,7 @@ impl Transfer {
                 Next::NoMemory(_) if start.elapsed() < self.object.deadline => {}
                 Next::NoMemory(error) => {
                     return Err(SourceError::Permanent {
-                        object: self.object.name.clone(),
+                        object: self.object.name.to_string(),
                         reason: "the system has no memory for a frame".to_owned(),
                         cause: Some(Arc::new(error)),
                     });
@@ -202,15 +221,23 @@ impl Transfer {
                 Spare::None => false,
                 Spare::NotNeeded => true,
             };
+        let since = self.told.is_some().then(std::time::Instant::now);
         let outcome = match stage {
             true => object.ledger.stage(unit, frame, charge),
             false => object.ledger.install(unit, frame, charge),
         };
         outcome.map_err(|error| SourceError::Permanent {
-            object: object.name.clone(),
+            object: object.name.to_string(),
             reason: format!("the system cannot put {} bytes in place", object.ledger.unit_cost()),
             cause: Some(Arc::new(error)),
         })?;
+        if let (Some(told), Some(since)) = (&mut self.told, since) {
+            told.installed(since);
+        }
+        if self.installed == 0 {
+            self.object.first_unit_us.record(self.start.elapsed().as_micros() as f64);
+        }
+        self.installed += 1;
         self.left.start = unit + 1;
         Ok(())
     }
@@ -224,7 +251,7 @@ impl Drop for Transfer {
         if !self.left.is_empty() {
             let closed = self.error.is_none() && !std::thread::panicking();
             let error = self.error.take().unwrap_or_else(|| SourceError::Permanent {
-                object: object.name.clone(),
+                object: object.name.to_string(),
                 reason: match std::thread::panicking() {
                     true => "the source panicked while it was read".to_owned(),
                     false => "the region was closed while it was read".to_owned(),
@@ -247,7 +274,7 @@ impl Drop for Transfer {
                 match object.ledger.fail(unit, &error) {
                     Ok(State::Poisoned) => {
                         let start = object.ledger.geometry().start_of(UnitIndex(unit));
-                        self.causes.poisoned(&object.name, start, &error);
+                        self.log.poisoned(&object.name, start, &error);
                     }
                     Ok(_) => {}
                     // Nobody waits for a region that is closed.

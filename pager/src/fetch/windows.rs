@@ -318,7 +318,7 @@ mod tests {
         ledger.settle(pool.join(Arc::downgrade(&tenant)).unwrap());
         Arc::new(Object {
             id: 1,
-            name: "test://nowhere".to_owned(),
+            name: "test://nowhere".into(),
             source: Arc::new(Nowhere),
             version: Version::strong("1"),
             ledger,
@@ -330,6 +330,8 @@ mod tests {
             hints: Default::default(),
             prefetch: crate::sync::Mutex::new(Box::new(NoPrefetch)),
             counters: Arc::default(),
+            first_unit_us: metrics::Histogram::noop(),
+            fetch_us: metrics::Histogram::noop(),
         })
     }
 

@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use crate::{
     budget::{Budget, Reclaim, Reservation},
     policy::EvictionPolicy,
-    sync::{Arc, Mutex, Weak, lock},
+    sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
 };
 
 /// Bits of a key that name the entry within its tenant; the rest names the tenant.
@@ -68,6 +68,8 @@ pub struct Pool(Arc<Shared>);
 struct Shared {
     budget: Budget,
     state: Mutex<State>,
+    /// Entries given up to make room, since somebody took the number.
+    evicted: AtomicU64,
 }
 
 struct State {
@@ -85,10 +87,16 @@ impl Pool {
     /// A pool under `budget` that evicts by `policy`.
     pub fn new(budget: &Budget, policy: Box<dyn EvictionPolicy>) -> Pool {
         let state = State { policy, tenants: Vec::new() };
-        let shared = Arc::new(Shared { budget: budget.clone(), state: Mutex::new(state) });
+        let (budget, state) = (budget.clone(), Mutex::new(state));
+        let shared = Arc::new(Shared { budget, state, evicted: AtomicU64::new(0) });
         let reclaim: Arc<dyn Reclaim> = shared.clone();
-        budget.join(Arc::downgrade(&reclaim));
+        shared.budget.join(Arc::downgrade(&reclaim));
         Pool(shared)
+    }
+
+    /// Entries given up to make room, since this was asked last.
+    pub(crate) fn take_evicted(&self) -> u64 {
+        self.0.evicted.swap(0, Ordering::Relaxed)
     }
 
     /// The budget that this pool takes from.
@@ -162,6 +170,7 @@ impl Shared {
         for _ in 0..64 {
             let Some((tenant, entry)) = self.victim() else { return false };
             if tenant.evict(entry) {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
         }

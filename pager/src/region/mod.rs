@@ -14,7 +14,11 @@ mod mapped;
 pub use guard::Guard;
 pub use mapped::Mapped;
 
-use std::{fmt, ops::Range, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -59,6 +63,7 @@ pub(crate) struct Handle {
     closed: AtomicBool,
     /// A handle, because looking a metric up costs more than a load of what is resident.
     loads: metrics::Counter,
+    wait_us: metrics::Histogram,
     /// Why `map` is refused, if it is.
     unmappable: Option<String>,
     pager: Pager,
@@ -72,7 +77,14 @@ impl Handle {
         pager: Pager,
     ) -> Handle {
         let loads = metrics::counter!("pager.load.count");
-        Handle { object, engine, closed: AtomicBool::new(false), loads, unmappable, pager }
+        let wait_us = metrics::histogram!("pager.load.wait_us");
+        let closed = AtomicBool::new(false);
+        Handle { object, engine, closed, loads, wait_us, unmappable, pager }
+    }
+
+    /// A load has waited since `since`, and has its bytes now.
+    fn waits(&self, since: Instant) {
+        self.wait_us.record(since.elapsed().as_micros() as f64);
     }
 
     fn ask(&self, request: Request) {
@@ -146,6 +158,7 @@ impl Region {
         let mut pins = Pins::new(&self.object().ledger, units.start);
         let waiters = self.pin(&units, &range, &mut pins)?;
         if !waiters.is_empty() {
+            let since = Instant::now();
             // Each request keeps the deadline itself; this one, between two units, is for a runtime
             // that a source has blocked, where nobody is left to keep it.
             let longest = self.object().deadline.saturating_mul(2) + Duration::from_secs(1);
@@ -156,6 +169,7 @@ impl Region {
                     deadline: longest,
                 })??;
             }
+            self.0.waits(since);
         }
         Ok(Guard::new(pins, range))
     }
@@ -164,8 +178,13 @@ impl Region {
     pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
         let mut pins = Pins::new(&self.object().ledger, units.start);
-        for waiter in self.pin(&units, &range, &mut pins)? {
-            Decided(waiter).await?;
+        let waiters = self.pin(&units, &range, &mut pins)?;
+        if !waiters.is_empty() {
+            let since = Instant::now();
+            for waiter in waiters {
+                Decided(waiter).await?;
+            }
+            self.0.waits(since);
         }
         Ok(Guard::new(pins, range))
     }

@@ -25,6 +25,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -130,6 +131,11 @@ impl Arena {
         let reclaim: Arc<dyn Reclaim> = shared.clone();
         shared.pool.budget().join(Arc::downgrade(&reclaim));
         Ok(Arena(shared))
+    }
+
+    /// Addresses of all slots.
+    pub(super) fn addrs(&self) -> Range<usize> {
+        self.0.slots.addr()..self.0.slots.addr() + self.0.slots.len()
     }
 
     /// What was idle longest. `None` if nothing is.

@@ -58,6 +58,11 @@ impl FramePool {
         }
     }
 
+    /// Where frames lie that are registered as regions are, and are none; `None` if no frame is.
+    pub(crate) fn registered(&self) -> Option<std::ops::Range<usize>> {
+        self.arena().map(Arena::addrs)
+    }
+
     /// Reserves `cost` bytes for each of `units` units, evicting as needed; `None` when too much is
     /// pinned or on its way.
     pub(crate) fn supply(&self, units: u64, cost: u64) -> Option<Supply> {

@@ -12,7 +12,7 @@ use super::mapping::{HUGE, Mapping, PAGE};
 const TABLES: usize = 64;
 
 /// How often it is tried: others may make tables just then, which hides what went.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 /// Whether giving up all of a 2 MiB span frees its page table. Asked once; where it cannot be known,
 /// no.

@@ -8,5 +8,6 @@ mod failure;
 mod kernel;
 mod memory;
 mod requests;
+mod seeing;
 mod model;
 mod regress;

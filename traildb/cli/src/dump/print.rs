@@ -9,7 +9,7 @@ use crate::{
     render,
     select::{Column, Content},
     values::{Form, Values},
-    walk::{Batch, Lose, Step},
+    walk::{Batch, Step},
 };
 
 /// What a line looks like.
@@ -33,10 +33,6 @@ pub(super) struct Printer<'d> {
     uuid: Uuid,
     /// Whether the trail's first event is still to come.
     first: bool,
-    /// Shards of which an event was printed.
-    begun: Vec<bool>,
-    /// Shards of which no more can be printed.
-    lost: Vec<bool>,
 }
 
 impl<'d> Printer<'d> {
@@ -63,8 +59,6 @@ impl<'d> Printer<'d> {
             line: Vec::new(),
             uuid: Uuid::default(),
             first: true,
-            begun: vec![false; share],
-            lost: vec![false; share],
         }
     }
 
@@ -85,73 +79,50 @@ impl<'d> Printer<'d> {
         output.put(&line)
     }
 
-    /// Prints what is in `batch`, of shards that `lose` was not called for.
-    pub(super) fn print(
-        &mut self,
-        batch: &Batch,
-        output: &mut Output,
-        lose: &mut Lose<'_>,
-    ) -> Result<(), Failure> {
-        for (place, items) in batch.items.iter().enumerate() {
-            let values = &mut self.values[place];
-            if let Err(failure) = values.fetch(items)
-                // What is at hand is read once more for each event, up to the one that it is of.
-                && values.is_remote()
-                && !self.lost[place]
-            {
-                self.lost[place] = true;
-                lose(place, failure, self.begun[place])?;
-            }
+    /// Prints what is in `batch`.
+    pub(super) fn print(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure> {
+        for (values, items) in self.values.iter_mut().zip(&batch.items) {
+            values.fetch(items)?;
         }
         let mut items: Vec<_> = batch.items.iter().map(|items| items.iter().copied()).collect();
         for step in &batch.steps {
             self.line.clear();
-            match *step {
-                Step::Begin(uuid) => (self.uuid, self.first) = (uuid, true),
-                Step::Event(time, shard) => {
-                    let place = shard as usize;
-                    if self.lost[place] {
-                        continue;
-                    }
+            match (step, self.layout) {
+                (Step::Begin(uuid), Layout::Trails) => {
+                    self.line.extend_from_slice(
+                        format!("{{\"uuid\":\"{uuid}\",\"events\":[").as_bytes(),
+                    );
+                    self.first = true;
+                }
+                (Step::Begin(uuid), _) => self.uuid = *uuid,
+                (&Step::Event(time, shard), layout) => {
                     // There is an item for each field of each event of the batch.
-                    let mut items = items[place].by_ref().take(self.fields);
-                    if let Err(failure) = self.event(time, place, &mut items) {
-                        self.lost[place] = true;
-                        lose(place, failure, self.begun[place])?;
-                        continue;
+                    let mut items = items[shard as usize].by_ref().take(self.fields);
+                    let values = &mut self.values[shard as usize];
+                    let mut line = Line { out: &mut self.line, columns: &self.columns, values };
+                    let uuid = self.uuid;
+                    match layout {
+                        Layout::Csv { delimiter, .. } => {
+                            let form = if self.compat { Form::Plain } else { Form::Csv(delimiter) };
+                            line.csv(uuid, time, &mut items, delimiter, form)?;
+                        }
+                        Layout::Json { no_empty } => {
+                            line.json(uuid, time, &mut items, no_empty, self.compat)?;
+                        }
+                        Layout::Trails => {
+                            if !std::mem::take(&mut self.first) {
+                                line.out.push(b',');
+                            }
+                            line.event(time, &mut items)?;
+                        }
                     }
-                    (self.first, self.begun[place]) = (false, true);
                 }
-                Step::End if self.layout == Layout::Trails && !self.first => {
-                    self.line.extend_from_slice(b"]}\n");
-                }
-                Step::End => {}
+                (Step::End, Layout::Trails) => self.line.extend_from_slice(b"]}\n"),
+                (Step::End, _) => {}
             }
             output.put(&self.line)?;
         }
         Ok(())
-    }
-
-    /// Writes an event of the shard at a place into `line`.
-    fn event(&mut self, time: u64, place: usize, items: &mut Items<'_>) -> Result<(), Failure> {
-        let (uuid, values) = (self.uuid, &mut self.values[place]);
-        let mut line = Line { out: &mut self.line, columns: &self.columns, values };
-        match self.layout {
-            Layout::Csv { delimiter, .. } => {
-                let form = if self.compat { Form::Plain } else { Form::Csv(delimiter) };
-                line.csv(uuid, time, items, delimiter, form)
-            }
-            Layout::Json { no_empty } => line.json(uuid, time, items, no_empty, self.compat),
-            Layout::Trails => {
-                match self.first {
-                    true => line.out.extend_from_slice(
-                        format!("{{\"uuid\":\"{uuid}\",\"events\":[").as_bytes(),
-                    ),
-                    false => line.out.push(b','),
-                }
-                line.event(time, items)
-            }
-        }
     }
 }
 

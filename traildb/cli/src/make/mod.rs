@@ -144,10 +144,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let columns = Columns::new(args.fields.as_deref(), names)?;
     let fields = columns.fields.clone();
     let syntax = match args.json {
-        true => {
-            columns.need_keys()?;
-            Syntax::Json(Json::new(columns.keys, args.compat))
-        }
+        true => Syntax::Json(Json::new(columns.keys, args.compat)),
         false => {
             columns.need_columns()?;
             Syntax::Csv(csv, columns.columns)
