@@ -66,7 +66,9 @@ impl Common {
             let text = format!("{}: there is no cache here", self.dir.display());
             return Err(Failure::Told(text));
         }
-        Cache::open(&self.dir, CachePolicy::from_environment().map_err(told)?).map_err(told)
+        // Who looks changes no bound.
+        let policy = CachePolicy::from_environment().map_err(told)?;
+        Cache::open(&self.dir, CachePolicy { bytes_max: None, ..policy }).map_err(told)
     }
 
     fn failed(&self, error: io::Error) -> Failure {

@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,7 +18,9 @@ use crate::{Failure, range::ByteRange};
 
 /// Fetch an object, or parts of it, into the disk cache.
 #[derive(clap::Args)]
-#[command(after_help = "A plan has one range a line, as in --range; `#` begins a comment.\n\n\
+#[command(after_help = "A plan has one range a line, as in --range; `#` begins a comment.\n\
+    EXTMEM_CACHE_BYTES sets how much the directory may take, for a server that uses it, too; without \
+    it that stays as it was.\n\n\
     Examples:\n  \
     extmem warm --cache /var/cache/extmem s3://bucket/key\n  \
     extmem warm --range 0-1048575 --range -65536 https://host/file\n  \
@@ -65,7 +68,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let source = Options::default().cache(Some(cache.clone())).open(&args.url)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Told(format!("threads: {error}")))?;
-    runtime.block_on(warm(args, &ranges, &source, &cache))
+    let done = runtime.block_on(warm(args, &ranges, &source, &cache));
+    // A disk or a name server that hangs must not keep us.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
 }
 
 async fn warm(
@@ -91,7 +97,7 @@ async fn warm(
     let done = stream::iter(reads).buffer_unordered(args.requests.into()).try_collect::<()>().await;
     bar.finish_and_clear();
     done?;
-    cache.flush().await;
+    cache.flush().await.map_err(|error| Failure::Told(error.to_string()))?;
     let count = cache.count();
     if args.json {
         let value = json!({

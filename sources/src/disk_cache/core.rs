@@ -109,6 +109,11 @@ impl Core {
         }
     }
 
+    /// Goes up with every block that was written, or will not be.
+    pub(super) fn taken(&self) -> u64 {
+        self.counts.stored_blocks.load(Relaxed) + self.counts.skipped_blocks.load(Relaxed)
+    }
+
     fn with_open<T>(&self, work: impl FnOnce(&mut Open) -> T) -> T {
         work(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -218,14 +223,14 @@ impl Core {
 
     /// Says what the disk has of `block` and those behind it, up to `end`. Never fails: what cannot
     /// be had is a miss.
-    pub(super) fn survey(&self, object: &Identity, block: u64, end: u64) -> Survey {
+    pub(super) fn survey(&self, object: &Identity, block: u64, end: u64, ahead: bool) -> Survey {
         let layout = &object.layout;
         let most = (MISS_BYTES / layout.block_bytes).max(1);
         let end = end.min(block.saturating_add(most));
         if !self.reads.is_well() {
             return Survey::Miss(end - block);
         }
-        match self.hit(object, block, end) {
+        match self.hit(object, block, end, ahead) {
             Ok(Some(bytes)) => return Survey::Hit(bytes),
             Ok(None) => {}
             Err(error) => {
@@ -248,7 +253,13 @@ impl Core {
         Survey::Miss(end - block)
     }
 
-    fn hit(&self, object: &Identity, block: u64, end: u64) -> io::Result<Option<Bytes>> {
+    fn hit(
+        &self,
+        object: &Identity,
+        block: u64,
+        end: u64,
+        ahead: bool,
+    ) -> io::Result<Option<Bytes>> {
         let layout = &object.layout;
         let index = layout.segment_of(block);
         let end = end.min(block + (READ_BYTES / layout.block_bytes).max(1));
@@ -288,16 +299,18 @@ impl Core {
                 return Ok(None);
             }
         }
-        segment.touched(&blocks);
-        self.counts.hit_blocks.fetch_add(run, Relaxed);
-        self.counts.hit_bytes.fetch_add(bytes.len() as u64, Relaxed);
-        counters::cache("hit", run);
+        if !ahead {
+            segment.touched(&blocks);
+            self.counts.hit_blocks.fetch_add(run, Relaxed);
+            self.counts.hit_bytes.fetch_add(bytes.len() as u64, Relaxed);
+            counters::cache("hit", run);
+        }
         Ok(Some(bytes.freeze()))
     }
 
-    /// Writes blocks, in rising order, as far as there is room. Never fails: what cannot be written
-    /// is not cached.
-    pub(super) fn store(&self, object: &Identity, blocks: &[(u64, Bytes)]) {
+    /// Writes blocks, in rising order, as far as there is room; each with whether it was fetched ahead
+    /// of who asks for it. Never fails: what cannot be written is not cached.
+    pub(super) fn store(&self, object: &Identity, blocks: &[(u64, Bytes, bool)]) {
         let stored = match self.writes.is_well() && self.directory.is_writable() {
             false => Ok(0),
             true => self.try_store(object, blocks),
@@ -317,14 +330,14 @@ impl Core {
         }
     }
 
-    fn try_store(&self, object: &Identity, blocks: &[(u64, Bytes)]) -> io::Result<u64> {
+    fn try_store(&self, object: &Identity, blocks: &[(u64, Bytes, bool)]) -> io::Result<u64> {
         let layout = &object.layout;
         let mut turn = self.directory.turn()?;
         let mut done = 0;
         for group in blocks.chunk_by(|a, b| layout.segment_of(a.0) == layout.segment_of(b.0)) {
             let index = layout.segment_of(group[0].0);
             let cost = |bytes: &Bytes| (bytes.len() as u64).next_multiple_of(PAGE);
-            let data: u64 = group.iter().map(|(_, bytes)| cost(bytes)).sum();
+            let data: u64 = group.iter().map(|(_, bytes, _)| cost(bytes)).sum();
             let beside = overhead_bytes(layout, index) + OBJECT_OVERHEAD;
             // Before the segment is opened: making room may take it away.
             if !self.reserve(&mut turn, data + beside)? {
@@ -343,11 +356,11 @@ impl Core {
                     self.create(&turn, object, index)?
                 }
             };
-            for (block, bytes) in group {
+            for (block, bytes, ahead) in group {
                 if segment.holds(*block) {
                     unused += cost(bytes);
                 } else {
-                    segment.write(*block, bytes)?;
+                    segment.write(*block, bytes, *ahead)?;
                     self.counts.stored_blocks.fetch_add(1, Relaxed);
                     self.counts.stored_bytes.fetch_add(bytes.len() as u64, Relaxed);
                     counters::cache("stored", 1);

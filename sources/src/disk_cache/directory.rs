@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/cache.json        format, size of blocks and of segments: chosen once
-//!   DIR/lock              held by whoever writes or removes; holds the bytes in use
+//!   DIR/lock              held by whoever writes or removes; holds the bytes in use, and their bound
 //!   DIR/ghosts            segments that left while on trial
 //!   DIR/tmp/              files that have no name yet; swept by whoever opens
 //!   DIR/objects/ID/meta   which object, version and length
@@ -61,7 +61,8 @@ pub(super) struct Shape {
 pub(super) struct Directory {
     root: PathBuf,
     pub(super) shape: Shape,
-    bytes_max: u64,
+    /// What this process was told; the directory's own bound is in its lock.
+    bytes_max: Option<u64>,
     free_bytes_min: u64,
     /// `None` where this process may only read.
     lock: Option<Mutex<File>>,
@@ -115,7 +116,7 @@ impl Directory {
         if self.lock.is_none() {
             return self.read_shape();
         }
-        let turn = self.turn()?;
+        let mut turn = self.turn()?;
         let found = match self.read_shape() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.must_be_empty()?;
@@ -124,6 +125,11 @@ impl Directory {
             }
             other => other?,
         };
+        // Whoever says a number sets it for all; whoever says none heeds what is there.
+        if let Some(bytes_max) = self.bytes_max {
+            turn.bytes_max = bytes_max;
+            turn.note()?;
+        }
         // Nobody else is writing now: what is here was left by the dead.
         for left in fs::read_dir(self.root.join("tmp"))?.flatten() {
             let _ = fs::remove_file(left.path());
@@ -236,16 +242,16 @@ impl Directory {
                 Err(fs::TryLockError::Error(error)) => return Err(error),
             }
         }
-        let mut bytes = [0; 16];
-        let used = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => {
-                let used = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
-                let check = u64::from_le_bytes(bytes[8..].try_into().expect("8 bytes"));
-                (used == !check).then_some(used)
-            }
-            Err(_) => None,
+        let number = |at: u64| {
+            let mut bytes = [0; 16];
+            file.read_exact_at(&mut bytes, at).ok()?;
+            let number = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
+            let check = u64::from_le_bytes(bytes[8..].try_into().expect("8 bytes"));
+            (number == !check).then_some(number)
         };
-        let mut turn = Turn { directory: self, file, used: 0 };
+        let (used, bytes_max) = (number(0), number(16));
+        let bytes_max = bytes_max.or(self.bytes_max).unwrap_or(CachePolicy::BYTES_MAX);
+        let mut turn = Turn { directory: self, file, used: 0, bytes_max };
         turn.used = match used {
             Some(used) => used,
             None => turn.survey().1,
@@ -300,9 +306,8 @@ fn check(policy: &CachePolicy) -> io::Result<()> {
     }
     // Fewer segments than this are no queue.
     let least = 4 * policy.segment_bytes.max(policy.block_bytes);
-    if policy.bytes_max < least {
-        let text = format!("bytes_max = {}: use at least {least}", policy.bytes_max);
-        return Err(invalid(text));
+    if let Some(bytes_max) = policy.bytes_max.filter(|&bytes| bytes < least) {
+        return Err(invalid(format!("bytes_max = {bytes_max}: use at least {least}")));
     }
     Ok(())
 }
@@ -313,6 +318,7 @@ pub(super) struct Turn<'a> {
     directory: &'a Directory,
     file: MutexGuard<'a, File>,
     used: u64,
+    bytes_max: u64,
 }
 
 impl Turn<'_> {
@@ -335,7 +341,7 @@ impl Turn<'_> {
     /// How many bytes must go before `bytes` more may come.
     fn lacks(&self, bytes: u64) -> io::Result<u64> {
         let directory = self.directory;
-        let over = self.used.saturating_add(bytes).saturating_sub(directory.bytes_max);
+        let over = self.used.saturating_add(bytes).saturating_sub(self.bytes_max);
         let found = statvfs(&directory.root)?;
         let free = (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64);
         let short = directory.free_bytes_min.saturating_add(bytes).saturating_sub(free);
@@ -356,7 +362,7 @@ impl Turn<'_> {
         let now = Heat::now(Tier::Small).entered;
         let sizes: std::collections::HashMap<SegmentId, u64> =
             candidates.iter().map(|one| (one.id.clone(), one.bytes)).collect();
-        let decision = decide(candidates, directory.bytes_max, wanted, now);
+        let decision = decide(candidates, self.bytes_max, wanted, now);
         for victim in &decision.victims {
             if fs::remove_file(directory.path(victim)).is_ok() {
                 self.used = self.used.saturating_sub(sizes[victim]);
@@ -433,9 +439,11 @@ impl Turn<'_> {
     }
 
     fn note(&self) -> io::Result<()> {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.used.to_le_bytes());
-        bytes[8..].copy_from_slice(&(!self.used).to_le_bytes());
+        let mut bytes = [0; 32];
+        for (number, place) in [self.used, self.bytes_max].iter().zip(bytes.chunks_exact_mut(16)) {
+            place[..8].copy_from_slice(&number.to_le_bytes());
+            place[8..].copy_from_slice(&(!number).to_le_bytes());
+        }
         self.file.write_all_at(&bytes, 0)
     }
 

@@ -47,8 +47,8 @@ struct List {
 pub(super) enum Found {
     /// On its way to the disk.
     Here(Bytes),
-    /// On its way to us.
-    Coming(oneshot::Receiver<Answer>),
+    /// On its way to us, by this flight.
+    Coming(oneshot::Receiver<Answer>, Arc<Flight>),
     /// Neither. The number belongs to what was seen.
     Nowhere(u64),
 }
@@ -91,7 +91,7 @@ impl Flights {
                     }
                     let (sender, receiver) = oneshot::channel();
                     state.waiters.push((block, sender));
-                    Some(Found::Coming(receiver))
+                    Some(Found::Coming(receiver, flight.clone()))
                 });
                 if let Some(joined) = joined {
                     flight.news.notify_one();
@@ -160,7 +160,8 @@ impl Flights {
         }
     }
 
-    /// Nothing more will arrive.
+    /// Nothing more will arrive, or nobody believes that it will: then what still does is written,
+    /// and not waited for.
     pub(super) fn over(&self, flight: &Arc<Flight>) {
         let waiters = self.with(|list| {
             list.generation += 1;
@@ -181,6 +182,11 @@ impl Flights {
 impl Flight {
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The first block that has not arrived: what goes up while a flight does.
+    pub(super) fn reached(&self) -> u64 {
+        self.with(|state| state.next)
     }
 
     /// `block` has arrived. With `stored` it will be written, and stays here until then.
@@ -242,7 +248,7 @@ mod tests {
         let flights = Flights::default();
         let generation = nowhere(&flights, 3);
         let flight = flights.begin(2..6, Some(generation)).expect("nothing happened");
-        let Found::Coming(mut waiting) = flights.find(3) else { panic!("it is coming") };
+        let Found::Coming(mut waiting, _) = flights.find(3) else { panic!("it is coming") };
         assert!(flight.is_wanted(3) && !flight.is_wanted(4));
         flight.arrived(2, &bytes(2), true);
         flight.arrived(3, &bytes(3), true);
@@ -276,7 +282,8 @@ mod tests {
     fn who_waits_for_a_flight_that_ends_looks_again_or_is_told() {
         let flights = Flights::default();
         let flight = flights.begin(0..4, None).expect("a flight");
-        let (Found::Coming(mut one), Found::Coming(mut two)) = (flights.find(1), flights.find(2))
+        let (Found::Coming(mut one, _), Found::Coming(mut two, _)) =
+            (flights.find(1), flights.find(2))
         else {
             panic!("they are coming")
         };
@@ -285,7 +292,7 @@ mod tests {
         for waiting in [&mut one, &mut two] {
             assert!(waiting.try_recv().expect("an answer").is_err());
         }
-        let Found::Coming(mut three) = flights.find(3) else { panic!("it is coming") };
+        let Found::Coming(mut three, _) = flights.find(3) else { panic!("it is coming") };
         flights.over(&flight);
         assert!(three.try_recv().is_err(), "dropped: look again");
         nowhere(&flights, 3);

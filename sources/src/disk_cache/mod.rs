@@ -16,7 +16,8 @@
 //! ```
 //!
 //! **What is promised.** A block is served only if it is what was written: it is bound to its
-//! object, version, length and place, and checked at every read. So neither a process that is killed
+//! object, version, length and place, and checked at every read; what is handed out as a file
+//! ([`DiskCache::place`]) is checked once by whoever has opened it. So neither a process that is killed
 //! nor a loss of power nor a disk that flips bits brings wrong bytes; it costs a request. The bytes
 //! on disk stay below a bound and leave some of the disk free. Any number of processes may use one
 //! directory at the same time. A disk that is full or fails is left alone for a while, with one
@@ -74,7 +75,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::{
     core::{Core, Identity},
     directory::Directory,
-    flight::{Flight, Flights},
+    flight::Flights,
     layout::{Layout, OBJECT_BYTES_MAX, ObjectKey, PAGE},
     meta::Meta,
     reading::Reading,
@@ -91,14 +92,18 @@ use crate::{body::check_range, counters};
 const UNWRITTEN_BYTES: u64 = 64 << 20;
 /// How long. A disk slower than that is no help.
 const ROOM_WAIT: Duration = Duration::from_secs(2);
+/// How long the disk may take nothing while it is waited for.
+const FLUSH_WAIT: Duration = Duration::from_secs(10);
 /// Versions of an object that one source remembers from `stat`.
 const VERSIONS_MAX: usize = 16;
 
 /// How a cache is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachePolicy {
-    /// The most that the directory may take, in bytes. At least four segments. Default: 16 GiB.
-    pub bytes_max: u64,
+    /// The most that the directory may take, in bytes. At least four segments. It belongs to the
+    /// directory: whoever opens it with a number sets it for all who use it, and `None` leaves it.
+    /// Default: `None`; a directory that was never given one has 16 GiB.
+    pub bytes_max: Option<u64>,
     /// Bytes of the file system that must stay free. Default: 1 GiB.
     pub free_bytes_min: u64,
     /// What is fetched, checked and kept as one: a power of two from 4 KiB to 64 MiB. A directory
@@ -114,10 +119,15 @@ pub struct CachePolicy {
     pub key: Option<CacheKey>,
 }
 
+impl CachePolicy {
+    /// The bound of a directory that was given none.
+    const BYTES_MAX: u64 = 16 << 30;
+}
+
 impl Default for CachePolicy {
     fn default() -> CachePolicy {
         CachePolicy {
-            bytes_max: 16 << 30,
+            bytes_max: None,
             free_bytes_min: 1 << 30,
             block_bytes: 64 << 10,
             segment_bytes: 2 << 20,
@@ -210,9 +220,25 @@ impl Cache {
 
     /// Waits until everything that was read is on its way to the disk, so that another process can
     /// see it.
-    pub async fn flush(&self) {
-        let all = self.inner.room.acquire_many((UNWRITTEN_BYTES / PAGE) as u32).await;
-        drop(all);
+    ///
+    /// # Errors
+    /// [`TimedOut`](io::ErrorKind::TimedOut) when the disk has taken nothing for ten seconds.
+    pub async fn flush(&self) -> io::Result<()> {
+        loop {
+            let before = self.inner.core.taken();
+            let all = self.inner.room.acquire_many((UNWRITTEN_BYTES / PAGE) as u32);
+            if tokio::time::timeout(FLUSH_WAIT, all).await.is_ok() {
+                return Ok(());
+            }
+            if self.inner.core.taken() == before {
+                let text = format!(
+                    "cache {}: its disk has taken nothing for {FLUSH_WAIT:?}; what was read last is \
+                     not kept",
+                    self.directory().display()
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+        }
     }
 
     pub(crate) fn downgrade(&self) -> Weak<Inner> {
@@ -281,15 +307,7 @@ impl Inner {
         }
     }
 
-    fn write(
-        &self,
-        object: &Arc<Object>,
-        flight: &Arc<Flight>,
-        block: u64,
-        bytes: Bytes,
-        room: OwnedSemaphorePermit,
-    ) {
-        let job = Job { object: object.clone(), flight: flight.clone(), block, bytes, _room: room };
+    fn write(&self, job: Job) {
         self.writer.write(job);
     }
 }
@@ -415,6 +433,7 @@ impl<S: BlockSource> BlockSource for DiskCache<S> {
             source: self.source.clone(),
             version: version.clone(),
             range,
+            ahead: false,
             ours: None,
         };
         // The first bytes before the body: what the source refuses is refused here.

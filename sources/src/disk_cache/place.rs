@@ -16,7 +16,7 @@ use pager::{BlockSource, SourceError, Version};
 use super::{
     DiskCache, Object,
     core::{Core, Identity},
-    reading::Reading,
+    reading::{Reading, stopped},
     segment::{ReadFault, Segment},
 };
 use crate::{body::check_range, counters};
@@ -106,7 +106,7 @@ impl<S: BlockSource> DiskCache<S> {
         let extent = (range.start - range.start % extent).max(around.start)
             ..range.end.next_multiple_of(extent).min(around.end);
         for fetches in 0.. {
-            if let Some(placed) = self.locate(&object, &range, &extent).await {
+            if let Some(placed) = self.locate(&object, &range, &extent).await? {
                 if fetches == 0 {
                     let count = blocks.end - blocks.start;
                     inner.core.counts.hit_blocks.fetch_add(count, Relaxed);
@@ -125,6 +125,8 @@ impl<S: BlockSource> DiskCache<S> {
                 source: self.source.clone(),
                 version: version.clone(),
                 range: extent.clone(),
+                // It is asked for below, and what lies around it later.
+                ahead: true,
                 ours: None,
             };
             while reading.next().await?.is_some() {}
@@ -137,22 +139,44 @@ impl<S: BlockSource> DiskCache<S> {
         unreachable!("the loop ends by itself")
     }
 
+    /// Brings what is missing of `range` for whoever asks for it next, which is the first time that
+    /// it is asked for. Does nothing for a version that is not kept.
+    ///
+    /// # Errors
+    /// As for [`read`](BlockSource::read).
+    pub async fn prefetch(&self, version: &Version, range: Range<u64>) -> Result<(), SourceError> {
+        let Some(object) = self.object(version).await else { return Ok(()) };
+        check_range(self.name(), &range, object.identity.layout.object_len)?;
+        let mut reading = Reading {
+            inner: self.cache.inner.clone(),
+            object,
+            source: self.source.clone(),
+            version: version.clone(),
+            range,
+            ahead: true,
+            ours: None,
+        };
+        while reading.next().await?.is_some() {}
+        Ok(())
+    }
+
     async fn locate(
         &self,
         object: &Arc<Object>,
         range: &Range<u64>,
         extent: &Range<u64>,
-    ) -> Option<Placed> {
+    ) -> Result<Option<Placed>, SourceError> {
         let (core, object) = (self.cache.inner.core.clone(), object.clone());
-        let (range, extent) = (range.clone(), extent.clone());
-        let work = move || core.locate(&object.identity, &range, &extent);
+        let (asked, extent) = (range.clone(), extent.clone());
+        let work = move || core.locate(&object.identity, &asked, &extent);
         match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(placed)) => placed,
+            Ok(Ok(placed)) => Ok(placed),
             Ok(Err(error)) => {
                 self.cache.inner.core.reads.failed("the disk cache cannot be read", &error);
-                None
+                Ok(None)
             }
-            Err(_) => None,
+            Err(error) if error.is_cancelled() => Err(stopped(self.name(), range.clone())),
+            Err(_) => Ok(None),
         }
     }
 }

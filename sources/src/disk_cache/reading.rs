@@ -6,11 +6,13 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 use pager::{BlockSource, ByteStream, SourceError, Version};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use super::{
     Inner, Object,
     core::Survey,
     flight::{Flight, Found},
+    writer::Job,
 };
 
 /// Bytes that a flight may be ahead of the reader that began it.
@@ -18,8 +20,24 @@ const AHEAD_BYTES: u64 = 4 << 20;
 /// How long the disk may take to answer before the source is asked.
 const DISK_WAIT: Duration = Duration::from_secs(5);
 
+/// How long another reader's request may bring nothing before one of our own is made: its runtime may
+/// have stopped for good. Longer than a source that tries again is silent.
+const FLIGHT_WAIT: Duration = Duration::from_secs(20);
+
 /// How often a block is looked for before it is fetched, although it may just have been written.
 const LOOKS_MAX: u32 = 4;
+
+/// The error of a reader whose runtime is being shut down.
+pub(super) fn stopped(object: &str, range: Range<u64>) -> SourceError {
+    SourceError::Transient {
+        object: object.to_owned(),
+        what: "read",
+        range: Some(range),
+        attempts: 1,
+        reason: "the runtime stopped".to_owned(),
+        cause: None,
+    }
+}
 
 /// A read under way.
 pub(super) struct Reading<S> {
@@ -28,6 +46,8 @@ pub(super) struct Reading<S> {
     pub(super) source: Arc<S>,
     pub(super) version: Version,
     pub(super) range: Range<u64>,
+    /// Whether the bytes are for somebody who will ask for them later.
+    pub(super) ahead: bool,
     /// Blocks of the flight that this read began.
     pub(super) ours: Option<mpsc::Receiver<Result<Bytes, SourceError>>>,
 }
@@ -47,19 +67,28 @@ impl<S: BlockSource> Reading<S> {
             let block = layout.block_of(self.range.start);
             let generation = match self.object.flights.find(block) {
                 Found::Here(bytes) => return Ok(Some(self.take(bytes))),
-                Found::Coming(coming) => match coming.await {
-                    Ok(answer) => {
-                        let bytes = answer?;
-                        self.inner.joined();
-                        return Ok(Some(self.take(bytes)));
+                Found::Coming(coming, flight) => {
+                    let reached = flight.reached();
+                    match tokio::time::timeout(FLIGHT_WAIT, coming).await {
+                        Ok(Ok(answer)) => {
+                            let bytes = answer?;
+                            self.inner.joined();
+                            return Ok(Some(self.take(bytes)));
+                        }
+                        // The flight ended early: its reader left.
+                        Ok(Err(_)) => {}
+                        Err(_) if flight.reached() == reached => {
+                            debug!(block, "another reader's request brings nothing");
+                            self.object.flights.over(&flight);
+                        }
+                        Err(_) => {}
                     }
-                    // The flight ended early: its reader left.
-                    Err(_) => continue,
-                },
+                    continue;
+                }
                 Found::Nowhere(generation) => generation,
             };
             let end = layout.blocks_of(&self.range).end;
-            match self.survey(block, end).await {
+            match self.survey(block, end).await? {
                 Survey::Hit(bytes) => return Ok(Some(self.take(bytes))),
                 Survey::Miss(count) => {
                     // Where many read and write, something always happened.
@@ -75,19 +104,24 @@ impl<S: BlockSource> Reading<S> {
         Ok(None)
     }
 
-    async fn survey(&self, block: u64, end: u64) -> Survey {
-        let (core, object) = (self.inner.core.clone(), self.object.clone());
+    async fn survey(&self, block: u64, end: u64) -> Result<Survey, SourceError> {
+        let (core, object, ahead) = (self.inner.core.clone(), self.object.clone(), self.ahead);
         if !core.reads.is_well() {
-            return core.survey(&object.identity, block, end);
+            return Ok(core.survey(&object.identity, block, end, ahead));
         }
-        let work = tokio::task::spawn_blocking(move || core.survey(&object.identity, block, end));
+        let work = move || core.survey(&object.identity, block, end, ahead);
+        let work = tokio::task::spawn_blocking(work);
         match tokio::time::timeout(DISK_WAIT, work).await {
-            Ok(Ok(survey)) => survey,
-            Ok(Err(_)) => Survey::Miss(1),
+            Ok(Ok(survey)) => Ok(survey),
+            // What is on the disk is not missing because nobody looks any more.
+            Ok(Err(error)) if error.is_cancelled() => {
+                Err(stopped(self.source.name(), self.range.clone()))
+            }
+            Ok(Err(_)) => Ok(Survey::Miss(1)),
             Err(_) => {
                 let text = format!("no answer for {DISK_WAIT:?}");
                 self.inner.core.reads.failed("the disk cache cannot be read", &text);
-                Survey::Miss(1)
+                Ok(Survey::Miss(1))
             }
         }
     }
@@ -111,6 +145,7 @@ impl<S: BlockSource> Reading<S> {
             source: self.source.clone(),
             version: self.version.clone(),
             flight,
+            ahead: self.ahead,
             sender: Some(sender),
         };
         tokio::spawn(flying.run());
@@ -125,6 +160,7 @@ struct Flying<S> {
     source: Arc<S>,
     version: Version,
     flight: Arc<Flight>,
+    ahead: bool,
     sender: Option<mpsc::Sender<Result<Bytes, SourceError>>>,
 }
 
@@ -169,7 +205,15 @@ impl<S: BlockSource> Flying<S> {
                 let _ = sender.try_send(Ok(bytes.clone()));
             }
             if let Some(room) = room {
-                self.inner.write(&self.object, &self.flight, block, bytes, room);
+                let (object, flight) = (self.object.clone(), self.flight.clone());
+                self.inner.write(Job {
+                    object,
+                    flight,
+                    block,
+                    bytes,
+                    ahead: self.ahead,
+                    _room: room,
+                });
             }
         }
         Ok(())

@@ -251,6 +251,9 @@ struct Table {
     entries: Vec<Option<Entry>>,
     /// Blocks that this process has compared with their entries, or written.
     checked: Vec<bool>,
+    /// Blocks that were fetched ahead of who asks for them: the first time is the first use of
+    /// what was fetched, and no second one.
+    fresh: Vec<bool>,
     /// Blocks that were asked for since the segment's frequency was last raised.
     asked: Vec<bool>,
     asked_any: bool,
@@ -350,6 +353,7 @@ impl Segment {
         let table = Table {
             entries: vec![None; blocks],
             checked: vec![false; blocks],
+            fresh: vec![false; blocks],
             asked: vec![false; blocks],
             asked_any: false,
         };
@@ -420,9 +424,9 @@ impl Segment {
         Ok(())
     }
 
-    /// Writes a block that is not there: its bytes, and then its entry. The caller holds the lock
-    /// of the cache.
-    pub(super) fn write(&self, block: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a block that is not there: its bytes, and then its entry. `fresh` says that nobody has
+    /// asked for it yet. The caller holds the lock of the cache.
+    pub(super) fn write(&self, block: u64, bytes: &[u8], fresh: bool) -> io::Result<()> {
         assert_eq!(bytes.len(), self.layout.block_len(block), "a whole block");
         assert!(!self.holds(block), "what is there is not written again");
         let place = self.layout.place(block);
@@ -444,6 +448,7 @@ impl Segment {
         self.with(|table| {
             table.entries[slot] = Some(entry);
             table.checked[slot] = true;
+            table.fresh[slot] = fresh;
         });
         Ok(())
     }
@@ -485,13 +490,18 @@ impl Segment {
         let (first, slots) = (self.first(), blocks.start..blocks.end);
         let raise = self.with(|table| {
             let slots = (slots.start - first) as usize..(slots.end - first) as usize;
-            let again = table.asked[slots.clone()].iter().any(|&asked| asked);
-            if again {
-                table.asked.fill(false);
+            let Table { fresh, asked, asked_any, .. } = table;
+            let counted: Vec<_> = slots.filter(|&slot| !std::mem::take(&mut fresh[slot])).collect();
+            if counted.is_empty() {
+                return false;
             }
-            let raise = again || !table.asked_any;
-            table.asked_any = true;
-            table.asked[slots].fill(true);
+            let again = counted.iter().any(|&slot| asked[slot]);
+            if again {
+                asked.fill(false);
+            }
+            let raise = again || !*asked_any;
+            *asked_any = true;
+            counted.iter().for_each(|&slot| asked[slot] = true);
             raise
         });
         if !raise {
@@ -554,15 +564,15 @@ mod tests {
     fn blocks_come_back_through_another_opening() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, segment) = make(folder.path());
-        segment.write(0, &block(0)).expect("write");
-        segment.write(3, &block(3)).expect("write");
+        segment.write(0, &block(0), false).expect("write");
+        segment.write(3, &block(3), false).expect("write");
         assert_eq!((segment.run(0, 4), segment.run(1, 4), segment.run(3, 4)), (1, 0, 1));
         let other = open(&path).expect("sound").expect("there");
         assert!(other.holds(0) && other.holds(3) && !other.holds(1));
         let mut last = vec![9; 5];
         other.read(&(3..4), &mut last).expect("read");
         assert_eq!(last, block(3));
-        segment.write(1, &block(1)).expect("write");
+        segment.write(1, &block(1), false).expect("write");
         assert!(!other.holds(1));
         other.refresh().expect("refresh");
         assert_eq!(other.run(0, 4), 2);
@@ -580,7 +590,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, segment) = make(folder.path());
         for n in 0..4 {
-            segment.write(n.into(), &block(n)).expect("write");
+            segment.write(n.into(), &block(n), false).expect("write");
         }
         let good = fs::read(&path).expect("the file");
         let table = table_at(&LAYOUT, 0) as usize;
@@ -604,7 +614,7 @@ mod tests {
     fn another_file_is_no_segment_of_this_object() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, segment) = make(folder.path());
-        segment.write(0, &block(0)).expect("write");
+        segment.write(0, &block(0), false).expect("write");
         let good = fs::read(&path).expect("the file");
         let other = ObjectKey::of("s3://b/k", "", &Version::strong("w"), LAYOUT.object_len, None);
         let longer = Layout { object_len: LAYOUT.object_len + 1, ..LAYOUT };
@@ -648,6 +658,13 @@ mod tests {
             segment.touched(&(2..3));
         }
         assert_eq!(frequency(), 3, "it counts to three");
+        fs::remove_file(&path).expect("remove");
+        let (_, segment) = make(folder.path());
+        segment.write(0, &block(0), true).expect("write");
+        segment.touched(&(0..1));
+        assert_eq!(frequency(), 0, "what was fetched ahead is used for the first time");
+        segment.touched(&(0..1));
+        assert_eq!(frequency(), 1, "and again");
         let heat = Heat { tier: Tier::Main, frequency: 1, entered: 77 };
         set_heat(&path, heat).expect("set");
         let file = File::open(&path).expect("open");

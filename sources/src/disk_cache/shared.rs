@@ -3,7 +3,7 @@
 //! | variable | meaning |
 //! | --- | --- |
 //! | `EXTMEM_CACHE` | the directory of the disk cache; without it there is none |
-//! | `EXTMEM_CACHE_BYTES` | the most it may take, such as `64GiB`. Default: 16 GiB |
+//! | `EXTMEM_CACHE_BYTES` | the most it may take, such as `64GiB`, from now on. Default: what was said last, or 16 GiB |
 //! | `EXTMEM_CACHE_FREE` | what must stay free on its disk. Default: 1 GiB |
 //! | `EXTMEM_CACHE_KEY_FILE` | file with the key that encrypts it |
 //! | `EXTMEM_CACHE_KEY` | the key itself, as 64 hexadecimal digits |
@@ -43,15 +43,15 @@ impl CachePolicy {
     /// When a variable cannot be understood, or the key cannot be read.
     pub fn from_environment() -> io::Result<CachePolicy> {
         let mut policy = CachePolicy::default();
-        let sizes = [
-            ("EXTMEM_CACHE_BYTES", &mut policy.bytes_max),
-            ("EXTMEM_CACHE_FREE", &mut policy.free_bytes_min),
-        ];
-        for (name, place) in sizes {
-            let Ok(text) = env::var(name) else { continue };
-            *place = size::parse(&text).map_err(|why| {
+        let said = |name: &str| {
+            let Ok(text) = env::var(name) else { return Ok(None) };
+            size::parse(&text).map(Some).map_err(|why| {
                 io::Error::new(io::ErrorKind::InvalidInput, format!("{name}={text}: {why}"))
-            })?;
+            })
+        };
+        policy.bytes_max = said("EXTMEM_CACHE_BYTES")?;
+        if let Some(bytes) = said("EXTMEM_CACHE_FREE")? {
+            policy.free_bytes_min = bytes;
         }
         if let Some(path) = env::var_os("EXTMEM_CACHE_KEY_FILE").filter(|path| !path.is_empty()) {
             policy.key = Some(CacheKey::from_file(Path::new(&path))?);

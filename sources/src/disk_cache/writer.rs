@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) flight: Arc<Flight>,
     pub(super) block: u64,
     pub(super) bytes: Bytes,
+    /// Nobody has asked for it yet.
+    pub(super) ahead: bool,
     /// Bounds the queue.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -81,7 +83,8 @@ fn write_batch(core: &Core, first: Job, jobs: &mpsc::Receiver<Job>) {
     }
     batch.sort_by_key(|job| (job.object.identity.key, job.block));
     for group in batch.chunk_by(|a, b| a.object.identity.key == b.object.identity.key) {
-        let blocks: Vec<_> = group.iter().map(|job| (job.block, job.bytes.clone())).collect();
+        let blocks: Vec<_> =
+            group.iter().map(|job| (job.block, job.bytes.clone(), job.ahead)).collect();
         core.store(&group[0].object.identity, &blocks);
     }
     for job in batch {

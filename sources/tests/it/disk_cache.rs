@@ -80,7 +80,7 @@ impl BlockSource for Fixed {
 
 /// Bounds that fit on any disk that tests run on.
 fn policy() -> CachePolicy {
-    CachePolicy { bytes_max: 256 << 20, free_bytes_min: 0, ..CachePolicy::default() }
+    CachePolicy { bytes_max: Some(256 << 20), free_bytes_min: 0, ..CachePolicy::default() }
 }
 
 fn open(folder: &Path) -> Cache {
@@ -213,7 +213,7 @@ async fn it_conforms_around_faults() {
         }
         assert!(failures > 0, "seed {seed}");
         // Until they are written, blocks come from memory.
-        source.cache().flush().await;
+        source.cache().flush().await.expect("flushed");
         while read(&source, 0..1000).await.is_err() {}
         assert!(source.cache().count().hit_blocks > 0, "{:?}", source.cache().count());
     }
@@ -259,6 +259,59 @@ async fn many_readers_make_one_request() {
     assert_eq!(cache.count().missed_blocks, 4_000_000u64.div_ceil(65_536));
 }
 
+/// What lies on the disk is not asked for at the source because the runtime is shut down, as it is
+/// when a program ends that reads ahead.
+#[test]
+fn a_runtime_that_stops_asks_for_nothing() {
+    let folder = folder();
+    let (bytes, cache) = (sample(3_000_000), open(folder.path()));
+    let source = Arc::new(DiskCache::new(Fixed::new(&bytes), cache));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    assert!(runtime.block_on(read_all(&source)) == bytes);
+    runtime.block_on(source.cache().flush()).expect("flushed");
+    let missed = source.cache().count().missed_blocks;
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    let (told, end) = std::sync::mpsc::channel();
+    let late = source.clone();
+    std::thread::spawn(move || {
+        let version = Version::strong("\"v1\"");
+        let read = handle.block_on(late.read(&version, 70_000..140_000));
+        let _ = told.send(read.map(drop));
+    });
+    let error = end.recv_timeout(Duration::from_secs(30)).expect("an end").expect_err("no runtime");
+    assert!(error.to_string().contains("runtime stopped"), "{error}");
+    assert_eq!(source.cache().count().missed_blocks, missed);
+}
+
+/// A request belongs to the runtime of the reader that began it, which may be driven no more.
+#[test]
+fn a_request_that_nobody_drives_is_not_waited_for() {
+    use tokio::{runtime::Builder, time::timeout};
+    let folder = folder();
+    let (bytes, cache) = (sample(300_000), open(folder.path()));
+    let stopped = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let never = Fixed { delay: Duration::from_secs(100_000), ..Fixed::new(&bytes) };
+    let reads = never.reads.clone();
+    let source = DiskCache::new(never, cache.clone());
+    stopped.block_on(async {
+        tokio::select! {
+            _ = read(&source, 0..300_000) => panic!("it is never answered"),
+            () = async { while reads.load(Relaxed) == 0 { tokio::task::yield_now().await } } => {}
+        }
+    });
+    let other = Builder::new_current_thread().enable_all().start_paused(true).build();
+    let other = other.expect("a runtime");
+    let source = DiskCache::new(Fixed::new(&bytes), cache);
+    // Of a clock that goes on when nothing else does.
+    let got = other
+        .block_on(async { timeout(Duration::from_secs(120), read(&source, 1000..200_000)).await });
+    assert!(got.expect("in time").expect("bytes") == bytes[1000..200_000]);
+    drop(stopped);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_does_not_read_holds_nobody_up() {
     let bytes = sample(32 << 20);
@@ -278,7 +331,7 @@ async fn it_stays_below_its_bound_and_keeps_what_is_asked_for_again() {
     let bytes = sample(96 << 20);
     let folder = folder();
     let bound = 24 << 20;
-    let policy = CachePolicy { bytes_max: bound, ..policy() };
+    let policy = CachePolicy { bytes_max: Some(bound), ..policy() };
     let cache = Cache::open(folder.path().join("cache"), policy.clone()).expect("a cache");
     let fixed = Fixed::new(&bytes);
     let reads = fixed.reads.clone();
@@ -286,13 +339,13 @@ async fn it_stays_below_its_bound_and_keeps_what_is_asked_for_again() {
     let hot = 0..4u64 << 20;
     for _ in 0..3 {
         read(&source, hot.clone()).await.expect("read");
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
     }
     for start in (4..96u64).step_by(2) {
         let range = start << 20..(start + 2) << 20;
         let got = read(&source, range.clone()).await.expect("read");
         assert!(got == bytes[range.start as usize..range.end as usize]);
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
         let taken = du(&folder.path().join("cache"));
         assert!(taken <= bound + (64 << 10), "{taken} bytes after {start} MiB");
     }
@@ -306,10 +359,34 @@ async fn it_stays_below_its_bound_and_keeps_what_is_asked_for_again() {
         let at = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (96 << 20);
         assert_eq!(read(&source, at..at + 1).await.expect("read")[0], bytes[at as usize]);
     }
-    cache.flush().await;
+    cache.flush().await.expect("flushed");
     let taken = du(&folder.path().join("cache"));
     assert!(taken <= bound + (64 << 10), "{taken}");
     assert!(cache.used_bytes().expect("used") <= bound);
+}
+
+/// A program that was told nothing neither evicts what another keeps nor takes more than it allows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bound_belongs_to_the_directory() {
+    let folder = folder();
+    let place = folder.path().join("cache");
+    let bound =
+        |bytes_max| Cache::open(&place, CachePolicy { bytes_max, ..policy() }).expect("a cache");
+    let bytes = sample(40 << 20);
+    let fill = async |cache: Cache| {
+        read_all(&DiskCache::new(Fixed::new(&bytes), cache.clone())).await;
+        cache.flush().await.expect("flushed");
+        du(&place)
+    };
+    let (keeper, guest) = (bound(Some(16 << 20)), bound(None));
+    let taken = fill(guest.clone()).await;
+    assert!(taken <= (16 << 20) + (128 << 10), "{taken} bytes by one who was told nothing");
+    let larger = bound(Some(64 << 20));
+    let taken = fill(keeper).await;
+    assert!(taken > 40 << 20, "{taken} bytes: whoever says more says it for all");
+    assert_eq!((guest.count().evicted_bytes > 0, larger.count().evicted_bytes), (true, 0));
+    let again = bound(None);
+    assert!(fill(again.clone()).await > 40 << 20 && again.count().evicted_bytes == 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -340,7 +417,7 @@ async fn flipped_bytes_are_fetched_again() {
     assert!(found.damaged.len() >= 4 && found.removed == 0, "{found:?}");
     let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
     assert!(read_all(&source).await == bytes);
-    cache.flush().await;
+    cache.flush().await.expect("flushed");
     let count = cache.count();
     assert!(count.damaged_blocks > 0 && count.missed_blocks > 32, "{count:?}");
     assert!(read_all(&source).await == bytes);
@@ -362,7 +439,7 @@ async fn a_changed_object_is_never_mixed() {
     let source = DiskCache::new(memory.clone(), open(folder.path()));
     let old = source.stat().await.expect("stat").version;
     assert!(read(&source, 0..1_000_000).await.expect("read") == first[..1_000_000]);
-    source.cache().flush().await;
+    source.cache().flush().await.expect("flushed");
     memory.replace(second.clone());
     let cached = source.read(&old, 0..1_000_000).await.expect("the old version is still here");
     let cached: Vec<Bytes> = cached.try_collect().await.expect("read");
@@ -380,13 +457,13 @@ async fn weak_versions_are_cached_only_when_told() {
     let cache = open(folder.path());
     let source = DiskCache::new(Local::new(&path), cache.clone());
     read_all(&source).await;
-    cache.flush().await;
+    cache.flush().await.expect("flushed");
     assert_eq!(cache.list().expect("list"), []);
     let weak = CachePolicy { weak: true, ..policy() };
     let cache = Cache::open(folder.path().join("weak"), weak).expect("a cache");
     let source = DiskCache::new(Local::new(&path), cache.clone());
     assert!(read_all(&source).await == sample(200_000));
-    cache.flush().await;
+    cache.flush().await.expect("flushed");
     let listed = cache.list().expect("list");
     assert_eq!((listed.len(), listed[0].cached_bytes), (1, 200_000));
     assert!(cache.remove(listed[0].name.as_deref().expect("a name")).expect("remove") > 0);
@@ -404,7 +481,7 @@ async fn a_disk_without_room_is_no_cache_and_no_error() {
     let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
     for _ in 0..2 {
         assert!(read_all(&source).await == bytes);
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
     }
     let count = cache.count();
     assert_eq!((count.stored_blocks, count.hit_blocks), (0, 0), "{count:?}");
@@ -451,7 +528,7 @@ async fn disks_that_are_full_or_read_only_are_no_error() {
     let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
     for _ in 0..2 {
         assert!(read_all(&source).await == bytes, "on a full disk");
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
     }
     let count = cache.count();
     assert!(count.stored_blocks > 0 && count.evicted_bytes > 0, "older blocks make way: {count:?}");
@@ -472,7 +549,7 @@ async fn disks_that_are_full_or_read_only_are_no_error() {
     let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
     for _ in 0..2 {
         assert!(read_all(&source).await == bytes, "on a disk that refuses");
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
     }
     let count = cache.count();
     assert!(count.stored_blocks > 0 && count.skipped_blocks > 0, "{count:?}");
@@ -482,7 +559,7 @@ async fn disks_that_are_full_or_read_only_are_no_error() {
     fs::remove_dir_all(folder.path().join("other")).expect("remove");
     let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
     assert!(read_all(&source).await == bytes, "without its directory");
-    cache.flush().await;
+    cache.flush().await.expect("flushed");
     assert_eq!(cache.count().stored_blocks, 0);
 }
 
@@ -502,7 +579,7 @@ fn what_is_no_cache_is_refused_and_said() {
         CachePolicy { block_bytes: 5000, ..policy() },
         CachePolicy { block_bytes: 2048, ..policy() },
         CachePolicy { segment_bytes: 1 << 20, ..policy() },
-        CachePolicy { bytes_max: 1 << 20, ..policy() },
+        CachePolicy { bytes_max: Some(1 << 20), ..policy() },
     ] {
         let error = Cache::open(folder.path().join("new"), policy).expect_err("impossible");
         assert!(error.to_string().contains("use"), "{error}");
@@ -519,7 +596,7 @@ async fn child() {
     let Ok(place) = std::env::var("DISK_CACHE_CHILD") else { return };
     let forever = std::env::var("DISK_CACHE_FOREVER").is_ok();
     let bytes = sample(OBJECT);
-    let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+    let policy = CachePolicy { bytes_max: Some(16 << 20), ..policy() };
     let cache = Cache::open(place, policy).expect("a cache");
     let source = DiskCache::new(Fixed::new(&bytes), cache);
     println!("\nready");
@@ -561,14 +638,14 @@ async fn killed_at_any_moment_it_is_whole() {
         std::thread::sleep(Duration::from_millis(3 + round * 17 % 97));
         child.kill().expect("kill -9");
         child.wait().expect("it is dead");
-        let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+        let policy = CachePolicy { bytes_max: Some(16 << 20), ..policy() };
         let cache = Cache::open(&place, policy).expect("a cache");
         let found = cache.verify(false, |_, _| {}).expect("verify");
         assert!(found.damaged.is_empty(), "round {round}: {found:?}");
         assert_eq!(fs::read_dir(place.join("tmp")).expect("tmp").count(), 0, "left behind");
         let source = DiskCache::new(Fixed::new(&bytes), cache.clone());
         assert!(read_all(&source).await == bytes, "round {round}");
-        cache.flush().await;
+        cache.flush().await.expect("flushed");
         assert!(du(&place) <= (16 << 20) + (64 << 10), "round {round}: {}", du(&place));
         assert!(round == 0 || cache.count().hit_blocks > 0, "{:?}", cache.count());
     }
@@ -588,7 +665,7 @@ async fn processes_share_a_directory() {
         assert!(wait_for(out, "done"));
         assert!(child.wait().expect("an end").success());
     }
-    let policy = CachePolicy { bytes_max: 16 << 20, ..policy() };
+    let policy = CachePolicy { bytes_max: Some(16 << 20), ..policy() };
     let cache = Cache::open(&place, policy).expect("a cache");
     let found = cache.verify(false, |_, _| {}).expect("verify");
     assert!(found.damaged.is_empty() && found.good_blocks > 0, "{found:?}");

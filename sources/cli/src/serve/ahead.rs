@@ -70,10 +70,10 @@ impl Server {
         while at < range.end {
             let end = (at - at % self.extent_bytes + self.extent_bytes).min(range.end);
             let Ok(turn) = self.ahead.clone().try_acquire_owned() else { return };
-            let (server, object, version) = (self.clone(), object.clone(), version.clone());
+            let (object, version) = (object.clone(), version.clone());
             tokio::spawn(async move {
                 // Whoever asks for these bytes is told what is wrong with them.
-                let _ = object.place(&version, at..end, server.extent_bytes).await;
+                let _ = object.prefetch(&version, at..end).await;
                 drop(turn);
             });
             at = end;
