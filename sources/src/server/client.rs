@@ -34,6 +34,8 @@ const FRAME_WAIT: Duration = Duration::from_secs(10);
 /// How long a server that could not be reached is left alone: at first, and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long answers come without files when there was no descriptor for one.
+const FILES_PAUSE: Duration = Duration::from_secs(60);
 /// Frames that may wait to be sent.
 const SENDING_MAX: usize = 64;
 
@@ -61,13 +63,21 @@ pub struct Link {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     place: Place,
     token: String,
     /// Held while connecting, so that one does it for all.
     state: tokio::sync::Mutex<State>,
     generations: AtomicU64,
+    /// Until when no files are asked for.
+    bare: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Without the token.
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +125,9 @@ pub(super) struct Lost(pub(super) String);
 #[derive(Debug)]
 struct Waiting {
     by_id: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    /// Handles to close, as soon as there is room to say so. Each is open, so they are no more than
+    /// the server allows.
+    unsaid: Mutex<Vec<u32>>,
 }
 
 impl Waiting {
@@ -127,6 +140,10 @@ impl Waiting {
 
     fn is_over(&self) -> bool {
         self.with(|by_id| by_id.is_none())
+    }
+
+    fn unsaid<T>(&self, work: impl FnOnce(&mut Vec<u32>) -> T) -> T {
+        work(&mut self.unsaid.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -143,7 +160,8 @@ impl Link {
     /// A link to the server at `place`. `token` is the secret of a TCP listener. Nothing is sent.
     pub fn new(place: Place, token: String) -> Link {
         let (state, generations) = (tokio::sync::Mutex::default(), AtomicU64::new(1));
-        Link { inner: Arc::new(Inner { place, token, state, generations }) }
+        let bare = Arc::default();
+        Link { inner: Arc::new(Inner { place, token, state, generations, bare }) }
     }
 
     /// Where the server is.
@@ -194,10 +212,12 @@ impl Inner {
                 Socket::Tcp(stream)
             }
         };
-        let wants = if socket.carries_files() { FILES } else { 0 };
+        let bare = *self.bare.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes_files = socket.carries_files() && bare.is_none_or(|until| until < Instant::now());
+        let wants = if takes_files { FILES } else { 0 };
         let hello = Request::Hello { wants, token: self.token.clone() }.encode(0);
         socket.send(&[hello.into()], None, FRAME_WAIT).await?;
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming::with_files();
         let answer = incoming.frame(&socket, READ_BYTES_MAX as usize, FRAME_WAIT).await?;
         let (head, body) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
         let (has, requests_max, read_bytes_max) = match Answer::decode(head.kind, &body) {
@@ -210,14 +230,16 @@ impl Inner {
         if requests_max == 0 || read_bytes_max == 0 {
             return Err(io::Error::other("it allows nothing"));
         }
-        let waiting = Arc::new(Waiting { by_id: Mutex::new(Some(HashMap::new())) });
+        let by_id = Mutex::new(Some(HashMap::new()));
+        let waiting = Arc::new(Waiting { by_id, unsaid: Mutex::default() });
         let (sending, frames) = mpsc::channel(SENDING_MAX);
         let socket = Arc::new(socket);
         tokio::spawn(send(socket.clone(), frames, Ends(waiting.clone())));
-        tokio::spawn(receive(socket.clone(), incoming, Ends(waiting.clone())));
+        let ends = Ends(waiting.clone());
+        tokio::spawn(receive(socket.clone(), incoming, ends, self.bare.clone()));
         Ok(Connection {
             generation: self.generations.fetch_add(1, Relaxed),
-            has_files: socket.carries_files() && has & FILES != 0,
+            has_files: takes_files && has & FILES != 0,
             read_bytes_max: read_bytes_max.min(READ_BYTES_MAX),
             sending,
             waiting,
@@ -238,13 +260,24 @@ async fn send(socket: Arc<Socket>, mut frames: mpsc::Receiver<Vec<u8>>, _ends: E
     socket.close();
 }
 
-async fn receive(socket: Arc<Socket>, mut incoming: Incoming, ends: Ends) {
+async fn receive(
+    socket: Arc<Socket>,
+    mut incoming: Incoming,
+    ends: Ends,
+    bare: Arc<Mutex<Option<Instant>>>,
+) {
     loop {
         match receive_one(&socket, &mut incoming, &ends.0).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
                 debug!(%error, "the connection to the block server is lost");
+                if incoming.is_truncated() {
+                    // This process has no descriptor left: bytes will do.
+                    let until = Instant::now() + FILES_PAUSE;
+                    *bare.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+                }
+                socket.close();
                 return;
             }
         }
@@ -271,9 +304,13 @@ async fn receive_one(
         other => Reply::Answer(other),
     };
     let waiter = waiting.with(|by_id| by_id.as_mut().and_then(|by_id| by_id.remove(&head.id)));
-    // Whoever asked may have left.
-    if let Some(waiter) = waiter {
-        let _ = waiter.send(reply);
+    // Whoever asked may have left, and then nobody else knows of what was opened.
+    let unheard = match waiter {
+        Some(waiter) => waiter.send(reply).err(),
+        None => Some(reply),
+    };
+    if let Some(Reply::Answer(Answer::Opened { handle, .. })) = unheard {
+        waiting.unsaid(|unsaid| unsaid.push(handle));
     }
     Ok(!waiting.is_over())
 }
@@ -283,6 +320,7 @@ impl Connection {
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Lost> {
         let lost = || Lost("the connection to the block server is lost".to_owned());
         let _turn = self.turns.acquire().await.map_err(|_| lost())?;
+        self.say_closings();
         let id = self.ids.fetch_add(1, Relaxed);
         let (sender, receiver) = oneshot::channel();
         let known = self
@@ -292,6 +330,22 @@ impl Connection {
             return Err(lost());
         }
         receiver.await.map_err(|_| lost())
+    }
+
+    /// Gives a handle back: now if there is room for a frame, else before the next question.
+    pub(super) fn close(&self, handle: u32) {
+        self.waiting.unsaid(|unsaid| unsaid.push(handle));
+        self.say_closings();
+    }
+
+    fn say_closings(&self) {
+        while let Some(handle) = self.waiting.unsaid(Vec::pop) {
+            // Its answer has the number of no question.
+            if self.sending.try_send(Request::Close { handle }.encode(0)).is_err() {
+                self.waiting.unsaid(|unsaid| unsaid.push(handle));
+                return;
+            }
+        }
     }
 
     /// Says something that has no answer, if there is room for it.

@@ -10,7 +10,7 @@
 //! Every request but `AHEAD` has one answer with its id, in any order. Numbers are little-endian;
 //! texts are UTF-8 behind a `u16` that says how many bytes they have.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use pager::{SourceError, Strength, Version};
 
@@ -45,7 +45,7 @@ pub struct Head {
 pub struct Broken(&'static str);
 
 /// What a client says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Request {
     /// Kind 1, the first one.
     Hello {
@@ -86,6 +86,28 @@ pub enum Request {
         /// What `Opened` said.
         handle: u32,
     },
+}
+
+/// Without the token, and without what may sign an address.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Hello { wants, .. } => {
+                f.debug_struct("Hello").field("wants", wants).finish_non_exhaustive()
+            }
+            Request::Open { url, pinned } => {
+                let url = url.split(['?', '#']).next().unwrap_or_default();
+                f.debug_struct("Open").field("url", &url).field("pinned", pinned).finish()
+            }
+            Request::Read { handle, offset, length, file } => {
+                f.debug_tuple("Read").field(handle).field(offset).field(length).field(file).finish()
+            }
+            Request::Ahead { handle, offset, length } => {
+                f.debug_tuple("Ahead").field(handle).field(offset).field(length).finish()
+            }
+            Request::Close { handle } => f.debug_tuple("Close").field(handle).finish(),
+        }
+    }
 }
 
 /// What a server says.
@@ -459,6 +481,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let url = "http://h/x?sig=secret".to_owned();
+        let requests = [
+            Request::Hello { wants: FILES, token: "secret".to_owned() },
+            Request::Open { url, pinned: None },
+        ];
+        for request in requests {
+            assert!(!format!("{request:?}").contains("secret"), "{request:?}");
+        }
+    }
 
     fn requests() -> Vec<Request> {
         let pinned = Some((Version::weak("w"), 5));

@@ -11,14 +11,16 @@ use std::{
     fs::File,
     ops::Range,
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
+use nix::sys::resource::{Resource, getrlimit};
 use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     client::{Connection, Link, Lost, Reply},
@@ -28,12 +30,22 @@ use crate::body::{check_range, check_shape};
 
 /// Files of one object that are kept open: each is a part of it that needs no more questions.
 const FILES_MAX: usize = 64;
+/// Of all objects: at most so many, and this share of the descriptors that this process may have.
+const FILES_OF_ALL_MAX: usize = 1024;
+const FILES_SHARE: u64 = 4;
 /// Versions whose lengths are remembered.
 const VERSIONS_MAX: usize = 16;
 /// Bytes that are read from a file at once.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// A range this long is announced, so that the server fetches it as one.
 const AHEAD_BYTES: u64 = 1 << 20;
+
+/// Places for open files, of the whole process: it has use for descriptors of its own.
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let open_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft);
+    let places = usize::try_from(open_max / FILES_SHARE).unwrap_or(usize::MAX);
+    Arc::new(Semaphore::new(places.min(FILES_OF_ALL_MAX)))
+});
 
 /// An object behind a block server.
 ///
@@ -55,7 +67,8 @@ struct Shared {
 #[derive(Default)]
 struct Known {
     versions: VecDeque<(Version, u64)>,
-    /// Of the connection with this number.
+    /// Of this connection, which has this number.
+    connection: Weak<Connection>,
     generation: u64,
     handles: Vec<(Version, u32)>,
     files: VecDeque<Part>,
@@ -66,8 +79,14 @@ struct Known {
 struct Part {
     version: Version,
     range: Range<u64>,
-    file: Arc<File>,
+    file: Arc<Kept>,
     position: u64,
+}
+
+/// An open file, and its place.
+struct Kept {
+    file: File,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Part {
@@ -132,7 +151,7 @@ impl Shared {
     /// Opens the object, at a version or at the one that it has.
     async fn open(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         pinned: Option<(Version, u64)>,
     ) -> Result<(u32, ObjectStat), Failed> {
         let request = Request::Open { url: self.url.clone(), pinned };
@@ -143,9 +162,10 @@ impl Shared {
             }
             other => return Err(self.unexpected(other, None, None)),
         };
-        let before = self.with(|known| {
+        let (before, oldest) = self.with(|known| {
             if known.generation != connection.generation {
                 known.generation = connection.generation;
+                known.connection = Arc::downgrade(connection);
                 known.handles.clear();
             }
             // One handle for each version, and not for every time that somebody asked. The first one
@@ -155,14 +175,18 @@ impl Shared {
             if before.is_none() {
                 known.handles.push((stat.version.clone(), handle));
             }
+            let oldest = (known.handles.len() > VERSIONS_MAX).then(|| known.handles.remove(0).1);
             known.versions.retain(|(version, _)| *version != stat.version);
             known.versions.push_front((stat.version.clone(), stat.len));
             known.versions.truncate(VERSIONS_MAX);
-            before
+            (before, oldest)
         });
+        if let Some(oldest) = oldest {
+            connection.close(oldest);
+        }
         match before {
             Some(before) => {
-                connection.tell(&Request::Close { handle });
+                connection.close(handle);
                 Ok((before, stat))
             }
             None => Ok((handle, stat)),
@@ -170,7 +194,7 @@ impl Shared {
     }
 
     /// The handle of a version on this connection.
-    async fn handle(&self, connection: &Connection, version: &Version) -> Result<u32, Failed> {
+    async fn handle(&self, connection: &Arc<Connection>, version: &Version) -> Result<u32, Failed> {
         let known = self.with(|known| {
             let mut handles = known.handles.iter().rev();
             let is_this = known.generation == connection.generation;
@@ -271,6 +295,17 @@ impl Shared {
         });
     }
 
+    /// A place for one more file. Where there is none, the file of this object that was not used for
+    /// longest makes way, if it has any.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = || PLACES.clone().try_acquire_owned().ok();
+        place().or_else(|| {
+            let oldest = self.with(|known| known.files.pop_back())?;
+            drop(oldest);
+            place()
+        })
+    }
+
     /// Bytes from the start of `range`: a part that has them, or they themselves.
     async fn next(&self, version: &Version, range: &Range<u64>) -> Result<Next, Failed> {
         if let Some(part) = self.part(version, range.start) {
@@ -279,12 +314,16 @@ impl Shared {
         let connection = self.link.connection().await?;
         let handle = self.handle(&connection, version).await?;
         let length = (range.end - range.start).min(connection.read_bytes_max).min(CHUNK_BYTES);
-        let file = connection.has_files;
+        let place = if connection.has_files { self.place() } else { None };
+        let file = place.is_some();
         let request = Request::Read { handle, offset: range.start, length, file };
         let asked = range.start..range.start + length;
         match connection.ask(&request).await? {
             Reply::Bytes(bytes) if bytes.len() as u64 == length => Ok(Next::Bytes(bytes)),
             Reply::File { file, position, length } if length > 0 => {
+                let Some(place) = place else {
+                    return Err(Failed::Told(self.damaged(&asked, "a file instead of bytes")));
+                };
                 let end = range
                     .start
                     .checked_add(length)
@@ -294,7 +333,7 @@ impl Shared {
                 let part = Part {
                     version: version.clone(),
                     range: range.start..end,
-                    file: Arc::new(file),
+                    file: Arc::new(Kept { file, _place: place }),
                     position,
                 };
                 self.keep(part.clone());
@@ -335,7 +374,7 @@ impl Shared {
         let (at, place) = (range.start..end, part.place(range.start));
         let read = tokio::task::spawn_blocking(move || {
             let mut bytes = BytesMut::zeroed((end - at.start) as usize);
-            part.file.read_exact_at(&mut bytes, place).map(|()| bytes.freeze())
+            part.file.file.read_exact_at(&mut bytes, place).map(|()| bytes.freeze())
         });
         self.read_done(read.await, range.start..end)
     }
@@ -379,7 +418,7 @@ impl Shared {
             let end = range.end.min(part.range.end);
             let (count, place) = ((end - at) as usize, part.place(at));
             let read = tokio::task::spawn_blocking(move || {
-                part.file.read_exact_at(&mut frame.unfilled()[..count], place)?;
+                part.file.file.read_exact_at(&mut frame.unfilled()[..count], place)?;
                 frame.advance(count);
                 Ok(frame)
             });
@@ -387,6 +426,16 @@ impl Shared {
             at = end;
         }
         Ok(frame)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let known = self.known.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = known.connection.upgrade() else { return };
+        for (_, handle) in known.handles.drain(..) {
+            connection.close(handle);
+        }
     }
 }
 

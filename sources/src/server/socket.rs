@@ -112,13 +112,27 @@ fn send_once(
 }
 
 /// What comes in, frame by frame.
+///
+/// By default descriptors are not taken: the kernel closes what a peer sends.
 #[derive(Debug, Default)]
 pub struct Incoming {
     buffer: BytesMut,
-    files: VecDeque<OwnedFd>,
+    files: Option<VecDeque<OwnedFd>>,
+    truncated: bool,
 }
 
 impl Incoming {
+    /// Takes the descriptors that come with frames, too.
+    pub fn with_files() -> Incoming {
+        Incoming { files: Some(VecDeque::new()), ..Incoming::default() }
+    }
+
+    /// Whether a descriptor was sent that this process had no place for: it has as many open as it
+    /// may, or was sent too many.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
     /// The next frame. Waits for its first byte for ever, and then for `wait`. `None` at the end of
     /// the connection, between two frames.
     ///
@@ -148,7 +162,7 @@ impl Incoming {
 
     /// The descriptor that came with a frame. In the order of the frames.
     pub fn file(&mut self) -> Option<OwnedFd> {
-        self.files.pop_front()
+        self.files.as_mut()?.pop_front()
     }
 
     async fn fill(&mut self, socket: &Socket, bytes: usize) -> io::Result<()> {
@@ -162,8 +176,9 @@ impl Incoming {
 
     async fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
         let mut chunk = [0; CHUNK_BYTES];
-        let files = &mut self.files;
-        let got = socket.io(Interest::READABLE, |fd| receive_once(fd, &mut chunk, files)).await?;
+        let (files, truncated) = (&mut self.files, &mut self.truncated);
+        let once = |fd: BorrowedFd<'_>| receive_once(fd, &mut chunk, files, truncated);
+        let got = socket.io(Interest::READABLE, once).await?;
         self.buffer.extend_from_slice(&chunk[..got]);
         Ok(got)
     }
@@ -172,11 +187,16 @@ impl Incoming {
 fn receive_once(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
-    files: &mut VecDeque<OwnedFd>,
+    files: &mut Option<VecDeque<OwnedFd>>,
+    truncated: &mut bool,
 ) -> io::Result<usize> {
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let Some(files) = files else {
+        let mut none = RecvAncillaryBuffer::default();
+        return Ok(recvmsg(socket, &mut [IoSliceMut::new(into)], &mut none, flags)?.bytes);
+    };
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(FILES_AT_ONCE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let got = recvmsg(socket, &mut [IoSliceMut::new(into)], &mut control, flags)?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -184,6 +204,7 @@ fn receive_once(
         }
     }
     if got.flags.contains(ReturnFlags::CTRUNC) || files.len() > FILES_MAX {
+        *truncated = true;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
     }
     Ok(got.bytes)
@@ -216,7 +237,7 @@ mod tests {
             let plain = Answer::Closed.encode(100);
             a.send(&[plain.into()], None, WAIT).await.expect("send");
         }
-        let mut incoming = Incoming::default();
+        let mut incoming = Incoming::with_files();
         for n in 0..3u8 {
             let (head, _) = incoming.frame(&b, 100, WAIT).await.expect("a frame").expect("one");
             assert_eq!(head.id, u64::from(n));
