@@ -30,7 +30,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Server, handles::Pinned, objects::Object};
+use super::{
+    Server,
+    handles::Pinned,
+    objects::Object,
+    seats::{Room, Seat},
+};
 
 /// From the first byte of a frame to its last, and for taking some bytes of an answer.
 const FRAME_WAIT: Duration = Duration::from_secs(10);
@@ -42,6 +47,8 @@ const HANDLES_MAX: usize = 1024;
 const UNREAD_BYTES: usize = 16 << 20;
 /// They are counted by this.
 const UNIT: u64 = 4096;
+/// A client takes so many bytes of an answer in a second, or is given up: others wait for the room.
+const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
 /// Announcements that are followed at once, for one connection. Others are not heard.
 const AHEAD_MAX: usize = 4;
 /// The most that one announcement makes the server fetch.
@@ -64,8 +71,8 @@ struct Handles {
 struct Outgoing {
     parts: Vec<Bytes>,
     file: Option<File>,
-    /// Given back when it is sent.
-    _room: Option<OwnedSemaphorePermit>,
+    /// Given back when it is sent: the connection's, and what it takes of everybody's.
+    _room: Option<(OwnedSemaphorePermit, Room)>,
 }
 
 impl Outgoing {
@@ -79,8 +86,8 @@ struct Connection {
     server: Arc<Server>,
     handles: Mutex<Handles>,
     files: bool,
+    seat: Seat,
     unread: Arc<Semaphore>,
-    ahead: Arc<Semaphore>,
     sending: mpsc::Sender<Outgoing>,
 }
 
@@ -98,6 +105,7 @@ pub(super) enum Gate {
 pub(super) async fn serve(
     server: &Arc<Server>,
     socket: Socket,
+    seat: Seat,
     gate: &Gate,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -111,16 +119,19 @@ pub(super) async fn serve(
         server: server.clone(),
         handles: Mutex::default(),
         files,
+        seat,
         unread: Arc::new(Semaphore::new(UNREAD_BYTES / UNIT as usize)),
-        ahead: Arc::new(Semaphore::new(AHEAD_MAX)),
         sending,
     });
     let mut tasks = JoinSet::new();
+    // Nobody waits for these.
+    let mut aheads = JoinSet::new();
     loop {
         let frame = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => break,
             Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+            Some(_) = aheads.join_next(), if !aheads.is_empty() => continue,
             frame = incoming.frame(&socket, BODY_BYTES_MAX, FRAME_WAIT), if tasks.len() < REQUESTS_MAX => frame,
         };
         let (head, body) = match frame {
@@ -136,6 +147,13 @@ pub(super) async fn serve(
                 connection.refuse(head.id, "one hello is enough").await;
                 break;
             }
+            Ok(Request::Ahead { handle, offset, length }) => {
+                server.counts.requests.fetch_add(1, Relaxed);
+                if aheads.len() < AHEAD_MAX {
+                    let connection = connection.clone();
+                    aheads.spawn(async move { connection.ahead(handle, offset, length).await });
+                }
+            }
             Ok(request) => {
                 let connection = connection.clone();
                 tasks.spawn(async move { connection.work(head.id, request).await });
@@ -146,6 +164,8 @@ pub(super) async fn serve(
             }
         }
     }
+    // Who has left, or is told to leave, reads no further.
+    drop(aheads);
     // What was asked is answered, as long as the client reads.
     while tasks.join_next().await.is_some() {}
     drop(connection);
@@ -198,7 +218,10 @@ fn is_same(a: &str, b: &str) -> bool {
 async fn write(socket: Arc<Socket>, mut outgoing: mpsc::Receiver<Outgoing>) {
     while let Some(one) = outgoing.recv().await {
         let file = one.file.as_ref().map(AsFd::as_fd);
-        if socket.send(&one.parts, file, FRAME_WAIT).await.is_err() {
+        let bytes: u64 = one.parts.iter().map(|part| part.len() as u64).sum();
+        let limit = FRAME_WAIT + Duration::from_secs(bytes / RATE_MIN_BYTES_PER_S);
+        let sent = tokio::time::timeout(limit, socket.send(&one.parts, file, FRAME_WAIT)).await;
+        if !matches!(sent, Ok(Ok(()))) {
             // It does not read, or has left. The reader sees the end, and the tasks fail.
             socket.close();
             return;
@@ -233,11 +256,7 @@ impl Connection {
                 let end = offset.checked_add(length).filter(|end| *end <= len);
                 match end {
                     Some(end) if length > 0 && length <= READ_BYTES_MAX => {
-                        // Room first: who does not read its answers holds up nobody else.
-                        let pages = length.div_ceil(UNIT) as u32;
-                        let room = self.unread.clone().acquire_many_owned(pages).await.ok();
-                        let _turn = self.server.requests.acquire().await;
-                        self.read(id, &opened, offset..end, file && self.files, room).await
+                        self.read(id, &opened, offset..end, file && self.files).await
                     }
                     _ => {
                         let text = "such a range cannot be read: it is empty, too long, or not \
@@ -246,14 +265,13 @@ impl Connection {
                     }
                 }
             }
-            Request::Ahead { handle, offset, length } => {
-                return self.ahead(handle, offset, length).await;
-            }
             Request::Close { handle } => {
                 self.with(|handles| handles.open.remove(&handle));
                 Ok(Outgoing::answer(&Answer::Closed, id))
             }
-            Request::Hello { .. } => unreachable!("the reader has refused it"),
+            Request::Hello { .. } | Request::Ahead { .. } => {
+                unreachable!("the reader has seen to it")
+            }
         };
         let outgoing = answered.unwrap_or_else(|error| {
             self.server.counts.failures.fetch_add(1, Relaxed);
@@ -303,26 +321,19 @@ impl Connection {
         opened: &Opened,
         range: Range<u64>,
         file: bool,
-        room: Option<OwnedSemaphorePermit>,
     ) -> Result<Outgoing, SourceError> {
-        let Opened { object, pinned } = opened;
-        if file {
-            // As much as lies in one extent: the client asks for the rest when it needs it.
-            let extent = self.server.extent_bytes.min(object.segment_bytes());
-            let end = (range.start - range.start % extent + extent).min(range.end);
-            let placed = object.place(&pinned.version, range.start..end, extent).await?;
-            if let Some(placed) = placed {
-                match placed.open() {
-                    Ok(file) => {
-                        let answer = Answer::File { position: placed.at(), length: placed.len() };
-                        let parts = vec![answer.encode(id).into()];
-                        return Ok(Outgoing { parts, file: Some(file), _room: None });
-                    }
-                    Err(error) => tracing::warn!(%error, "a file of the cache cannot be opened"),
-                }
-            }
+        if file && let Some(outgoing) = self.file(id, opened, &range).await? {
+            return Ok(outgoing);
         }
+        let Opened { object, pinned } = opened;
         let length = range.end - range.start;
+        // Room first: who does not read its answers holds up nobody else.
+        let unread = self.unread.clone().acquire_many_owned(length.div_ceil(UNIT) as u32);
+        let room = match unread.await {
+            Ok(own) => Some((own, self.seat.room(length).await)),
+            Err(_) => None,
+        };
+        let _turn = self.server.requests.acquire().await;
         let mut parts: Vec<Bytes> = vec![Answer::Bytes { length }.encode(id).into()];
         let mut body = object.read(&pinned.version, range.clone()).await?;
         let mut got = 0;
@@ -337,17 +348,41 @@ impl Connection {
         Ok(Outgoing { parts, file: None, _room: room })
     }
 
+    /// An answer that is a file, where the bytes are in one.
+    async fn file(
+        &self,
+        id: u64,
+        opened: &Opened,
+        range: &Range<u64>,
+    ) -> Result<Option<Outgoing>, SourceError> {
+        let _turn = self.server.requests.acquire().await;
+        let Opened { object, pinned } = opened;
+        // As much as lies in one extent: the client asks for the rest when it needs it.
+        let extent = self.server.extent_bytes.min(object.segment_bytes());
+        let end = (range.start - range.start % extent).saturating_add(extent).min(range.end);
+        let placed = object.place(&pinned.version, range.start..end, extent).await?;
+        let Some(placed) = placed else { return Ok(None) };
+        match placed.open() {
+            Ok(file) => {
+                let answer = Answer::File { position: placed.at(), length: placed.len() };
+                let parts = vec![answer.encode(id).into()];
+                Ok(Some(Outgoing { parts, file: Some(file), _room: None }))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a file of the cache cannot be opened");
+                Ok(None)
+            }
+        }
+    }
+
     /// Fetches what will be asked for, in as few requests as there are gaps.
     async fn ahead(&self, handle: u32, offset: u64, length: u64) {
-        let Ok(_turn) = self.ahead.clone().try_acquire_owned() else { return };
         let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else { return };
         let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(opened.pinned.len);
-        if offset >= end || !opened.object.keeps(&opened.pinned.version) {
+        if offset >= end {
             return;
         }
         // Whoever asks for these bytes is told what is wrong with them.
-        if let Ok(mut body) = opened.object.read(&opened.pinned.version, offset..end).await {
-            while let Some(Ok(_)) = body.next().await {}
-        }
+        let _ = opened.object.prefetch(&opened.pinned.version, offset..end).await;
     }
 }

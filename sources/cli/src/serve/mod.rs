@@ -16,16 +16,19 @@ mod ahead; // who reads on and on
 mod blocks; // the second protocol: requests side by side
 mod handles; // which version an old client may see
 mod objects; // addresses to sources
+mod seats; // places for connections, room for answers
 mod spans; // ranges across files
 mod unix; // a socket of this machine, and who is on its other end
 mod v000; // the first protocol
 
 use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -38,7 +41,13 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{blocks::Gate, handles::Handles, objects::Objects, spans::Spans};
+use self::{
+    blocks::Gate,
+    handles::Handles,
+    objects::Objects,
+    seats::{Peer, Seats},
+    spans::Spans,
+};
 use crate::Failure;
 
 /// Serve a disk cache to every program on this machine.
@@ -75,7 +84,7 @@ pub(crate) struct Args {
     /// Directory of the cache; it may be one that programs use by themselves, too
     #[arg(long, env = "EXTMEM_CACHE", value_name = "DIR")]
     dir: PathBuf,
-    /// The most that the directory may take
+    /// The most that the directory may take, whoever else uses it
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
     max_bytes: u64,
     /// What must stay free on its disk
@@ -87,10 +96,10 @@ pub(crate) struct Args {
     /// Addresses that may be asked for start with this; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<String>,
-    /// Connections at once; further ones are closed
+    /// Connections at once, to each of the addresses; further ones are closed
     #[arg(long, value_name = "N", default_value_t = 1024)]
     connections_max: usize,
-    /// Connections at once from one address
+    /// Connections at once from one address, or by one user of this machine
     #[arg(long, value_name = "N", default_value_t = 512)]
     connections_per_client: usize,
     /// Requests that are worked on at once; others wait
@@ -116,14 +125,8 @@ pub(crate) struct Server {
     requests: Semaphore,
     /// Fetches ahead of readers.
     ahead: Arc<Semaphore>,
-    clients: Mutex<std::collections::HashMap<IpAddr, usize>>,
+    seats: Arc<Seats>,
     counts: Counts,
-    limits: Limits,
-}
-
-struct Limits {
-    connections: usize,
-    connections_per_client: usize,
 }
 
 /// What happened so far.
@@ -151,7 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let segment = (cache_bytes / 64).clamp(2 << 20, 16 << 20);
     let segment_bytes = (1 << segment.ilog2()).max(args.block_bytes);
     let policy = CachePolicy {
-        bytes_max: cache_bytes,
+        bytes_max: Some(cache_bytes),
         free_bytes_min: args.free_bytes,
         block_bytes: args.block_bytes.min(64 << 10),
         segment_bytes,
@@ -168,7 +171,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let dir = std::path::absolute(&args.dir).map_err(|error| told(error.to_string()))?;
     let failed = |error: io::Error| Failure::Told(error.to_string());
+    let lock = Lock::of(&dir);
+    // Before anything is changed, where there was a server before.
+    let locked = if lock.is_there() { Some(lock.take().map_err(failed)?) } else { None };
     let cache = Cache::open(&dir, policy).map_err(failed)?;
+    let _locked = match locked {
+        Some(locked) => locked,
+        None => lock.take().map_err(failed)?,
+    };
     let server = Server {
         handles: Handles::open(&dir.join("serve/handles")).map_err(failed)?,
         spans: Spans::open(&dir.join("serve/spans"), span_bytes).map_err(failed)?,
@@ -176,12 +186,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         extent_bytes: args.block_bytes,
         requests: Semaphore::new(args.requests_max.into()),
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
-        clients: Mutex::default(),
+        seats: Seats::new(args.connections_max, args.connections_per_client),
         counts: Counts::default(),
-        limits: Limits {
-            connections: args.connections_max,
-            connections_per_client: args.connections_per_client,
-        },
     };
     server.spans.check_path_len().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -192,12 +198,58 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     done
 }
 
+/// One server for each directory: a second one would sweep away what the first is writing.
+struct Lock {
+    folder: PathBuf,
+}
+
+impl Lock {
+    fn of(dir: &Path) -> Lock {
+        Lock { folder: dir.join("serve") }
+    }
+
+    fn is_there(&self) -> bool {
+        self.folder.join("lock").exists()
+    }
+
+    /// Held until it is dropped, or the process ends in whatever way.
+    fn take(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = how.open(self.folder.join("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                let text = format!("{}: another server uses this directory", self.folder.display());
+                Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// What is worth a thought before other machines reach it.
+fn warn_of_strangers(args: &Args) {
+    let told = "it is no loopback address, so other machines may reach it";
+    let v000 = "whoever does may make this server fetch what is allowed, and ask what is there";
+    let tcp = "token and bytes cross the network as they are";
+    let listeners = [("--listen", Some(args.listen), v000), ("--tcp", args.tcp, tcp)];
+    for (name, address, why) in listeners {
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            let line = format!("extmem: warning: {name} {address}: {told}: {why}\n");
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
 async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let (stop, stopping) = watch::channel(false);
     let bound = TcpListener::bind(args.listen).await;
     let listener = bound.map_err(|error| Failure::Told(format!("{}: {error}", args.listen)))?;
     let mut signals = signals().map_err(|error| Failure::Told(format!("signals: {error}")))?;
     let blocks = Blocks::bind(args).await?;
+    warn_of_strangers(args);
     // Whoever waits for the last of these lines may connect.
     let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
     let mut lines = format!("extmem: serving V000 on {address}\n");
@@ -219,11 +271,9 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
                 }
             },
             accepted = blocks.unix() => match accepted {
-                Ok((stream, gate)) => {
-                    // Users are counted together: nobody else is on this socket.
-                    let client = IpAddr::from([0; 16]);
+                Ok((stream, gate, peer)) => {
                     let socket = Socket::Unix(stream);
-                    server.take_blocks(&mut connections, socket, gate, client, &stopping);
+                    server.take_blocks(&mut connections, socket, gate, peer, &stopping);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -234,7 +284,8 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
                 Ok((stream, peer, gate)) => {
                     let _ = stream.set_nodelay(true);
                     let socket = Socket::Tcp(stream);
-                    server.take_blocks(&mut connections, socket, gate, peer.ip(), &stopping);
+                    let peer = Peer::Tcp(peer.ip());
+                    server.take_blocks(&mut connections, socket, gate, peer, &stopping);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -252,7 +303,9 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
         tracing::warn!(left = connections.len(), "stopped with requests under way");
         connections.abort_all();
     }
-    server.objects.cache().flush().await;
+    if let Err(error) = server.objects.cache().flush().await {
+        tracing::warn!(%error, "stopped with blocks unwritten");
+    }
     let count = server.objects.cache().count();
     let line = format!(
         "extmem: served {} request(s) on {} connection(s), {} failed; {} from disk, {} fetched\n",
@@ -313,7 +366,7 @@ impl Blocks {
         Ok(lines)
     }
 
-    async fn unix(&self) -> io::Result<(tokio::net::UnixStream, Gate)> {
+    async fn unix(&self) -> io::Result<(tokio::net::UnixStream, Gate, Peer)> {
         match &self.unix {
             Some(listener) => listener.accept().await,
             None => std::future::pending().await,
@@ -366,9 +419,7 @@ impl Server {
         peer: SocketAddr,
         stopping: &watch::Receiver<bool>,
     ) {
-        let client = peer.ip();
-        let full = connections.len() >= self.limits.connections;
-        let Some(seat) = (!full).then(|| self.seat(client)).flatten() else {
+        let Some(seat) = self.seats.take(Peer::V000(peer.ip())) else {
             self.counts.refused.fetch_add(1, Relaxed);
             return;
         };
@@ -385,47 +436,17 @@ impl Server {
         connections: &mut JoinSet<()>,
         socket: Socket,
         gate: Gate,
-        client: IpAddr,
+        peer: Peer,
         stopping: &watch::Receiver<bool>,
     ) {
-        let full = connections.len() >= self.limits.connections;
-        let Some(seat) = (!full).then(|| self.seat(client)).flatten() else {
+        let Some(seat) = self.seats.take(peer) else {
             self.counts.refused.fetch_add(1, Relaxed);
             return;
         };
         self.counts.connections.fetch_add(1, Relaxed);
         let (server, stopping) = (self.clone(), stopping.clone());
         connections.spawn(async move {
-            blocks::serve(&server, socket, &gate, stopping).await;
-            drop(seat);
+            blocks::serve(&server, socket, seat, &gate, stopping).await;
         });
-    }
-
-    /// A connection's place among those of its client.
-    fn seat(self: &Arc<Server>, client: IpAddr) -> Option<Seat> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let seats = clients.entry(client).or_default();
-        if *seats >= self.limits.connections_per_client {
-            return None;
-        }
-        *seats += 1;
-        Some(Seat { server: self.clone(), client })
-    }
-}
-
-struct Seat {
-    server: Arc<Server>,
-    client: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut clients = self.server.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seats) = clients.get_mut(&self.client) {
-            *seats -= 1;
-            if *seats == 0 {
-                clients.remove(&self.client);
-            }
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::blocks::Gate;
+use super::{blocks::Gate, seats::Peer};
 
 /// A Unix socket that is gone when it is dropped.
 pub(super) struct Listener {
@@ -54,14 +54,13 @@ impl Listener {
         &self.path
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(tokio::net::UnixStream, Gate)> {
+    pub(super) async fn accept(&self) -> io::Result<(tokio::net::UnixStream, Gate, Peer)> {
         let (stream, _) = self.listener.accept().await?;
         let user = stream.peer_cred()?.uid();
-        let gate = match self.users.contains(&user) {
-            true => Gate::Known,
-            false => Gate::Closed("this user may not ask here"),
-        };
-        Ok((stream, gate))
+        Ok(match self.users.contains(&user) {
+            true => (stream, Gate::Known, Peer::User(user)),
+            false => (stream, Gate::Closed("this user may not ask here"), Peer::Refused),
+        })
     }
 }
 

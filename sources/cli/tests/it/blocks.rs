@@ -8,9 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use pager::{BlockSource, Pager, SourceError};
-use sources::{Options, RetryPolicy, conformance};
+use sources::{
+    Options, RetryPolicy, conformance,
+    server::{
+        frames::{FILES, Request},
+        socket::{Incoming, Socket},
+    },
+};
 
 use crate::{
     origin::{Origin, sample},
@@ -100,7 +107,6 @@ impl Raw {
         self.ask(2, &body)
     }
 
-    #[expect(dead_code, reason = "next")]
     /// Opens what is there.
     fn open_now(&mut self, url: &str) -> (u8, Vec<u8>) {
         let mut body = vec![0];
@@ -413,6 +419,224 @@ fn the_socket_is_for_its_owner() {
     assert!(!place.socket().exists());
 }
 
+/// What a client sends beside its frames is of no use to the server.
+#[test]
+fn descriptors_that_clients_send_are_not_kept() {
+    use std::os::fd::AsFd;
+    let (origin, place) = (Origin::start(), Place::new());
+    let server = place.start(&origin, &[]);
+    let before = server.descriptors();
+    let wait = Duration::from_secs(20);
+    let _clients: Vec<Socket> = runtime().block_on(async {
+        let mut clients = Vec::new();
+        let file = std::fs::File::open("/dev/null").expect("open");
+        for _ in 0..4 {
+            let stream = tokio::net::UnixStream::connect(place.socket()).await.expect("connect");
+            let socket = Socket::Unix(stream);
+            let hello = Request::Hello { wants: FILES, token: String::new() };
+            let close = Request::Close { handle: 0 };
+            let mut incoming = Incoming::default();
+            for id in 0..50 {
+                let frame = if id == 0 { &hello } else { &close }.encode(id);
+                socket.send(&[Bytes::from(frame)], Some(file.as_fd()), wait).await.expect("send");
+            }
+            for _ in 0..50 {
+                incoming.frame(&socket, 16 << 10, wait).await.expect("a frame").expect("one");
+            }
+            clients.push(socket);
+        }
+        clients
+    });
+    let now = server.descriptors();
+    assert!(now <= before + 4 + 4, "{now} after {before}: a client has one");
+}
+
+/// A connection has room for so many objects at once, and programs open more in their time.
+#[test]
+fn objects_that_nobody_reads_any_more_make_room() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", b"bytes", "1");
+    let _server = place.start(&origin, &[]);
+    let (url, options) = (place.url(&origin.url("/object"), ""), quick());
+    runtime().block_on(async {
+        for n in 0..1100 {
+            let source = options.open(&url).expect("a source");
+            source.stat().await.unwrap_or_else(|error| panic!("the {n}th: {error}"));
+        }
+        // Others have left before they were answered.
+        for _ in 0..1100 {
+            let source = options.open(&url).expect("a source");
+            let asked = tokio::time::timeout(Duration::from_micros(30), source.stat()).await;
+            drop(asked);
+        }
+        let source = options.open(&url).expect("a source");
+        assert_eq!(read(&source, 0..5).await.expect("bytes"), b"bytes");
+    });
+}
+
+/// Runs this program again, as one of the tests below, with so many descriptors.
+fn with_descriptors(limit: &str, program: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    let line = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &line]).arg(program).args(args);
+    command
+}
+
+#[test]
+fn few_descriptors_are_enough() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(12_000_000, 38);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let small = ["--block-bytes", "64KiB"];
+    let program = assert_cmd::cargo::cargo_bin!("extmem");
+    let cat = |limit: &str| {
+        let mut command = with_descriptors(limit, program, &["cat", &url]);
+        command.env("EXTMEM_SERVER", format!("unix://{}", place.socket().display()));
+        let output = command.output().expect("output");
+        assert!(output.stdout == object, "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let server = place.start(&origin, &small);
+    cat("1024");
+    assert_eq!(server.stop(), Some(0));
+    // Checked anew, 64 KiB at a time: each answer is a file of its own.
+    let _server = place.start(&origin, &small);
+    cat("50");
+    assert_eq!(origin.count().1, 12_000_000);
+}
+
+#[test]
+fn no_descriptor_is_enough() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", &sample(3_000_000, 39), "1");
+    let _server = place.start(&origin, &[]);
+    let program = std::env::current_exe().expect("this program");
+    let args = ["blocks::child", "--exact", "--ignored", "--nocapture"];
+    let mut command = with_descriptors("200", &program, &args);
+    command.env("BLOCKS_CHILD", place.url(&origin.url("/object"), ""));
+    let output = command.output().expect("output");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "the other process of the test above"]
+fn child() {
+    let Ok(url) = std::env::var("BLOCKS_CHILD") else { return };
+    runtime().block_on(async {
+        let source = quick().open(&url).expect("a source");
+        source.stat().await.expect("stat");
+        // Everything that there is, for something else.
+        let mut held = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            held.push(file);
+        }
+        assert!(held.len() > 100, "{}", held.len());
+        assert!(read(&source, 0..3_000_000).await.expect("bytes") == sample(3_000_000, 39));
+    });
+}
+
+/// Nobody will read what it announced.
+#[test]
+fn what_was_announced_is_not_fetched_for_those_who_left() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(200 << 20, 28);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&url);
+    assert_eq!(kind, 130, "opened");
+    origin.delay(Duration::from_millis(300));
+    client.say(4, &Raw::range(&opened[..4], 0, 200 << 20)).expect("send");
+    // Answered, so that was read, too.
+    let (kind, _) = client.ask(5, &7u32.to_le_bytes());
+    assert_eq!(kind, 133, "closed");
+    drop(client);
+    assert_eq!(server.stop(), Some(0));
+    let (_, bytes) = origin.count();
+    assert!(bytes < 100 << 20, "{bytes} bytes for nobody");
+}
+
+/// Many who ask for all they may, and read nothing.
+#[test]
+fn answers_that_nobody_reads_take_no_more_than_they_may() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8 << 20, 29);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = place.start(&origin, &[]);
+    let _slow: Vec<Raw> = (0..24)
+        .map(|_| {
+            let mut client = Raw::connect(&place);
+            let (kind, opened) = client.open_now(&url);
+            assert_eq!(kind, 130, "opened");
+            for n in 0..8 {
+                let mut wants = Raw::range(&opened[..4], n % 2 * (4 << 20), 4 << 20);
+                wants.push(0);
+                client.say(3, &wants).expect("send");
+            }
+            client
+        })
+        .collect();
+    // Others get their files at once, and bytes as soon as the slow ones are given up.
+    let began = Instant::now();
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&url, "")).expect("a source");
+        assert!(read(&source, 0..8 << 20).await.expect("bytes") == object);
+    });
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    let mut other = Raw::connect(&place);
+    let (_, opened) = other.open_now(&url);
+    let mut wants = Raw::range(&opened[..4], 0, 4 << 20);
+    wants.push(0);
+    other.stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+    let (kind, bytes) = other.ask(3, &wants);
+    assert!(kind == 131 && bytes == object[..4 << 20]);
+    let kib = server.peak_kib();
+    assert!(kib < 320 << 10, "{kib} KiB at most");
+}
+
+/// Who may not ask takes nobody's place.
+#[test]
+fn users_who_are_turned_away_take_no_places() {
+    use std::{io::BufRead, os::unix::fs::PermissionsExt, process::Stdio};
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", b"bytes", "1");
+    let args = ["--allow-uid", "4711", "--connections-per-client", "4"];
+    let _server = place.start(&origin, &args);
+    std::fs::set_permissions(place.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    // Both leave their connections open and say nothing.
+    let hold = "import socket, sys\n\
+        held = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]\n\
+        [one.connect(sys.argv[1]) for one in held]\n\
+        print('held', flush=True)\n\
+        sys.stdin.read()";
+    for (user, count) in [("4712", "40"), ("4711", "4")] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--clear-groups", "python3", "-c", hold]);
+        command.arg(place.socket()).arg(count).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let held = command.spawn().and_then(|mut child| {
+            let mut line = String::new();
+            std::io::BufReader::new(child.stdout.take().expect("its output"))
+                .read_line(&mut line)?;
+            Ok((child, line))
+        });
+        let mut child = match held {
+            Ok((child, line)) if line == "held\n" => child,
+            other => {
+                println!("left out: other users: {other:?}");
+                return;
+            }
+        };
+        let (kind, _) = Raw::connect(&place).open_now(&origin.url("/object"));
+        assert_eq!(kind, 130, "opened, while {user} holds {count}");
+        child.kill().expect("kill");
+        child.wait().expect("an end");
+    }
+}
+
 /// Whatever comes in, the others are served.
 #[test]
 fn broken_frames_and_slow_readers_hold_nobody_up() {
@@ -489,9 +713,7 @@ fn broken_frames_and_slow_readers_hold_nobody_up() {
     std::thread::sleep(Duration::from_secs(11));
     let _ = slow.read_to_end(&mut got);
     assert!(got.len() < 40 << 20, "{} bytes", got.len());
-    let rss = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("/proc");
-    let rss = rss.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    let kib: u64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
+    let kib = server.peak_kib();
     assert!(kib < 300 << 10, "{kib} KiB at most");
     assert_eq!(server.stop(), Some(0));
 }

@@ -72,11 +72,15 @@ impl Server {
         self.child.wait().expect("an end").code()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    /// The most memory that it ever had.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("/proc");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    fn descriptors(&self) -> usize {
+    pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("/proc").count()
     }
 }
@@ -604,6 +608,70 @@ fn what_cannot_be_served_is_said_at_the_start() {
         .output()
         .expect("output");
     assert!(String::from_utf8_lossy(&output.stderr).contains("encrypted"), "{output:?}");
+}
+
+/// What is asked for once makes no room for itself at the cost of what is asked for again.
+#[test]
+fn a_scan_takes_nothing_away() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (hot, long) = (sample(8 << 20, 36), sample(160 << 20, 37));
+    origin.put("/hot", &hot, "1");
+    origin.put("/long", &long, "1");
+    let server = Server::of(folder.path(), &origin);
+    let mut client = server.client();
+    let mut scan = |path: &str, object: &[u8]| {
+        let mut at = 0;
+        while at < object.len() as u64 {
+            at += check(&mut client, &origin.url(path), object, at, 4096);
+        }
+    };
+    for _ in 0..3 {
+        scan("/hot", &hot);
+    }
+    scan("/long", &long);
+    let (_, before) = origin.count();
+    scan("/hot", &hot);
+    let (_, after) = origin.count();
+    assert!(after - before < 1 << 20, "{} bytes again", after - before);
+}
+
+/// One that would sweep away what the other is writing.
+#[test]
+fn a_directory_has_one_server() {
+    let (origin, folder) = (Origin::start(), folder());
+    let server = Server::of(folder.path(), &origin);
+    let second = || {
+        let mut command = crate::extmem();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path());
+        command.timeout(Duration::from_secs(20)).output().expect("output")
+    };
+    let output = second();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && text.contains("another server"), "{text}");
+    server.kill();
+    Server::of(folder.path(), &origin);
+}
+
+#[test]
+fn an_address_that_others_reach_is_said() {
+    let folder = folder();
+    let token = folder.path().join("token");
+    fs::write(&token, "0123456789abcdef").expect("write");
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+    command.args(["serve", "--listen", "0.0.0.0:0", "--tcp", "0.0.0.0:0", "--token-file"]);
+    command.arg(token).arg("--dir").arg(folder.path().join("cache"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("serve");
+    let lines = BufReader::new(child.stderr.take().expect("its errors")).lines();
+    let (told, heard) = std::sync::mpsc::channel();
+    thread::spawn(move || lines.map_while(Result::ok).take(2).try_for_each(|line| told.send(line)));
+    let hear = || heard.recv_timeout(Duration::from_secs(20)).ok();
+    let lines: Vec<_> = [hear(), hear()].into_iter().flatten().collect();
+    child.kill().expect("kill");
+    child.wait().expect("an end");
+    for (line, name) in lines.iter().zip(["--listen", "--tcp"]) {
+        assert!(line.contains("warning") && line.contains(name), "{lines:?}");
+    }
+    assert_eq!(lines.len(), 2);
 }
 
 /// Many clients, some of which behave badly, and a server that dies in between.
