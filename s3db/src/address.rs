@@ -44,7 +44,8 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, StoreError> {
         let invalid = |why: &str| {
-            Err(StoreError::Invalid(format!("{text:?} is no address of a database: {why}")))
+            let shown = shown(text);
+            Err(StoreError::Invalid(format!("{shown:?} is no address of a database: {why}")))
         };
         if let Some(name) = text.strip_prefix("mem:") {
             let name = name.trim_start_matches('/');
@@ -65,6 +66,22 @@ impl FromStr for Address {
             },
             _ => invalid(forms),
         }
+    }
+}
+
+/// An address as errors show it: without what may be a secret, before an `@` or after a `?`.
+fn shown(text: &str) -> String {
+    let (text, options) = match text.split_once(['?', '#']) {
+        Some((text, _)) => (text, "?..."),
+        None => (text, ""),
+    };
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}...@{rest}{options}"),
+        None => format!("{scheme}{rest}{options}"),
     }
 }
 
@@ -145,6 +162,23 @@ mod tests {
         assert_eq!(place.aws.region.as_deref(), Some("eu-west-1"));
         assert_eq!(place.aws.endpoint.as_deref(), Some("http://127.0.0.1:1"));
         assert_eq!(place.sqs_endpoint.as_deref(), Some("http://127.0.0.1:2"));
+    }
+
+    #[test]
+    fn errors_keep_secrets() {
+        for text in [
+            "s3://KEYID:SECRET@bucket/prefix",
+            "s3://bucket/prefix?secret=SECRET",
+            "s3://bucket:1/p?endpoint=http://a:SECRET@h",
+            "SECRET@bucket",
+            "ftp://user:SE/CRET@SECRET@host/x",
+            "s3://bucket/a b#SECRET",
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(!error.contains("SECRET") && !error.contains("CRET"), "{error}");
+        }
+        let error = "s3:///db".parse::<Address>().unwrap_err().to_string();
+        assert!(error.contains("s3:///db"), "{error}");
     }
 
     #[test]

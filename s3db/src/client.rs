@@ -32,8 +32,18 @@ const VERSION: u8 = 1;
 /// What the names of all clients' objects start with.
 pub(crate) const CLIENTS: &str = "clients/";
 
-/// How far ahead of its clock a client claims stamps: one put in ten minutes at most.
-const CLAIM_US: u64 = 600_000_000;
+/// How far ahead of its clock a client claims stamps at most: one put per minute of writing. The
+/// next life begins there, so it must be well below what a clock may be ahead
+/// ([`Settings::clock_ahead_max`]): a quarter of it at most.
+const CLAIM_US: u64 = 60_000_000;
+/// How far beyond what was claimed before at least. Lives that are short follow each other at this
+/// distance, not at the one above.
+const CLAIM_MIN_US: u64 = 1_000_000;
+/// Lives of a client that may not be fenced yet. More are no state of a client's object.
+const UNFENCED_MAX: u64 = 1 << 20;
+/// A client that writes nothing raises its bound when that is older than such a part of what makes
+/// a client count as gone.
+const KEPT_ALIVE_PART: u64 = 15;
 
 /// What is known of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +81,12 @@ impl ClientRecord {
             write_id: from.u128()?,
         };
         from.done()?;
+        // Times in microseconds, and counts that begin at one.
+        let is_time =
+            [record.epoch, record.bound_us, record.fence_from].map(is_number) == [true; 3];
+        if !is_time || record.epoch.saturating_sub(record.fence_from) > UNFENCED_MAX {
+            return Err(FrameError::Field { at: 5, what: "no epoch or bound of a client" });
+        }
         Ok(record)
     }
 }
@@ -94,11 +110,12 @@ struct State {
 }
 
 impl Incarnation {
-    /// Begins a life of `client`.
+    /// Begins a life of `client`. `date_ms` is the object store's clock, 0 if unknown.
     pub(crate) async fn claim(
         cloud: &Cloud,
         settings: &Settings,
         client: u64,
+        date_ms: u64,
     ) -> Result<Incarnation, StoreError> {
         let object = object(client);
         let mut attempts = Attempts::new(cloud, settings);
@@ -108,10 +125,16 @@ impl Incarnation {
                 Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
                 None => (ClientRecord::before_first(cloud.clock.wall_us()), PutIf::Absent),
             };
-            let start = before.bound_us.max(cloud.clock.wall_us());
+            let wall = cloud.clock.wall_us();
+            // A bound is for ever: no wrong clock may raise it.
+            check_clock(settings, wall, date_ms)?;
+            if before.bound_us > limit_us(settings, date_ms) {
+                let ahead_ms = before.bound_us / 1000 - date_ms;
+                return Err(StoreError::Claimed { client, ahead_ms });
+            }
             let record = ClientRecord {
                 epoch: before.epoch + 1,
-                bound_us: start + CLAIM_US,
+                bound_us: claim_us(settings, before.bound_us, wall.max(date_ms * 1000)),
                 write_id: cloud.chance.next_u128(),
                 ..before
             };
@@ -168,29 +191,38 @@ impl Incarnation {
     /// not read, would lose against what was there long before.
     pub(crate) async fn stamp(&self, date_ms: u64) -> Result<Stamp, StoreError> {
         loop {
-            let date_us = date_ms.saturating_mul(1000);
-            let wall = self.cloud.clock.wall_us().max(date_us);
-            {
+            let wall = self.cloud.clock.wall_us().max(date_ms * 1000);
+            let clock = {
                 let mut state = self.state();
-                let clock = wall.max(state.clock.saturating_add(1));
-                let ahead_max = self.settings.clock_ahead_max.as_micros() as u64;
-                let limit = date_us.saturating_add(ahead_max);
-                if date_ms > 0 && clock > limit {
-                    return Err(StoreError::Clock { ahead_ms: clock / 1000 - date_ms });
-                }
+                let clock = wall.max(state.clock + 1);
+                check_clock(&self.settings, clock, date_ms)?;
                 if clock <= state.bound_us {
                     state.clock = clock;
                     state.sequence += 1;
                     let (client, sequence) = (self.client, state.sequence);
                     return Ok(Stamp { clock, client, sequence });
                 }
-            }
-            self.raise_bound(wall).await?;
+                clock
+            };
+            self.raise_bound(clock, wall).await?;
         }
     }
 
-    async fn raise_bound(&self, wall: u64) -> Result<(), StoreError> {
-        let bound = self.state().clock.max(wall) + CLAIM_US;
+    /// Shows that this life goes on, if it showed nothing for long.
+    pub(crate) async fn keep_alive(&self) -> Result<(), StoreError> {
+        let wall = self.cloud.clock.wall_us();
+        let age_us = self.settings.tombstone_age.as_micros() as u64 / KEPT_ALIVE_PART;
+        let bound_us = self.state().bound_us;
+        if wall > bound_us.saturating_add(age_us) {
+            self.raise_bound(wall, wall).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Claims stamps up to `clock` and beyond.
+    async fn raise_bound(&self, clock: u64, wall: u64) -> Result<(), StoreError> {
+        let bound = claim_us(&self.settings, clock, wall);
         self.change(|record| record.bound_us = record.bound_us.max(bound)).await?;
         let bound_us = self.claim.lock().await.0.bound_us;
         self.state().bound_us = bound_us;
@@ -213,6 +245,31 @@ impl Incarnation {
             None => Err(StoreError::Fenced { client: self.client, epoch: self.epoch }),
         }
     }
+}
+
+/// Whether a number can be a time in microseconds or a count. Those beyond are nobody's, and there
+/// is room to add to those that are.
+pub(crate) fn is_number(number: u64) -> bool {
+    i64::try_from(number).is_ok()
+}
+
+/// The bound of stamps to claim by a clock, above one that is claimed or used.
+fn claim_us(settings: &Settings, used_us: u64, wall_us: u64) -> u64 {
+    let most = (settings.clock_ahead_max.as_micros() as u64 / 4).clamp(CLAIM_MIN_US, CLAIM_US);
+    (used_us + CLAIM_MIN_US).max(wall_us + most)
+}
+
+/// The highest clock that a stamp may have.
+fn limit_us(settings: &Settings, date_ms: u64) -> u64 {
+    let ahead_max = settings.clock_ahead_max.as_micros() as u64;
+    if date_ms == 0 { u64::MAX } else { (date_ms * 1000).saturating_add(ahead_max) }
+}
+
+fn check_clock(settings: &Settings, clock_us: u64, date_ms: u64) -> Result<(), StoreError> {
+    if clock_us > limit_us(settings, date_ms) {
+        return Err(StoreError::Clock { ahead_ms: clock_us / 1000 - date_ms });
+    }
+    Ok(())
 }
 
 /// Retires `client` if all stamps of all its lives are before `before_us`.
@@ -281,10 +338,33 @@ async fn swap(
                         }
                         _ => return Ok(None),
                     },
+                    // Deleted: the client was retired.
+                    None if condition != PutIf::Absent => return Ok(None),
                     None => Fault::Throttled { what: object.to_owned() },
                 }
             }
         };
         attempts.after(fault).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_room_after_them() {
+        let sound = ClientRecord { epoch: 9, bound_us: 9, fence_from: 9, write_id: 9 };
+        assert_eq!(ClientRecord::decode(&sound.encode()), Ok(sound));
+        let records = [
+            ClientRecord { epoch: u64::MAX, fence_from: u64::MAX, ..sound },
+            ClientRecord { bound_us: u64::MAX, ..sound },
+            ClientRecord { fence_from: u64::MAX, ..sound },
+            // As many streams to be fenced at the next start.
+            ClientRecord { epoch: 1 << 40, ..sound },
+        ];
+        for record in records {
+            assert!(ClientRecord::decode(&record.encode()).is_err(), "{record:?}");
+        }
     }
 }

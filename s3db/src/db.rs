@@ -139,12 +139,12 @@ impl Db {
             Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
         });
         let store = Store::open(metered, options.settings, &pool).await?;
+        let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
-            let task = tokio::spawn(work(store.clone(), options.sweep_interval, stop.clone()));
+            let task = tokio::spawn(work(session.clone(), options.sweep_interval, stop.clone()));
             Worker { task, stop }
         });
-        let session = Arc::new(Session::reader(store, client));
         Ok(Db { session, ledger, worker, is_named })
     }
 
@@ -217,7 +217,8 @@ async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
 }
 
 /// Work in the background. What fails is due again, and tried again.
-async fn work(store: Arc<Store>, sweep_interval: Duration, stop: Arc<Notify>) {
+async fn work(session: Arc<Session>, sweep_interval: Duration, stop: Arc<Notify>) {
+    let store = session.store();
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
     let tick = interval.min(Duration::from_secs(1));
@@ -233,6 +234,7 @@ async fn work(store: Arc<Store>, sweep_interval: Duration, stop: Arc<Notify>) {
         if since_sweep >= sweep_interval {
             since_sweep = Duration::ZERO;
             let _ = store.sweep().await;
+            let _ = session.keep_alive().await;
         }
     }
 }

@@ -40,8 +40,13 @@ pub enum StoreError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// A newer incarnation of this client exists. This one must stop: it can commit nothing more.
-    #[error("client {client:x} was started again elsewhere: epoch {epoch} is over")]
+    /// A newer incarnation of this client exists, or it was taken for gone: it wrote nothing for
+    /// longer than a tombstone stays, and nobody called [`Session::keep_alive`](crate::Session).
+    /// This one must stop: it can commit nothing more. Open the database again.
+    #[error(
+        "client {client:x} was started again elsewhere, or forgotten for having written nothing for \
+         long: epoch {epoch} is over, open the database again"
+    )]
     Fenced {
         /// The client.
         client: u64,
@@ -60,6 +65,18 @@ pub enum StoreError {
     #[error("this machine's clock is {ahead_ms} ms ahead of the object store's: set it right")]
     Clock {
         /// How far ahead the next stamp would be.
+        ahead_ms: u64,
+    },
+    /// An earlier life of this client, on a machine whose clock was ahead, claimed stamps up to a
+    /// time that is far off. The next one can only begin there.
+    #[error(
+        "client {client:x} has claimed all stamps until {ahead_ms} ms after the object store's time: \
+         wait for that, or use another name"
+    )]
+    Claimed {
+        /// The client.
+        client: u64,
+        /// How far ahead its next stamp would be.
         ahead_ms: u64,
     },
     /// There is already something of this name.

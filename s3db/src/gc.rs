@@ -59,21 +59,26 @@ impl Store {
     /// `grace` must be longer than the TTL of any client's cache and than its longest scan.
     ///
     /// # Errors
-    /// The first error. What was not reached waits for the next time.
+    /// The first error. A tree or a part of the log that cannot be read is not in the way of the
+    /// others; nothing is deleted while any page cannot be read, since it may lead to anything.
     pub async fn collect_garbage(&self, grace: Duration) -> Result<Collected, StoreError> {
         let mut done = Collected::default();
         let roots = self.roots().await?;
-        let horizon_us = self.horizon_us().await?;
+        let mut outcome = Ok(());
+        let horizon_us = self.horizon_us().await.unwrap_or_else(|error| {
+            outcome = Err(error);
+            0
+        });
         for &root in &roots {
-            tidy(self, root, horizon_us, &mut done).await?;
+            outcome = outcome.and(tidy(self, root, horizon_us, &mut done).await);
         }
-        collect(self, grace, &mut done).await?;
+        outcome = outcome.and(collect(self, grace, &mut done).await);
         for client in self.clients().await? {
             let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
             done.retired += u64::from(is_over);
         }
         done.log += self.log.retire().await?;
-        Ok(done)
+        outcome.map(|()| done)
     }
 
     /// Tombstones of writes before this may go: nothing as old is in the log any more.

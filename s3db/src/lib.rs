@@ -31,7 +31,7 @@ pub use crate::{
     address::Address,
     catalog::{Backend, Collection, Database, INDEXES_MAX, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
-    commit::{Committed, Level, Scan, Session, Txn},
+    commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
     db::{Db, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},

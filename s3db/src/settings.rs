@@ -26,11 +26,15 @@ pub struct Settings {
     /// How far a stamp may be ahead of the object store's clock. Default: 5 min.
     pub clock_ahead_max: Duration,
     /// How old a tombstone is before garbage collection drops it: longer than any log record can
-    /// be on its way. Default: 15 days, one more than any queue keeps a message.
+    /// be on its way. Default: 29 days, one more than a message stays in a queue of whole
+    /// transactions and, sent on at its last moment, in that of its shard.
     pub tombstone_age: Duration,
     /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
     /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.
     pub reader_factor: f64,
+    /// Bytes of own changes that a session remembers until pages show them. Beyond, a commit first
+    /// checkpoints what this client wrote, and forgets what is on its pages. Default: 64 MiB.
+    pub own_bytes_max: usize,
     /// Which rules hold. All, outside simulations.
     pub rules: Rules,
 }
@@ -47,8 +51,9 @@ impl Default for Settings {
             attempts_max: 10,
             backoff: Duration::from_millis(50),
             clock_ahead_max: Duration::from_secs(300),
-            tombstone_age: Duration::from_secs(15 * 24 * 3600),
+            tombstone_age: Duration::from_secs(29 * 24 * 3600),
             reader_factor: 1.0,
+            own_bytes_max: 64 << 20,
             rules: Rules::HARDENED,
         }
     }

@@ -28,6 +28,32 @@ const LIST_MAX: usize = 1000;
 /// Drains of one scope within one sweep: what arrives faster than this waits for the next one.
 const SWEEP_ROUNDS_MAX: usize = 1000;
 
+/// Failures within one round of work after which it is the services that fail.
+const FAILURES_MAX: u32 = 16;
+
+/// Work on many things, of which one that fails is not in the way of the others.
+#[derive(Default)]
+struct Round {
+    first: Option<StoreError>,
+    failures: u32,
+}
+
+impl Round {
+    /// Remembers a failure. Whether it is time to stop.
+    fn fails(&mut self, error: StoreError) -> bool {
+        self.failures += 1;
+        self.first.get_or_insert(error);
+        self.failures >= FAILURES_MAX
+    }
+
+    fn end(self, done: Checkpointed) -> Result<Checkpointed, StoreError> {
+        match self.first {
+            Some(error) => Err(error),
+            None => Ok(done),
+        }
+    }
+}
+
 /// A database, as one process sees it. Sessions share it.
 pub struct Store {
     pub(crate) cloud: Cloud,
@@ -290,29 +316,47 @@ impl Store {
     /// again and again by a task in the background.
     ///
     /// # Errors
-    /// The first error; what it was about is due again, and nothing is lost.
+    /// The first error; what failed is due again, what did not is done, and nothing is lost.
     pub async fn work(&self) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
+        let mut round = Round::default();
+        let mut failed = Vec::new();
         while let Some(scope) = self.take_due() {
             match self.visit(scope).await {
                 Ok(more) => done += more,
                 Err(error) => {
-                    self.make_due(scope);
-                    return Err(error);
+                    failed.push(scope);
+                    if round.fails(error) {
+                        break;
+                    }
                 }
             }
         }
-        Ok(done)
+        failed.into_iter().for_each(|scope| self.make_due(scope));
+        round.end(done)
     }
 
+    /// Takes on what there is in `scope`, batch by batch: one batch per interval would fall behind
+    /// a client that writes more than that.
     async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
-        match scope {
-            Scope::Client(client) => {
-                self.log.forward(client, self.settings.records_per_checkpoint_max).await?;
-                Ok(Checkpointed::default())
+        let mut done = Checkpointed::default();
+        for _ in 0..SWEEP_ROUNDS_MAX {
+            let is_full = match scope {
+                Scope::Client(client) => {
+                    let most = self.settings.records_per_checkpoint_max;
+                    self.log.forward(client, most).await? >= most
+                }
+                Scope::Shard(_) | Scope::Stream(_) => {
+                    let (more, is_full) = checkpoint::checkpoint(self, scope).await?;
+                    done += more;
+                    is_full
+                }
+            };
+            if !is_full {
+                break;
             }
-            Scope::Shard(_) | Scope::Stream(_) => checkpoint::checkpoint(self, scope).await,
         }
+        Ok(done)
     }
 
     /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
@@ -320,30 +364,47 @@ impl Store {
     /// then, or what was written once and never again stays in the log.
     ///
     /// # Errors
-    /// The first error. Nothing is lost; what was not reached waits for the next sweep.
+    /// The first error. Nothing is lost; what failed waits for the next sweep, what did not is done.
     pub async fn sweep(&self) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         let clients = self.clients().await?;
         let adopts = self.settings.rules.hold(Rule::Adoption);
         let forwards = if adopts { self.log.forwards(&clients) } else { Vec::new() };
+        let mut round = Round::default();
         for client in forwards {
-            for _ in 0..SWEEP_ROUNDS_MAX {
-                if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
-                    break;
-                }
+            if let Err(error) = self.forward_all(client).await
+                && round.fails(error)
+            {
+                return round.end(done);
             }
         }
         for scope in self.log.scopes(&clients).await? {
-            done += self.drain(scope).await?;
+            match self.drain(scope).await {
+                Ok(more) => done += more,
+                Err(error) => {
+                    if round.fails(error) {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(done)
+        round.end(done)
+    }
+
+    async fn forward_all(&self, client: u64) -> Result<(), StoreError> {
+        for _ in 0..SWEEP_ROUNDS_MAX {
+            if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Checkpoints a part of the log until it is empty.
     pub(crate) async fn drain(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         for _ in 0..SWEEP_ROUNDS_MAX {
-            let more = checkpoint::checkpoint(self, scope).await?;
+            let (more, _) = checkpoint::checkpoint(self, scope).await?;
             done += more;
             if more.records == 0 && more.poison == 0 {
                 break;

@@ -96,9 +96,17 @@ impl Output {
     }
 
     /// Closes a database, and says what its use cost if that was asked for.
+    ///
+    /// What the command was to do is done by now, and what it committed is durable: that others will
+    /// bring it to its pages is worth a word, and no failure.
     pub(crate) async fn close(&self, db: Db) -> Result<(), Failure> {
         let ledger = db.ledger().clone();
-        db.close().await?;
+        if let Err(error) = db.close().await {
+            let why = with_causes(&error);
+            eprintln!(
+                "s3db: done, but what was committed is not on its pages yet: {why}; sweep later"
+            );
+        }
         if !self.bill {
             return Ok(());
         }

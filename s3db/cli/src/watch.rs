@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     every: u64,
     /// Stop after so many looks
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 

@@ -49,8 +49,11 @@ impl std::ops::AddAssign for Checkpointed {
     }
 }
 
-/// Checkpoints up to a batch of what `scope` holds.
-pub(crate) async fn checkpoint(store: &Store, scope: Scope) -> Result<Checkpointed, StoreError> {
+/// Checkpoints up to a batch of what `scope` holds. Says whether there may be more.
+pub(crate) async fn checkpoint(
+    store: &Store,
+    scope: Scope,
+) -> Result<(Checkpointed, bool), StoreError> {
     let rules = store.settings.rules;
     let batch = store.log.drain(scope, store.settings.records_per_checkpoint_max).await?;
     let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
@@ -70,16 +73,21 @@ pub(crate) async fn checkpoint(store: &Store, scope: Scope) -> Result<Checkpoint
         for entry in batch.entries {
             trees.entry(entry.tree).or_default().push(entry);
         }
+        let mut outcome = Ok(());
         for (root, entries) in trees {
-            apply_to_tree(store, root, entries, batch.through, &mut done).await?;
+            // One tree that is damaged is not in the way of the others. What is not on its page is
+            // not acknowledged.
+            let applied = apply_to_tree(store, root, entries, batch.through, &mut done).await;
+            outcome = outcome.and(applied);
         }
+        outcome?;
     } else {
         for entry in batch.entries {
             apply_where_named(store, entry, &mut done).await?;
         }
     }
     store.log.ack(tickets).await?;
-    Ok(done)
+    Ok((done, batch.is_full))
 }
 
 async fn apply_to_tree(

@@ -7,6 +7,10 @@ use bytes::Bytes;
 
 use crate::cloud::Fault;
 
+/// Bytes of the largest object that is stored or read: a log object of the largest transaction, and
+/// those that share it.
+pub const OBJECT_BYTES_MAX: usize = 80 << 20;
+
 /// What identifies the bytes of one version of an object, as the service wrote it, quotes and all.
 ///
 /// It is derived from content on S3: equal bytes can have equal tags. Whoever relies on a change of
@@ -109,7 +113,8 @@ pub struct Listing {
 ///
 /// - **Names.** ASCII letters, digits and `/ - _ .`; at most 200 bytes. An implementation may put a
 ///   prefix before them.
-/// - **Whole objects.** A get returns the bytes of exactly one put, and the tag of those bytes.
+/// - **Whole objects.** A get returns the bytes of exactly one put, and the tag of those bytes. What
+///   is larger than [`OBJECT_BYTES_MAX`] is refused, in both directions.
 /// - **Consistency.** After `Stored`, `Gone` or a list, every later call of any client sees it. The
 ///   model's 2007 mode breaks this on purpose.
 /// - **One attempt.** A call is tried once. In particular a conditional put is never repeated by

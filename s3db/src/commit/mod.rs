@@ -16,4 +16,4 @@ mod transaction; // a write set
 
 pub use level::Level;
 pub use session::{Scan, Session};
-pub use transaction::{Committed, Txn};
+pub use transaction::{Committed, TRANSACTION_BYTES_MAX, Txn};

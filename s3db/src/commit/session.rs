@@ -22,6 +22,7 @@ use tokio::sync::OnceCell;
 use crate::{
     catalog::Backend,
     client::Incarnation,
+    cloud::Fault,
     commit::{Committed, Level, Txn},
     error::StoreError,
     log::{Append, Appender, Entry, Scope, Transaction},
@@ -35,6 +36,11 @@ use crate::{
 
 /// Keys whose last seen stamp is remembered.
 const SEEN_MAX: usize = 100_000;
+/// Bytes that one own change takes besides its key and its payload, about.
+const OWN_FIXED_BYTES: usize = 160;
+/// How many times what is meant to be remembered may be remembered, when no checkpoint succeeds,
+/// before commits are refused.
+const OWN_EXCESS_MAX: usize = 4;
 /// Reads of the newest copy before an older state is taken for what there is: a tombstone that was
 /// dropped looks like one.
 const REREADS_MAX: u32 = 3;
@@ -56,10 +62,35 @@ struct Life {
     appender: Box<dyn Appender>,
 }
 
+/// Own changes that no fetched page has shown yet, by tree and leaf key.
+#[derive(Default)]
+struct Own {
+    changes: BTreeMap<(PageId, Bytes), (Stamp, Option<Bytes>)>,
+    /// What they take, nearly.
+    bytes: usize,
+}
+
+impl Own {
+    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Bytes>) {
+        self.remove(&at);
+        self.bytes += Own::weight(&at, payload.as_ref());
+        self.changes.insert(at, (stamp, payload));
+    }
+
+    fn remove(&mut self, at: &(PageId, Bytes)) {
+        if let Some((_, payload)) = self.changes.remove(at) {
+            self.bytes -= Own::weight(at, payload.as_ref());
+        }
+    }
+
+    fn weight(at: &(PageId, Bytes), payload: Option<&Bytes>) -> usize {
+        OWN_FIXED_BYTES + at.1.len() + payload.map_or(0, Bytes::len)
+    }
+}
+
 #[derive(Default)]
 struct Memory {
-    /// Own changes that no fetched page has shown yet, by tree and leaf key.
-    own: BTreeMap<(PageId, Bytes), (Stamp, Option<Bytes>)>,
+    own: Own,
     /// The stamps of what was read last.
     seen: HashMap<(PageId, Bytes), Stamp>,
 }
@@ -93,7 +124,18 @@ impl Session {
     async fn life(&self) -> Result<&Life, StoreError> {
         let begin = || async {
             let store = &self.store;
-            let me = Incarnation::claim(&store.cloud, &store.settings, self.client).await?;
+            let claim = || {
+                let date_ms = store.pages.date_ms();
+                Incarnation::claim(&store.cloud, &store.settings, self.client, date_ms)
+            };
+            let me = match claim().await {
+                // Ahead of what the object store said last, which may be long ago.
+                Err(StoreError::Clock { .. } | StoreError::Claimed { .. }) => {
+                    store.ask_date().await?;
+                    claim().await?
+                }
+                me => me?,
+            };
             let appender = store.log.open(self.client, me.epoch, me.fence_from().await).await?;
             me.fenced().await?;
             // What an earlier life left to be sent on.
@@ -112,6 +154,21 @@ impl Session {
     /// has begun.
     pub fn epoch(&self) -> u64 {
         self.life.get().map_or(0, |life| life.me.epoch)
+    }
+
+    /// Shows that this client is there, if it has begun and wrote nothing for long: garbage
+    /// collection forgets clients that wrote nothing for longer than a tombstone stays
+    /// ([`Settings::tombstone_age`](crate::Settings)), and a client that is forgotten commits
+    /// nothing more. To be called now and then; most calls ask no service.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when it is forgotten, or its next life has begun; and whatever the
+    /// services say.
+    pub async fn keep_alive(&self) -> Result<(), StoreError> {
+        match self.life.get() {
+            Some(life) => life.me.keep_alive().await,
+            None => Ok(()),
+        }
     }
 
     /// Where this session's changes are, before they are on their pages.
@@ -159,7 +216,7 @@ impl Session {
 
     /// Own changes that no page has shown yet.
     pub fn unseen_writes(&self) -> usize {
-        self.memory().own.len()
+        self.memory().own.changes.len()
     }
 
     /// The payload of `key` in the primary index `tree`, as `txn` sees it.
@@ -225,7 +282,7 @@ impl Session {
 
     /// Lays an own write over what a page shows, or forgets it if the page shows it.
     fn lay_over(&self, memory: &mut Memory, at: &(PageId, Bytes), seen: &mut Seen) {
-        let Some((stamp, payload)) = memory.own.get(at) else { return };
+        let Some((stamp, payload)) = memory.own.changes.get(at) else { return };
         if seen.stamp >= *stamp {
             memory.own.remove(at);
         } else if self.store.settings.rules.hold(Rule::Overlay) {
@@ -311,6 +368,9 @@ impl Session {
         if txn.is_empty() {
             return Ok(Committed::default());
         }
+        if !txn.is_unclear {
+            self.make_room().await?;
+        }
         self.seal(txn).await?;
         let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
         let total = entries.len() as u32;
@@ -376,6 +436,61 @@ impl Session {
         Ok(entries)
     }
 
+    /// Forgets own changes that are on their pages, when there are too many: who only writes never
+    /// reads the pages that would tell.
+    async fn make_room(&self) -> Result<(), StoreError> {
+        let store = &self.store;
+        let most = store.settings.own_bytes_max;
+        let bytes = || self.memory().own.bytes;
+        if bytes() <= most {
+            return Ok(());
+        }
+        let outcome = async {
+            self.forget_shown().await?;
+            if bytes() <= most / 2 {
+                return Ok(());
+            }
+            store.make_all_due();
+            store.work().await?;
+            if store.database().backend == Backend::S3Log {
+                store.drain(Scope::Stream(self.stream())).await?;
+            }
+            self.forget_shown().await
+        };
+        let outcome = outcome.await;
+        if bytes() <= most.saturating_mul(OWN_EXCESS_MAX) {
+            // What went wrong goes wrong again when it matters.
+            return Ok(());
+        }
+        outcome?;
+        // Others hold what is to be checkpointed, or a page takes nothing.
+        let what = "own changes that wait for a checkpoint".to_owned();
+        Err(StoreError::Cloud { attempts: 1, source: Fault::Throttled { what } })
+    }
+
+    async fn forget_shown(&self) -> Result<(), StoreError> {
+        let pages = &self.store.pages;
+        let all: Vec<(PageId, Bytes)> = self.memory().own.changes.keys().cloned().collect();
+        let mut rest = &all[..];
+        while let Some((tree, key)) = rest.first() {
+            let found = search(pages, *tree, key, 0, Freshness::Newest).await?;
+            let found = found.ok_or(StoreError::Tree { page: *tree, what: "has no leaves" })?;
+            let page = found.held.page;
+            let is_here = |at: &&(PageId, Bytes)| at.0 == *tree && page.ends_after(&at.1);
+            let count = rest.iter().take_while(is_here).count().max(1);
+            let mut memory = self.memory();
+            for at in &rest[..count] {
+                let shown = page.slot(&at.1).map(|slot| slot.stamp);
+                let own = memory.own.changes.get(at).map(|(stamp, _)| *stamp);
+                if own.is_some_and(|own| shown.is_some_and(|shown| shown >= own)) {
+                    memory.own.remove(at);
+                }
+            }
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
     fn after_commit(&self, entries: &[Entry], is_whole: bool) {
         let store = &self.store;
         let stream = self.stream();
@@ -387,7 +502,7 @@ impl Session {
         let mut memory = self.memory();
         for entry in entries {
             let at = (entry.tree, entry.leaf_key());
-            memory.own.insert(at, (entry.record.stamp, entry.leaf_payload()));
+            memory.own.insert(at, entry.record.stamp, entry.leaf_payload());
             // The writer rule (paper, 5.3). The difference has no sign: a time from the future must
             // not keep a page from being checkpointed.
             let last_ms = store.pages.checkpoint_ms(entry.page).unwrap_or(0);
@@ -464,6 +579,7 @@ impl Scan<'_> {
             let mut memory = self.session.memory();
             let own: Vec<Bytes> = memory
                 .own
+                .changes
                 .range((self.tree, self.from.clone())..)
                 .take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
                 .map(|((_, key), _)| key.clone())

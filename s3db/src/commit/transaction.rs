@@ -14,9 +14,13 @@ use crate::{
     tree::secondary,
 };
 
-/// Changes in one transaction. With the largest records that is 4 GiB of them; a transaction of
-/// many small ones reaches this first.
+/// Changes in one transaction.
 const WRITES_MAX: usize = 100_000;
+/// Bytes of all changes of one transaction, as a log object holds them: what one put can carry in
+/// a bounded time.
+pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one change besides its key and its payload, at most.
+const WRITE_FIXED_BYTES: usize = 80;
 
 /// A transaction under way: everything written since [`Session::begin`](crate::Session::begin).
 ///
@@ -26,6 +30,7 @@ pub struct Txn {
     pub(crate) level: Level,
     /// By tree and leaf key. The last write of a key counts.
     pub(crate) writes: BTreeMap<(PageId, Bytes), Write>,
+    bytes: usize,
     /// Set by the first attempt to commit: a second one must be the same transaction.
     pub(crate) sealed: Option<(u64, Vec<Entry>)>,
     /// An attempt to commit it was made whose outcome is not known: it may be durable, whatever
@@ -50,7 +55,7 @@ pub struct Committed {
 
 impl Txn {
     pub(crate) fn new(level: Level) -> Txn {
-        Txn { level, writes: BTreeMap::new(), sealed: None, is_unclear: false }
+        Txn { level, writes: BTreeMap::new(), bytes: 0, sealed: None, is_unclear: false }
     }
 
     /// The level it will be committed at.
@@ -105,11 +110,19 @@ impl Txn {
             let what = "a commit of this transaction was tried: it can only be tried again";
             return Err(StoreError::Invalid(what.into()));
         }
-        if self.writes.len() >= WRITES_MAX && !self.writes.contains_key(&(tree, key.clone())) {
+        let at = (tree, key);
+        let before = self.writes.get(&at);
+        if self.writes.len() >= WRITES_MAX && before.is_none() {
             let what = format!("a transaction has at most {WRITES_MAX} changes");
             return Err(StoreError::Invalid(what));
         }
-        self.writes.insert((tree, key), write);
+        let bytes = self.bytes - before.map_or(0, Write::bytes) + write.bytes();
+        if bytes > TRANSACTION_BYTES_MAX {
+            let what = format!("a transaction has at most {} MiB", TRANSACTION_BYTES_MAX >> 20);
+            return Err(StoreError::Invalid(what));
+        }
+        self.bytes = bytes;
+        self.writes.insert(at, write);
         Ok(())
     }
 
@@ -123,6 +136,19 @@ impl Txn {
 }
 
 impl Write {
+    /// Bytes in a log object, at most.
+    fn bytes(&self) -> usize {
+        WRITE_FIXED_BYTES
+            + match self {
+                Write::Primary(key, payload) => {
+                    key.as_bytes().len() + payload.as_ref().map_or(0, |it| it.as_bytes().len())
+                }
+                Write::Secondary { search, record, .. } => {
+                    search.as_bytes().len() + record.as_bytes().len()
+                }
+            }
+    }
+
     pub(crate) fn entry(
         &self,
         tree: PageId,
@@ -142,4 +168,34 @@ impl Write {
 
 fn leaf_key(key: &Key) -> Bytes {
     Bytes::copy_from_slice(key.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::PAYLOAD_BYTES_MAX;
+
+    /// Of any number of the largest records no more are taken than one put can carry.
+    #[test]
+    fn a_transaction_is_bounded_in_bytes() {
+        let mut txn = Txn::new(Level::Atomic);
+        let large = Payload::new(vec![7; PAYLOAD_BYTES_MAX]).unwrap();
+        let tree = PageId(1);
+        let key = |n: usize| Key::new(format!("{n:06}")).unwrap();
+        let taken = (0..WRITES_MAX).take_while(|&n| txn.put(tree, &key(n), large.clone()).is_ok());
+        let taken = taken.count();
+        assert!((1500..2048).contains(&taken), "{taken}");
+        // What replaces a change takes its place.
+        txn.put(tree, &key(0), large.clone()).unwrap();
+        txn.delete(tree, &key(0)).unwrap();
+        txn.put(tree, &key(taken), large.clone()).unwrap();
+        assert!(txn.put(tree, &key(0), large).is_err());
+        let entries: Vec<Entry> = txn
+            .writes
+            .values()
+            .map(|write| write.entry(tree, tree, Stamp::default()).unwrap())
+            .collect();
+        let whole = crate::log::Transaction { client: 1, epoch: 1, number: 1, total: 1, entries };
+        assert!(whole.encoded_bytes() <= TRANSACTION_BYTES_MAX + 100);
+    }
 }

@@ -111,6 +111,8 @@ pub(crate) struct Batch {
     pub(crate) through: Option<(Stream, u64)>,
     /// Messages and objects to let go of, when everything above is safe.
     pub(crate) tickets: Vec<Ticket>,
+    /// Whether the batch is full: there may be more.
+    pub(crate) is_full: bool,
 }
 
 /// Bytes that are no transaction.

@@ -38,7 +38,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    client,
+    client::{self, is_number},
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
@@ -75,7 +75,8 @@ pub(crate) fn parse(name: &str) -> Option<(Stream, u64)> {
     let mut parts = name.strip_prefix(LOG)?.split('/');
     let mut number = || u64::from_str_radix(parts.next().filter(|part| part.len() == 16)?, 16).ok();
     let (client, epoch, sequence) = (number()?, number()?, number()?);
-    parts.next().is_none().then_some((Stream { client, epoch }, sequence))
+    let is_sound = parts.next().is_none() && is_number(epoch) && is_number(sequence);
+    is_sound.then_some((Stream { client, epoch }, sequence))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,9 +152,12 @@ impl ObjectLog {
         ObjectLog { cloud, settings, cursors: Arc::default() }
     }
 
+    fn cursors(&self) -> std::sync::MutexGuard<'_, HashMap<Stream, u64>> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn cursor(&self, stream: Stream) -> u64 {
-        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.get(&stream).copied().unwrap_or(0)
+        self.cursors().get(&stream).copied().unwrap_or(0)
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
@@ -513,6 +517,8 @@ impl Log for ObjectLog {
     async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
         // What was seen to the end before needs no second look.
         let streams = self.streams().await?;
+        // Nor is there any to what is gone for good.
+        self.cursors().retain(|stream, _| streams.contains_key(stream));
         let is_new = |(stream, last): &(Stream, u64)| *last >= self.cursor(*stream);
         Ok(streams.into_iter().filter(is_new).map(|(stream, _)| Scope::Stream(stream)).collect())
     }
@@ -533,7 +539,8 @@ impl Log for ObjectLog {
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let Scope::Stream(stream) = scope else { return Ok(Batch::default()) };
         let mut batch = Batch::default();
-        let (numbers, _) = self.numbers(stream).await?;
+        let (numbers, more) = self.numbers(stream).await?;
+        batch.is_full = more;
         let cursor = self.cursor(stream);
         let mut read = 0;
         for number in numbers {
@@ -544,6 +551,7 @@ impl Log for ObjectLog {
                 continue;
             }
             if batch.entries.len() >= most || read == DRAIN_OBJECTS_MAX {
+                batch.is_full = true;
                 break;
             }
             read += 1;
@@ -577,7 +585,10 @@ impl Log for ObjectLog {
         loop {
             let (names, more) = self.list(LOG, after).await?;
             for name in &names {
-                let Some((stream, number)) = parse(name) else { continue };
+                let Some((stream, number)) = parse(name) else {
+                    pending.push(Pending::Damaged(format!("{name}: no name of a log object")));
+                    continue;
+                };
                 let Some(bytes) = self.get(name).await? else { continue };
                 let frames = match decode(&bytes, stream, number) {
                     Ok(LogObject::Transactions { frames, .. }) => frames,
@@ -625,6 +636,9 @@ impl Log for ObjectLog {
             let outcome = self.cloud.objects.delete(&name(stream, number), None).await;
             is_gone = outcome == Delete::Gone;
         }
+        if is_gone {
+            self.cursors().remove(&stream);
+        }
         Ok(is_gone)
     }
 
@@ -656,7 +670,7 @@ impl Log for ObjectLog {
             numbers.sort_unstable();
             let Some(newest) = numbers.pop() else { continue };
             {
-                let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut cursors = self.cursors();
                 let cursor = cursors.entry(stream).or_default();
                 *cursor = (*cursor).max(newest + 1);
             }
@@ -685,4 +699,71 @@ fn poison(stream: Stream, number: u64, bytes: Bytes) -> Poison {
     let sum = crate::frame::crc32c(&bytes);
     let Stream { client, epoch } = stream;
     Poison { name: format!("log-{client:016x}-{epoch:016x}-{number:016x}-{sum:08x}"), bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cloud::embedded::{self, Memory},
+        log::transaction,
+        record::Key,
+        stamp::Stamp,
+    };
+
+    fn log() -> ObjectLog {
+        ObjectLog::new(embedded::memory(Arc::new(Memory::new())), Settings::default())
+    }
+
+    async fn put(log: &ObjectLog, stream: Stream, sequence: u64, frames: &[Bytes]) {
+        let bytes = encode(stream, sequence, 1, frames);
+        let put = log.cloud.objects.put(&name(stream, sequence), bytes, PutIf::Absent).await;
+        assert!(matches!(put, Put::Stored(_)));
+    }
+
+    fn frame(stamp: Stamp) -> Bytes {
+        let entry = transaction::primary(PageId(1), PageId(1), stamp, Key::new("k").unwrap(), None);
+        let Stream { client, epoch } = Stream { client: 1, epoch: 1 };
+        Transaction { client, epoch, number: 1, total: 1, entries: vec![entry] }.encode()
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_gone_are_forgotten() {
+        let log = log();
+        let streams = [1, 2, 3].map(|epoch| Stream { client: 7, epoch });
+        for stream in streams {
+            put(&log, stream, 0, &[]).await;
+            let batch = log.drain(Scope::Stream(stream), 10).await.unwrap();
+            log.ack(batch.tickets).await.unwrap();
+        }
+        assert_eq!(log.cursors().len(), 3);
+        assert!(log.retire_stream(streams[0]).await.unwrap());
+        assert_eq!(log.cursors().len(), 2);
+        // Another process takes one.
+        log.cloud.objects.delete(&name(streams[1], 0), None).await;
+        log.scopes(&[]).await.unwrap();
+        assert_eq!(log.cursors().keys().copied().collect::<Vec<_>>(), [streams[2]]);
+    }
+
+    /// Numbers at the end of what a number can be stopped the process that met them.
+    #[tokio::test]
+    async fn numbers_that_nobody_counted_to_are_no_log_objects() {
+        let log = log();
+        let stream = Stream { client: 7, epoch: 1 };
+        put(&log, stream, 0, &[frame(Stamp { clock: 5, client: 7, sequence: 1 })]).await;
+        let last = name(stream, u64::MAX);
+        log.cloud.objects.put(&last, "noise".into(), PutIf::Absent).await;
+        let batch = log.drain(Scope::Stream(stream), 10).await.unwrap();
+        assert_eq!((batch.entries.len(), batch.poison.len()), (1, 0));
+        log.ack(batch.tickets).await.unwrap();
+        assert_eq!(log.cursor(stream), 1);
+        let pending = log.pending(&[]).await.unwrap();
+        let damaged =
+            pending.iter().filter(|it| matches!(it, Pending::Damaged(it) if it.contains(&last)));
+        assert_eq!(damaged.count(), 1, "it is named");
+        // A stamp after which there is none is in quarantine.
+        put(&log, stream, 1, &[frame(Stamp { clock: u64::MAX, client: 7, sequence: 2 })]).await;
+        let batch = log.drain(Scope::Stream(stream), 10).await.unwrap();
+        assert_eq!((batch.entries.len(), batch.poison.len()), (0, 1));
+    }
 }

@@ -383,11 +383,12 @@ impl Log for Queues {
 
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let queue = self.make(scope).await?;
-        let mut batch = Batch::default();
+        let mut batch = Batch { is_full: true, ..Batch::default() };
         // A bounded number of receives, however little each returns (W18).
         for _ in 0..most.div_ceil(BATCH_MAX).max(1) {
             let messages = self.receive(&queue, most - batch.entries.len().min(most - 1)).await?;
             if messages.is_empty() {
+                batch.is_full = false;
                 break;
             }
             for message in messages {

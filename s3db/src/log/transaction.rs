@@ -14,10 +14,11 @@
 use bytes::Bytes;
 
 use crate::{
+    client::is_number,
     frame::{FrameError, Reader, Writer},
     log::{Change, LogRecord},
     page::PageId,
-    record::{BoundError, Key, Payload},
+    record::{BoundError, KEY_BYTES_MAX, Key, Payload},
     stamp::Stamp,
     tree::secondary,
 };
@@ -176,9 +177,12 @@ impl Transaction {
             let (record, len) = LogRecord::decode(&bytes)
                 .map_err(|_| from.field("a log record that cannot be decoded"))?;
             from.raw(len)?;
-            let is_named = !record.change.payload().as_bytes().is_empty();
-            if is_secondary && !is_named {
+            let named = record.change.payload().as_bytes().len();
+            if is_secondary && !(1..=KEY_BYTES_MAX).contains(&named) {
                 return Err(from.field("a secondary entry that names no record"));
+            }
+            if !is_number(record.stamp.clock) {
+                return Err(from.field("a stamp after which there is none"));
             }
             transaction.entries.push(Entry { tree, page, is_secondary, record });
         }
@@ -218,4 +222,41 @@ pub(crate) fn secondary(
     let change =
         if is_there { Change::Insert(search, named) } else { Change::Delete(search, named) };
     Ok(Entry { tree, page, is_secondary: true, record: LogRecord { stamp, change } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::PAYLOAD_BYTES_MAX;
+
+    fn decode(entry: Entry) -> bool {
+        let all = Transaction { client: 1, epoch: 1, number: 1, total: 1, entries: vec![entry] };
+        Transaction::decode(&all.encode()).is_ok()
+    }
+
+    /// A record's name of 32 KiB made a leaf that nobody could decode any more.
+    #[test]
+    fn an_entry_of_an_index_names_a_record() {
+        let entry = |len: usize| {
+            let (search, record) = (Key::new("s").unwrap(), Payload::new(vec![7; len]).unwrap());
+            let record =
+                LogRecord { stamp: Stamp::default(), change: Change::Insert(search, record) };
+            Entry { tree: PageId(1), page: PageId(1), is_secondary: true, record }
+        };
+        for (len, is_sound) in
+            [(0, false), (1, true), (KEY_BYTES_MAX, true), (KEY_BYTES_MAX + 1, false)]
+        {
+            assert_eq!(decode(entry(len)), is_sound, "{len}");
+        }
+        assert!(!decode(entry(PAYLOAD_BYTES_MAX)));
+    }
+
+    #[test]
+    fn stamps_have_room_after_them() {
+        let entry = |clock| {
+            let stamp = Stamp { clock, ..Stamp::default() };
+            primary(PageId(1), PageId(1), stamp, Key::new("k").unwrap(), None)
+        };
+        assert!(decode(entry(i64::MAX as u64)) && !decode(entry(u64::MAX)));
+    }
 }

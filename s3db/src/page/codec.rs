@@ -24,6 +24,7 @@
 use bytes::Bytes;
 
 use crate::{
+    client::is_number,
     frame::{FrameError, Reader, Writer},
     page::{Entries, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
     stamp::Stamp,
@@ -32,6 +33,8 @@ use crate::{
 const MAGIC: &str = "s3dP";
 /// The version of the format of pages that this program writes and reads.
 pub const PAGE_VERSION: u8 = 1;
+/// Levels above the leaves that no tree reaches: with two children each, 64 make all page names.
+const LEVEL_MAX: u8 = 64;
 const DEAD: u8 = 1;
 const HIGH: u8 = 2;
 const RIGHT: u8 = 4;
@@ -109,6 +112,9 @@ impl Page {
         if kind > 1 || (kind == 0) != (level == 0) {
             return Err(from.field("leaves, and only leaves, have level 0"));
         }
+        if level > LEVEL_MAX {
+            return Err(from.field("a level that no tree has"));
+        }
         if flags > DEAD | HIGH | RIGHT | ORIGIN {
             return Err(from.field("unknown flags"));
         }
@@ -121,6 +127,9 @@ impl Page {
         page.version = from.u64()?;
         page.write_id = from.u128()?;
         page.checkpoint_ms = from.u64()?;
+        if !is_number(page.version) || !is_number(page.checkpoint_ms) {
+            return Err(from.field("a version or a time after which there is none"));
+        }
         page.key_id = from.u32()?;
         page.low = from.short()?;
         if has(HIGH) {
@@ -157,6 +166,9 @@ impl Page {
                 let key = key(&mut from, &page, slots.last().map(|slot| &slot.key))?;
                 let stamp =
                     Stamp { clock: from.u64()?, client: from.u64()?, sequence: from.u64()? };
+                if !is_number(stamp.clock) {
+                    return Err(from.field("a stamp after which there is none"));
+                }
                 let payload = match from.u8()? {
                     0 => None,
                     1 => Some(from.long()?),
@@ -202,4 +214,31 @@ pub(crate) fn encoded_bytes(page: &Page) -> usize {
 /// Bytes of one slot.
 pub(crate) fn slot_bytes(slot: &Slot) -> usize {
     SLOT_FIXED_BYTES + slot.key.len() + slot.payload.as_ref().map_or(0, |payload| 4 + payload.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers to which nothing can be added stopped whoever added to them.
+    #[test]
+    fn numbers_have_room_after_them() {
+        let sound = Page::root(PageId(1));
+        assert!(Page::decode(&sound.encode()).is_ok());
+        let inner = |level| Page { level, entries: Entries::Inner(Vec::new()), ..sound.clone() };
+        assert!(Page::decode(&inner(LEVEL_MAX).encode()).is_ok());
+        let mut clocked = sound.clone();
+        let stamp = Stamp { clock: u64::MAX, ..Stamp::default() };
+        clocked.apply(&Bytes::from_static(b"k"), stamp, None);
+        let pages = [
+            Page { version: u64::MAX, ..sound.clone() },
+            Page { checkpoint_ms: u64::MAX, ..sound.clone() },
+            inner(u8::MAX),
+            clocked,
+        ];
+        for page in pages {
+            let decoded = Page::decode(&page.encode());
+            assert!(matches!(decoded, Err(FrameError::Field { .. })), "{page:?}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its number in the design, section 17.
+    /// Its number in the design, section 17; 0 when a client cannot work that should.
     pub invariant: u8,
     /// What was seen.
     pub what: String,

@@ -245,7 +245,10 @@ impl Cluster {
             match Session::open(store.clone(), client).await {
                 Ok(session) => break session,
                 Err(StoreError::Fenced { .. }) => return Ok(()),
-                Err(_) => world.time.sleep(1_000_000).await,
+                Err(error) => {
+                    self.check_clock(&error, client);
+                    world.time.sleep(1_000_000).await
+                }
             }
         };
         world.note(process, || format!("is client {client} epoch {}", session.epoch()));
@@ -276,7 +279,11 @@ impl Cluster {
                 *tried += 1;
             }
             world.time.sleep(world.below(4_000_000)).await;
-            match witness.transaction(process, root).await {
+            let outcome = witness.transaction(process, root).await;
+            if let Err(error) = &outcome {
+                self.check_clock(error, client);
+            }
+            match outcome {
                 Ok(())
                 | Err(
                     StoreError::Cloud { .. }
@@ -286,6 +293,15 @@ impl Cluster {
                 ) => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// No clock of a run is as wrong as may not be: whoever is told that his is cannot commit, and
+    /// should.
+    fn check_clock(&self, error: &StoreError, client: u64) {
+        if matches!(error, StoreError::Clock { .. } | StoreError::Claimed { .. }) {
+            let what = format!("client {client} cannot commit: {error}");
+            lock(&self.history).violations.push(Violation::new(0, what));
         }
     }
 

@@ -127,6 +127,8 @@ impl Plan {
             clock_ahead_max: Duration::from_secs(120),
             tombstone_age: self.tombstone_age,
             reader_factor: 1.0,
+            // Reached by some dozen changes.
+            own_bytes_max: 4000,
             rules: self.rules,
         }
     }

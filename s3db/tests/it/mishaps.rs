@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use s3db::{
     Backend, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store, StoreError,
     cloud::{
-        Cloud, Put,
-        embedded::{self, Memory},
+        Cloud, Put, Queue, QueueSettings, Sent, ToSend,
+        embedded::{self, Memory, ObjectQueue},
         model::{Faults, Process},
     },
 };
@@ -263,4 +263,243 @@ fn a_machine_that_slept_commits() {
         let outcome = session.commit(&mut txn).await;
         assert!(matches!(outcome, Err(StoreError::Clock { .. })), "{outcome:?}");
     });
+}
+
+/// A client that was started again soon had to begin where its last life had claimed stamps: so far
+/// ahead that none of its commits was taken.
+#[test]
+fn a_client_that_is_started_again_commits() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let things = open(&cloud, settings()).await.create_collection("things").await.unwrap();
+        for n in 0..100 {
+            let session = Session::reader(open(&cloud, settings()).await, CLIENT);
+            put(&session, &things, "k", &format!("{n}")).await;
+            put(&session, &things, "k", &format!("{n} again")).await;
+        }
+        assert_eq!(get(&cloud, &things, "k").await.as_deref(), Some("99 again"));
+    });
+}
+
+/// One life on a machine whose clock was years ahead, and no later one could commit.
+#[test]
+fn a_wrong_clock_claims_nothing() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let things = open(&cloud, settings()).await.create_collection("things").await.unwrap();
+        let (clock, odd) = OddClock::over(&cloud);
+        clock.set_ahead(70 * 365 * 24 * 3600);
+        let session = Session::reader(open(&odd, settings()).await, CLIENT);
+        let mut txn = session.begin(Level::Atomic);
+        txn.put(things.root, &key("k"), Payload::default()).unwrap();
+        let outcome = session.commit(&mut txn).await;
+        assert!(matches!(outcome, Err(StoreError::Clock { .. })), "{outcome:?}");
+        clock.set_ahead(0);
+        session.commit(&mut txn).await.unwrap();
+        let again = Session::reader(open(&cloud, settings()).await, CLIENT);
+        put(&again, &things, "k", "right").await;
+    });
+}
+
+/// A client that only read for longer than tombstones stay was forgotten, and then took the object
+/// that was gone for a service that asks to slow down.
+#[test]
+fn a_client_that_is_idle_is_kept_or_told() {
+    for is_kept in [true, false] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        run(&world, async move {
+            Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+            let store = open(&cloud, settings()).await;
+            let things = store.create_collection("things").await.unwrap();
+            let session = Session::reader(store, CLIENT);
+            put(&session, &things, "before", "x").await;
+            for _ in 0..40 {
+                cloud.clock.sleep(Duration::from_secs(24 * 3600)).await;
+                if is_kept {
+                    session.keep_alive().await.unwrap();
+                }
+            }
+            let janitor = open(&cloud, settings()).await;
+            let done = janitor.collect_garbage(Duration::from_secs(3600)).await.unwrap();
+            assert_eq!(done.retired, u64::from(!is_kept), "{done:?}");
+            let mut txn = session.begin(Level::Atomic);
+            txn.put(things.root, &key("after"), Payload::default()).unwrap();
+            match (session.commit(&mut txn).await, is_kept) {
+                (Ok(_), true) | (Err(StoreError::Fenced { .. }), false) => {}
+                (outcome, _) => panic!("kept {is_kept}: {outcome:?}"),
+            }
+        });
+    }
+}
+
+/// Own changes were remembered until they were read: by who only writes, for ever.
+#[tokio::test]
+async fn who_only_writes_does_not_remember_it_all() {
+    for backend in Backend::ALL {
+        let raw = memory();
+        Store::create(&raw, &settings(), backend, 1).await.unwrap();
+        let settings = Settings { own_bytes_max: 20_000, ..settings() };
+        let store = open(&raw, settings).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::reader(store, CLIENT);
+        for n in 0..1000 {
+            put(&session, &things, &format!("{n:04}"), "some value").await;
+            // What one change takes is above 160 bytes.
+            assert!(session.unseen_writes() < 130, "{backend:?} {n}");
+        }
+        let txn = session.begin(Level::Monotonic);
+        for n in [0, 500, 999] {
+            let seen = session.read(&txn, things.root, &key(&format!("{n:04}"))).await.unwrap();
+            assert!(seen.is_some(), "{backend:?} {n}");
+        }
+    }
+}
+
+/// When nothing can be checkpointed, memory is bounded all the same.
+#[tokio::test]
+async fn what_cannot_be_checkpointed_is_not_taken_for_ever() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let settings = Settings { own_bytes_max: 4000, ..settings() };
+    let store = open(&cloud, settings).await;
+    let things = store.create_collection("things").await.unwrap();
+    let session = Session::reader(store, CLIENT);
+    meddler.puts("page/", &[Denied; 1000]);
+    let mut refused = 0;
+    for n in 0..200 {
+        let mut txn = session.begin(Level::Atomic);
+        txn.put(things.root, &key(&format!("{n}")), Payload::new("x").unwrap()).unwrap();
+        match session.commit(&mut txn).await {
+            Ok(_) => assert_eq!(refused, 0),
+            Err(StoreError::Cloud { .. }) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((1..199).contains(&refused) && session.unseen_writes() < 120, "{refused}");
+    meddler.puts("", &[]);
+    put(&session, &things, "again", "y").await;
+    assert!(session.unseen_writes() < 30, "{}", session.unseen_writes());
+}
+
+/// One batch per interval was taken on: a client that wrote more fell behind until a sweep.
+#[tokio::test]
+async fn work_takes_on_all_there_is() {
+    for backend in Backend::ALL {
+        let raw = memory();
+        Store::create(&raw, &settings(), backend, 1).await.unwrap();
+        let settings = Settings { records_per_checkpoint_max: 10, ..settings() };
+        let store = open(&raw, settings).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::reader(store.clone(), CLIENT);
+        for n in 0..100 {
+            put(&session, &things, &format!("{n}"), "x").await;
+        }
+        store.make_all_due();
+        let done = store.work().await.unwrap();
+        assert_eq!((done.records, store.has_work()), (100, false), "{backend:?}");
+    }
+}
+
+/// One page that was damaged ended every sweep and every round of work where it was met: what came
+/// after it in the order of names was never checkpointed.
+#[tokio::test]
+async fn a_damaged_page_is_in_nobodys_way() {
+    for backend in Backend::ALL {
+        let raw = memory();
+        Store::create(&raw, &settings(), backend, 8).await.unwrap();
+        let store = open(&raw, settings()).await;
+        let mut collections = Vec::new();
+        for n in 0..6 {
+            collections.push(store.create_collection(&format!("c{n}")).await.unwrap());
+        }
+        for (n, of) in collections.iter().enumerate() {
+            let session = Session::reader(store.clone(), n as u64 + 1);
+            put(&session, of, "k", "x").await;
+        }
+        let damaged = collections.remove(0);
+        let object = damaged.root.object();
+        raw.objects.put(&object, "noise".into(), s3db::cloud::PutIf::Always).await;
+        store.make_all_due();
+        let mut outcomes = vec![store.work().await];
+        if backend == Backend::S3Log {
+            // With queues the first one still holds what it received.
+            outcomes.push(open(&raw, settings()).await.sweep().await);
+        }
+        for outcome in outcomes {
+            let Err(StoreError::Damaged { object: named, .. }) = outcome else {
+                panic!("{backend:?}: {outcome:?}");
+            };
+            assert_eq!(named, object);
+        }
+        let reader = Session::reader(open(&raw, settings()).await, 99);
+        for of in &collections {
+            let seen = reader.read(&reader.begin(Level::Basic), of.root, &key("k")).await.unwrap();
+            assert!(seen.is_some(), "{backend:?} {}", of.name);
+        }
+        let collected = store.collect_garbage(Duration::ZERO).await;
+        assert!(matches!(collected, Err(StoreError::Damaged { .. })), "{backend:?}: {collected:?}");
+    }
+}
+
+/// The same within one batch: changes of other trees are not kept back.
+#[tokio::test]
+async fn a_damaged_tree_keeps_no_other_back() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let store = open(&raw, settings()).await;
+    let mut both =
+        [store.create_collection("a").await.unwrap(), store.create_collection("b").await.unwrap()];
+    both.sort_by_key(|of| of.root);
+    let session = Session::reader(store.clone(), CLIENT);
+    let mut txn = session.begin(Level::Atomic);
+    for of in &both {
+        txn.put(of.root, &key("k"), Payload::new("x").unwrap()).unwrap();
+    }
+    session.commit(&mut txn).await.unwrap();
+    let object = both[0].root.object();
+    let Ok(s3db::cloud::Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
+        panic!("no root");
+    };
+    raw.objects.put(&object, "noise".into(), s3db::cloud::PutIf::Always).await;
+    assert!(open(&raw, settings()).await.sweep().await.is_err());
+    let reader = Session::reader(open(&raw, settings()).await, 99);
+    let txn = reader.begin(Level::Basic);
+    assert!(reader.read(&txn, both[1].root, &key("k")).await.unwrap().is_some());
+    // And when it is mended, what was committed is there.
+    raw.objects.put(&object, bytes, s3db::cloud::PutIf::Always).await;
+    assert_eq!(get(&raw, &both[0], "k").await.as_deref(), Some("x"));
+}
+
+/// Deduplication ids of FIFO queues in a directory stayed for ever.
+#[tokio::test]
+async fn ids_that_are_over_go() {
+    let raw = memory();
+    let (clock, odd) = OddClock::over(&raw);
+    let queue = ObjectQueue::new(odd.objects.clone(), odd.clock.clone(), odd.chance.clone());
+    let fifo = QueueSettings { fifo: true, retention: Duration::from_secs(3600) };
+    queue.create("q", fifo).await.unwrap();
+    let send = |n: i64| ToSend {
+        body: "x".into(),
+        group: Some("g".into()),
+        deduplication: Some(format!("{n}")),
+    };
+    for n in 0..100 {
+        clock.set_ahead(n * 60);
+        assert_eq!(queue.send("q", &[send(n)]).await, [Sent::Accepted]);
+        assert_eq!(queue.send("q", &[send(n)]).await, [Sent::Accepted]);
+        let there = raw.objects.list("queue/q/d/", None, 1000).await.unwrap().names.len();
+        assert!(there <= 10, "{there} after {n} minutes");
+        assert_eq!(queue.depth("q").await, Ok(n as u64 + 1), "each of them once");
+    }
+    // A number after which there is none is no message.
+    raw.objects.put("queue/q/m/ffffffffffffffff", "x".into(), s3db::cloud::PutIf::Absent).await;
+    let other = ObjectQueue::new(odd.objects.clone(), odd.clock.clone(), odd.chance.clone());
+    assert_eq!(other.send("q", &[send(1000)]).await, [Sent::Accepted]);
+    assert_eq!(other.depth("q").await, Ok(101));
 }

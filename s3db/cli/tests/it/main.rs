@@ -1,5 +1,6 @@
 //! The command, from outside.
 
+mod closing; // what is committed when closing fails
 mod kill; // processes that are killed in the middle of what they do
 mod log; // log decode
 mod proxy; // a line to a server on which things go wrong

@@ -102,12 +102,14 @@ fn what_cannot_be_is_said() {
         (&["put", &url, "t", "", "v"], 1, "at least 1 byte"),
         (&["init", &url, "--backend", "kafka"], 2, "s3-log"),
         (&["init", &url, "--shards", "0"], 1, "shards"),
+        (&["watch", &url, "--count", "0"], 2, "0 is not in 1.."),
+        (&["get", "s3://KEY:SECRET@bucket/p?x=SECRET", "t", "k"], 1, "s3://...@bucket"),
         (&["fly"], 2, "unrecognized"),
     ];
     for (args, code, why) in cases {
         let failed = s3db().args(*args).assert().code(*code);
         let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
-        assert!(error.contains(why), "{args:?}: {error}");
+        assert!(error.contains(why) && !error.contains("SECRET"), "{args:?}: {error}");
     }
     run(&["init", &url]);
     s3db().args(["init", &url]).assert().code(1);

@@ -41,9 +41,15 @@ use crate::{
 pub use objects::S3;
 pub use queue::Sqs;
 
-/// How long one call may take, connection and body included. A large page over a slow line takes
-/// some seconds.
+/// How long one call may take, connection included, and bodies of a few bytes.
 const CALL_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a body that take a second more.
+const BYTES_PER_SECOND_MIN: usize = 1 << 20;
+
+/// How long a call with a body of `bytes` may take.
+fn call_max(bytes: usize) -> Duration {
+    CALL_MAX + Duration::from_secs(bytes.div_ceil(BYTES_PER_SECOND_MIN) as u64)
+}
 
 /// A database's place in AWS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -164,8 +170,8 @@ impl Failed {
     }
 }
 
-fn timed_out(what: &str) -> Fault {
-    let cause = format!("no answer in {} s", CALL_MAX.as_secs());
+fn timed_out(what: &str, after: Duration) -> Fault {
+    let cause = format!("no answer in {} s", after.as_secs());
     Fault::Unknown { what: what.to_owned(), cause }
 }
 

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use sources::aws::Aws;
 use tokio::{sync::OnceCell, time::timeout};
 
-use super::{CALL_MAX, Dates, Failed, timed_out, unusable};
-use crate::cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf};
+use super::{CALL_MAX, Dates, Failed, call_max, timed_out, unusable};
+use crate::cloud::{
+    Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX,
+};
 
 /// A bucket, or the part of one below a prefix.
 pub struct S3 {
@@ -47,7 +49,10 @@ impl S3 {
         let shown = self.shown(name);
         let call = self.client().await?.get_object().bucket(&self.bucket).key(self.key(name));
         let call = call.set_if_none_match(unless.map(|etag| etag.as_str().to_owned()));
-        match call.send().await {
+        let Ok(sent) = timeout(CALL_MAX, call.send()).await else {
+            return Err(timed_out(&shown, CALL_MAX));
+        };
+        match sent {
             Ok(answer) => {
                 let unknown = |cause: &str| {
                     let cause = cause.to_owned();
@@ -55,7 +60,17 @@ impl S3 {
                 };
                 let tag = answer.e_tag().ok_or_else(|| unknown("an answer without a tag"))?;
                 let etag = ETag::new(tag);
-                let body = answer.body.collect().await;
+                // Memory only for what can be there.
+                let len = answer.content_length().and_then(|len| usize::try_from(len).ok());
+                let len = len.ok_or_else(|| unknown("an answer without a length"))?;
+                if len > OBJECT_BYTES_MAX {
+                    let cause =
+                        format!("{len} bytes, where an object has at most {OBJECT_BYTES_MAX}");
+                    return Err(Fault::Invalid { what: shown, cause });
+                }
+                let Ok(body) = timeout(call_max(len), answer.body.collect()).await else {
+                    return Err(timed_out(&shown, call_max(len)));
+                };
                 let bytes = body.map_err(|error| unknown(&error.to_string()))?.into_bytes();
                 Ok(Get::Found { bytes, etag, date_ms: self.dates.newest_ms() })
             }
@@ -126,17 +141,19 @@ impl S3 {
 #[async_trait]
 impl Objects for S3 {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
-        match timeout(CALL_MAX, self.try_get(name, unless)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(timed_out(&self.shown(name))),
-        }
+        self.try_get(name, unless).await
     }
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
-        match timeout(CALL_MAX, self.try_put(name, bytes, condition)).await {
+        if bytes.len() > OBJECT_BYTES_MAX {
+            let cause = format!("an object has at most {OBJECT_BYTES_MAX} bytes");
+            return Put::Failed(Fault::Invalid { what: self.shown(name), cause });
+        }
+        let most = call_max(bytes.len());
+        match timeout(most, self.try_put(name, bytes, condition)).await {
             Ok(Ok(put)) => put,
             Ok(Err(fault)) => Put::Failed(fault),
-            Err(_) => Put::Unknown(timed_out(&self.shown(name))),
+            Err(_) => Put::Unknown(timed_out(&self.shown(name), most)),
         }
     }
 
@@ -144,7 +161,7 @@ impl Objects for S3 {
         match timeout(CALL_MAX, self.try_delete(name, only)).await {
             Ok(Ok(delete)) => delete,
             Ok(Err(fault)) => Delete::Failed(fault),
-            Err(_) => Delete::Unknown(timed_out(&self.shown(name))),
+            Err(_) => Delete::Unknown(timed_out(&self.shown(name), CALL_MAX)),
         }
     }
 
@@ -158,7 +175,7 @@ impl Objects for S3 {
         let answer = match timeout(CALL_MAX, call.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(Failed::of(&shown, &error, false).fault),
-            Err(_) => return Err(timed_out(&shown)),
+            Err(_) => return Err(timed_out(&shown, CALL_MAX)),
         };
         let keys = answer.contents().iter().filter_map(|object| object.key());
         let names = keys.filter_map(|key| Some(key.strip_prefix(&self.prefix)?.to_owned()));

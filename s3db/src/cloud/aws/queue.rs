@@ -93,7 +93,7 @@ fn is_missing(code: &str) -> bool {
 }
 
 async fn in_time<T>(what: &str, call: impl Future<Output = T>) -> Result<T, Fault> {
-    timeout(CALL_MAX, call).await.map_err(|_| timed_out(what))
+    timeout(CALL_MAX, call).await.map_err(|_| timed_out(what, CALL_MAX))
 }
 
 fn seconds(time: Duration) -> i32 {

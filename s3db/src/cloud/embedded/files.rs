@@ -8,13 +8,15 @@
 //!
 //! A put is: temporary, fsync, lock, compare, rename, fsync of the directory, unlock. A reader takes
 //! the same lock, shared, so that it never sees what a power cut could take back. The lock goes with
-//! the process that holds it, so a killed one is in nobody's way.
+//! the process that holds it, so a killed one is in nobody's way: while a directory is changed and
+//! not synced yet, its name stands in the lock file, and whoever takes the lock next syncs it first.
 
 use std::{
-    fs::{self, File},
-    io::{self, ErrorKind, Write},
+    fs::{self, File, TryLockError},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -23,7 +25,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::{check, system::now_ms, tag};
 use crate::{
-    cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf},
+    cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX},
     error::StoreError,
 };
 
@@ -36,11 +38,22 @@ const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 /// A directory can go between its creation and a rename into it: how often it is made again.
 const RENAMES_MAX: u32 = 10;
 
+/// How long a lock is waited for: whoever holds it works on one or two files.
+const LOCK_MAX: Duration = Duration::from_secs(30);
+/// Bytes of the longest name of a directory in a lock file.
+const UNSYNCED_BYTES_MAX: u64 = 256;
+
 /// A bucket that is a directory of this machine.
 #[derive(Clone)]
 pub struct Files {
     root: PathBuf,
+    lock_max: Duration,
+    /// Makes what was changed in a directory durable.
+    sync: fn(&Path) -> io::Result<()>,
 }
+
+/// The lock of some names, held.
+struct Lock(File);
 
 impl Files {
     /// A bucket in `root`. Nothing is created before the first put.
@@ -59,7 +72,7 @@ impl Files {
             let why = "its locks and renames promise too little; use a local disk, or S3";
             return Err(invalid(format!("{shown} lies on {kind}: {why}")));
         }
-        let files = Files { root };
+        let files = Files { root, lock_max: LOCK_MAX, sync };
         files.tidy();
         Ok(files)
     }
@@ -86,7 +99,7 @@ impl Files {
     }
 
     /// The lock of `name`; `None` when nothing was ever put here and `creates` is false.
-    fn lock(&self, name: &str, is_shared: bool, creates: bool) -> io::Result<Option<File>> {
+    fn lock(&self, name: &str, is_shared: bool, creates: bool) -> io::Result<Option<Lock>> {
         let number = checksum(CrcAlgorithm::Crc32Iscsi, name.as_bytes()) as u32 % LOCKS;
         let path = self.root.join("lock").join(format!("{number:02x}"));
         let open =
@@ -99,12 +112,62 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        if is_shared {
-            file.lock_shared()?
-        } else {
-            file.lock()?
+        let began = Instant::now();
+        let mut wait = Duration::from_micros(50);
+        loop {
+            let taken = if is_shared { file.try_lock_shared() } else { file.try_lock() };
+            match taken {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if began.elapsed() < self.lock_max => {
+                    // The kernel waits for a lock without any limit, or not at all.
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(Some(file))
+        let mut unsynced = Vec::new();
+        (&file).take(UNSYNCED_BYTES_MAX).read_to_end(&mut unsynced)?;
+        if !unsynced.is_empty() {
+            // Whoever had the lock was killed, or could not sync: what it did may yet be undone.
+            let name = String::from_utf8_lossy(&unsynced);
+            if check(&name).is_ok() {
+                self.sync_up(&self.objects().join(&*name))?;
+            }
+            if !is_shared {
+                file.set_len(0)?;
+            }
+        }
+        Ok(Some(Lock(file)))
+    }
+
+    /// Notes in the lock file that `directory` is about to be changed.
+    fn begin(&self, lock: &Lock, directory: &Path) -> io::Result<()> {
+        let name = directory.strip_prefix(self.objects()).ok().and_then(Path::to_str);
+        // What lies beside all directories is in none.
+        lock.0.write_all_at(name.filter(|name| !name.is_empty()).unwrap_or("-").as_bytes(), 0)
+    }
+
+    /// Makes durable what was changed in `directory` since [`Files::begin`]. After an error the next
+    /// one who takes the lock tries again.
+    fn end(&self, lock: &Lock, directory: &Path) -> io::Result<()> {
+        self.sync_up(directory)?;
+        // If this fails, somebody syncs once more.
+        let _ = lock.0.set_len(0);
+        Ok(())
+    }
+
+    /// Syncs a directory, or, where it was removed since, the one above it that is there.
+    fn sync_up(&self, directory: &Path) -> io::Result<()> {
+        let mut directory = directory;
+        loop {
+            match (self.sync)(directory) {
+                Err(error) if error.kind() == ErrorKind::NotFound && directory != self.root => {
+                    directory = directory.parent().unwrap_or(&self.root);
+                }
+                done => return done,
+            }
+        }
     }
 
     fn get_now(&self, name: &str, unless: Option<&ETag>) -> io::Result<Get> {
@@ -120,7 +183,9 @@ impl Files {
     fn put_now(&self, name: &str, bytes: &[u8], condition: &PutIf) -> io::Result<Put> {
         let temporary = Temporary::write(&self.root.join("temporary"), bytes)?;
         let path = self.path(name);
-        let _lock = self.lock(name, false, true)?;
+        let Some(lock) = self.lock(name, false, true)? else {
+            return Err(io::Error::other("the lock file vanished"));
+        };
         let there = match condition {
             PutIf::Always => None,
             PutIf::Absent if path.try_exists()? => return Ok(Put::Refused),
@@ -135,17 +200,22 @@ impl Files {
             _ => {}
         }
         let parent = path.parent().expect("objects lie in a directory");
+        self.begin(&lock, parent)?;
         for attempt in 0.. {
             match fs::rename(&temporary.path, &path) {
                 Ok(()) => break,
                 Err(e) if e.kind() == ErrorKind::NotFound && attempt < RENAMES_MAX => {
-                    make_directories(parent)?;
+                    match make_directories(parent) {
+                        // One of them went again.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        made => made?,
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
-        if let Err(error) = sync(parent) {
-            // Everyone sees it, and a power cut may take it back.
+        if let Err(error) = self.end(&lock, parent) {
+            // It is there, and a power cut may take it back. Nobody sees it before it is synced.
             let cause = error.to_string();
             return Ok(Put::Unknown(Fault::Unknown { what: name.to_owned(), cause }));
         }
@@ -153,7 +223,7 @@ impl Files {
     }
 
     fn delete_now(&self, name: &str, only: Option<&ETag>) -> io::Result<Delete> {
-        let Some(_lock) = self.lock(name, false, false)? else { return Ok(Delete::Gone) };
+        let Some(lock) = self.lock(name, false, false)? else { return Ok(Delete::Gone) };
         let path = self.path(name);
         if let Some(only) = only {
             match read(&path)? {
@@ -162,21 +232,28 @@ impl Files {
                 Some(_) => {}
             }
         }
+        let parent = path.parent().expect("objects lie in a directory");
+        self.begin(&lock, parent)?;
         match fs::remove_file(&path) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Delete::Gone),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let _ = lock.0.set_len(0);
+                return Ok(Delete::Gone);
+            }
             Err(error) => return Err(error),
         }
-        if let Some(parent) = path.parent() {
-            match sync(parent) {
-                // An empty directory of a stream was removed by its last delete.
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            // Streams of clients come and go. A directory that is not empty stays.
-            if parent != self.objects() && fs::remove_dir(parent).is_ok() {
-                let _ = parent.parent().map(sync);
-            }
+        if let Err(error) = self.end(&lock, parent) {
+            let cause = error.to_string();
+            return Ok(Delete::Unknown(Fault::Unknown { what: name.to_owned(), cause }));
+        }
+        // Clients and their streams come and go. A directory that is not empty stays.
+        let objects = self.objects();
+        let mut directory = parent;
+        while directory != objects && fs::remove_dir(directory).is_ok() {
+            let Some(above) = directory.parent() else { break };
+            // An empty directory that a power cut brings back is in nobody's way.
+            let _ = (self.sync)(above);
+            directory = above;
         }
         Ok(Delete::Gone)
     }
@@ -204,7 +281,12 @@ impl Walk<'_> {
     /// Visits what lies in `path`, whose objects' names begin with `base`.
     fn directory(&mut self, path: &Path, base: &str) -> io::Result<()> {
         let entries = match fs::read_dir(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // Gone meanwhile, or a file that is none of ours.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(());
+            }
             entries => entries?,
         };
         // With its '/' a directory sorts as the names in it do.
@@ -269,11 +351,20 @@ impl Drop for Temporary {
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let len = file.metadata()?.len();
+    if len > OBJECT_BYTES_MAX as u64 {
+        let what = format!("{len} bytes, where an object has at most {OBJECT_BYTES_MAX}");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, what));
     }
+    let mut bytes = Vec::with_capacity(len as usize);
+    // It is renamed into place whole; what grows nevertheless is none of ours.
+    file.take(OBJECT_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn sync(directory: &Path) -> io::Result<()> {
@@ -296,8 +387,8 @@ fn make_directories(path: &Path) -> io::Result<()> {
 /// The kind of network file system that `path` lies on, if it does.
 #[cfg(target_os = "linux")]
 fn network_file_system(path: &Path) -> Option<&'static str> {
-    // statfs(2) lists these.
-    const KINDS: [(u32, &str); 10] = [
+    // statfs(2) and the headers of the kernel and of stat(1) list these.
+    const KINDS: [(u32, &str); 18] = [
         (0x6969, "NFS"),
         (0x517b, "SMB"),
         (0xff53_4d42, "CIFS"),
@@ -308,6 +399,14 @@ fn network_file_system(path: &Path) -> Option<&'static str> {
         (0x5346_414f, "AFS"),
         (0x0bd0_0bd0, "Lustre"),
         (0x0116_1970, "GFS2"),
+        (0x6b41_4653, "kAFS"),
+        (0x4750_4653, "GPFS"),
+        (0x1983_0326, "BeeGFS"),
+        (0x7461_636f, "OCFS2"),
+        (0xaad7_aaea, "PanFS"),
+        (0x786f_4256, "a shared folder of VirtualBox"),
+        (0xbacb_acbc, "a shared folder of VMware"),
+        (0x7c7c_6673, "a shared folder of Parallels"),
     ];
     let kind = nix::sys::statfs::statfs(path).ok()?.filesystem_type().0 as u32;
     KINDS.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
@@ -322,6 +421,8 @@ fn network_file_system(_path: &Path) -> Option<&'static str> {
 fn fault(name: &str, error: &io::Error) -> Fault {
     let (what, cause) = (name.to_owned(), error.to_string());
     match error.kind() {
+        // Only a lock that is not had in time says so, before anything is done.
+        ErrorKind::WouldBlock => Fault::Throttled { what },
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             Fault::Denied { what, cause }
         }
@@ -353,6 +454,10 @@ impl Objects for Files {
         if let Err(fault) = check(name) {
             return Put::Failed(fault);
         }
+        if bytes.len() > OBJECT_BYTES_MAX {
+            let cause = format!("an object has at most {OBJECT_BYTES_MAX} bytes");
+            return Put::Failed(Fault::Invalid { what: name.to_owned(), cause });
+        }
         let (files, object) = (self.clone(), name.to_owned());
         match blocking(name, move || files.put_now(&object, &bytes, &condition)).await {
             Ok(put) => put,
@@ -377,5 +482,118 @@ impl Objects for Files {
         let (files, prefix, after) = (self.clone(), prefix.to_owned(), after.map(str::to_owned));
         let shown = prefix.clone();
         blocking(&shown, move || files.list_now(&prefix, after.as_deref(), max)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(root: &Path) -> Files {
+        Files { lock_max: Duration::from_millis(50), ..Files::open(root).unwrap() }
+    }
+
+    fn broken(_: &Path) -> io::Result<()> {
+        Err(io::Error::other("the disk is broken"))
+    }
+
+    fn lock_files(root: &Path) -> Vec<(PathBuf, u64)> {
+        let entries = fs::read_dir(root.join("lock")).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.path(), entry.metadata().unwrap().len())).collect()
+    }
+
+    /// A process that is stopped in the middle of a put would have stopped all others for good.
+    #[tokio::test]
+    async fn a_lock_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        assert!(matches!(files.put("page/a", "x".into(), PutIf::Absent).await, Put::Stored(_)));
+        let held = File::open(&lock_files(folder.path())[0].0).unwrap();
+        held.lock().unwrap();
+        assert!(matches!(files.get("page/a", None).await, Err(Fault::Throttled { .. })));
+        let put = files.put("page/a", "y".into(), PutIf::Always).await;
+        assert!(matches!(put, Put::Failed(Fault::Throttled { .. })), "{put:?}");
+        let delete = files.delete("page/a", None).await;
+        assert!(matches!(delete, Delete::Failed(Fault::Throttled { .. })), "{delete:?}");
+        held.unlock().unwrap();
+        assert!(matches!(files.get("page/a", None).await, Ok(Get::Found { .. })));
+    }
+
+    /// What could not be made durable was seen by readers, who then said that it was committed.
+    #[tokio::test]
+    async fn nobody_sees_what_is_not_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = files(folder.path());
+        let bad = Files { sync: broken, ..good.clone() };
+        good.put("page/a", "old".into(), PutIf::Absent).await;
+        let put = bad.put("page/a", "new".into(), PutIf::Always).await;
+        assert!(matches!(put, Put::Unknown(_)), "{put:?}");
+        for _ in 0..2 {
+            let got = bad.get("page/a", None).await;
+            assert!(got.is_err(), "{got:?}");
+        }
+        // The next one who can makes it durable first.
+        let got = good.get("page/a", None).await.unwrap();
+        assert!(matches!(&got, Get::Found { bytes, .. } if bytes == "new"), "{got:?}");
+        good.put("page/a", "newer".into(), PutIf::Always).await;
+        let Delete::Unknown(_) = bad.delete("page/a", None).await else {
+            panic!("certain of what may be undone");
+        };
+        assert!(bad.get("page/a", None).await.is_err());
+        assert_eq!(good.get("page/a", None).await, Ok(Get::Absent));
+        good.put("page/b", "x".into(), PutIf::Absent).await;
+    }
+
+    /// The same when the process was killed between the two.
+    #[tokio::test]
+    async fn what_a_killed_process_began_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = files(folder.path());
+        good.put("page/a", "x".into(), PutIf::Absent).await;
+        let lock = good.lock("page/a", false, true).unwrap().unwrap();
+        good.begin(&lock, &good.objects().join("page")).unwrap();
+        drop(lock);
+        let bad = Files { sync: broken, ..good.clone() };
+        assert!(bad.get("page/a", None).await.is_err());
+        assert!(matches!(good.get("page/a", None).await, Ok(Get::Found { .. })));
+        assert!(matches!(good.put("page/a", "y".into(), PutIf::Always).await, Put::Stored(_)));
+        assert!(matches!(bad.get("page/a", None).await, Ok(Get::Found { .. })), "nothing to do");
+        assert!(lock_files(folder.path()).iter().all(|(_, len)| *len == 0));
+    }
+
+    #[tokio::test]
+    async fn directories_go_with_what_was_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        for name in ["log/c/1/a", "log/c/1/b", "log/d/1/a"] {
+            files.put(name, "x".into(), PutIf::Absent).await;
+        }
+        for name in ["log/c/1/a", "log/c/1/b"] {
+            assert_eq!(files.delete(name, None).await, Delete::Gone);
+        }
+        let log = files.objects().join("log");
+        assert!(!log.join("c").exists() && log.join("d").exists());
+        assert_eq!(files.delete("log/d/1/a", None).await, Delete::Gone);
+        assert!(!log.exists() && files.objects().exists());
+    }
+
+    /// A file that somebody put among the objects made every list fail.
+    #[tokio::test]
+    async fn foreign_files_are_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        files.put("page/a", "x".into(), PutIf::Absent).await;
+        for stray in ["stray", "page/stray", "page/.DS_Store"] {
+            fs::write(files.objects().join(stray), "noise").unwrap();
+        }
+        for prefix in ["", "page/", "page/s"] {
+            let names = files.list(prefix, None, 10).await.unwrap().names;
+            assert_eq!(names.len(), usize::from(prefix != "page/s"), "{prefix}");
+        }
+        // One that is as large as no object is not read.
+        let huge = File::create(files.path("page/huge")).unwrap();
+        huge.set_len(1 << 40).unwrap();
+        let got = files.get("page/huge", None).await.unwrap_err();
+        assert!(matches!(&got, Fault::Invalid { cause, .. } if cause.contains("bytes")), "{got}");
     }
 }

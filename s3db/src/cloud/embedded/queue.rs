@@ -3,7 +3,7 @@
 //! ```text
 //!   queue/NAME/settings      whether it is FIFO
 //!   queue/NAME/m/SEQUENCE    a message: until when it is hidden, and from whom
-//!   queue/NAME/d/HASH        FIFO: when a message of this deduplication id was sent
+//!   queue/NAME/d/HASH        FIFO: when a message of this deduplication id was sent; removed later
 //! ```
 //!
 //! Nothing expires here: a message stays until it is deleted. A batch is as many puts as it has
@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::{
+    client::is_number,
     cloud::{
         Chance, Clock, Delete, ETag, Fault, Get, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
@@ -47,6 +48,8 @@ pub struct ObjectQueue {
     chance: Arc<dyn Chance>,
     /// Of each queue that was used: whether it is FIFO, and a number that may be free.
     known: Mutex<HashMap<String, (bool, u64)>>,
+    /// Of each FIFO queue: when ids that are over were last removed.
+    tidied_ms: Mutex<HashMap<String, u64>>,
 }
 
 struct Stored {
@@ -84,6 +87,12 @@ impl Stored {
     }
 }
 
+/// The number in the name of a message.
+fn number(name: &str) -> Option<u64> {
+    let digits = name.rsplit('/').next().filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().filter(|&number| is_number(number))
+}
+
 fn prefix(queue: &str) -> String {
     format!("queue/{queue}/m/")
 }
@@ -95,7 +104,8 @@ impl ObjectQueue {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> ObjectQueue {
-        ObjectQueue { objects, clock, chance, known: Mutex::default() }
+        let (known, tidied_ms) = Default::default();
+        ObjectQueue { objects, clock, chance, known, tidied_ms }
     }
 
     fn now_ms(&self) -> u64 {
@@ -129,6 +139,8 @@ impl ObjectQueue {
             let is_end = !part.more || part.names.is_empty();
             names.extend(part.names);
             if is_end {
+                // What has no number that a message can have is none.
+                names.retain(|name| number(name).is_some());
                 return Ok(names);
             }
         }
@@ -179,8 +191,7 @@ impl ObjectQueue {
                 Put::Refused => match self.numbers(queue).await {
                     // After the last one, in the order of sending.
                     Ok(names) => {
-                        let last = names.last().and_then(|name| name.rsplit('/').next());
-                        let last = last.and_then(|last| u64::from_str_radix(last, 16).ok());
+                        let last = names.last().and_then(|name| self::number(name));
                         number = last.map_or(number, |last| last.max(number)) + 1;
                     }
                     Err(fault) => return Sent::Failed(fault),
@@ -197,8 +208,44 @@ impl ObjectQueue {
         if is_fifo && let Some(object) = deduplication(queue, message) {
             let now = Bytes::copy_from_slice(&self.now_ms().to_le_bytes());
             let _: Put = self.objects.put(&object, now, PutIf::Always).await;
+            self.tidy(queue).await;
         }
         Sent::Accepted
+    }
+
+    /// Removes deduplication ids that are over, now and then. Best effort: one that stays costs some
+    /// bytes.
+    async fn tidy(&self, queue: &str) {
+        let now_ms = self.now_ms();
+        {
+            let mut tidied = self.tidied_ms.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = tidied.entry(queue.to_owned()).or_insert(0);
+            if now_ms.saturating_sub(*last) < DEDUPLICATION_MS {
+                return;
+            }
+            *last = now_ms;
+        }
+        let prefix = format!("queue/{queue}/d/");
+        let mut after: Option<String> = None;
+        loop {
+            let Ok(part) = self.objects.list(&prefix, after.as_deref(), LIST_MAX).await else {
+                return;
+            };
+            for name in &part.names {
+                let Ok(Get::Found { bytes, etag, .. }) = self.objects.get(name, None).await else {
+                    continue;
+                };
+                let at_ms = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                if now_ms.saturating_sub(at_ms) >= DEDUPLICATION_MS {
+                    // Only this version: the id may be sent again at this moment.
+                    let _: Delete = self.objects.delete(name, Some(&etag)).await;
+                }
+            }
+            after = part.names.into_iter().next_back();
+            if !part.more || after.is_none() {
+                return;
+            }
+        }
     }
 
     /// Takes what can be taken now.
