@@ -15,7 +15,7 @@
 //! the flight ends with the block that it is at.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     ops::Range,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -24,6 +24,9 @@ use std::{
 use bytes::Bytes;
 use pager::SourceError;
 use tokio::sync::{Notify, oneshot};
+
+/// Blocks that are remembered: all that can be written while somebody looks at the disk.
+const WRITTEN_MAX: usize = 4096;
 
 /// What a waiter gets. A sender that is dropped without an answer says: look again.
 type Answer = Result<Bytes, SourceError>;
@@ -38,9 +41,29 @@ pub(super) struct Flights {
 #[derive(Default)]
 struct List {
     flights: Vec<Arc<Flight>>,
-    /// Goes up whenever a block leaves memory for the disk: who looked at the disk before must look
+    /// Goes up whenever a block leaves memory for the disk: who looked for it there before must look
     /// again.
     generation: u64,
+    /// The blocks that did so last.
+    written: VecDeque<u64>,
+}
+
+impl List {
+    fn note(&mut self, block: u64) {
+        self.generation += 1;
+        self.written.truncate(WRITTEN_MAX - 1);
+        self.written.push_front(block);
+    }
+
+    /// The first of `blocks` that may have been written since `generation`.
+    fn written_since(&self, generation: u64, blocks: &Range<u64>) -> Option<u64> {
+        let count = self.generation - generation;
+        if count > self.written.len() as u64 {
+            return Some(blocks.start);
+        }
+        let written = self.written.iter().take(count as usize).copied();
+        written.filter(|block| blocks.contains(block)).min()
+    }
 }
 
 /// Where a block is, if not on disk.
@@ -102,16 +125,22 @@ impl Flights {
         })
     }
 
-    /// Begins a flight for `blocks`, or for those before the first one that another flight brings.
-    /// `None` if something happened since `generation`, or it is coming: look again.
+    /// Begins a flight for `blocks`, or for those before the first one that another flight brings or
+    /// has brought. `None` if that is the first of them, or it was written since `generation`: look
+    /// again.
     pub(super) fn begin(&self, blocks: Range<u64>, generation: Option<u64>) -> Option<Arc<Flight>> {
         self.with(|list| {
-            if generation.is_some_and(|generation| list.generation != generation) {
-                return None;
-            }
             let mut blocks = blocks;
+            let written = generation.and_then(|seen| list.written_since(seen, &blocks));
+            blocks.end = written.unwrap_or(blocks.end);
             for flight in &list.flights {
-                let next = flight.with(|state| if state.over { u64::MAX } else { state.next });
+                let (next, here) = flight.with(|state| {
+                    let next = if state.over { u64::MAX } else { state.next };
+                    // In memory, and not on the disk where they were looked for.
+                    let here = state.unwritten.keys().filter(|block| blocks.contains(block));
+                    (next, here.min().copied())
+                });
+                blocks.end = here.unwrap_or(blocks.end);
                 let coming = next.max(flight.blocks.start)..flight.blocks.end;
                 if coming.contains(&blocks.start) {
                     return None;
@@ -119,6 +148,9 @@ impl Flights {
                 if coming.start > blocks.start && coming.start < coming.end {
                     blocks.end = blocks.end.min(coming.start);
                 }
+            }
+            if blocks.is_empty() {
+                return None;
             }
             let state = State { next: blocks.start, ..State::default() };
             let flight = Arc::new(Flight { blocks, state: Mutex::new(state), news: Notify::new() });
@@ -130,7 +162,7 @@ impl Flights {
     /// `block` is on disk, or will not get there.
     pub(super) fn written(&self, flight: &Arc<Flight>, block: u64) {
         self.with(|list| {
-            list.generation += 1;
+            list.note(block);
             let done = flight.with(|state| {
                 state.unwritten.remove(&block);
                 state.over && state.unwritten.is_empty()
@@ -164,7 +196,6 @@ impl Flights {
     /// and not waited for.
     pub(super) fn over(&self, flight: &Arc<Flight>) {
         let waiters = self.with(|list| {
-            list.generation += 1;
             let (waiters, done) = flight.with(|state| {
                 state.over = true;
                 (std::mem::take(&mut state.waiters), state.unwritten.is_empty())
@@ -258,7 +289,7 @@ mod tests {
         let seen = nowhere(&flights, 7);
         flights.written(&flight, 3);
         nowhere(&flights, 3);
-        assert!(flights.begin(7..8, Some(seen)).is_none(), "look again: a block went to the disk");
+        assert!(flights.begin(3..4, Some(seen)).is_none(), "look again: it went to the disk");
         flights.over(&flight);
         assert!(matches!(flights.find(2), Found::Here(_)), "what was not written stays");
         flights.written(&flight, 2);
@@ -276,6 +307,31 @@ mod tests {
         first.arrived(4, &bytes(4), false);
         let again = flights.begin(4..8, None).expect("4 came and was not kept");
         assert_eq!(again.blocks, 4..5);
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_fetched_again() {
+        let flights = Flights::default();
+        let seen = nowhere(&flights, 0);
+        let first = flights.begin(4..8, Some(seen)).expect("a flight");
+        for block in 4..8 {
+            first.arrived(block, &bytes(block), true);
+        }
+        // None of them is coming any more. The disk had none of them when it was looked at.
+        let range = |blocks| flights.begin(blocks, Some(seen)).map(|flight| flight.blocks.clone());
+        assert_eq!(range(2..10), Some(2..4), "four wait to be written");
+        assert_eq!(range(5..10), None);
+        for block in 4..8 {
+            flights.written(&first, block);
+        }
+        flights.over(&first);
+        assert_eq!(range(1..10), Some(1..2), "and the flight from 2 is under way");
+        assert_eq!(range(6..10), None, "they were written since");
+        assert_eq!(range(8..10), Some(8..10), "these were not");
+        for block in 0..2 * WRITTEN_MAX as u64 {
+            flights.written(&first, 1000 + block);
+        }
+        assert_eq!(range(20..30), None, "too much has happened: look again");
     }
 
     #[test]

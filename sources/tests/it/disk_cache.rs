@@ -395,6 +395,7 @@ async fn flipped_bytes_are_fetched_again() {
     let folder = folder();
     let source = DiskCache::new(Fixed::new(&bytes), open(folder.path()));
     read_all(&source).await;
+    source.cache().flush().await.expect("flushed");
     drop(source);
     let files = segments(folder.path());
     assert_eq!(files.len(), 5);
