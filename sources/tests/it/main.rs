@@ -2,6 +2,7 @@
 
 mod bad_servers;
 mod behind;
+mod concat;
 mod disk_cache;
 mod fake;
 mod faults;
