@@ -30,6 +30,7 @@ pub mod policy; // which unit to evict, which to prefetch
 mod fault; // the loop that answers the kernel
 mod region; // what a consumer holds
 mod sys; // mmap and userfaultfd: the only unsafe code
+pub mod preset; // settings for what a program cares about most
 mod pager; // settings, threads, how an object becomes a region
 mod signals; // threads that take no signals of the program
 mod error; // what can go wrong
@@ -44,6 +45,7 @@ pub use crate::{
     error::{Cause, ConfigError, Error, SourceError},
     frame::Frame,
     pager::{Builder, Pager, Plan, PrefetchFactory, RegionOptions, UNITS_MIN},
+    preset::Preset,
     region::{Guard, Hint, Mapped, Region},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::RegionStats,

@@ -22,6 +22,7 @@ use crate::{
     log::Log,
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
+    preset::{self, Extents, Preset},
     region::{Handle, Region},
     signals::SignalsBlocked,
     source::{BlockSource, ObjectStat},
@@ -44,10 +45,6 @@ const FRAMES_MIN: u64 = 4;
 /// From this unit on, a whole huge page, moving costs less than copying (`benches/warm_scan`).
 const MOVE_FROM: u64 = 2 << 20;
 
-/// One request of a long stream has between these many bytes.
-const EXTENT_BYTES_MAX: u64 = 16 << 20;
-const EXTENT_BYTES_MIN: u64 = 1 << 20;
-
 /// Makes the prefetch policy of each region.
 pub type PrefetchFactory = Arc<dyn Fn() -> Box<dyn PrefetchPolicy> + Send + Sync>;
 
@@ -55,6 +52,9 @@ pub type PrefetchFactory = Arc<dyn Fn() -> Box<dyn PrefetchPolicy> + Send + Sync
 pub struct Builder {
     budget: Budget,
     unit_bytes: u64,
+    /// Whether the unit may be a smaller one where the budget asks for it.
+    unit_fits: bool,
+    extents: Extents,
     deadline: Duration,
     demand_requests_max: usize,
     guess_requests_max: usize,
@@ -73,6 +73,8 @@ impl Default for Builder {
             // S3 takes some 30 ms to a first byte and then sends 64 KiB in less than one: smaller
             // units save no time, larger ones waste memory on random reads.
             unit_bytes: 64 << 10,
+            unit_fits: false,
+            extents: Extents::default(),
             deadline: Duration::from_secs(60),
             // A region may have three quarters: 128.
             demand_requests_max: 170,
@@ -103,6 +105,19 @@ impl Builder {
     /// 2 MiB. Default: 64 KiB.
     pub fn unit_bytes(mut self, bytes: u64) -> Builder {
         self.unit_bytes = bytes;
+        self.unit_fits = false;
+        self
+    }
+
+    /// Units, lengths of requests and their number for what the program cares about most: the table
+    /// stands in [`preset`](crate::preset). Default: none, which suits most.
+    pub fn preset(mut self, preset: Preset) -> Builder {
+        let settings = preset.settings();
+        self.unit_bytes = settings.unit;
+        self.unit_fits = true;
+        self.extents = settings.extents;
+        self.demand_requests_max = settings.demand_requests;
+        self.guess_requests_max = settings.guess_requests;
         self
     }
 
@@ -268,8 +283,13 @@ impl Builder {
                 allowed: "1 ms to 1 h",
             });
         }
+        let unit = match self.unit_fits {
+            true => preset::fitted(self.unit_bytes, &self.budget),
+            false => self.unit_bytes,
+        };
         Ok(Plan {
-            unit_shift: check_unit(self.unit_bytes, self.budget.limit())?,
+            unit_shift: check_unit(unit, self.budget.limit())?,
+            extents: self.extents,
             budget_bytes: self.budget.limit(),
             deadline: self.deadline,
             lanes: Lanes {
@@ -296,6 +316,7 @@ fn check_unit(unit: u64, budget: u64) -> Result<u32, ConfigError> {
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     unit_shift: u32,
+    extents: Extents,
     budget_bytes: u64,
     deadline: Duration,
     lanes: Lanes,
@@ -524,7 +545,7 @@ impl Pager {
             Error::system("the pager's pool takes no more regions", cause)
         })?;
         ledger.settle(tenancy);
-        let extent_max = stat.part_bytes.clamp(EXTENT_BYTES_MIN, EXTENT_BYTES_MAX).max(unit) / unit;
+        let extents = inner.plan.extents;
         frames.enter();
         let object = Arc::new(Object {
             id,
@@ -533,13 +554,13 @@ impl Pager {
             version: stat.version,
             ledger: ledger.clone(),
             frames,
-            extent_max,
+            extent_max: extents.units_max(stat.part_bytes, unit),
             align: if stat.alignment.is_multiple_of(unit) {
                 (stat.alignment / unit).max(1)
             } else {
                 1
             },
-            extent_min: (EXTENT_BYTES_MIN / unit).max(1),
+            extent_min: extents.units_min(unit),
             deadline: inner.plan.deadline,
             hints: Mutex::default(),
             prefetch: Mutex::new(prefetch()),

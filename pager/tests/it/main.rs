@@ -9,5 +9,6 @@ mod kernel;
 mod memory;
 mod requests;
 mod seeing;
+mod presets;
 mod model;
 mod regress;

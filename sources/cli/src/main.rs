@@ -3,7 +3,7 @@
 //! ```text
 //!   extmem doctor          kernel, limits, and what to do about what is missing
 //!   extmem stat URL        length and version of an object
-//!   extmem cat URL         its bytes, or a range of them
+//!   extmem cat URL...      its bytes, or a range of them; several objects as one
 //!   extmem warm URL        fetches it, or parts of it, into the disk cache
 //!   extmem serve           one cache for every program on this machine
 //!   extmem cache           lists, removes and checks what lies there
@@ -12,6 +12,7 @@
 
 mod cache;
 mod cat;
+mod cost;
 mod doctor;
 mod range;
 mod serve;

@@ -41,6 +41,44 @@ fn cat_writes_an_object_and_its_ranges() {
 }
 
 #[test]
+fn cat_writes_several_objects_as_one() {
+    let (file, bytes) = sample();
+    let mut short = tempfile::NamedTempFile::new().unwrap();
+    short.write_all(b"short").unwrap();
+    let (path, short) = (file.path().to_str().unwrap(), short.path().to_str().unwrap());
+    let all = [&bytes[..], b"short", &bytes].concat();
+    let cases = [
+        (vec!["cat", path, short, path], 0..all.len()),
+        (vec!["cat", "--range", "2999990..3000010", path, short, path], 2_999_990..3_000_010),
+        (vec!["cat", "--range", "-1", path, short, path], all.len() - 1..all.len()),
+        (vec!["cat", "--preset", "frugal", "--budget", "16", path, short, path], 0..all.len()),
+    ];
+    for (args, range) in cases {
+        let output = extmem().args(&args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == all[range], "{args:?}");
+    }
+    let output = extmem().args(["cat", path, "/no/such/file"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/file"));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn cat_says_what_it_cost() {
+    let (file, bytes) = sample();
+    let output = extmem().args(["cat", "--stats=json"]).arg(file.path()).output().unwrap();
+    assert!(output.stdout == bytes);
+    let json: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((&json["bytes"], &json["heads"]), (&bytes.len().into(), &1.into()), "{json}");
+    assert!(json["gets"].as_u64().unwrap() >= 1, "{json}");
+    assert!(json["cost_usd"].is_null(), "nobody charges for a file: {json}");
+    let output = extmem().args(["cat", "--stats"]).arg(file.path()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("bytes     3000000 (2.9 MiB)") && !text.contains("cost"), "{text}");
+}
+
+#[test]
 fn stat_says_length_and_version() {
     let (file, bytes) = sample();
     let output = extmem().args(["stat", "--json"]).arg(file.path()).output().unwrap();
@@ -97,7 +135,7 @@ fn doctor_knows_limits_and_what_does_not_work_at_all() {
 fn wrong_use_is_said_and_never_panics() {
     let (file, _) = sample();
     let path = file.path().to_str().unwrap();
-    let cases: [(&[&str], i32, &str); 10] = [
+    let cases: [(&[&str], i32, &str); 12] = [
         (&[], 2, "Usage"),
         (&["cat", "/no/such/file"], 1, "/no/such/file"),
         (&["stat", "ftp://host/file"], 1, "ftp"),
@@ -108,6 +146,8 @@ fn wrong_use_is_said_and_never_panics() {
         (&["cat", "/proc/self/status"], 1, "tells no length"),
         (&["cat", "no\u{1b}[2Jfile"], 1, "no [2Jfile"),
         (&["cat", "--budget", "1", path], 2, "16"),
+        (&["cat", "--preset", "cheap", path], 2, "latency, throughput or frugal"),
+        (&["cat"], 2, "URL"),
     ];
     for (args, code, says) in cases {
         let output = extmem().args(args).output().unwrap();

@@ -223,3 +223,22 @@ fn lengths_beyond_all_measure_are_refused() {
         }
     }
 }
+
+#[test]
+fn what_s3_charges_is_said_in_dollars() {
+    let (endpoint, heads) = serve(object);
+    let of = |key: &str| format!("s3://b/{key}?endpoint={endpoint}&region=r&anonymous");
+    let output = alone().args(["cat", "--stats", &of("one")]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(output.stdout == OBJECT);
+    let said = text(&output);
+    assert!(said.contains("requests  1 GET, 1 HEAD"), "{said}");
+    assert!(said.contains("cost      $0.0000008 at S3's list price"), "{said}");
+    heads.lock().unwrap().clear();
+    let output = alone().args(["cat", "--stats=json", &of("one"), &of("two")]).output().unwrap();
+    assert!(output.stdout == [OBJECT, OBJECT].concat(), "{}", text(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((json["gets"].as_u64(), json["heads"].as_u64()), (Some(2), Some(2)), "{json}");
+    assert!((json["cost_usd"].as_f64().unwrap() - 4.0 * 0.0004 / 1000.0).abs() < 1e-12, "{json}");
+    assert_eq!(heads.lock().unwrap().len(), 4);
+}

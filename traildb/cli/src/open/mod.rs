@@ -11,7 +11,7 @@ mod store; // a mapped file, or fetched as needed
 
 use std::{io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant};
 
-use pager::{Pager, Region, RegionStats, SourceError};
+use pager::{Builder, Pager, Preset, Region, RegionStats, SourceError};
 use sources::{Traffic, traffic::TrafficCount};
 use traildb::{Reader, Storage};
 
@@ -25,9 +25,14 @@ pub(crate) struct Reading {
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes::parse)]
     budget: u64,
 
-    /// For URLs: what is fetched and dropped as one, a power of two from 4KiB to 2MiB.
-    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = bytes::parse)]
-    unit: u64,
+    /// For URLs: what is fetched and dropped as one, a power of two from 4KiB to 2MiB. Default: what
+    /// the preset says, else 64KiB.
+    #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
+    unit: Option<u64>,
+
+    /// For URLs: what to care about most, `latency`, `throughput` or `frugal` (the fewest requests).
+    #[arg(long)]
+    preset: Option<Preset>,
 
     /// For URLs: reads through page faults instead of pinned loads. A source that fails then ends
     /// the process with SIGBUS.
@@ -106,7 +111,7 @@ impl<'r> Opener<'r> {
 
     /// What this command knows of an open database.
     pub(crate) fn database<'d>(&self, name: &'d str, reader: &'d Reader<Store>) -> Database<'d> {
-        let unit = self.reading.unit.max(1);
+        let unit = self.builder().plan().map_or(64 << 10, |plan| plan.unit_bytes());
         let plan_units = (self.reading.budget / 8 / unit).clamp(4, 1 << 16);
         Database { name, reader, plan_units, unit }
     }
@@ -128,13 +133,24 @@ impl<'r> Opener<'r> {
         open_region(&self.pager()?, &self.sources, self.reading.map, url)
     }
 
+    fn builder(&self) -> Builder {
+        let Reading { budget, unit, preset, .. } = *self.reading;
+        let mut builder = Pager::builder().budget_bytes(budget);
+        if let Some(preset) = preset {
+            builder = builder.preset(preset);
+        }
+        match unit {
+            Some(unit) => builder.unit_bytes(unit),
+            None => builder,
+        }
+    }
+
     /// The pager that all regions share.
     fn pager(&self) -> Result<Pager, pager::Error> {
         if let Some(pager) = self.pager.get() {
             return Ok(pager.clone());
         }
-        let Reading { budget, unit, .. } = *self.reading;
-        let pager = Pager::builder().budget_bytes(budget).unit_bytes(unit).build()?;
+        let pager = self.builder().build()?;
         Ok(self.pager.get_or_init(|| pager).clone())
     }
 
