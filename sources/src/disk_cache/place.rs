@@ -79,6 +79,11 @@ impl<S: BlockSource> DiskCache<S> {
         self.cache.inner.core.directory.shape.segment_bytes
     }
 
+    /// What is kept as one, in bytes: as the directory was made with.
+    pub fn block_bytes(&self) -> u64 {
+        self.cache.inner.core.directory.shape.block_bytes
+    }
+
     /// Brings `range` onto the disk and says where it is. What is missing is fetched by extents of
     /// `extent_bytes` (a power of two), aligned. `None` where it cannot be had there: the range
     /// crosses a segment, the cache is encrypted or has no room, the version is weak and the cache

@@ -46,6 +46,8 @@ pub struct ObjectMap {
     pub version: Option<String>,
     /// The object's length in bytes.
     pub len: u64,
+    /// Its blocks have so many bytes; block b of n lies in part b * parts / n.
+    pub block_bytes: u64,
     /// Bytes of it on disk.
     pub cached_bytes: u64,
     /// The parts.
@@ -167,6 +169,7 @@ impl Cache {
                     name: None,
                     version: None,
                     len: layout.object_len,
+                    block_bytes: layout.block_bytes,
                     cached_bytes: 0,
                     cells: vec![Cell::default(); cells],
                 };

@@ -35,6 +35,7 @@ use super::{
     handles::Pinned,
     objects::Object,
     seats::{Room, Seat},
+    seen::Client,
 };
 
 /// From the first byte of a frame to its last, and for taking some bytes of an answer.
@@ -84,6 +85,7 @@ impl Outgoing {
 /// What the tasks of a connection share.
 struct Connection {
     server: Arc<Server>,
+    client: Arc<Client>,
     handles: Mutex<Handles>,
     files: bool,
     seat: Seat,
@@ -104,6 +106,7 @@ pub(super) enum Gate {
 /// Serves a connection until its client leaves, or the server stops.
 pub(super) async fn serve(
     server: &Arc<Server>,
+    client: &Arc<Client>,
     socket: Socket,
     seat: Seat,
     gate: &Gate,
@@ -117,6 +120,7 @@ pub(super) async fn serve(
     let writer = tokio::spawn(write(socket.clone(), outgoing));
     let connection = Arc::new(Connection {
         server: server.clone(),
+        client: client.clone(),
         handles: Mutex::default(),
         files,
         seat,
@@ -242,6 +246,7 @@ impl Connection {
 
     async fn work(&self, id: u64, request: Request) {
         self.server.counts.requests.fetch_add(1, Relaxed);
+        let _seen = self.server.seen.turn(&self.client);
         let answered = match request {
             Request::Open { url, pinned } => {
                 let _turn = self.server.requests.acquire().await;
@@ -275,6 +280,7 @@ impl Connection {
         };
         let outgoing = answered.unwrap_or_else(|error| {
             self.server.counts.failures.fetch_add(1, Relaxed);
+            self.server.seen.failed(&self.client, &error);
             Outgoing::answer(&Answer::failed(&error), id)
         });
         let _ = self.sending.send(outgoing).await;
@@ -322,10 +328,11 @@ impl Connection {
         range: Range<u64>,
         file: bool,
     ) -> Result<Outgoing, SourceError> {
+        let Opened { object, pinned } = opened;
+        self.server.seen.asked(object, &pinned.version, pinned.len, &range);
         if file && let Some(outgoing) = self.file(id, opened, &range).await? {
             return Ok(outgoing);
         }
-        let Opened { object, pinned } = opened;
         let length = range.end - range.start;
         // Room first: who does not read its answers holds up nobody else.
         let unread = self.unread.clone().acquire_many_owned(length.div_ceil(UNIT) as u32);

@@ -11,12 +11,17 @@
 //! A request of V000 names an address; the answer names a file of the cache, which the client maps
 //! itself. A request of our own protocol is answered with such a file's descriptor, or with bytes.
 //! Files never change and leave by `unlink`, so what is open or mapped stays good.
+//!
+//! `seen` notes what all of them do, and `page` shows it.
 
 mod ahead; // who reads on and on
 mod blocks; // the second protocol: requests side by side
 mod handles; // which version an old client may see
+mod metrics; // what Prometheus is told
 mod objects; // addresses to sources
+mod page; // what people see
 mod seats; // places for connections, room for answers
+mod seen; // who is there, what failed, what is hot
 mod spans; // ranges across files
 mod unix; // a socket of this machine, and who is on its other end
 mod v000; // the first protocol
@@ -45,7 +50,9 @@ use self::{
     blocks::Gate,
     handles::Handles,
     objects::Objects,
+    page::Page,
     seats::{Peer, Seats},
+    seen::Seen,
     spans::Spans,
 };
 use crate::Failure;
@@ -61,7 +68,7 @@ use crate::Failure;
     Examples:\n  \
     extmem serve --dir /var/cache/extmem\n  \
     extmem serve --dir /var/cache/extmem --max-bytes 200GiB --block-bytes 4MiB\n  \
-    extmem serve --dir /var/cache/extmem --unix /run/extmem.sock\n  \
+    extmem serve --dir /var/cache/extmem --unix /run/extmem.sock --http 127.0.0.1:9010\n  \
     EXTMEM_SERVER=unix:///run/extmem.sock tdb dump -i s3://bucket/events.tdb\n  \
     extmem serve --dir ./cache --allow s3://logs/2026/ --allow https://host/pub/"
 )]
@@ -81,6 +88,16 @@ pub(crate) struct Args {
     /// File with the token; this user alone should be able to read it
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Address of a page for people that shows what the server does, and of /metrics, /healthz and
+    /// /readyz
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Let --http be an address that other machines reach; the page has no password
+    #[arg(long, requires = "http")]
+    http_anyone: bool,
+    /// Name by which browsers may call the page, besides localhost and IP addresses
+    #[arg(long, value_name = "NAME", requires = "http")]
+    http_host: Vec<String>,
     /// Directory of the cache; it may be one that programs use by themselves, too
     #[arg(long, env = "EXTMEM_CACHE", value_name = "DIR")]
     dir: PathBuf,
@@ -109,6 +126,8 @@ pub(crate) struct Args {
 
 /// How long requests under way may take after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long answers to the page may take after that.
+const PAGE_DRAIN: Duration = Duration::from_secs(1);
 /// Of the bytes allowed, so many are for spans.
 const SPAN_SHARE: u64 = 16;
 const SPAN_BYTES_MIN: u64 = 16 << 20;
@@ -127,6 +146,9 @@ pub(crate) struct Server {
     ahead: Arc<Semaphore>,
     seats: Arc<Seats>,
     counts: Counts,
+    seen: Seen,
+    /// The most that the directory may take.
+    bytes_max: u64,
 }
 
 /// What happened so far.
@@ -188,6 +210,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
         seats: Seats::new(args.connections_max, args.connections_per_client),
         counts: Counts::default(),
+        seen: Seen::default(),
+        bytes_max: args.max_bytes,
     };
     server.spans.check_path_len().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -250,13 +274,27 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let mut signals = signals().map_err(|error| Failure::Told(format!("signals: {error}")))?;
     let blocks = Blocks::bind(args).await?;
     warn_of_strangers(args);
+    let page = match args.http {
+        Some(http) => {
+            let page = Page::bind(http, args.http_anyone, &args.http_host).await;
+            Some(page.map_err(|error| Failure::Told(format!("--http {http}: {error}")))?)
+        }
+        None => None,
+    };
     // Whoever waits for the last of these lines may connect.
     let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
     let mut lines = format!("extmem: serving V000 on {address}\n");
     lines.push_str(&blocks.lines()?);
+    if let Some(page) = &page {
+        lines.push_str(&format!("extmem: serving a page on http://{}/\n", page.address()));
+    }
     lines.push_str("extmem: ready\n");
     let mut out = io::stdout();
     out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
+
+    // It says until the end how that goes.
+    let (close, closing) = watch::channel(false);
+    let page = page.map(|page| tokio::spawn(page.serve(server.clone(), stopping.clone(), closing)));
 
     let mut connections = JoinSet::new();
     loop {
@@ -305,6 +343,13 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     }
     if let Err(error) = server.objects.cache().flush().await {
         tracing::warn!(%error, "stopped with blocks unwritten");
+    }
+    let _ = close.send(true);
+    if let Some(page) = page {
+        let abort = page.abort_handle();
+        if tokio::time::timeout(PAGE_DRAIN, page).await.is_err() {
+            abort.abort();
+        }
     }
     let count = server.objects.cache().count();
     let line = format!(
@@ -426,8 +471,9 @@ impl Server {
         self.counts.connections.fetch_add(1, Relaxed);
         let (server, stopping) = (self.clone(), stopping.clone());
         connections.spawn(async move {
-            v000::serve(&server, stream, stopping).await;
-            drop(seat);
+            let listed = server.list("V000", peer.to_string());
+            v000::serve(&server, &listed.client, stream, stopping).await;
+            drop((seat, listed));
         });
     }
 
@@ -446,7 +492,9 @@ impl Server {
         self.counts.connections.fetch_add(1, Relaxed);
         let (server, stopping) = (self.clone(), stopping.clone());
         connections.spawn(async move {
-            blocks::serve(&server, socket, seat, &gate, stopping).await;
+            let listed = server.list("blocks", seen::who(&socket));
+            blocks::serve(&server, &listed.client, socket, seat, &gate, stopping).await;
+            drop(listed);
         });
     }
 }

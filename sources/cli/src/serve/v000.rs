@@ -28,6 +28,7 @@ use super::{
     ahead::Streams,
     handles::{Known, Pinned},
     objects::Object,
+    seen::Client,
     spans::NoSpan,
 };
 
@@ -60,6 +61,7 @@ enum End {
 /// Serves a connection until its client leaves, or the server stops.
 pub(super) async fn serve(
     server: &Arc<Server>,
+    client: &Client,
     mut stream: TcpStream,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -86,7 +88,7 @@ pub(super) async fn serve(
                 break;
             }
         };
-        let answer = answer(server, &mut handles, head, url.as_deref()).await;
+        let answer = answer(server, client, &mut handles, head, url.as_deref()).await;
         if send(&mut stream, &answer).await.is_err() {
             break;
         }
@@ -145,11 +147,13 @@ async fn send(stream: &mut TcpStream, answer: &Answer) -> Result<(), ()> {
 
 async fn answer(
     server: &Arc<Server>,
+    client: &Client,
     handles: &mut HashMap<String, Handle>,
     head: Head,
     url: Option<&str>,
 ) -> Answer {
     server.counts.requests.fetch_add(1, Relaxed);
+    let _seen = server.seen.turn(client);
     let _turn = server.requests.acquire().await;
     let Some(url) = url else { return Answer::Failed };
     let answered = match head.want {
@@ -159,6 +163,7 @@ async fn answer(
     };
     let answer = answered.unwrap_or_else(|error| {
         tracing::debug!(%error, "a request failed");
+        server.seen.failed(client, &error);
         match error {
             SourceError::NotFound { .. } => Answer::Missing,
             SourceError::Permanent { .. } => Answer::Unsupported,
@@ -245,6 +250,7 @@ async fn read(
     }
     let end = head.offset.saturating_add(head.size.max(1)).min(pinned.len);
     let range = head.offset..end;
+    server.seen.asked(object, &pinned.version, pinned.len, &range);
     let segment = object.segment_bytes();
     let mut placed = None;
     if range.start / segment == (range.end - 1) / segment {

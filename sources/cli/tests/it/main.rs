@@ -3,6 +3,7 @@
 mod blocks;
 mod cache;
 mod origin;
+mod page;
 mod remote;
 mod serve;
 mod v000;

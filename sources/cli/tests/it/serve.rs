@@ -27,6 +27,8 @@ pub(crate) struct Server {
     address: String,
     /// Where it serves our own protocol by TCP.
     pub(crate) tcp: Option<String>,
+    /// Where it serves the page.
+    pub(crate) http: Option<String>,
 }
 
 impl Server {
@@ -48,7 +50,9 @@ impl Server {
             found.next().map(str::to_owned)
         };
         let address = after("extmem: serving V000 on ").expect("an address");
-        Server { address, tcp: after("extmem: serving blocks on tcp://"), child }
+        let http = after("extmem: serving a page on http://");
+        let http = http.map(|url| url.trim_end_matches('/').to_owned());
+        Server { address, tcp: after("extmem: serving blocks on tcp://"), http, child }
     }
 
     /// For an origin alone, with 32 MiB.

@@ -1,0 +1,473 @@
+//! `--http ADDR`: what the server does, for people (`/`), for Prometheus (`/metrics`) and for whoever
+//! restarts it (`/healthz`, `/readyz`).
+//!
+//! ```text
+//!   browser --GET /--------------> page/index.html, .css, .js    compiled in; nothing from elsewhere
+//!           --GET /api/state-----> everything the page shows, as JSON, once a second
+//! ```
+//!
+//! Nothing can be changed here, and there is no password, so it listens on loopback addresses. A web
+//! page from elsewhere that has its own name point here (DNS rebinding) is refused by the `Host` that
+//! its browser sends. Addresses of objects are shown without what may be a secret (`seen::shown`).
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::{Value, json};
+use sources::{disk_cache::ObjectMap, price};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
+    time::Sleep,
+};
+
+use super::{Server, metrics, seen};
+
+/// Connections at once; further ones wait.
+const CONNECTIONS_MAX: usize = 64;
+/// For a request to come in whole, and for some bytes of an answer to be taken.
+const STALL: Duration = Duration::from_secs(30);
+/// Objects in the picture: those with most bytes in the cache.
+const OBJECTS_MAX: usize = 24;
+/// Connections that are listed.
+const CLIENTS_MAX: usize = 50;
+/// A picture is as old as this, or as ten times what it took to make.
+const PICTURE_AGE: Duration = Duration::from_millis(500);
+
+/// What a page may do: run the script beside it and ask its server.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+const INDEX: &str = include_str!("page/index.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+const ICON: &str = include_str!("page/icon.svg");
+
+/// The page's listener.
+pub(super) struct Page {
+    listener: TcpListener,
+    address: SocketAddr,
+    hosts: Vec<String>,
+}
+
+/// What the handlers share.
+struct Shared {
+    server: Arc<Server>,
+    hosts: Vec<String>,
+    picture: Mutex<Option<Picture>>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// What lies on the disk.
+#[derive(Clone)]
+pub(super) struct Picture {
+    made: Instant,
+    took: Duration,
+    pub(super) used_bytes: u64,
+    maps: Arc<Vec<ObjectMap>>,
+}
+
+impl Page {
+    /// # Errors
+    /// When the address cannot be had, or others than this machine's would reach it and `anyone` does
+    /// not say that they may.
+    pub(super) async fn bind(
+        address: SocketAddr,
+        anyone: bool,
+        hosts: &[String],
+    ) -> io::Result<Page> {
+        if !address.ip().is_loopback() && !anyone {
+            let text = "others than this machine would reach the page, which has no password; \
+                        use a loopback address, or say --http-anyone";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Page { listener, address, hosts: hosts.to_vec() })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `closing`. `stopping` says that the server has begun to stop.
+    pub(super) async fn serve(
+        self,
+        server: Arc<Server>,
+        stopping: watch::Receiver<bool>,
+        mut closing: watch::Receiver<bool>,
+    ) {
+        let shared = Shared { server, hosts: self.hosts, picture: Mutex::default(), stopping };
+        let shared = Arc::new(shared);
+        let app = Router::new()
+            .route("/", get(|| text("text/html; charset=utf-8", INDEX)))
+            .route("/page.css", get(|| text("text/css; charset=utf-8", STYLE)))
+            .route("/page.js", get(|| text("text/javascript; charset=utf-8", SCRIPT)))
+            .route("/icon.svg", get(|| text("image/svg+xml", ICON)))
+            .route("/api/state", get(state))
+            .route("/metrics", get(prometheus))
+            .route("/healthz", get(|| text("text/plain; charset=utf-8", "alive\n")))
+            .route("/readyz", get(ready))
+            .layer(middleware::from_fn_with_state(shared.clone(), guard))
+            .with_state(shared);
+        let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let listener = Seated { listener: self.listener, address: self.address, seats };
+        let closed = async move {
+            let _ = closing.wait_for(|closing| *closing).await;
+        };
+        // It ends when it is told to, and not before.
+        let _ = axum::serve(listener, app).with_graceful_shutdown(closed).await;
+    }
+}
+
+/// Refuses what a browser sends for a page from elsewhere, and puts headers on every answer.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut response = match is_for_us(request.headers(), &shared.hosts) {
+        true => next.run(request).await,
+        false => {
+            let text = "this server is not called so; if it is, start it with --http-host NAME\n";
+            (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+        }
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, axum::http::HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether a request was meant for this server. Somebody else's name can be made to point here; an
+/// IP address cannot, nor can `localhost`.
+fn is_for_us(headers: &HeaderMap, hosts: &[String]) -> bool {
+    let mut all = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (all.next(), all.next()) else { return false };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    let is = |ours: &str| name.eq_ignore_ascii_case(ours);
+    name.parse::<IpAddr>().is_ok() || is("localhost") || hosts.iter().any(|ours| is(ours))
+}
+
+async fn text(kind: &'static str, body: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    match *shared.stopping.borrow() {
+        false => (StatusCode::OK, "ready\n").into_response(),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.picture().await {
+        Ok(picture) => {
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            let stopping = *shared.stopping.borrow();
+            let body = metrics::text(&shared.server, &picture, stopping);
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn state(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.picture().await {
+        Ok(picture) => {
+            let kind = [(header::CONTENT_TYPE, "application/json")];
+            (kind, shared.state(&picture).to_string()).into_response()
+        }
+        Err(error) => unreadable(&error),
+    }
+}
+
+fn unreadable(error: &io::Error) -> Response {
+    let text = format!("the directory of the cache cannot be read: {error}\n");
+    (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+}
+
+impl Shared {
+    /// What lies on the disk, looked at once for all who ask at about the same time.
+    async fn picture(&self) -> io::Result<Picture> {
+        let mut picture = self.picture.lock().await;
+        if let Some(picture) = &*picture
+            && picture.made.elapsed() < PICTURE_AGE.max(picture.took * 10)
+        {
+            return Ok(picture.clone());
+        }
+        let cache = self.server.objects.cache().clone();
+        let look = move || {
+            let made = Instant::now();
+            let maps = Arc::new(cache.maps(OBJECTS_MAX, seen::CELLS_MAX)?);
+            Ok(Picture { made, used_bytes: cache.used_bytes()?, maps, took: made.elapsed() })
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        let made = looked.unwrap_or_else(|_| Err(io::Error::other("the server stops")))?;
+        Ok(picture.insert(made).clone())
+    }
+
+    fn state(&self, picture: &Picture) -> Value {
+        let (server, seen) = (&self.server, &self.server.seen);
+        let (count, traffic) = (server.objects.cache().count(), server.objects.traffic().count());
+        let saved = Saved::of(server);
+        let counted = |counter: &std::sync::atomic::AtomicU64| {
+            counter.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        let (clients, by_protocol) = seen.clients(CLIENTS_MAX);
+        let now = Instant::now();
+        let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
+        let text = |text: &Option<String>| text.as_deref().map(seen::shown);
+        let object = |map: &ObjectMap| {
+            json!({
+                "id": map.id, "name": text(&map.name), "version": text(&map.version),
+                "bytes": map.len, "cached_bytes": map.cached_bytes, "block_bytes": map.block_bytes,
+                // Percent, one for each part.
+                "resident": map.cells.iter().map(|cell| cell.resident).collect::<Vec<_>>(),
+                // A digit, 0 to 3, for each part.
+                "heat": seen.heat(map).iter().map(u8::to_string).collect::<String>(),
+                "again": map.cells.iter().filter(|cell| cell.heat > 0).count(),
+            })
+        };
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": seen.uptime().as_secs(),
+            "stopping": *self.stopping.borrow(),
+            "cache": {
+                "used_bytes": picture.used_bytes, "bytes_max": server.bytes_max,
+                "hit_blocks": count.hit_blocks, "hit_bytes": count.hit_bytes,
+                "missed_blocks": count.missed_blocks, "joined_blocks": count.joined_blocks,
+                "stored_bytes": count.stored_bytes, "evicted_bytes": count.evicted_bytes,
+                "skipped_blocks": count.skipped_blocks, "damaged_blocks": count.damaged_blocks,
+            },
+            "source": {
+                "gets": traffic.gets, "stats": traffic.stats, "bytes": traffic.bytes,
+                "errors": traffic.errors, "throttles": traffic.throttles,
+            },
+            "saved": {
+                "requests": saved.requests, "bytes": saved.bytes,
+                "usd_internet": saved.usd_internet, "usd_region": saved.usd_region,
+            },
+            "requests": {
+                "total": counted(&server.counts.requests), "failed": counted(&server.counts.failures),
+                "under_way": seen.under_way(),
+            },
+            "connections": {
+                "total": counted(&server.counts.connections),
+                "refused": counted(&server.counts.refused),
+                "open": by_protocol.values().sum::<usize>(),
+            },
+            "clients": clients.iter().map(|client| json!({
+                "who": client.who, "protocol": client.protocol, "since_s": ago(client.since),
+                "requests": counted(&client.requests),
+            })).collect::<Vec<_>>(),
+            "failures": seen.failures().iter().map(|failed| json!({
+                "ago_s": ago(failed.at), "who": failed.who, "what": failed.what,
+                "times": failed.times,
+            })).collect::<Vec<_>>(),
+            "objects": picture.maps.iter().map(object).collect::<Vec<_>>(),
+            "objects_max": OBJECTS_MAX,
+        })
+    }
+}
+
+/// What the cache has saved its clients.
+pub(super) struct Saved {
+    /// GETs, each as large as those that were made.
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
+    /// What that costs at S3's list prices, in US dollars: read from the internet, and from within
+    /// the region.
+    pub(super) usd_internet: f64,
+    pub(super) usd_region: f64,
+}
+
+impl Saved {
+    pub(super) fn of(server: &Server) -> Saved {
+        let traffic = server.objects.traffic().count();
+        let bytes = server.objects.cache().count().hit_bytes;
+        let each = traffic.bytes.checked_div(traffic.gets).unwrap_or(0).max(server.extent_bytes);
+        let requests = bytes.div_ceil(each);
+        Saved {
+            requests,
+            bytes,
+            usd_internet: price::S3_STANDARD_INTERNET.cost_usd(requests, bytes),
+            usd_region: price::S3_STANDARD.cost_usd(requests, bytes),
+        }
+    }
+}
+
+/// A listener with so many seats.
+struct Seated {
+    listener: TcpListener,
+    address: SocketAddr,
+    seats: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Seated {
+    type Io = Timed;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Timed, SocketAddr) {
+        loop {
+            let Ok(seat) = self.seats.clone().acquire_owned().await else {
+                unreachable!("nobody closes it")
+            };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    return (Timed::new(stream, seat), peer);
+                }
+                // Out of descriptors, or a client that left at once.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the page could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+/// A connection that ends when its client takes nothing for [`STALL`], be it that it sends no whole
+/// request or that it reads no answer.
+struct Timed {
+    stream: TcpStream,
+    end: Pin<Box<Sleep>>,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl Timed {
+    fn new(stream: TcpStream, seat: OwnedSemaphorePermit) -> Timed {
+        Timed { stream, end: Box::pin(tokio::time::sleep(STALL)), _seat: seat }
+    }
+
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.end.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.end.as_mut().reset(tokio::time::Instant::now() + STALL);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_nobody_else_can_have() {
+        let ours = ["cache.example".to_owned()];
+        let cases = [
+            (&["localhost:9010"][..], true),
+            (&["LOCALHOST"], true),
+            (&["127.0.0.1:9010"], true),
+            (&["[::1]:9010"], true),
+            (&["192.0.2.7"], true),
+            (&["cache.example:80"], true),
+            (&["evil.example"], false),
+            (&["localhost.evil.example:9010"], false),
+            (&["127.0.0.1.evil.example"], false),
+            (&["evil.cache.example"], false),
+            (&["[::1.evil.example]"], false),
+            (&["[::1"], false),
+            (&[""], false),
+            (&[], false),
+            (&["localhost", "evil.example"], false),
+        ];
+        for (hosts, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, host.parse().expect("a header"));
+            }
+            assert_eq!(is_for_us(&headers, &ours), expected, "{hosts:?}");
+        }
+    }
+
+    /// Who trickles a request has its time all the same, and who reads an answer gets more.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, stream) = (client.expect("a client"), accepted.expect("accepted").0);
+        let seats = Arc::new(Semaphore::new(1));
+        let mut timed = Timed::new(stream, seats.clone().try_acquire_owned().expect("a seat"));
+        let mut byte = [0];
+        for _ in 0..2 {
+            tokio::time::advance(STALL * 9 / 10).await;
+            timed.write_all(b"x").await.expect("it has read");
+        }
+        for _ in 0..9 {
+            client.write_all(b"G").await.expect("send");
+            timed.read_exact(&mut byte).await.expect("in time");
+            tokio::time::advance(STALL / 9).await;
+        }
+        client.write_all(b"G").await.expect("send");
+        let late = timed.read_exact(&mut byte).await.expect_err("too late");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        drop(timed);
+        assert_eq!(seats.available_permits(), 1);
+    }
+}
