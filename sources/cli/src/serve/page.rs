@@ -358,14 +358,14 @@ impl axum::serve::Listener for Seated {
 
 /// A connection that ends when its client takes nothing for [`STALL`], be it that it sends no whole
 /// request or that it reads no answer.
-struct Timed {
-    stream: TcpStream,
+struct Timed<S = TcpStream> {
+    stream: S,
     end: Pin<Box<Sleep>>,
     _seat: OwnedSemaphorePermit,
 }
 
-impl Timed {
-    fn new(stream: TcpStream, seat: OwnedSemaphorePermit) -> Timed {
+impl<S> Timed<S> {
+    fn new(stream: S, seat: OwnedSemaphorePermit) -> Timed<S> {
         Timed { stream, end: Box::pin(tokio::time::sleep(STALL)), _seat: seat }
     }
 
@@ -377,7 +377,7 @@ impl Timed {
     }
 }
 
-impl AsyncRead for Timed {
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -388,7 +388,7 @@ impl AsyncRead for Timed {
     }
 }
 
-impl AsyncWrite for Timed {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -448,10 +448,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (mut client, stream) = (client.expect("a client"), accepted.expect("accepted").0);
+        let (mut client, stream) = tokio::io::duplex(64);
         let seats = Arc::new(Semaphore::new(1));
         let mut timed = Timed::new(stream, seats.clone().try_acquire_owned().expect("a seat"));
         let mut byte = [0];
@@ -462,7 +459,7 @@ mod tests {
         for _ in 0..9 {
             client.write_all(b"G").await.expect("send");
             timed.read_exact(&mut byte).await.expect("in time");
-            tokio::time::advance(STALL / 9).await;
+            tokio::time::advance(STALL / 9 + Duration::from_millis(1)).await;
         }
         client.write_all(b"G").await.expect("send");
         let late = timed.read_exact(&mut byte).await.expect_err("too late");
