@@ -83,7 +83,7 @@ pub enum Error {
     },
 
     /// The index is of a version that this reader does not know. Make it again.
-    #[error("{object}: index version {version}; this reader knows version 1: make it again")]
+    #[error("{object}: index version {version}; this reader knows version 2: make it again")]
     IndexVersion {
         /// The index's name.
         object: String,

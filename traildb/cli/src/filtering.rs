@@ -4,10 +4,10 @@ use std::{fs, io, path::Path};
 
 use traildb::{
     Filter,
-    filter::{self, Expr, FileValues, UnknownFields},
+    filter::{self, BindError, Expr, FileValues, UnknownFields},
 };
 
-use crate::{failure::Failure, open::Database};
+use crate::{failure::Failure, open::Database, shards::Ended};
 
 /// The longest file of values.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -88,13 +88,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// `expr` for each database. A field that none has is an error; one that some lack has no value
-/// there. With `lenient`, a field that none has has no value either, as in the C library's tool.
-pub(crate) fn bind(
-    expr: &Expr,
-    databases: &[Database<'_>],
-    lenient: bool,
-) -> Result<Vec<Filter>, Failure> {
-    let unknown = if lenient { UnknownFields::NoMatch } else { UnknownFields::Refuse };
-    Ok(expr.bind_each(databases.iter().map(|database| database.reader), unknown)?)
+/// `expr` for each database. A field that one lacks has no value there.
+pub(crate) fn bind(expr: &Expr, databases: &[Database<'_>]) -> Result<Vec<Filter>, Ended> {
+    let bind = |(place, database): (usize, &Database<'_>)| {
+        let bound = expr.bind_with(database.reader, UnknownFields::NoMatch);
+        bound.map_err(|error| match error {
+            BindError::Database(error) => Ended::At(place, error.into()),
+            error => Ended::All(error.into()),
+        })
+    };
+    databases.iter().enumerate().map(bind).collect()
 }

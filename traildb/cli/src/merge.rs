@@ -18,7 +18,7 @@ use crate::{
     output, progress,
     select::{self, Names},
     selection::{self, Selection},
-    shards::{self, Shards},
+    shards::{self, Ended, Shards},
     stats::{self, Tally},
     threads,
     values::{Form, Values},
@@ -105,28 +105,26 @@ fn fill(
     open: &[Opened<Store>],
     databases: &[Database<'_>],
 ) -> Result<Builder, Failure> {
-    let names = union(databases)?;
-    let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
-    let mut filters = match &selection.expr {
-        Some(expr) => filtering::bind(expr, databases, false)?,
-        None => Vec::new(),
-    };
-    let mut walks = Vec::with_capacity(open.len());
+    selection.check(databases)?;
+    let (mut walks, mut left) = (Vec::new(), Vec::new());
     for (at, database) in databases.iter().enumerate() {
-        let mut own = Names::default();
-        own.add(database.reader.fields()?);
-        let one = (&open[at..=at], &databases[at..=at]);
-        let mut walk = Walk::new(one.0, one.1, &select::fields(&own), &own)?;
-        if let Some(filter) = filters.get_mut(at) {
-            walk.filter(vec![filter.clone()])?;
+        match walk(selection, &open[at..=at], &databases[at..=at]) {
+            Ok(walk) => {
+                walks.push(walk);
+                left.push(*database);
+            }
+            Err(Ended::At(_, failure)) => shards.pass_over(open[at].shard, failure, false)?,
+            Err(Ended::All(failure)) => return Err(failure),
         }
-        if let Some(uuids) = &selection.uuids {
-            walk.select(uuids.clone())?;
-        }
-        walks.push(walk);
     }
+    // Of none at all nothing is made.
+    if left.is_empty() {
+        shards.result()?;
+    }
+    let names = union(&left)?;
+    let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
     let bar = progress::bar(walks.iter().map(Walk::trails_max).sum(), "trails", false);
-    for (walk, &database) in walks.into_iter().zip(databases) {
+    for (walk, database) in walks.into_iter().zip(left) {
         let fields = database.reader.fields()?;
         let become_of = |name| names.find(name).expect("the union has all names");
         let fields: Vec<u16> = fields.names().map(become_of).collect();
@@ -136,11 +134,31 @@ fn fill(
             is_remote: database.is_remote(),
             fields: fields.len(),
             uuid: Uuid::default(),
+            begun: false,
         };
-        walk.run(shards, &bar, |batch| joining.add(batch))?;
+        walk.run(shards, &bar, |batch, lose| match joining.add(batch) {
+            Ok(()) => Ok(()),
+            Err(Ended::At(place, failure)) => lose(place, failure, joining.begun),
+            Err(Ended::All(failure)) => Err(failure),
+        })?;
     }
     bar.finish_and_clear();
     Ok(builder)
+}
+
+/// The walk over one shard, with all of its fields.
+fn walk<'d>(
+    selection: &Selection<'_>,
+    open: &'d [Opened<Store>],
+    databases: &[Database<'_>],
+) -> Result<Walk<'d>, Ended> {
+    let mut own = Names::default();
+    for database in databases {
+        own.add(database.reader.fields().map_err(|error| Ended::At(0, error.into()))?);
+    }
+    let mut walk = Walk::new(open, databases, &select::fields(&own), &own)?;
+    selection.apply(&mut walk, databases)?;
+    Ok(walk)
 }
 
 /// The fields of the new database, in their order.
@@ -167,15 +185,20 @@ struct Joining<'b, 'd> {
     /// Of the trail that is being added: it may go over several batches, and only the first begins
     /// it.
     uuid: Uuid,
+    /// Whether any event was added.
+    begun: bool,
 }
 
 impl Joining<'_, '_> {
-    fn add(&mut self, batch: &Batch) -> Result<(), Failure> {
-        let Joining { appender, values, fields, uuid, .. } = self;
+    /// Adds what is in `batch`. What the shard itself fails with is told apart from what the builder
+    /// does.
+    fn add(&mut self, batch: &Batch) -> Result<(), Ended> {
+        let Joining { appender, values, fields, uuid, begun, .. } = self;
+        let of_shard = |failure| Ended::At(0, failure);
         if self.is_remote {
             // Those that the builder has no number for yet, all in a few round trips.
             let unknown = batch.items[0].iter().copied().filter(|&item| !appender.knows(item));
-            values.fetch(&unknown.collect::<Vec<_>>())?;
+            values.fetch(&unknown.collect::<Vec<_>>()).map_err(of_shard)?;
         }
         let mut items = &batch.items[0][..];
         for step in &batch.steps {
@@ -186,7 +209,10 @@ impl Joining<'_, '_> {
                     let (now, rest) = items.split_at(*fields);
                     items = rest;
                     let event = Event { time, items: now };
-                    appender.add_with(*uuid, &event, |item, out| values.append(item, out))?;
+                    appender.add_with(*uuid, &event, |item, out| {
+                        values.append(item, out).map_err(of_shard)
+                    })?;
+                    *begun = true;
                 }
             }
         }

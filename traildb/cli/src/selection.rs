@@ -7,6 +7,7 @@ use crate::{
     filtering,
     open::{Database, side},
     select,
+    shards::Ended,
     walk::{Asked, Walk},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 /// The events that are wanted: those of these trails that match.
 pub(crate) struct Selection<'a> {
     pub(crate) expr: Option<Expr>,
+    /// Ascending, each once.
     pub(crate) uuids: Option<Vec<Uuid>>,
     /// Which indexes are used, if there is something to use them for.
     pub(crate) index: Option<&'a side::Args>,
@@ -39,6 +41,11 @@ impl Args {
     /// over, as in the C library's tool.
     pub(crate) fn read(&self, lenient: bool) -> Result<Selection<'_>, Failure> {
         let uuids = self.uuids.as_deref().map(|list| select::uuids(list, lenient)).transpose()?;
+        let uuids = uuids.map(|mut uuids| {
+            uuids.sort_unstable();
+            uuids.dedup();
+            uuids
+        });
         let expr = self.filter.expr()?;
         // Without a filter every trail matches, whatever an index says.
         let index = expr.is_some().then_some(&self.index);
@@ -47,16 +54,26 @@ impl Args {
 }
 
 impl Selection<'_> {
+    /// Makes sure that some of these databases has each field of the filter.
+    pub(crate) fn check(&self, databases: &[Database<'_>]) -> Result<(), Failure> {
+        match &self.expr {
+            Some(expr) if !self.lenient => {
+                Ok(expr.check_fields(databases.iter().map(|database| database.reader))?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Leaves everything else out of a walk over these databases. Returns how many of the UUIDs there
     /// are, if some were named.
     pub(crate) fn apply(
-        self,
+        &self,
         walk: &mut Walk<'_>,
         databases: &[Database<'_>],
-    ) -> Result<Option<Asked>, Failure> {
+    ) -> Result<Option<Asked>, Ended> {
         if let Some(expr) = &self.expr {
-            walk.filter(filtering::bind(expr, databases, self.lenient)?)?;
+            walk.filter(filtering::bind(expr, databases)?)?;
         }
-        self.uuids.map(|uuids| walk.select(uuids)).transpose()
+        self.uuids.as_deref().map(|uuids| walk.select(uuids)).transpose()
     }
 }

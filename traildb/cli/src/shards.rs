@@ -5,9 +5,12 @@
 //!                         with --keep-going: what fails is told and left out, exit code 4
 //! ```
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use traildb::shards::Opened;
+use traildb::shards::{Opened, ShardError};
 
 use crate::{
     failure::Failure,
@@ -48,6 +51,36 @@ pub(crate) struct Args {
 pub(crate) struct Shards<'a> {
     pub(crate) all: traildb::Shards<'a, Store, Failure>,
     pub(crate) opener: Arc<Opener<'a>>,
+    keep_going: bool,
+    /// Of those that were passed over, how many gave something before.
+    in_part: AtomicUsize,
+}
+
+/// Why work on several databases that are open came to an end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// By the one at this place: the others can do without it.
+    At(usize, Failure),
+    /// By none of them.
+    All(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::All(failure)
+    }
+}
+
+impl From<traildb::Error> for Ended {
+    fn from(error: traildb::Error) -> Ended {
+        Ended::All(error.into())
+    }
+}
+
+impl From<ShardError> for Ended {
+    fn from(error: ShardError) -> Ended {
+        Ended::At(error.place, error.error.into())
+    }
 }
 
 impl Args {
@@ -83,7 +116,7 @@ impl Args {
             let opener = opener.clone();
             all.add(name.clone(), move || opener.open(&name));
         }
-        Ok(Shards { all, opener })
+        Ok(Shards { all, opener, keep_going: self.keep_going, in_part: AtomicUsize::new(0) })
     }
 }
 
@@ -91,6 +124,40 @@ impl Shards<'_> {
     /// Opens all databases, several at a time.
     pub(crate) fn open_all(&self, threads: usize) -> Result<Vec<Opened<Store>>, Failure> {
         self.all.open_all(threads)
+    }
+
+    /// Notes that a shard is passed over because of `failure`, or gives it back. With `in_part`,
+    /// events of it were taken before.
+    pub(crate) fn pass_over(
+        &self,
+        shard: usize,
+        failure: Failure,
+        in_part: bool,
+    ) -> Result<(), Failure> {
+        if !(self.keep_going && in_part) {
+            return self.all.pass_over(shard, failure);
+        }
+        let add = |text| format!("{text}: it was read in part, and what was read stays");
+        let failure = match failure {
+            Failure::Failed(text) => Failure::Failed(add(text)),
+            Failure::Damaged(text) => Failure::Damaged(add(text)),
+            other => other,
+        };
+        self.all.pass_over(shard, failure)?;
+        self.in_part.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes the database at a place, which is passed over because of `failure`, or gives it back.
+    pub(crate) fn close(
+        &self,
+        open: &mut Vec<Opened<Store>>,
+        place: usize,
+        failure: Failure,
+    ) -> Result<(), Failure> {
+        self.pass_over(open[place].shard, failure, false)?;
+        open.remove(place);
+        Ok(())
     }
 
     /// Open databases, with what this command knows of how they are read.
@@ -107,12 +174,13 @@ impl Shards<'_> {
 
     /// Exit code 4 if anything was passed over.
     pub(crate) fn result(&self) -> Result<(), Failure> {
-        match self.all.losses().len() {
-            0 => Ok(()),
-            n => {
-                let of = self.all.len();
-                Err(Failure::Partial(format!("{n} of {of} databases were passed over")))
-            }
+        let (n, of) = (self.all.losses().len(), self.all.len());
+        match (n, self.in_part.load(Ordering::Relaxed)) {
+            (0, _) => Ok(()),
+            (_, 0) => Err(Failure::Partial(format!("{n} of {of} databases were passed over"))),
+            (_, part) => Err(Failure::Partial(format!(
+                "{n} of {of} databases were passed over, {part} of these after a part of them"
+            ))),
         }
     }
 }

@@ -71,6 +71,11 @@ impl<'d> Values<'d> {
         }
     }
 
+    /// Whether values come from afar.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.database.is_remote()
+    }
+
     /// Gets the values of `items` ready, so that [`append`](Values::append) need not wait.
     pub(crate) fn fetch(&mut self, items: &[Item]) -> Result<(), Failure> {
         if self.kept.len() > self.kept_max / 2

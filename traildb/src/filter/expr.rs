@@ -272,19 +272,32 @@ impl Expr {
         unknown: UnknownFields,
     ) -> Result<Vec<Filter>, BindError> {
         let readers: Vec<&Reader<S>> = readers.into_iter().collect();
-        if unknown == UnknownFields::Refuse && !readers.is_empty() {
-            for name in self.fields() {
-                let mut known = false;
-                for reader in &readers {
-                    known = known || reader.fields()?.find(name).is_some();
-                }
-                if !known {
-                    return Err(self.no_such_field(name).into());
-                }
-            }
+        if unknown == UnknownFields::Refuse {
+            self.check_fields(readers.iter().copied())?;
         }
         let bind = |reader: &&Reader<S>| self.bind_with(reader, UnknownFields::NoMatch);
         readers.iter().map(bind).collect()
+    }
+
+    /// Makes sure that each of its fields is one of some of these databases, if there are any.
+    ///
+    /// # Errors
+    /// [`BindError::Text`] at a field that all of them lack, and those of reading names of fields.
+    pub fn check_fields<'r, S: Storage + 'r>(
+        &self,
+        readers: impl IntoIterator<Item = &'r Reader<S>>,
+    ) -> Result<(), BindError> {
+        let mut unknown = self.fields();
+        let mut none = true;
+        for reader in readers {
+            let fields = reader.fields()?;
+            unknown.retain(|name| fields.find(name).is_none());
+            none = false;
+        }
+        match unknown.first() {
+            Some(name) if !none => Err(self.no_such_field(name).into()),
+            _ => Ok(()),
+        }
     }
 
     /// The error for a field that is not there, at its first place in the text.

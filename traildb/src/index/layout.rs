@@ -11,7 +11,7 @@ use crate::{
 /// The first bytes.
 pub(super) const MAGIC: [u8; 8] = *b"tdbindex";
 /// The version that is written, and the one that is read.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of the head, before the fields.
 const HEAD: u64 = 40;
 /// Bytes of a field's entry.
@@ -142,7 +142,7 @@ impl Entry {
         };
         let sound = entry.count <= VALUES_MAX
             && (1..=8).contains(&entry.slot_width)
-            && (1..=8).contains(&entry.table_width)
+            && entry.table_width == super::table::slot_width(entry.count)
             && inside(entry.lists_at, entry.lists_len, 1)
             && inside(entry.slots_at, entry.count + 1, entry.slot_width)
             && inside(entry.table_at, entry.table_slots, entry.table_width)

@@ -244,6 +244,8 @@ impl List {
         };
         // Of what was read, the body's part is kept.
         part.truncate(used + (len as usize).min(part.len() - used));
+        // It was read as whole pages, and of a filter with many values many lists are open.
+        part.shrink_to_fit();
         let read = at + part.len() as u64;
         let announced = at + HEAD_BYTES;
         let mut list = List {
@@ -434,6 +436,23 @@ mod tests {
                 assert_eq!(writer.finish(false, &mut out), Written::None);
             }
         }
+    }
+
+    /// Whatever was read to find it, an open list keeps its own bytes.
+    #[test]
+    fn a_short_list_takes_little_memory() {
+        let mut writer = ListWriter::new(1 << 20);
+        [3, 1000, 70_000].into_iter().for_each(|trail| writer.push(trail));
+        let mut out = Vec::new();
+        assert_eq!(writer.finish(false, &mut out), Written::List);
+        let len = out.len();
+        out.resize(100_000, 0);
+        let mut file = PageWriter::new(Vec::new(), 0);
+        file.write(&out).unwrap();
+        let pages = Pages::new(file.finish().unwrap()).unwrap();
+        let list = List::open(&pages, 0, out.len() as u64, 1 << 20).unwrap();
+        let capacity = list.part.capacity();
+        assert!(capacity < 4 * len, "{capacity} bytes for a list of {len}");
     }
 
     #[test]

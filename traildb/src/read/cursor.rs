@@ -66,6 +66,8 @@ pub struct Trail<'r, S: Storage> {
     /// match.
     filter: Option<(Arc<Filter>, u64)>,
     id: Option<u64>,
+    /// Whether nothing of that trail was read, since no event of it is let through.
+    unread: bool,
     /// The state: one item for each field. The first stands where a symbol has no second item, so that
     /// it need not be asked whether there is one.
     items: Box<[Item]>,
@@ -150,6 +152,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             own_filter: None,
             filter: None,
             id: None,
+            unread: false,
             items: (0..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
             changes: Vec::new(),
             time: 0,
@@ -193,14 +196,18 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// `None` puts those of the view back. It holds from the next event on.
     ///
     /// # Errors
-    /// [`Error::FilterOfChanges`] if the cursor is of a view of changes.
+    /// [`Error::FilterOfChanges`] if the cursor is of a view of changes. Those of
+    /// [`seek`](Trail::seek) on a trail that was not read yet, since its view shows nothing of it.
     pub fn set_filter(&mut self, filter: Option<Arc<Filter>>) -> Result<(), Error> {
         if filter.is_some() && self.only_changes {
             return Err(Error::FilterOfChanges);
         }
         self.own_filter = filter;
         self.choose_filter();
-        Ok(())
+        match self.id {
+            Some(id) if self.unread => self.seek(id),
+            _ => Ok(()),
+        }
     }
 
     /// Finds the filter that holds for the current trail, by precedence.
@@ -225,8 +232,8 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.time = self.reader.info.time_min;
         self.id = Some(trail);
         self.choose_filter();
-        if self.filter.as_ref().is_some_and(|(filter, _)| filter.is_none()) {
-            // Nothing of the trail is read.
+        self.unread = self.filter.as_ref().is_some_and(|(filter, _)| filter.is_none());
+        if self.unread {
             return Ok(());
         }
         let opened = self.open_span(span, next).and_then(|()| self.first_symbol());

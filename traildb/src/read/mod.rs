@@ -531,9 +531,16 @@ impl<S: Storage> Reader<S> {
     }
 
     /// Parts of members that tell this database from others: those that opening and every query
-    /// read anyway, and the ends of two more.
+    /// read anyway, and the ends of others. Values that are others of the same lengths leave all but
+    /// lexicons as they are, so the ends of those are among them.
     fn identifying(&self) -> Result<Vec<(Member, Range<u64>)>, Error> {
         const END_BYTES: u64 = 4 << 10;
+        /// The first so many, by name: each is a request of its own where it is far away and large.
+        const LEXICONS: usize = 64;
+        let end = |member: Member| {
+            let len = member.len;
+            (member, len.saturating_sub(END_BYTES)..len)
+        };
         let mut parts = Vec::new();
         for name in ["info", "fields"] {
             let member = self.members.need(name)?;
@@ -542,10 +549,13 @@ impl<S: Storage> Reader<S> {
         }
         if let Some(content) = &self.content {
             parts.push((content.codebook.clone(), 0..content.codebook.len));
-            for member in [content.trails.data.clone(), content.uuids.member().clone()] {
-                let len = member.len;
-                parts.push((member, len.saturating_sub(END_BYTES)..len));
-            }
+            parts.push(end(content.trails.data.clone()));
+            parts.push(end(content.uuids.member().clone()));
+            // Members are known without a look at the names of fields, which may be on their way.
+            let lexicons = self.members.iter().filter(|one| one.name.starts_with("lexicon."));
+            let mut lexicons: Vec<&Member> = lexicons.collect();
+            lexicons.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            parts.extend(lexicons.into_iter().take(LEXICONS).cloned().map(end));
         }
         Ok(parts)
     }

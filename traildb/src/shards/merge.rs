@@ -293,6 +293,15 @@ impl<'r, S: Storage> Merge<'r, S> {
         ShardEvent { place, event: cursor.current() }
     }
 
+    /// Takes the shard at `place` out of the merge: none of its events comes any more. For callers
+    /// whom something else of it fails, a value of an event say.
+    pub fn leave(&mut self, place: usize) {
+        self.drop_shard(place);
+        self.stale.retain(|&other| other != place);
+        self.times.retain(|Reverse((_, other))| *other != place);
+        self.uuids.retain(|Reverse((_, other))| *other != place);
+    }
+
     /// Takes a shard out of the current trail, and out of those to come.
     fn drop_shard(&mut self, place: usize) {
         self.group.retain(|&other| other != place);

@@ -182,7 +182,7 @@ impl<S: Storage, E: From<Error> + fmt::Display + Send> Shards<'_, S, E> {
         )
     }
 
-    /// Opens all shards, several at a time: for a [`Merge`].
+    /// Opens all shards, several at a time, and reads the names of their fields: for a [`Merge`].
     ///
     /// # Errors
     /// As [`each`](Shards::each), and [`Error::TooManyShards`] if there are more than may be open at
@@ -195,7 +195,10 @@ impl<S: Storage, E: From<Error> + fmt::Display + Send> Shards<'_, S, E> {
         let mut open = Vec::with_capacity(self.shards.len());
         self.each(
             threads,
-            |_, reader| Ok(reader),
+            |_, reader| {
+                reader.fields()?;
+                Ok(reader)
+            },
             |shard, reader| {
                 open.push(Opened { shard, name: self.shards[shard].name.clone(), reader });
                 Ok(())

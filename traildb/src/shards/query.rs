@@ -139,6 +139,7 @@ where
         };
         let mut unknown: Vec<&str> = query.filter.map(Expr::fields).unwrap_or_default();
         let mut found = Found::default();
+        let mut matches = Matches::new(JOIN_AT);
         self.each(
             at_once,
             |number, reader| {
@@ -147,9 +148,10 @@ where
                 done(number, reader);
                 Ok((one, names))
             },
-            |_, (one, names)| {
+            |_, (mut one, names)| {
                 unknown.retain(|name| !names.iter().any(|known| known == name));
-                found.add(one);
+                matches.add(std::mem::take(&mut one.matches));
+                found.add(&one);
                 Ok(())
             },
         )?;
@@ -159,22 +161,29 @@ where
         {
             return Err(BindError::Text(filter.no_such_field(name)).into());
         }
-        found.finish(asked.list, query.list);
+        // In one database a UUID has one trail.
+        found.users = found.trails;
+        if asked.list {
+            let matches = matches.finish();
+            found.users = matches.len() as u64;
+            found.matches = if query.list { matches } else { Vec::new() };
+        }
         Ok(found)
     }
 }
 
 impl Found {
-    fn add(&mut self, one: Found) {
+    /// Adds what was found in a shard, but for its matches.
+    fn add(&mut self, one: &Found) {
         self.shards += one.shards;
         self.indexed += one.indexed;
         self.trails += one.trails;
         self.events += one.events;
-        self.trails_all += one.trails_all;
-        self.events_all += one.events_all;
+        // What a file says of itself, which nobody has counted.
+        self.trails_all = self.trails_all.saturating_add(one.trails_all);
+        self.events_all = self.events_all.saturating_add(one.events_all);
         self.first = [self.first, one.first].into_iter().flatten().min();
         self.last = [self.last, one.last].into_iter().flatten().max();
-        self.matches.extend(one.matches);
     }
 
     fn take(&mut self, first: u64, last: u64, events: u64) {
@@ -183,17 +192,45 @@ impl Found {
         self.first = Some(self.first.map_or(first, |known| known.min(first)));
         self.last = Some(self.last.map_or(last, |known| known.max(last)));
     }
+}
 
-    /// Joins the matches of one UUID, and counts users.
-    fn finish(&mut self, listed: bool, keep: bool) {
-        if !listed {
-            // In one database a UUID has one trail.
-            self.users = self.trails;
-            return;
+/// Matches that are kept before those of one UUID are joined: 48 MiB.
+const JOIN_AT: usize = 1 << 20;
+
+/// The matches of the shards so far.
+///
+/// Shards mostly have users in common, so those are joined whenever there may be twice as many as
+/// there were users: memory goes with users, not with users times shards.
+struct Matches {
+    list: Vec<Match>,
+    /// They are joined when there are so many.
+    join_at: usize,
+    /// And never before there are so many.
+    least: usize,
+}
+
+impl Matches {
+    fn new(least: usize) -> Matches {
+        Matches { list: Vec::new(), join_at: least, least }
+    }
+
+    /// Adds those of a shard, in any order.
+    fn add(&mut self, more: Vec<Match>) {
+        if self.list.is_empty() {
+            self.list = more;
+        } else {
+            self.list.extend(more);
         }
+        if self.list.len() >= self.join_at {
+            self.join();
+            self.join_at = self.least.max(2 * self.list.len());
+        }
+    }
+
+    fn join(&mut self) {
         // Each shard's are sorted, which this sort makes use of.
-        self.matches.sort_by_key(|one| one.uuid);
-        self.matches.dedup_by(|next, kept| {
+        self.list.sort_by_key(|one| one.uuid);
+        self.list.dedup_by(|next, kept| {
             let same = next.uuid == kept.uuid;
             if same {
                 kept.events += next.events;
@@ -202,10 +239,12 @@ impl Found {
             }
             same
         });
-        self.users = self.matches.len() as u64;
-        if !keep {
-            self.matches = Vec::new();
-        }
+    }
+
+    /// One match for each UUID, in their order.
+    fn finish(mut self) -> Vec<Match> {
+        self.join();
+        self.list
     }
 }
 
@@ -271,5 +310,30 @@ impl Asked<'_> {
             .map(|(uuid, (_, events, first, last))| Match { uuid, events, first, last })
             .collect();
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten shards with the same users take the memory of two.
+    #[test]
+    fn matches_of_one_user_are_joined_along_the_way() {
+        let mut matches = Matches::new(8);
+        for shard in 0..10u64 {
+            let one = |user| Match {
+                uuid: Uuid::from_number(u128::from(user) << 100),
+                events: 1,
+                first: 100 - shard,
+                last: 200 + shard,
+            };
+            matches.add((0..1000u64).map(one).collect());
+            assert!(matches.list.len() <= 2000, "{} after shard {shard}", matches.list.len());
+        }
+        let all = matches.finish();
+        assert_eq!(all.len(), 1000);
+        assert!(all.is_sorted_by_key(|one| one.uuid));
+        assert!(all.iter().all(|one| (one.events, one.first, one.last) == (10, 91, 209)));
     }
 }

@@ -161,8 +161,9 @@ impl<S: Storage> Appender<'_, '_, S> {
     /// Adds an event of the reader, with all of its items.
     ///
     /// # Errors
-    /// [`InputError::Arity`] if items are missing, as in a view of changes, and what the reader
-    /// returns: the event has not been added then. [`Error::File`] as for [`Builder::add`].
+    /// [`InputError::Arity`] if items are missing, as in a view of changes, [`InputError::OtherFields`]
+    /// if they are not in the order of the reader's fields, as in such a view when all change, and
+    /// what the reader returns: the event has not been added then. [`Error::File`] as for [`Builder::add`].
     pub fn add(&mut self, uuid: Uuid, event: &Event<'_>) -> Result<(), Error> {
         let reader = self.reader;
         self.add_with(uuid, event, |item, value| reader.append_value(item, value))
@@ -199,6 +200,9 @@ impl<S: Storage> Appender<'_, '_, S> {
             let (to, from) = self.columns[column];
             let item = event.items[from];
             if !item.is_null() {
+                if usize::from(item.field()) != from + 1 {
+                    return Err(Error::from(InputError::OtherFields).into());
+                }
                 let number = match self.maps[column].get(item.value()) {
                     0 => self.number(column, item, &mut read)?,
                     number => number,

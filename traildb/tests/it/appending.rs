@@ -140,3 +140,23 @@ fn fields_that_do_not_fit_are_refused_before_an_event_is_added() {
         refused(builder.appender(&reader, fields).map(drop));
     }
 }
+
+/// An event of a view of changes in which every field changes has as many items as there are fields,
+/// in the order in which they are stored.
+#[test]
+fn items_of_other_fields_are_refused() {
+    let folder = scratch();
+    let reader = example(folder.path());
+    let mut builder = Builder::new(&["a", "b", "c"]).unwrap();
+    let mut appender = builder.appender(&reader, &[1, 2, 3]).unwrap();
+    let mut cursor = reader.cursor().unwrap();
+    cursor.seek(0).unwrap();
+    let event = cursor.next_event().unwrap().unwrap();
+    let mut items = event.items.to_vec();
+    items.swap(0, 1);
+    let swapped = traildb::Event { time: event.time, items: &items };
+    let error = appender.add(Uuid::default(), &swapped).unwrap_err();
+    assert!(matches!(error, Error::Input(InputError::OtherFields)), "{error}");
+    appender.add(Uuid::default(), &event).unwrap();
+    assert_eq!(builder.events(), 1, "what was refused has not been added");
+}

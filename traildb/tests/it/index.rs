@@ -138,6 +138,28 @@ fn an_index_of_another_database_is_refused() {
     assert!(Index::open(&fs::read(dir.path().join("one.tdb")).unwrap()[..], &one).is_err());
 }
 
+/// Values of the same lengths leave every size, number, code and trail as it was; only lexicons differ.
+#[test]
+fn an_index_of_values_as_long_as_these_is_refused() {
+    let dir = support::scratch();
+    let make = |name: &str, values: [&str; 2]| {
+        let path = dir.path().join(name);
+        let mut builder = Builder::new(&["fixed", "user"]).unwrap();
+        for (time, value) in (0..).zip(values) {
+            builder.add(Uuid::default(), time, &["same", value]).unwrap();
+        }
+        builder.finish(&path).unwrap();
+        Reader::open(&path).unwrap()
+    };
+    let (old, new) = (make("old.tdb", ["alice", "carol"]), make("new.tdb", ["bobby", "carol"]));
+    assert_eq!(old.members(), new.members(), "nothing else tells them apart");
+    let path = dir.path().join("old.idx");
+    index(&old, &path, 1, 0);
+    let error = Index::open(File::open(&path).unwrap(), &new).unwrap_err();
+    assert!(matches!(error, Error::IndexMismatch { .. }), "{error}");
+    Index::open(File::open(&path).unwrap(), &old).unwrap();
+}
+
 #[test]
 fn the_fixtures_are_indexed() {
     for fixture in support::fixtures() {
@@ -194,6 +216,32 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| step(crc)))
 }
 
+fn mend(bytes: &mut [u8]) {
+    for (number, page) in bytes.chunks_mut(4096).enumerate() {
+        let crc = crc32c(&page[..4092]).wrapping_add(number as u32);
+        page[4092..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Each number of an entry that does not follow from the others is refused, slots too narrow for a
+/// value and its hash among them.
+#[test]
+fn an_entry_of_another_width_is_refused() {
+    let (dir, reader, _) = database(&vec![vec![(1, [1, 1, 1]), (2, [2, 2, 2])]]);
+    let sound = index(&reader, &dir.path().join("index"), 1, 0);
+    // The entry of field 1 is at 40; its last number is the width of a slot of the table.
+    let width_at = 40 + 56;
+    assert_eq!(sound[width_at], 3, "one byte for the number, two of the hash");
+    for width in [0, 1, 2, 4, 7, 8, 9, 255] {
+        let mut bytes = sound.clone();
+        bytes[width_at] = width;
+        mend(&mut bytes);
+        let opened = Index::open(Mended(bytes), &reader).unwrap();
+        let error = opened.item(&reader, 1, b"one").unwrap_err();
+        assert!(error.is_damage(), "{width}: {error}");
+    }
+}
+
 proptest! {
     /// Damage that checksums do not show is an error or a wrong answer, never a panic or a hang.
     #[test]
@@ -210,10 +258,7 @@ proptest! {
             let len = bytes.len().min(600);
             bytes[at.index(len)] = byte;
         }
-        for (number, page) in bytes.chunks_mut(4096).enumerate() {
-            let crc = crc32c(&page[..4092]).wrapping_add(number as u32);
-            page[4092..].copy_from_slice(&crc.to_le_bytes());
-        }
+        mend(&mut bytes);
         let Ok(filter) = wanted.expr().bind(&reader) else { return Ok(()) };
         let Ok(opened) = Index::open(Mended(bytes), &reader) else { return Ok(()) };
         let opened = std::sync::Arc::new(opened);

@@ -432,6 +432,34 @@ fn the_strongest_filter_counts() {
     assert_eq!(seen, 5);
 }
 
+/// A trail that its view shows nothing of is not read until a filter of the cursor asks for it.
+#[test]
+fn the_filter_of_a_cursor_overrides_one_that_lets_nothing_through() {
+    let (_dir, reader) = large();
+    let bind = |text: &str| Arc::new(filter::parse(text).unwrap().bind(&reader).unwrap());
+    let times = |cursor: &mut Trail<'_, File>| {
+        let mut times = Vec::new();
+        while let Some(event) = cursor.next_event().unwrap() {
+            times.push(event.time);
+        }
+        times
+    };
+    let view = reader.view().with_filter(Filter::none());
+    let mut cursor = view.trail(4).unwrap();
+    cursor.set_filter(Some(bind("time>=103"))).unwrap();
+    assert_eq!(times(&mut cursor), [103, 104]);
+    let mut cursor = view.trail(4).unwrap();
+    assert_eq!(times(&mut cursor), [0u64; 0], "nothing is seen until then");
+    cursor.set_filter(Some(Arc::new(Filter::none()))).unwrap();
+    assert_eq!(times(&mut cursor), [0u64; 0]);
+    cursor.set_filter(Some(Arc::new(Filter::all()))).unwrap();
+    assert_eq!(times(&mut cursor), [100, 101, 102, 103, 104]);
+    // What was read is not read again.
+    cursor.set_filter(Some(Arc::new(Filter::none()))).unwrap();
+    cursor.set_filter(Some(Arc::new(Filter::all()))).unwrap();
+    assert_eq!(times(&mut cursor), [0u64; 0]);
+}
+
 #[test]
 fn changes_cannot_be_filtered() {
     let (_dir, reader) = large();

@@ -321,3 +321,20 @@ fn a_field_that_no_shard_has_is_an_error() {
     assert_eq!(shards.query(lenient).unwrap().events, 0);
     assert_eq!(Shards::<File>::new().query(Query::default().filter(&expr)).unwrap().shards, 0);
 }
+
+/// Numbers of events are what each file says.
+#[test]
+fn sums_of_made_up_numbers_do_not_overflow() {
+    let mut members = crate::hostile::good();
+    let info = format!("3 {} 5 9 4\n", u64::MAX);
+    members.insert("info".into(), info.into_bytes());
+    let mut shards: Shards<'_, &[u8]> = Shards::new();
+    for name in ["one", "two"] {
+        let members = &members;
+        shards.add(name, move || {
+            Ok(Reader::open_directory(|name| Ok(members.get(name).map(Vec::as_slice)))?)
+        });
+    }
+    let found = shards.query(Query::default()).unwrap();
+    assert_eq!((found.events, found.events_all, found.trails_all), (8, u64::MAX, 6));
+}

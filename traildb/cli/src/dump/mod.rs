@@ -18,12 +18,12 @@ use crate::{
     open::{Database, Store},
     output::{self, Output},
     progress,
-    select::{self, Names},
+    select::{self, Column, Names},
     selection::{self, Selection},
-    shards::{self, Shards},
+    shards::{self, Ended, Shards},
     stats::{self, Tally},
     threads,
-    walk::Walk,
+    walk::{Asked, Walk},
 };
 
 const NOTES: &str = "\
@@ -108,38 +108,70 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let selection = args.selection.read(args.compat)?;
     let shards = args.inputs.shards(Some("a"), selection.index)?;
-    let open = shards.open_all(args.threads.count())?;
+    let mut open = shards.open_all(args.threads.count())?;
+    let found = loop {
+        let ended = match find(args, &selection, &shards, &open) {
+            Ok(found) => break Ok(found),
+            Err(ended) => ended,
+        };
+        // Nothing is printed yet: all begins anew without it.
+        let closed = match ended {
+            Ended::At(place, failure) => shards.close(&mut open, place, failure),
+            Ended::All(failure) => Err(failure),
+        };
+        if let Err(failure) = closed {
+            break Err(failure);
+        }
+    };
     let databases = shards.databases(&open);
-    let done = print(args, selection, &shards, &open, &databases);
+    let done = found.and_then(|found| print(args, found, &shards, &databases));
     // What a failed query has cost is worth knowing too.
     args.stats.print(&Tally::of(&databases), &shards.opener);
     done?;
     shards.result()
 }
 
-fn print(
+/// What is to be printed.
+struct Found<'d> {
+    columns: Vec<Column>,
+    walk: Walk<'d>,
+    asked: Option<Asked>,
+}
+
+fn find<'d>(
     args: &Args,
-    selection: Selection<'_>,
+    selection: &Selection<'_>,
     shards: &Shards<'_>,
-    open: &[Opened<Store>],
-    databases: &[Database<'_>],
-) -> Result<(), Failure> {
+    open: &'d [Opened<Store>],
+) -> Result<Found<'d>, Ended> {
+    // Where none is left, there is nothing to say of fields.
+    if open.is_empty() {
+        shards.result()?;
+    }
+    let databases = shards.databases(open);
     let mut names = Names::default();
-    for database in databases {
-        names.add(database.reader.fields()?);
+    for (place, database) in databases.iter().enumerate() {
+        names.add(database.reader.fields().map_err(|error| Ended::At(place, error.into()))?);
     }
     let columns = select::columns(args.fields.as_deref(), &names, args.compat)?;
-    let layout = match (args.json_trails, args.json) {
-        (true, _) => Layout::Trails,
-        (_, true) => Layout::Json { no_empty: args.json_no_empty },
-        _ => Layout::Csv { delimiter: args.delimiter, header: args.csv_header },
-    };
-    let mut walk = Walk::new(open, databases, &columns, &names)?;
-    if let Some(asked) = selection.apply(&mut walk, databases)?
+    selection.check(&databases)?;
+    let mut walk = Walk::new(open, &databases, &columns, &names)?;
+    let asked = selection.apply(&mut walk, &databases)?;
+    Ok(Found { columns, walk, asked })
+}
+
+fn print(
+    args: &Args,
+    found: Found<'_>,
+    shards: &Shards<'_>,
+    databases: &[Database<'_>],
+) -> Result<(), Failure> {
+    let Found { columns, walk, asked } = found;
+    if let Some(asked) = asked
         && !args.compat
         && asked.found < asked.wanted
     {
-        let of = if open.len() > 1 { "databases" } else { "database" };
+        let of = if databases.len() > 1 { "databases" } else { "database" };
         let (found, wanted) = (asked.found, asked.wanted);
         if found == 0 {
             let text = format!("none of the {wanted} UUIDs is in the {of}");
@@ -148,11 +180,16 @@ fn print(
         let missing = wanted - found;
         output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));
     }
+    let layout = match (args.json_trails, args.json) {
+        (true, _) => Layout::Trails,
+        (_, true) => Layout::Json { no_empty: args.json_no_empty },
+        _ => Layout::Csv { delimiter: args.delimiter, header: args.csv_header },
+    };
     let mut printer = Printer::new(layout, args.compat, columns, databases);
     let mut output = Output::create(&args.output)?;
     printer.head(&mut output)?;
     let bar = progress::bar(walk.trails_max(), "trails", args.output == "-");
-    walk.run(shards, &bar, |batch| printer.print(batch, &mut output))?;
+    walk.run(shards, &bar, |batch, lose| printer.print(batch, &mut output, lose))?;
     bar.finish_and_clear();
     output.finish()
 }

@@ -9,7 +9,7 @@ use crate::{
     render,
     select::{Column, Content},
     values::{Form, Values},
-    walk::{Batch, Step},
+    walk::{Batch, Lose, Step},
 };
 
 /// What a line looks like.
@@ -33,6 +33,10 @@ pub(super) struct Printer<'d> {
     uuid: Uuid,
     /// Whether the trail's first event is still to come.
     first: bool,
+    /// Shards of which an event was printed.
+    begun: Vec<bool>,
+    /// Shards of which no more can be printed.
+    lost: Vec<bool>,
 }
 
 impl<'d> Printer<'d> {
@@ -59,6 +63,8 @@ impl<'d> Printer<'d> {
             line: Vec::new(),
             uuid: Uuid::default(),
             first: true,
+            begun: vec![false; share],
+            lost: vec![false; share],
         }
     }
 
@@ -79,50 +85,73 @@ impl<'d> Printer<'d> {
         output.put(&line)
     }
 
-    /// Prints what is in `batch`.
-    pub(super) fn print(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure> {
-        for (values, items) in self.values.iter_mut().zip(&batch.items) {
-            values.fetch(items)?;
+    /// Prints what is in `batch`, of shards that `lose` was not called for.
+    pub(super) fn print(
+        &mut self,
+        batch: &Batch,
+        output: &mut Output,
+        lose: &mut Lose<'_>,
+    ) -> Result<(), Failure> {
+        for (place, items) in batch.items.iter().enumerate() {
+            let values = &mut self.values[place];
+            if let Err(failure) = values.fetch(items)
+                // What is at hand is read once more for each event, up to the one that it is of.
+                && values.is_remote()
+                && !self.lost[place]
+            {
+                self.lost[place] = true;
+                lose(place, failure, self.begun[place])?;
+            }
         }
         let mut items: Vec<_> = batch.items.iter().map(|items| items.iter().copied()).collect();
         for step in &batch.steps {
             self.line.clear();
-            match (step, self.layout) {
-                (Step::Begin(uuid), Layout::Trails) => {
-                    self.line.extend_from_slice(
-                        format!("{{\"uuid\":\"{uuid}\",\"events\":[").as_bytes(),
-                    );
-                    self.first = true;
-                }
-                (Step::Begin(uuid), _) => self.uuid = *uuid,
-                (&Step::Event(time, shard), layout) => {
-                    // There is an item for each field of each event of the batch.
-                    let mut items = items[shard as usize].by_ref().take(self.fields);
-                    let values = &mut self.values[shard as usize];
-                    let mut line = Line { out: &mut self.line, columns: &self.columns, values };
-                    let uuid = self.uuid;
-                    match layout {
-                        Layout::Csv { delimiter, .. } => {
-                            let form = if self.compat { Form::Plain } else { Form::Csv(delimiter) };
-                            line.csv(uuid, time, &mut items, delimiter, form)?;
-                        }
-                        Layout::Json { no_empty } => {
-                            line.json(uuid, time, &mut items, no_empty, self.compat)?;
-                        }
-                        Layout::Trails => {
-                            if !std::mem::take(&mut self.first) {
-                                line.out.push(b',');
-                            }
-                            line.event(time, &mut items)?;
-                        }
+            match *step {
+                Step::Begin(uuid) => (self.uuid, self.first) = (uuid, true),
+                Step::Event(time, shard) => {
+                    let place = shard as usize;
+                    if self.lost[place] {
+                        continue;
                     }
+                    // There is an item for each field of each event of the batch.
+                    let mut items = items[place].by_ref().take(self.fields);
+                    if let Err(failure) = self.event(time, place, &mut items) {
+                        self.lost[place] = true;
+                        lose(place, failure, self.begun[place])?;
+                        continue;
+                    }
+                    (self.first, self.begun[place]) = (false, true);
                 }
-                (Step::End, Layout::Trails) => self.line.extend_from_slice(b"]}\n"),
-                (Step::End, _) => {}
+                Step::End if self.layout == Layout::Trails && !self.first => {
+                    self.line.extend_from_slice(b"]}\n");
+                }
+                Step::End => {}
             }
             output.put(&self.line)?;
         }
         Ok(())
+    }
+
+    /// Writes an event of the shard at a place into `line`.
+    fn event(&mut self, time: u64, place: usize, items: &mut Items<'_>) -> Result<(), Failure> {
+        let (uuid, values) = (self.uuid, &mut self.values[place]);
+        let mut line = Line { out: &mut self.line, columns: &self.columns, values };
+        match self.layout {
+            Layout::Csv { delimiter, .. } => {
+                let form = if self.compat { Form::Plain } else { Form::Csv(delimiter) };
+                line.csv(uuid, time, items, delimiter, form)
+            }
+            Layout::Json { no_empty } => line.json(uuid, time, items, no_empty, self.compat),
+            Layout::Trails => {
+                match self.first {
+                    true => line.out.extend_from_slice(
+                        format!("{{\"uuid\":\"{uuid}\",\"events\":[").as_bytes(),
+                    ),
+                    false => line.out.push(b','),
+                }
+                line.event(time, items)
+            }
+        }
     }
 }
 

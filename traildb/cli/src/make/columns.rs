@@ -1,5 +1,7 @@
 //! `--fields` and headers: which column, or which key, goes where.
 
+use std::collections::HashSet;
+
 use crate::failure::Failure;
 
 /// The most columns that a row may be told to have.
@@ -103,6 +105,15 @@ impl Columns {
         Ok(all)
     }
 
+    /// An error where one key of JSON would have two places to go to.
+    pub(super) fn need_keys(&self) -> Result<(), Failure> {
+        let mut seen = HashSet::new();
+        match self.keys.iter().find(|(key, _)| !seen.insert(key)) {
+            Some((key, _)) => Err(Failure::Usage(format!("--fields: {key:?} is named twice"))),
+            None => Ok(()),
+        }
+    }
+
     /// An error where CSV has no column for a field.
     pub(super) fn need_columns(&self) -> Result<(), Failure> {
         let Some(part) = &self.unplaced else { return Ok(()) };
@@ -177,5 +188,9 @@ mod tests {
         let got = Columns::new(Some("id:uuid,ts:time,3:x"), None).unwrap();
         let keys: Vec<&str> = got.keys.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["id", "ts", "x"]);
+        assert!(got.need_keys().is_ok());
+        for bad in ["uuid,time,title:a,title:b", "uuid,time,a,a:b", "x:uuid,x:time"] {
+            assert!(Columns::new(Some(bad), None).unwrap().need_keys().is_err(), "{bad}");
+        }
     }
 }

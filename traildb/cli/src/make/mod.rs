@@ -144,7 +144,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let columns = Columns::new(args.fields.as_deref(), names)?;
     let fields = columns.fields.clone();
     let syntax = match args.json {
-        true => Syntax::Json(Json::new(columns.keys, args.compat)),
+        true => {
+            columns.need_keys()?;
+            Syntax::Json(Json::new(columns.keys, args.compat))
+        }
         false => {
             columns.need_columns()?;
             Syntax::Csv(csv, columns.columns)

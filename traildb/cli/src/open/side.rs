@@ -1,5 +1,7 @@
 //! The index beside a database: where it is, and whether it is used.
 
+use std::path::Path;
+
 use traildb::{
     Index, Reader,
     index::{SUFFIX, path_of},
@@ -81,7 +83,20 @@ impl Opener<'_> {
             }),
         };
         match store {
-            Ok(store) => Ok(Found::Storage(store, needed)),
+            Ok(store) => match is_older(&place, input) {
+                false => Ok(Found::Storage(store, needed)),
+                true => {
+                    let text = format!(
+                        "{place}: older than its database: make it again, or touch it if it is of \
+                         these very bytes"
+                    );
+                    if needed {
+                        return Err(Failure::Failed(text));
+                    }
+                    ignored(&text);
+                    Ok(Found::Nothing)
+                }
+            },
             Err((_, failure)) if needed => Err(failure),
             Err((true, _)) => Ok(Found::Nothing),
             Err((false, failure)) => {
@@ -103,6 +118,22 @@ impl Opener<'_> {
             }
             Ok(()) => Ok(()),
         }
+    }
+}
+
+/// Whether the index at a path was made before the database at another was. What is far away tells
+/// no times; it is known by what is in it alone.
+fn is_older(index: &str, database: &str) -> bool {
+    if is_url(index) || is_url(database) {
+        return false;
+    }
+    let database = traildb::existing(database.as_ref());
+    // The members of a directory are written together, and outlive a change of its name.
+    let of = if database.is_dir() { database.join("info") } else { database };
+    let written = |path: &Path| path.metadata().and_then(|stat| stat.modified()).ok();
+    match (written(index.as_ref()), written(&of)) {
+        (Some(index), Some(database)) => index < database,
+        _ => false,
     }
 }
 

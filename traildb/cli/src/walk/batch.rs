@@ -12,6 +12,8 @@ pub(crate) struct Batch {
     pub(crate) steps: Vec<Step>,
     /// Of each shard, for each of its events, its items: one for each column that is a field.
     pub(crate) items: Vec<Vec<Item>>,
+    /// Shards that any event was of, in this batch or one before.
+    pub(super) seen: Vec<bool>,
     held: usize,
     items_max: usize,
 }
@@ -28,7 +30,13 @@ pub(crate) enum Step {
 impl Batch {
     pub(super) fn new(shards: usize, is_remote: bool) -> Batch {
         let items_max = if is_remote { BATCH_REMOTE } else { BATCH_LOCAL };
-        Batch { steps: Vec::new(), items: vec![Vec::new(); shards], held: 0, items_max }
+        Batch {
+            steps: Vec::new(),
+            items: vec![Vec::new(); shards],
+            seen: vec![false; shards],
+            held: 0,
+            items_max,
+        }
     }
 
     /// Adds an event of `shard`.
@@ -36,6 +44,7 @@ impl Batch {
     pub(super) fn event(&mut self, time: u64, shard: usize, items: impl Iterator<Item = Item>) {
         let before = self.items[shard].len();
         self.items[shard].extend(items);
+        self.seen[shard] = true;
         self.held += 1 + self.items[shard].len() - before;
         // Shards are far fewer than 2^32.
         self.steps.push(Step::Event(time, shard as u32));

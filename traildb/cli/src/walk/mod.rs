@@ -17,7 +17,7 @@ use crate::{
     failure::Failure,
     open::{Database, Store},
     select::{Column, Content, Names},
-    shards::Shards,
+    shards::{Ended, Shards},
 };
 
 /// Trails to pass over.
@@ -29,7 +29,13 @@ pub(crate) struct Walk<'d> {
     /// or `None` if there is none.
     fields: Vec<Vec<Option<u16>>>,
     batch: Batch,
+    /// Shards of which no more is wanted.
+    gone: Vec<bool>,
 }
+
+/// What takes batches calls this with the place of a shard that it can take no more of, why, and
+/// whether it took any of it. It then passes over the rest of that shard, in this batch too.
+pub(crate) type Lose<'l> = dyn FnMut(usize, Failure, bool) -> Result<(), Failure> + 'l;
 
 /// How many UUIDs were asked for, and how many are in any shard.
 pub(crate) struct Asked {
@@ -44,13 +50,13 @@ impl<'d> Walk<'d> {
         databases: &[Database<'_>],
         columns: &[Column],
         names: &Names,
-    ) -> Result<Walk<'d>, Failure> {
-        let mut merge = Merge::new(open).map_err(of_shard)?;
+    ) -> Result<Walk<'d>, Ended> {
+        let mut merge = Merge::new(open)?;
         let mut all = Vec::with_capacity(open.len());
         for (place, database) in databases.iter().enumerate() {
             // A trail asks for a unit of the table of trails and one of its own, or a few.
             merge.window(place, (database.plan_units / 2).max(1) as usize);
-            let known = database.reader.fields()?;
+            let known = database.reader.fields().map_err(|e| Ended::At(place, e.into()))?;
             let fields = columns.iter().filter_map(|column| match column.content {
                 Content::Field(number) => Some(known.find(names.name(number))),
                 _ => None,
@@ -63,20 +69,19 @@ impl<'d> Walk<'d> {
             shards: open.iter().map(|one| one.shard).collect(),
             fields: all,
             batch: Batch::new(open.len(), is_remote),
+            gone: vec![false; open.len()],
         })
     }
 
-    /// Leaves out all trails but those of these UUIDs.
-    pub(crate) fn select(&mut self, mut uuids: Vec<Uuid>) -> Result<Asked, Failure> {
-        uuids.sort_unstable();
-        uuids.dedup();
-        let found = self.merge.select(&uuids).map_err(of_shard)?;
+    /// Leaves out all trails but those of these UUIDs, each of which is named once.
+    pub(crate) fn select(&mut self, uuids: &[Uuid]) -> Result<Asked, Ended> {
+        let found = self.merge.select(uuids)?;
         Ok(Asked { wanted: uuids.len(), found: found.into_iter().filter(|&found| found).count() })
     }
 
     /// Leaves out all events but those that match: a filter for each database.
-    pub(crate) fn filter(&mut self, filters: Vec<Filter>) -> Result<(), Failure> {
-        self.merge.filter(filters).map_err(of_shard)
+    pub(crate) fn filter(&mut self, filters: Vec<Filter>) -> Result<(), Ended> {
+        Ok(self.merge.filter(filters)?)
     }
 
     /// Number of trails, at most.
@@ -93,7 +98,7 @@ impl<'d> Walk<'d> {
         mut self,
         shards: &Shards<'_>,
         bar: &ProgressBar,
-        mut print: impl FnMut(&Batch) -> Result<(), Failure>,
+        mut print: impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         loop {
             match self.merge.next_trail() {
@@ -105,7 +110,7 @@ impl<'d> Walk<'d> {
                 Err(error) => self.pass_over(error, shards, &mut print)?,
             }
         }
-        print(&self.batch)
+        self.flush(shards, &mut print)
     }
 
     /// Takes the events of the trails of a UUID.
@@ -113,7 +118,7 @@ impl<'d> Walk<'d> {
         &mut self,
         uuid: Uuid,
         shards: &Shards<'_>,
-        print: &mut impl FnMut(&Batch) -> Result<(), Failure>,
+        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut begun = false;
         loop {
@@ -132,8 +137,7 @@ impl<'d> Walk<'d> {
                 Err(error) => self.pass_over(error, shards, print)?,
             }
             if self.batch.is_full() {
-                print(&self.batch)?;
-                self.batch.clear();
+                self.flush(shards, print)?;
             }
         }
         if begun {
@@ -148,14 +152,30 @@ impl<'d> Walk<'d> {
         &mut self,
         error: ShardError,
         shards: &Shards<'_>,
-        print: &mut impl FnMut(&Batch) -> Result<(), Failure>,
+        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        print(&self.batch)?;
-        self.batch.clear();
-        shards.all.pass_over(self.shards[error.place], error.error.into())
+        self.flush(shards, print)?;
+        let ShardError { place, error } = error;
+        match std::mem::replace(&mut self.gone[place], true) {
+            true => Ok(()),
+            false => shards.pass_over(self.shards[place], error.into(), self.batch.seen[place]),
+        }
     }
-}
 
-fn of_shard(error: ShardError) -> Failure {
-    error.error.into()
+    /// Has everything printed that is in the batch. Shards that cannot be printed leave the walk.
+    fn flush(
+        &mut self,
+        shards: &Shards<'_>,
+        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let Walk { merge, gone, batch, .. } = self;
+        let numbers = &self.shards;
+        print(batch, &mut |place, failure, in_part| {
+            merge.leave(place);
+            gone[place] = true;
+            shards.pass_over(numbers[place], failure, in_part)
+        })?;
+        batch.clear();
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value as Json;
 
-use crate::support::{Sample, printed, run, stderr, three};
+use crate::support::{Sample, printed, run, stderr, tdb, three, uuid};
 
 /// A made-up database without an index, and one of its users.
 fn events() -> (Sample, String, String) {
@@ -98,6 +98,37 @@ fn an_index_that_does_not_fit_is_told_and_not_used() {
     printed(&["index", &path]);
     let output = run(&["query", "-i", &path, "-F", &filter, "--stats"]);
     assert!(stderr(&output).contains("used for 1 of 1"), "{}", stderr(&output));
+}
+
+/// A database that was made again from values of the same lengths: the index of the one before would
+/// not find the new values.
+#[test]
+fn an_index_from_before_its_database_is_not_used() {
+    let sample = Sample::new(&[]);
+    // Before the end that tells databases apart: the first of many values differs.
+    let make = |path: &str, first: &str| {
+        let rest = (0..2000).map(|k| format!("{},{k},user{k:05}\n", uuid(1))).collect::<String>();
+        let rows = format!("{},0,{first}\n{rest}", uuid(1));
+        let args = ["make", "-d", ",", "-f", "uuid,time,user", "-o", path];
+        tdb(&args).write_stdin(rows).assert().success();
+    };
+    let path = sample.beside("u.tdb");
+    make(&path, "alice0000");
+    printed(&["index", &path]);
+    fs::remove_file(&path).expect("made above");
+    make(&path, "bobby0000");
+    let query = ["query", "-i", &path, "-F", "user=bobby0000", "--json"];
+    let output = run(&query);
+    let json: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&json["events"], &json["databases_indexed"]), (&1.into(), &0.into()));
+    assert!(stderr(&output).contains("older than its database"), "{}", stderr(&output));
+    let index = format!("{path}.tdbidx");
+    let output = run(&[&query[..], &["--index-path", &index]].concat());
+    assert_eq!(output.status.code(), Some(1), "one that is named must fit");
+    assert!(stderr(&output).contains("make it again"), "{}", stderr(&output));
+    printed(&["index", &path]);
+    let json: Json = serde_json::from_str(&printed(&query)).expect("JSON");
+    assert_eq!((&json["events"], &json["databases_indexed"]), (&1.into(), &1.into()));
 }
 
 #[test]

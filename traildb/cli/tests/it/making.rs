@@ -173,6 +173,19 @@ fn columns_are_taken_by_place_number_and_name() {
     }
 }
 
+/// One key for two fields would fill one of them alone.
+#[test]
+fn a_key_of_json_goes_to_one_field() {
+    let sample = Sample::new(&[]);
+    let made = sample.beside("made.tdb");
+    let args = ["make", "-j", "-f", "uuid,time,title:a,title:b", "-o", &made];
+    let input = format!("{{\"uuid\":\"{}\",\"time\":1,\"title\":\"x\"}}\n", uuid(1));
+    let output = tdb(&args).write_stdin(input).output().expect("the command starts");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("\"title\" is named twice"), "{}", stderr(&output));
+    assert!(!fs::exists(&made).expect("a readable directory"));
+}
+
 #[test]
 fn json_values_stay_as_they_are_written() {
     let sample = Sample::new(&[]);

@@ -127,6 +127,124 @@ fn damage_in_the_middle_of_a_dump_leaves_the_others_whole() {
     assert!((6..404).contains(&lines), "{lines} lines: it stopped neither before nor after");
 }
 
+/// Where a member of a package is: its offset, and its size.
+fn place(file: &[u8], name: &str) -> (usize, usize) {
+    let index = String::from_utf8_lossy(&file[2560..file.len().min(8192)]).into_owned();
+    let line = index.lines().find(|line| line.split(' ').next() == Some(name)).expect("a member");
+    let mut numbers = line.split(' ').skip(1).map(|n| n.parse::<usize>().expect("a number"));
+    (numbers.next().expect("an offset"), numbers.next().expect("a size"))
+}
+
+/// Whatever of a database is damaged, it is passed over once, and the others are whole.
+#[test]
+fn damage_of_any_member_is_passed_over() {
+    let sample = three();
+    let (logs, path) = (sample.beside("logs"), sample.beside("logs/b.tdb"));
+    let sound = fs::read(&path).expect("a database");
+    let (a, c) = (sample.beside("logs/a.tdb"), sample.beside("logs/c.tdb"));
+    let others = printed(&["dump", &a, &c, "-f", "uuid,time,a"]);
+    let filtered = printed(&["dump", &a, &c, "-f", "uuid,time,a", "-F", "b=y b=r"]);
+    assert_eq!((others.lines().count(), filtered.lines().count()), (4, 2));
+    let damage = |name: &str, at: usize, byte: u8| {
+        let mut file = sound.clone();
+        let start = place(&file, name).0;
+        file[start + at] = byte;
+        fs::write(&path, file).expect("room");
+    };
+    let filter = ["-F", "b=y b=r"];
+    let cases = [
+        ("a name of a field", ("fields", 0, b'/'), false),
+        ("a name, filtered", ("fields", 0, b'/'), true),
+        ("the size of a lexicon", ("lexicon.b", 3, 1), false),
+        ("the size of a lexicon, filtered", ("lexicon.b", 3, 1), true),
+        ("where a value is, filtered", ("lexicon.b", 7, 200), true),
+    ];
+    for (what, (member, at, byte), is_filtered) in cases {
+        damage(member, at, byte);
+        let (filter, expected) = match is_filtered {
+            true => (&filter[..], &filtered),
+            false => (&[][..], &others),
+        };
+        let args = [&["dump", &logs, "-f", "uuid,time,a"], filter].concat();
+        assert_eq!(run(&args).status.code(), Some(1), "{what}: it ends everything");
+        let output = run(&[&args[..], &["--keep-going"]].concat());
+        assert_eq!(output.status.code(), Some(4), "{what}: {}", stderr(&output));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), *expected, "{what}");
+        let said = stderr(&output);
+        assert_eq!(said.matches("passed over:").count(), 1, "{what}: {said}");
+        assert!(said.contains("1 of 3 databases were passed over"), "{what}: {said}");
+
+        let merged = sample.beside("merged.tdb");
+        let args = [&["merge", &logs, "-o", &merged, "--keep-going"], filter].concat();
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(4), "{what}: {}", stderr(&output));
+        let got = printed(&["dump", "-i", &merged, "-f", "uuid,time,a"]);
+        assert_eq!(got, *expected, "{what}, merged");
+        fs::remove_file(&merged).expect("made above");
+    }
+    // None is left: nothing is made.
+    let merged = sample.beside("merged.tdb");
+    let output = run(&["merge", &path, "-o", &merged, "--keep-going", "-F", "b=late"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(!fs::exists(&merged).expect("a readable directory"));
+    let output = run(&["dump", &path, "--keep-going", "-f", "b", "-F", "b=late"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+}
+
+/// Of a database whose value cannot be read, the events before it are there, and that is said.
+#[test]
+fn a_damaged_value_ends_its_database_alone() {
+    let sample = three();
+    let (logs, path) = (sample.beside("logs"), sample.beside("logs/b.tdb"));
+    let mut file = fs::read(&path).expect("a database");
+    // Of `b` the values are `bb` and `late`: the offset of the second is 0.
+    let at = place(&file, "lexicon.b").0 + 8;
+    assert!(file[at..at + 4] != [0; 4]);
+    file[at..at + 4].fill(0);
+    fs::write(&path, &file).expect("room");
+    let (one, two) = (uuid(1), uuid(2));
+    // The first value ends where the second starts, so no event of it can be read.
+    let expected = format!("{one} 10 x y \n{two} 1   \n{two} 20 p  \n{two} 30 q r \n");
+    let args = ["dump", &logs, "--keep-going", "-f", "uuid,time,a,b,c"];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    let trails = run(&["dump", &logs, "--keep-going", "--json-trails", "-f", "b"]);
+    let lines = String::from_utf8_lossy(&trails.stdout).into_owned();
+    let expected = format!(
+        "{{\"uuid\":\"{one}\",\"events\":[[10,\"y\"]]}}\n\
+         {{\"uuid\":\"{two}\",\"events\":[[1,\"\"],[20,\"\"],[30,\"r\"]]}}\n"
+    );
+    assert_eq!(lines, expected);
+    let of_json: Vec<serde_json::Result<Json>> = lines.lines().map(serde_json::from_str).collect();
+    assert!(of_json.iter().all(Result::is_ok), "{lines}");
+
+    // 2,000 values, the last of which is damaged: most events come before.
+    let rows: String = (0..2000).map(|k| format!("{two},{},v{k:04}\n", 1000 + k)).collect();
+    fs::remove_file(&path).expect("made above");
+    let args = ["make", "-d", ",", "-f", "uuid,time,b", "-o", &path];
+    tdb(&args).write_stdin(rows).assert().success();
+    let mut file = fs::read(&path).expect("a database");
+    let at = place(&file, "lexicon.b").0 + 4 * 2000;
+    file[at..at + 4].fill(0);
+    fs::write(&path, &file).expect("room");
+    let output = run(&["dump", &logs, "--keep-going", "-f", "b"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let printed_values = String::from_utf8_lossy(&output.stdout).matches('v').count();
+    assert_eq!(printed_values, 1998, "the offset ends one value and starts another");
+    assert!(stderr(&output).contains("read in part"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 of these after a part"), "{}", stderr(&output));
+    let merged = sample.beside("merged.tdb");
+    let output = run(&["merge", &logs, "-o", &merged, "--keep-going"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stderr(&output).contains("read in part"), "{}", stderr(&output));
+    assert_eq!(printed(&["dump", "-i", &merged, "-f", "b"]).matches('v').count(), 1998);
+    assert_eq!(printed(&["dump", "-i", &merged, "-f", "a", "-F", "a!="]), "x\np\nq\n");
+    let whole = run(&["merge", &logs, "-o", &sample.beside("none.tdb")]);
+    assert_eq!(whole.status.code(), Some(1));
+    assert!(!stderr(&whole).contains("read in part"), "nothing stays: {}", stderr(&whole));
+}
+
 #[test]
 fn nothing_found_is_said() {
     let sample = three();
