@@ -132,6 +132,12 @@ pub enum InputError {
     /// A name that cannot be part of a member's name.
     #[error("the field name {0:?} is not 1 to 511 of the bytes A-Z a-z 0-9 _ - %")]
     MalformedName(String),
+    /// A name that cannot be part of a file's name: a directory has a file for each field.
+    #[error(
+        "the field name {0:?}... has more than 247 bytes, which is too long for a directory; write a \
+         package"
+    )]
+    NameTooLong(String),
     /// The format numbers fields in 14 bits.
     #[error("{0} fields are too many: 16382 are possible")]
     TooManyFields(usize),

@@ -37,5 +37,5 @@ pub use crate::{
     },
     shards::Shards,
     storage::Storage,
-    write::{Appender, Bigrams, Builder, Options, Sink, Written},
+    write::{Appender, Bigrams, Builder, Options, Sink, Unfinished, Written},
 };

@@ -1,21 +1,20 @@
 //! Where a command's result goes: stdout, or a new file that is whole or not there.
 
-use std::{
-    fs::{self, File},
-    io::{self, BufWriter, Write},
-    path::PathBuf,
-};
+use std::io::{self, BufWriter, Write};
+
+use traildb::Unfinished;
 
 use crate::failure::Failure;
 
 /// Bytes collected for one system call.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A buffered output. A file that was begun and not [finished](Output::finish) is removed.
+/// A buffered output. A file has its name once it is [finished](Output::finish); until then it has
+/// that of something unfinished, and is removed if it never is.
 pub(crate) struct Output {
     sink: BufWriter<Box<dyn Write>>,
     name: String,
-    unfinished: Option<PathBuf>,
+    unfinished: Option<Unfinished>,
 }
 
 impl Output {
@@ -24,8 +23,10 @@ impl Output {
         let (sink, name, unfinished): (Box<dyn Write>, _, _) = match path {
             "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
             _ => {
-                let file = File::create_new(path).map_err(|error| Failure::file(path, error))?;
-                (Box::new(file), path.to_owned(), Some(path.into()))
+                let failed = |error| Failure::file(path, error);
+                let unfinished = Unfinished::file(path, false).map_err(failed)?;
+                let file = unfinished.as_file().try_clone().map_err(failed)?;
+                (Box::new(file), path.to_owned(), Some(unfinished))
             }
         };
         Ok(Output { sink: BufWriter::with_capacity(BUFFER_BYTES, sink), name, unfinished })
@@ -36,11 +37,11 @@ impl Output {
         self.sink.write_all(bytes).map_err(|error| Failure::output(&self.name, error))
     }
 
-    /// Writes what is left.
+    /// Writes what is left, and gives a file its name.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         self.sink.flush().map_err(|error| Failure::output(&self.name, error))?;
-        self.unfinished = None;
-        Ok(())
+        let placed = self.unfinished.map_or(Ok(()), Unfinished::place);
+        placed.map_err(|error| Failure::file(&self.name, error))
     }
 }
 
@@ -48,13 +49,4 @@ impl Output {
 pub(crate) fn note(text: &str) {
     // Where stderr is closed, there is nobody left to tell.
     let _ = writeln!(io::stderr(), "tdb: {text}");
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let Some(path) = &self.unfinished {
-            // The failure that led here is the one to tell.
-            let _ = fs::remove_file(path);
-        }
-    }
 }

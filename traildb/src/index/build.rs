@@ -10,7 +10,7 @@
 //! are noted that never have it: these are few where fields are many.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -33,6 +33,7 @@ use crate::{
     item::Item,
     read::{Chunk, Reader},
     storage::Storage,
+    write::Unfinished,
 };
 
 /// Values that a thread hashes at a time.
@@ -135,21 +136,15 @@ impl<'r, S: Storage> Build<'r, S> {
     /// Those of reading the database, and of writing.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<Built, Error> {
         let path = path.as_ref();
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}.tmp", std::process::id()));
-        let partial = Partial(PathBuf::from(partial));
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         let failed = |source| Error::file(path, source);
         let spill = Arc::new(Spill::new(self.temp_dir.as_deref().unwrap_or(folder)));
-        let file = File::options().write(true).create(true).truncate(true).open(&partial.0);
-        let file = file.map_err(failed)?;
-        let built = self.write_to(&file, &spill, &failed)?;
-        file.sync_all().map_err(failed)?;
-        fs::rename(&partial.0, path).map_err(failed)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        let unfinished = Unfinished::file(path, true).map_err(failed)?;
+        let built = self.write_to(unfinished.as_file(), &spill, &failed)?;
+        unfinished.place().map_err(failed)?;
         Ok(built)
     }
 
@@ -179,6 +174,8 @@ impl<'r, S: Storage> Build<'r, S> {
             let entry = lists.write(field, count, trails_total, &mut out, &mut built);
             entries.push(entry.map_err(failed)?);
         }
+        // Values are sorted in the memory that these had.
+        drop(pairs);
 
         let hashes =
             self.sort_values(&counts, spill, failed, &|values| progress(trails_total, values))?;
@@ -294,15 +291,6 @@ impl<'r, S: Storage> Build<'r, S> {
 impl<S: Storage> std::fmt::Debug for Build<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Build").field("threads", &self.threads).finish_non_exhaustive()
-    }
-}
-
-/// A file that is deleted unless it was renamed.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -44,7 +44,8 @@ pub const SUFFIX: &str = ".tdbidx";
 /// Where the index of the database at `path` is by convention: `events.tdb` has
 /// `events.tdb.tdbidx`, and the directory `events` has `events.tdbidx`.
 pub fn path_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+    // A slash at the end of a directory's name is none of its name.
+    let mut name = path.components().as_path().as_os_str().to_owned();
     name.push(SUFFIX);
     name.into()
 }

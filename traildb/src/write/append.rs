@@ -16,7 +16,11 @@ use crate::{
 
 /// Numbers of a page of a map. A page is made when the first of its numbers is needed.
 const PAGE: usize = 1024;
-/// Events, and bytes of values, between two looks at the limits.
+/// Bytes of a page.
+const PAGE_BYTES: usize = 4 * PAGE;
+/// Of the memory that is allowed, maps may take one part in so many.
+const MAPS_SHARE: u64 = 8;
+/// Events, and bytes of values and of pages, between two looks at the limits.
 const EVENTS: usize = 4096;
 const BYTES: usize = 1 << 20;
 
@@ -44,12 +48,19 @@ pub struct Appender<'b, 'r, S: Storage> {
     bytes_left: usize,
     /// What had been spilled when the numbers were made.
     spilled: Spilled,
+    /// Bytes of maps beyond which all of them are forgotten. Then values are read again, as they are
+    /// when some were spilled.
+    maps_max: u64,
+    /// Bytes between two looks at the limits.
+    bytes_step: usize,
 }
 
 /// Numbers by number, in pages; 0 is not known yet.
 #[derive(Debug, Default)]
 struct Map {
     pages: Vec<Option<Box<[u32; PAGE]>>>,
+    /// Pages that were made.
+    made: usize,
 }
 
 impl Map {
@@ -58,13 +69,22 @@ impl Map {
         page.map_or(0, |page| page[number as usize % PAGE])
     }
 
-    fn set(&mut self, number: u64, becomes: u32) {
+    /// Returns how many bytes of memory it took.
+    fn set(&mut self, number: u64, becomes: u32) -> usize {
         let page = number as usize / PAGE;
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, || None);
         }
+        let is_new = self.pages[page].is_none();
+        self.made += usize::from(is_new);
         let page = self.pages[page].get_or_insert_with(|| Box::new([0; PAGE]));
         page[number as usize % PAGE] = becomes;
+        if is_new { PAGE_BYTES } else { 0 }
+    }
+
+    /// Bytes of memory that it takes.
+    fn memory(&self) -> u64 {
+        (self.made * PAGE_BYTES + self.pages.capacity() * size_of::<usize>()) as u64
     }
 }
 
@@ -140,6 +160,10 @@ impl Builder {
             column[from] = Some(at);
         }
         let spilled = self.spilled();
+        let maps_max = match self.options.memory_bytes {
+            0 => u64::MAX,
+            bytes => bytes / MAPS_SHARE,
+        };
         Ok(Appender {
             builder: self,
             reader,
@@ -153,6 +177,8 @@ impl Builder {
             events_left: 0,
             bytes_left: 0,
             spilled,
+            maps_max,
+            bytes_step: BYTES,
         })
     }
 }
@@ -192,7 +218,7 @@ impl<S: Storage> Appender<'_, '_, S> {
         }
         self.builder.check()?;
         if self.events_left == 0 || self.bytes_left == 0 {
-            (self.events_left, self.bytes_left) = (EVENTS, BYTES);
+            (self.events_left, self.bytes_left) = (EVENTS, self.bytes_step);
             self.make_room()?;
         }
         self.row.clear();
@@ -228,14 +254,16 @@ impl<S: Storage> Appender<'_, '_, S> {
         Ok(())
     }
 
-    /// Spills if there is need to, and forgets the numbers of what was spilled.
+    /// Spills if there is need to, and forgets the numbers of what was spilled, or all if there are too
+    /// many.
     fn make_room(&mut self) -> Result<(), Error> {
-        self.builder.make_room(EVENTS, BYTES)?;
+        let of_maps = self.maps.iter().map(Map::memory).sum();
+        self.builder.make_room(EVENTS, BYTES, of_maps)?;
         let spilled = self.builder.spilled();
         if spilled.events != self.spilled.events {
             self.trail = None;
         }
-        if spilled.values != self.spilled.values {
+        if spilled.values != self.spilled.values || of_maps > self.maps_max {
             self.maps.fill_with(Map::default);
         }
         self.spilled = spilled;
@@ -255,7 +283,54 @@ impl<S: Storage> Appender<'_, '_, S> {
         self.bytes_left = self.bytes_left.saturating_sub(self.value.len());
         let tables = self.builder.batches.tables();
         let number = lock(&tables.fields[self.columns[column].0]).number(&self.value);
-        self.maps[column].set(item.value(), number);
+        let taken = self.maps[column].set(item.value(), number);
+        self.bytes_left = self.bytes_left.saturating_sub(taken);
         Ok(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers are forgotten when they take too much, and the database is the same.
+    #[test]
+    fn maps_are_bounded_and_leave_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut builder = Builder::new(&["a", "b"]).unwrap();
+        for n in 0..200_000u64 {
+            // Numbers go from first to last, and then up and down.
+            let at = if n < 100_000 { n } else { n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 100_000 };
+            let uuid = Uuid::from_number(u128::from(n % 777));
+            builder.add(uuid, n, &[format!("a{at}"), format!("b{}", at % 7)]).unwrap();
+        }
+        builder.finish(path("from.tdb")).unwrap();
+        let reader = Reader::open(path("from.tdb")).unwrap();
+        let append = |name: &str, maps_max: u64| {
+            let mut builder = Builder::new(&["a", "b"]).unwrap();
+            let mut appender = builder.appender(&reader, &[1, 2]).unwrap();
+            (appender.maps_max, appender.bytes_step) = (maps_max, 64 << 10);
+            let mut most = 0;
+            let mut cursor = reader.cursor().unwrap();
+            for trail in 0..reader.trails() {
+                cursor.seek(trail).unwrap();
+                let uuid = reader.uuid(trail).unwrap();
+                while let Some(event) = cursor.next_event().unwrap() {
+                    appender.add(uuid, &event).unwrap();
+                    most = most.max(appender.maps.iter().map(Map::memory).sum());
+                }
+            }
+            builder.finish(path(name)).unwrap();
+            (std::fs::read(path(name)).unwrap(), most)
+        };
+        let (all, most) = append("all.tdb", u64::MAX);
+        assert!(most > 400_000, "{most} bytes: four for each value");
+        let (some, most) = append("some.tdb", 64 << 10);
+        // What comes between two looks is on top.
+        assert!(most < 3 * (64 << 10), "{most} bytes");
+        assert!(all == some, "the bytes differ");
+        let (none, most) = append("none.tdb", 0);
+        assert!(most > 0 && all == none, "the bytes differ");
     }
 }

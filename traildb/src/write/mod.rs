@@ -39,6 +39,7 @@ use std::{env, io, path::Path};
 pub use self::{
     append::Appender,
     options::{Bigrams, Options},
+    place::Unfinished,
     sink::Sink,
 };
 use self::{
@@ -60,6 +61,8 @@ use crate::{
 
 /// The longest value, in bytes (FORMAT.md L5).
 const VALUE_BYTES_MAX: u64 = 1 << 58;
+/// The longest name of a field whose lexicon is a file: file systems allow 255 bytes in all.
+const DIRECTORY_NAME_BYTES_MAX: usize = 255 - "lexicon.".len();
 /// The least memory that can be allowed.
 const MEMORY_MIN: u64 = 64 << 20;
 /// What the process, the batches and the model take, about.
@@ -124,6 +127,11 @@ impl Builder {
         if (1..MEMORY_MIN).contains(&options.memory_bytes) {
             return Err(InputError::Memory { limit: options.memory_bytes }.into());
         }
+        // In a directory each field has a file, whose name has a bound of its own.
+        let too_long = |name: &&str| options.directory && name.len() > DIRECTORY_NAME_BYTES_MAX;
+        if let Some(name) = fields.names().find(too_long) {
+            return Err(InputError::NameTooLong(name.chars().take(64).collect()).into());
+        }
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -170,7 +178,7 @@ impl Builder {
             self.batches.settle();
             let (events, bytes) = self.batches.filling();
             // After this batch there may be one more, about as large.
-            self.make_room(2 * events, 2 * bytes + bytes / 2)?;
+            self.make_room(2 * events, 2 * bytes + bytes / 2, 0)?;
             self.batches.submit();
         }
         Ok(())
@@ -186,9 +194,10 @@ impl Builder {
         }
     }
 
-    /// Spills if the memory is full, or so many more events, with so many bytes of values, might use
-    /// up the numbers that there are. Everything submitted must have been settled.
-    fn make_room(&mut self, events: usize, bytes: usize) -> Result<(), Error> {
+    /// Spills if the memory is full, `others` bytes of which the caller has, or so many more events,
+    /// with so many bytes of values, might use up the numbers that there are. Everything submitted must
+    /// have been settled.
+    fn make_room(&mut self, events: usize, bytes: usize, others: u64) -> Result<(), Error> {
         let limit = match self.options.memory_bytes {
             0 => u64::MAX,
             bytes => bytes - MEMORY_OTHER,
@@ -197,7 +206,7 @@ impl Builder {
         let (of_values, of_events) = (tables.values_memory(), tables.events_memory(self.threads));
         let values_are_full = of_values > limit / 3 || tables.values_are_full(events, bytes);
         let spills = values_are_full
-            || of_values.saturating_add(of_events) > limit
+            || of_values.saturating_add(of_events).saturating_add(others) > limit
             || tables.events_are_full(events);
         if !spills {
             return Ok(());
@@ -248,9 +257,9 @@ impl Builder {
     /// values, before anything is written; [`Error::File`] when the system refuses to write. What
     /// was at `path` before is untouched then.
     pub fn finish(self, path: impl AsRef<Path>) -> Result<Written, Error> {
-        let directory = self.options.directory;
+        let options = self.options.clone();
         let parts = self.into_parts()?;
-        let bytes = pack::write(path.as_ref(), &parts, directory)?;
+        let bytes = pack::write(path.as_ref(), &parts, &options)?;
         Ok(Written { trails: parts.info.trails, events: parts.info.events, bytes })
     }
 

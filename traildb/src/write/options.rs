@@ -21,6 +21,9 @@ pub enum Bigrams {
 pub struct Options {
     /// A directory with a file for each member instead of a package. Default: a package.
     pub directory: bool,
+    /// Fails where something has the name already, whenever that came to be there. Default: a database
+    /// of the same form is replaced.
+    pub keep_existing: bool,
     /// About the most memory to be used, in bytes; 0 for no limit (default). What does not fit goes
     /// to temporary files.
     pub memory_bytes: u64,
@@ -38,6 +41,12 @@ impl Options {
     /// Writes a directory.
     pub fn directory(mut self, directory: bool) -> Options {
         self.directory = directory;
+        self
+    }
+
+    /// Replaces nothing.
+    pub fn keep_existing(mut self, keep_existing: bool) -> Options {
+        self.keep_existing = keep_existing;
         self
     }
 

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     gather::Gathered,
+    options::Options,
     place::Unfinished,
     sink::Sink,
     spill::{Lexicon, Spill},
@@ -125,13 +126,14 @@ impl Parts {
 }
 
 /// Writes the database to `path`. Returns its size in bytes.
-pub(super) fn write(path: &Path, parts: &Parts, directory: bool) -> Result<u64, Error> {
+pub(super) fn write(path: &Path, parts: &Parts, options: &Options) -> Result<u64, Error> {
     let failed = |source| Error::file(path, source);
-    let unfinished = Unfinished::create(path, directory).map_err(failed)?;
+    let (directory, replace) = (options.directory, !options.keep_existing);
+    let unfinished = Unfinished::create(path, directory, replace).map_err(failed)?;
     let bytes = match directory {
         true => write_directory(path, unfinished.path(), parts)?,
         false => {
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, unfinished.file());
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, unfinished.as_file());
             let bytes = write_package(parts, &mut |bytes| out.write_all(bytes).map_err(failed))?;
             out.flush().map_err(failed)?;
             bytes

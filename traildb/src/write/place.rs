@@ -6,42 +6,77 @@
 //!
 //! Whatever happens, at `x.tdb` is what was there before, or the whole new database. A process that
 //! is killed leaves its part behind, without the lock, which dies with it: the next one that writes
-//! to the same name removes it.
+//! to the same name removes it. Indexes, and what commands print into files, are written like this
+//! too.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
-    io,
+    io::{
+        self,
+        ErrorKind::{AlreadyExists, InvalidInput, NotFound, PermissionDenied, Unsupported},
+    },
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// A database under its temporary name. Removed on drop, unless it was put in place.
+/// A file or a directory under a temporary name beside the one that it takes when it is whole.
+/// Removed on drop, unless it was put in place.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("report.csv");
+/// use std::io::Write;
+///
+/// let unfinished = traildb::Unfinished::file(&path, false)?;
+/// unfinished.as_file().write_all(b"uuid time\n")?;
+/// assert!(!path.exists());
+/// unfinished.place()?;
+/// assert!(path.exists());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub struct Unfinished {
     /// Where it goes.
     target: PathBuf,
     path: PathBuf,
     /// The file, or the directory; its lock says that somebody is at work.
     file: File,
     directory: bool,
+    /// Whether it takes the place of what is at the target.
+    replace: bool,
     placed: bool,
 }
 
 /// Ends the names of parts.
 const SUFFIX: &str = ".part";
 
+/// What is said of a target that is not to be replaced.
+const IN_THE_WAY: &str = "exists already, and is not overwritten";
+
 /// Tells the parts of one process apart.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Unfinished {
-    /// A new file, or directory, that will go to `target`. Removes what dead processes left there.
-    pub(super) fn create(target: &Path, directory: bool) -> io::Result<Unfinished> {
-        let name = target.file_name().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "this is no name for a database")
-        })?;
-        check_target(target, directory)?;
+    /// A new file that will go to `target`, in place of a file that is there if it may `replace` one.
+    /// Removes what dead processes left for the same place.
+    ///
+    /// # Errors
+    /// What the system says, and [`AlreadyExists`](io::ErrorKind::AlreadyExists) if a directory is
+    /// there, or anything that is not to be replaced.
+    pub fn file(target: impl AsRef<Path>, replace: bool) -> io::Result<Unfinished> {
+        Unfinished::create(target.as_ref(), false, replace)
+    }
+
+    /// A new file, or directory, that will go to `target`.
+    pub(crate) fn create(target: &Path, directory: bool, replace: bool) -> io::Result<Unfinished> {
+        let name = target
+            .file_name()
+            .ok_or_else(|| io::Error::new(InvalidInput, "this is no name for a database"))?;
+        check_target(target, directory, replace)?;
         let folder = folder(target);
         remove_stale(folder, name)?;
         // Somebody who removes what is stale may take ours for it before it is locked: try again.
@@ -55,11 +90,11 @@ impl Unfinished {
                 false => OpenOptions::new().write(true).create_new(true).open(&path),
             };
             let file = match created {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) if error.kind() == AlreadyExists => continue,
                 created => created?,
             };
-            let unfinished =
-                Unfinished { target: target.into(), path, file, directory, placed: false };
+            let target = target.to_owned();
+            let unfinished = Unfinished { target, path, file, directory, replace, placed: false };
             unfinished.file.lock()?;
             if same(&unfinished.file, &unfinished.path) {
                 return Ok(unfinished);
@@ -68,29 +103,43 @@ impl Unfinished {
         Err(io::Error::other("no name was free for what is being written"))
     }
 
+    /// Whether a file name is one of something unfinished: `NAME.PID-N.part`.
+    pub fn is_name(name: &OsStr) -> bool {
+        let name = name.as_encoded_bytes().strip_suffix(SUFFIX.as_bytes());
+        let mark = name.and_then(|name| name.rsplit(|&b| b == b'.').next());
+        mark.is_some_and(|mark| !mark.is_empty() && is_mark(mark))
+    }
+
     /// Where it is for now.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The file, to be written.
-    pub(super) fn file(&self) -> &File {
+    pub fn as_file(&self) -> &File {
         &self.file
     }
 
-    /// Puts it on the disk and gives it its name. What had the name before is gone then.
-    pub(super) fn place(mut self) -> io::Result<()> {
+    /// Puts it on the disk and gives it its name. What it replaces is gone then.
+    ///
+    /// # Errors
+    /// What the system says, and [`AlreadyExists`](io::ErrorKind::AlreadyExists) if something came to
+    /// be there in the meantime that is not to be replaced: that stays as it is.
+    pub fn place(mut self) -> io::Result<()> {
         self.file.sync_all()?;
-        check_target(&self.target, self.directory)?;
-        if self.directory && self.target.exists() {
+        check_target(&self.target, self.directory, self.replace)?;
+        if !self.replace {
+            rename_new(&self.path, &self.target, self.directory)?;
+        } else if self.directory && self.target.exists() {
             // Two directories cannot replace each other by `rename`; they can change names, so that
             // at no moment there is none.
             exchange(&self.path, &self.target)?;
             self.placed = true;
             sync_folder(&self.target)?;
             return fs::remove_dir_all(&self.path);
+        } else {
+            fs::rename(&self.path, &self.target)?;
         }
-        fs::rename(&self.path, &self.target)?;
         self.placed = true;
         sync_folder(&self.target)
     }
@@ -105,14 +154,15 @@ impl Drop for Unfinished {
     }
 }
 
-/// Refuses to replace what is no database of that form.
-fn check_target(target: &Path, directory: bool) -> io::Result<()> {
+/// Refuses to replace what is no database of that form, or with `replace` unset anything.
+fn check_target(target: &Path, directory: bool, replace: bool) -> io::Result<()> {
     let kind = match target.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == NotFound => return Ok(()),
         found => found?.file_type(),
     };
-    let refuse = |text| Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    let refuse = |text| Err(io::Error::new(AlreadyExists, text));
     match (directory, kind.is_dir()) {
+        _ if !replace => refuse(IN_THE_WAY),
         (false, true) => refuse("a directory is there; name another file, or write a directory"),
         (true, false) => refuse("a file is there; remove it first, or write a package"),
         (true, true) if !is_database(target)? => {
@@ -143,12 +193,17 @@ fn remove_stale(folder: &Path, name: &std::ffi::OsStr) -> io::Result<()> {
         let ours = bytes
             .strip_prefix(start.as_encoded_bytes())
             .and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()))
-            .is_some_and(|rest| rest.iter().all(|b| b.is_ascii_digit() || *b == b'-'));
+            .is_some_and(is_mark);
         if ours {
             remove_if_unowned(&entry.path());
         }
     }
     Ok(())
+}
+
+/// Whether this is what tells parts of one name apart: the process, and its number there.
+fn is_mark(mark: &[u8]) -> bool {
+    mark.iter().all(|b| b.is_ascii_digit() || *b == b'-')
 }
 
 /// Removes a file or a directory that nobody has locked. What cannot be removed is left: it is in
@@ -181,6 +236,55 @@ fn sync_folder(target: &Path) -> io::Result<()> {
     File::open(folder(target))?.sync_all()
 }
 
+/// Renames, unless something has the new name: in one step, so that nothing that comes to be there in
+/// the meantime is lost.
+fn rename_new(from: &Path, to: &Path, directory: bool) -> io::Result<()> {
+    let done = match rename_exclusive(from, to) {
+        // The file system does not know how.
+        Err(error) if matches!(error.kind(), Unsupported | InvalidInput) => {
+            link_new(from, to, directory)
+        }
+        done => done,
+    };
+    done.map_err(|error| match error.kind() {
+        AlreadyExists => io::Error::new(AlreadyExists, IN_THE_WAY),
+        _ => error,
+    })
+}
+
+/// The same where the file system renames only by replacing. A second name for a file is refused
+/// where something has it, and a directory is renamed only to what is an empty one. Where files have
+/// no second names either (FAT), it is looked before, and what comes in between is replaced.
+fn link_new(from: &Path, to: &Path, directory: bool) -> io::Result<()> {
+    if !directory {
+        match fs::hard_link(from, to) {
+            Err(error) if matches!(error.kind(), Unsupported | PermissionDenied) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                // The next writer removes it otherwise.
+                let _ = fs::remove_file(from);
+                return Ok(());
+            }
+        }
+    }
+    match to.symlink_metadata() {
+        Ok(_) => Err(AlreadyExists.into()),
+        Err(error) if error.kind() == NotFound => fs::rename(from, to),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn rename_exclusive(from: &Path, to: &Path) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn rename_exclusive(_: &Path, _: &Path) -> io::Result<()> {
+    Err(Unsupported.into())
+}
+
 #[cfg(target_os = "linux")]
 fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -190,7 +294,56 @@ fn exchange(a: &Path, b: &Path) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn exchange(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::Error::new(
-        io::ErrorKind::Unsupported,
+        Unsupported,
         "this system cannot replace a directory at once; remove the old one first",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Rename = fn(&Path, &Path, bool) -> io::Result<()>;
+
+    /// By the system's own way and by the one for file systems that lack it.
+    #[test]
+    fn nothing_is_replaced_that_is_not_to_be() {
+        for (how, rename) in [("rename", rename_new as Rename), ("link", link_new)] {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            fs::write(at("new"), "new").unwrap();
+            fs::write(at("old"), "old").unwrap();
+            fs::create_dir(at("new.dir")).unwrap();
+            fs::write(at("new.dir/info"), "new").unwrap();
+            fs::create_dir(at("old.dir")).unwrap();
+            fs::write(at("old.dir/info"), "old").unwrap();
+            for (from, to, directory) in
+                [("new", "old", false), ("new.dir", "old.dir", true), ("new.dir", "old", true)]
+            {
+                let error = rename(&at(from), &at(to), directory).unwrap_err();
+                assert_eq!(error.kind(), AlreadyExists, "{how}: {from} to {to}: {error}");
+            }
+            assert_eq!(fs::read(at("old")).unwrap(), b"old", "{how}");
+            assert_eq!(fs::read(at("old.dir/info")).unwrap(), b"old", "{how}");
+            rename(&at("new"), &at("a"), false).unwrap();
+            rename(&at("new.dir"), &at("b"), true).unwrap();
+            assert_eq!(fs::read(at("a")).unwrap(), b"new", "{how}");
+            assert_eq!(fs::read(at("b/info")).unwrap(), b"new", "{how}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "{how}: no litter");
+        }
+    }
+
+    #[test]
+    fn names_of_what_is_unfinished() {
+        for (name, expected) in [
+            ("a.tdb.12-0.part", true),
+            ("a.tdb.tdbidx.1-3.part", true),
+            ("a.tdb.part", false),
+            ("my.part", false),
+            ("a.tdb", false),
+            ("x..part", false),
+        ] {
+            assert_eq!(Unfinished::is_name(name.as_ref()), expected, "{name}");
+        }
+    }
 }

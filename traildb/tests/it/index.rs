@@ -109,6 +109,28 @@ fn an_index_does_not_depend_on_threads_and_memory() {
 }
 
 #[test]
+fn the_index_is_beside_a_directory() {
+    for (database, index) in [
+        ("logs/a.tdb", "logs/a.tdb.tdbidx"),
+        ("events", "events.tdbidx"),
+        ("events/", "events.tdbidx"),
+        ("/x/events//", "/x/events.tdbidx"),
+    ] {
+        assert_eq!(path_of(Path::new(database)), Path::new(index), "{database}");
+    }
+}
+
+/// What a killed process has left of an index goes with the next one.
+#[test]
+fn an_unfinished_index_is_removed() {
+    let (dir, reader, _) = database(&vec![vec![(1, [1, 1, 1])]]);
+    let path = path_of(&dir.path().join("db.tdb"));
+    fs::write(dir.path().join("db.tdb.tdbidx.1-0.part"), "half").unwrap();
+    index(&reader, &path, 1, 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "the database and its index");
+}
+
+#[test]
 fn an_index_of_another_database_is_refused() {
     let dir = support::scratch();
     let make = |name: &str, value: &str| {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use traildb::{Builder, Error, Options, Reader, Uuid};
+use traildb::{Builder, Error, InputError, Options, Reader, Unfinished, Uuid};
 
 use crate::support::scratch;
 
@@ -73,6 +73,45 @@ fn what_is_no_database_of_that_form_is_left_alone() {
     assert_eq!(value(&dir), b"old");
     assert_eq!(names(folder.path()), ["dir", "file", "home"], "no litter");
     assert_eq!(names(&home), ["letter.txt"]);
+}
+
+/// Whenever it came to be there: what is not to be replaced stays.
+#[test]
+fn an_existing_one_is_kept_where_that_is_wanted() {
+    let folder = scratch();
+    for directory in [false, true] {
+        let path = folder.path().join(if directory { "dir" } else { "a.tdb" });
+        let write = |text: &str| {
+            let options = Options::default().directory(directory).keep_existing(true);
+            let mut builder = Builder::with_options(&["a"], options)?;
+            builder.add(Uuid::default(), 7, &[text])?;
+            builder.finish(&path)
+        };
+        write("old").unwrap();
+        let error = write("new").unwrap_err();
+        assert!(error.to_string().contains("not overwritten"), "{error}");
+        assert_eq!(value(&path), b"old");
+    }
+    let path = folder.path().join("late");
+    let unfinished = Unfinished::file(&path, false).unwrap();
+    fs::write(&path, "came in between").unwrap();
+    let error = unfinished.place().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"came in between");
+    assert_eq!(names(folder.path()), ["a.tdb", "dir", "late"], "no litter");
+}
+
+/// A name that a package can have and a directory cannot is told before any event is taken.
+#[test]
+fn a_name_too_long_for_a_file_is_refused_at_once() {
+    let names = |len: usize| ["x".repeat(len)];
+    let directory = || Options::default().directory(true);
+    assert!(Builder::with_options(&names(247), directory()).is_ok());
+    for len in [248, 511] {
+        let error = Builder::with_options(&names(len), directory()).unwrap_err();
+        assert!(matches!(error, Error::Input(InputError::NameTooLong(_))), "{error}");
+        assert!(Builder::new(&names(len)).is_ok());
+    }
 }
 
 #[test]

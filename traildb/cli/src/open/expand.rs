@@ -18,7 +18,7 @@ use std::{
 };
 
 use glob::{MatchOptions, Pattern};
-use traildb::index::SUFFIX;
+use traildb::{Unfinished, index::SUFFIX};
 
 use super::is_url;
 use crate::failure::Failure;
@@ -129,7 +129,7 @@ fn of_path(input: &str, found: &mut Vec<String>) -> Result<(), Failure> {
     for path in paths {
         let path = path.map_err(|error| Failure::file(error.path(), error.error()))?;
         // Directories on the way to files match a `*` at the end as well.
-        if path.is_file() && !is_index(&path) || is_database(&path) {
+        if path.is_file() && !is_index(&path) && !is_unfinished(&path) || is_database(&path) {
             found.push(text_of(path)?);
         }
         if found.len() > DATABASES_MAX {
@@ -144,9 +144,14 @@ fn is_index(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes())
 }
 
-/// Whether a directory is a database in the directory form.
+/// Whether something is being written there, or was by a process that died.
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(Unfinished::is_name)
+}
+
+/// Whether a directory is a database in the directory form, and whole.
 fn is_database(path: &Path) -> bool {
-    path.join("info").is_file() && path.join("fields").is_file()
+    !is_unfinished(path) && path.join("info").is_file() && path.join("fields").is_file()
 }
 
 /// Every database below a directory, in the order of names.
@@ -260,6 +265,8 @@ mod tests {
             "2016-01/b.tdb",
             "2016-02/a.tdb",
             "2016-02/a.tdb.tdbidx",
+            "2016-02/a.tdb.tdbidx.7-0.part",
+            "2016-02/b.tdb.7-0.part",
             "2016-02/notes",
             "x[1].tdb",
         ] {
@@ -267,8 +274,10 @@ mod tests {
             fs::write(at(name), "").unwrap();
         }
         fs::create_dir(at("2016-02/dir")).unwrap();
+        fs::create_dir(at("2016-02/c.7-1.part")).unwrap();
         for member in ["info", "fields"] {
             fs::write(at("2016-02/dir/") + member, "").unwrap();
+            fs::write(at("2016-02/c.7-1.part/") + member, "").unwrap();
         }
         fs::write(at("list"), format!("# shards\n{}\n\n{} # one\n", at("2016-01/*"), at("x[1]")))
             .unwrap();

@@ -46,7 +46,8 @@ pub(crate) enum Target {
 }
 
 impl Args {
-    /// Where the database goes that the user calls `output`. Nothing may be there.
+    /// Where the database goes that the user calls `output`. Nothing may be there, now nor when it is
+    /// put there: this look only spares the work in between.
     pub(crate) fn target(&self, output: &Path) -> Result<Target, Failure> {
         let is_directory = self.tdb_format == "dir";
         if let Some(url) = output.to_str().filter(|output| open::is_url(output)) {
@@ -87,6 +88,7 @@ impl Args {
         });
         let options = Options::default()
             .directory(self.tdb_format == "dir")
+            .keep_existing(true)
             .memory_bytes(self.memory.unwrap_or_else(half_of_memory))
             .temporary_directory(temporary)
             .threads(threads.count())

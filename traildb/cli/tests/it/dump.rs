@@ -148,6 +148,49 @@ fn an_output_file_is_new_and_whole() {
     assert_eq!(std::fs::read(&file).expect("the output"), whole, "left as it was");
 }
 
+/// A file has its name when it is whole, whatever ends the command.
+#[test]
+fn a_dump_that_is_killed_leaves_no_file_that_looks_whole() {
+    use std::{fs, process};
+
+    let sample = Sample::new(&[]);
+    let (path, out) = (sample.beside("s.tdb"), sample.beside("out/s.csv"));
+    printed(&["synth", "--events", "300000", "-o", &path]);
+    let whole = printed(&["dump", "-i", &path]);
+    let folder = sample.beside("out");
+    fs::create_dir(&folder).expect("a directory");
+    let names = || {
+        let entries = fs::read_dir(&folder).expect("a directory");
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+        entries.map(|entry| name(entry).into_string().expect("plain")).collect::<Vec<_>>()
+    };
+    let mut killed = 0;
+    for _ in 0..20 {
+        let mut child = process::Command::new(assert_cmd::cargo::cargo_bin("tdb"))
+            .args(["dump", "-i", &path, "-o", &out])
+            .spawn()
+            .expect("the command starts");
+        while names().is_empty() && child.try_wait().expect("a child").is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        if fs::exists(&out).expect("a readable directory") {
+            assert!(fs::read(&out).expect("a file") == whole.as_bytes(), "cut short");
+            fs::remove_file(&out).expect("it is there");
+        } else {
+            killed += 1;
+        }
+    }
+    assert!(killed > 0, "it was always quicker");
+    printed(&["dump", "-i", &path, "-o", &out]);
+    assert_eq!(names(), ["s.csv"], "what the killed ones left is gone");
+    assert!(fs::read(&out).expect("a file") == whole.as_bytes());
+    let again = run(&["dump", "-i", &path, "-o", &out]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("not overwritten"), "{}", stderr(&again));
+}
+
 #[test]
 fn info_says_what_there_is() {
     let sample = Sample::new(NASTY);

@@ -173,6 +173,34 @@ fn columns_are_taken_by_place_number_and_name() {
     }
 }
 
+/// What comes to be there while events are read is not overwritten either.
+#[test]
+fn a_database_that_came_in_between_is_not_overwritten() {
+    use std::{io::Write as _, process::Stdio};
+
+    let sample = Sample::new(&[]);
+    for (k, format) in ["pkg", "dir"].iter().enumerate() {
+        let (fifo, made) =
+            (sample.beside(&format!("fifo{k}")), sample.beside(&format!("m{k}.tdb")));
+        let status = std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+        assert!(status.success());
+        let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("tdb"))
+            .args(["make", "-i", &fifo, "-o", &made, "--tdb-format", format])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        // This waits for the command to open its input, which it does after it has looked.
+        let mut rows = fs::File::options().write(true).open(&fifo).expect("a pipe");
+        fs::write(&made, "somebody else's").expect("room");
+        rows.write_all(format!("{} 1\n", uuid(1)).as_bytes()).expect("it reads");
+        drop(rows);
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("not overwritten"), "{}", stderr(&output));
+        assert_eq!(fs::read(&made).expect("a file"), b"somebody else's");
+    }
+}
+
 /// One key for two fields would fill one of them alone.
 #[test]
 fn a_key_of_json_goes_to_one_field() {
