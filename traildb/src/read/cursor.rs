@@ -434,6 +434,11 @@ impl<'r, S: Storage> Trail<'r, S> {
                     if second_field != 0 {
                         self.set(second_field, second);
                     }
+                    // A field changes once in an event. Made-up bytes say so again and again, two bits
+                    // each time.
+                    if self.changes.len() > self.items.len() {
+                        return Err(self.damaged("more changes in an event than there are fields"));
+                    }
                 }
             }
         }

@@ -196,3 +196,37 @@ fn no_single_change_makes_the_reader_panic() {
         }
     }
 }
+
+/// A trail of one event in which a field changes again and again, a few bits each time.
+#[test]
+fn changes_of_an_event_are_no_more_than_fields() {
+    let mut members = good();
+    let mut bits = Vec::new();
+    let mut put = |numbers: &[(u32, u32)]| {
+        for &(number, n) in numbers {
+            bits.extend((0..n).map(|k| number >> k & 1 == 1));
+        }
+    };
+    // How many bits of the last byte are unused comes first: none. A time with a delta of 0, in the
+    // bits of a delta of 4. Then literals of field 1 with its first value, of three.
+    put(&[(0, 3), (0, 1), (0, 2), (0, 3)]);
+    for _ in 0..4099 {
+        put(&[(0, 1), (1, 2), (1, 2)]);
+    }
+    assert_eq!(bits.len() % 8, 0);
+    let byte = |bits: &[bool]| (0..8).map(|k| u8::from(bits[k]) << k).sum::<u8>();
+    let mut data: Vec<u8> = bits.chunks(8).map(byte).collect();
+    let ends = [0, data.len(), data.len() + 1, data.len() + 2];
+    data.extend([0; 10]);
+    members.insert("trails.data".into(), data);
+    let toc = ends.iter().flat_map(|&end| (end as u32).to_le_bytes());
+    members.insert("trails.toc".into(), toc.collect());
+    let reader = open_members(&members).unwrap();
+    let mut trail = reader.trail(0).unwrap();
+    let event = trail.next_event().unwrap().unwrap();
+    assert_eq!(event.items, [Item::new(1, 1), Item::new(2, 0)]);
+    let mut changes = reader.view().only_changes().trail(0).unwrap();
+    let error = changes.next_event().unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("more changes"), "{error}");
+    assert!(changes.next_event().unwrap().is_none(), "the trail is over");
+}
