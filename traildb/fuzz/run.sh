@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")"
 seconds=${1:-60}
-targets=${2:-"reader make"}
+targets=${2:-"reader make filter index"}
 target=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 corpus=${FUZZ_CORPUS:-$target/corpus}
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -1,9 +1,11 @@
 //! Writes seeds: small databases in the compact form, of our own and of `../shared`, and small texts
-//! for `make`.
+//! for `make`, `filter` and `index`.
 //!
 //! ```text
 //!   FOLDER/reader   flags, members
 //!   FOLDER/make     flags, text: see make.rs
+//!   FOLDER/filter   text
+//!   FOLDER/index    flags, text of a filter, patches: see index.rs
 //! ```
 
 mod compact;
@@ -18,6 +20,7 @@ type Members = BTreeMap<String, Vec<u8>>;
 fn main() {
     let root = std::env::args().nth(1).expect("usage: seeds FOLDER");
     texts(&Path::new(&root).join("make"));
+    filters(&Path::new(&root).join("filter"), &Path::new(&root).join("index"));
     let folder = Path::new(&root).join("reader");
     fs::create_dir_all(&folder).expect("the folder can be made");
     let scratch = std::env::temp_dir().join(format!("traildb-seeds-{}", std::process::id()));
@@ -70,6 +73,37 @@ fn texts(folder: &Path) {
                 seed.extend(text.as_bytes());
                 fs::write(folder.join(format!("{kind}-{n}-{flags}")), seed).expect("a seed is written");
             }
+        }
+    }
+}
+
+/// Filters as they should be and as they should not, alone and over an index.
+fn filters(texts: &Path, indexes: &Path) {
+    let filters = [
+        "a=x1",
+        "a=x1 a=x2 & b!= & user=\"user 4\"",
+        "!(a=x1 & (b=1 b=2)) time>=1970-02-01T12:00:00Z",
+        "time<1970-03 & time>=86400 & time!=172800 & b=",
+        "user=@names/of/users & !a=@x1 & nothing=\"\\x41\\\"\"",
+        "((((a=x1))))",
+        "a=x1 & ",
+        "a=\"open",
+        "time=99999-99 & !!!",
+        "title=AT&T (b=a(b)c)",
+    ];
+    for folder in [texts, indexes] {
+        fs::create_dir_all(folder).expect("the folder can be made");
+    }
+    // The head, the entry of the first field, its lists; a cut.
+    let patches: [&[u8]; 5] = [&[], &[8, 0, 3], &[40, 0, 0, 96, 0, 1], &[0, 16, 0x80], &[0, 32, 0]];
+    for (n, text) in filters.iter().enumerate() {
+        fs::write(texts.join(format!("filter-{n}")), text).expect("a seed is written");
+        for (k, patch) in patches.iter().enumerate() {
+            let flags = if k == 4 { 2 } else { k as u8 & 1 };
+            let mut seed = vec![flags, text.len() as u8];
+            seed.extend(text.as_bytes());
+            seed.extend(*patch);
+            fs::write(indexes.join(format!("index-{n}-{k}")), seed).expect("a seed is written");
         }
     }
 }
