@@ -251,6 +251,20 @@ impl Filter {
         self.clauses.iter().all(|clause| clause.terms.iter().any(|term| term.matches(time, items)))
     }
 
+    /// The field, the item and whether it is negated, where that is all that is asked for.
+    pub(crate) fn only_item(&self) -> Option<(u16, Item, bool)> {
+        match &self.clauses[..] {
+            [clause] => match &clause.terms[..] {
+                [Term::Items(set)] => match *set.items {
+                    [item] => Some((set.field, item, set.negated)),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Timestamps outside of which no event matches; those within need not. `None` if no event can
     /// match at all.
     pub fn times(&self) -> Option<RangeInclusive<u64>> {

@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!   file     65536 entries of 20 bytes: u128 symbol (two items), u32 length of the code word
-//!   memory   first     by the next 11 bits: where in the second table to look, and by how many bits
-//!                      more, as many as the longest code word that starts so has; 8 KB, which stay
-//!                      in the first cache
-//!            second    a symbol and the length of its code word; one for each short code word, and
-//!                      about one for each long one
+//!   memory   first     by the next 11 bits, flag included: where in the second table to look, and by
+//!                      how many bits more, as many as the longest symbol that starts so has; or how
+//!                      many bits of value a literal has. 8 KB, which stay in the first cache
+//!            second    a symbol and its length; one for each short code word and for each field of
+//!                      a literal, and about one for each long code word
 //!
-//!   entry    0-4 length | 5 wide | 6-12 field, 14-34 value | 35-41 field, 43-63 value
+//!   entry    0-5 length, flag included; 0: ask by another way | 6-12 field, 14-34 value
+//!            | 35-41 field, 43-63 value
 //! ```
 //!
-//! Always two looks, rather than one for short code words: how long the next one is cannot be guessed,
-//! and a wrong guess of the processor costs more than a look. An entry is its symbol, both items as they
-//! are: nothing is looked up behind it but items that are too wide for it.
+//! Always two looks, rather than one for short code words, and the same two for a literal: neither how
+//! long the next symbol is nor what kind it is of can be guessed, and a wrong guess of the processor
+//! costs more than a look. An entry is its symbol, both items as they are: nothing is looked up behind
+//! it but items that are too wide for it.
 
 use crate::{
+    bits,
     container::{Member, Members},
     error::Error,
     item::Item,
@@ -31,16 +34,24 @@ const ENTRY_BYTES_V0: usize = 12;
 pub(crate) const BYTES: u64 = (ENTRIES * ENTRY_BYTES) as u64;
 
 const FIRST_BITS: u32 = 11;
-/// The low bits of a first entry: how many bits more choose the second.
-const MORE_BITS: u32 = 3;
-/// The low bits of a second entry: the length of the code word, 0 in an unused one, or with `WIDE`, of
-/// one whose symbol is found by its number.
-const KIND_BITS: u32 = 6;
-const WIDE: u64 = 1 << 5;
+const FIRST: usize = (1 << FIRST_BITS) - 1;
+/// A first entry: a mask of the bits that come next, which are added to a place in the second table;
+/// between them the kind of literal, 0 for a code word.
+const MORE_BITS: u32 = CODE_BITS_MAX + 1 - FIRST_BITS;
+const MORE: u32 = (1 << MORE_BITS) - 1;
+const LITERAL_BITS: u32 = 4;
+const PLACE_AT: u32 = MORE_BITS + LITERAL_BITS;
+/// More than there are code words and fields together. Only what is in use takes memory.
+const PLACES: usize = 1 << 17;
+/// The low bits of a second entry: the length of the symbol, or 0.
+const LENGTH_BITS: u32 = 6;
+const LENGTH: u64 = (1 << LENGTH_BITS) - 1;
 /// Bits of an item in an entry, if it fits: a narrow one of a value below 2^21.
 const ITEM_BITS: u32 = 29;
+/// Databases with at most so many fields, time included, have their literals in the tables.
+pub(crate) const FIELDS_NARROW: usize = 8;
 
-/// What a code word stands for: one item or two.
+/// What a code word or literal stands for: one item or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Symbol {
     /// The first item. A time item is its delta times 256, whatever the delta: like a narrow item.
@@ -51,51 +62,178 @@ pub(crate) struct Symbol {
     pub(crate) second_field: u16,
 }
 
-/// The codebook, made small and quick to look up.
+/// What literals are made of (FORMAT.md T6).
+#[derive(Debug)]
+pub(crate) struct Literals {
+    /// Bits of the field.
+    field_bits: u32,
+    /// For each field, the time first, bits of the value, and the greatest value.
+    pub(crate) fields: Vec<(u32, u64)>,
+    /// Whether one look at the stream shows any literal whole.
+    short: bool,
+}
+
+impl Literals {
+    /// Of a database with these greatest values of its fields, and that greatest delta.
+    pub(crate) fn new(delta_max: u64, counts: impl IntoIterator<Item = u64>) -> Literals {
+        let time = (bits::width(delta_max), u64::MAX);
+        let values = counts.into_iter().map(|count| (bits::width(count), count));
+        let fields: Vec<(u32, u64)> = std::iter::once(time).chain(values).collect();
+        let field_bits = bits::width(fields.len() as u64);
+        let value_bits = fields.iter().map(|&(bits, _)| bits).max().unwrap_or(0);
+        Literals { field_bits, fields, short: 1 + field_bits + value_bits <= bits::PEEK_BITS }
+    }
+
+    /// The literal at `bit` of `bytes`, where `word` was peeked, and its bits. The error is a reason.
+    #[inline(always)]
+    fn read(&self, bytes: &[u8], bit: u64, word: u64) -> Result<(Symbol, u32), &'static str> {
+        let field = bits::low(word >> 1, self.field_bits);
+        let Some(&(value_bits, value_max)) = self.fields.get(field as usize) else {
+            return Err("a literal of a field that does not exist");
+        };
+        let before = 1 + self.field_bits;
+        let value = match self.short {
+            true => bits::low(word >> before, value_bits),
+            // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
+            false => bits::low(bits::peek(bytes, bit + u64::from(before)), value_bits),
+        };
+        if value > value_max {
+            return Err("a literal of a value that does not exist");
+        }
+        let field = field as u16;
+        let first = if field == 0 { value << 8 } else { Item::pack(field, value).raw() };
+        let symbol = Symbol { first, second: 0, first_field: field, second_field: 0 };
+        Ok((symbol, before + value_bits))
+    }
+}
+
+/// The codebook, made small and quick to look up, and the literals beside it.
 #[derive(Debug)]
 pub(crate) struct Codebook {
     first: Box<[u32; 1 << FIRST_BITS]>,
-    /// The first is unused: what no code word starts like leads there.
-    second: Box<[u64]>,
+    /// The first is unused: what no symbol starts like leads there.
+    second: Box<[u64; PLACES]>,
     /// Symbols that do not fit in an entry.
     wide: Vec<Symbol>,
+    literals: Literals,
+    /// By the kind of literal, that is 1 + its field: where its value is in the stream, and the greatest
+    /// one in that place.
+    values: [(u64, u64); 1 << LITERAL_BITS],
+    /// Bits by which a value in its place is shifted to where it is in an item.
+    value_shift: u32,
+}
+
+/// What two looks at the tables show. Fields are the lowest 7 bits of items.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// As in a [`Symbol`].
+    pub(crate) first: u64,
+    pub(crate) second: u64,
+    /// The length of the symbol, flag included; 0 when [`symbol`](Codebook::symbol) knows more.
+    pub(crate) bits: u64,
+    /// Whether a literal has a value that there is.
+    pub(crate) exists: bool,
 }
 
 impl Codebook {
     /// The codebook of a database without trails.
-    pub(crate) fn empty() -> Codebook {
-        let first = Box::new([0; 1 << FIRST_BITS]);
-        Codebook { first, second: Box::new([0]), wide: Vec::new() }
+    pub(crate) fn empty(literals: Literals) -> Codebook {
+        Codebook::new(Box::new([0; 1 << FIRST_BITS]), vec![0; PLACES], 1, Vec::new(), literals)
     }
 
-    /// The code word at the start of `bits`: its symbol and its length, or `None` when no code word
-    /// starts like this.
-    #[inline(always)]
-    pub(crate) fn find(&self, bits: u64) -> Option<(Symbol, u32)> {
-        let place = self.first[bits as usize & ((1 << FIRST_BITS) - 1)];
-        let more = (1u64 << (place & ((1 << MORE_BITS) - 1))) - 1;
-        let place = u64::from(place >> MORE_BITS) + (bits >> FIRST_BITS & more);
-        let entry = *self.second.get(place as usize)?;
-        let kind = entry & ((1 << KIND_BITS) - 1);
-        if kind.wrapping_sub(1) >= u64::from(CODE_BITS_MAX) {
-            return self.find_wide(entry);
+    /// Puts the literals of `literals` in the tables, after `used` places.
+    fn new(
+        mut first: Box<[u32; 1 << FIRST_BITS]>,
+        mut second: Vec<u64>,
+        used: usize,
+        wide: Vec<Symbol>,
+        literals: Literals,
+    ) -> Codebook {
+        let mut values = [(0, 0); 1 << LITERAL_BITS];
+        let value_at = 1 + literals.field_bits;
+        if literals.fields.len() <= FIELDS_NARROW {
+            for (field, &(bits, max)) in literals.fields.iter().enumerate() {
+                let length = value_at + bits;
+                let narrow = field == 0 || max < 1 << 24;
+                if length > bits::PEEK_BITS || !narrow {
+                    continue;
+                }
+                let (place, kind) = (used + field, field + 1);
+                let mask = (1 << bits) - 1;
+                values[kind] = (mask << value_at, max.min(mask) << value_at);
+                second[place] = (field as u64) << LENGTH_BITS | u64::from(length);
+                for slot in first[field << 1..].iter_mut().step_by(1 << value_at) {
+                    *slot = (place as u32) << PLACE_AT | (kind as u32) << MORE_BITS;
+                }
+            }
         }
-        let first = entry >> KIND_BITS & ((1 << ITEM_BITS) - 1);
-        let second = entry >> (KIND_BITS + ITEM_BITS);
-        let symbol = Symbol {
-            first,
-            second,
-            first_field: (first & 127) as u16,
-            second_field: (second & 127) as u16,
-        };
-        Some((symbol, kind as u32))
+        let second = second.into_boxed_slice().try_into().expect("so many were made");
+        // Items have their value from bit 8 on; with few fields, literals have it before.
+        let value_shift = 8u32.saturating_sub(value_at);
+        Codebook { first, second, wide, literals, values, value_shift }
     }
 
+    /// Number of fields, the time included.
+    pub(crate) fn fields(&self) -> usize {
+        self.literals.fields.len()
+    }
+
+    /// The symbol that `word` starts with. Literals only of databases with few fields.
+    #[inline(always)]
+    pub(crate) fn look(&self, word: u64) -> Look {
+        let place = self.first[word as usize & FIRST];
+        let more = (word >> FIRST_BITS) as u32 & place & MORE;
+        let at = (place >> PLACE_AT).wrapping_add(more);
+        let entry = self.second[at as usize & (PLACES - 1)];
+        let kind = (place >> MORE_BITS) as usize & ((1 << LITERAL_BITS) - 1);
+        let (mask, max) = self.values[kind];
+        let value = word & mask;
+        let first = entry >> LENGTH_BITS & ((1 << ITEM_BITS) - 1);
+        Look {
+            first: first.wrapping_add(value << (self.value_shift & 7)),
+            second: entry >> (LENGTH_BITS + ITEM_BITS),
+            bits: entry & LENGTH,
+            exists: value <= max,
+        }
+    }
+
+    /// The symbol at `bit` of `bytes`, where `word` was peeked (T5, T6), and its bits. The error is a
+    /// reason.
+    #[inline(always)]
+    pub(crate) fn symbol(
+        &self,
+        bytes: &[u8],
+        bit: u64,
+        word: u64,
+    ) -> Result<(Symbol, u32), &'static str> {
+        if word & 1 == 0 {
+            return self.literals.read(bytes, bit, word);
+        }
+        let Look { first, second, bits, .. } = self.look(word);
+        if bits == 0 {
+            return self.find_wide(first, second);
+        }
+        let (first_field, second_field) = ((first & 127) as u16, (second & 127) as u16);
+        Ok((Symbol { first, second, first_field, second_field }, bits as u32))
+    }
+
+    /// The same, for the rare.
     #[cold]
-    fn find_wide(&self, entry: u64) -> Option<(Symbol, u32)> {
-        let bits = (entry & ((1 << KIND_BITS) - 1)).checked_sub(WIDE)?;
-        let symbol = self.wide.get((entry >> KIND_BITS) as usize)?;
-        Some((*symbol, bits as u32))
+    #[inline(never)]
+    pub(crate) fn rare_symbol(
+        &self,
+        bytes: &[u8],
+        bit: u64,
+        word: u64,
+    ) -> Result<(Symbol, u32), &'static str> {
+        self.symbol(bytes, bit, word)
+    }
+
+    /// An entry without a length has its symbol's place in `first` and its length in `second`.
+    #[cold]
+    fn find_wide(&self, place: u64, bits: u64) -> Result<(Symbol, u32), &'static str> {
+        let symbol = self.wide.get(place as usize).filter(|_| bits > 0);
+        Ok((*symbol.ok_or("no code word starts like this")?, bits as u32))
     }
 
     /// The size that the member must have.
@@ -103,13 +241,14 @@ impl Codebook {
         (ENTRIES * if version == 0 { ENTRY_BYTES_V0 } else { ENTRY_BYTES }) as u64
     }
 
-    /// Reads and checks the table. `counts[f]` is the greatest value number of field f.
+    /// Reads and checks the table.
     pub(crate) fn read<S: Storage>(
         members: &Members<S>,
         member: &Member,
         version: u64,
-        counts: &[u64],
+        literals: Literals,
     ) -> Result<Codebook, Error> {
+        let counts: Vec<u64> = literals.fields.iter().map(|&(_, count)| count).collect();
         if member.len != Codebook::bytes(version) {
             let reason =
                 format!("{} bytes where {} are expected", member.len, Codebook::bytes(version));
@@ -152,14 +291,16 @@ impl Codebook {
         }
         owners.sort_unstable();
 
-        // How many bits the longest code word has beyond the first eleven, for each of those.
+        // From here on a code word has its flag in front. How many bits the longest one has beyond the
+        // first eleven, for each of those.
+        let flagged = |at: usize| at << 1 | 1;
         let mut more = vec![0u32; 1 << FIRST_BITS];
-        for &(bits, at) in owners.iter().filter(|owner| owner.0 > FIRST_BITS) {
-            let more = &mut more[at & ((1 << FIRST_BITS) - 1)];
-            *more = (*more).max(bits - FIRST_BITS);
+        for &(bits, at) in owners.iter().filter(|owner| owner.0 + 1 > FIRST_BITS) {
+            let more = &mut more[flagged(at) & FIRST];
+            *more = (*more).max(bits + 1 - FIRST_BITS);
         }
         let mut first = Box::new([0u32; 1 << FIRST_BITS]);
-        let mut second = vec![0u64];
+        let (mut second, mut used) = (vec![0u64; PLACES], 1);
         let mut wide = Vec::new();
         for (bits, at) in owners {
             let symbol = match version {
@@ -167,14 +308,17 @@ impl Codebook {
                 _ => Symbol::parse(entry(at)),
             };
             let symbol =
-                symbol.and_then(|symbol| symbol.check(counts)).map_err(|e| damaged(at, e))?;
-            let packed = symbol.pack(bits, &mut wide);
+                symbol.and_then(|symbol| symbol.check(&counts)).map_err(|e| damaged(at, e))?;
+            let length = bits + 1;
+            let packed = symbol.pack(length, &mut wide);
             let starts_alike = || damaged(at, "its code word starts with another one".into());
-            // At most 65536 entries, so places have 17 bits.
-            let place = (second.len() as u32) << MORE_BITS;
-            if bits <= FIRST_BITS {
-                second.push(packed);
-                for slot in first[at..].iter_mut().step_by(1 << bits) {
+            // Code words of one length differ, and each place is for at least one window of 16 bits:
+            // there are at most 65536.
+            let place = (used as u32) << PLACE_AT;
+            if length <= FIRST_BITS {
+                second[used] = packed;
+                used += 1;
+                for slot in first[flagged(at)..].iter_mut().step_by(1 << length) {
                     if *slot != 0 {
                         return Err(starts_alike());
                     }
@@ -182,24 +326,25 @@ impl Codebook {
                 }
                 continue;
             }
-            let prefix = at & ((1 << FIRST_BITS) - 1);
+            let prefix = flagged(at) & FIRST;
             let more = more[prefix];
             if first[prefix] == 0 {
-                first[prefix] = place | more;
-                second.resize(second.len() + (1 << more), 0);
-            } else if first[prefix] & ((1 << MORE_BITS) - 1) == 0 {
+                first[prefix] = place | ((1 << more) - 1);
+                used += 1 << more;
+            } else if first[prefix] & MORE == 0 {
                 return Err(starts_alike());
             }
-            let base = (first[prefix] >> MORE_BITS) as usize;
+            let base = (first[prefix] >> PLACE_AT) as usize;
             let table = &mut second[base..base + (1 << more)];
-            for slot in table[at >> FIRST_BITS..].iter_mut().step_by(1 << (bits - FIRST_BITS)) {
+            let slots = table[flagged(at) >> FIRST_BITS..].iter_mut();
+            for slot in slots.step_by(1 << (length - FIRST_BITS)) {
                 if *slot != 0 {
                     return Err(starts_alike());
                 }
                 *slot = packed;
             }
         }
-        Ok(Codebook { first, second: second.into_boxed_slice(), wide })
+        Ok(Codebook::new(first, second, used, wide, literals))
     }
 }
 
@@ -229,17 +374,17 @@ impl Symbol {
         Symbol::new(word(0), word(4))
     }
 
-    /// The entry of a code word of `bits` bits; the symbol goes to `wide` if it does not fit.
-    fn pack(self, bits: u32, wide: &mut Vec<Symbol>) -> u64 {
-        let bits = u64::from(bits);
+    /// The entry of a symbol of `length` bits; it goes to `wide` if it does not fit.
+    fn pack(self, length: u32, wide: &mut Vec<Symbol>) -> u64 {
+        let length = u64::from(length);
         let Symbol { first, second, .. } = self;
         // A narrow item, and a delta like one, has bit 7 clear, as what reads entries expects.
         let fits = |item: u64| item >> ITEM_BITS == 0 && item >> 7 & 1 == 0;
         if fits(first) && fits(second) {
-            return second << (KIND_BITS + ITEM_BITS) | first << KIND_BITS | bits;
+            return second << (LENGTH_BITS + ITEM_BITS) | first << LENGTH_BITS | length;
         }
         wide.push(self);
-        (wide.len() as u64 - 1) << KIND_BITS | WIDE | bits
+        length << (LENGTH_BITS + ITEM_BITS) | (wide.len() as u64 - 1) << LENGTH_BITS
     }
 
     /// Both items must be of this database. A time item is bounded by checked addition instead.

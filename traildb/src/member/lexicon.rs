@@ -106,31 +106,6 @@ impl LexiconMember {
         Ok(span)
     }
 
-    /// Value `number` (1 to count) in the bytes of the member; `None` if it breaks a rule, or is of
-    /// version 0.
-    #[inline]
-    fn value_in<'b>(&self, bytes: &'b [u8], number: u64) -> Option<&'b [u8]> {
-        let number = usize::try_from(number).ok()?;
-        let (start, end) = match self.width {
-            _ if self.zero_ended => return None,
-            4 => {
-                let pair = bytes.get(4 * number..)?.first_chunk::<8>()?;
-                let pair = u64::from_le_bytes(*pair);
-                (pair & 0xFFFF_FFFF, pair >> 32)
-            }
-            _ => {
-                let pair = bytes.get(8 * number..)?.first_chunk::<16>()?;
-                let pair = u128::from_le_bytes(*pair);
-                (pair as u64, (pair >> 64) as u64)
-            }
-        };
-        let behind = self.width * (self.count + 2);
-        if start < behind || start >= end {
-            return None;
-        }
-        bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
-    }
-
     /// Value `number` (1 to count), if the member is in memory and sound there.
     #[inline]
     pub(crate) fn value_in_memory<'m, S: Storage>(
@@ -138,7 +113,21 @@ impl LexiconMember {
         members: &'m Members<S>,
         number: u64,
     ) -> Option<&'m [u8]> {
-        members.in_memory(&self.member).and_then(|bytes| self.value_in(bytes, number))
+        self.in_memory(members).get(number)
+    }
+
+    /// The values, as far as they are in memory.
+    #[inline]
+    pub(crate) fn in_memory<'m, S: Storage>(&self, members: &'m Members<S>) -> Slices<'m> {
+        let bytes = members.in_memory(&self.member).filter(|_| !self.zero_ended);
+        // Their numbers fit in the member, and so in memory.
+        let behind = self.width * (self.count + 2);
+        Slices {
+            bytes: bytes.unwrap_or_default(),
+            count: self.count,
+            behind: behind as usize,
+            wide: self.width == 8,
+        }
     }
 
     /// Value `number` (1 to count), in place.
@@ -318,6 +307,70 @@ impl LexiconMember {
         }
         let number = |value: &&[u8]| if value.is_empty() { Some(0) } else { found[value] };
         Ok(wanted.iter().map(number).collect())
+    }
+}
+
+/// Values in memory, none of them where they are not there, or are of version 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slices<'m> {
+    /// The member.
+    bytes: &'m [u8],
+    count: u64,
+    /// Where its values start, behind their offsets.
+    behind: usize,
+    /// Whether an offset has 8 bytes.
+    wide: bool,
+}
+
+impl<'m> Slices<'m> {
+    /// Where value `number` says that it starts, wherever that is.
+    #[inline]
+    pub(crate) fn start(&self, number: u64) -> Option<usize> {
+        if number.wrapping_sub(1) >= self.count {
+            return None;
+        }
+        let number = usize::try_from(number).ok()?;
+        match self.wide {
+            false => {
+                let start = self.bytes.get(number.checked_mul(4)?..)?.first_chunk()?;
+                Some(u32::from_le_bytes(*start) as usize)
+            }
+            true => {
+                let start = self.bytes.get(number.checked_mul(8)?..)?.first_chunk()?;
+                usize::try_from(u64::from_le_bytes(*start)).ok()
+            }
+        }
+    }
+
+    /// The byte of the member at `at`, 0 where there is none.
+    #[inline]
+    pub(crate) fn byte(&self, at: usize) -> u8 {
+        self.bytes.get(at).copied().unwrap_or(0)
+    }
+
+    /// Value `number`; `None` if there is none, or it breaks a rule.
+    #[inline]
+    pub(crate) fn get(&self, number: u64) -> Option<&'m [u8]> {
+        if number.wrapping_sub(1) >= self.count {
+            return None;
+        }
+        let number = usize::try_from(number).ok()?;
+        let (start, end) = match self.wide {
+            false => {
+                let pair = self.bytes.get(number.checked_mul(4)?..)?.first_chunk::<8>()?;
+                let pair = u64::from_le_bytes(*pair);
+                (pair as u32 as usize, (pair >> 32) as usize)
+            }
+            true => {
+                let pair = self.bytes.get(number.checked_mul(8)?..)?.first_chunk::<16>()?;
+                let pair = u128::from_le_bytes(*pair);
+                (usize::try_from(pair as u64).ok()?, usize::try_from(pair >> 64).ok()?)
+            }
+        };
+        match start >= self.behind && start < end {
+            true => self.bytes.get(start..end),
+            false => None,
+        }
     }
 }
 

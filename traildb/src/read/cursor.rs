@@ -9,17 +9,32 @@
 //! Bits are decoded from a window of at most 64 KiB that the cursor owns: nothing is pinned between
 //! calls, a trail of any length takes the same memory, and the zeros behind the window stand for
 //! the zeros that the format puts behind its data.
+//!
+//! Events are decoded into rows, and handed out from there:
+//!
+//! ```text
+//!   rows   |  handed out  | at hand  | decoded, not filtered yet | open |
+//!                         ^ next     ^ run_end                   ^ filled
+//! ```
+//!
+//! In a database with few fields that is many events at once, of several trails where these are passed
+//! over in order ([`rows`]); else one row is all there is, the state that the next symbols change.
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Batch, Model, Reader, view::Levels};
+use super::{
+    Batch, Reader,
+    rows::{self, Block, Decoded, Entry, Rest},
+    touch::Touch,
+    view::Levels,
+};
 use crate::{
     bits,
     container::Plan,
     error::Error,
     filter::Filter,
     item::{Item, Uuid},
-    member::codebook::Symbol,
+    member::codebook::{Codebook, FIELDS_NARROW, Symbol},
     storage::Storage,
 };
 
@@ -56,37 +71,86 @@ pub struct Event<'a> {
 /// A cursor over the events of one trail at a time.
 pub struct Trail<'r, S: Storage> {
     reader: &'r Reader<S>,
-    model: &'r Model,
+    codebook: &'r Codebook,
     levels: Arc<Levels>,
     /// What the levels say, at hand.
     only_changes: bool,
     /// The filter of this cursor, which overrides those of the levels.
     own_filter: Option<Arc<Filter>>,
-    /// The filter that holds for the trail that the cursor is on, and the last time that it can
-    /// match.
-    filter: Option<(Arc<Filter>, u64)>,
+    /// The filter that holds for the trail that the cursor is on.
+    filter: Option<Chosen>,
+    /// Whether `filter` is still to be found.
+    unfiltered: bool,
     id: Option<u64>,
     /// Whether nothing of that trail was read, since no event of it is let through.
     unread: bool,
-    /// The state: one item for each field. The first stands where a symbol has no second item, so that
-    /// it need not be asked whether there is one.
-    items: Box<[Item]>,
+    /// Number of fields, the time included.
+    fields: usize,
+    /// Items of a row: `fields`, or a power of two above it where many rows are decoded at once.
+    stride: usize,
+    /// Whether they are.
+    narrow: bool,
+    /// The row before the first event of a trail: NULLs, at the time from which deltas count.
+    nulls: Box<[Item]>,
+    /// Rows: the time, which has the place that a symbol without a second item writes to, and an item
+    /// for each field.
+    rows: Vec<Item>,
+    /// The row of the state, when rows are decoded alone.
+    base: usize,
+    /// Rows are at hand from `next` to `run_end`, and decoded up to `filled`.
+    next: usize,
+    run_end: usize,
+    filled: usize,
+    /// Where `next` was when its row was looked at.
+    peeked_at: usize,
+    ahead: AheadOf,
+    /// Trails that are decoded.
+    block: Block,
+    /// Where values will be looked up, how they are brought near.
+    touch: Option<Touch<'r>>,
     /// In a view of changes, the items that the event came with.
     changes: Vec<Item>,
-    time: u64,
-    /// Whether the event that `time` and `items` are was only looked at.
-    peeked: bool,
-    /// Whether every event is seen, with all its items: no filter holds, and it is not of changes.
-    plain: bool,
-    /// The time symbol that the next event starts with, read already.
-    pending: Option<Pending>,
-    window: Window,
+    window: Window<'r>,
     /// Where the trails from `spans_from` on start, and where the last of them ends.
     spans: Vec<u64>,
     spans_from: u64,
     /// What lies ahead when trails are passed over in order: bytes of data, and offsets.
     data_ahead: Ahead,
     spans_ahead: Ahead,
+}
+
+/// A filter, and what was found out about it.
+struct Chosen {
+    filter: Arc<Filter>,
+    /// The last time that it can match.
+    last: u64,
+    /// If all it asks for is one item: its place in a row, itself, and whether it is not to be there.
+    only: Option<(usize, Item, bool)>,
+}
+
+/// Where the first rows that match start and end. `matches` is asked of what is behind a row's start.
+#[inline(always)]
+fn first_run(rows: &[Item], stride: usize, matches: impl Fn(&[Item]) -> bool) -> Range<usize> {
+    let mut at = 0;
+    while at < rows.len() && !matches(&rows[at..]) {
+        at = at.wrapping_add(stride);
+    }
+    let start = at;
+    while at < rows.len() && matches(&rows[at..]) {
+        at = at.wrapping_add(stride);
+    }
+    start..at
+}
+
+/// What follows the rows that are decoded.
+#[derive(Clone, Copy)]
+enum AheadOf {
+    /// Nothing: the trail is at its end.
+    End,
+    /// The event of the row at `filled`, whose symbols go on.
+    Open,
+    /// An event that starts with this symbol, which is read already. Its row is the only one.
+    Pending(Pending),
 }
 
 /// How far ahead of a run was announced.
@@ -121,9 +185,13 @@ struct Pending {
 }
 
 /// Part of `trails.data`, and where decoding is in it.
-struct Window {
+struct Window<'r> {
+    /// All of the member, if it is in memory.
+    memory: Option<&'r [u8]>,
+    /// Whether the window is that: then it needs no filling.
+    is_memory: bool,
     /// `len` bytes of the member, then at least `SYMBOL_BYTES` of zeros.
-    bytes: Vec<u8>,
+    copy: Vec<u8>,
     /// Where `bytes[0]` is in the member.
     at: u64,
     len: usize,
@@ -143,24 +211,48 @@ struct Window {
 
 impl<'r, S: Storage> Trail<'r, S> {
     pub(super) fn new(reader: &'r Reader<S>, levels: Arc<Levels>) -> Result<Trail<'r, S>, Error> {
-        let model = reader.model()?;
+        let codebook = reader.codebook()?;
+        let content = reader.content.as_ref();
+        let fields = codebook.fields();
+        let time_min = reader.info.time_min;
+        let narrow = fields <= FIELDS_NARROW && !levels.only_changes && time_min <= rows::TIME_MAX;
+        let stride = match narrow {
+            true => fields.next_power_of_two().max(4),
+            false => fields,
+        };
+        let mut nulls: Box<[Item]> = (0..stride as u16).map(|field| Item::pack(field, 0)).collect();
+        nulls[0] = Item(time_min);
         Ok(Trail {
             reader,
-            model,
+            codebook,
             only_changes: levels.only_changes,
-            levels,
             own_filter: None,
             filter: None,
+            unfiltered: true,
             id: None,
             unread: false,
-            items: (0..model.literals.len()).map(|field| Item::new(field as u16, 0)).collect(),
+            fields,
+            stride,
+            narrow,
+            rows: nulls.to_vec(),
+            nulls,
+            base: 0,
+            next: 0,
+            run_end: 0,
+            filled: 0,
+            peeked_at: usize::MAX,
+            ahead: AheadOf::End,
+            block: Block::default(),
+            touch: match narrow && levels.values_ahead {
+                true => Some(Touch::new(reader)?),
+                false => None,
+            },
+            levels,
             changes: Vec::new(),
-            time: 0,
-            peeked: false,
-            plain: false,
-            pending: None,
             window: Window {
-                bytes: Vec::new(),
+                memory: content.and_then(|content| reader.members.in_memory(&content.trails.data)),
+                is_memory: false,
+                copy: Vec::new(),
                 at: 0,
                 len: 0,
                 bit: 0,
@@ -203,7 +295,11 @@ impl<'r, S: Storage> Trail<'r, S> {
             return Err(Error::FilterOfChanges);
         }
         self.own_filter = filter;
+        self.unfiltered = true;
         self.choose_filter();
+        // What was looked at stays; the filter decides anew about the rows behind it.
+        let peeked = self.peeked_at == self.next && self.next < self.run_end;
+        self.run_end = if peeked { self.next + self.stride } else { self.next };
         match self.id {
             Some(id) if self.unread => self.seek(id),
             _ => Ok(()),
@@ -212,32 +308,116 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Finds the filter that holds for the current trail, by precedence.
     fn choose_filter(&mut self) {
-        let chosen = self.own_filter.as_ref().or_else(|| self.levels.of_trail(self.id?));
+        let Some(id) = self.id.filter(|_| self.unfiltered) else { return };
+        self.unfiltered = self.levels.differ();
+        let chosen = self.own_filter.as_ref().or_else(|| self.levels.of_trail(id));
         let chosen = chosen.filter(|filter| !filter.is_all());
-        self.filter = chosen.map(|filter| {
-            let last = filter.times().map_or(0, |times| *times.end());
-            (filter.clone(), last)
+        self.filter = chosen.map(|filter| Chosen {
+            filter: filter.clone(),
+            last: filter.times().map_or(0, |times| *times.end()),
+            only: filter.only_item().map(|(field, item, not)| (usize::from(field), item, not)),
         });
-        self.plain = self.filter.is_none() && !self.only_changes;
     }
 
     /// Puts the cursor before the first event of `trail`.
     pub fn seek(&mut self, trail: u64) -> Result<(), Error> {
-        (self.pending, self.peeked) = (None, false);
-        let next = self.id.take().map(|id| id + 1) == Some(trail);
-        let span = self.span(trail, next)?;
-        for (slot, field) in self.items.iter_mut().zip(0..) {
-            *slot = Item::pack(field, 0);
+        if self.seek_decoded(trail) {
+            return Ok(());
         }
-        self.time = self.reader.info.time_min;
+        let next = self.id.take().map(|id| id + 1) == Some(trail);
+        self.stop();
+        let span = self.span(trail, next)?;
         self.id = Some(trail);
         self.choose_filter();
-        self.unread = self.filter.as_ref().is_some_and(|(filter, _)| filter.is_none());
+        self.unread = self.hides_all();
         if self.unread {
             return Ok(());
         }
-        let opened = self.open_span(span, next).and_then(|()| self.first_symbol());
+        let opened = self.open_span(span, next);
+        if opened.is_ok() && next && self.decode_block(trail) && self.seek_decoded(trail) {
+            return Ok(());
+        }
+        self.block.clear();
+        self.base = 0;
+        let opened = opened.and_then(|()| self.first_symbol());
         opened.inspect_err(|_| self.id = None)
+    }
+
+    /// The trail is over.
+    fn stop(&mut self) {
+        (self.run_end, self.filled, self.peeked_at) = (self.next, self.next, usize::MAX);
+        self.ahead = AheadOf::End;
+    }
+
+    fn hides_all(&self) -> bool {
+        self.filter.as_ref().is_some_and(|chosen| chosen.filter.is_none())
+    }
+
+    /// Puts the cursor on `trail` if it is decoded, and whole so far.
+    #[inline]
+    fn seek_decoded(&mut self, trail: u64) -> bool {
+        let Some(&Entry { lane, start, end, rest }) = self.block.get(trail) else { return false };
+        self.ahead = match rest {
+            Rest::Damaged => return false,
+            Rest::Nothing => AheadOf::End,
+            Rest::Symbols { bit, end_bit } => {
+                (self.window.bit, self.window.end_bit) = (bit, end_bit);
+                self.window.refill_at = usize::MAX;
+                AheadOf::Open
+            }
+        };
+        let from = lane * rows::LANE_ROWS;
+        self.base = from * self.stride;
+        self.next = (from + start) * self.stride;
+        self.filled = (from + end) * self.stride;
+        (self.id, self.peeked_at) = (Some(trail), usize::MAX);
+        if self.unfiltered {
+            self.choose_filter();
+        }
+        self.run_end = if self.filter.is_none() { self.filled } else { self.next };
+        self.unread = self.hides_all();
+        if self.unread {
+            self.stop();
+        }
+        true
+    }
+
+    /// Decodes the trails from `trail` on, of which it is at the first bit. Returns whether it did.
+    fn decode_block(&mut self, trail: u64) -> bool {
+        // Where trails have filters of their own, those behind this one may be hidden.
+        if !self.narrow || self.levels.differ() || self.window.refill_at != usize::MAX {
+            return false;
+        }
+        let stride = self.stride;
+        self.rows.resize(2 * rows::LANE_ROWS * stride, Item(0));
+        let (from, len) = (self.window.at, self.window.len as u64);
+        let bytes = self.window.bytes();
+        let first = trail.wrapping_sub(self.spans_from) as usize;
+        let mut spans = self.spans.get(first..).unwrap_or_default().windows(2);
+        let next = || {
+            let &[start, end] = spans.next()? else { return None };
+            // What is not whole in the window, or is nowhere, is for another time.
+            let (start, end) = (start.checked_sub(from)?, end.checked_sub(from)?);
+            if start >= end || end > len {
+                return None;
+            }
+            let unused = bits::low(bits::peek(bytes, start * 8), 3);
+            Some((start * 8 + 3, end * 8 - unused))
+        };
+        let (rows, nulls, codebook) = (&mut self.rows[..], &self.nulls[..], self.codebook);
+        match stride {
+            4 => self.block.decode::<4>(codebook, bytes, rows, nulls, trail, next),
+            _ => self.block.decode::<8>(codebook, bytes, rows, nulls, trail, next),
+        }
+        if let Some(touch) = &mut self.touch {
+            for entry in self.block.entries() {
+                let from = entry.lane * rows::LANE_ROWS;
+                let rows = (from + entry.start) * stride..(from + entry.end) * stride;
+                touch.add(&self.rows[rows], stride);
+            }
+            touch.read();
+        }
+        true
     }
 
     /// Where the trail is. In ascending order, offsets are read many at a time.
@@ -271,9 +451,18 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Makes `span` the trail to decode: sets where its bits start and end.
     fn open_span(&mut self, span: Range<u64>, sequential: bool) -> Result<(), Error> {
-        let held = self.window.at..self.window.at + self.window.len as u64;
         let window = &mut self.window;
         (window.end, window.unused, window.sequential) = (span.end, 0, sequential);
+        // In memory, all but the last trails have enough bytes behind them.
+        if let Some(bytes) = window.memory
+            && let Some(len) = bytes.len().checked_sub(SYMBOL_BYTES)
+            && span.end <= len as u64
+        {
+            (window.is_memory, window.at, window.len) = (true, 0, len);
+        } else if std::mem::replace(&mut window.is_memory, false) {
+            window.len = 0;
+        }
+        let held = window.at..window.at + window.len as u64;
         if held.contains(&span.start) {
             window.bit = (span.start - window.at) * 8;
         } else {
@@ -285,7 +474,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
         // T4: the first three bits say how many of the last byte are unused.
         let window = &mut self.window;
-        window.unused = bits::low(bits::peek(&window.bytes, window.bit), 3);
+        window.unused = bits::low(bits::peek(window.bytes(), window.bit), 3);
         window.bit += 3;
         window.set_ends();
         Ok(())
@@ -309,10 +498,10 @@ impl<'r, S: Storage> Trail<'r, S> {
             plan.announce(members)?;
         }
         let len = (end - start) as usize;
-        window.bytes.resize(len + SYMBOL_BYTES, 0);
-        window.bytes[len..].fill(0);
+        window.copy.resize(len + SYMBOL_BYTES, 0);
+        window.copy[len..].fill(0);
         (window.at, window.len, window.bit) = (start, 0, window.bit % 8);
-        members.read(data, start, &mut window.bytes[..len])?;
+        members.read(data, start, &mut window.copy[..len])?;
         window.len = len;
         window.set_ends();
         Ok(())
@@ -323,9 +512,24 @@ impl<'r, S: Storage> Trail<'r, S> {
         if self.window.bit >= self.window.end_bit {
             return Err(self.damaged("the trail has no events"));
         }
-        match self.symbol()? {
-            Decoded::Time(pending) => self.pending = Some(pending),
-            Decoded::Items(..) => return Err(self.damaged("the trail starts without a time")),
+        let pending = match self.symbol()? {
+            Head::Time(pending) => pending,
+            Head::Items(..) => return Err(self.damaged("the trail starts without a time")),
+        };
+        if self.narrow {
+            let rows = rows::TRAIL_ROWS * self.stride;
+            self.rows.resize(self.rows.len().max(rows), Item(0));
+        }
+        let row = &mut self.rows[self.base..self.base + self.stride];
+        row.copy_from_slice(&self.nulls);
+        (self.next, self.run_end, self.filled) = (self.base, self.base, self.base);
+        self.ahead = AheadOf::Pending(pending);
+        // The first time is below TIME_MAX too where rows are narrow: the sum does not overflow.
+        if self.narrow && pending.delta < rows::TIME_MAX {
+            let time = row[0].0 + pending.delta;
+            row[usize::from(pending.second_field)] = pending.second;
+            row[0] = Item(time);
+            self.ahead = AheadOf::Open;
         }
         Ok(())
     }
@@ -333,18 +537,16 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The next event, or `None` at the end of the trail. After an error the trail is over.
     #[inline(always)]
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
-        if std::mem::take(&mut self.peeked) || self.advance()? {
-            return Ok(Some(self.current()));
-        }
-        Ok(None)
+        if self.advance()? { Ok(Some(self.current())) } else { Ok(None) }
     }
 
     /// The event that [`next_event`](Trail::next_event) will return.
     pub fn peek_event(&mut self) -> Result<Option<Event<'_>>, Error> {
-        if !self.peeked {
-            self.peeked = self.advance()?;
+        if self.next == self.run_end && !self.decode_more()? {
+            return Ok(None);
         }
-        Ok(self.peeked.then(|| self.current()))
+        self.peeked_at = self.next;
+        Ok(Some(self.event(self.next)))
     }
 
     /// Fills `batch` with the next events, up to its maximum, and returns their number: 0 at the end
@@ -364,9 +566,10 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Number of the events that are left, which are passed over.
     pub fn count_rest(&mut self) -> Result<u64, Error> {
-        let mut count = u64::from(std::mem::take(&mut self.peeked));
-        while self.advance()? {
-            count += 1;
+        let mut count = 0;
+        while self.next < self.run_end || self.decode_more()? {
+            count += ((self.run_end - self.next) / self.stride) as u64;
+            self.next = self.run_end;
         }
         Ok(count)
     }
@@ -374,95 +577,187 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The event that the cursor is at, after [`advance`](Trail::advance) has said that it is.
     #[inline(always)]
     pub(crate) fn current(&self) -> Event<'_> {
-        let items = if self.only_changes { &self.changes[..] } else { &self.items[1..] };
-        Event { time: self.time, items }
+        self.event(self.next.wrapping_sub(self.stride))
+    }
+
+    #[inline(always)]
+    fn event(&self, row: usize) -> Event<'_> {
+        let row = &self.rows[row..row.wrapping_add(self.fields)];
+        let (time, items) = row.split_first().expect("a row has a time");
+        let items = if self.only_changes { &self.changes[..] } else { items };
+        Event { time: time.0, items }
     }
 
     /// Takes the event that was looked at as the current one.
     pub(super) fn take_peeked(&mut self) {
-        self.peeked = false;
+        if self.peeked_at == self.next && self.next < self.run_end {
+            self.next += self.stride;
+        }
     }
 
     /// Goes on to the next event that the filter lets through. Returns whether there is one.
     #[inline(always)]
     pub(crate) fn advance(&mut self) -> Result<bool, Error> {
-        if self.plain && self.window.refill_at == usize::MAX {
-            return self.decode_whole();
+        if self.next == self.run_end && !self.decode_more()? {
+            return Ok(false);
         }
-        self.advance_filtered()
+        self.next = self.next.wrapping_add(self.stride);
+        Ok(true)
     }
 
-    fn advance_filtered(&mut self) -> Result<bool, Error> {
+    /// Has a row at hand, where none is. Returns whether there is one.
+    #[inline(never)]
+    fn decode_more(&mut self) -> Result<bool, Error> {
+        self.peeked_at = usize::MAX;
         loop {
-            let decoded = match self.only_changes || self.window.refill_at != usize::MAX {
-                true => self.decode()?,
-                false => self.decode_whole()?,
+            if self.run_end < self.filled {
+                self.find_run();
+                if self.next < self.run_end {
+                    return Ok(true);
+                }
+            }
+            let more = match self.ahead {
+                AheadOf::End => false,
+                AheadOf::Open => self.decode_rows()?,
+                AheadOf::Pending(pending) => {
+                    let row = self.base;
+                    (self.next, self.run_end, self.filled) = (row, row, row + self.stride);
+                    let whole = !self.only_changes && self.window.refill_at == usize::MAX;
+                    let decoded = match whole {
+                        true => self.decode_whole(pending),
+                        false => self.decode(pending),
+                    };
+                    decoded.inspect_err(|_| self.stop())?;
+                    true
+                }
             };
-            if !decoded {
+            if !more {
                 return Ok(false);
             }
-            let Some((filter, last)) = &self.filter else { return Ok(true) };
-            if filter.matches(self.time, &self.items[1..]) {
-                return Ok(true);
-            }
-            // Times ascend, so nothing behind this one can match (T10).
-            if self.time > *last {
-                self.pending = None;
-            }
         }
     }
 
-    /// Decodes the next event, whatever the filter. Returns whether there is one.
-    fn decode(&mut self) -> Result<bool, Error> {
-        let Some(pending) = self.pending.take() else { return Ok(false) };
-        let Some(time) = self.time.checked_add(pending.delta) else {
-            return Err(self.damaged("the timestamp exceeds 64 bits"));
+    /// Has the next rows that match at hand, of those that are decoded.
+    fn find_run(&mut self) {
+        let Some(chosen) = &self.filter else {
+            (self.next, self.run_end) = (self.run_end, self.filled);
+            return;
         };
-        self.time = time;
+        let rows = &self.rows[self.run_end..self.filled];
+        let run = match chosen.only {
+            // The most common question is asked without detours.
+            Some((place, item, negated)) if place > 0 && place < self.fields => {
+                first_run(rows, self.stride, |row| (row[place] == item) != negated)
+            }
+            _ => first_run(rows, self.stride, |row| {
+                chosen.filter.matches(row[0].0, &row[1..self.fields])
+            }),
+        };
+        (self.next, self.run_end) = (self.run_end + run.start, self.run_end + run.end);
+        // Times ascend, so nothing behind a later one can match (T10).
+        if self.next == self.filled && self.rows[self.filled - self.stride].0 > chosen.last {
+            self.ahead = AheadOf::End;
+        }
+    }
+
+    /// Decodes events behind the open row, which becomes the first. Returns whether there are any.
+    fn decode_rows(&mut self) -> Result<bool, Error> {
+        let (base, stride) = (self.base, self.stride);
+        // Its lane has no trail behind it, and those before it are given up.
+        self.block.pass(self.id.unwrap_or_default());
+        self.rows.copy_within(self.filled..self.filled + stride, base);
+        (self.next, self.run_end, self.filled) = (base, base, base);
+        let mut open = [Item(0); FIELDS_NARROW];
+        open[..stride].copy_from_slice(&self.rows[base..base + stride]);
+        if (self.window.bit >> 3) as usize >= self.window.refill_at {
+            self.refill().inspect_err(|_| self.stop())?;
+        }
+        let limit = match self.window.refill_at {
+            usize::MAX => self.window.end_bit,
+            byte => self.window.end_bit.min(byte as u64 * 8),
+        };
+        let (rows, bytes, bit) = (&mut self.rows[base..], self.window.bytes(), self.window.bit);
+        let decoded = match stride {
+            _ if open[0].0 > rows::TIME_MAX => Err(rows::Damaged),
+            4 => rows::trail::<4>(self.codebook, bytes, rows, bit, limit),
+            _ => rows::trail::<8>(self.codebook, bytes, rows, bit, limit),
+        };
+        match decoded {
+            Ok(Decoded { row, bit }) if bit <= self.window.end_bit => {
+                self.window.bit = bit;
+                let is_end = bit == self.window.end_bit;
+                self.filled = base + (row + usize::from(is_end)) * stride;
+                if is_end {
+                    self.ahead = AheadOf::End;
+                }
+                if let Some(touch) = &mut self.touch {
+                    touch.add(&self.rows[self.next..self.filled], stride);
+                    touch.read();
+                }
+            }
+            // Once more, symbol by symbol, which finds out what is wrong, and where.
+            _ => {
+                self.rows[base..base + stride].copy_from_slice(&open[..stride]);
+                let nothing = Pending { delta: 0, second: Item(0), second_field: 0 };
+                self.ahead = AheadOf::Pending(nothing);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Decodes the event that starts with `pending`.
+    fn decode(&mut self, pending: Pending) -> Result<(), Error> {
+        self.start_event(pending)?;
         self.changes.clear();
         if pending.second_field != 0 {
             self.set(pending.second_field, pending.second);
         }
         while self.window.bit < self.window.end_bit {
             match self.symbol()? {
-                Decoded::Time(pending) => {
-                    self.pending = Some(pending);
+                Head::Time(pending) => {
+                    self.ahead = AheadOf::Pending(pending);
                     break;
                 }
-                Decoded::Items(first_field, first, second_field, second) => {
+                Head::Items(first_field, first, second_field, second) => {
                     self.set(first_field, first);
                     if second_field != 0 {
                         self.set(second_field, second);
                     }
                     // A field changes once in an event. Made-up bytes say so again and again, two bits
                     // each time.
-                    if self.changes.len() > self.items.len() {
+                    if self.changes.len() > self.fields {
                         return Err(self.damaged("more changes in an event than there are fields"));
                     }
                 }
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// The time of the event that starts with `pending`; no event is known to follow it.
+    #[inline]
+    fn start_event(&mut self, pending: Pending) -> Result<(), Error> {
+        self.ahead = AheadOf::End;
+        let time = &mut self.rows[self.base];
+        match time.0.checked_add(pending.delta) {
+            Some(sum) => time.0 = sum,
+            None => return Err(self.damaged("the timestamp exceeds 64 bits")),
+        }
+        Ok(())
     }
 
     /// The same where all of the trail is in the window, and changes are not collected: nothing is
     /// refilled, so the position stays in a register, up to the time symbol of the next event.
-    #[inline]
-    fn decode_whole(&mut self) -> Result<bool, Error> {
-        let Some(Pending { delta, second, second_field }) = self.pending.take() else {
-            return Ok(false);
-        };
-        let items = &mut self.items[..];
-        items[usize::from(second_field)] = second;
-        let Some(time) = self.time.checked_add(delta) else {
-            return Err(self.damaged("the timestamp exceeds 64 bits"));
-        };
-        self.time = time;
-        let (bytes, end) = (&self.window.bytes[..], self.window.end_bit);
+    fn decode_whole(&mut self, pending: Pending) -> Result<(), Error> {
+        self.start_event(pending)?;
+        let row = &mut self.rows[self.base..];
+        let time = row[0];
+        row[usize::from(pending.second_field)] = pending.second;
+        let (bytes, end) = (self.window.bytes(), self.window.end_bit);
         let mut bit = self.window.bit;
         while bit < end {
             let word = bits::peek(bytes, bit);
-            let (symbol, n) = match self.model.symbol(bytes, bit, word) {
+            let (symbol, n) = match self.codebook.symbol(bytes, bit, word) {
                 Ok(decoded) => decoded,
                 Err(reason) => return Err(self.damaged_at(bit, reason)),
             };
@@ -473,19 +768,21 @@ impl<'r, S: Storage> Trail<'r, S> {
             let Symbol { first, second, first_field, second_field } = symbol;
             if first_field == 0 {
                 let second = Item(second);
-                self.pending = Some(Pending { delta: first >> 8, second, second_field });
+                let pending = Pending { delta: first >> 8, second, second_field };
+                self.ahead = AheadOf::Pending(pending);
                 break;
             }
-            items[usize::from(first_field)] = Item(first);
-            items[usize::from(second_field)] = Item(second);
+            row[usize::from(first_field)] = Item(first);
+            row[usize::from(second_field)] = Item(second);
         }
+        row[0] = time;
         self.window.bit = bit;
-        Ok(true)
+        Ok(())
     }
 
     #[inline(always)]
     fn set(&mut self, field: u16, item: Item) {
-        self.items[usize::from(field)] = item;
+        self.rows[self.base + usize::from(field)] = item;
         if self.only_changes {
             self.changes.push(item);
         }
@@ -493,12 +790,12 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Decodes one symbol. The caller has checked that there is one.
     #[inline(always)]
-    fn symbol(&mut self) -> Result<Decoded, Error> {
+    fn symbol(&mut self) -> Result<Head, Error> {
         if (self.window.bit >> 3) as usize >= self.window.refill_at {
             self.refill()?;
         }
-        let (bytes, bit) = (&self.window.bytes[..], self.window.bit);
-        let (symbol, n) = match self.model.symbol(bytes, bit, bits::peek(bytes, bit)) {
+        let (bytes, bit) = (self.window.bytes(), self.window.bit);
+        let (symbol, n) = match self.codebook.symbol(bytes, bit, bits::peek(bytes, bit)) {
             Ok(decoded) => decoded,
             Err(reason) => return Err(self.damaged(reason)),
         };
@@ -509,8 +806,8 @@ impl<'r, S: Storage> Trail<'r, S> {
         let Symbol { first, second, first_field, second_field } = symbol;
         let second = Item(second);
         Ok(match first_field {
-            0 => Decoded::Time(Pending { delta: first >> 8, second, second_field }),
-            _ => Decoded::Items(first_field, Item(first), second_field, second),
+            0 => Head::Time(Pending { delta: first >> 8, second, second_field }),
+            _ => Head::Items(first_field, Item(first), second_field, second),
         })
     }
 
@@ -523,7 +820,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// An error at the current bit; the trail is over.
     #[cold]
     fn damaged(&mut self, reason: &str) -> Error {
-        self.pending = None;
+        self.stop();
         let content = self.reader.content.as_ref().expect("a cursor on a trail has content");
         let at = self.window.at + self.window.bit / 8;
         let id = self.id.unwrap_or_default();
@@ -532,36 +829,16 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 }
 
-impl Model {
-    /// Decodes the symbol at `bit` of `bytes`, where `word` was peeked (T5, T6): what it is, and its
-    /// bits. The error is a reason.
+impl<'r> Window<'r> {
+    /// What bits are counted in.
     #[inline(always)]
-    fn symbol(&self, bytes: &[u8], bit: u64, word: u64) -> Result<(Symbol, u32), &'static str> {
-        if word & 1 == 1 {
-            let found = self.codebook.find(word >> 1).ok_or("no code word starts like this")?;
-            return Ok((found.0, found.1 + 1));
+    fn bytes(&self) -> &[u8] {
+        match self.memory {
+            Some(bytes) if self.is_memory => bytes,
+            _ => &self.copy,
         }
-        let field = bits::low(word >> 1, self.field_bits);
-        let Some(&(value_bits, value_max)) = self.literals.get(field as usize) else {
-            return Err("a literal of a field that does not exist");
-        };
-        let before = 1 + self.field_bits;
-        let value = match self.short_literals {
-            true => bits::low(word >> before, value_bits),
-            // A literal may have 63 bits, and a peek is good for 57: the value gets its own.
-            false => bits::low(bits::peek(bytes, bit + u64::from(before)), value_bits),
-        };
-        if value > value_max {
-            return Err("a literal of a value that does not exist");
-        }
-        let field = field as u16;
-        let first = if field == 0 { value << 8 } else { Item::pack(field, value).raw() };
-        let symbol = Symbol { first, second: 0, first_field: field, second_field: 0 };
-        Ok((symbol, before + value_bits))
     }
-}
 
-impl Window {
     /// Sets the trail's end as seen from the window.
     fn set_ends(&mut self) {
         let left = self.end - self.at;
@@ -572,7 +849,8 @@ impl Window {
     }
 }
 
-enum Decoded {
+/// A symbol, by the field of its first item.
+enum Head {
     Time(Pending),
     /// First field and item, second field (0 if there is none) and item.
     Items(u16, Item, u16, Item),
@@ -580,7 +858,7 @@ enum Decoded {
 
 impl<S: Storage> std::fmt::Debug for Trail<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trail").field("id", &self.id).field("time", &self.time).finish()
+        f.debug_struct("Trail").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,7 @@
 //! ```
 
 mod cursor; // events of a trail
+mod rows; // many events of short trails at once
 mod batch; // events in bulk
 mod multi; // many trails in the order of time
 mod view; // which events are seen
@@ -19,6 +20,7 @@ mod scan; // many trails with many threads
 pub(crate) mod ordered; // work on threads, its results in order
 mod lookup; // numbers of values, in memory
 mod values; // values of events that follow one another
+mod touch; // the same, many at once, before they are asked for
 
 use std::{
     io,
@@ -39,13 +41,12 @@ pub use view::View;
 use lookup::Lookups;
 
 use crate::{
-    bits,
     container::{Member, Members, Plan, directory, package},
     error::Error,
     index::Index,
     item::{Item, Uuid},
     member::{
-        codebook::Codebook,
+        codebook::{Codebook, Literals},
         fields::Fields,
         info::{self, Info},
         lexicon::{self, LexiconMember, Value},
@@ -77,7 +78,7 @@ pub struct Reader<S: Storage> {
     content: Option<Content>,
     fields: OnceLock<Fields>,
     lexicons: OnceLock<Vec<LexiconMember>>,
-    model: OnceLock<Model>,
+    codebook: OnceLock<Codebook>,
     identity: OnceLock<u64>,
     index: Option<Arc<Index<S>>>,
     lookups: Lookups,
@@ -88,18 +89,6 @@ struct Content {
     uuids: Uuids,
     trails: Trails,
     codebook: Member,
-}
-
-/// What decoding a symbol takes.
-#[derive(Debug)]
-pub(crate) struct Model {
-    codebook: Codebook,
-    /// Bits of the field in a literal: L of FORMAT.md T6.
-    field_bits: u32,
-    /// For each field, bits of the value in a literal, and the greatest value.
-    literals: Vec<(u32, u64)>,
-    /// Whether one look at the stream shows any literal whole.
-    short_literals: bool,
 }
 
 impl Reader<File> {
@@ -180,7 +169,7 @@ impl<S: Storage> Reader<S> {
             content,
             fields: OnceLock::new(),
             lexicons: OnceLock::new(),
-            model: OnceLock::new(),
+            codebook: OnceLock::new(),
             identity: OnceLock::new(),
             index: None,
             lookups: Lookups::default(),
@@ -301,7 +290,7 @@ impl<S: Storage> Reader<S> {
     /// A look-up of values that remembers the last one of each field.
     ///
     /// # Errors
-    /// Those of reading the names of fields.
+    /// Those of reading the names of fields, and how many values each has.
     pub fn last_values(&self) -> Result<LastValues<'_, S>, Error> {
         LastValues::new(self)
     }
@@ -590,23 +579,16 @@ impl<S: Storage> Reader<S> {
         content.ok_or(Error::NoSuchTrail { trail, trails })
     }
 
-    fn model(&self) -> Result<&Model, Error> {
-        once(&self.model, || {
-            let delta_bits = bits::width(self.info.delta_max);
-            let lexicons = self.lexicons()?.iter().map(|x| (bits::width(x.count), x.count));
-            let literals: Vec<(u32, u64)> =
-                std::iter::once((delta_bits, u64::MAX)).chain(lexicons).collect();
-            let counts: Vec<u64> = literals.iter().map(|&(_, count)| count).collect();
-            let codebook = match &self.content {
+    fn codebook(&self) -> Result<&Codebook, Error> {
+        once(&self.codebook, || {
+            let counts = self.lexicons()?.iter().map(|lexicon| lexicon.count);
+            let literals = Literals::new(self.info.delta_max, counts);
+            match &self.content {
                 Some(content) => {
-                    Codebook::read(&self.members, &content.codebook, self.version, &counts)?
+                    Codebook::read(&self.members, &content.codebook, self.version, literals)
                 }
-                None => Codebook::empty(),
-            };
-            let field_bits = bits::width(literals.len() as u64);
-            let value_bits = literals.iter().map(|&(bits, _)| bits).max().unwrap_or(0);
-            let short_literals = 1 + field_bits + value_bits <= bits::PEEK_BITS;
-            Ok(Model { codebook, field_bits, literals, short_literals })
+                None => Ok(Codebook::empty(literals)),
+            }
         })
     }
 }

@@ -12,7 +12,8 @@ use crate::{error::Error, storage::Storage};
 /// events of the first cursor, then of the second, and so on.
 ///
 /// The cursors may be of different databases, and each may have a filter. Where a trail starts,
-/// and what it costs in memory, is up to its cursor: a window of at most 64 KiB each.
+/// and what it costs in memory, is up to its cursor: a window of at most 64 KiB each, and events that
+/// are decoded at once, 8 KiB of them at most unless it passed over trails in order.
 #[derive(Debug)]
 pub struct MultiCursor<'r, S: Storage> {
     cursors: Vec<Trail<'r, S>>,

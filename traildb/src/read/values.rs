@@ -1,7 +1,7 @@
 //! The values of events that follow one another.
 
 use super::Reader;
-use crate::{error::Error, item::Item, storage::Storage};
+use crate::{error::Error, item::Item, member::lexicon::Slices, storage::Storage};
 
 /// Looks values up and remembers the last one of each field.
 ///
@@ -33,12 +33,27 @@ struct Last<'r> {
     value: &'r [u8],
     /// The value, where it had to be copied.
     copy: Option<Vec<u8>>,
+    /// The values that are in memory.
+    slices: Slices<'r>,
+}
+
+impl Last<'_> {
+    #[inline(always)]
+    fn bytes(&self) -> &[u8] {
+        match &self.copy {
+            None => self.value,
+            Some(copy) => copy,
+        }
+    }
 }
 
 impl<'r, S: Storage> LastValues<'r, S> {
     pub(super) fn new(reader: &'r Reader<S>) -> Result<LastValues<'r, S>, Error> {
-        let fields = reader.fields()?.len();
-        Ok(LastValues { reader, fields: (0..fields).map(|_| Last::default()).collect() })
+        let fields = reader.lexicons()?.iter().map(|lexicon| {
+            let slices = lexicon.in_memory(&reader.members);
+            Last { slices, ..Last::default() }
+        });
+        Ok(LastValues { reader, fields: fields.collect() })
     }
 
     /// The value of an item. Empty for NULL.
@@ -48,18 +63,30 @@ impl<'r, S: Storage> LastValues<'r, S> {
     #[inline]
     pub fn get(&mut self, item: Item) -> Result<&[u8], Error> {
         let place = usize::from(item.field()).wrapping_sub(1);
-        match self.fields.get(place) {
-            Some(last) if last.item == item => {}
-            _ => self.look_up(place, item)?,
+        let known = self.fields.get(place).is_some_and(|last| last.item == item);
+        if !known {
+            self.look_up(place, item)?;
         }
-        let last = &self.fields[place];
-        Ok(match &last.copy {
-            None => last.value,
-            Some(copy) => copy,
-        })
+        Ok(self.fields[place].bytes())
     }
 
+    #[inline]
     fn look_up(&mut self, place: usize, item: Item) -> Result<(), Error> {
+        if let Some(last) = self.fields.get_mut(place)
+            && last.copy.is_none()
+            && let Some(value) = match item.is_null() {
+                true => Some(&[][..]),
+                false => last.slices.get(item.value()),
+            }
+        {
+            (last.item, last.value) = (item, value);
+            return Ok(());
+        }
+        self.look_up_anywhere(place, item)
+    }
+
+    #[inline(never)]
+    fn look_up_anywhere(&mut self, place: usize, item: Item) -> Result<(), Error> {
         if let Some(value) = self.reader.value_in_memory(item)? {
             // There is a lexicon, so there is a field.
             let last = &mut self.fields[place];

@@ -36,6 +36,8 @@ pub(super) struct Levels {
     trails: HashMap<u64, Arc<Filter>>,
     /// Whether events have the items that changed, not all.
     pub(super) only_changes: bool,
+    /// Whether values of events will be looked up.
+    pub(super) values_ahead: bool,
 }
 
 impl Levels {
@@ -45,6 +47,11 @@ impl Levels {
             true => self.database.as_ref(),
             false => self.trails.get(&trail).or(self.database.as_ref()),
         }
+    }
+
+    /// Whether trails differ in their filters.
+    pub(super) fn differ(&self) -> bool {
+        !self.trails.is_empty()
     }
 
     fn has_filters(&self) -> bool {
@@ -89,6 +96,17 @@ impl<'r, S: Storage> View<'r, S> {
     #[must_use]
     pub fn only_changes(mut self) -> View<'r, S> {
         Arc::make_mut(&mut self.levels).only_changes = true;
+        self
+    }
+
+    /// Says that values of the events will be looked up.
+    ///
+    /// Where bytes are in memory ([`Storage::in_memory`]), a cursor then reads into the lexicons when
+    /// it decodes many events at once, so that memory answers to many questions at a time. Without a
+    /// look at the values this is wasted.
+    #[must_use]
+    pub fn values_ahead(mut self) -> View<'r, S> {
+        Arc::make_mut(&mut self.levels).values_ahead = true;
         self
     }
 

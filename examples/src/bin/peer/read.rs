@@ -2,7 +2,10 @@
 
 use std::{fs, time::Instant};
 
-use traildb::{Item, Reader, Uuid};
+use traildb::{
+    Filter, Item, Reader, Uuid,
+    filter::{Clause, Term},
+};
 
 use crate::{Figures, On, Read, split_mix};
 
@@ -72,14 +75,15 @@ fn scan(db: &Db) -> Result<(u64, u64), traildb::Error> {
 /// The same, and of every value its length and its last byte.
 fn values(db: &Db) -> Result<(u64, u64), traildb::Error> {
     let (mut events, mut sum) = (0, 0u64);
-    let mut cursor = db.cursor()?;
+    let mut cursor = db.view().values_ahead().cursor()?;
+    let mut values = db.last_values()?;
     for trail in 0..db.trails() {
         cursor.seek(trail)?;
         while let Some(event) = cursor.next_event()? {
             events += 1;
             sum = sum.wrapping_add(event.time);
             for &item in event.items {
-                let value = db.value(item)?;
+                let value = values.get(item)?;
                 sum += value.len() as u64 + u64::from(value.last().copied().unwrap_or(0));
             }
         }
@@ -102,14 +106,13 @@ fn bound(db: &Db, terms: &[String]) -> Result<Vec<Item>, String> {
 /// The same of events that have all these items.
 fn filter(db: &Db, terms: &[Item]) -> Result<(u64, u64), traildb::Error> {
     let (mut events, mut sum) = (0, 0u64);
-    let mut cursor = db.cursor()?;
+    let clauses = terms.iter().map(|&term| Clause::new([Term::is(term)]));
+    let mut cursor = db.view().with_filter(Filter::new(clauses)).cursor()?;
     for trail in 0..db.trails() {
         cursor.seek(trail)?;
         while let Some(event) = cursor.next_event()? {
-            if terms.iter().all(|term| event.items[usize::from(term.field()) - 1] == *term) {
-                events += 1;
-                sum = sum.wrapping_add(event.time);
-            }
+            events += 1;
+            sum = sum.wrapping_add(event.time);
         }
     }
     Ok((events, sum))

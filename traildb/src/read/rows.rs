@@ -1,0 +1,308 @@
+//! Many events at once, of databases with few fields: the cursor hands them out one by one.
+//!
+//! ```text
+//!   bits    t0 ........| t1 ...| t2 ....| t3 .............| ...
+//!   lane 0  t0 ........ t2 .... t3 ...                        one symbol of this,
+//!   lane 1  t1 ... ...                                        one symbol of that
+//!
+//!   rows    NULLs | event | event | ... | NULLs | event | ...     of a lane, trail after trail
+//!   row     time | item of field 1 | item of field 2 | ...        as wide as a power of two
+//! ```
+//!
+//! Where a symbol starts is known when the one before it was looked up, so a trail is a chain of looks
+//! that the processor waits for. Two trails are two chains, and it waits for both at once. What a symbol
+//! is of changes no branch, since it could not be guessed: each symbol writes a row, the next one if it
+//! is a time.
+//!
+//! Nothing is reported here: where a rule is broken, the cursor decodes once more, symbol by symbol,
+//! and says what is wrong.
+
+use crate::{bits, item::Item, member::codebook::Codebook};
+
+/// Rows of a lane: both lanes stay in the second cache.
+pub(super) const LANE_ROWS: usize = 1024;
+/// Rows of a trail that is decoded alone.
+pub(super) const TRAIL_ROWS: usize = 128;
+/// No time above this is decoded here, so that no sum can overflow: a delta has at most 48 bits.
+pub(super) const TIME_MAX: u64 = 1 << 62;
+
+/// The broken rule is found by who decodes again.
+pub(super) struct Damaged;
+
+/// Where decoding is in a trail.
+#[derive(Clone, Copy, Default)]
+struct At {
+    bit: u64,
+    /// Stop at this bit, which is the end of the trail, or before it.
+    end: u64,
+    /// The row of the event that symbols are of.
+    row: usize,
+    time: u64,
+}
+
+impl At {
+    /// Whether there is another symbol, and a row for it.
+    #[inline(always)]
+    fn goes_on(&self, rows: usize) -> bool {
+        self.bit < self.end && self.row < rows - 1
+    }
+
+    /// Decodes a symbol into its row.
+    #[inline(always)]
+    fn step<const N: usize, const ROWS: usize>(
+        &mut self,
+        codebook: &Codebook,
+        bytes: &[u8],
+        rows: &mut [[Item; N]; ROWS],
+    ) -> Result<(), Damaged> {
+        const { assert!(N.is_power_of_two() && ROWS.is_power_of_two()) };
+        let word = bits::peek(bytes, self.bit);
+        let look = codebook.look(word);
+        let (mut first, mut second, mut length) = (look.first, look.second, look.bits);
+        let (mut first_field, mut second_field) = (first & 127, second & 127);
+        if length == 0 || !look.exists {
+            let (symbol, n) = codebook.rare_symbol(bytes, self.bit, word).map_err(|_| Damaged)?;
+            (first, second, length) = (symbol.first, symbol.second, u64::from(n));
+            first_field = u64::from(symbol.first_field);
+            second_field = u64::from(symbol.second_field);
+        }
+        // All ones for a time, else 0.
+        let is_time = ((first_field as i64).wrapping_sub(1) >> 63) as u64;
+        // The sum is in bounds, as TIME_MAX has it.
+        self.time = self.time.wrapping_add(first >> 8 & is_time);
+        self.bit = self.bit.wrapping_add(length);
+        let before = rows[self.row & (ROWS - 1)];
+        self.row = self.row.wrapping_sub(is_time as usize);
+        let row = &mut rows[self.row & (ROWS - 1)];
+        *row = before;
+        // What is of no field goes where the time then is.
+        row[first_field as usize & (N - 1)] = Item(first);
+        row[second_field as usize & (N - 1)] = Item(second);
+        row[0] = Item(self.time);
+        Ok(())
+    }
+}
+
+/// How far a trail was decoded.
+#[derive(Clone, Copy)]
+pub(super) struct Decoded {
+    /// The row of the last event, of which symbols may be missing unless the trail is at its end.
+    pub(super) row: usize,
+    /// The next bit.
+    pub(super) bit: u64,
+}
+
+/// Decodes from `bit` on, up to `end` or a little further, into the rows behind the first, which is the
+/// event that symbols from `bit` on are of.
+pub(super) fn trail<const N: usize>(
+    codebook: &Codebook,
+    bytes: &[u8],
+    rows: &mut [Item],
+    bit: u64,
+    end: u64,
+) -> Result<Decoded, Damaged> {
+    let rows: &mut [[Item; N]; TRAIL_ROWS] = array(rows);
+    let mut at = At { bit, end, row: 0, time: rows[0][0].0 };
+    while at.goes_on(TRAIL_ROWS) {
+        at.step(codebook, bytes, rows)?;
+    }
+    Ok(Decoded { row: at.row, bit: at.bit })
+}
+
+/// The first rows of a lane.
+fn array<const N: usize, const ROWS: usize>(rows: &mut [Item]) -> &mut [[Item; N]; ROWS] {
+    let (rows, _) = rows.as_chunks_mut::<N>();
+    rows.first_chunk_mut().expect("the cursor makes so many rows")
+}
+
+/// Events of trails that follow one another.
+#[derive(Default)]
+pub(super) struct Block {
+    /// The trail of the first entry, and the first one that is still to be had.
+    first: u64,
+    from: u64,
+    trails: Vec<Entry>,
+}
+
+/// A trail of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) lane: usize,
+    /// Its events are in these rows of the lane.
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) rest: Rest,
+}
+
+/// What is left of a trail of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    /// The row `end` is of an event whose symbols go on at `bit`; the trail ends at `end_bit`.
+    Symbols {
+        bit: u64,
+        end_bit: u64,
+    },
+    /// All: it is damaged.
+    Damaged,
+}
+
+impl Block {
+    /// Forgets all trails.
+    pub(super) fn clear(&mut self) {
+        self.trails.clear();
+    }
+
+    /// Forgets `trail` and those before it.
+    pub(super) fn pass(&mut self, trail: u64) {
+        self.from = self.from.max(trail.saturating_add(1));
+    }
+
+    /// All of its trails.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.trails
+    }
+
+    #[inline]
+    pub(super) fn get(&self, trail: u64) -> Option<&Entry> {
+        if trail < self.from {
+            return None;
+        }
+        self.trails.get(trail.wrapping_sub(self.first) as usize)
+    }
+
+    /// Decodes trails from `first` on, as many as there is room for. `next` says at which bits the next
+    /// one has its events; `nulls` is the row before the first event of a trail, at its time.
+    pub(super) fn decode<const N: usize>(
+        &mut self,
+        codebook: &Codebook,
+        bytes: &[u8],
+        rows: &mut [Item],
+        nulls: &[Item],
+        first: u64,
+        mut next: impl FnMut() -> Option<(u64, u64)>,
+    ) {
+        (self.first, self.from) = (first, first);
+        self.trails.clear();
+        let nulls: &[Item; N] = nulls.first_chunk().expect("a row is as wide");
+        let (one, two) = rows.split_at_mut(LANE_ROWS * N);
+        let mut rows: [&mut [[Item; N]; LANE_ROWS]; 2] = [array(one), array(two)];
+        let mut lanes = [0, 1].map(Lane::new);
+        'full: loop {
+            for (lane, rows) in lanes.iter_mut().zip(&mut rows) {
+                while !lane.at.goes_on(LANE_ROWS) {
+                    // Behind a damaged trail others may be, each of which ends the use of a block.
+                    let goes_on = lane.close(&mut self.trails)
+                        && lane.open(&mut self.trails, codebook, bytes, rows, nulls, &mut next);
+                    if !goes_on {
+                        break 'full;
+                    }
+                }
+            }
+            let [rows_one, rows_two] = &mut rows;
+            both(codebook, bytes, rows_one, rows_two, &mut lanes);
+        }
+        for (lane, rows) in lanes.iter_mut().zip(&mut rows) {
+            while lane.at.goes_on(LANE_ROWS) {
+                lane.step(codebook, bytes, rows);
+            }
+            lane.close(&mut self.trails);
+        }
+    }
+}
+
+/// Decodes until one lane is at its end.
+#[inline(never)]
+fn both<const N: usize>(
+    codebook: &Codebook,
+    bytes: &[u8],
+    rows_one: &mut [[Item; N]; LANE_ROWS],
+    rows_two: &mut [[Item; N]; LANE_ROWS],
+    lanes: &mut [Lane; 2],
+) {
+    let [mut one, mut two] = [lanes[0].at, lanes[1].at];
+    while one.goes_on(LANE_ROWS) && two.goes_on(LANE_ROWS) {
+        if one.step(codebook, bytes, rows_one).is_err() {
+            one.bit = BIT_DAMAGED;
+            break;
+        }
+        if two.step(codebook, bytes, rows_two).is_err() {
+            two.bit = BIT_DAMAGED;
+            break;
+        }
+    }
+    (lanes[0].at, lanes[1].at) = (one, two);
+}
+
+/// Past every end.
+const BIT_DAMAGED: u64 = u64::MAX;
+
+/// One of the two chains of looks.
+struct Lane {
+    number: usize,
+    at: At,
+    /// Its trail among those of the block.
+    entry: usize,
+    /// Rows before this one are of trails that are done.
+    used: usize,
+}
+
+impl Lane {
+    fn new(number: usize) -> Lane {
+        Lane { number, at: At::default(), entry: usize::MAX, used: 0 }
+    }
+
+    /// Starts with the next trail, if there is one and room for it.
+    fn open<const N: usize>(
+        &mut self,
+        trails: &mut Vec<Entry>,
+        codebook: &Codebook,
+        bytes: &[u8],
+        rows: &mut [[Item; N]; LANE_ROWS],
+        nulls: &[Item; N],
+        mut next: impl FnMut() -> Option<(u64, u64)>,
+    ) -> bool {
+        if self.used > LANE_ROWS - 2 {
+            return false;
+        }
+        let Some((bit, end)) = next() else { return false };
+        rows[self.used] = *nulls;
+        self.at = At { bit, end, row: self.used, time: nulls[0].0 };
+        self.entry = trails.len();
+        let start = self.used + 1;
+        trails.push(Entry { lane: self.number, start, end: start, rest: Rest::Damaged });
+        self.step(codebook, bytes, rows);
+        // The first symbol is a time (T7).
+        if self.at.row == self.used {
+            self.at.bit = BIT_DAMAGED;
+        }
+        true
+    }
+
+    fn step<const N: usize>(
+        &mut self,
+        codebook: &Codebook,
+        bytes: &[u8],
+        rows: &mut [[Item; N]; LANE_ROWS],
+    ) {
+        if self.at.step(codebook, bytes, rows).is_err() {
+            self.at.bit = BIT_DAMAGED;
+        }
+    }
+
+    /// Notes how far its trail was decoded. Returns whether it is sound.
+    fn close(&mut self, trails: &mut [Entry]) -> bool {
+        let At { bit, end, row, .. } = self.at;
+        let Some(entry) = trails.get_mut(self.entry) else { return true };
+        self.entry = usize::MAX;
+        self.used = row + 1;
+        if bit > end {
+            return false;
+        }
+        (entry.end, entry.rest) = match bit == end {
+            true => (row + 1, Rest::Nothing),
+            false => (row, Rest::Symbols { bit, end_bit: end }),
+        };
+        true
+    }
+}
