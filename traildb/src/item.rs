@@ -58,6 +58,7 @@ impl Item {
     }
 
     /// The 64 bits.
+    #[inline]
     pub fn raw(self) -> u64 {
         self.0
     }
@@ -79,6 +80,7 @@ impl Item {
     }
 
     /// Whether the value is NULL, the empty string.
+    #[inline]
     pub fn is_null(self) -> bool {
         self.value() == 0
     }

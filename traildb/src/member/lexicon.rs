@@ -323,21 +323,23 @@ pub(crate) struct Slices<'m> {
 }
 
 impl<'m> Slices<'m> {
-    /// Where value `number` says that it starts, wherever that is.
+    /// Where value `number` says that it starts and ends, wherever that is.
     #[inline]
-    pub(crate) fn start(&self, number: u64) -> Option<usize> {
+    pub(crate) fn span(&self, number: u64) -> Option<(usize, usize)> {
         if number.wrapping_sub(1) >= self.count {
             return None;
         }
         let number = usize::try_from(number).ok()?;
         match self.wide {
             false => {
-                let start = self.bytes.get(number.checked_mul(4)?..)?.first_chunk()?;
-                Some(u32::from_le_bytes(*start) as usize)
+                let pair = self.bytes.get(number.checked_mul(4)?..)?.first_chunk()?;
+                let pair = u64::from_le_bytes(*pair);
+                Some((pair as u32 as usize, (pair >> 32) as usize))
             }
             true => {
-                let start = self.bytes.get(number.checked_mul(8)?..)?.first_chunk()?;
-                usize::try_from(u64::from_le_bytes(*start)).ok()
+                let pair = self.bytes.get(number.checked_mul(8)?..)?.first_chunk()?;
+                let pair = u128::from_le_bytes(*pair);
+                Some((usize::try_from(pair as u64).ok()?, usize::try_from(pair >> 64).ok()?))
             }
         }
     }
@@ -351,22 +353,7 @@ impl<'m> Slices<'m> {
     /// Value `number`; `None` if there is none, or it breaks a rule.
     #[inline]
     pub(crate) fn get(&self, number: u64) -> Option<&'m [u8]> {
-        if number.wrapping_sub(1) >= self.count {
-            return None;
-        }
-        let number = usize::try_from(number).ok()?;
-        let (start, end) = match self.wide {
-            false => {
-                let pair = self.bytes.get(number.checked_mul(4)?..)?.first_chunk::<8>()?;
-                let pair = u64::from_le_bytes(*pair);
-                (pair as u32 as usize, (pair >> 32) as usize)
-            }
-            true => {
-                let pair = self.bytes.get(number.checked_mul(8)?..)?.first_chunk::<16>()?;
-                let pair = u128::from_le_bytes(*pair);
-                (usize::try_from(pair as u64).ok()?, usize::try_from(pair >> 64).ok()?)
-            }
-        };
+        let (start, end) = self.span(number)?;
         match start >= self.behind && start < end {
             true => self.bytes.get(start..end),
             false => None,

@@ -78,8 +78,14 @@ impl Trails {
         members.read(&self.toc, from * self.width, &mut bytes)?;
         out.clear();
         match self.width {
-            4 => out.extend(bytes.chunks_exact(4).map(number)),
-            _ => out.extend(bytes.chunks_exact(8).map(number)),
+            4 => {
+                let (numbers, _) = bytes.as_chunks();
+                out.extend(numbers.iter().map(|&bytes| u64::from(u32::from_le_bytes(bytes))));
+            }
+            _ => {
+                let (numbers, _) = bytes.as_chunks();
+                out.extend(numbers.iter().map(|&bytes| u64::from_le_bytes(bytes)));
+            }
         }
         Ok(())
     }

@@ -9,43 +9,55 @@ use std::hint::black_box;
 use super::Reader;
 use crate::{error::Error, item::Item, member::lexicon::Slices, storage::Storage};
 
-/// What is in memory of the values.
+/// What is in memory of the values, by field.
 pub(super) struct Touch<'r> {
-    fields: Box<[Slices<'r>]>,
-    /// Where values start, and of which field they are.
-    starts: Vec<(usize, u16)>,
+    fields: Box<[Field<'r>]>,
+}
+
+struct Field<'r> {
+    slices: Slices<'r>,
+    /// Numbers of the values that were noted.
+    numbers: Vec<u64>,
+    /// Where they start and end.
+    spans: Vec<(usize, usize)>,
 }
 
 impl<'r> Touch<'r> {
     pub(super) fn new<S: Storage>(reader: &'r Reader<S>) -> Result<Touch<'r>, Error> {
-        let fields = reader.lexicons()?.iter().map(|x| x.in_memory(&reader.members));
-        Ok(Touch { fields: fields.collect(), starts: Vec::new() })
+        let fields = reader.lexicons()?.iter().map(|lexicon| Field {
+            slices: lexicon.in_memory(&reader.members),
+            numbers: Vec::new(),
+            spans: Vec::new(),
+        });
+        Ok(Touch { fields: fields.collect() })
     }
 
     /// Notes the values in `rows`, one event after the other, that the event before does not have.
     pub(super) fn add(&mut self, rows: &[Item], stride: usize) {
-        let mut before: &[Item] = &[];
-        for row in rows.chunks_exact(stride) {
-            let items = &row[1..=self.fields.len()];
-            for (field, (&item, slices)) in items.iter().zip(&self.fields).enumerate() {
-                if before.get(field) != Some(&item)
-                    && let Some(start) = slices.start(item.value())
-                {
-                    self.starts.push((start, field as u16));
+        for (place, field) in (1..).zip(&mut self.fields) {
+            let (mut at, mut last) = (place, Item(0));
+            while let Some(&item) = rows.get(at) {
+                if item != last {
+                    field.numbers.push(item.value());
+                    last = item;
                 }
+                at = at.wrapping_add(stride);
             }
-            before = items;
         }
     }
 
-    /// Reads a byte of each value that was noted. What a longer one has beyond a line of the cache
-    /// comes when it is read from its start.
+    /// Reads the first and the last byte of each value that was noted. What a longer one has between
+    /// them comes when it is read in order.
     pub(super) fn read(&mut self) {
-        let mut bytes = 0;
-        for (start, field) in self.starts.drain(..) {
-            bytes ^= self.fields[usize::from(field)].byte(start);
+        for Field { slices, numbers, spans } in &mut self.fields {
+            // Nothing but reads, so that a processor has many of them under way.
+            spans.clear();
+            spans.extend(numbers.drain(..).map(|number| slices.span(number).unwrap_or_default()));
+            let byte = |&(start, end): &(usize, usize)| {
+                slices.byte(start) ^ slices.byte(end.wrapping_sub(1))
+            };
+            // The bytes are wanted for nothing else, which must not be noticed.
+            black_box(spans.iter().map(byte).fold(0, |sum, byte| sum ^ byte));
         }
-        // They are wanted for nothing else, which must not be noticed.
-        black_box(bytes);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn run(csv: &Path, out: &Path, threads: u16) -> Result<Figures, Strin
 
     let mut adding = Duration::ZERO;
     let clock = Instant::now();
-    let options = options(threads);
+    let options = Options::default().threads(usize::from(threads));
     let mut builder = Builder::with_options(fields, options).map_err(failed)?;
     adding += clock.elapsed();
     let mut batch = Batch::default();
@@ -60,10 +60,6 @@ pub(crate) fn run(csv: &Path, out: &Path, threads: u16) -> Result<Figures, Strin
     figures.seconds = vec![(adding + finishing).as_secs_f64()];
     (figures.adding, figures.finishing) = (adding.as_secs_f64(), finishing.as_secs_f64());
     Ok(figures)
-}
-
-fn options(_threads: u16) -> Options {
-    Options::default()
 }
 
 impl Batch {
