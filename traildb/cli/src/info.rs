@@ -12,7 +12,7 @@ use crate::{
     bytes, dates,
     failure::Failure,
     open::{Database, without_options},
-    output::Output,
+    output,
     shards::{self, Shards},
     stats::{self, Tally},
     table::{Align, Table},
@@ -64,15 +64,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     );
     args.stats.print(&tally, &shards.opener);
     described?;
-    let mut output = Output::create("-")?;
     let text = match (all.as_slice(), args.json) {
         ([one], false) if names.len() == 1 => one.text(),
         ([one], true) if names.len() == 1 => format!("{}\n", one.json()),
         (all, false) => many_text(all),
         (all, true) => many_json(all, &shards),
     };
-    output.put(text.as_bytes())?;
-    output.finish()?;
+    output::print(&text)?;
     shards.result()
 }
 

@@ -33,12 +33,12 @@ mod shell; // completions and man pages
 mod stats; // what reading cost
 mod threads; // how many
 mod progress; // a bar, on a terminal
-mod bytes; // sizes as people write them
 mod failure; // what goes wrong, and the exit code of each
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sources::size as bytes; // as people write them
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -7,15 +7,13 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use indicatif::{HumanCount, HumanDuration};
 use traildb::{Appender, Builder, Event, Uuid, shards::Opened};
 
 use crate::{
-    bytes,
     failure::Failure,
     filtering,
     open::{Database, Store},
-    output, progress,
+    progress,
     select::{self, Names},
     selection::{self, Selection},
     shards::{self, Ended, Shards},
@@ -60,10 +58,6 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     stats: stats::Args,
-
-    /// Says on stderr what was made and how long it took.
-    #[arg(short, long)]
-    verbose: bool,
 }
 
 /// Runs the command.
@@ -80,18 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let builder = filled?;
     drop(open);
 
-    let spinner = progress::working("writing");
-    let written = target.write(builder)?;
-    spinner.finish_and_clear();
-    if args.verbose {
-        output::note(&format!(
-            "{target}: {} events, {} trails, {} in {:#}",
-            HumanCount(written.events),
-            HumanCount(written.trails),
-            bytes::show(written.bytes),
-            HumanDuration(began.elapsed()),
-        ));
-    }
+    args.writing.write(builder, &target, began)?;
     shards.result()
 }
 
@@ -152,10 +135,7 @@ fn walk<'d>(
     open: &'d [Opened<Store>],
     databases: &[Database<'_>],
 ) -> Result<Walk<'d>, Ended> {
-    let mut own = Names::default();
-    for database in databases {
-        own.add(database.reader.fields().map_err(|error| Ended::At(0, error.into()))?);
-    }
+    let own = Names::of(databases)?;
     let mut walk = Walk::new(open, databases, &select::fields(&own), &own)?;
     selection.apply(&mut walk, databases)?;
     Ok(walk)

@@ -45,6 +45,13 @@ impl Output {
     }
 }
 
+/// Prints a result that is at hand.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut output = Output::create("-")?;
+    output.put(text.as_bytes())?;
+    output.finish()
+}
+
 /// Tells people something that is not the result.
 pub(crate) fn note(text: &str) {
     // Where stderr is closed, there is nobody left to tell.

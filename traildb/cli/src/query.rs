@@ -14,7 +14,7 @@ use crate::{
     dates,
     failure::Failure,
     filtering,
-    output::Output,
+    output::{self, Output},
     selection,
     shards::{self, Shards},
     stats::{self, Tally},
@@ -80,22 +80,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     args.stats.print(&tally, &shards.opener);
     let found = found?;
 
-    let mut output = Output::create("-")?;
     if args.trails {
-        print_trails(&found.matches, args.json, &mut output)?;
+        print_trails(&found.matches, args.json)?;
     } else {
         let seconds = began.elapsed().as_secs_f64();
         let text = match args.json {
             true => json(&found, &shards, seconds),
             false => text(&found, seconds),
         };
-        output.put(text.as_bytes())?;
+        output::print(&text)?;
     }
-    output.finish()?;
     shards.result()
 }
 
-fn print_trails(matches: &[Match], json: bool, output: &mut Output) -> Result<(), Failure> {
+fn print_trails(matches: &[Match], json: bool) -> Result<(), Failure> {
+    let mut output = Output::create("-")?;
     let mut line = String::new();
     for Match { uuid, events, first, last, .. } in matches {
         line.clear();
@@ -109,7 +108,7 @@ fn print_trails(matches: &[Match], json: bool, output: &mut Output) -> Result<()
         };
         output.put(line.as_bytes())?;
     }
-    Ok(())
+    output.finish()
 }
 
 fn text(found: &Found, seconds: f64) -> String {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs};
 
 use traildb::{Fields, Uuid};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, open::Database, shards::Ended};
 
 /// One column of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,16 @@ impl Names {
                 next
             });
         }
+    }
+
+    /// The fields of these databases.
+    pub(crate) fn of(databases: &[Database<'_>]) -> Result<Names, Ended> {
+        let mut names = Names::default();
+        for (place, database) in databases.iter().enumerate() {
+            let fields = database.reader.fields();
+            names.add(fields.map_err(|error| Ended::At(place, error.into()))?);
+        }
+        Ok(names)
     }
 
     /// Puts the names into their order.

@@ -46,14 +46,12 @@ fn toc<S: Storage>(
         pace.add(len(members, TOC) + len(members, DATA));
         return Ok(true);
     }
-    let (toc, data) = (need(members, TOC, log), need(members, DATA, log));
-    let (Some(toc), Some(data)) = (toc, data) else { return Ok(false) };
+    let Some(data) = need(members, DATA, log) else { return Ok(false) };
     let width = offset_width(data.len);
-    let expected = (info.trails + 1) * width;
-    if !is_sized(&toc, expected, info, log, pace) {
+    let Some(toc) = sized(members, TOC, (info.trails + 1) * width, info, log, pace) else {
         return Ok(false);
-    }
-    let mut stream = Stream::new(members, &toc, 0..expected, pace);
+    };
+    let mut stream = Stream::new(members, &toc, 0..toc.len, pace);
     let mut before = None;
     for trail in 0..=info.trails {
         let offset = number(stream.next(width as usize)?);
@@ -99,12 +97,10 @@ fn uuids<S: Storage>(
         pace.add(len(members, name));
         return Ok(true);
     }
-    let Some(member) = need(members, name, log) else { return Ok(false) };
-    let expected = info.trails * 16;
-    if !is_sized(&member, expected, info, log, pace) {
+    let Some(member) = sized(members, name, info.trails * 16, info, log, pace) else {
         return Ok(false);
-    }
-    let mut stream = Stream::new(members, &member, 0..expected, pace);
+    };
+    let mut stream = Stream::new(members, &member, 0..member.len, pace);
     let mut before = None;
     for trail in 0..info.trails {
         let bytes = stream.next(16)?.try_into().expect("sixteen bytes");
@@ -118,14 +114,24 @@ fn uuids<S: Storage>(
     Ok(true)
 }
 
-/// Whether a member has the size that the number of trails demands. If not, it is passed over.
-fn is_sized(member: &Member, expected: u64, info: &Info, log: &Log, pace: &Pace<'_>) -> bool {
-    if member.len != expected {
-        let reason = format!("{} bytes where {} trails need {expected}", member.len, info.trails);
-        log.error(&member.name, 0, reason);
-        pace.add(member.len);
+/// The member `name`, if it is there and has the size that the number of trails demands. If not, that
+/// is told, and it is passed over.
+fn sized<S: Storage>(
+    members: &Members<S>,
+    name: &str,
+    expected: u64,
+    info: &Info,
+    log: &Log,
+    pace: &Pace<'_>,
+) -> Option<Member> {
+    let member = need(members, name, log)?;
+    if member.len == expected {
+        return Some(member);
     }
-    member.len == expected
+    let reason = format!("{} bytes where {} trails need {expected}", member.len, info.trails);
+    log.error(name, 0, reason);
+    pace.add(member.len);
+    None
 }
 
 /// What threads find out together.

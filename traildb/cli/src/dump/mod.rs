@@ -149,10 +149,7 @@ fn find<'d>(
         shards.result()?;
     }
     let databases = shards.databases(open);
-    let mut names = Names::default();
-    for (place, database) in databases.iter().enumerate() {
-        names.add(database.reader.fields().map_err(|error| Ended::At(place, error.into()))?);
-    }
+    let names = Names::of(&databases)?;
     let columns = select::columns(args.fields.as_deref(), &names, args.compat)?;
     selection.check(&databases)?;
     let mut walk = Walk::new(open, &databases, &columns, &names)?;

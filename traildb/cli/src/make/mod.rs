@@ -19,7 +19,6 @@ use std::{
     time::Instant,
 };
 
-use indicatif::{HumanCount, HumanDuration};
 use traildb::{Builder, Uuid};
 
 use self::{
@@ -30,7 +29,7 @@ use self::{
     json::Json,
     problem::{Problem, Tally},
 };
-use crate::{bytes, dump, failure::Failure, output, progress, select, threads, writing};
+use crate::{dump, failure::Failure, output, progress, select, threads, writing};
 
 /// The longest header line.
 const HEADER_BYTES_MAX: usize = 16 << 20;
@@ -107,10 +106,6 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     threads: threads::Args,
-
-    /// Says on stderr what was made and how long it took.
-    #[arg(short, long)]
-    verbose: bool,
 }
 
 /// Runs the command.
@@ -180,19 +175,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         output::note(text.trim_end());
     }
 
-    let spinner = progress::working("writing");
-    let written = target.write(builder)?;
-    spinner.finish_and_clear();
-    if args.verbose {
-        output::note(&format!(
-            "{target}: {} events, {} trails, {} in {:#}",
-            HumanCount(written.events),
-            HumanCount(written.trails),
-            bytes::show(written.bytes),
-            HumanDuration(began.elapsed()),
-        ));
-    }
-    Ok(())
+    args.writing.write(builder, &target, began)
 }
 
 type Bad = (u64, Result<Problem, Failure>);

@@ -5,11 +5,13 @@ mod object; // into a bucket
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use traildb::{Bigrams, Builder, Options, Written};
+use indicatif::{HumanCount, HumanDuration};
+use traildb::{Bigrams, Builder, Options};
 
-use crate::{bytes, failure::Failure, open, threads};
+use crate::{bytes, failure::Failure, open, output, progress, threads};
 
 /// How a database is written.
 #[derive(clap::Args)]
@@ -36,6 +38,10 @@ pub(crate) struct Args {
     /// The same as `--bigrams off`.
     #[arg(long, conflicts_with = "bigrams")]
     no_bigrams: bool,
+
+    /// Says on stderr what was made and how long it took.
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 /// Where a database will be.
@@ -100,6 +106,32 @@ impl Args {
             });
         Ok(Builder::with_options(fields, options)?)
     }
+
+    /// Writes the database to `target`, and tells of it if that is wanted: of the time since work on
+    /// it `began`, too.
+    pub(crate) fn write(
+        &self,
+        builder: Builder,
+        target: &Target,
+        began: Instant,
+    ) -> Result<(), Failure> {
+        let spinner = progress::working("writing");
+        let written = match target {
+            Target::Path(path) => builder.finish(path)?,
+            Target::Object(url) => object::write(url, builder)?,
+        };
+        spinner.finish_and_clear();
+        if self.verbose {
+            output::note(&format!(
+                "{target}: {} events, {} trails, {} in {:#}",
+                HumanCount(written.events),
+                HumanCount(written.trails),
+                bytes::show(written.bytes),
+                HumanDuration(began.elapsed()),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Half of the memory that is available to this process, or no limit where nobody tells how much that
@@ -121,16 +153,6 @@ fn available(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
-}
-
-impl Target {
-    /// Writes the database there.
-    pub(crate) fn write(&self, builder: Builder) -> Result<Written, Failure> {
-        match self {
-            Target::Path(path) => Ok(builder.finish(path)?),
-            Target::Object(url) => object::write(url, builder),
-        }
-    }
 }
 
 impl fmt::Display for Target {
