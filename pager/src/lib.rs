@@ -37,6 +37,7 @@ mod error; // what can go wrong
 mod failure; // the end of a process whose readers cannot be told otherwise
 mod log; // what happened, told by a thread of its own
 mod stats; // what is counted
+pub mod trace; // what readers ask for, recorded and replayed
 mod block_on; // waiting for a future on a thread of any kind
 mod sync; // locks and atomics
 

@@ -32,6 +32,7 @@ use crate::{
         Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Traits, Wakeup,
         open_descriptor, port_for,
     },
+    trace::Recorder,
     units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
 };
 
@@ -64,6 +65,7 @@ pub struct Builder {
     page_tables_stay: Option<bool>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     prefetch: PrefetchFactory,
+    recorder: Option<Recorder>,
 }
 
 impl Default for Builder {
@@ -85,6 +87,7 @@ impl Default for Builder {
             page_tables_stay: None,
             eviction: None,
             prefetch: Arc::new(crate::policy::default_prefetch),
+            recorder: None,
         }
     }
 }
@@ -185,6 +188,13 @@ impl Builder {
         self
     }
 
+    /// Records what readers of this pager's regions ask for: see [`trace`](crate::trace). Default: nothing
+    /// is recorded.
+    pub fn record(mut self, recorder: &Recorder) -> Builder {
+        self.recorder = Some(recorder.clone());
+        self
+    }
+
     /// Checks the settings, asks the kernel, and starts the pager's threads.
     ///
     /// # Errors
@@ -254,6 +264,7 @@ impl Builder {
                     .map_or(opened.probe.frees_page_tables, |stay| !stay),
             },
             prefetch: self.prefetch,
+            recorder: self.recorder,
             probe: opened.probe,
             uffd,
             atlas,
@@ -393,6 +404,7 @@ struct Inner {
     mechanism: Option<Mechanism>,
     traits: Traits,
     prefetch: PrefetchFactory,
+    recorder: Option<Recorder>,
     probe: Probe,
     uffd: Option<Arc<Descriptor>>,
     atlas: Arc<Atlas>,
@@ -547,6 +559,10 @@ impl Pager {
         ledger.settle(tenancy);
         let extents = inner.plan.extents;
         frames.enter();
+        let recorder = inner.recorder.as_ref();
+        let traced = recorder.and_then(|recorder| {
+            recorder.opened(source.name(), stat.version.token(), stat.len, unit)
+        });
         let object = Arc::new(Object {
             id,
             name: source.name().into(),
@@ -567,13 +583,22 @@ impl Pager {
             counters: counters.clone(),
             first_unit_us: metrics::histogram!("pager.fetch.first_unit_us"),
             fetch_us: metrics::histogram!("pager.fetch.us"),
+            traced: traced.clone(),
         });
         // The engine knows the region before the first fault can name it.
         let _ = inner.engine.send(Request::Open(object.clone()));
         let unmappable = match (&inner.uffd, place) {
             (Some(uffd), Some((addr, len))) => {
                 let metric = metrics::counter!("pager.fault.count");
-                inner.atlas.insert(Placed { addr, len, region: id, ledger, counters, metric });
+                inner.atlas.insert(Placed {
+                    addr,
+                    len,
+                    region: id,
+                    ledger,
+                    counters,
+                    metric,
+                    traced,
+                });
                 if let Err(error) = uffd.register(addr, len) {
                     inner.atlas.remove(id);
                     let _ = inner.engine.send(Request::Close { region: id });

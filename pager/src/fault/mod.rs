@@ -28,6 +28,7 @@ use crate::{
     stats::add,
     sync::{Arc, Mutex, lock},
     sys::{Descriptor, PAGE, Wakeup},
+    trace::{Kind, Traced},
     units::ByteOffset,
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Placed {
     pub(crate) counters: Arc<Counters>,
     /// A handle, because looking a metric up may take the recorder's lock.
     pub(crate) metric: metrics::Counter,
+    /// Where faults are recorded, if they are.
+    pub(crate) traced: Option<Traced>,
 }
 
 /// Which region lies where, and which memory of ours is none. Read by the fault thread without a
@@ -149,6 +152,9 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     let last = ByteOffset(geometry.object_len() - 1);
     let unit = geometry.unit_of(ByteOffset(offset as u64).min(last)).expect("inside the object").0;
     let region = placed.region;
+    if let Some(traced) = &placed.traced {
+        traced.note(unit..unit + 1, Kind::Fault);
+    }
     let request = match placed.ledger.fault(unit) {
         Asked::Resident | Asked::Used | Asked::Coming => return true,
         Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },

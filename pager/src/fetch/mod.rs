@@ -40,6 +40,7 @@ use crate::{
     stats::add,
     sync::{Arc, lock},
     sys::Supply,
+    trace::Kind,
 };
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
@@ -401,6 +402,10 @@ impl Engine {
             let guess = job.guess;
             self.queue_of(guess).push_front(Job { object, units: rest, marker, guess });
             job.units.end = end;
+        }
+        if let Some(traced) = &job.object.traced {
+            let kind = if job.guess { Kind::Guess } else { Kind::Fetch };
+            traced.note(job.units.clone(), kind);
         }
         if job.guess {
             self.running_guesses += 1;

@@ -10,6 +10,7 @@ use crate::{
     stats::Counters,
     sync::{Arc, Mutex},
     sys::FramePool,
+    trace::Traced,
 };
 
 /// Everything that a request for bytes needs to know. Alive as long as a handle or a request is.
@@ -36,6 +37,8 @@ pub(crate) struct Object {
     /// Handles, because looking a metric up may take the recorder's lock.
     pub(crate) first_unit_us: metrics::Histogram,
     pub(crate) fetch_us: metrics::Histogram,
+    /// Where what happens is recorded, if it is.
+    pub(crate) traced: Option<Traced>,
 }
 
 impl Drop for Object {
@@ -44,5 +47,8 @@ impl Drop for Object {
         // itself goes with the ledger.
         self.ledger.retire();
         self.frames.leave();
+        if let Some(traced) = &self.traced {
+            traced.closed();
+        }
     }
 }

@@ -332,6 +332,7 @@ mod tests {
             counters: Arc::default(),
             first_unit_us: metrics::Histogram::noop(),
             fetch_us: metrics::Histogram::noop(),
+            traced: None,
         })
     }
 

@@ -33,6 +33,7 @@ use crate::{
     source::Version,
     stats::{RegionStats, add},
     sync::{Arc, AtomicBool, Ordering, lock},
+    trace::Kind,
 };
 
 /// What the application says it will do with a region.
@@ -396,6 +397,9 @@ impl Region {
         let counters = &object.counters;
         add(if waiters.is_empty() { &counters.load_hits } else { &counters.load_waits }, 1);
         self.0.loads.increment(1);
+        if let Some(traced) = &object.traced {
+            traced.note(units.clone(), if waiters.is_empty() { Kind::Hit } else { Kind::Wait });
+        }
         debug_assert!(range.start <= range.end);
         outcome.map(|()| waiters)
     }

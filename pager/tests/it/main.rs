@@ -10,5 +10,6 @@ mod memory;
 mod requests;
 mod seeing;
 mod presets;
+mod trace;
 mod model;
 mod regress;

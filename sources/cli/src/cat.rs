@@ -14,6 +14,7 @@ use crate::{
     Failure,
     cost::{self, Meter},
     range::ByteRange,
+    recording::Recording,
 };
 
 /// Write an object's bytes to standard output, in bounded memory.
@@ -56,10 +57,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn write(args: &Args, meter: &Meter) -> Result<(), Failure> {
     let source = open(&args.urls, &Options::default().traffic(meter.traffic()))?;
     let builder = Pager::builder().budget_bytes(args.budget << 20);
-    let builder = match args.preset {
+    let mut builder = match args.preset {
         Some(preset) => builder.preset(preset),
         None => builder,
     };
+    let recording = Recording::start();
+    if let Some(recorder) = recording.recorder() {
+        builder = builder.record(recorder);
+    }
     let region = builder.build()?.open(source)?;
     let range = args
         .range

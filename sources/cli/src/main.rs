@@ -7,6 +7,8 @@
 //!   extmem warm URL        fetches it, or parts of it, into the disk cache
 //!   extmem serve           one cache for every program on this machine
 //!   extmem cache           lists, removes and checks what lies there
+//!   extmem trace COMMAND   records what a command reads
+//!   extmem replay FILE     what other policies and budgets would make of it
 //! ```
 #![forbid(unsafe_code)]
 
@@ -14,9 +16,13 @@ mod cache;
 mod cat;
 mod cost;
 mod doctor;
+mod heat;
 mod range;
+mod recording;
+mod replay;
 mod serve;
 mod stat;
+mod trace;
 mod warm;
 
 use std::{
@@ -41,7 +47,8 @@ const BROKEN_PIPE: u8 = 141;
     version,
     about = "Remote objects as memory: what this machine can do, and a look at an object",
     after_help = "Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 doctor: works \
-                  with limits, 141 the reader of the output went away.\n\n\
+                  with limits, 141 the reader of the output went away. `trace` \
+                  ends as its command does.\n\n\
                   Examples:\n  \
                   extmem doctor\n  \
                   extmem stat s3://bucket/key\n  \
@@ -49,7 +56,9 @@ const BROKEN_PIPE: u8 = 141;
                   extmem cat 's3://bucket/key?region=eu-west-1&anonymous' | sha256sum\n  \
                   extmem warm --cache /var/cache/extmem s3://bucket/key\n  \
                   extmem cache ls --dir /var/cache/extmem\n  \
-                  extmem serve --dir /var/cache/extmem"
+                  extmem serve --dir /var/cache/extmem\n  \
+                  extmem trace --out a.trace -- extmem cat s3://bucket/key > key\n  \
+                  extmem replay a.trace"
 )]
 struct Args {
     #[command(subcommand)]
@@ -70,6 +79,10 @@ enum Command {
     Cache(cache::Args),
     /// Serve a disk cache to every program on this machine
     Serve(serve::Args),
+    /// Run a command and record what it reads
+    Trace(trace::Args),
+    /// Run eviction policies over a recorded trace
+    Replay(replay::Args),
 }
 
 /// Why a command ended early.
@@ -130,6 +143,8 @@ fn main() -> ExitCode {
         Command::Warm(args) => warm::run(&args).map(|()| OK),
         Command::Cache(args) => cache::run(&args),
         Command::Serve(args) => serve::run(&args).map(|()| OK),
+        Command::Trace(args) => trace::run(&args),
+        Command::Replay(args) => replay::run(&args).map(|()| OK),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -6,6 +6,7 @@ mod origin;
 mod page;
 mod remote;
 mod serve;
+mod trace;
 mod v000;
 
 use std::io::Write;
@@ -16,7 +17,7 @@ pub(crate) fn extmem() -> Command {
     Command::cargo_bin("extmem").unwrap()
 }
 
-fn sample() -> (tempfile::NamedTempFile, Vec<u8>) {
+pub(crate) fn sample() -> (tempfile::NamedTempFile, Vec<u8>) {
     let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 253) as u8).collect();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&bytes).unwrap();

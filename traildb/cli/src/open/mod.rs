@@ -7,6 +7,7 @@
 
 mod expand; // one name for many databases
 pub(crate) mod side; // the index beside a database
+mod recording; // what is read, for extmem replay
 mod store; // a mapped file, or fetched as needed
 
 use std::{io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant};
@@ -15,6 +16,7 @@ use pager::{Builder, Pager, Preset, Region, RegionStats, SourceError};
 use sources::{Traffic, traffic::TrafficCount};
 use traildb::{Reader, Storage};
 
+use self::recording::Recording;
 pub(crate) use self::{expand::without_options, store::Store};
 use crate::{bytes, failure::Failure};
 
@@ -47,6 +49,8 @@ pub(crate) struct Opener<'r> {
     index: Option<&'r side::Args>,
     /// Made for the first URL.
     pager: OnceLock<Pager>,
+    /// Made with it.
+    recording: OnceLock<Recording>,
     sources: sources::Options,
     traffic: Traffic,
     began: Instant,
@@ -64,8 +68,8 @@ impl<'r> Opener<'r> {
     pub(crate) fn new(reading: &'r Reading, index: Option<&'r side::Args>) -> Opener<'r> {
         let traffic = Traffic::default();
         let sources = sources::Options::default().traffic(traffic.clone());
-        let (pager, began) = (OnceLock::new(), Instant::now());
-        Opener { reading, index, pager, sources, traffic, began }
+        let (pager, recording, began) = (OnceLock::new(), OnceLock::new(), Instant::now());
+        Opener { reading, index, pager, recording, sources, traffic, began }
     }
 
     /// The databases that `inputs` name: patterns, directories and lists are looked into.
@@ -150,7 +154,8 @@ impl<'r> Opener<'r> {
         if let Some(pager) = self.pager.get() {
             return Ok(pager.clone());
         }
-        let pager = self.builder().build()?;
+        let recording = self.recording.get_or_init(Recording::start);
+        let pager = recording.apply(self.builder()).build()?;
         Ok(self.pager.get_or_init(|| pager).clone())
     }
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use pager::trace::{Overview, Reader};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::support::{Fixture, fixtures, printed, run, server, stderr, three};
+use crate::support::{Fixture, fixtures, printed, run, server, stderr, tdb, three};
 
 /// Every fixture has a codebook of 1.3 MB, so this is a quarter of the smallest.
 const SMALL: [&str; 4] = ["--budget", "320KiB", "--unit", "4KiB"];
@@ -158,6 +159,36 @@ fn a_whole_dump_fetches_what_there_is_once() {
     let percent = stats["percent_of_database"].as_f64().expect("a number");
     // The budget holds it all; a unit that two plans ask for may be on its way twice.
     assert!(percent > 50.0 && percent < 110.0, "{stats}");
+}
+
+#[test]
+fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let path = directory.path().join("s.tdb");
+    let path = path.to_str().expect("a plain path");
+    printed(&["synth", "--events", "400000", "-o", path]);
+    let url = format!("file://{path}");
+    let trace = directory.path().join("trace");
+    let gets = |preset: &[&str]| {
+        let args = [&["dump", "-i", &url, "--json-trails", "--stats=json"], preset].concat();
+        let output = tdb(&args).env("EXTMEM_TRACE", &trace).output().expect("the command starts");
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let stats: Json = serde_json::from_slice(&output.stderr).expect("one JSON object");
+        // What is recorded is what was counted.
+        let file = std::fs::File::open(&trace).expect("a trace");
+        let mut reader = Reader::new(std::io::BufReader::new(file)).expect("a trace");
+        let mut overview = Overview::new();
+        while let Some(record) = reader.next_record().expect("a record") {
+            overview.record(&record).expect("a small trace");
+        }
+        assert!(reader.is_complete());
+        assert_eq!((Some(overview.accesses()), overview.lost), (stats["loads"].as_u64(), 0));
+        assert_eq!(Some(overview.hits), stats["load_hits"].as_u64());
+        std::fs::remove_file(&trace).expect("ours");
+        overview.fetches + overview.guesses
+    };
+    let (usual, frugal) = (gets(&[]), gets(&["--preset", "frugal"]));
+    assert!(frugal * 2 < usual, "{frugal} requests where the default takes {usual}");
 }
 
 #[test]
