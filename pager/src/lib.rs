@@ -49,7 +49,7 @@ pub use crate::{
     preset::Preset,
     region::{Guard, Hint, Mapped, Region},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
-    stats::RegionStats,
+    stats::{RegionReport, RegionStats},
     sys::{Mechanism, Mode, ModeRequest, Probe},
 };
 pub use async_trait::async_trait;

@@ -4,7 +4,12 @@
 //!   Builder --check--> Plan --> Pager: budget, pool, runtime, fault thread --open--> Region
 //! ```
 
-use std::{collections::HashMap, fmt, thread::JoinHandle, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Handle as RuntimeHandle, Runtime},
@@ -26,8 +31,8 @@ use crate::{
     region::{Handle, Region},
     signals::SignalsBlocked,
     source::{BlockSource, ObjectStat},
-    stats::Counters,
-    sync::{Arc, AtomicU64, Mutex, Ordering, lock},
+    stats::{Counters, RegionReport},
+    sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
     sys::{
         Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Traits, Wakeup,
         open_descriptor, port_for,
@@ -274,6 +279,7 @@ impl Builder {
             runtime_handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             next_region: AtomicU64::new(0),
+            objects: Mutex::default(),
             frames: Mutex::default(),
         })))
     }
@@ -415,6 +421,8 @@ struct Inner {
     /// `None` only while dropping.
     runtime: Mutex<Option<Runtime>>,
     next_region: AtomicU64,
+    /// The regions that are open, by their ids.
+    objects: Mutex<BTreeMap<u64, Weak<Object>>>,
     /// By unit size, shared by the regions of that size.
     frames: Mutex<HashMap<u64, FramePool>>,
 }
@@ -454,6 +462,19 @@ impl Pager {
     /// [`crate::pool::Pages`], and so compete with them under one policy.
     pub fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    /// What the open regions have done so far, in the order in which they were opened.
+    pub fn regions(&self) -> Vec<RegionReport> {
+        let open: Vec<Arc<Object>> =
+            lock(&self.0.objects).values().filter_map(Weak::upgrade).collect();
+        let report = |object: Arc<Object>| RegionReport {
+            name: object.name.to_string(),
+            len: object.ledger.geometry().object_len(),
+            unit_bytes: object.ledger.geometry().unit_bytes(),
+            stats: object.counters.snapshot(),
+        };
+        open.into_iter().map(report).collect()
     }
 
     /// Opens the object of `source` as a region. Blocks for one `stat`; works on any thread, a
@@ -585,6 +606,7 @@ impl Pager {
             fetch_us: metrics::histogram!("pager.fetch.us"),
             traced: traced.clone(),
         });
+        lock(&inner.objects).insert(id, Arc::downgrade(&object));
         // The engine knows the region before the first fault can name it.
         let _ = inner.engine.send(Request::Open(object.clone()));
         let unmappable = match (&inner.uffd, place) {
@@ -600,7 +622,7 @@ impl Pager {
                     traced,
                 });
                 if let Err(error) = uffd.register(addr, len) {
-                    inner.atlas.remove(id);
+                    self.forget(id);
                     let _ = inner.engine.send(Request::Close { region: id });
                     return Err(Error::system("userfaultfd refuses the object's memory", error));
                 }
@@ -675,6 +697,7 @@ impl Pager {
     }
 
     pub(crate) fn forget(&self, region: u64) {
+        lock(&self.0.objects).remove(&region);
         self.0.atlas.remove(region);
     }
 }

@@ -69,6 +69,20 @@ pub struct RegionStats {
     pub healed: u64,
 }
 
+/// One of the open regions of a pager: see [`Pager::regions`](crate::Pager::regions).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegionReport {
+    /// The source's name for the object.
+    pub name: String,
+    /// Length of the object in bytes.
+    pub len: u64,
+    /// Bytes of one unit of residency.
+    pub unit_bytes: u64,
+    /// What it has done so far.
+    pub stats: RegionStats,
+}
+
 impl Counters {
     pub(crate) fn snapshot(&self) -> RegionStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

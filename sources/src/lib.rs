@@ -45,6 +45,7 @@ pub mod server; // what block servers and their clients say to each other
 pub mod faulty; // wrapper: fails on a schedule, for tests
 pub mod traffic; // wrapper: counts requests and bytes
 pub mod price; // what those cost
+pub mod monitor; // what pagers are doing, for people who watch
 pub mod size; // bytes as people write them
 pub mod counters; // the names of all metrics
 pub mod conformance; // what every source promises, checked

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pager::{BlockSource, Hint, Pager, Preset, Region};
-use sources::{Concat, Options, Part};
+use sources::{Concat, Options, Part, monitor::Monitor};
 
 use crate::{
     Failure,
@@ -65,7 +65,9 @@ fn write(args: &Args, meter: &Meter) -> Result<(), Failure> {
     if let Some(recorder) = recording.recorder() {
         builder = builder.record(recorder);
     }
-    let region = builder.build()?.open(source)?;
+    let pager = builder.build()?;
+    let _seen = Monitor::of_environment(&pager);
+    let region = pager.open(source)?;
     let range = args
         .range
         .unwrap_or(ByteRange::From(0))

@@ -7,6 +7,7 @@
 //!   extmem warm URL        fetches it, or parts of it, into the disk cache
 //!   extmem serve           one cache for every program on this machine
 //!   extmem cache           lists, removes and checks what lies there
+//!   extmem top             watches what programs read
 //!   extmem trace COMMAND   records what a command reads
 //!   extmem replay FILE     what other policies and budgets would make of it
 //! ```
@@ -22,6 +23,7 @@ mod recording;
 mod replay;
 mod serve;
 mod stat;
+mod top;
 mod trace;
 mod warm;
 
@@ -79,6 +81,8 @@ enum Command {
     Cache(cache::Args),
     /// Serve a disk cache to every program on this machine
     Serve(serve::Args),
+    /// Watch what programs read
+    Top(top::Args),
     /// Run a command and record what it reads
     Trace(trace::Args),
     /// Run eviction policies over a recorded trace
@@ -143,6 +147,7 @@ fn main() -> ExitCode {
         Command::Warm(args) => warm::run(&args).map(|()| OK),
         Command::Cache(args) => cache::run(&args),
         Command::Serve(args) => serve::run(&args).map(|()| OK),
+        Command::Top(args) => top::run(&args).map(|()| OK),
         Command::Trace(args) => trace::run(&args),
         Command::Replay(args) => replay::run(&args).map(|()| OK),
     };

@@ -6,6 +6,7 @@ mod origin;
 mod page;
 mod remote;
 mod serve;
+mod top;
 mod trace;
 mod v000;
 

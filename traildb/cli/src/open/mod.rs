@@ -13,7 +13,7 @@ mod store; // a mapped file, or fetched as needed
 use std::{io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant};
 
 use pager::{Builder, Pager, Preset, Region, RegionStats, SourceError};
-use sources::{Traffic, traffic::TrafficCount};
+use sources::{Traffic, monitor::Monitor, traffic::TrafficCount};
 use traildb::{Reader, Storage};
 
 use self::recording::Recording;
@@ -51,6 +51,8 @@ pub(crate) struct Opener<'r> {
     pager: OnceLock<Pager>,
     /// Made with it.
     recording: OnceLock<Recording>,
+    /// The same: for `extmem top`.
+    seen: OnceLock<Option<Monitor>>,
     sources: sources::Options,
     traffic: Traffic,
     began: Instant,
@@ -69,7 +71,7 @@ impl<'r> Opener<'r> {
         let traffic = Traffic::default();
         let sources = sources::Options::default().traffic(traffic.clone());
         let (pager, recording, began) = (OnceLock::new(), OnceLock::new(), Instant::now());
-        Opener { reading, index, pager, recording, sources, traffic, began }
+        Opener { reading, index, pager, recording, seen: OnceLock::new(), sources, traffic, began }
     }
 
     /// The databases that `inputs` name: patterns, directories and lists are looked into.
@@ -156,7 +158,9 @@ impl<'r> Opener<'r> {
         }
         let recording = self.recording.get_or_init(Recording::start);
         let pager = recording.apply(self.builder()).build()?;
-        Ok(self.pager.get_or_init(|| pager).clone())
+        let pager = self.pager.get_or_init(|| pager);
+        self.seen.get_or_init(|| Monitor::of_environment(pager));
+        Ok(pager.clone())
     }
 
     fn of_url(&self, url: &str) -> Result<Parts, Failure> {
