@@ -759,12 +759,12 @@ impl<'r, S: Storage> Trail<'r, S> {
             let word = bits::peek(bytes, bit);
             let (symbol, n) = match self.codebook.symbol(bytes, bit, word) {
                 Ok(decoded) => decoded,
-                Err(reason) => return Err(self.damaged_at(bit, reason)),
+                Err(_) => return Err(self.damaged_symbol(bit)),
             };
-            bit += u64::from(n);
-            if bit > end {
-                return Err(self.damaged_at(bit, "the trail ends inside a symbol"));
+            if bit + u64::from(n) > end {
+                return Err(self.damaged_symbol(bit));
             }
+            bit += u64::from(n);
             let Symbol { first, second, first_field, second_field } = symbol;
             if first_field == 0 {
                 let second = Item(second);
@@ -797,12 +797,12 @@ impl<'r, S: Storage> Trail<'r, S> {
         let (bytes, bit) = (self.window.bytes(), self.window.bit);
         let (symbol, n) = match self.codebook.symbol(bytes, bit, bits::peek(bytes, bit)) {
             Ok(decoded) => decoded,
-            Err(reason) => return Err(self.damaged(reason)),
+            Err(_) => return Err(self.damaged_symbol(bit)),
         };
-        self.window.bit = bit + u64::from(n);
-        if self.window.bit > self.window.end_bit {
-            return Err(self.damaged("the trail ends inside a symbol"));
+        if bit + u64::from(n) > self.window.end_bit {
+            return Err(self.damaged_symbol(bit));
         }
+        self.window.bit = bit + u64::from(n);
         let Symbol { first, second, first_field, second_field } = symbol;
         let second = Item(second);
         Ok(match first_field {
@@ -811,10 +811,23 @@ impl<'r, S: Storage> Trail<'r, S> {
         })
     }
 
+    /// What is wrong with the symbol at `bit`. It is looked at without the bits behind the trail's end,
+    /// which are another trail's, or none, as the window has it: the error depends on the trail alone.
     #[cold]
-    fn damaged_at(&mut self, bit: u64, reason: &str) -> Error {
+    fn damaged_symbol(&mut self, bit: u64) -> Error {
+        let (bytes, end) = (self.window.bytes(), self.window.end_bit);
+        let from = (bit >> 3) as usize;
+        // Wider than any symbol, and as much again of zeros to peek at.
+        let mut copy = [0; 32];
+        let past = (from + 16).min(end.div_ceil(8) as usize).min(bytes.len());
+        copy[..past - from].copy_from_slice(&bytes[from..past]);
+        if past as u64 == end.div_ceil(8) && !end.is_multiple_of(8) {
+            copy[past - from - 1] &= (1 << (end % 8)) - 1;
+        }
+        let word = bits::peek(&copy, bit % 8);
+        let decoded = self.codebook.symbol(&copy, bit % 8, word);
         self.window.bit = bit;
-        self.damaged(reason)
+        self.damaged(decoded.err().unwrap_or("the trail ends inside a symbol"))
     }
 
     /// An error at the current bit; the trail is over.
