@@ -29,6 +29,7 @@ mod cache; // which units are resident; owns no bytes
 pub mod policy; // which unit to evict, which to prefetch
 mod fault; // the loop that answers the kernel
 mod region; // what a consumer holds
+pub mod sealed; // memory that a block server hands out and nobody can change
 mod sys; // mmap and userfaultfd: the only unsafe code
 pub mod preset; // settings for what a program cares about most
 mod pager; // settings, threads, how an object becomes a region
@@ -48,6 +49,7 @@ pub use crate::{
     pager::{Builder, Pager, Plan, PrefetchFactory, RegionOptions, UNITS_MIN},
     preset::Preset,
     region::{Guard, Hint, Mapped, Region},
+    sealed::SealedMap,
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::{RegionReport, RegionStats},
     sys::{Mechanism, Mode, ModeRequest, Probe},

@@ -1,7 +1,8 @@
 //! The operating system: mappings, userfaultfd, frames. The only unsafe code of the crate, but for
-//! the lines of `region` that make a slice.
+//! the lines of `region` and `sealed` that make a slice.
 
 mod mapping;
+mod shared; // sealed memory files
 mod words;
 mod uffd;
 mod event;
@@ -19,5 +20,6 @@ pub use port::Mechanism;
 pub(crate) use port::{Port, Traits, port_for};
 pub(crate) use probe::open_descriptor;
 pub use probe::{Mode, ModeRequest, Probe};
+pub(crate) use shared::Shared;
 pub(crate) use uffd::Descriptor;
 pub(crate) use words::LazyWords;

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    frames::{Answer, FILES, READ_BYTES_MAX, Request},
+    frames::{Answer, FILES, MEMORY, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
 
@@ -100,6 +100,8 @@ pub(super) struct Connection {
     pub(super) generation: u64,
     /// Whether answers may be files.
     pub(super) has_files: bool,
+    /// Whether there is sealed memory to be had.
+    pub(super) has_memory: bool,
     /// The most bytes of one read.
     pub(super) read_bytes_max: u64,
     sending: mpsc::Sender<Vec<u8>>,
@@ -214,7 +216,7 @@ impl Inner {
         };
         let bare = *self.bare.lock().unwrap_or_else(PoisonError::into_inner);
         let takes_files = socket.carries_files() && bare.is_none_or(|until| until < Instant::now());
-        let wants = if takes_files { FILES } else { 0 };
+        let wants = if takes_files { FILES | MEMORY } else { 0 };
         let hello = Request::Hello { wants, token: self.token.clone() }.encode(0);
         socket.send(&[hello.into()], None, FRAME_WAIT).await?;
         let mut incoming = Incoming::with_files();
@@ -240,6 +242,7 @@ impl Inner {
         Ok(Connection {
             generation: self.generations.fetch_add(1, Relaxed),
             has_files: takes_files && has & FILES != 0,
+            has_memory: takes_files && has & MEMORY != 0,
             read_bytes_max: read_bytes_max.min(READ_BYTES_MAX),
             sending,
             waiting,

@@ -27,6 +27,8 @@ pub const TEXT_BYTES_MAX: usize = 8 << 10;
 
 /// Wants files where it can have them; in an answer: may have them.
 pub const FILES: u32 = 1;
+/// Wants sealed memory where it can have it; in an answer: may ask for it ([`Request::Memory`]).
+pub const MEMORY: u32 = 2;
 
 /// The head of a frame, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub struct Broken(&'static str);
 pub enum Request {
     /// Kind 1, the first one.
     Hello {
-        /// What it wants: [`FILES`].
+        /// What it wants: [`FILES`], [`MEMORY`].
         wants: u32,
         /// The secret of a TCP listener; empty on a Unix socket.
         token: String,
@@ -86,6 +88,13 @@ pub enum Request {
         /// What `Opened` said.
         handle: u32,
     },
+    /// Kind 6: the piece with this byte, as sealed memory.
+    Memory {
+        /// What `Opened` said.
+        handle: u32,
+        /// Any byte of it.
+        offset: u64,
+    },
 }
 
 /// Without the token, and without what may sign an address.
@@ -106,6 +115,9 @@ impl fmt::Debug for Request {
                 f.debug_tuple("Ahead").field(handle).field(offset).field(length).finish()
             }
             Request::Close { handle } => f.debug_tuple("Close").field(handle).finish(),
+            Request::Memory { handle, offset } => {
+                f.debug_tuple("Memory").field(handle).field(offset).finish()
+            }
         }
     }
 }
@@ -115,7 +127,7 @@ impl fmt::Debug for Request {
 pub enum Answer {
     /// Kind 129, to a hello.
     Welcome {
-        /// What it may have: [`FILES`].
+        /// What it may have: [`FILES`], [`MEMORY`].
         has: u32,
         /// Requests that may be under way on this connection.
         requests_max: u32,
@@ -366,6 +378,7 @@ impl Request {
                 length: reader.u64()?,
             },
             5 => Request::Close { handle: reader.u32()? },
+            6 => Request::Memory { handle: reader.u32()?, offset: reader.u64()? },
             _ => return Err(Broken("there is no such request")),
         };
         reader.end()?;
@@ -393,6 +406,7 @@ impl Request {
                 writer.u32(*handle).u64(*offset).u64(*length).frame(4, id)
             }
             Request::Close { handle } => writer.u32(*handle).frame(5, id),
+            Request::Memory { handle, offset } => writer.u32(*handle).u64(*offset).frame(6, id),
         }
     }
 }
@@ -503,6 +517,7 @@ mod tests {
             Request::Read { handle: 1, offset: 1 << 40, length: 9, file: true },
             Request::Ahead { handle: 2, offset: 3, length: 4 },
             Request::Close { handle: u32::MAX },
+            Request::Memory { handle: 9, offset: 1 << 41 },
         ]
     }
 

@@ -11,11 +11,13 @@
 pub(crate) mod address; // where a server is
 mod client; // one connection, shared
 pub mod frames; // our own protocol
+mod memory; // an object that a server has in memory, mapped
 mod served; // an object behind a server
 pub mod socket; // frames and descriptors over a socket
 pub mod v000; // the protocol of the first clients of TrailDB
 
 pub use self::{
     client::{Link, Place},
+    memory::ServedMap,
     served::Served,
 };

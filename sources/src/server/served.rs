@@ -53,14 +53,14 @@ static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
 /// reader may change between both. A connection that is lost is made anew, and reading goes on with
 /// the same version. One attempt per call: put a [`Retry`](crate::Retry) around it.
 pub struct Served {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     fallback: Option<Arc<dyn BlockSource>>,
 }
 
-struct Shared {
-    name: String,
+pub(super) struct Shared {
+    pub(super) name: String,
     url: String,
-    link: Link,
+    pub(super) link: Link,
     known: Mutex<Known>,
 }
 
@@ -96,7 +96,7 @@ impl Part {
 }
 
 /// Why the server did not help.
-enum Failed {
+pub(super) enum Failed {
     /// It could not be reached.
     Lost(Lost),
     /// It said so.
@@ -142,7 +142,7 @@ impl Shared {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn len_of(&self, version: &Version) -> Option<u64> {
+    pub(super) fn len_of(&self, version: &Version) -> Option<u64> {
         self.with(|known| {
             known.versions.iter().find(|(one, _)| one == version).map(|(_, len)| *len)
         })
@@ -194,7 +194,11 @@ impl Shared {
     }
 
     /// The handle of a version on this connection.
-    async fn handle(&self, connection: &Arc<Connection>, version: &Version) -> Result<u32, Failed> {
+    pub(super) async fn handle(
+        &self,
+        connection: &Arc<Connection>,
+        version: &Version,
+    ) -> Result<u32, Failed> {
         let known = self.with(|known| {
             let mut handles = known.handles.iter().rev();
             let is_this = known.generation == connection.generation;
@@ -226,7 +230,7 @@ impl Shared {
         SourceError::Transient { object, what, range, attempts: 1, reason, cause: None }
     }
 
-    fn failed(
+    pub(super) fn failed(
         &self,
         what: &'static str,
         range: Option<&Range<u64>>,
@@ -239,7 +243,7 @@ impl Shared {
     }
 
     /// An answer that is none to the question: mostly an error.
-    fn unexpected(
+    pub(super) fn unexpected(
         &self,
         reply: Reply,
         version: Option<&Version>,

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use pager::{BlockSource, SourceError};
 use sources::server::{
-    frames::{Answer, BODY_BYTES_MAX, Code, FILES, READ_BYTES_MAX, Request},
+    frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
 use tokio::{
@@ -34,6 +34,7 @@ use super::{
     Server,
     handles::Pinned,
     objects::Object,
+    pieces::{NoPiece, Piece},
     seats::{Room, Seat},
     seen::Client,
 };
@@ -58,6 +59,7 @@ const AHEAD_BYTES_MAX: u64 = 256 << 20;
 /// What an open object is.
 #[derive(Clone)]
 struct Opened {
+    url: Arc<str>,
     object: Arc<Object>,
     pinned: Pinned,
 }
@@ -89,6 +91,9 @@ struct Connection {
     handles: Mutex<Handles>,
     files: bool,
     seat: Seat,
+    memory: bool,
+    /// Memory that its client may have mapped, by what it is.
+    given: Mutex<Vec<Arc<Piece>>>,
     unread: Arc<Semaphore>,
     sending: mpsc::Sender<Outgoing>,
 }
@@ -114,16 +119,19 @@ pub(super) async fn serve(
 ) {
     let socket = Arc::new(socket);
     let mut incoming = Incoming::default();
-    let hello = tokio::time::timeout(FRAME_WAIT, greet(&socket, &mut incoming, gate)).await;
-    let Ok(Ok(files)) = hello else { return };
+    let memory = if server.pieces.is_on() { MEMORY } else { 0 };
+    let greeting = greet(&socket, &mut incoming, gate, FILES | memory);
+    let Ok(Ok(has)) = tokio::time::timeout(FRAME_WAIT, greeting).await else { return };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
     let writer = tokio::spawn(write(socket.clone(), outgoing));
     let connection = Arc::new(Connection {
         server: server.clone(),
         client: client.clone(),
         handles: Mutex::default(),
-        files,
         seat,
+        files: has & FILES != 0,
+        memory: has & MEMORY != 0,
+        given: Mutex::default(),
         unread: Arc::new(Semaphore::new(UNREAD_BYTES / UNIT as usize)),
         sending,
     });
@@ -177,8 +185,13 @@ pub(super) async fn serve(
     socket.close();
 }
 
-/// The hello and the welcome. Says whether answers may be files.
-async fn greet(socket: &Socket, incoming: &mut Incoming, gate: &Gate) -> io::Result<bool> {
+/// The hello and the welcome. Says what of `offers` the client may have.
+async fn greet(
+    socket: &Socket,
+    incoming: &mut Incoming,
+    gate: &Gate,
+    offers: u32,
+) -> io::Result<u32> {
     let frame = incoming.frame(socket, BODY_BYTES_MAX, FRAME_WAIT).await?;
     let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
     let refuse = |code, text: &str| {
@@ -190,21 +203,21 @@ async fn greet(socket: &Socket, incoming: &mut Incoming, gate: &Gate) -> io::Res
             Err(refuse(Code::Unauthorized, "the token is not the one of this server"))
         }
         (Ok(Request::Hello { wants, .. }), _) => {
-            let has = if socket.carries_files() { wants & FILES } else { 0 };
+            let has = if socket.carries_files() { wants & offers } else { 0 };
             let welcome = Answer::Welcome {
                 has,
                 requests_max: REQUESTS_MAX as u32,
                 read_bytes_max: READ_BYTES_MAX,
             };
-            Ok((welcome.encode(head.id), has & FILES != 0))
+            Ok((welcome.encode(head.id), has))
         }
         (Ok(_), _) => Err(refuse(Code::Malformed, "a connection begins with a hello")),
         (Err(broken), _) => Err(refuse(Code::Malformed, &broken.to_string())),
     };
     match answer {
-        Ok((frame, files)) => {
+        Ok((frame, has)) => {
             socket.send(&[frame.into()], None, FRAME_WAIT).await?;
-            Ok(files)
+            Ok(has)
         }
         Err(frame) => {
             socket.send(&[frame.into()], None, FRAME_WAIT).await?;
@@ -274,6 +287,18 @@ impl Connection {
                 self.with(|handles| handles.open.remove(&handle));
                 Ok(Outgoing::answer(&Answer::Closed, id))
             }
+            Request::Memory { handle, offset } => {
+                let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else {
+                    return self.refuse(id, "there is no such handle").await;
+                };
+                if !self.memory || offset >= opened.pinned.len {
+                    let text = "there is no such memory to be had: say so in the hello, and stay \
+                                within the object";
+                    return self.refuse(id, text).await;
+                }
+                let _turn = self.server.requests.acquire().await;
+                self.memory(id, &opened, offset).await
+            }
             Request::Hello { .. } | Request::Ahead { .. } => {
                 unreachable!("the reader has seen to it")
             }
@@ -309,7 +334,7 @@ impl Connection {
             while handles.open.contains_key(&handles.next) {
                 handles.next = handles.next.wrapping_add(1);
             }
-            handles.open.insert(handles.next, Opened { object, pinned });
+            handles.open.insert(handles.next, Opened { url: url.into(), object, pinned });
             Some(handles.next)
         });
         match handle {
@@ -328,7 +353,7 @@ impl Connection {
         range: Range<u64>,
         file: bool,
     ) -> Result<Outgoing, SourceError> {
-        let Opened { object, pinned } = opened;
+        let Opened { object, pinned, .. } = opened;
         self.server.seen.asked(object, &pinned.version, pinned.len, &range);
         if file && let Some(outgoing) = self.file(id, opened, &range).await? {
             return Ok(outgoing);
@@ -363,7 +388,7 @@ impl Connection {
         range: &Range<u64>,
     ) -> Result<Option<Outgoing>, SourceError> {
         let _turn = self.server.requests.acquire().await;
-        let Opened { object, pinned } = opened;
+        let Opened { object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.
         let extent = self.server.extent_bytes.min(object.segment_bytes());
         let end = (range.start - range.start % extent).saturating_add(extent).min(range.end);
@@ -380,6 +405,40 @@ impl Connection {
                 Ok(None)
             }
         }
+    }
+
+    /// The piece with the byte at `offset`.
+    async fn memory(&self, id: u64, opened: &Opened, offset: u64) -> Result<Outgoing, SourceError> {
+        let Opened { url, object, pinned } = opened;
+        let pieces = &self.server.pieces;
+        let failed = |text: String| {
+            let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 0, text };
+            Ok(Outgoing::answer(&answer, id))
+        };
+        if !object.keeps(&pinned.version) {
+            // Its pieces might be of different versions.
+            return failed("an object whose version is weak is not mapped".to_owned());
+        }
+        let (piece, range) = match pieces.get(object, url, pinned, offset).await {
+            Ok(piece) => piece,
+            Err(NoPiece::Source(error)) => return Err(error),
+            Err(NoPiece::Full) => {
+                return failed("all memory of the server is mapped by clients".to_owned());
+            }
+            Err(NoPiece::System(error)) => return failed(format!("no memory: {error}")),
+        };
+        self.server.seen.asked(object, &pinned.version, pinned.len, &range);
+        let file = match piece.file() {
+            Ok(file) => file,
+            Err(error) => return failed(format!("no memory: {error}")),
+        };
+        let answer = Answer::File { position: offset - range.start, length: range.end - offset };
+        let parts = vec![answer.encode(id).into()];
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.iter().any(|one| Arc::ptr_eq(one, &piece)) {
+            given.push(piece);
+        }
+        Ok(Outgoing { parts, file: Some(file), _room: None })
     }
 
     /// Fetches what will be asked for, in as few requests as there are gaps.

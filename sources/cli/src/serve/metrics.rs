@@ -52,6 +52,9 @@ pub(super) fn text(server: &Server, picture: &Picture, stopping: bool) -> String
     let help = "The most that the cache may take";
     out.gauge("extmem_cache_max_bytes", help, &[("", server.bytes_max)]);
 
+    let help = "Bytes in memory for clients that map them";
+    out.gauge("extmem_memory_bytes", help, &[("", server.pieces.bytes())]);
+
     let requests = [("op=\"read\"", source.gets), ("op=\"stat\"", source.stats)];
     out.counter("extmem_source_requests_total", "Requests to sources: GETs, HEADs", &requests);
     out.counter("extmem_source_bytes_total", "Bytes from sources", &[("", source.bytes)]);

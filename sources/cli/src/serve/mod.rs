@@ -20,6 +20,7 @@ mod handles; // which version an old client may see
 mod metrics; // what Prometheus is told
 mod objects; // addresses to sources
 mod page; // what people see
+mod pieces; // parts of objects in memory that clients map
 mod seats; // places for connections, room for answers
 mod seen; // who is there, what failed, what is hot
 mod spans; // ranges across files
@@ -51,6 +52,7 @@ use self::{
     handles::Handles,
     objects::Objects,
     page::Page,
+    pieces::Pieces,
     seats::{Peer, Seats},
     seen::Seen,
     spans::Spans,
@@ -110,6 +112,10 @@ pub(crate) struct Args {
     /// What is fetched at once for a byte that is missing: a power of two from 4KiB to 64MiB
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse)]
     block_bytes: u64,
+    /// Memory for clients of --unix that map objects: each byte is there once for all of them. Size, or
+    /// 0 for none
+    #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = size::parse)]
+    memory_bytes: u64,
     /// Addresses that may be asked for start with this; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<String>,
@@ -138,6 +144,7 @@ pub(crate) struct Server {
     objects: Objects,
     handles: Handles,
     spans: Spans,
+    pieces: Pieces,
     /// Fetched at once.
     extent_bytes: u64,
     /// Requests that are worked on.
@@ -204,6 +211,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let server = Server {
         handles: Handles::open(&dir.join("serve/handles")).map_err(failed)?,
         spans: Spans::open(&dir.join("serve/spans"), span_bytes).map_err(failed)?,
+        pieces: Pieces::new(args.memory_bytes, args.block_bytes),
         objects: Objects::new(cache, allow),
         extent_bytes: args.block_bytes,
         requests: Semaphore::new(args.requests_max.into()),

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod cache;
+mod memory;
 mod origin;
 mod page;
 mod remote;

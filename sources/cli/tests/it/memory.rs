@@ -1,0 +1,194 @@
+//! `extmem serve --memory-bytes`: objects mapped by many, in memory once.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use pager::{BlockSource, SourceError, Version};
+use sources::server::{
+    Link, Place, Served, ServedMap,
+    frames::{Answer, Code, HEAD_BYTES, Head, MEMORY, Request},
+};
+
+use crate::{
+    origin::{Origin, sample},
+    serve::Server,
+};
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("extmem.sock")
+}
+
+fn start(folder: &Path, origin: &Origin, memory: &str) -> Server {
+    let socket = socket(folder);
+    let args =
+        ["--allow", origin.base(), "--max-bytes", "128MiB", "--memory-bytes", memory, "--unix"];
+    let args = [&args[..], &[socket.to_str().expect("text")]].concat();
+    Server::start(&folder.join("cache"), &args)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A client with a connection of its own.
+fn served(folder: &Path, url: &str) -> Served {
+    let link = Link::new(Place::Unix(socket(folder)), String::new());
+    Served::new(url, url, link).expect("a source")
+}
+
+async fn map(folder: &Path, url: &str) -> Result<ServedMap, SourceError> {
+    let served = served(folder, url);
+    let version = served.stat().await?.version;
+    is_send(served.map(&version)).await
+}
+
+/// Whoever maps may do so in a task.
+fn is_send<T: Send>(value: T) -> T {
+    value
+}
+
+/// How often this process has mapped each memory file of a server, by its inode.
+fn mapped() -> BTreeMap<String, usize> {
+    let maps = fs::read_to_string("/proc/self/maps").expect("/proc");
+    let mut count = BTreeMap::new();
+    for line in maps.lines().filter(|line| line.contains("memfd:extmem")) {
+        let inode = line.split_whitespace().nth(4).expect("an inode").to_owned();
+        *count.entry(inode).or_default() += 1;
+    }
+    count
+}
+
+#[test]
+fn an_object_is_in_memory_once_however_many_map_it() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let object = sample(5_000_001, 51);
+    origin.put("/object", &object, "1");
+    origin.put("/empty", &[], "1");
+    let url = origin.url("/object");
+    let server = start(folder.path(), &origin, "16MiB");
+    runtime().block_on(async {
+        let maps = futures::future::join_all((0..4).map(|_| map(folder.path(), &url))).await;
+        let maps: Vec<_> = maps.into_iter().map(|map| map.expect("a map")).collect();
+        for map in &maps {
+            assert!(map[..] == object);
+        }
+        assert_eq!(origin.count().1, object.len() as u64, "every byte once");
+        let inodes = mapped();
+        assert_eq!(inodes.len(), 5, "pieces of 1 MiB: {inodes:?}");
+        assert!(inodes.values().all(|times| *times == 4), "the same memory for all: {inodes:?}");
+        assert!(map(folder.path(), &origin.url("/empty")).await.expect("a map").is_empty());
+        // Whatever happens to the server.
+        server.kill();
+        for map in &maps {
+            assert!(map[..] == object);
+        }
+    });
+}
+
+#[test]
+fn memory_is_bounded_and_comes_back_when_clients_leave() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let (one, two, large) = (sample(3_000_000, 52), sample(3_000_000, 53), sample(5_000_000, 54));
+    origin.put("/one", &one, "1");
+    origin.put("/two", &two, "1");
+    origin.put("/large", &large, "1");
+    let _server = start(folder.path(), &origin, "4MiB");
+    let url = |name: &str| origin.url(name);
+    runtime().block_on(async {
+        let first = map(folder.path(), &url("/one")).await.expect("a map");
+        let full = map(folder.path(), &url("/two")).await.map(drop).expect_err("no room");
+        let text = full.to_string();
+        assert!(
+            matches!(full, SourceError::Permanent { .. }) && text.contains("mapped by"),
+            "{text}"
+        );
+        // Others read all the same.
+        let source = served(folder.path(), &url("/two"));
+        let version = source.stat().await.expect("stat").version;
+        let frame = pager::Frame::with_capacity(3_000_000);
+        let frame = source.read_into(&version, 0..3_000_000, frame).await.expect("bytes");
+        assert!(frame.filled() == two);
+        assert!(first[..] == one);
+        drop(first);
+        // As soon as the server has seen that the client is gone.
+        let in_time = Instant::now() + Duration::from_secs(10);
+        let second = loop {
+            match map(folder.path(), &url("/two")).await {
+                Ok(map) => break map,
+                Err(error) => assert!(Instant::now() < in_time, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(second[..] == two);
+        drop(second);
+        let never = map(folder.path(), &url("/large")).await.map(drop).expect_err("too large");
+        assert!(matches!(never, SourceError::Permanent { .. }), "{never}");
+    });
+}
+
+#[test]
+fn what_cannot_be_mapped_is_said() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let object = sample(3_000_000, 55);
+    origin.put("/object", &object, "old");
+    let url = origin.url("/object");
+    let server = start(folder.path(), &origin, "0B");
+    runtime().block_on(async {
+        let error = map(folder.path(), &url).await.map(drop).expect_err("no memory");
+        assert!(error.to_string().contains("--memory-bytes"), "{error}");
+        drop(server);
+        let _server = start(folder.path(), &origin, "16MiB");
+        let served = served(folder.path(), &url);
+        let version = served.stat().await.expect("stat").version;
+        let other = served.map(&Version::strong("never")).await.map(drop).expect_err("unknown");
+        assert!(!matches!(other, SourceError::Transient { .. }), "{other}");
+        // Replaced before a byte of it was read: never the new one's bytes under the old name.
+        origin.put("/object", &sample(3_000_000, 56), "new");
+        let changed = served.map(&version).await.map(drop).expect_err("replaced");
+        assert!(matches!(changed, SourceError::Changed { .. }), "{changed}");
+        let fresh = map(folder.path(), &url).await.expect("a map");
+        assert!(fresh[..] == sample(3_000_000, 56));
+    });
+}
+
+/// A client that asks for what it was not offered, or for what is not there.
+#[test]
+fn requests_for_memory_are_checked() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    origin.put("/object", &sample(100_000, 57), "1");
+    let _server = start(folder.path(), &origin, "16MiB");
+    let connect = |wants: u32| {
+        let mut stream = UnixStream::connect(socket(folder.path())).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time");
+        let mut ask = move |request: &Request| {
+            stream.write_all(&request.encode(1)).expect("send");
+            let mut head = [0; HEAD_BYTES];
+            stream.read_exact(&mut head).expect("an answer");
+            let head = Head::decode(&head, 1 << 20).expect("a head");
+            let mut body = vec![0; head.body_bytes];
+            stream.read_exact(&mut body).expect("a body");
+            Answer::decode(head.kind, &body).expect("an answer")
+        };
+        let welcome = ask(&Request::Hello { wants, token: String::new() });
+        assert!(matches!(welcome, Answer::Welcome { has, .. } if has == wants), "{welcome:?}");
+        let opened = ask(&Request::Open { url: origin.url("/object"), pinned: None });
+        let Answer::Opened { handle, .. } = opened else { panic!("{opened:?}") };
+        (ask, handle)
+    };
+    let is_refused =
+        |answer: Answer| matches!(answer, Answer::Failed { code: Code::Malformed, .. });
+    let (mut ask, handle) = connect(0);
+    assert!(is_refused(ask(&Request::Memory { handle, offset: 0 })), "it was not offered");
+    let (mut ask, handle) = connect(MEMORY);
+    for (handle, offset) in [(handle, 100_000), (handle, u64::MAX), (handle + 7, 0)] {
+        assert!(is_refused(ask(&Request::Memory { handle, offset })), "{handle} {offset}");
+    }
+    let good = ask(&Request::Memory { handle, offset: 99_999 });
+    assert_eq!(good, Answer::File { position: 99_999, length: 1 });
+}
