@@ -51,7 +51,7 @@ examples: setup
 bench: export TDB := $(TDB)
 bench: export BENCH_CSV := $(BENCH_CSV)
 bench: setup
-	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p tdb-cli
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p extmem-cli -p tdb-cli
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
 
 bench-blog: setup

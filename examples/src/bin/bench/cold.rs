@@ -137,7 +137,8 @@ fn open(server: &Server) -> Result<(Pager, Region), String> {
     Ok((pager, region))
 }
 
-fn sum(bytes: &[u8]) -> u64 {
+/// All bytes, as words, added up.
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let words = words.iter().map(|word| u64::from_le_bytes(*word));
     let rest = rest.iter().map(|byte| u64::from(*byte));
@@ -145,7 +146,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// Number of events, each decoded.
-fn decode<S: Storage>(storage: S) -> Result<u64, String> {
+pub(crate) fn decode<S: Storage>(storage: S) -> Result<u64, String> {
     let scan = || {
         let reader = Reader::new(storage)?;
         let mut cursor = reader.cursor()?;

@@ -1,6 +1,6 @@
 //! The benchmarks: how much a region costs over `mmap`, how long from a question to its answer, how
-//! near a cold scan comes to a download, how much may be asked until a download wins, and how the
-//! event database compares with the library whose files it shares.
+//! near a cold scan comes to a download, how much may be asked until a download wins, how the event
+//! database compares with the library whose files it shares, and what one cache for all costs.
 //!
 //! ```text
 //! bench [--only needle,cold] [--quick] [--json] [--write BENCHMARKS.md]
@@ -9,12 +9,13 @@
 //! The S3 is `s3-endpoint` in a process of its own. Every run opens a new pager with new
 //! connections; what is compared runs in turn. Sections that were not run keep their earlier text.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod break_even; // how many random trails until a download wins
 mod children; // benchmarks that the pager carries itself
 mod cold; // reading everything, once
 mod needle; // a few users of a large database
+mod serve; // one cache for every program
 mod tdb; // writing and reading beside the C library
 
 use std::{path::PathBuf, process::ExitCode};
@@ -56,6 +57,10 @@ struct Args {
 
     #[command(flatten)]
     tdb: tdb::Args,
+
+    /// A program of section `serve`: the socket, and the object.
+    #[arg(long, hide = true, num_args = 2, value_names = ["SOCKET", "URL"])]
+    serve_child: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +78,8 @@ enum Which {
     Random,
     /// The event database beside the C library.
     Tdb,
+    /// One cache for every program of a machine.
+    Serve,
 }
 
 /// What the benchmarks need to know.
@@ -110,6 +117,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    if let Some([socket, url]) = args.serve_child.as_deref() {
+        return serve::child(socket.as_ref(), url);
+    }
     let rounds = if args.quick { 3 } else { args.rounds as usize };
     let setup = Setup { rounds, large: args.large, small: args.small };
     let which = if args.only.is_empty() { Which::value_variants() } else { &args.only };
@@ -125,6 +135,7 @@ fn run(args: &Args) -> Result<(), String> {
             Which::BreakEven => break_even::run(&setup),
             Which::Random => children::random_reads(),
             Which::Tdb => tdb::run(setup.rounds, &args.tdb),
+            Which::Serve => serve::run(&setup),
         };
         tell(args, &section?)?;
     }
