@@ -262,7 +262,7 @@ impl Connection {
         let _seen = self.server.seen.turn(&self.client);
         let answered = match request {
             Request::Open { url, pinned } => {
-                let _turn = self.server.requests.acquire().await;
+                let _turn = self.seat.turn().await;
                 let pinned = pinned.map(|(version, len)| Pinned { version, len });
                 self.open(&url, pinned).await.map(|answer| Outgoing::answer(&answer, id))
             }
@@ -296,7 +296,7 @@ impl Connection {
                                 within the object";
                     return self.refuse(id, text).await;
                 }
-                let _turn = self.server.requests.acquire().await;
+                let _turn = self.seat.turn().await;
                 self.memory(id, &opened, offset).await
             }
             Request::Hello { .. } | Request::Ahead { .. } => {
@@ -365,7 +365,7 @@ impl Connection {
             Ok(own) => Some((own, self.seat.room(length).await)),
             Err(_) => None,
         };
-        let _turn = self.server.requests.acquire().await;
+        let _turn = self.seat.turn().await;
         let mut parts: Vec<Bytes> = vec![Answer::Bytes { length }.encode(id).into()];
         let mut body = object.read(&pinned.version, range.clone()).await?;
         let mut got = 0;
@@ -387,7 +387,7 @@ impl Connection {
         opened: &Opened,
         range: &Range<u64>,
     ) -> Result<Option<Outgoing>, SourceError> {
-        let _turn = self.server.requests.acquire().await;
+        let _turn = self.seat.turn().await;
         let Opened { object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.
         let extent = self.server.extent_bytes.min(object.segment_bytes());

@@ -125,7 +125,7 @@ pub(crate) struct Args {
     /// Connections at once from one address, or by one user of this machine
     #[arg(long, value_name = "N", default_value_t = 512)]
     connections_per_client: usize,
-    /// Requests that are worked on at once; others wait
+    /// Requests that are worked on at once, half of them for one client; others wait
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     requests_max: u16,
 }
@@ -137,6 +137,9 @@ const PAGE_DRAIN: Duration = Duration::from_secs(1);
 /// Of the bytes allowed, so many are for spans.
 const SPAN_SHARE: u64 = 16;
 const SPAN_BYTES_MIN: u64 = 16 << 20;
+/// One span takes half of them at most, and the first clients ask for the head of a package in one, up
+/// to 10,000,000 bytes: so many, where that is no more than a quarter of all.
+const SPAN_BYTES_OF_HEADS: u64 = 32 << 20;
 const SPAN_BYTES_MAX: u64 = 256 << 20;
 
 /// What all connections share.
@@ -147,8 +150,6 @@ pub(crate) struct Server {
     pieces: Pieces,
     /// Fetched at once.
     extent_bytes: u64,
-    /// Requests that are worked on.
-    requests: Semaphore,
     /// Fetches ahead of readers.
     ahead: Arc<Semaphore>,
     seats: Arc<Seats>,
@@ -177,7 +178,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     for prefix in if args.allow.is_empty() { &fallback[..] } else { &args.allow } {
         allow = allow.allow(prefix).map_err(|why| told(format!("--allow {prefix}: {why}")))?;
     }
-    let span_bytes = (args.max_bytes / SPAN_SHARE).clamp(SPAN_BYTES_MIN, SPAN_BYTES_MAX);
+    let span_bytes = span_bytes(args.max_bytes);
     let cache_bytes = args.max_bytes.saturating_sub(span_bytes);
     // Larger files mean fewer ranges that cross two of them; a queue wants a few dozen at least.
     let segment = (cache_bytes / 64).clamp(2 << 20, 16 << 20);
@@ -214,9 +215,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         pieces: Pieces::new(args.memory_bytes, args.block_bytes),
         objects: Objects::new(cache, allow),
         extent_bytes: args.block_bytes,
-        requests: Semaphore::new(args.requests_max.into()),
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
-        seats: Seats::new(args.connections_max, args.connections_per_client),
+        seats: Seats::new(
+            args.connections_max,
+            args.connections_per_client,
+            args.requests_max.into(),
+        ),
         counts: Counts::default(),
         seen: Seen::default(),
         bytes_max: args.max_bytes,
@@ -228,6 +232,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // A disk or a name server that hangs must not keep us.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// How much of a cache that may take `bytes_max` is for ranges that lie in no single file.
+fn span_bytes(bytes_max: u64) -> u64 {
+    let least = (bytes_max / 4).clamp(SPAN_BYTES_MIN, SPAN_BYTES_OF_HEADS);
+    (bytes_max / SPAN_SHARE).clamp(least, SPAN_BYTES_MAX)
 }
 
 /// One server for each directory: a second one would sweep away what the first is writing.
@@ -480,7 +490,7 @@ impl Server {
         let (server, stopping) = (self.clone(), stopping.clone());
         connections.spawn(async move {
             let listed = server.list("V000", peer.to_string());
-            v000::serve(&server, &listed.client, stream, stopping).await;
+            v000::serve(&server, &listed.client, stream, &seat, stopping).await;
             drop((seat, listed));
         });
     }

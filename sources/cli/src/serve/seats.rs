@@ -1,7 +1,8 @@
-//! Who is served: places for connections, and room for answers that nobody has read yet.
+//! Who is served: places for connections, turns for requests, and room for answers that nobody has read
+//! yet.
 //!
 //! Each listener has places of its own, and each of its clients, an address or a user of this machine,
-//! at most so many of them: whatever one does, the others find a place. Who is turned away takes one
+//! at most so many of them, and half of all turns: whatever one does, the others find a place. Who is turned away takes one
 //! of a few places beside them, for as long as that takes to say.
 
 use std::{
@@ -48,6 +49,9 @@ pub(super) struct Seats {
     client_max: usize,
     held: Mutex<Held>,
     unread: Arc<Semaphore>,
+    /// Requests that are worked on, and how many of them for one client.
+    requests: Arc<Semaphore>,
+    requests_per_client: usize,
 }
 
 #[derive(Default)]
@@ -59,6 +63,7 @@ struct Held {
 struct Client {
     seats: usize,
     unread: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
 }
 
 /// A connection's place. Free again when dropped.
@@ -67,6 +72,14 @@ pub(super) struct Seat {
     peer: Peer,
     /// Room of its client for answers.
     unread: Arc<Semaphore>,
+    /// Turns of its client.
+    requests: Arc<Semaphore>,
+}
+
+/// A request that is worked on.
+pub(super) struct Turn {
+    _client: Option<OwnedSemaphorePermit>,
+    _all: Option<OwnedSemaphorePermit>,
 }
 
 /// Room for an answer, until it is read.
@@ -80,9 +93,15 @@ fn units(bytes: u64) -> usize {
 }
 
 impl Seats {
-    pub(super) fn new(listener_max: usize, client_max: usize) -> Arc<Seats> {
-        let unread = Arc::new(Semaphore::new(units(UNREAD_BYTES)));
-        Arc::new(Seats { listener_max, client_max, held: Mutex::default(), unread })
+    pub(super) fn new(listener_max: usize, client_max: usize, requests_max: usize) -> Arc<Seats> {
+        Arc::new(Seats {
+            listener_max,
+            client_max,
+            held: Mutex::default(),
+            unread: Arc::new(Semaphore::new(units(UNREAD_BYTES))),
+            requests: Arc::new(Semaphore::new(requests_max)),
+            requests_per_client: requests_max.div_ceil(2),
+        })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
@@ -95,7 +114,7 @@ impl Seats {
             Peer::Refused => (REFUSED_MAX, REFUSED_MAX),
             _ => (self.listener_max, self.client_max),
         };
-        let unread = self.with(|held| {
+        let (unread, requests) = self.with(|held| {
             let seats = held.clients.get(&peer).map_or(0, |client| client.seats);
             let taken = &mut held.listeners[peer.listener()];
             if *taken >= listener_max || seats >= client_max {
@@ -105,15 +124,24 @@ impl Seats {
             let client = held.clients.entry(peer).or_insert_with(|| Client {
                 seats: 0,
                 unread: Arc::new(Semaphore::new(units(UNREAD_BYTES_PER_CLIENT))),
+                requests: Arc::new(Semaphore::new(self.requests_per_client)),
             });
             client.seats += 1;
-            Some(client.unread.clone())
+            Some((client.unread.clone(), client.requests.clone()))
         })?;
-        Some(Seat { seats: self.clone(), peer, unread })
+        Some(Seat { seats: self.clone(), peer, unread, requests })
     }
 }
 
 impl Seat {
+    /// Waits until one more request may be worked on.
+    pub(super) async fn turn(&self) -> Turn {
+        // In this order, as below.
+        let client = self.requests.clone().acquire_owned().await.ok();
+        let all = self.seats.requests.clone().acquire_owned().await.ok();
+        Turn { _client: client, _all: all }
+    }
+
     /// Waits until there is room for an answer of so many bytes.
     pub(super) async fn room(&self, bytes: u64) -> Room {
         let units = bytes.div_ceil(UNIT) as u32;
@@ -144,7 +172,7 @@ mod tests {
 
     #[test]
     fn one_client_or_listener_leaves_places_to_the_others() {
-        let seats = Seats::new(3, 2);
+        let seats = Seats::new(3, 2, 1);
         let (one, two) = (Peer::User(1), Peer::User(2));
         let first = seats.take(one).expect("a place");
         let _second = seats.take(one).expect("a place");
@@ -163,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_client_leaves_room_to_the_others() {
-        let seats = Seats::new(10, 10);
+        let seats = Seats::new(10, 10, 1);
         let slow = seats.take(Peer::User(1)).expect("a place");
         let held = slow.room(UNREAD_BYTES_PER_CLIENT).await;
         let more = slow.room(1);
@@ -172,5 +200,19 @@ mod tests {
         assert!(futures::FutureExt::now_or_never(more).is_none());
         drop(held);
         slow.room(1).await;
+    }
+
+    #[tokio::test]
+    async fn one_client_leaves_turns_to_the_others() {
+        let seats = Seats::new(10, 10, 5);
+        let (slow, too) = (seats.take(Peer::User(1)), seats.take(Peer::User(1)));
+        let (slow, too) = (slow.expect("a place"), too.expect("another of its connections"));
+        let mut held = vec![slow.turn().await, too.turn().await, slow.turn().await];
+        let more = too.turn();
+        let other = seats.take(Peer::User(2)).expect("a place");
+        let _others = (other.turn().await, other.turn().await);
+        assert!(futures::FutureExt::now_or_never(more).is_none(), "three of five, rounded up");
+        held.pop();
+        slow.turn().await;
     }
 }

@@ -28,6 +28,7 @@ use super::{
     ahead::Streams,
     handles::{Known, Pinned},
     objects::Object,
+    seats::Seat,
     seen::Client,
     spans::NoSpan,
 };
@@ -63,6 +64,7 @@ pub(super) async fn serve(
     server: &Arc<Server>,
     client: &Client,
     mut stream: TcpStream,
+    seat: &Seat,
     mut stopping: watch::Receiver<bool>,
 ) {
     // Answers are small and awaited.
@@ -88,7 +90,7 @@ pub(super) async fn serve(
                 break;
             }
         };
-        let answer = answer(server, client, &mut handles, head, url.as_deref()).await;
+        let answer = answer(server, client, seat, &mut handles, head, url.as_deref()).await;
         if send(&mut stream, &answer).await.is_err() {
             break;
         }
@@ -148,13 +150,14 @@ async fn send(stream: &mut TcpStream, answer: &Answer) -> Result<(), ()> {
 async fn answer(
     server: &Arc<Server>,
     client: &Client,
+    seat: &Seat,
     handles: &mut HashMap<String, Handle>,
     head: Head,
     url: Option<&str>,
 ) -> Answer {
     server.counts.requests.fetch_add(1, Relaxed);
     let _seen = server.seen.turn(client);
-    let _turn = server.requests.acquire().await;
+    let _turn = seat.turn().await;
     let Some(url) = url else { return Answer::Failed };
     let answered = match head.want {
         Want::Hello => hello(server, handles, url).await,

@@ -373,6 +373,24 @@ fn other_languages_speak_it_from_the_text() {
     assert_eq!(origin.count().1, 7_000_003, "every byte once, for all of them");
 }
 
+/// Python as another user: the system's, as others may not be able to run one from elsewhere.
+fn python_as(user: &str) -> Command {
+    let system = Path::new("/usr/bin/python3");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--clear-groups"]);
+    command.arg(if system.is_file() { system } else { Path::new("python3") });
+    command
+}
+
+/// Only root can become one.
+fn without_other_users(why: &dyn std::fmt::Debug) {
+    use std::os::unix::fs::MetadataExt;
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let is_ci = std::env::var("CI").as_deref() == Ok("true");
+    assert!(!(is_root && is_ci), "CI runs this as other users, too: {why:?}");
+    println!("left out: other users: {why:?}");
+}
+
 #[test]
 fn the_socket_is_for_its_owner() {
     use std::os::unix::fs::PermissionsExt;
@@ -396,11 +414,8 @@ fn the_socket_is_for_its_owner() {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/clients/extmem_client.py");
     let text = std::fs::read_to_string(python).expect("the client");
     let ask = |user: &str| {
-        Command::new("setpriv")
-            .args(["--reuid", user, "--clear-groups", "python3", "-c", &text])
-            .arg(place.socket())
-            .arg(origin.url("/object"))
-            .output()
+        let mut command = python_as(user);
+        command.args(["-c", &text]).arg(place.socket()).arg(origin.url("/object")).output()
     };
     match ask("4712") {
         Ok(refused) if String::from_utf8_lossy(&refused.stderr).contains("unauthorized") => {
@@ -408,7 +423,7 @@ fn the_socket_is_for_its_owner() {
             let served = ask("4711").expect("setpriv");
             assert_eq!(served.stdout, b"bytes", "{}", String::from_utf8_lossy(&served.stderr));
         }
-        other => println!("left out: other users: {other:?}"),
+        other => without_other_users(&other),
     }
     drop(server);
     // Killed, it left its socket; the next one takes it, and it is for the owner alone.
@@ -614,9 +629,13 @@ fn users_who_are_turned_away_take_no_places() {
         print('held', flush=True)\n\
         sys.stdin.read()";
     for (user, count) in [("4712", "40"), ("4711", "4")] {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", user, "--clear-groups", "python3", "-c", hold]);
-        command.arg(place.socket()).arg(count).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = python_as(user);
+        command
+            .args(["-c", hold])
+            .arg(place.socket())
+            .arg(count)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let held = command.spawn().and_then(|mut child| {
             let mut line = String::new();
             std::io::BufReader::new(child.stdout.take().expect("its output"))
@@ -625,16 +644,92 @@ fn users_who_are_turned_away_take_no_places() {
         });
         let mut child = match held {
             Ok((child, line)) if line == "held\n" => child,
-            other => {
-                println!("left out: other users: {other:?}");
-                return;
-            }
+            other => return without_other_users(&other),
         };
         let (kind, _) = Raw::connect(&place).open_now(&origin.url("/object"));
         assert_eq!(kind, 130, "opened, while {user} holds {count}");
         child.kill().expect("kill");
         child.wait().expect("an end");
     }
+}
+
+/// Whoever asks a source that takes its time, for all that may be asked at once.
+#[test]
+fn requests_that_take_long_hold_no_other_client_up() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(16 << 20, 42);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = place.start(&origin, &["--requests-max", "4"]);
+    let mut other = server.client();
+    assert!(other.hello(&url).expect("an answer").is("OKOK"));
+    assert!(other.read(&url, 0, 4096).expect("an answer").is_ok());
+    let mut slow: Vec<Raw> = (0..2).map(|_| Raw::connect(&place)).collect();
+    let handles: Vec<_> = slow.iter_mut().map(|client| client.open_now(&url).1).collect();
+    origin.delay(Duration::from_secs(6));
+    for (n, (client, opened)) in slow.iter_mut().zip(&handles).enumerate() {
+        for read in 0..5 {
+            let mut wants = Raw::range(&opened[..4], (2 + n as u64 * 5 + read) << 20, 4096);
+            wants.push(0);
+            client.say(3, &wants).expect("send");
+        }
+    }
+    // Of another listener, and so another client; what it asks for is here.
+    for _ in 0..20 {
+        let got = other.read(&url, 0, 4096).expect("an answer").expect("OKOK");
+        assert!(got[..4096] == object[..4096]);
+    }
+    // The first of the slow ones have not been answered yet.
+    for client in &mut slow {
+        client.stream.set_nonblocking(true).expect("a mode");
+        let none = client.hear().expect_err("their source takes longer");
+        assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock);
+        client.stream.set_nonblocking(false).expect("a mode");
+    }
+    // And all are in the end.
+    origin.delay(Duration::ZERO);
+    for client in &mut slow {
+        for _ in 0..5 {
+            assert_eq!(client.hear().expect("an answer").0, 131);
+        }
+    }
+}
+
+/// A client that is killed leaves nothing behind, in the cache or at the server.
+#[test]
+fn clients_that_are_killed_leave_nothing_behind() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(24_000_000, 43);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = place.start(&origin, &[]);
+    let name = format!("unix://{}", place.socket().display());
+    let before = server.descriptors();
+    for round in 1..=6u64 {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+        command.args(["cat", &url]).env("EXTMEM_SERVER", &name);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("a client");
+        // In the middle of its work: it waits for this end to read more.
+        let mut some = vec![0; (round * 1_000_000) as usize];
+        child.stdout.as_mut().expect("its output").read_exact(&mut some).expect("bytes");
+        assert!(some == object[..some.len()]);
+        child.kill().expect("kill -9");
+        child.wait().expect("it is dead");
+    }
+    let mut all = crate::extmem();
+    let output = all.args(["cat", &url]).env("EXTMEM_SERVER", &name).output().expect("output");
+    assert!(output.stdout == object, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(origin.count().1, object.len() as u64, "every byte once");
+    // Files of the cache and connections to the source are kept; clients are not.
+    let in_time = Instant::now() + Duration::from_secs(20);
+    while server.descriptors() > before + 64 {
+        assert!(Instant::now() < in_time, "{} after {before}", server.descriptors());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(server.stop(), Some(0));
+    let cache = place.folder.path().join("cache");
+    let checked = crate::extmem().args(["cache", "verify", "--dir"]).arg(cache).output();
+    assert!(checked.expect("verify").status.success());
 }
 
 /// Whatever comes in, the others are served.
