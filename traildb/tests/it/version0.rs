@@ -105,3 +105,20 @@ fn fixtures_turned_back_read_the_same() {
     }
     assert!(fixtures.is_empty() || held >= 10, "{held} of {} fit version 0", fixtures.len());
 }
+
+/// The first client could not close such a database that it had mapped.
+#[cfg(feature = "pager")]
+#[test]
+fn it_is_read_and_closed_behind_a_region() {
+    for fixture in fixtures() {
+        let Some(members) = turned_back(&fixture, true) else { continue };
+        let pager = pager::Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let source = sources::Memory::new("version 0", package(&members));
+        let reader = traildb::Reader::new(pager.open(source).unwrap()).unwrap();
+        assert_eq!(reader.version(), 0, "{}", fixture.name);
+        let mut got = contents(&reader).unwrap_or_else(|e| panic!("{}: {e}", fixture.name));
+        got.reverse();
+        assert!(got == fixture.trails, "{}", fixture.name);
+        drop((reader, pager));
+    }
+}

@@ -2,6 +2,8 @@
 
 mod blocks;
 mod cache;
+mod examples;
+mod golden;
 mod memory;
 mod origin;
 mod page;

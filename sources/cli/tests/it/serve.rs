@@ -33,11 +33,25 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Server {
+        Server::start_in(dir, args, &[])
+    }
+
+    /// With variables of the environment besides.
+    pub(crate) fn start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Server {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--free-bytes", "0", "--dir"]).arg(dir);
         command.args(args).env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
+        command.envs(environment.iter().copied());
         let child = command.stdout(Stdio::piped()).spawn().expect("the server");
         Server::ready(child)
+    }
+
+    /// With these arguments and no others.
+    pub(crate) fn run(args: &[&str]) -> Server {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+        command.arg("serve").args(args);
+        command.env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
+        Server::ready(command.stdout(Stdio::piped()).spawn().expect("the server"))
     }
 
     /// Waits until it says that it is.
@@ -58,6 +72,11 @@ impl Server {
     /// For an origin alone, with 32 MiB.
     fn of(dir: &Path, origin: &Origin) -> Server {
         Server::start(dir, &["--allow", origin.base(), "--max-bytes", "64MiB"])
+    }
+
+    /// Where it serves V000.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -260,21 +279,67 @@ fn blocks_are_aligned_so_that_nothing_is_fetched_twice() {
 #[test]
 fn the_cache_stays_below_its_bound() {
     let (origin, folder) = (Origin::start(), folder());
-    let object = sample(80 << 20, 5);
+    let object = sample(128 << 20, 5);
     origin.put("/object", &object, "1");
-    let server = Server::start(folder.path(), &["--allow", origin.base(), "--max-bytes", "32MiB"]);
     let url = origin.url("/object");
-    let mut client = server.client();
-    let mut at = 0;
-    while at < object.len() as u64 {
-        at += check(&mut client, &url, &object, at, 4096);
-        let taken = du(folder.path());
-        assert!(taken <= (32 << 20) + (128 << 10), "{taken} bytes at {at}");
+    // Whatever its blocks are.
+    for (block, mib) in [("1MiB", 32), ("4KiB", 32), ("16MiB", 96)] {
+        let (dir, bound) = (folder.path().join(block), format!("{mib}MiB"));
+        let args = ["--allow", origin.base(), "--max-bytes", &bound, "--block-bytes", block];
+        let server = Server::start(&dir, &args);
+        let mut client = server.client();
+        let mut at = 0;
+        while at < object.len() as u64 {
+            at += check(&mut client, &url, &object, at, 256 << 10);
+            let taken = du(&dir);
+            assert!(taken <= (mib << 20) + (128 << 10), "{block}: {taken} bytes at {at}");
+        }
+        assert!(du(&dir) > 8 << 20, "{block}: and it is used");
+        // More than it has room for at once.
+        let reply = client.ask(b"READ", 0, 70 << 20, &url).expect("an answer");
+        assert_eq!(reply, refused("FAIL"));
     }
-    assert!(du(folder.path()) > 8 << 20, "and it is used");
-    // More than it has room for at once.
-    let reply = client.ask(b"READ", 0, 70 << 20, &url).expect("an answer");
-    assert_eq!(reply, refused("FAIL"));
+}
+
+/// Every file below a folder, and what is in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(files(&path)),
+            path => found.push(path),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_download_that_breaks_off_leaves_nothing_behind() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(3_000_000, 40);
+    origin.put("/object", &object, "1");
+    let server = Server::of(folder.path(), &origin);
+    let mut client = server.client();
+    let url = origin.url("/object");
+    assert!(client.hello(&url).expect("an answer").is("OKOK"));
+    let before = files(folder.path());
+    origin.set("/object", Page::Cut(Arc::new(object.clone()), "\"1\"".to_owned()));
+    for _ in 0..2 {
+        let reply = client.ask(b"READ", 0, 4096, &url).expect("an answer");
+        assert_eq!(reply, refused("FAIL"));
+    }
+    // A file may have been made for what comes; nothing that can be read is in it.
+    for file in files(folder.path()).iter().filter(|file| !before.contains(file)) {
+        let bytes = fs::read(file).expect("read");
+        let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        assert!(!file.starts_with(folder.path().join("tmp")), "{file:?}");
+        assert!(!has(&object[..64]), "{file:?} has half a block");
+    }
+    origin.put("/object", &object, "1");
+    check(&mut client, &url, &object, 0, 4096);
+    assert_eq!(server.stop(), Some(0));
+    let checked = crate::extmem().args(["cache", "verify", "--dir"]).arg(folder.path()).output();
+    assert!(checked.expect("verify").status.success());
 }
 
 #[test]
@@ -637,6 +702,38 @@ fn a_scan_takes_nothing_away() {
     scan("/hot", &hot);
     let (_, after) = origin.count();
     assert!(after - before < 1 << 20, "{} bytes again", after - before);
+}
+
+/// The cache is the one that programs have by themselves: beside the server, and before and after it.
+#[test]
+fn programs_share_the_cache_of_a_server() {
+    let (origin, folder) = (Origin::start(), folder());
+    let (one, two) = (sample(5_000_000, 44), sample(5_000_000, 45));
+    origin.put("/one", &one, "1");
+    origin.put("/two", &two, "1");
+    let server = Server::of(folder.path(), &origin);
+    let cat = |name: &str, object: &[u8]| {
+        let mut command = crate::extmem();
+        command.env("EXTMEM_CACHE", folder.path()).env("EXTMEM_CACHE_FREE", "0");
+        command.env("EXTMEM_CACHE_BYTES", "64MiB").args(["cat", &origin.url(name)]);
+        let output = command.output().expect("output");
+        assert!(output.stdout == object, "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let scan = |server: &Server, name: &str, object: &[u8]| {
+        let (mut client, mut at) = (server.client(), 0);
+        while at < object.len() as u64 {
+            at += check(&mut client, &origin.url(name), object, at, 4096);
+        }
+    };
+    scan(&server, "/one", &one);
+    cat("/one", &one);
+    cat("/two", &two);
+    scan(&server, "/two", &two);
+    assert_eq!(origin.count().1, 10_000_000, "every byte once");
+    assert_eq!(server.stop(), Some(0));
+    cat("/one", &one);
+    scan(&Server::of(folder.path(), &origin), "/two", &two);
+    assert_eq!(origin.count().1, 10_000_000, "nothing is forgotten");
 }
 
 /// One that would sweep away what the other is writing.

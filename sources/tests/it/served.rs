@@ -1,0 +1,253 @@
+//! Block servers that are silent, lie and break off, and what their client makes of that.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use pager::{BlockSource, Frame, Pager, SourceError, Version};
+use sources::server::{
+    Link, Place, Served,
+    frames::{Answer, BODY_BYTES_MAX, FILES, MEMORY, READ_BYTES_MAX, Request},
+    socket::{Incoming, Socket},
+};
+use tokio::net::UnixListener;
+
+/// What never comes must fail.
+const WAIT: Duration = Duration::from_secs(30);
+const LEN: u64 = 100_000;
+
+/// What a frame is answered with: bytes, and a descriptor beside the first of them. `None` is nothing.
+type Said = Option<(Vec<u8>, Option<File>)>;
+
+/// A block server that says what `answer` makes of each request, to whoever connects.
+struct Fake {
+    folder: tempfile::TempDir,
+}
+
+impl Fake {
+    fn start(answer: impl Fn(u64, &Request) -> Said + Send + Sync + 'static) -> Fake {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
+        let answer = Arc::new(answer);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(Socket::Unix(stream), answer.clone()));
+            }
+        });
+        Fake { folder }
+    }
+
+    fn source(&self) -> Served {
+        let link = Link::new(Place::Unix(socket(self.folder.path())), String::new());
+        Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source")
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("extmem.sock")
+}
+
+async fn serve(socket: Socket, answer: Arc<impl Fn(u64, &Request) -> Said>) {
+    let mut incoming = Incoming::default();
+    while let Ok(Some((head, body))) = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await {
+        let request = Request::decode(head.kind, &body).expect("a request");
+        let Some((bytes, file)) = answer(head.id, &request) else { continue };
+        let file = file.as_ref().map(AsFd::as_fd);
+        if socket.send(&[bytes.into()], file, WAIT).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn version() -> Version {
+    Version::strong("\"v\"")
+}
+
+/// What a sound server says to everything but a read.
+fn soundly(id: u64, request: &Request) -> Said {
+    let answer = match request {
+        Request::Hello { .. } => {
+            Answer::Welcome { has: FILES | MEMORY, requests_max: 4, read_bytes_max: READ_BYTES_MAX }
+        }
+        Request::Open { .. } => Answer::Opened {
+            handle: 3,
+            len: LEN,
+            alignment: 4096,
+            part_bytes: 1 << 20,
+            version: version(),
+        },
+        Request::Close { .. } => Answer::Closed,
+        _ => return None,
+    };
+    Some((answer.encode(id), None))
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(bytes).expect("write");
+    file
+}
+
+async fn read(source: &Served, range: std::ops::Range<u64>) -> Result<Vec<u8>, SourceError> {
+    let frame = Frame::with_capacity((range.end - range.start) as usize);
+    Ok(source.read_into(&version(), range, frame).await?.filled().to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_read_makes_of_each_answer() {
+    type Lie = fn(u64) -> Said;
+    let cases: [(&str, Lie); 13] = [
+        ("fewer bytes", |id| {
+            Some(([Answer::Bytes { length: 9 }.encode(id), vec![0; 9]].concat(), None))
+        }),
+        ("more bytes", |id| {
+            Some(([Answer::Bytes { length: 11 }.encode(id), vec![0; 11]].concat(), None))
+        }),
+        ("a body of 4 GiB", |id| {
+            let mut frame = Answer::Bytes { length: u64::from(u32::MAX) }.encode(id);
+            frame.extend([0; 100]);
+            Some((frame, None))
+        }),
+        ("another kind", |id| Some((Request::Close { handle: 1 }.encode(id), None))),
+        ("an answer to another question", |id| Some((Answer::Closed.encode(id), None))),
+        ("half a text", |id| {
+            let whole = Answer::failed(&SourceError::Permanent {
+                object: String::new(),
+                reason: "a text".to_owned(),
+                cause: None,
+            });
+            let mut frame = whole.encode(id);
+            frame[22..24].copy_from_slice(&u16::MAX.to_le_bytes());
+            Some((frame, None))
+        }),
+        ("what must be zero is not", |id| {
+            let mut frame = Answer::Closed.encode(id);
+            frame[6] = 1;
+            Some((frame, None))
+        }),
+        ("a file without a descriptor", |id| {
+            Some((Answer::File { position: 0, length: 10 }.encode(id), None))
+        }),
+        ("a file of no bytes", |id| {
+            Some((Answer::File { position: 0, length: 0 }.encode(id), Some(file_of(&[1; 99]))))
+        }),
+        ("a file that is shorter than was said", |id| {
+            Some((Answer::File { position: 95, length: 10 }.encode(id), Some(file_of(&[1; 99]))))
+        }),
+        ("a place beyond all files", |id| {
+            let frame = Answer::File { position: u64::MAX - 3, length: 10 }.encode(id);
+            Some((frame, Some(file_of(&[1; 99]))))
+        }),
+        ("a length beyond all numbers", |id| {
+            let frame = Answer::File { position: 0, length: u64::MAX }.encode(id);
+            Some((frame, Some(file_of(&[1; 99]))))
+        }),
+        ("a socket for a file", |id| {
+            let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            let frame = Answer::File { position: 0, length: 10 }.encode(id);
+            Some((frame, Some(File::from(std::os::fd::OwnedFd::from(one)))))
+        }),
+    ];
+    for (what, lie) in cases {
+        let fake = Fake::start(move |id, request| match request {
+            Request::Read { .. } => lie(id),
+            other => soundly(id, other),
+        });
+        let source = fake.source();
+        source.stat().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let got = tokio::time::timeout(WAIT, read(&source, 50..60)).await;
+        let got = got.unwrap_or_else(|_| panic!("{what}: it hangs"));
+        assert!(got.is_err(), "{what}: {got:?}");
+    }
+    // And one that says what is true.
+    let fake = Fake::start(move |id, request| match request {
+        Request::Read { offset, .. } => {
+            let frame = Answer::File { position: *offset, length: 10 }.encode(id);
+            Some((frame, Some(file_of(&[7; LEN as usize]))))
+        }
+        other => soundly(id, other),
+    });
+    assert_eq!(read(&fake.source(), 50..60).await.expect("bytes"), [7; 10]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_map_makes_of_each_answer() {
+    type Lie = fn(u64) -> Said;
+    let cases: [(&str, Lie); 6] = [
+        ("a file that anybody may change", |id| {
+            let frame = Answer::File { position: 0, length: LEN }.encode(id);
+            Some((frame, Some(file_of(&[1; LEN as usize]))))
+        }),
+        ("less than it says", |id| {
+            let file = pager::sealed::seal(10, |file| file.write_all(&[1; 10])).expect("sealed");
+            Some((Answer::File { position: 0, length: LEN }.encode(id), Some(file)))
+        }),
+        ("more than the object has", |id| {
+            let file = pager::sealed::seal(LEN + 1, |file| file.write_all(&[1; LEN as usize + 1]));
+            let frame = Answer::File { position: 0, length: LEN + 1 }.encode(id);
+            Some((frame, Some(file.expect("sealed"))))
+        }),
+        ("pieces of one byte", |id| {
+            let file = pager::sealed::seal(1, |file| file.write_all(&[1])).expect("sealed");
+            Some((Answer::File { position: 0, length: 1 }.encode(id), Some(file)))
+        }),
+        ("pieces that end within a page", |id| {
+            let file = pager::sealed::seal(50_000, |file| file.write_all(&[1; 50_000]));
+            let frame = Answer::File { position: 0, length: 50_000 }.encode(id);
+            Some((frame, Some(file.expect("sealed"))))
+        }),
+        ("another place than was asked for", |id| {
+            let file = pager::sealed::seal(LEN, |file| file.write_all(&[1; LEN as usize]));
+            let frame = Answer::File { position: 1, length: LEN - 1 }.encode(id);
+            Some((frame, Some(file.expect("sealed"))))
+        }),
+    ];
+    for (what, lie) in cases {
+        let fake = Fake::start(move |id, request| match request {
+            Request::Memory { .. } => lie(id),
+            other => soundly(id, other),
+        });
+        let source = fake.source();
+        let version = source.stat().await.expect("stat").version;
+        let got = tokio::time::timeout(WAIT, source.map(&version)).await;
+        let got = got.unwrap_or_else(|_| panic!("{what}: it hangs"));
+        assert!(got.is_err(), "{what}: mapped {} bytes", got.map_or(0, |map| map.len()));
+    }
+}
+
+/// It may take its time, and no more than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_is_left_after_seconds() {
+    let fake = Fake::start(|_, _| None);
+    let began = Instant::now();
+    let error = tokio::time::timeout(WAIT, fake.source().stat()).await.expect("an end");
+    let error = error.expect_err("nothing was said");
+    assert!(matches!(error, SourceError::Transient { .. }), "{error}");
+    assert!(began.elapsed() > Duration::from_secs(4), "{:?} is no time", began.elapsed());
+}
+
+/// Whoever leaves a server waits for nothing that it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaving_waits_for_no_goodbye() {
+    let fake = Fake::start(|id, request| match request {
+        Request::Close { .. } => None,
+        Request::Read { length, .. } => {
+            let bytes = vec![7; *length as usize];
+            Some(([Answer::Bytes { length: *length }.encode(id), bytes].concat(), None))
+        }
+        other => soundly(id, other),
+    });
+    let source = fake.source();
+    let left = tokio::task::spawn_blocking(move || {
+        let pager = Pager::builder().budget_bytes(4 << 20).build().expect("a pager");
+        let region = pager.open(source).expect("a region");
+        assert_eq!(region.load(10..20).expect("bytes")[..], [7; 10]);
+        drop((region, pager));
+    });
+    tokio::time::timeout(WAIT, left).await.expect("an end").expect("no panic");
+}
