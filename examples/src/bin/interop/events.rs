@@ -34,6 +34,17 @@ impl Set {
         Set { name, fields, rows, csv: true, json: true, filters }
     }
 
+    /// Whether a filter asks for a value that no event has.
+    pub(crate) fn asks_for_nothing(&self, filter: &str) -> bool {
+        let mut terms = filter.split(' ').filter_map(|term| term.split_once('='));
+        terms.any(|(name, value)| {
+            let name = name.strip_suffix('!').unwrap_or(name);
+            let field = self.fields.iter().position(|field| field == name);
+            let has = |row: &Row, field: usize| row.values[field] == value.as_bytes();
+            field.is_none_or(|field| !self.rows.iter().any(|row| has(row, field)))
+        })
+    }
+
     /// The events as CSV with a header.
     pub(crate) fn as_csv(&self, rows: &[Row]) -> Vec<u8> {
         let mut out = format!(
@@ -206,13 +217,14 @@ fn equal_times() -> Set {
     Set::new("equal", &["n", "parity"], rows, &["parity=1", "n=7", "n!=7 & parity=0"])
 }
 
-/// From 0 to far behind 2^47, in steps as large as they may be.
+/// From 0 to far behind 2^47, in steps as large as they may be. Each half starts at 0, for a first
+/// event later than 2^47 would be refused where the halves are databases of their own.
 fn times() -> Set {
     let most = (1u64 << 47) - 2;
     let rows = (0..40u64)
         .map(|n| {
             let time = match n % 4 {
-                0 => n * most / 4,
+                0 => n % 20 / 4 * most,
                 1 => n,
                 2 => most,
                 _ => n << 40,
@@ -289,4 +301,53 @@ pub(crate) fn own(path: &Path) -> Result<Set, String> {
     };
     let filters: Vec<String> = (0..names.len() - 2).map(some).collect();
     Ok(Set { json: false, filters, ..Set::new("own", &names[2..], rows, &[]) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_event_has_is_known() {
+        let rows =
+            vec![row(1, 7, vec![text("x"), text("a=b")]), row(1, 8, vec![text("y"), vec![]])];
+        let set = Set::new("set", &["a", "b"], rows, &[]);
+        let cases = [
+            ("a=x", false),
+            ("a=z", true),
+            ("a!=x", false),
+            ("a!=z", true),
+            ("b=a=b & a=y", false),
+            ("a= b=", true),
+            ("b=", false),
+            ("c=x", true),
+            ("a=x & b=x", true),
+        ];
+        for (filter, nothing) in cases {
+            assert_eq!(set.asks_for_nothing(filter), nothing, "{filter}");
+        }
+    }
+
+    /// The C library refuses a database whose first event is later than 2^47, or more than that
+    /// after the one before.
+    #[test]
+    fn every_set_and_each_half_of_it_can_be_a_database() {
+        let most = (1u64 << 47) - 2;
+        for set in sets() {
+            let (left, right) = set.rows.split_at(set.rows.len() / 2);
+            for rows in [&set.rows[..], left, right] {
+                let mut trails: std::collections::BTreeMap<&str, Vec<u64>> = Default::default();
+                for row in rows {
+                    trails.entry(&row.uuid).or_default().push(row.time);
+                }
+                let first = rows.iter().map(|row| row.time).min().unwrap_or(0);
+                assert!(first <= most, "{}", set.name);
+                for times in trails.values_mut() {
+                    times.push(first);
+                    times.sort_unstable();
+                    assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= most), "{}", set.name);
+                }
+            }
+        }
+    }
 }

@@ -36,7 +36,8 @@ Exit codes: 0 the tools agree, 1 they do not, 2 the command line is wrong or a t
 
 Examples:
   interop --theirs /usr/local/bin/tdb
-  interop --theirs ./tdb --only edits,bytes -v --keep /tmp/interop"
+  interop --theirs ./tdb --only edits,bytes -v --keep /tmp/interop
+  interop --theirs ./tdb --db logs/*.tdb"
 )]
 struct Args {
     /// The C library's `tdb`.
@@ -55,6 +56,10 @@ struct Args {
     /// uuid and time first.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+
+    /// Databases of your own, whoever made them: our tool makes each again, and the C tool reads both.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    db: Vec<PathBuf>,
 
     /// Works in this folder and leaves it. Default: a folder that is removed.
     #[arg(long, value_name = "FOLDER")]
@@ -124,6 +129,14 @@ fn run(args: &Args) -> Result<bool, String> {
         let [equal, differ, fails] = report.counts().map(|n| n.to_string());
         let (events, fields) = (set.rows.len().to_string(), set.fields.len().to_string());
         table.row([set.name.to_owned(), events, fields, equal, differ, fails]);
+        whole.add(report);
+    }
+    for (n, db) in args.db.iter().enumerate() {
+        eprintln!("== {}", db.display());
+        let mut report = Report::new(args.verbose);
+        checks::again(db, &theirs, &ours, &root.join(format!("again{n}")), &mut report)?;
+        let [equal, differ, fails] = report.counts().map(|n| n.to_string());
+        table.row([db.display().to_string(), "".into(), "".into(), equal, differ, fails]);
         whole.add(report);
     }
     let [equal, differ, fails] = whole.counts();
