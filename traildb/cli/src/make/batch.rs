@@ -54,6 +54,12 @@ pub(super) struct Row {
     pub(super) line: u64,
 }
 
+/// A batch is full at so many rows, of 32 bytes each here, and at so many cells, of 8 bytes.
+pub(super) const ROWS: usize = 8 << 10;
+pub(super) const CELLS: usize = 64 << 10;
+/// The most memory that is kept for a text when it is empty.
+pub(super) const KEPT_BYTES: usize = 1 << 20;
+
 /// Events of one block of input.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -70,20 +76,19 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Forgets everything but the memory.
+    /// Forgets everything but the memory, and that too where a long row took much.
     pub(super) fn clear(&mut self) {
-        self.text.clear();
-        self.extra.clear();
+        for text in [&mut self.text, &mut self.extra] {
+            text.clear();
+            text.shrink_to(KEPT_BYTES);
+        }
         self.rows.clear();
         self.cells.clear();
         self.problem = None;
     }
 
-    /// Forgets what was made of the text.
-    pub(super) fn clear_but_text(&mut self) {
-        let text = std::mem::take(&mut self.text);
-        self.clear();
-        self.text = text;
+    fn is_full(&self) -> bool {
+        self.rows.len() >= ROWS || self.cells.len() >= CELLS
     }
 
     /// The events and their values' places.
@@ -141,13 +146,13 @@ impl<'b> Sink<'b> {
         self.problem.get_or_insert(problem);
     }
 
-    /// Ends the event, which started in `line`. Returns whether to go on.
+    /// Ends the event, which started in `line`. Returns whether to go on: not with a full batch.
     #[inline]
     pub(super) fn end(&mut self, line: u64) -> bool {
         let problem = match (self.problem.take(), self.uuid, self.time) {
             (None, Some(uuid), Some(time)) => {
                 self.batch.rows.push(Row { uuid, time, line });
-                return true;
+                return !self.batch.is_full();
             }
             (Some(problem), ..) => problem,
             (None, None, _) => Problem::no_uuid(),

@@ -1,9 +1,12 @@
 //! The input in blocks, parsed into batches, on a thread of its own where there is one.
 //!
 //! ```text
-//!   read 1 MiB --> parse rows --> Batch ===(at most 4)===> builder
+//!   read 256 KiB --> parse rows --> Batch ===(at most 4)===> builder
 //!        ^ the row that is not whole     <==(used again)===
 //! ```
+//!
+//! A block, or the bound of a batch, whichever comes first, ends a batch: memory does not depend on
+//! how short the rows are, nor on how many fields they lack.
 
 use std::{
     io::{self, Read},
@@ -14,7 +17,7 @@ use std::{
 use memchr::memchr;
 
 use super::{
-    batch::{Batch, Sink},
+    batch::{Batch, KEPT_BYTES, Sink},
     columns::To,
     csv::Csv,
     json::Json,
@@ -22,7 +25,7 @@ use super::{
 };
 
 /// Bytes read at a time.
-const BLOCK: usize = 1 << 20;
+const BLOCK: usize = 256 << 10;
 /// A row longer than this is no event: 64 MiB.
 pub(super) const ROW_BYTES_MAX: usize = 64 << 20;
 /// Batches between the threads.
@@ -39,8 +42,9 @@ pub(super) struct Feed {
     input: Box<dyn Read + Send>,
     syntax: Syntax,
     fields: usize,
-    /// What was read and not yet parsed.
-    carry: Vec<u8>,
+    /// What was read; what is not yet parsed starts at `at`.
+    text: Vec<u8>,
+    at: usize,
     /// Whether the input has ended.
     ended: bool,
     /// Whether the rest of a line is to be passed over.
@@ -52,18 +56,18 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Reads `input`, of which `carry` is the start.
+    /// Reads `input`, of which `text` is the start.
     pub(super) fn new(
         input: Box<dyn Read + Send>,
-        carry: Vec<u8>,
+        text: Vec<u8>,
         line: u64,
         syntax: Syntax,
         fields: usize,
         tally: Tally,
     ) -> Feed {
-        let bytes = carry.len() as u64;
+        let (at, bytes) = (0, text.len() as u64);
         let (ended, discarding) = (false, false);
-        Feed { input, syntax, fields, carry, ended, discarding, bytes, line, tally }
+        Feed { input, syntax, fields, text, at, ended, discarding, bytes, line, tally }
     }
 
     /// Gives all batches to `take`, which runs on the caller's thread. With `threads` more than
@@ -112,64 +116,62 @@ impl Feed {
     /// Fills the next batch. Returns whether there was anything left.
     fn next(&mut self, batch: &mut Batch) -> io::Result<bool> {
         batch.clear();
-        std::mem::swap(&mut batch.text, &mut self.carry);
-        let mut wanted = BLOCK;
         loop {
-            self.fill(&mut batch.text, wanted)?;
             if self.discarding {
-                let end = memchr(b'\n', &batch.text).map(|n| n + 1);
-                batch.text.drain(..end.unwrap_or(batch.text.len()));
-                self.discarding = end.is_none();
-                self.line += u64::from(end.is_some());
+                self.discard();
                 if self.discarding && !self.ended {
+                    self.fill()?;
                     continue;
                 }
             }
-            if batch.text.is_empty() && self.ended {
+            let text = &self.text[self.at..];
+            if text.is_empty() && self.ended {
                 return Ok(false);
             }
-            let text = std::mem::take(&mut batch.text);
             let mut sink = Sink::new(batch, &mut self.tally, self.fields);
-            let (mut at, line) = match &self.syntax {
+            let (taken, line) = match &self.syntax {
                 Syntax::Csv(csv, columns) => {
-                    csv.parse(&text, self.ended, self.line, columns, &mut sink)
+                    csv.parse(text, self.ended, self.line, columns, &mut sink)
                 }
-                Syntax::Json(json) => json.parse(&text, self.ended, self.line, &mut sink),
+                Syntax::Json(json) => json.parse(text, self.ended, self.line, &mut sink),
             };
             self.line = line;
-            if at == 0 && !self.ended && batch.problem.is_none() {
+            if taken == 0 && !self.ended && batch.problem.is_none() {
                 if text.len() <= ROW_BYTES_MAX {
-                    // Read twice as much before looking again, so that looking costs no square.
-                    wanted = text.len().min(ROW_BYTES_MAX + BLOCK - text.len());
-                    batch.text = text;
-                    batch.clear_but_text();
+                    batch.clear();
+                    self.fill()?;
                     continue;
                 }
                 let mut sink = Sink::new(batch, &mut self.tally, self.fields);
                 sink.reject(self.line, Problem::too_long(ROW_BYTES_MAX));
-                let end = memchr(b'\n', &text).map(|n| n + 1);
-                at = end.unwrap_or(text.len());
-                self.discarding = end.is_none();
-                self.line += u64::from(end.is_some());
+                self.discard();
             }
-            self.carry.clear();
-            self.carry.extend_from_slice(&text[at..]);
-            batch.text = text;
-            batch.bytes = self.bytes - self.carry.len() as u64;
+            batch.text.extend_from_slice(&self.text[self.at..][..taken]);
+            self.at += taken;
+            batch.bytes = self.bytes - (self.text.len() - self.at) as u64;
             batch.lines = self.line - 1;
             return Ok(true);
         }
     }
 
-    /// Reads up to `n` more bytes.
-    fn fill(&mut self, text: &mut Vec<u8>, n: usize) -> io::Result<()> {
-        let have = text.len();
-        if self.ended {
-            return Ok(());
-        }
-        let read = self.input.by_ref().take(n as u64).read_to_end(text)?;
-        debug_assert_eq!(text.len(), have + read);
-        self.ended = read < n;
+    /// Passes over a line, as far as it was read.
+    fn discard(&mut self) {
+        let end = memchr(b'\n', &self.text[self.at..]).map(|n| self.at + n + 1);
+        self.at = end.unwrap_or(self.text.len());
+        self.discarding = end.is_none();
+        self.line += u64::from(end.is_some());
+    }
+
+    /// Reads more behind the row that is not whole: twice as much as there is of it, so that looking
+    /// for its end costs no square.
+    fn fill(&mut self) -> io::Result<()> {
+        self.text.drain(..self.at);
+        self.text.shrink_to(KEPT_BYTES);
+        self.at = 0;
+        let have = self.text.len();
+        let wanted = have.min((ROW_BYTES_MAX + BLOCK).saturating_sub(have)).max(BLOCK);
+        let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.text)?;
+        self.ended = read < wanted;
         self.bytes += read as u64;
         Ok(())
     }
@@ -185,7 +187,10 @@ pub(super) enum Ended<E> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::batch::{CELLS, ROWS},
+        *,
+    };
 
     /// An input that gives a few bytes at a time, and more and more.
     struct Drip(io::Cursor<Vec<u8>>, usize);
@@ -258,6 +263,28 @@ mod tests {
             let (events, ..) = all(&text, threads, false);
             assert_eq!(events.len(), 2);
             assert!(events[0].2 == long && events[1].2 == format!("{long}\""));
+        }
+    }
+
+    /// What rows become is more than their text where they are short, or lack most of the fields.
+    #[test]
+    fn a_batch_is_bounded_by_what_its_rows_become() {
+        for (fields, rows) in [(0, 50_000), (1, 50_000), (3000, 500), (2 * CELLS, 3)] {
+            let text: String = (0..rows).map(|n| format!("{{\"u\":\"1\",\"t\":{n}}}\n")).collect();
+            let keys = [("u".to_owned(), To::Uuid), ("t".to_owned(), To::Time)];
+            let syntax = Syntax::Json(Json::new(keys, false));
+            let input = Box::new(io::Cursor::new(text.into_bytes()));
+            let feed = Feed::new(input, Vec::new(), 1, syntax, fields, Tally::new(false));
+            let mut times = Vec::new();
+            let tally = feed.run(1, |batch| {
+                let count = batch.events(fields).count();
+                assert!(count <= ROWS && (count - 1) * fields < CELLS, "{fields}: {count} rows");
+                times.extend(batch.events(fields).map(|(row, _)| row.time));
+                assert_eq!(batch.lines, times.len() as u64, "{fields} fields");
+                Ok::<_, ()>(true)
+            });
+            assert!(tally.is_ok());
+            assert!(times.into_iter().eq(0..rows), "{fields} fields");
         }
     }
 

@@ -40,6 +40,7 @@ whole number). What --fields does not name is left out; a field that an event la
 
 CSV: a value that starts with a quote goes on to the closing quote, over delimiters and line ends,
 and a doubled quote inside is a quote. Lines end with LF or CR LF; empty lines are passed over.
+
 JSON: numbers and true and false are kept as they are written, null is empty, and {\"hex\":\"c3ff\"} is
 two bytes, as `tdb dump -j` prints what is no UTF-8.
 
@@ -150,8 +151,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut builder = args.writing.builder(&fields, &args.threads, &target)?;
 
-    let (carry, line) = header.map_or((Vec::new(), 1), |header| (header.rest, 1 + header.lines));
-    let feed = Feed::new(input, carry, line, syntax, fields.len(), Tally::new(args.skip_bad_input));
+    let (start, line) = header.map_or((Vec::new(), 1), |header| (header.rest, 1 + header.lines));
+    let feed = Feed::new(input, start, line, syntax, fields.len(), Tally::new(args.skip_bad_input));
     let bar = progress::reading(len);
     let mut refused = Tally::new(args.skip_bad_input);
     let mut lines = 0;

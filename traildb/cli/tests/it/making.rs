@@ -332,3 +332,75 @@ fn threads_memory_and_where_temporary_files_go_change_no_byte() {
         assert!(made.is_none(), "{options:?}");
     }
 }
+
+/// What a command takes at most, in bytes: its input is written to it, and then it is looked at until
+/// it ends.
+fn peak_of(
+    args: &[&str],
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> u64 {
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("tdb"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut input = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
+    write(&mut input).expect("it reads");
+    drop(input.into_inner().expect("it reads"));
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        // Of a process that has ended nothing is told.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    assert!(ended.success(), "{args:?}");
+    peak
+}
+
+/// Four times the memory that is allowed: what parses the rows, and hands them on, has its part in it.
+#[test]
+fn rows_of_four_times_the_memory() {
+    const MEMORY: u64 = 64 << 20;
+    let sample = Sample::new(&[]);
+    let cases: [(&str, &[&str], u32, u64); 2] = [
+        ("short rows", &["-d", ",", "-f", "uuid,time,a"], 1, 4 * MEMORY / 9),
+        ("long rows", &["-d", ",", "-f", "uuid,time,a"], 200, MEMORY / 50),
+    ];
+    for (k, (what, options, repeat, rows)) in cases.into_iter().enumerate() {
+        let made = sample.beside(&format!("made{k}.tdb"));
+        let args = ["make", "-T", "2", "--memory", "64MiB", "-o", &made];
+        let value = "v".repeat(repeat as usize);
+        let peak = peak_of(&[&args[..], options].concat(), |input| {
+            (0..rows).try_for_each(|n| writeln!(input, "{:x},{},{value}", n % 4000, n % 100))
+        });
+        println!("{what}: peak {} MiB", peak >> 20);
+        assert!(peak > MEMORY / 4, "{what}: not seen");
+        assert!(peak <= MEMORY + MEMORY / 10, "{what}: {} MiB", peak >> 20);
+        let info = printed(&["info", "-i", &made, "--json"]);
+        assert!(info.contains(&format!("\"events\":{rows}")), "{what}: {info}");
+    }
+}
+
+/// A line of a few bytes becomes an event of as many values as there are fields.
+#[test]
+fn short_lines_of_many_fields_take_little_memory() {
+    let sample = Sample::new(&[]);
+    let fields: String = (0..16_000).map(|n| format!(",f{n}")).collect();
+    let fields = format!("uuid,time{fields}");
+    let args = ["make", "-j", "-f", &fields, "-o", &sample.beside("made"), "--memory", "64MiB"];
+    let peak = peak_of(&args, |input| {
+        (0..4000)
+            .try_for_each(|n| writeln!(input, "{{\"uuid\":\"{n:x}\",\"time\":{n},\"f{n}\":\"v\"}}"))
+    });
+    println!("peak {} MiB", peak >> 20);
+    assert!(peak <= 100 << 20, "{} MiB", peak >> 20);
+}
