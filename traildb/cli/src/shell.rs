@@ -1,6 +1,6 @@
 //! `tdb completions` and `tdb man`: what a package of the command installs beside it.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -39,6 +39,33 @@ pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
 
 /// Runs `tdb man`.
 pub(crate) fn man(args: &Man) -> Result<(), Failure> {
-    clap_mangen::generate_to(Cli::command(), &args.directory)
-        .map_err(|error| Failure::file(&args.directory, error))
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let pages = command.get_subcommands().cloned().chain([command.clone()]);
+    for command in pages {
+        let page =
+            clap_mangen::Man::new(command).source(concat!("tdb ", env!("CARGO_PKG_VERSION")));
+        let path = args.directory.join(page.get_filename());
+        let mut text = Vec::new();
+        page.render(&mut text)
+            .and_then(|()| fs::write(&path, as_it_stands(&String::from_utf8_lossy(&text))))
+            .map_err(|error| Failure::file(&path, error))?;
+    }
+    Ok(())
+}
+
+/// A page in which lines that start with a blank are left as they are, not filled: examples and
+/// tables.
+fn as_it_stands(page: &str) -> String {
+    let mut text = String::new();
+    let mut filled = true;
+    for line in page.lines() {
+        if filled == line.starts_with(' ') {
+            text.push_str(if filled { ".nf\n" } else { ".fi\n" });
+            filled = !filled;
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
 }

@@ -37,3 +37,27 @@ fn every_command_has_a_man_page() {
     assert!(directory.path().join("tdb.1").exists());
     assert_eq!(run(&["man", "/no/such/directory"]).status.code(), Some(1));
 }
+
+/// Filled, an example would go on in the next one's line, and break at its hyphens.
+#[test]
+fn examples_in_man_pages_keep_their_lines() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    printed(&["man", directory.path().to_str().expect("a plain path")]);
+    let mut examples = 0;
+    for entry in fs::read_dir(directory.path()).expect("pages") {
+        let path = entry.expect("a page").path();
+        let page = fs::read_to_string(&path).expect("text");
+        let mut filled = true;
+        for line in page.lines() {
+            match line {
+                ".nf" | ".fi" => filled = line == ".fi",
+                _ if line.starts_with("  ") => {
+                    assert!(!filled, "{}: {line}", path.display());
+                    examples += usize::from(line.starts_with("  tdb "));
+                }
+                _ => assert!(filled, "{}: {line}", path.display()),
+            }
+        }
+    }
+    assert!(examples > 20, "only {examples} examples");
+}
