@@ -1,9 +1,16 @@
-//! Random databases: whatever is added is in the file, in its order, and the file keeps every rule.
+//! Random databases: whatever is added is in the file, in its order, and the file keeps every rule;
+//! so does what is appended, of all fields or of some.
+
+use std::{fs, path::Path};
 
 use proptest::prelude::*;
-use traildb::{Options, Uuid};
+use traildb::{Builder, Options, Reader, Uuid, storage::File};
 
-use crate::conformance::{expected, written};
+use crate::{
+    conformance::{expected, written},
+    rules,
+    support::scratch,
+};
 
 fn any_value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -50,47 +57,85 @@ fn any_fields() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0..5usize, 2 => 125..131usize, 1 => Just(2000usize)]
 }
 
+type Added = Vec<(Uuid, u64, Vec<Vec<u8>>)>;
+
 /// Events of databases with so many fields.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     pub(crate) fields: Vec<String>,
-    pub(crate) added: Vec<(Uuid, u64, Vec<Vec<u8>>)>,
+    pub(crate) added: Added,
+}
+
+fn any_start() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 0..2_000_000_000u64, Just((1 << 47) - 2)]
+}
+
+/// What becomes an event: its trail, the time since the one before, and what its values are made of.
+type Draft = (Uuid, Clock, Vec<Vec<u8>>, u16);
+
+fn any_drafts(events: usize) -> impl Strategy<Value = Vec<Draft>> {
+    let event = (any_uuid(), any_clock(), prop::collection::vec(any_value(), 5), any::<u16>());
+    prop::collection::vec(event, 0..events)
+}
+
+fn names(fields: usize) -> Vec<String> {
+    (0..fields).map(|n| format!("f{n}%-_")).collect()
+}
+
+/// The events that the drafts become. The earliest of all is at the start.
+fn finished(fields: usize, start: u64, drafts: Vec<Draft>) -> Added {
+    let mut clocks: std::collections::HashMap<Uuid, u64> = Default::default();
+    let mut added = Vec::new();
+    for (n, (uuid, clock, values, at)) in drafts.into_iter().enumerate() {
+        let before = *clocks.entry(uuid).or_insert(start);
+        let step = match clock {
+            // Every trail counts from it.
+            _ if n == 0 => 0,
+            Clock::Slow(step) | Clock::Fast(step) => step,
+            Clock::Leap => (1 << 47) - 2,
+        };
+        let time = before + step;
+        clocks.insert(uuid, time);
+        // Of many fields, a few at a time: the narrow, the last narrow, the wide.
+        let at = usize::from(at);
+        let value = |field: usize| match fields <= 6 || (field + at).is_multiple_of(fields / 5) {
+            true => values[(field + at) % 5].clone(),
+            false => Vec::new(),
+        };
+        added.push((uuid, time, (0..fields).map(value).collect()));
+    }
+    // Any order of addition will do, as long as it is the same for everybody.
+    if added.len() % 3 == 1 {
+        added.reverse();
+    }
+    added
 }
 
 pub(crate) fn any_events() -> impl Strategy<Value = Events> {
-    let event = (any_uuid(), any_clock(), prop::collection::vec(any_value(), 5), any::<u16>());
-    let start = prop_oneof![Just(0), 0..2_000_000_000u64, Just((1 << 47) - 2)];
-    (any_fields(), start, prop::collection::vec(event, 0..70)).prop_map(
-        |(fields, start, events)| {
-            let names: Vec<String> = (0..fields).map(|n| format!("f{n}%-_")).collect();
-            let mut clocks: std::collections::HashMap<Uuid, u64> = Default::default();
-            let mut added = Vec::new();
-            for (n, (uuid, clock, values, at)) in events.into_iter().enumerate() {
-                let before = *clocks.entry(uuid).or_insert(start);
-                let step = match clock {
-                    // The earliest of all is at the start, which every trail counts from.
-                    _ if n == 0 => 0,
-                    Clock::Slow(step) | Clock::Fast(step) => step,
-                    Clock::Leap => (1 << 47) - 2,
-                };
-                let time = before + step;
-                clocks.insert(uuid, time);
-                // Of many fields, a few at a time: the narrow, the last narrow, the wide.
-                let at = usize::from(at);
-                let value =
-                    |field: usize| match fields <= 6 || (field + at).is_multiple_of(fields / 5) {
-                        true => values[(field + at) % 5].clone(),
-                        false => Vec::new(),
-                    };
-                added.push((uuid, time, (0..fields).map(value).collect()));
-            }
-            // Any order of addition will do, as long as it is the same for everybody.
-            if added.len() % 3 == 1 {
-                added.reverse();
-            }
-            Events { fields: names, added }
-        },
-    )
+    (any_fields(), any_start(), any_drafts(70)).prop_map(|(fields, start, drafts)| Events {
+        fields: names(fields),
+        added: finished(fields, start, drafts),
+    })
+}
+
+/// Three lists of events that can be databases of their own and one together, and for each list some
+/// of the fields.
+fn any_parts() -> impl Strategy<Value = (Vec<String>, [(Added, Vec<usize>); 3])> {
+    let part = || (any_drafts(25), any::<u64>());
+    (any_fields(), any_start(), [part(), part(), part()]).prop_map(|(fields, start, parts)| {
+        let some = |mask: u64| (0..fields).filter(|field| mask >> (field % 64) & 1 == 1).collect();
+        let parts = parts.map(|(drafts, mask)| (finished(fields, start, drafts), some(mask)));
+        (names(fields), parts)
+    })
+}
+
+fn database(path: &Path, fields: &[String], added: &Added) -> Reader<File> {
+    let mut builder = Builder::new(fields).unwrap();
+    for (uuid, time, values) in added {
+        builder.add(*uuid, *time, values).unwrap();
+    }
+    builder.finish(path).unwrap();
+    Reader::open(path).unwrap()
 }
 
 proptest! {
@@ -105,5 +150,59 @@ proptest! {
             prop_assert!(content.trails == trails, "events");
             prop_assert_eq!(content.unused, 0);
         }
+    }
+
+    /// Databases appended, with events added in between, are what all the events make.
+    #[test]
+    fn appending_is_concatenation((fields, parts) in any_parts()) {
+        let [(first, _), (between, _), (last, _)] = parts;
+        let folder = scratch();
+        let path = |name: &str| folder.path().join(name);
+        let mut builder = Builder::new(&fields).unwrap();
+        builder.append(&database(&path("first.tdb"), &fields, &first)).unwrap();
+        for (uuid, time, values) in &between {
+            builder.add(*uuid, *time, values).unwrap();
+        }
+        builder.append(&database(&path("last.tdb"), &fields, &last)).unwrap();
+        builder.finish(path("all.tdb")).unwrap();
+        let content = rules::package(&fs::read(path("all.tdb")).unwrap()).unwrap();
+        let (_, trails) = expected(&fields, &[first, between, last].concat());
+        prop_assert_eq!(&content.fields, &fields);
+        prop_assert!(content.trails == trails, "events");
+    }
+
+    /// Databases of some fields each become one of all fields, empty where a field is missing.
+    #[test]
+    fn merging_is_union((fields, parts) in any_parts()) {
+        let folder = scratch();
+        let mut builder = Builder::new(&fields).unwrap();
+        let mut all: Added = Vec::new();
+        for (n, (added, some)) in parts.into_iter().enumerate() {
+            let names: Vec<String> = some.iter().map(|&field| fields[field].clone()).collect();
+            let values = |values: &[Vec<u8>]| some.iter().map(|&field| values[field].clone()).collect();
+            let own = added.iter().map(|(uuid, time, all)| (*uuid, *time, values(all))).collect();
+            let reader = database(&folder.path().join(format!("{n}.tdb")), &names, &own);
+            let numbers: Vec<u16> = some.iter().map(|&field| field as u16 + 1).collect();
+            let mut appender = builder.appender(&reader, &numbers).unwrap();
+            let mut cursor = reader.cursor().unwrap();
+            for trail in 0..reader.trails() {
+                cursor.seek(trail).unwrap();
+                let uuid = reader.uuid(trail).unwrap();
+                while let Some(event) = cursor.next_event().unwrap() {
+                    appender.add(uuid, &event).unwrap();
+                }
+            }
+            let missing: Vec<usize> = (0..fields.len()).filter(|field| !some.contains(field)).collect();
+            all.extend(added.into_iter().map(|(uuid, time, mut values)| {
+                missing.iter().for_each(|&field| values[field].clear());
+                (uuid, time, values)
+            }));
+        }
+        let path = folder.path().join("all.tdb");
+        builder.finish(&path).unwrap();
+        let content = rules::package(&fs::read(&path).unwrap()).unwrap();
+        let (_, trails) = expected(&fields, &all);
+        prop_assert_eq!(&content.fields, &fields);
+        prop_assert!(content.trails == trails, "events");
     }
 }
