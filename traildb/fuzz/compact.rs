@@ -32,6 +32,7 @@ pub struct Compact {
     pub lexicons: Vec<Vec<u8>>,
 }
 
+#[allow(dead_code, reason = "of the targets that share this, one asks for it")]
 impl Compact {
     /// Takes any bytes for a database.
     pub fn parse(bytes: &[u8]) -> Compact {

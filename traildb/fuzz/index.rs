@@ -6,13 +6,15 @@
 //! ```
 #![no_main]
 
+mod bytes;
 mod small;
 
-use std::{io, ops::Range, sync::Arc};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use traildb::{
-    Index, Storage,
+    Index,
     filter::{self, UnknownFields},
 };
 
@@ -22,35 +24,6 @@ const REMOTE: u8 = 1;
 const CUT: u8 = 2;
 
 const PAGE: usize = 4096;
-
-struct Bytes {
-    bytes: Vec<u8>,
-    remote: bool,
-}
-
-impl Storage for Bytes {
-    type Bytes<'a> = &'a [u8];
-
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
-        // The index asks for nothing outside: that it checks is part of what is searched for.
-        Ok(&self.bytes[range.start as usize..range.end as usize])
-    }
-
-    fn is_remote(&self) -> bool {
-        self.remote
-    }
-
-    fn will_need(&self, ranges: &[Range<u64>]) -> io::Result<()> {
-        for range in ranges {
-            assert!(range.start < range.end && range.end <= self.len(), "a plan of {range:?}");
-        }
-        Ok(())
-    }
-}
 
 /// CRC-32C, bit by bit.
 fn crc32c(bytes: &[u8]) -> u32 {

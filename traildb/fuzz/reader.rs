@@ -1,43 +1,13 @@
 //! Whatever the bytes, the reader answers or refuses: no panic, no hang, no memory without bound.
 #![no_main]
 
+mod bytes;
 mod compact;
 
-use std::{io, ops::Range};
-
+use bytes::Bytes;
 use compact::{Compact, PACKAGE, REMOTE};
 use libfuzzer_sys::fuzz_target;
 use traildb::{Error, Item, Reader, Storage, Uuid};
-
-/// Memory that makes plans when told to.
-struct Bytes {
-    bytes: Vec<u8>,
-    remote: bool,
-}
-
-impl Storage for Bytes {
-    type Bytes<'a> = &'a [u8];
-
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
-        // The reader asks for nothing outside: that it checks is part of what is searched for.
-        Ok(&self.bytes[range.start as usize..range.end as usize])
-    }
-
-    fn is_remote(&self) -> bool {
-        self.remote
-    }
-
-    fn will_need(&self, ranges: &[Range<u64>]) -> io::Result<()> {
-        for range in ranges {
-            assert!(range.start < range.end && range.end <= self.len(), "a plan of {range:?}");
-        }
-        Ok(())
-    }
-}
 
 fuzz_target!(|input: &[u8]| {
     let compact = Compact::parse(input);
