@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Clause, Filter, ItemSet, Term,
-    parse::{ParseError, Place},
+    place::{ParseError, Place},
 };
 use crate::{error::Error, item::Item, read::Reader, storage::Storage};
 

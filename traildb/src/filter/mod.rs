@@ -10,6 +10,7 @@
 mod date; // points in time as text
 mod expr; // names and bytes; binding them to a database
 mod parse; // the grammar
+mod place; // errors that show where
 
 use std::{
     ops::{Bound, RangeBounds, RangeInclusive},
@@ -17,7 +18,8 @@ use std::{
 };
 
 pub use expr::{BindError, Expr, FileValues, UnknownFields};
-pub use parse::{ParseError, parse};
+pub use parse::parse;
+pub use place::ParseError;
 
 use crate::item::Item;
 

@@ -15,17 +15,16 @@
 //! own ends it too. What is new starts with a character that no field's name starts with, or stands
 //! where a value starts with a quote.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     date,
     expr::{Expr, Leaf, Node, Values},
+    place::{ParseError, Place},
 };
 
 /// Parentheses and negations may be nested so deep: reading them is recursive.
 const DEPTH_MAX: usize = 100;
-/// Characters of the text that are shown around an error.
-const SHOWN: usize = 60;
 
 /// Reads the text of a filter.
 ///
@@ -53,61 +52,6 @@ pub fn parse(text: &str) -> Result<Expr, ParseError> {
     match parser.peek() {
         None => Ok(Expr(node)),
         Some(_) => Err(parser.error("no parenthesis is open here")),
-    }
-}
-
-/// A place in the text of a filter, for errors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) text: Arc<str>,
-    /// In bytes.
-    pub(super) at: usize,
-}
-
-/// What is wrong with the text of a filter, and where.
-///
-/// Displayed with a second and third line that show the place:
-///
-/// ```text
-/// filter, character 14: a term is expected, such as field=value
-///   user=alice &
-///               ^
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ParseError {
-    place: Place,
-    reason: String,
-}
-
-impl ParseError {
-    pub(super) fn new(place: Place, reason: impl Into<String>) -> ParseError {
-        ParseError { place, reason: reason.into() }
-    }
-
-    /// Where the error is: a byte offset into the text, at most its length.
-    pub fn at(&self) -> usize {
-        self.place.at
-    }
-
-    /// What is wrong, without the place.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { text, at } = &self.place;
-        let before = text[..*at].chars().count();
-        writeln!(f, "filter, character {}: {}", before + 1, self.reason)?;
-        // A window of the text with the place in it; whatever has no width of one is replaced.
-        let start = before.saturating_sub(SHOWN / 2);
-        let dots = if start > 0 { "..." } else { "" };
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let shown: String = text.chars().skip(start).take(SHOWN).map(plain).collect();
-        let more = if text.chars().nth(start + SHOWN).is_some() { "..." } else { "" };
-        writeln!(f, "  {dots}{shown}{more}")?;
-        write!(f, "  {:1$}^", "", dots.len() + before - start)
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use super::{
-    layout::{self, Entry, Head, width},
+    layout::{self, Entry, Head, table_width, width},
     pages::{PAGE, PAYLOAD, PageWriter},
     postings::{ListWriter, Written},
     sorter::{Merge, Sorted, Sorter, Spill, merge},
@@ -183,7 +183,7 @@ impl<'r, S: Storage> Build<'r, S> {
         let mut head = hashes.next().map_err(failed)?;
         for (field, entry) in (1..).zip(&mut entries) {
             entry.table_at = out.position();
-            entry.table_width = table::slot_width(entry.count);
+            entry.table_width = table_width(entry.count);
             let next = || match head {
                 Some(key) if (key >> 104) as u16 == field => {
                     head = hashes.next()?;

@@ -16,6 +16,8 @@ pub(super) const VERSION: u32 = 2;
 const HEAD: u64 = 40;
 /// Bytes of a field's entry.
 const ENTRY: u64 = 64;
+/// Bytes of the hash in a slot of a table of values.
+pub(super) const TAG_BYTES: u64 = 2;
 
 /// What an index belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,16 @@ pub(super) fn len(fields: u32) -> u64 {
 /// Bytes of a number up to `max`, at least 1.
 pub(super) fn width(max: u64) -> u64 {
     u64::from((64 - (max | 1).leading_zeros()).div_ceil(8))
+}
+
+/// Homes in the table of `count` values: four of five slots are taken.
+pub(super) fn homes(count: u64) -> u64 {
+    count + count / 4 + 1
+}
+
+/// Bytes of a slot in the table of `count` values.
+pub(super) fn table_width(count: u64) -> u64 {
+    width(count) + TAG_BYTES
 }
 
 /// A number of up to 8 bytes.
@@ -142,11 +154,11 @@ impl Entry {
         };
         let sound = entry.count <= VALUES_MAX
             && (1..=8).contains(&entry.slot_width)
-            && entry.table_width == super::table::slot_width(entry.count)
+            && entry.table_width == table_width(entry.count)
             && inside(entry.lists_at, entry.lists_len, 1)
             && inside(entry.slots_at, entry.count + 1, entry.slot_width)
             && inside(entry.table_at, entry.table_slots, entry.table_width)
-            && entry.table_slots >= super::table::homes(entry.count);
+            && entry.table_slots >= homes(entry.count);
         match sound {
             true => Ok(entry),
             false => Err(pages.damaged(at, format!("the entry of field {field} is not sound"))),

@@ -14,13 +14,11 @@ use std::io;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::{
-    layout::{Entry, number, width},
+    layout::{Entry, TAG_BYTES, homes, number, table_width, width},
     pages::{PAYLOAD, Pages},
 };
 use crate::{container::Plan, error::Error, storage::Storage};
 
-/// Bytes of the hash in a slot.
-const TAG_BYTES: u64 = 2;
 /// Slots that are looked at in one go: runs of taken slots are rarely as long.
 const LOOK: u64 = 64;
 /// No run of taken slots is longer, unless somebody made up values to that end: then the lexicon is
@@ -37,18 +35,8 @@ pub(super) fn hash(value: &[u8]) -> u64 {
     hash ^ hash >> 29
 }
 
-/// Homes in the table of `count` values: four of five slots are taken.
-pub(super) fn homes(count: u64) -> u64 {
-    count + count / 4 + 1
-}
-
 fn home(hash: u64, homes: u64) -> u64 {
     (u128::from(hash) * u128::from(homes) >> 64) as u64
-}
-
-/// Bytes of a slot, of a field with `count` values.
-pub(super) fn slot_width(count: u64) -> u64 {
-    width(count) + TAG_BYTES
 }
 
 fn slot(hash: u64, value: u64, count: u64) -> u64 {
@@ -62,7 +50,7 @@ pub(super) fn write(
     mut next: impl FnMut() -> io::Result<Option<(u64, u64)>>,
     mut put: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let (homes, width) = (homes(count), slot_width(count) as usize);
+    let (homes, width) = (homes(count), table_width(count) as usize);
     let mut slots = 0;
     while let Some((hash, value)) = next()? {
         while slots < home(hash, homes) {
@@ -145,7 +133,7 @@ mod tests {
             let entry = Entry {
                 count,
                 table_slots: slots,
-                table_width: slot_width(count),
+                table_width: table_width(count),
                 ..Entry::default()
             };
             let pages = Pages::new(file.finish().unwrap());
@@ -171,7 +159,7 @@ mod tests {
         let mut file = PageWriter::new(Vec::new(), 0);
         let mut pairs = (1..=count).map(|n| (hash, n));
         let slots = write(count, || Ok(pairs.next()), |b| file.write(b)).unwrap();
-        let (table_slots, table_width) = (slots, slot_width(count));
+        let (table_slots, table_width) = (slots, table_width(count));
         let entry = Entry { count, table_slots, table_width, ..Entry::default() };
         (Pages::new(file.finish().unwrap()).unwrap(), entry)
     }
