@@ -33,7 +33,7 @@ pub use crate::{
     member::{fields::Fields, lexicon::Value},
     read::{
         Batch, Chunk, Event, LastValues, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail,
-        View, existing,
+        Valued, View, existing,
     },
     shards::Shards,
     storage::Storage,

@@ -267,6 +267,17 @@ impl Filter {
         }
     }
 
+    /// The field and the item, no NULL, without which no event matches, if it is easy to see.
+    pub(crate) fn needed_item(&self) -> Option<(u16, Item)> {
+        self.clauses.iter().find_map(|clause| match &clause.terms[..] {
+            [Term::Items(set)] if !set.negated => match *set.items {
+                [item] if !item.is_null() => Some((set.field, item)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Timestamps outside of which no event matches; those within need not. `None` if no event can
     /// match at all.
     pub fn times(&self) -> Option<RangeInclusive<u64>> {

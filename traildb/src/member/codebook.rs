@@ -119,8 +119,8 @@ pub(crate) struct Codebook {
     /// By the kind of literal, that is 1 + its field: where its value is in the stream, and the greatest
     /// one in that place.
     values: [(u64, u64); 1 << LITERAL_BITS],
-    /// Bits by which a value in its place is shifted to where it is in an item.
-    value_shift: u32,
+    /// What a value in its place is multiplied by to be where it is in an item.
+    value_unit: u64,
 }
 
 /// What two looks at the tables show. Fields are the lowest 7 bits of items.
@@ -169,8 +169,8 @@ impl Codebook {
         }
         let second = second.into_boxed_slice().try_into().expect("so many were made");
         // Items have their value from bit 8 on; with few fields, literals have it before.
-        let value_shift = 8u32.saturating_sub(value_at);
-        Codebook { first, second, wide, literals, values, value_shift }
+        let value_unit = 1 << 8u32.saturating_sub(value_at);
+        Codebook { first, second, wide, literals, values, value_unit }
     }
 
     /// Number of fields, the time included.
@@ -190,7 +190,7 @@ impl Codebook {
         let value = word & mask;
         let first = entry >> LENGTH_BITS & ((1 << ITEM_BITS) - 1);
         Look {
-            first: first.wrapping_add(value << (self.value_shift & 7)),
+            first: first.wrapping_add(value.wrapping_mul(self.value_unit)),
             second: entry >> (LENGTH_BITS + ITEM_BITS),
             bits: entry & LENGTH,
             exists: value <= max,

@@ -325,7 +325,7 @@ pub(crate) struct Slices<'m> {
 impl<'m> Slices<'m> {
     /// Where value `number` says that it starts and ends, wherever that is.
     #[inline]
-    pub(crate) fn span(&self, number: u64) -> Option<(usize, usize)> {
+    fn span(&self, number: u64) -> Option<(usize, usize)> {
         if number.wrapping_sub(1) >= self.count {
             return None;
         }
@@ -344,10 +344,9 @@ impl<'m> Slices<'m> {
         }
     }
 
-    /// The byte of the member at `at`, 0 where there is none.
-    #[inline]
-    pub(crate) fn byte(&self, at: usize) -> u8 {
-        self.bytes.get(at).copied().unwrap_or(0)
+    /// Whether there are any, or none only since the lexicon has none.
+    pub(crate) fn are_there(&self) -> bool {
+        !self.bytes.is_empty()
     }
 
     /// Value `number`; `None` if there is none, or it breaks a rule.

@@ -20,12 +20,12 @@
 //! In a database with few fields that is many events at once, of several trails where these are passed
 //! over in order ([`rows`]); else one row is all there is, the state that the next symbols change.
 
-use std::{ops::Range, sync::Arc};
+use std::{mem, ops::Range, sync::Arc};
 
 use super::{
-    Batch, Reader,
+    Batch, LastValues, Reader,
+    row_values::RowValues,
     rows::{self, Block, Decoded, Entry, Rest},
-    touch::Touch,
     view::Levels,
 };
 use crate::{
@@ -68,6 +68,61 @@ pub struct Event<'a> {
     pub items: &'a [Item],
 }
 
+/// An event and its values.
+#[derive(Clone, Copy)]
+pub struct Valued<'a> {
+    /// The timestamp.
+    pub time: u64,
+    /// The items, as in an [`Event`].
+    pub items: &'a [Item],
+    values: Values<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    Slices(&'a [&'a [u8]]),
+    /// One value after the other, and where each ends.
+    Copies(&'a [u8], &'a [usize]),
+}
+
+impl<'a> Valued<'a> {
+    /// The values of the items, in their order; empty for NULL.
+    #[inline]
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        let values = self.values;
+        (0..self.items.len()).map(move |k| values.get(k))
+    }
+
+    /// The value of `items[k]`; empty for NULL.
+    ///
+    /// # Panics
+    /// When there is no such item.
+    #[inline]
+    pub fn value(&self, k: usize) -> &'a [u8] {
+        self.values.get(k)
+    }
+}
+
+impl<'a> Values<'a> {
+    #[inline(always)]
+    fn get(self, k: usize) -> &'a [u8] {
+        match self {
+            Values::Slices(slices) => slices[k],
+            Values::Copies(bytes, ends) => {
+                let start = if k == 0 { 0 } else { ends[k - 1] };
+                &bytes[start..ends[k]]
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Valued<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let values: Vec<_> = self.values().map(|value| value.escape_ascii().to_string()).collect();
+        f.debug_struct("Valued").field("time", &self.time).field("values", &values).finish()
+    }
+}
+
 /// A cursor over the events of one trail at a time.
 pub struct Trail<'r, S: Storage> {
     reader: &'r Reader<S>,
@@ -101,13 +156,22 @@ pub struct Trail<'r, S: Storage> {
     next: usize,
     run_end: usize,
     filled: usize,
+    /// Whether rows from `next` on are sparse, of a trail that is whole.
+    sparse: bool,
     /// Where `next` was when its row was looked at.
     peeked_at: usize,
     ahead: AheadOf,
     /// Trails that are decoded.
     block: Block,
-    /// Where values will be looked up, how they are brought near.
-    touch: Option<Touch<'r>>,
+    /// Where values are looked up many at once.
+    row_values: Option<RowValues<'r>>,
+    /// Whether those of the rows up to `filled` were, and those of the block.
+    has_values: bool,
+    block_has_values: bool,
+    /// Where they were not, how they are looked up, and those of an event, with where each ends.
+    last_values: Option<LastValues<'r, S>>,
+    value_bytes: Vec<u8>,
+    value_ends: Vec<usize>,
     /// In a view of changes, the items that the event came with.
     changes: Vec<Item>,
     window: Window<'r>,
@@ -126,20 +190,39 @@ struct Chosen {
     last: u64,
     /// If all it asks for is one item: its place in a row, itself, and whether it is not to be there.
     only: Option<(usize, Item, bool)>,
+    /// An item, and its place in a row, that no event matches without. No NULL, since events have these
+    /// before their trail says so.
+    needed: Option<(usize, Item)>,
 }
 
-/// Where the first rows that match start and end. `matches` is asked of what is behind a row's start.
-#[inline(always)]
+impl Chosen {
+    fn new(filter: &Arc<Filter>, fields: usize) -> Chosen {
+        let only = filter.only_item().map(|(field, item, not)| (usize::from(field), item, not));
+        let exists = |place: usize| place > 0 && place < fields;
+        let needed = filter.needed_item().map(|(field, item)| (usize::from(field), item));
+        Chosen {
+            filter: filter.clone(),
+            last: filter.times().map_or(0, |times| *times.end()),
+            only: only.filter(|&(place, ..)| exists(place)),
+            needed: needed.filter(|&(place, _)| exists(place)),
+        }
+    }
+
+    /// Whether it is certain that no event of these sparse rows matches, if their trail starts there.
+    fn misses(&self, rows: &[Item], stride: usize) -> bool {
+        let Some((place, item)) = self.needed else { return false };
+        !match stride {
+            4 => rows::have::<4>(rows, place, item),
+            _ => rows::have::<8>(rows, place, item),
+        }
+    }
+}
+
+/// Where the first rows that match start and end.
 fn first_run(rows: &[Item], stride: usize, matches: impl Fn(&[Item]) -> bool) -> Range<usize> {
-    let mut at = 0;
-    while at < rows.len() && !matches(&rows[at..]) {
-        at = at.wrapping_add(stride);
-    }
-    let start = at;
-    while at < rows.len() && matches(&rows[at..]) {
-        at = at.wrapping_add(stride);
-    }
-    start..at
+    let start = rows.chunks_exact(stride).position(&matches).map_or(rows.len(), |k| k * stride);
+    let run = rows[start..].chunks_exact(stride).position(|row| !matches(row));
+    start..run.map_or(rows.len(), |k| start + k * stride)
 }
 
 /// What follows the rows that are decoded.
@@ -240,13 +323,19 @@ impl<'r, S: Storage> Trail<'r, S> {
             next: 0,
             run_end: 0,
             filled: 0,
+            sparse: false,
             peeked_at: usize::MAX,
             ahead: AheadOf::End,
             block: Block::default(),
-            touch: match narrow && levels.values_ahead {
-                true => Some(Touch::new(reader)?),
+            row_values: match narrow && levels.values_ahead {
+                true => RowValues::new(reader)?,
                 false => None,
             },
+            has_values: false,
+            block_has_values: false,
+            last_values: None,
+            value_bytes: Vec::new(),
+            value_ends: Vec::new(),
             levels,
             changes: Vec::new(),
             window: Window {
@@ -312,11 +401,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.unfiltered = self.levels.differ();
         let chosen = self.own_filter.as_ref().or_else(|| self.levels.of_trail(id));
         let chosen = chosen.filter(|filter| !filter.is_all());
-        self.filter = chosen.map(|filter| Chosen {
-            filter: filter.clone(),
-            last: filter.times().map_or(0, |times| *times.end()),
-            only: filter.only_item().map(|(field, item, not)| (usize::from(field), item, not)),
-        });
+        self.filter = chosen.map(|filter| Chosen::new(filter, self.fields));
     }
 
     /// Puts the cursor before the first event of `trail`.
@@ -346,7 +431,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The trail is over.
     fn stop(&mut self) {
         (self.run_end, self.filled, self.peeked_at) = (self.next, self.next, usize::MAX);
-        self.ahead = AheadOf::End;
+        (self.sparse, self.ahead) = (false, AheadOf::End);
     }
 
     fn hides_all(&self) -> bool {
@@ -371,15 +456,50 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.next = (from + start) * self.stride;
         self.filled = (from + end) * self.stride;
         (self.id, self.peeked_at) = (Some(trail), usize::MAX);
+        self.has_values = self.block_has_values;
         if self.unfiltered {
             self.choose_filter();
         }
-        self.run_end = if self.filter.is_none() { self.filled } else { self.next };
+        self.sparse = true;
+        self.run_end = self.next;
+        match (&self.filter, rest) {
+            (None, _) => {
+                self.fill();
+                self.run_end = self.filled;
+            }
+            // What follows goes on from the row that is open.
+            (Some(_), Rest::Symbols { .. }) => self.fill(),
+            (Some(_), _) => {}
+        }
         self.unread = self.hides_all();
         if self.unread {
             self.stop();
         }
         true
+    }
+
+    /// Gives the sparse rows of a trail from `next` on, and the one that is open, all their items.
+    fn fill(&mut self) {
+        self.sparse = false;
+        let open = match self.ahead {
+            AheadOf::Open => self.stride,
+            _ => 0,
+        };
+        self.fill_rows(self.next..self.filled + open);
+    }
+
+    fn fill_rows(&mut self, rows: Range<usize>) {
+        let (from, rows) = (rows.start, &mut self.rows[rows]);
+        if let (Some(values), true) = (&mut self.row_values, self.has_values) {
+            match self.stride {
+                4 => values.fill::<4>(rows, from),
+                _ => values.fill::<8>(rows, from),
+            }
+        }
+        match self.stride {
+            4 => rows::fill::<4>(rows, &self.nulls),
+            _ => rows::fill::<8>(rows, &self.nulls),
+        }
     }
 
     /// Decodes the trails from `trail` on, of which it is at the first bit. Returns whether it did.
@@ -404,20 +524,22 @@ impl<'r, S: Storage> Trail<'r, S> {
             let unused = bits::low(bits::peek(bytes, start * 8), 3);
             Some((start * 8 + 3, end * 8 - unused))
         };
-        let (rows, nulls, codebook) = (&mut self.rows[..], &self.nulls[..], self.codebook);
+        let (rows, time, codebook) = (&mut self.rows[..], self.nulls[0].0, self.codebook);
         match stride {
-            4 => self.block.decode::<4>(codebook, bytes, rows, nulls, trail, next),
-            _ => self.block.decode::<8>(codebook, bytes, rows, nulls, trail, next),
+            4 => self.block.decode::<4>(codebook, bytes, rows, time, trail, next),
+            _ => self.block.decode::<8>(codebook, bytes, rows, time, trail, next),
         }
-        if let Some(touch) = &mut self.touch {
-            for entry in self.block.entries() {
-                let from = entry.lane * rows::LANE_ROWS;
-                let rows = (from + entry.start) * stride..(from + entry.end) * stride;
-                touch.add(&self.rows[rows], stride);
-            }
-            touch.read();
-        }
+        self.block_has_values = self.look_up_rows(0..self.rows.len());
         true
+    }
+
+    /// Looks up the values of sparse rows, if that was asked for. Returns whether all are known.
+    fn look_up_rows(&mut self, rows: Range<usize>) -> bool {
+        let (values, from) = (&mut self.row_values, rows.start);
+        values.as_mut().is_some_and(|values| match self.stride {
+            4 => values.look_up::<4>(&self.rows[rows], from),
+            _ => values.look_up::<8>(&self.rows[rows], from),
+        })
     }
 
     /// Where the trail is. In ascending order, offsets are read many at a time.
@@ -459,7 +581,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             && span.end <= len as u64
         {
             (window.is_memory, window.at, window.len) = (true, 0, len);
-        } else if std::mem::replace(&mut window.is_memory, false) {
+        } else if mem::replace(&mut window.is_memory, false) {
             window.len = 0;
         }
         let held = window.at..window.at + window.len as u64;
@@ -588,6 +710,52 @@ impl<'r, S: Storage> Trail<'r, S> {
         Event { time: time.0, items }
     }
 
+    /// The next event and its values, or `None` at the end of the trail. After an error of decoding the
+    /// trail is over; one of a value lets it go on behind the event.
+    ///
+    /// This is the quick way to look at all values, from a view that says so
+    /// ([`View::values_ahead`](crate::View::values_ahead)): they are then looked up for many events at
+    /// once, as far as they are in memory. Elsewhere it does what [`LastValues`] does.
+    ///
+    /// # Errors
+    /// Those of [`next_event`](Trail::next_event), and of [`Reader::value`].
+    #[inline]
+    pub fn next_with_values(&mut self) -> Result<Option<Valued<'_>>, Error> {
+        if !self.advance()? {
+            return Ok(None);
+        }
+        if !self.has_values {
+            self.look_up_event()?;
+        }
+        let event = self.current();
+        let row = self.next.wrapping_sub(self.stride);
+        let values = match &self.row_values {
+            Some(values) if self.has_values => Values::Slices(values.of(row)),
+            _ => Values::Copies(&self.value_bytes, &self.value_ends),
+        };
+        Ok(Some(Valued { time: event.time, items: event.items, values }))
+    }
+
+    /// Copies the values of the current event.
+    #[inline(never)]
+    fn look_up_event(&mut self) -> Result<(), Error> {
+        let mut last_values = match self.last_values.take() {
+            Some(last_values) => last_values,
+            None => self.reader.last_values()?,
+        };
+        let (mut bytes, mut ends) =
+            (mem::take(&mut self.value_bytes), mem::take(&mut self.value_ends));
+        bytes.clear();
+        ends.clear();
+        let copied = self.current().items.iter().try_for_each(|&item| {
+            bytes.extend_from_slice(last_values.get(item)?);
+            ends.push(bytes.len());
+            Ok(())
+        });
+        (self.last_values, self.value_bytes, self.value_ends) = (Some(last_values), bytes, ends);
+        copied
+    }
+
     /// Takes the event that was looked at as the current one.
     pub(super) fn take_peeked(&mut self) {
         if self.peeked_at == self.next && self.next < self.run_end {
@@ -621,6 +789,7 @@ impl<'r, S: Storage> Trail<'r, S> {
                 AheadOf::Open => self.decode_rows()?,
                 AheadOf::Pending(pending) => {
                     let row = self.base;
+                    self.has_values = false;
                     (self.next, self.run_end, self.filled) = (row, row, row + self.stride);
                     let whole = !self.only_changes && self.window.refill_at == usize::MAX;
                     let decoded = match whole {
@@ -639,16 +808,25 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Has the next rows that match at hand, of those that are decoded.
     fn find_run(&mut self) {
+        if self.sparse {
+            let rows = &self.rows[self.next..self.filled];
+            let misses =
+                self.filter.as_ref().is_some_and(|chosen| chosen.misses(rows, self.stride));
+            if misses {
+                (self.next, self.run_end, self.sparse) = (self.filled, self.filled, false);
+                return;
+            }
+            self.fill();
+        }
         let Some(chosen) = &self.filter else {
             (self.next, self.run_end) = (self.run_end, self.filled);
             return;
         };
         let rows = &self.rows[self.run_end..self.filled];
-        let run = match chosen.only {
+        let run = match (chosen.only, self.stride) {
             // The most common question is asked without detours.
-            Some((place, item, negated)) if place > 0 && place < self.fields => {
-                first_run(rows, self.stride, |row| (row[place] == item) != negated)
-            }
+            (Some((place, item, negated)), 4) => rows::first_run::<4>(rows, place, item, negated),
+            (Some((place, item, negated)), 8) => rows::first_run::<8>(rows, place, item, negated),
             _ => first_run(rows, self.stride, |row| {
                 chosen.filter.matches(row[0].0, &row[1..self.fields])
             }),
@@ -690,10 +868,9 @@ impl<'r, S: Storage> Trail<'r, S> {
                 if is_end {
                     self.ahead = AheadOf::End;
                 }
-                if let Some(touch) = &mut self.touch {
-                    touch.add(&self.rows[self.next..self.filled], stride);
-                    touch.read();
-                }
+                let end = base + (row + 1) * stride;
+                self.has_values = self.look_up_rows(base..end);
+                self.fill_rows(base..end);
             }
             // Once more, symbol by symbol, which finds out what is wrong, and where.
             _ => {

@@ -20,7 +20,7 @@ mod scan; // many trails with many threads
 pub(crate) mod ordered; // work on threads, its results in order
 mod lookup; // numbers of values, in memory
 mod values; // values of events that follow one another
-mod touch; // the same, many at once, before they are asked for
+mod row_values; // values of many events at once
 
 use std::{
     io,
@@ -32,7 +32,7 @@ use std::{
 use crc_fast::{CrcAlgorithm, checksum};
 
 pub use batch::Batch;
-pub use cursor::{Event, Trail};
+pub use cursor::{Event, Trail, Valued};
 pub use multi::{MultiBatch, MultiCursor, MultiEvent};
 pub use scan::{Chunk, Scan};
 pub use values::LastValues;

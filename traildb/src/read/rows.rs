@@ -5,17 +5,23 @@
 //!   lane 0  t0 ........ t2 .... t3 ...                        one symbol of this,
 //!   lane 1  t1 ... ...                                        one symbol of that
 //!
-//!   rows    NULLs | event | event | ... | NULLs | event | ...     of a lane, trail after trail
+//!   rows    free | event | event | ... | free | event | ...       of a lane, trail after trail
 //!   row     time | item of field 1 | item of field 2 | ...        as wide as a power of two
 //! ```
 //!
 //! Where a symbol starts is known when the one before it was looked up, so a trail is a chain of looks
 //! that the processor waits for. Two trails are two chains, and it waits for both at once. What a symbol
-//! is of changes no branch, since it could not be guessed: each symbol writes a row, the next one if it
-//! is a time.
+//! is of changes no branch, since it could not be guessed: each symbol writes to a row, the next one if
+//! it is a time.
+//!
+//! So written, rows are sparse: they have the items that changed. Reading a row back, to copy it to the
+//! next one, would make every symbol wait for what was stored just before; it is done when all symbols
+//! are decoded ([`fill`]), and not at all for trails in which a filter finds nothing.
 //!
 //! Nothing is reported here: where a rule is broken, the cursor decodes once more, symbol by symbol,
 //! and says what is wrong.
+
+use std::ops::Range;
 
 use crate::{bits, item::Item, member::codebook::Codebook};
 
@@ -23,6 +29,8 @@ use crate::{bits, item::Item, member::codebook::Codebook};
 pub(super) const LANE_ROWS: usize = 1024;
 /// Rows of a trail that is decoded alone.
 pub(super) const TRAIL_ROWS: usize = 128;
+/// What a sparse row has in place of an item that did not change: the item of no field.
+pub(super) const SAME: Item = Item(0);
 /// No time above this is decoded here, so that no sum can overflow: a delta has at most 48 bits.
 pub(super) const TIME_MAX: u64 = 1 << 62;
 
@@ -71,10 +79,8 @@ impl At {
         // The sum is in bounds, as TIME_MAX has it.
         self.time = self.time.wrapping_add(first >> 8 & is_time);
         self.bit = self.bit.wrapping_add(length);
-        let before = rows[self.row & (ROWS - 1)];
         self.row = self.row.wrapping_sub(is_time as usize);
         let row = &mut rows[self.row & (ROWS - 1)];
-        *row = before;
         // What is of no field goes where the time then is.
         row[first_field as usize & (N - 1)] = Item(first);
         row[second_field as usize & (N - 1)] = Item(second);
@@ -93,7 +99,7 @@ pub(super) struct Decoded {
 }
 
 /// Decodes from `bit` on, up to `end` or a little further, into the rows behind the first, which is the
-/// event that symbols from `bit` on are of.
+/// event that symbols from `bit` on are of. That row is full, the others will be sparse.
 pub(super) fn trail<const N: usize>(
     codebook: &Codebook,
     bytes: &[u8],
@@ -102,11 +108,45 @@ pub(super) fn trail<const N: usize>(
     end: u64,
 ) -> Result<Decoded, Damaged> {
     let rows: &mut [[Item; N]; TRAIL_ROWS] = array(rows);
+    rows[1..].fill([SAME; N]);
     let mut at = At { bit, end, row: 0, time: rows[0][0].0 };
     while at.goes_on(TRAIL_ROWS) {
         at.step(codebook, bytes, rows)?;
     }
     Ok(Decoded { row: at.row, bit: at.bit })
+}
+
+/// Gives sparse rows the items that did not change, the first of them those of `before`.
+pub(super) fn fill<const N: usize>(rows: &mut [Item], before: &[Item]) {
+    let (rows, _) = rows.as_chunks_mut::<N>();
+    let mut last: [Item; N] = *before.first_chunk().expect("a row is as wide");
+    for row in rows {
+        for (item, last) in row[1..].iter_mut().zip(&mut last[1..]) {
+            let filled = if *item == SAME { *last } else { *item };
+            (*item, *last) = (filled, filled);
+        }
+    }
+}
+
+/// Where the first rows start and end that have `item` in its place, or, negated, do not.
+pub(super) fn first_run<const N: usize>(
+    rows: &[Item],
+    place: usize,
+    item: Item,
+    negated: bool,
+) -> Range<usize> {
+    let (rows, _) = rows.as_chunks::<N>();
+    let matches = |row: &[Item; N]| (row[place & (N - 1)] == item) != negated;
+    let start = rows.iter().position(matches).unwrap_or(rows.len());
+    let run = rows[start..].iter().position(|row| !matches(row));
+    start * N..run.map_or(rows.len(), |run| start + run) * N
+}
+
+/// Whether any row has `item` in its place.
+pub(super) fn have<const N: usize>(rows: &[Item], place: usize, item: Item) -> bool {
+    let (rows, _) = rows.as_chunks::<N>();
+    // Without a way out in the middle, which could not be guessed.
+    rows.iter().fold(false, |any, row| any | (row[place & (N - 1)] == item))
 }
 
 /// The first rows of a lane.
@@ -158,11 +198,6 @@ impl Block {
         self.from = self.from.max(trail.saturating_add(1));
     }
 
-    /// All of its trails.
-    pub(super) fn entries(&self) -> &[Entry] {
-        &self.trails
-    }
-
     #[inline]
     pub(super) fn get(&self, trail: u64) -> Option<&Entry> {
         if trail < self.from {
@@ -171,20 +206,20 @@ impl Block {
         self.trails.get(trail.wrapping_sub(self.first) as usize)
     }
 
-    /// Decodes trails from `first` on, as many as there is room for. `next` says at which bits the next
-    /// one has its events; `nulls` is the row before the first event of a trail, at its time.
+    /// Decodes trails from `first` on, as many as there is room for, into sparse rows. `next` says at
+    /// which bits the next one has its events, and `time` is from when on their deltas count.
     pub(super) fn decode<const N: usize>(
         &mut self,
         codebook: &Codebook,
         bytes: &[u8],
         rows: &mut [Item],
-        nulls: &[Item],
+        time: u64,
         first: u64,
         mut next: impl FnMut() -> Option<(u64, u64)>,
     ) {
         (self.first, self.from) = (first, first);
         self.trails.clear();
-        let nulls: &[Item; N] = nulls.first_chunk().expect("a row is as wide");
+        rows.fill(SAME);
         let (one, two) = rows.split_at_mut(LANE_ROWS * N);
         let mut rows: [&mut [[Item; N]; LANE_ROWS]; 2] = [array(one), array(two)];
         let mut lanes = [0, 1].map(Lane::new);
@@ -193,7 +228,7 @@ impl Block {
                 while !lane.at.goes_on(LANE_ROWS) {
                     // Behind a damaged trail others may be, each of which ends the use of a block.
                     let goes_on = lane.close(&mut self.trails)
-                        && lane.open(&mut self.trails, codebook, bytes, rows, nulls, &mut next);
+                        && lane.open(&mut self.trails, codebook, bytes, rows, time, &mut next);
                     if !goes_on {
                         break 'full;
                     }
@@ -259,15 +294,15 @@ impl Lane {
         codebook: &Codebook,
         bytes: &[u8],
         rows: &mut [[Item; N]; LANE_ROWS],
-        nulls: &[Item; N],
+        time: u64,
         mut next: impl FnMut() -> Option<(u64, u64)>,
     ) -> bool {
         if self.used > LANE_ROWS - 2 {
             return false;
         }
         let Some((bit, end)) = next() else { return false };
-        rows[self.used] = *nulls;
-        self.at = At { bit, end, row: self.used, time: nulls[0].0 };
+        // A first symbol that is no time, which it has to be, spoils the free row.
+        self.at = At { bit, end, row: self.used, time };
         self.entry = trails.len();
         let start = self.used + 1;
         trails.push(Entry { lane: self.number, start, end: start, rest: Rest::Damaged });

@@ -7,7 +7,9 @@ use crate::{error::Error, item::Item, member::lexicon::Slices, storage::Storage}
 ///
 /// Events of a trail have most of their items in common, so most values need no second look: asked
 /// for those of one event after the other, this is two to three times as fast as
-/// [`Reader::value`]. Nothing stays pinned; where bytes are not in memory, values are copied.
+/// [`Reader::value`]. Nothing stays pinned; where bytes are not in memory, values are copied. Who wants
+/// all values of all events has them quicker from
+/// [`Trail::next_with_values`](crate::Trail::next_with_values).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), traildb::Error> {

@@ -99,10 +99,11 @@ impl<'r, S: Storage> View<'r, S> {
         self
     }
 
-    /// Says that values of the events will be looked up.
+    /// Says that values of the events will be looked up, by
+    /// [`Trail::next_with_values`](crate::Trail::next_with_values).
     ///
-    /// Where bytes are in memory ([`Storage::in_memory`]), a cursor then reads into the lexicons when
-    /// it decodes many events at once, so that memory answers to many questions at a time. Without a
+    /// Where bytes are in memory ([`Storage::in_memory`]), a cursor then looks up the values of all
+    /// events that it decodes at once, so that memory answers to many questions at a time. Without a
     /// look at the values this is wasted.
     #[must_use]
     pub fn values_ahead(mut self) -> View<'r, S> {

@@ -114,6 +114,27 @@ fn agree(got: &Trail, expected: &Trail, what: impl Fn() -> String) {
     assert_eq!(got, expected, "{}", what());
 }
 
+/// The events of a trail, read with their values, which must be those of the items.
+fn read_values<S: Storage>(cursor: &mut traildb::Trail<'_, S>, trail: u64) -> Trail {
+    let (reader, mut events) = (cursor.reader(), Vec::new());
+    if let Err(error) = cursor.seek(trail) {
+        return (events, Some(error.to_string()));
+    }
+    loop {
+        match cursor.next_with_values() {
+            Ok(Some(event)) => {
+                let looked_up = event.items.iter().map(|&item| reader.value(item).unwrap());
+                let looked_up: Vec<Vec<u8>> = looked_up.map(|value| value.to_vec()).collect();
+                assert!(event.values().eq(&looked_up), "{event:?}: {looked_up:?}");
+                assert!((0..looked_up.len()).all(|k| event.value(k) == looked_up[k]));
+                events.push((event.time, event.items.to_vec()));
+            }
+            Ok(None) => return (events, None),
+            Err(error) => return (events, Some(error.to_string())),
+        }
+    }
+}
+
 /// The values of events, with their fields.
 fn values<S: Storage>(reader: &Reader<S>, values: &mut LastValues<'_, S>, trail: &Trail) {
     for (_, items) in &trail.0 {
@@ -133,13 +154,20 @@ fn check(members: &Members, leap: u64) {
 fn check_reader<S: Storage>(reader: &Reader<S>, leap: u64) {
     let trails = reader.trails();
     let expected: Vec<Trail> = (0..trails).map(|trail| added_up(reader, trail)).collect();
-    let mut in_order = reader.view().values_ahead().cursor().unwrap();
+    let mut in_order = reader.cursor().unwrap();
+    let mut with_values = reader.view().values_ahead().cursor().unwrap();
+    let mut changes = reader.view().only_changes().cursor().unwrap();
     let mut last_values = reader.last_values().unwrap();
     let mut leaping = reader.cursor().unwrap();
     for trail in 0..trails {
         let expected = &expected[trail as usize];
         agree(&read(&mut in_order, trail), expected, || format!("trail {trail}, in order"));
         values(reader, &mut last_values, expected);
+        let got = read_values(&mut with_values, trail);
+        agree(&got, expected, || format!("trail {trail}, with values"));
+        let again = read_values(&mut with_values, trail);
+        agree(&again, expected, || format!("trail {trail}, with values, again"));
+        assert_eq!(read_values(&mut changes, trail), read(&mut changes, trail), "trail {trail}");
         let alone = read(&mut reader.cursor().unwrap(), trail);
         agree(&alone, expected, || format!("trail {trail}, alone"));
     }
@@ -150,6 +178,47 @@ fn check_reader<S: Storage>(reader: &Reader<S>, leap: u64) {
             let expected = &expected[trail as usize];
             let what = || format!("trail {trail}, in leaps of {leap}");
             agree(&read(&mut leaping, trail), expected, what);
+            let what = || format!("trail {trail}, with values in leaps of {leap}");
+            agree(&read_values(&mut with_values, trail), expected, what);
+        }
+    }
+    check_filters(reader, &expected, leap);
+}
+
+/// Filters find what a look at every event finds, with and without values.
+fn check_filters<S: Storage>(reader: &Reader<S>, expected: &[Trail], leap: u64) {
+    let events = || expected.iter().flat_map(|trail| &trail.0);
+    let one = |terms: &[Term]| Filter::new(terms.iter().map(|term| Clause::new([term.clone()])));
+    // Items and a time of some events, which are there, and NULLs.
+    let mut filters = Vec::new();
+    for (k, (time, items)) in events().step_by(97).take(2).enumerate() {
+        filters.push(one(&[Term::time(*time..)]));
+        let Some(&item) = items.get(k % items.len().max(1)) else { continue };
+        let last = *items.last().unwrap();
+        let null = Item::new(item.field(), 0);
+        filters.push(one(&[Term::is(item)]));
+        filters.push(one(&[Term::is_not(item)]));
+        filters.push(one(&[Term::is(null)]));
+        filters.push(one(&[Term::is_not(null), Term::is(last)]));
+        filters.push(one(&[Term::one_of([item, null]), Term::is(last), Term::time(..=*time)]));
+    }
+    for filter in filters {
+        let in_time = filter.times().is_none_or(|times| *times.end() < u64::MAX);
+        let view = reader.view().with_filter(filter.clone());
+        let mut plain = view.cursor().unwrap();
+        let mut valued = view.values_ahead().cursor().unwrap();
+        for trail in (0..reader.trails()).flat_map(|trail| [trail, trail / leap]) {
+            let mut wanted = expected[trail as usize].clone();
+            wanted.0.retain(|(time, items)| filter.matches(*time, items));
+            for got in [read(&mut plain, trail), read_values(&mut valued, trail)] {
+                if wanted.1.as_ref().is_some_and(|error| error.contains("more changes")) {
+                    assert!(got.0.starts_with(&wanted.0), "trail {trail}, {filter:?}");
+                    continue;
+                }
+                assert_eq!(got.0, wanted.0, "trail {trail}, {filter:?}");
+                // What is wrong behind the last time that matches need not be found.
+                assert!(got.1 == wanted.1 || in_time && got.1.is_none(), "{got:?}: {wanted:?}");
+            }
         }
     }
 }
@@ -162,6 +231,33 @@ fn trails_of_all_lengths_and_databases_of_all_widths() {
     for fields in [0, 1, 2, 3, 4, 7, 8, 20] {
         check(&database(fields, &LENGTHS, 5000, 7), 3);
     }
+}
+
+#[test]
+fn a_value_that_breaks_a_rule_is_an_error_of_its_event() {
+    let mut members = database(3, &[5, 40, 2], 50, 3);
+    // The first value of a field starts before values do.
+    members.get_mut("lexicon.f1").unwrap()[4..8].fill(0);
+    let reader = open_members(&members).unwrap();
+    let mut plain = reader.cursor().unwrap();
+    let mut valued = reader.view().values_ahead().cursor().unwrap();
+    let mut errors = 0;
+    for trail in 0..reader.trails() {
+        plain.seek(trail).unwrap();
+        valued.seek(trail).unwrap();
+        while let Some(event) = plain.next_event().unwrap() {
+            let sound = event.items.iter().all(|&item| reader.value(item).is_ok());
+            match valued.next_with_values() {
+                Ok(got) => assert!(sound && got.unwrap().time == event.time),
+                Err(error) => {
+                    assert!(!sound, "{error}");
+                    errors += 1;
+                }
+            }
+        }
+        assert!(valued.next_with_values().unwrap().is_none());
+    }
+    assert!(errors > 0);
 }
 
 #[test]

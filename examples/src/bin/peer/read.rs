@@ -76,14 +76,12 @@ fn scan(db: &Db) -> Result<(u64, u64), traildb::Error> {
 fn values(db: &Db) -> Result<(u64, u64), traildb::Error> {
     let (mut events, mut sum) = (0, 0u64);
     let mut cursor = db.view().values_ahead().cursor()?;
-    let mut values = db.last_values()?;
     for trail in 0..db.trails() {
         cursor.seek(trail)?;
-        while let Some(event) = cursor.next_event()? {
+        while let Some(event) = cursor.next_with_values()? {
             events += 1;
             sum = sum.wrapping_add(event.time);
-            for &item in event.items {
-                let value = values.get(item)?;
+            for value in event.values() {
                 sum += value.len() as u64 + u64::from(value.last().copied().unwrap_or(0));
             }
         }

@@ -1,0 +1,108 @@
+//! The values of many events, looked up before they are asked for.
+//!
+//! A value is two reads of memory, the second where the first says, and few of them are near. Looked
+//! up event by event, they are waited for nearly one by one; asked for in a row, first all offsets and
+//! then all values, a processor waits for ten at a time.
+//!
+//! ```text
+//!   rows (sparse)  --> places and items, by field --> slices of the lexicon --> values
+//!   values         a slice beside each item of a row, filled up as rows are
+//! ```
+
+use std::hint::black_box;
+
+use super::{Reader, rows};
+use crate::{error::Error, item::Item, member::lexicon::Slices, storage::Storage};
+
+/// Values beside the items of rows.
+pub(super) struct RowValues<'r> {
+    /// What is in memory of the values, by field.
+    lexicons: Box<[Slices<'r>]>,
+    /// Beside each item of a row its value, where it was looked up.
+    values: Vec<&'r [u8]>,
+    /// Of the items of one field that rows have, in which rows they are, and their values.
+    items: Vec<Item>,
+    places: Vec<u32>,
+    found: Vec<&'r [u8]>,
+}
+
+impl<'r> RowValues<'r> {
+    /// Of a database whose values are in memory; `None` if they are not.
+    pub(super) fn new<S: Storage>(reader: &'r Reader<S>) -> Result<Option<RowValues<'r>>, Error> {
+        let lexicons = reader.lexicons()?.iter().map(|lexicon| {
+            let slices = lexicon.in_memory(&reader.members);
+            slices.are_there().then_some(slices)
+        });
+        Ok(lexicons.collect::<Option<_>>().map(|lexicons| RowValues {
+            lexicons,
+            values: Vec::new(),
+            items: Vec::new(),
+            places: Vec::new(),
+            found: Vec::new(),
+        }))
+    }
+
+    /// Looks up the values of the items that sparse rows have, of which the first is at `from`. Returns
+    /// whether all are in memory, and keep the rules.
+    pub(super) fn look_up<const N: usize>(&mut self, rows: &[Item], from: usize) -> bool {
+        let (rows, _) = rows.as_chunks::<N>();
+        let end = from + rows.len() * N;
+        if self.values.len() < end {
+            self.values.resize(end, &[]);
+        }
+        let (values, _) = self.values[from..end].as_chunks_mut::<N>();
+        // One more, for what is written behind the last.
+        self.items.resize(self.items.len().max(rows.len() + 1), rows::SAME);
+        self.places.resize(self.places.len().max(rows.len() + 1), 0);
+        let mut whole = true;
+        for (k, lexicon) in self.lexicons.iter().enumerate() {
+            let field = (k + 1) & (N - 1);
+            let mut n = 0;
+            for (place, row) in (0..).zip(rows) {
+                // Which rows have an item cannot be guessed: all are written, and those without one
+                // written over.
+                (self.items[n], self.places[n]) = (row[field], place);
+                n += usize::from(row[field] != rows::SAME);
+            }
+            // Nothing but reads, so that a processor has many of them under way.
+            self.found.clear();
+            self.found.extend(self.items[..n].iter().map(|item| {
+                lexicon.get(item.value()).unwrap_or_else(|| {
+                    whole &= item.is_null();
+                    &[]
+                })
+            }));
+            // What a longer value has between its first and its last byte comes when it is read in
+            // order. The bytes are wanted for nothing else, which must not be noticed.
+            let mut bytes = 0;
+            for (&value, &place) in self.found.iter().zip(&self.places) {
+                values[place as usize][field] = value;
+                if let [first, .., last] = value {
+                    bytes ^= first ^ last;
+                }
+            }
+            black_box(bytes);
+        }
+        whole
+    }
+
+    /// Gives the values of rows, of which the first is at `from`, to those that have none since their
+    /// item did not change; it is NULL before the first. The rows are still sparse.
+    pub(super) fn fill<const N: usize>(&mut self, rows: &[Item], from: usize) {
+        let (rows, _) = rows.as_chunks::<N>();
+        let (values, _) = self.values[from..from + rows.len() * N].as_chunks_mut::<N>();
+        let mut last: [&[u8]; N] = [&[]; N];
+        for (row, values) in rows.iter().zip(values) {
+            for ((item, value), last) in row[1..].iter().zip(&mut values[1..]).zip(&mut last[1..]) {
+                let filled = if *item == rows::SAME { *last } else { *value };
+                (*value, *last) = (filled, filled);
+            }
+        }
+    }
+
+    /// The values of the row at `row`, one for each field.
+    #[inline(always)]
+    pub(super) fn of(&self, row: usize) -> &[&'r [u8]] {
+        &self.values[row + 1..row + 1 + self.lexicons.len()]
+    }
+}
