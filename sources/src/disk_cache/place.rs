@@ -151,6 +151,7 @@ impl<S: BlockSource> DiskCache<S> {
     /// As for [`read`](BlockSource::read).
     pub async fn prefetch(&self, version: &Version, range: Range<u64>) -> Result<(), SourceError> {
         let Some(object) = self.object(version).await else { return Ok(()) };
+        let Some(range) = self.missing(&object, range).await? else { return Ok(()) };
         check_range(self.name(), &range, object.identity.layout.object_len)?;
         let mut reading = Reading {
             inner: self.cache.inner.clone(),
@@ -163,6 +164,22 @@ impl<S: BlockSource> DiskCache<S> {
         };
         while reading.next().await?.is_some() {}
         Ok(())
+    }
+
+    /// What has to be fetched of `range`: what is there need not be read for nobody.
+    async fn missing(
+        &self,
+        object: &Arc<Object>,
+        range: Range<u64>,
+    ) -> Result<Option<Range<u64>>, SourceError> {
+        check_range(self.name(), &range, object.identity.layout.object_len)?;
+        let (core, object, asked) = (self.cache.inner.core.clone(), object.clone(), range.clone());
+        let work = move || core.missing(&object.identity, &asked);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(missing)) => Ok(missing),
+            // Reading says what that means.
+            _ => Ok(Some(range)),
+        }
     }
 
     async fn locate(
@@ -187,6 +204,35 @@ impl<S: BlockSource> DiskCache<S> {
 }
 
 impl Core {
+    /// The part of `range` from its first block that is not there to its last. `None` if all are.
+    fn missing(&self, object: &Identity, range: &Range<u64>) -> io::Result<Option<Range<u64>>> {
+        let layout = &object.layout;
+        let blocks = layout.blocks_of(range);
+        let mut missing: Option<Range<u64>> = None;
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let index = layout.segment_of(at);
+            let end = layout.segment_blocks(index).end.min(blocks.end);
+            let gap = match self.named_segment(object, index)? {
+                None => Some(at..end),
+                Some(segment) => {
+                    if segment.run(at, end) < end - at {
+                        segment.refresh()?;
+                    }
+                    let first = at + segment.run(at, end);
+                    let last = (first..end).rev().find(|&block| !segment.holds(block));
+                    last.map(|last| first..last + 1)
+                }
+            };
+            if let Some(gap) = gap {
+                missing = Some(missing.map_or(gap.start, |before| before.start)..gap.end);
+            }
+            at = end;
+        }
+        let bytes = missing.map(|blocks| layout.range_of(&blocks));
+        Ok(bytes.map(|bytes| bytes.start.max(range.start)..bytes.end.min(range.end)))
+    }
+
     /// Where `range` lies, if all of it does, with what is known to follow it. Checks, once for each
     /// block, what lies in `extent` around it.
     fn locate(

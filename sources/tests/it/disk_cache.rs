@@ -432,6 +432,40 @@ async fn flipped_bytes_are_fetched_again() {
     assert_eq!((found.damaged.len(), found.removed), (1, 1), "{found:?}");
 }
 
+/// Whoever announces what is there has it read by nobody: a scan through a block server read the disk
+/// twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_announced_and_there_is_not_read() {
+    let bytes = sample(9_000_000);
+    let folder = folder();
+    let fixed = Fixed::new(&bytes);
+    let version = fixed.version.clone();
+    let source = DiskCache::new(fixed, open(folder.path()));
+    // All but a gap in the middle.
+    for range in [0..2 << 20, 4 << 20..9_000_000] {
+        read(&source, range).await.expect("read");
+    }
+    source.cache().flush().await.expect("flushed");
+    drop(source);
+    // A byte that is there flips: whoever reads it finds out.
+    let file = fs::OpenOptions::new().read(true).write(true).open(&segments(folder.path())[0]);
+    let (file, mut byte) = (file.expect("open"), [0]);
+    file.read_exact_at(&mut byte, 1000).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x20], 1000).expect("write");
+    let (fixed, cache) = (Fixed::new(&bytes), open(folder.path()));
+    let reads = fixed.reads.clone();
+    let source = DiskCache::new(fixed, cache.clone());
+    source.prefetch(&version, 0..9_000_000).await.expect("fetched");
+    cache.flush().await.expect("flushed");
+    let gap = reads.load(Relaxed);
+    assert!(gap > 0 && cache.count().damaged_blocks == 0, "{gap}: {:?}", cache.count());
+    source.prefetch(&version, 0..9_000_000).await.expect("nothing to do");
+    assert_eq!(reads.load(Relaxed), gap, "all is there");
+    assert!(read_all(&source).await == bytes);
+    assert_eq!(cache.count().damaged_blocks, 1, "{:?}", cache.count());
+    assert_eq!(reads.load(Relaxed), gap + 1, "the block that was damaged, and no other");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_object_is_never_mixed() {
     let (first, second) = (sample(3_000_000), vec![9u8; 3_000_000]);
