@@ -51,8 +51,10 @@ const UNREAD_BYTES: usize = 16 << 20;
 const UNIT: u64 = 4096;
 /// A client takes so many bytes of an answer in a second, or is given up: others wait for the room.
 const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
-/// Announcements that are followed at once, for one connection. Others are not heard.
-const AHEAD_MAX: usize = 4;
+/// Announcements that are followed at once, for one connection and for all. Others are not heard. A
+/// reader that fills its link has some sixteen requests under way, of which each is one.
+const AHEAD_MAX: usize = 16;
+pub(super) const AHEAD_OF_ALL_MAX: usize = 64;
 /// The most that one announcement makes the server fetch.
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
 
@@ -443,6 +445,7 @@ impl Connection {
 
     /// Fetches what will be asked for, in as few requests as there are gaps.
     async fn ahead(&self, handle: u32, offset: u64, length: u64) {
+        let Ok(_turn) = self.server.announced.try_acquire() else { return };
         let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else { return };
         let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(opened.pinned.len);
         if offset >= end {

@@ -152,6 +152,8 @@ pub(crate) struct Server {
     extent_bytes: u64,
     /// Fetches ahead of readers.
     ahead: Arc<Semaphore>,
+    /// Announcements of readers that are followed.
+    announced: Semaphore,
     seats: Arc<Seats>,
     counts: Counts,
     seen: Seen,
@@ -216,6 +218,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         objects: Objects::new(cache, allow),
         extent_bytes: args.block_bytes,
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
+        announced: Semaphore::new(blocks::AHEAD_OF_ALL_MAX),
         seats: Seats::new(
             args.connections_max,
             args.connections_per_client,

@@ -574,6 +574,28 @@ fn what_was_announced_is_not_fetched_for_those_who_left() {
     assert!(bytes < 100 << 20, "{bytes} bytes for nobody");
 }
 
+/// A reader that fills its link announces many parts at once, and each is a request of its own.
+#[test]
+fn announcements_are_followed_side_by_side() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(48 << 20, 46);
+    origin.put("/object", &object, "1");
+    let _server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&origin.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    // All have come before the first is done.
+    origin.delay(Duration::from_secs(1));
+    for part in 0..12u64 {
+        client.say(4, &Raw::range(&opened[..4], part * (4 << 20), 1 << 20)).expect("send");
+    }
+    let in_time = Instant::now() + Duration::from_secs(30);
+    while origin.count().1 < 12 << 20 {
+        assert!(Instant::now() < in_time, "{:?} of what was announced", origin.count());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Many who ask for all they may, and read nothing.
 #[test]
 fn answers_that_nobody_reads_take_no_more_than_they_may() {
