@@ -9,6 +9,9 @@
 
 mod print; // events as lines
 
+use std::time::Instant;
+
+use indicatif::{HumanCount, HumanDuration};
 use traildb::shards::Opened;
 
 use self::print::{Layout, Printer};
@@ -87,6 +90,10 @@ pub(crate) struct Args {
     #[arg(long)]
     compat: bool,
 
+    /// Says on stderr how much was printed and how long it took.
+    #[arg(short, long)]
+    verbose: bool,
+
     #[command(flatten)]
     threads: threads::Args,
 
@@ -163,6 +170,7 @@ fn print(
     shards: &Shards<'_>,
     databases: &[Database<'_>],
 ) -> Result<(), Failure> {
+    let began = Instant::now();
     let Found { columns, walk, asked } = found;
     if let Some(asked) = asked
         && !args.compat
@@ -188,5 +196,12 @@ fn print(
     let bar = progress::bar(walk.trails_max(), "trails", args.output == "-");
     walk.run(shards, &bar, |batch, lose| printer.print(batch, &mut output, lose))?;
     bar.finish_and_clear();
-    output.finish()
+    output.finish()?;
+    if args.verbose {
+        let (events, trails) = printer.printed();
+        let (events, trails) = (HumanCount(events), HumanCount(trails));
+        let took = HumanDuration(began.elapsed());
+        output::note(&format!("{events} events of {trails} trails printed in {took:#}"));
+    }
+    Ok(())
 }

@@ -33,6 +33,8 @@ pub(super) struct Printer<'d> {
     uuid: Uuid,
     /// Whether the trail's first event is still to come.
     first: bool,
+    /// Events, and trails of which one was printed.
+    printed: (u64, u64),
     /// Shards of which an event was printed.
     begun: Vec<bool>,
     /// Shards of which no more can be printed.
@@ -63,9 +65,15 @@ impl<'d> Printer<'d> {
             line: Vec::new(),
             uuid: Uuid::default(),
             first: true,
+            printed: (0, 0),
             begun: vec![false; share],
             lost: vec![false; share],
         }
+    }
+
+    /// How many events were printed, and of how many trails.
+    pub(super) fn printed(&self) -> (u64, u64) {
+        self.printed
     }
 
     /// Prints what comes before all events.
@@ -120,6 +128,8 @@ impl<'d> Printer<'d> {
                         lose(place, failure, self.begun[place])?;
                         continue;
                     }
+                    self.printed.0 += 1;
+                    self.printed.1 += u64::from(self.first);
                     (self.first, self.begun[place]) = (false, true);
                 }
                 Step::End if self.layout == Layout::Trails && !self.first => {

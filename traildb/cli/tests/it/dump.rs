@@ -240,3 +240,25 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(stderr(&output), "");
 }
+
+/// The options of the C library's `dump`, all that go together.
+#[test]
+fn options_of_the_c_tool_are_known() {
+    let sample = Sample::new(NASTY);
+    let (path, one) = (sample.path(), uuid(1).to_string());
+    let out = sample.beside("out.csv");
+    let csv = ["dump", "-c", "-d", ",", "-i", &path, "-o", &out, "-T", "2", "-u", &one, "-v"];
+    let more = ["-f", "time,a", "-F", "a!=", "--no-index", "--csv-header"];
+    let output = run(&[&csv[..], &more].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.starts_with("tdb: 2 events of 1 trails printed in "), "{said}");
+    let text = std::fs::read_to_string(&out).expect("made a moment ago");
+    assert_eq!(text, "time,a\n10,plain\n12,\"say \"\"hi\"\"\"\n");
+    let long = ["dump", "--json", "--json-no-empty", "--input", &path, "--verbose"];
+    let output = run(&[&long[..], &["--uuids", &one, "--fields", "a", "--threads", "1"]].concat());
+    assert!(stderr(&output).contains("3 events of 1 trails"), "{}", stderr(&output));
+    assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'\n').count(), 3);
+    let quiet = run(&["dump", "-i", &path]);
+    assert_eq!(stderr(&quiet), "");
+}
