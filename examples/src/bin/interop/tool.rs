@@ -1,6 +1,7 @@
 //! The two programs, run as a user would.
 
 use std::{
+    fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -36,12 +37,14 @@ impl Tool {
     }
 
     fn new(program: &Path, whose: Whose) -> Result<Tool, String> {
-        // A name without a folder is looked for in PATH; one with a folder must be there.
-        let named = program.components().count() > 1;
-        match named && !program.exists() {
-            true => Err(format!("{}: there is no such program", program.display())),
-            false => Ok(Tool { program: program.to_owned(), whose }),
-        }
+        // A name without a folder is looked for in PATH; one with a folder must be there, and is
+        // found from the folders that it runs in, too.
+        let program = match program.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => fs::canonicalize(program)
+                .map_err(|e| format!("{}: there is no such program: {e}", program.display()))?,
+            _ => program.to_owned(),
+        };
+        Ok(Tool { program, whose })
     }
 
     /// Whether the command `command` has the option `option`, as its help says.
@@ -100,5 +103,25 @@ impl Tool {
         }
         words.extend(more);
         self.run(folder, &words, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs run in the folder of a data set, and are named from where one is.
+    #[test]
+    fn a_relative_path_is_found_from_another_folder() {
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        let tool = Tool::ours(&up.join("bin/sh")).unwrap();
+        // Deeper than here, so that the same steps up do not lead to the same place.
+        let scratch = tempfile::tempdir().unwrap();
+        let deep = here.components().fold(scratch.path().to_owned(), |path, _| path.join("x"));
+        fs::create_dir_all(&deep).unwrap();
+        assert_eq!(tool.run(&deep, &["-c", "echo found"], None), Ok(b"found\n".to_vec()));
+        assert!(Tool::ours(Path::new("./no-such-program")).is_err());
+        assert!(Tool::ours(Path::new("sh")).unwrap().run(&deep, &["-c", ":"], None).is_ok());
     }
 }
