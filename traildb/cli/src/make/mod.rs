@@ -31,6 +31,8 @@ use self::{
 };
 use crate::{dump, failure::Failure, output, progress, select, threads, writing};
 
+/// The byte order mark, in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 /// The longest header line.
 const HEADER_BYTES_MAX: usize = 16 << 20;
 
@@ -151,7 +153,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut builder = args.writing.builder(&fields, &args.threads, &target)?;
 
-    let (start, line) = header.map_or((Vec::new(), 1), |header| (header.rest, 1 + header.lines));
+    let (start, line) = match header {
+        Some(header) => (header.rest, 1 + header.lines),
+        None if args.compat => (Vec::new(), 1),
+        None => (behind_mark(&mut input).map_err(failed)?, 1),
+    };
     let feed = Feed::new(input, start, line, syntax, fields.len(), Tally::new(args.skip_bad_input));
     let bar = progress::reading(len);
     let mut refused = Tally::new(args.skip_bad_input);
@@ -215,6 +221,16 @@ fn add(
     }
 }
 
+/// The first bytes of an input, but for a byte order mark.
+fn behind_mark(input: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    input.by_ref().take(MARK.len() as u64).read_to_end(&mut start)?;
+    if start == MARK {
+        start.clear();
+    }
+    Ok(start)
+}
+
 /// The first row of CSV, and what was read behind it.
 struct Header {
     names: Vec<String>,
@@ -233,7 +249,7 @@ impl Header {
             if text.is_empty() {
                 return Err(bad("the input has no header line"));
             }
-            let start = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+            let start = if text.starts_with(MARK) { MARK.len() } else { 0 };
             let mut names = Vec::new();
             let scanned = csv.scan(&text, start, ended, &mut Vec::new(), |_, _, name| {
                 names.push(String::from_utf8_lossy(name).into_owned());

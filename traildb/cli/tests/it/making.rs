@@ -253,6 +253,30 @@ fn compat_reads_as_the_c_tool_does() {
     assert_eq!(got, one_trail(r#"[5,"\\n"]"#));
 }
 
+/// With a header and without, in both forms; in a file of two bytes there is none.
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    let sample = Sample::new(&[]);
+    let (row, header) = (format!("{},5\n", uuid(1)), "uuid,time\n");
+    let object = format!("{{\"uuid\":\"{}\",\"time\":5}}\n", uuid(1));
+    let cases: [(&str, &[&str], String); 3] = [
+        ("CSV", &["-d", ","], row.clone()),
+        ("a header", &["-d", ",", "--csv-header"], format!("{header}{row}")),
+        ("JSON", &["-j"], object),
+    ];
+    for (k, (what, options, input)) in cases.into_iter().enumerate() {
+        let marked = format!("\u{feff}{input}");
+        assert_eq!(made(&sample, &format!("p{k}"), options, input), one_trail("[5]"), "{what}");
+        assert_eq!(made(&sample, &format!("m{k}"), options, marked), one_trail("[5]"), "{what}");
+    }
+    let args = ["make", "--compat", "-d", ",", "-o", &sample.beside("c")];
+    let output = tdb(&args).write_stdin(format!("\u{feff}{row}")).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "to the C tool it is part of the UUID");
+    let args = ["make", "-d", ",", "--skip-bad-input", "-o", &sample.beside("two")];
+    let output = tdb(&args).write_stdin("1\n").output().expect("the command starts");
+    assert!(stderr(&output).contains("passed over 1 of 1 lines"), "{}", stderr(&output));
+}
+
 #[test]
 fn trails_can_be_chosen() {
     let sample = Sample::new(&[]);
