@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -541,9 +541,22 @@ impl Tmpfs {
         }
     }
 
+    /// Waits until nobody has a file of it open for writing: the cache's writer ends after the last
+    /// handle is dropped, and a child of another test has our descriptors until it becomes its program.
     fn remount(&self, how: &str) {
-        let done = Command::new("mount").args(["-o", how]).arg(&self.0).status();
-        assert!(done.expect("mount").success(), "{how}");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let done =
+                Command::new("mount").args(["-o", how]).arg(&self.0).output().expect("mount");
+            let said = String::from_utf8_lossy(&done.stderr);
+            match done.status.success() {
+                true => return,
+                false if said.contains("busy") && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                false => panic!("{how}: {said}"),
+            }
+        }
     }
 }
 
