@@ -67,6 +67,10 @@ const DIRECTORY_NAME_BYTES_MAX: usize = 255 - "lexicon.".len();
 const MEMORY_MIN: u64 = 64 << 20;
 /// What the process, the batches and the model take, about.
 const MEMORY_OTHER: u64 = 16 << 20;
+/// One part in so many is left to the allocator: it keeps a heap for each thread, and what was freed
+/// in one is not used by the others. How much that comes to hangs on which thread ran when; with all
+/// on one core, the same events have been seen to take 54 and 71 MiB.
+const MEMORY_HEAPS: u64 = 8;
 /// The memory for joining what was spilled, when there is no limit to it.
 const MEMORY_JOIN: u64 = 256 << 20;
 /// More threads than these gain nothing: what is left to one of them takes as long.
@@ -200,7 +204,7 @@ impl Builder {
     fn make_room(&mut self, events: usize, bytes: usize, others: u64) -> Result<(), Error> {
         let limit = match self.options.memory_bytes {
             0 => u64::MAX,
-            bytes => bytes - MEMORY_OTHER,
+            bytes => bytes - bytes / MEMORY_HEAPS - MEMORY_OTHER,
         };
         let tables = self.batches.tables();
         let (of_values, of_events) = (tables.values_memory(), tables.events_memory(self.threads));
