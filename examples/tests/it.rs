@@ -89,3 +89,53 @@ fn equal_seeds_choose_equal_users() {
     assert_ne!(users(1), users(2));
     assert_eq!(users(1).len(), 5);
 }
+
+/// What `make test` and CI end with: a record of the last lines tells what failed, and where.
+#[test]
+fn failures_are_told_at_the_end_of_the_tests() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let summary = |text: &'static str| {
+        let mut awk = Command::new("awk");
+        let output = awk.arg("-f").arg(format!("{folder}test-summary.awk")).write_stdin(text);
+        let output = output.assert().code(1);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    // Recorded from cargo: a test that returns an error, ones that panic, here and in a thread, a
+    // program that aborts, a test in the documentation.
+    let told = summary(include_str!("data/failing.txt"));
+    let expected = "\
+left out: nothing
+failed: an_error
+    Error: \"it broke\"
+failed: does_not_panic
+    note: test did not panic as expected at src/lib.rs:14:4
+failed: talks_first
+    thread 'talks_first' panicked at src/lib.rs:9:48:
+    assertion `left == right` failed: the first
+      left: 1
+     right: 2
+failed: a test program ended before its tests: to rerun pass `--test dies`
+         Running tests/dies.rs (target/debug/deps/dies)
+    running 2 tests
+    Caused by:
+      process didn't exit successfully: `target/debug/deps/dies --show-output` (signal: 6, SIGABRT: process abort signal)
+failed: threads
+    thread '<unnamed>' panicked at tests/other.rs:2:38:
+    of a thread
+    thread 'threads' panicked at tests/other.rs:2:68:
+    called `Result::unwrap()` on an `Err` value: Any { .. }
+failed: src/lib.rs - (line 1)
+    thread 'main' panicked at src/lib.rs:5:1:
+    assertion `left == right` failed: a doc test's
+      left: 1
+     right: 2
+1 passed, 5 failed
+";
+    let end = told.find("left out: ").map(|at| &told[at..]);
+    assert_eq!(end, Some(expected), "{told}");
+    let told =
+        summary("   Compiling tiny v0.1.0\nerror: unclosed\n --> src/lib.rs:15:9\ncargo: 101\n");
+    let expected =
+        "failed: cargo\n    error: unclosed\n     --> src/lib.rs:15:9\n0 passed, 0 failed\n";
+    assert!(told.ends_with(expected), "{told}");
+}

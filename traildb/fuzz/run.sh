@@ -34,7 +34,8 @@ for name in $targets; do
     echo "== $name, $each s"
     "$target/$host/release/$name" -max_total_time="$each" -max_len=65536 -timeout=20 \
         -rss_limit_mb=1024 -len_control=0 -print_final_stats=1 \
-        -artifact_prefix="$corpus/$name-failed-" "$corpus/$name" || failed="$failed $name"
+        -verbosity=0 -print_funcs=0 -artifact_prefix="$corpus/$name-failed-" "$corpus/$name" ||
+        failed="$failed $name"
 done
 [ -z "$failed" ] || {
     echo "failed:$failed; the inputs are in $corpus" >&2
