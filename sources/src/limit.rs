@@ -29,24 +29,31 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::counters;
 
 tokio::task_local! {
-    /// How long the attempt that is being polled has waited at gates. [`Retry`](crate::Retry) looks
-    /// at it: waiting for one's turn is no silence of the server.
+    /// The call whose attempt is being polled. [`Retry`](crate::Retry) sets it, for two reasons: waiting
+    /// for one's turn is no silence of the server, and a body that broke goes on in the turn it had.
     pub(crate) static TURN: Turn;
 }
 
-/// The time that one attempt has spent at gates.
-#[derive(Clone, Debug, Default)]
+/// What one call has had of gates.
+#[derive(Clone, Default)]
 pub(crate) struct Turn(Arc<Mutex<TurnState>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct TurnState {
-    /// Waits that are over.
+    /// Waits of this attempt that are over.
     waited: Duration,
     since: Option<Instant>,
+    /// Turns without a request, where they are kept.
+    kept: Option<Vec<Seat>>,
 }
 
 impl Turn {
-    /// Time spent at gates, the present wait included.
+    /// The next attempt has not waited.
+    pub(crate) fn next_attempt(&self) {
+        self.with(|turn| (turn.waited, turn.since) = (Duration::ZERO, None));
+    }
+
+    /// Time that this attempt has spent at gates, the present wait included.
     pub(crate) fn waited(&self) -> Duration {
         self.with(|turn| turn.waited + turn.since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
@@ -54,6 +61,40 @@ impl Turn {
     /// Whether it stands at a gate now.
     pub(crate) fn is_waiting(&self) -> bool {
         self.with(|turn| turn.since.is_some())
+    }
+
+    /// From now on the turns of this call are its own until [`Turn::release`], whatever its attempts
+    /// come to. Who reads a body in parts has a place ready for the next one; were he to queue up with
+    /// it, those who have their turns might be waiting for that place.
+    pub(crate) fn keep(&self) {
+        self.with(|turn| {
+            turn.kept.get_or_insert_default();
+        });
+    }
+
+    /// Gives back what was kept, and keeps nothing more.
+    pub(crate) fn release(&self) {
+        drop(self.with(|turn| turn.kept.take()));
+    }
+
+    /// Keeps `seat`, or returns it.
+    fn put(&self, seat: Seat) -> Option<Seat> {
+        self.with(|turn| match &mut turn.kept {
+            Some(kept) => {
+                kept.push(seat);
+                None
+            }
+            None => Some(seat),
+        })
+    }
+
+    /// The turn at `gate` that was kept.
+    fn take(&self, gate: &Arc<Inner>) -> Option<Seat> {
+        self.with(|turn| {
+            let kept = turn.kept.as_mut()?;
+            let at = kept.iter().position(|seat| Arc::ptr_eq(&seat.0, gate))?;
+            Some(kept.swap_remove(at))
+        })
     }
 
     fn begin(&self) {
@@ -121,7 +162,7 @@ struct Inner {
 struct State {
     allowed: f64,
     running: u32,
-    queue: VecDeque<oneshot::Sender<Permit>>,
+    queue: VecDeque<oneshot::Sender<Seat>>,
     /// Requests that began before this moment have been answered for.
     cut_at: Option<Instant>,
     times: Times,
@@ -170,6 +211,17 @@ impl Gate {
 
     /// Waits for a turn, first come first served.
     async fn enter(&self, object: &str) -> Result<Permit, SourceError> {
+        // Nobody may be looking.
+        let turn = TURN.try_with(Turn::clone).ok();
+        let kept = turn.as_ref().and_then(|turn| turn.take(&self.inner));
+        let seat = match kept {
+            Some(seat) => seat,
+            None => self.seat(object, turn.as_ref()).await?,
+        };
+        Ok(Permit { seat: Some(seat), turn, gate: self.inner.clone(), began: Instant::now() })
+    }
+
+    async fn seat(&self, object: &str, turn: Option<&Turn>) -> Result<Seat, SourceError> {
         let waiting = self.inner.with(|state| {
             if state.queue.is_empty() && state.has_room() {
                 state.running += 1;
@@ -181,8 +233,8 @@ impl Gate {
             if state.queue.len() >= self.inner.queue_max {
                 return Err(());
             }
-            let (turn, waiting) = oneshot::channel();
-            state.queue.push_back(turn);
+            let (sender, waiting) = oneshot::channel();
+            state.queue.push_back(sender);
             Ok(Some(waiting))
         });
         let refused = || SourceError::Throttled {
@@ -191,16 +243,14 @@ impl Gate {
             cause: Some(Arc::new(QueueFull(self.inner.queue_max))),
         };
         match waiting {
-            Ok(None) => Ok(self.inner.permit()),
+            Ok(None) => Ok(Seat(self.inner.clone())),
             Ok(Some(waiting)) => {
                 let since = Instant::now();
-                // Nobody may be looking.
-                let turn = TURN.try_with(Turn::clone).ok();
-                turn.iter().for_each(Turn::begin);
-                let permit = waiting.await.map_err(|_| refused());
-                turn.iter().for_each(Turn::end);
+                turn.into_iter().for_each(Turn::begin);
+                let seat = waiting.await.map_err(|_| refused());
+                turn.into_iter().for_each(Turn::end);
                 counters::queued(since.elapsed());
-                permit
+                seat
             }
             Err(()) => Err(refused()),
         }
@@ -222,10 +272,6 @@ impl Inner {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn permit(self: &Arc<Self>) -> Permit {
-        Permit { gate: self.clone(), began: Instant::now() }
-    }
-
     /// Gives turns to those who wait, as far as there is room.
     fn admit(self: &Arc<Self>) {
         loop {
@@ -240,8 +286,8 @@ impl Inner {
                 None
             });
             let Some(turn) = next else { return };
-            // Outside the lock: a waiter that has just left drops its permit, which locks again.
-            drop(turn.send(self.permit()));
+            // Outside the lock: a waiter that has just left drops its turn, which locks again.
+            drop(turn.send(Seat(self.clone())));
         }
     }
 
@@ -306,8 +352,21 @@ impl Times {
     }
 }
 
-/// One turn. Dropping it lets the next one in.
+/// A place among those that run. Dropping it lets the next one in.
+struct Seat(Arc<Inner>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.with(|state| state.running -= 1);
+        self.0.admit();
+    }
+}
+
+/// The turn of one request.
 struct Permit {
+    /// Taken out where this is dropped.
+    seat: Option<Seat>,
+    turn: Option<Turn>,
     gate: Arc<Inner>,
     began: Instant,
 }
@@ -322,12 +381,14 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.with(|state| state.running -= 1);
-        self.gate.admit();
+        if let (Some(seat), Some(turn)) = (self.seat.take(), &self.turn) {
+            drop(turn.put(seat));
+        }
     }
 }
 
-/// A source whose requests wait at a gate. A turn lasts until the body ends or is dropped.
+/// A source whose requests wait at a gate. A turn lasts until the body ends or is dropped; where
+/// [`Retry`](crate::Retry) goes on with a body that broke, until that one does.
 pub struct Limit<S> {
     source: S,
     gate: Gate,
@@ -363,7 +424,8 @@ impl Stream for LimitedBody {
             (Poll::Ready(None), Some(permit)) => permit.gate.went_well(),
         }
         self.inner = None;
-        self.permit = None;
+        // `Retry`, which set the turn, may go on in it: it drops this body and says whether it does.
+        drop(self.permit.take_if(|permit| permit.turn.is_none()));
         item
     }
 }

@@ -129,6 +129,7 @@ pub(crate) struct Effort {
     /// Time spent in earlier polls. Time in which nobody asked for the next chunk is not counted.
     spent: Duration,
     since: Instant,
+    turn: Turn,
 }
 
 impl Effort {
@@ -149,6 +150,7 @@ impl Effort {
             brought_at_failure: 0,
             spent: Duration::ZERO,
             since: Instant::now(),
+            turn: Turn::default(),
         }
     }
 
@@ -194,11 +196,13 @@ impl Effort {
         extra: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, SourceError> {
-        let (began, turn) = (Instant::now(), Turn::default());
+        let began = Instant::now();
+        self.turn.next_attempt();
         let silence = self.policy.stall.saturating_add(extra).min(WAIT_MAX);
-        let mut work = pin!(TURN.scope(turn.clone(), work));
+        let mut work = pin!(TURN.scope(self.turn.clone(), work));
         let patience = || {
-            let allowed = silence.saturating_add(turn.waited()).saturating_sub(began.elapsed());
+            let waited = self.turn.waited();
+            let allowed = silence.saturating_add(waited).saturating_sub(began.elapsed());
             allowed.min(self.left())
         };
         loop {
@@ -209,8 +213,8 @@ impl Effort {
                 break;
             }
         }
-        let waited = turn.waited();
-        let reason = match turn.is_waiting() {
+        let waited = self.turn.waited();
+        let reason = match self.turn.is_waiting() {
             true => format!("no turn for {waited:?}: other requests to this server are under way"),
             false => format!("no answer for {:?}", began.elapsed().saturating_sub(waited)),
         };
@@ -336,6 +340,8 @@ impl<S: BlockSource> Resuming<S> {
                 }
                 Err(silent) => silent,
             };
+            // The reader may hold what others wait for who have their turns: no queue for this one.
+            self.effort.turn.keep();
             self.body = None;
             self.effort.recover(error).await?;
         }
@@ -416,8 +422,9 @@ impl<S: BlockSource> BlockSource for Retry<S> {
             reading.effort.pause();
             reading.over = !matches!(item, Some(Ok(_)));
             if reading.over {
-                // Whatever the body holds, a connection or a permit, goes back now.
+                // Whatever the body holds, a connection or a turn, goes back now.
                 reading.body = None;
+                reading.effort.turn.release();
             }
             item.map(|item| (item, reading))
         })))

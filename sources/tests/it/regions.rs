@@ -1,12 +1,17 @@
 //! From a server to memory: regions of the pager over real servers, while these fail.
 
 use std::{
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use pager::{Error, Hint, Mapped, Pager, Region};
-use sources::{Options, SourceError};
+use pager::{BlockSource, ByteStream, Error, Hint, Mapped, ObjectStat, Pager, Region, Version};
+use sources::{
+    Faulty, Gate, Limit, Memory, Options, Retry, RetryPolicy, SourceError, async_trait,
+    faulty::{Fault, Schedule},
+    limit::LimitPolicy,
+};
 
 use crate::{
     fake::{Fake, answer},
@@ -201,4 +206,64 @@ async fn http_that_fails_is_right_bytes_in_memory() {
     }
     let refusals = server.seen().iter().filter(|head| head.starts_with("get ")).count();
     assert!(refusals >= 3, "{refusals} requests: the faults did not happen");
+}
+
+/// Bodies that arrive in parts, as those of a server do, and not in frames.
+struct InParts(Memory);
+
+#[async_trait]
+impl BlockSource for InParts {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        self.0.stat().await
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        self.0.read(version, range).await
+    }
+}
+
+/// Those whose bodies had broken stood at the gate with all the buffers that the smallest budget has;
+/// those who had all the turns waited for the buffers. It ended with an error at the deadline of `Retry`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_bodies_go_on_where_turns_and_buffers_are_few() {
+    const UNIT: u64 = 64 << 10;
+    // The least that 64 KiB may have: two buffers.
+    let budget = 32 * (UNIT + 4096) + 4 * UNIT;
+    let bytes = sample(32 * UNIT as usize);
+    // Each first body breaks in the midst of its unit, and so does the next.
+    let breaks = (0..24).map(|_| Some(Fault::Break { after: 10_000 }));
+    let broken = Faulty::new(InParts(Memory::new("x", bytes.clone())), Schedule::script(breaks));
+    let four = LimitPolicy {
+        requests_min: 1,
+        requests_start: 4,
+        requests_max: 4,
+        ..LimitPolicy::default()
+    };
+    let gate = Gate::new("x", four);
+    let source = Retry::with(Limit::new(broken, gate.clone()), RetryPolicy::default());
+    let pager = Pager::builder().budget_bytes(budget).unit_bytes(UNIT).build().expect("a pager");
+    let region = pager.open_async(source).await.expect("a region");
+    // No neighbours: each is a request of its own.
+    let loads = (0..12).map(|n| {
+        let (region, bytes) = (&region, &bytes);
+        async move {
+            let range = 2 * n * UNIT..(2 * n + 1) * UNIT;
+            let guard = region.load_async(range.clone()).await?;
+            assert!(*guard == bytes[range.start as usize..range.end as usize], "{range:?}");
+            Ok::<_, Error>(())
+        }
+    });
+    futures::future::try_join_all(loads).await.expect("the bytes");
+    // A request ends after its last unit is in place.
+    let all_back = async {
+        while gate.running() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), all_back).await;
+    in_time.expect("all turns are given back");
 }
