@@ -33,6 +33,11 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -136,10 +141,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 fn main() -> ExitCode {
-    // What the libraries warn of, such as a disk that is full, is told to the person.
-    let log =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN);
-    log.with_target(false).init();
+    // What the libraries warn of, such as a disk that is full, is told to the person. Not what the SDK
+    // of AWS does: it warns of each attempt, at length, and why the last one failed is our error.
+    let told = Targets::new().with_default(LevelFilter::WARN).with_target("aws_", LevelFilter::OFF);
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
+    log.with_max_level(LevelFilter::WARN).finish().with(told).init();
     let done = match Args::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Cat(args) => cat::run(&args).map(|()| OK),

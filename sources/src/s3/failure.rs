@@ -77,18 +77,16 @@ impl Asked<'_> {
         E: Error + Send + Sync + 'static,
     {
         if let Some(missing) = find::<CredentialsError>(error) {
+            let text = format!(
+                "no credentials: {}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, \
+                 or ask with anonymous=true",
+                chain_text(missing)
+            );
             return match missing {
                 CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
-                    self.transient(format!("no credentials: {}", chain_text(missing)), None)
+                    self.transient(text, None)
                 }
-                _ => self.denied(
-                    format!(
-                        "no credentials: {}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a \
-                         profile, or ask with anonymous=true",
-                        chain_text(missing)
-                    ),
-                    None,
-                ),
+                _ => self.denied(text, None),
             };
         }
         if text.contains("invalid peer certificate") {

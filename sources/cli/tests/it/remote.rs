@@ -147,6 +147,19 @@ fn credentials_that_cannot_be_had_are_said_and_never_shown() {
         assert!(text.contains(says), "{text}");
         assert!(!text.contains("s3cr3t") && !text.contains("t0k3n"), "{text}");
     }
+    // An instance whose service gives none: one line says so, and not one per attempt and warning.
+    let (metadata, asked) = serve(|_| answer("403 Forbidden", "", b"denied"));
+    let output = alone()
+        .env_remove("AWS_EC2_METADATA_DISABLED")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &metadata)
+        .args(["stat", &url])
+        .output()
+        .unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(!asked.lock().unwrap().is_empty(), "{text}");
+    assert!(text.contains("no credentials") && text.contains("anonymous=true"), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
     assert!(heads.lock().unwrap().is_empty(), "nothing was asked without credentials");
 }
 
