@@ -11,8 +11,6 @@
 
 use std::{fmt, io, path::Path};
 
-use super::layout::hex;
-
 /// The key that a cache is encrypted with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CacheKey {
@@ -87,6 +85,11 @@ impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CacheKey({})", self.id())
     }
+}
+
+/// Bytes as names of files and keys are written.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a sealed block needs besides its bytes.

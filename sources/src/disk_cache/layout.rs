@@ -13,7 +13,7 @@ use std::{
 use pager::Version;
 use sha2::{Digest, Sha256};
 
-use super::encryption::CacheKey;
+use super::encryption::{CacheKey, hex};
 
 /// Data of a segment is mapped by pages, so that its table starts at one.
 pub(super) const PAGE: u64 = 4096;
@@ -157,10 +157,6 @@ impl SegmentId {
         let text = format!("{}/{}", self.object, self.index);
         crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, text.as_bytes())
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

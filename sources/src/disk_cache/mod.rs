@@ -427,15 +427,7 @@ impl<S: BlockSource> BlockSource for DiskCache<S> {
             return self.source.read(version, range).await;
         };
         check_range(self.name(), &range, object.identity.layout.object_len)?;
-        let mut reading = Reading {
-            inner: self.cache.inner.clone(),
-            object,
-            source: self.source.clone(),
-            version: version.clone(),
-            range,
-            ahead: false,
-            ours: None,
-        };
+        let mut reading = Reading::new(self, object, version, range, false);
         // The first bytes before the body: what the source refuses is refused here.
         let first = reading.next().await?;
         Ok(Box::pin(stream::unfold((first, Some(reading)), |(first, reading)| async move {

@@ -124,16 +124,8 @@ impl<S: BlockSource> DiskCache<S> {
             if fetches == FETCHES_MAX || !core.directory.is_writable() || !core.writes.is_well() {
                 return Ok(None);
             }
-            let mut reading = Reading {
-                inner: inner.clone(),
-                object: object.clone(),
-                source: self.source.clone(),
-                version: version.clone(),
-                range: extent.clone(),
-                // It is asked for below, and what lies around it later.
-                ahead: true,
-                ours: None,
-            };
+            // Ahead: it is asked for below, and what lies around it later.
+            let mut reading = Reading::new(self, object.clone(), version, extent.clone(), true);
             while reading.next().await?.is_some() {}
             let fetched = layout.blocks_of(&extent);
             let written = object.flights.settled(&fetched);
@@ -153,15 +145,7 @@ impl<S: BlockSource> DiskCache<S> {
         let Some(object) = self.object(version).await else { return Ok(()) };
         let Some(range) = self.missing(&object, range).await? else { return Ok(()) };
         check_range(self.name(), &range, object.identity.layout.object_len)?;
-        let mut reading = Reading {
-            inner: self.cache.inner.clone(),
-            object,
-            source: self.source.clone(),
-            version: version.clone(),
-            range,
-            ahead: true,
-            ours: None,
-        };
+        let mut reading = Reading::new(self, object, version, range, true);
         while reading.next().await?.is_some() {}
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{
-    Inner, Object,
+    DiskCache, Inner, Object,
     core::Survey,
     flight::{Flight, Found},
     writer::Job,
@@ -41,18 +41,30 @@ pub(super) fn stopped(object: &str, range: Range<u64>) -> SourceError {
 
 /// A read under way.
 pub(super) struct Reading<S> {
-    pub(super) inner: Arc<Inner>,
-    pub(super) object: Arc<Object>,
-    pub(super) source: Arc<S>,
-    pub(super) version: Version,
-    pub(super) range: Range<u64>,
+    inner: Arc<Inner>,
+    object: Arc<Object>,
+    source: Arc<S>,
+    version: Version,
+    range: Range<u64>,
     /// Whether the bytes are for somebody who will ask for them later.
-    pub(super) ahead: bool,
+    ahead: bool,
     /// Blocks of the flight that this read began.
-    pub(super) ours: Option<mpsc::Receiver<Result<Bytes, SourceError>>>,
+    ours: Option<mpsc::Receiver<Result<Bytes, SourceError>>>,
 }
 
 impl<S: BlockSource> Reading<S> {
+    /// A read of `range`, which is within the object; `ahead` where it is for later.
+    pub(super) fn new(
+        cache: &DiskCache<S>,
+        object: Arc<Object>,
+        version: &Version,
+        range: Range<u64>,
+        ahead: bool,
+    ) -> Reading<S> {
+        let (inner, source) = (cache.cache.inner.clone(), cache.source.clone());
+        Reading { inner, object, source, version: version.clone(), range, ahead, ours: None }
+    }
+
     /// The next bytes, or `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         let layout = self.object.identity.layout;

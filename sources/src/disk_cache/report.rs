@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs::File, io, os::unix::fs::MetadataExt};
 
 use super::{
     Cache,
-    encryption::CacheKey,
-    layout::{ObjectKey, SegmentId, hex},
+    encryption::{CacheKey, hex},
+    layout::{ObjectKey, SegmentId},
     meta::{Found, Meta},
     segment::{Header, ReadFault, Segment},
 };
