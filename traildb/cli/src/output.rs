@@ -1,6 +1,9 @@
-//! Where a command's result goes: stdout, or a new file that is whole or not there.
+//! Where a command's result goes: stdout, a new file that is whole or not there, or a device.
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, BufWriter, Write},
+};
 
 use traildb::Unfinished;
 
@@ -18,10 +21,16 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// `-` is stdout; a file must not exist yet.
+    /// `-` is stdout; a file must not exist yet. What is neither file nor directory, such as
+    /// /dev/null or a pipe with a name, has nothing that could be overwritten.
     pub(crate) fn create(path: &str) -> Result<Output, Failure> {
         let (sink, name, unfinished): (Box<dyn Write>, _, _) = match path {
             "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
+            _ if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
+                let opened = OpenOptions::new().write(true).open(path);
+                let device = opened.map_err(|error| Failure::file(path, error))?;
+                (Box::new(device), path.to_owned(), None)
+            }
             _ => {
                 let failed = |error| Failure::file(path, error);
                 let unfinished = Unfinished::file(path, false).map_err(failed)?;

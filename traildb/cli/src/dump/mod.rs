@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: shards::Args,
 
-    /// Where to print: a file that does not exist yet, or `-` for stdout.
+    /// Where to print: a file that does not exist yet, a device or pipe, or `-` for stdout.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: String,
 

@@ -148,6 +148,19 @@ fn an_output_file_is_new_and_whole() {
     assert_eq!(std::fs::read(&file).expect("the output"), whole, "left as it was");
 }
 
+/// Devices were refused as files that exist already.
+#[test]
+fn a_device_is_written_to() {
+    let sample = Sample::new(NASTY);
+    let whole = printed_bytes(&["dump", "-i", &sample.path()]);
+    // A pipe here.
+    assert_eq!(printed_bytes(&["dump", "-i", &sample.path(), "-o", "/dev/stdout"]), whole);
+    assert_eq!(printed(&["dump", "-i", &sample.path(), "-o", "/dev/null"]), "");
+    let full = run(&["dump", "-i", &sample.path(), "-o", "/dev/full"]);
+    assert_eq!(full.status.code(), Some(1));
+    assert!(stderr(&full).contains("/dev/full: No space left on device"), "{}", stderr(&full));
+}
+
 /// A file has its name when it is whole, whatever ends the command.
 #[test]
 fn a_dump_that_is_killed_leaves_no_file_that_looks_whole() {
