@@ -115,18 +115,17 @@ fn a_fault_that_joins_a_failed_guess_gets_a_request_of_its_own() {
     let source = Known::new(8 << 20);
     let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
-    source.delay(std::time::Duration::from_millis(40));
+    let gate = source.hold();
     source.behave(Behaviour::Fail(reset()));
     region.advise(pager::Hint::WillNeed(&[0..65536, 65536..131_072])).unwrap();
-    until("the guess is out", || !source.requests().is_empty());
+    until("the guess is out", || source.requests().len() == 1);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| region.load(0..1).map(|guard| guard[0]));
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        // The guess fails after 40 ms; the request for the reader comes after that.
-        scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(40));
-            source.behave(Behaviour::Serve);
-        });
+        until("the reader waits for the guess", || region.stats().loads == 1);
+        gate.add_permits(1);
+        until("the reader has a request of its own", || source.requests().len() == 2);
+        source.behave(Behaviour::Serve);
+        gate.add_permits(1);
         assert_eq!(load.join().unwrap().unwrap(), byte_at(0));
     });
 }

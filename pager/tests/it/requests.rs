@@ -161,7 +161,7 @@ fn a_descending_reader_confirms_what_it_has_passed() {
     let pager = Pager::builder().budget_bytes(256 << 20).build().unwrap();
     let options = RegionOptions::default();
     let options = options.prefetch(|| Box::new(pager::policy::Sequential::new()));
-    let region = pager.open_with(source, options).unwrap();
+    let region = pager.open_with(source.clone(), options).unwrap();
     let mapped = region.map().unwrap();
     let touch = |n: u64| assert_eq!(mapped[(n * unit) as usize], byte_at(n * unit));
     let (mut asked, mut passed) = (0, 0);
@@ -173,9 +173,11 @@ fn a_descending_reader_confirms_what_it_has_passed() {
         asked += len;
         until("the window has come", || {
             let stats = region.stats();
-            stats.prefetched == asked && stats.bytes_fetched == (2 + asked) * unit
+            let fetched = stats.bytes_fetched == (2 + asked) * unit;
+            // A body goes when all of it is in place, and the marker is staged.
+            let settled = source.0.in_flight.load(Ordering::SeqCst) == 0;
+            stats.prefetched == asked && fetched && settled
         });
-        std::thread::sleep(Duration::from_millis(20));
         touch(next);
         until("the next window is asked for", || region.stats().prefetched == asked + 2 * len);
         let stats = region.stats();

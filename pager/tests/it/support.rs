@@ -14,6 +14,7 @@ use pager::{
     BlockSource, ByteStream, Bytes, Mode, ModeRequest, ObjectStat, Pager, SourceError, Version,
     async_trait,
 };
+use tokio::sync::Semaphore;
 
 /// The byte at `at` of every test object.
 pub(crate) fn byte_at(at: u64) -> u8 {
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) in_flight_max: AtomicU64,
     pub(crate) frames: AtomicBool,
     pub(crate) alignment: AtomicU64,
+    /// What reads wait at, where they are held.
+    pub(crate) gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 /// A source of `byte_at`.
@@ -69,6 +72,7 @@ impl Known {
             in_flight_max: AtomicU64::new(0),
             frames: AtomicBool::new(false),
             alignment: AtomicU64::new(1),
+            gate: Mutex::default(),
         }))
     }
 
@@ -79,6 +83,13 @@ impl Known {
     pub(crate) fn delay(&self, delay: Duration) -> Known {
         *self.0.delay.lock().unwrap() = delay;
         self.clone()
+    }
+
+    /// From now on a read is answered when it is given a permit of what this returns.
+    pub(crate) fn hold(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.0.gate.lock().unwrap() = Some(gate.clone());
+        gate
     }
 
     pub(crate) fn requests(&self) -> Vec<Range<u64>> {
@@ -132,6 +143,10 @@ impl BlockSource for Known {
         let delay = *self.0.delay.lock().unwrap();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
+        }
+        let gate = self.0.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
         }
         let behaviour = self.0.behaviour.lock().unwrap().clone();
         let end = match behaviour {
