@@ -19,3 +19,8 @@ pub mod report; // sections of BENCHMARKS.md
 pub mod server; // an S3 in a process of its own
 pub mod table; // figures in columns
 pub mod timeline; // when each request ran
+
+// The README of all, whose example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

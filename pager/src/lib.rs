@@ -56,3 +56,8 @@ pub use crate::{
 };
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
+
+// Its examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -84,3 +84,8 @@ pub use crate::{
     server::Served,
     traffic::{Counted, Traffic},
 };
+
+// Its examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -39,3 +39,8 @@ pub use crate::{
     storage::Storage,
     write::{Appender, Bigrams, Builder, Options, Sink, Unfinished, Written},
 };
+
+// Its examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
