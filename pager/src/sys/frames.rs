@@ -119,7 +119,7 @@ impl FramePool {
     /// Another frame beside the one that is kept for a staged unit, if that needs one.
     pub(crate) fn spare(&self) -> Spare {
         match &self.kind {
-            Kind::Staging(staging) => match staging.take(true) {
+            Kind::Staging(staging) => match staging.spare() {
                 Next::Frame(frame) => Spare::Frame(frame),
                 Next::Busy | Next::NoMemory(_) | Next::Spent => Spare::None,
             },

@@ -55,8 +55,18 @@ impl Staging {
     /// An empty frame; `Busy` when too many are out or the budget has no room for one more. A
     /// quarter of the frames, at least one, is kept for demand.
     pub(crate) fn take(&self, speculative: bool) -> Next {
+        self.take_of(if speculative { self.shared.frames_max.div_ceil(4) } else { 0 })
+    }
+
+    /// One more for whoever has a frame that stays out until a reader comes: only half may be out
+    /// for that, so that what passes through others does not wait for readers.
+    pub(crate) fn spare(&self) -> Next {
+        self.take_of(self.shared.frames_max.div_ceil(2))
+    }
+
+    /// An empty frame, if more than `kept` are left.
+    fn take_of(&self, kept: usize) -> Next {
         let shared = &self.shared;
-        let kept = if speculative { shared.frames_max.div_ceil(4) } else { 0 };
         let has_room = |state: &State| state.out + kept < shared.frames_max;
         let mut state = shared.lock();
         if !has_room(&state) {

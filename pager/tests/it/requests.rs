@@ -116,6 +116,68 @@ fn will_need_fetches_its_ranges_side_by_side() {
     assert!(start.elapsed() < Duration::from_millis(16 * 50));
 }
 
+/// A scan announces piece by piece what it will touch, in two places in turn, as a cursor does of
+/// trails and of where they lie. That a piece was read nobody told: guesses that were right filled
+/// speculation's share, what was announced then found no room, and each unit of it was a miss.
+#[test]
+fn what_is_announced_piece_by_piece_is_fetched_once_and_in_pieces() {
+    if !can_fault() {
+        return println!("left out: page faults");
+    }
+    const UNIT: u64 = 65_536;
+    const PIECE: u64 = 8 * UNIT;
+    const PIECES: u64 = 40;
+    let len = 2 * PIECES * PIECE;
+    let source = Known::new(len);
+    let pager = Pager::builder().budget_bytes(16 << 20).build().unwrap();
+    let region = pager.open(source.delay(Duration::from_millis(10))).unwrap();
+    let mapped = region.map().unwrap();
+    let places = [0, len / 2];
+    let check = |at: u64| assert_eq!(mapped[at as usize], byte_at(at));
+    let announce = |piece: u64| {
+        for place in places {
+            let start = place + piece * PIECE;
+            region.advise(Hint::WillNeed(std::slice::from_ref(&(start..start + PIECE)))).unwrap();
+        }
+    };
+    announce(0);
+    until("the first pieces are asked for", || source.requests().len() == 2);
+    // They are on their way: whoever waits for one has been seen in it, and goes on.
+    places.into_iter().for_each(check);
+    for piece in 0..PIECES {
+        let announced = (piece + 2).min(PIECES);
+        if piece + 1 < PIECES {
+            announce(piece + 1);
+        }
+        // From here on bytes are there before they are touched, and only markers tell of it.
+        let what = format!("{announced} pieces were announced, and come");
+        until(&what, || region.stats().bytes_fetched >= 2 * announced * PIECE);
+        for place in places {
+            (0..8).for_each(|unit| check(place + piece * PIECE + unit * UNIT));
+        }
+    }
+    let stats = region.stats();
+    assert_eq!(stats.bytes_fetched, len, "{stats:?}: each byte is fetched once");
+    assert_eq!(stats.gets, 2 * PIECES, "{stats:?}: a piece is one request");
+    until("all of it is known to be read", || pager.budget().speculative() == 0);
+}
+
+/// Each of many pieces has a unit staged in a frame until it is read: those that come later need
+/// frames as well.
+#[test]
+fn what_is_announced_and_not_read_leaves_frames_for_others() {
+    const PIECE: u64 = 8 * 4096;
+    const PIECES: u64 = 240;
+    let source = Known::new(PIECES * PIECE);
+    let pager = Pager::builder().budget_bytes(64 << 20).unit_bytes(4096).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    for piece in 0..PIECES {
+        let end = (piece + 1) * PIECE;
+        region.advise(Hint::WillNeed(std::slice::from_ref(&(end - PIECE..end)))).unwrap();
+        until("what was announced comes", || region.stats().bytes_fetched == end);
+    }
+}
+
 #[test]
 fn demand_overtakes_a_long_line_of_guesses() {
     let source = Known::new(512 << 20);
