@@ -2,9 +2,11 @@
 //!
 //! A 512 MiB object is scanned through a fresh mapping each time: the kernel's `mmap` of a cached
 //! file, and a region over a source that holds the same bytes in memory, by unit and mechanism. Run
-//! in turn, so that a machine whose speed drifts cancels out of the ratios, and each round begins
-//! with another way: whoever comes first touches memory that the host of a virtual machine has not
-//! given yet, at several times the cost. Medians.
+//! in turn, so that a machine whose speed drifts cancels out of the ratios, and each round in another
+//! order: whoever touches memory that the host of a virtual machine has not given yet, or has taken
+//! back, pays several times the cost, and who comes after takes what that one gave back. For the
+//! same reason the bytes are copied into plain new memory as well: with room for all of the object a
+//! region cannot cost less than that. Medians.
 
 use std::{
     io::Write,
@@ -74,6 +76,12 @@ fn sum(bytes: &[u8], work: u32) -> u64 {
     total
 }
 
+/// Where `n` comes in an order that looks like chance.
+fn shuffled(n: u64) -> u64 {
+    let word = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (word ^ (word >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
 /// User and system time of this process.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
@@ -87,13 +95,24 @@ fn cpu() -> Duration {
 #[derive(Clone, Copy)]
 enum Way {
     Mmap,
-    Region { kib: u64, mechanism: Mechanism, budget: u64, hinted: bool },
+    /// One copy into memory of this process, without a region.
+    Fresh {
+        huge: bool,
+    },
+    Region {
+        kib: u64,
+        mechanism: Mechanism,
+        budget: u64,
+        hinted: bool,
+    },
 }
 
 impl Way {
     fn name(self) -> String {
         match self {
             Way::Mmap => "mmap".to_owned(),
+            Way::Fresh { huge: false } => "copied into new memory".to_owned(),
+            Way::Fresh { huge: true } => "copied into new memory, huge pages".to_owned(),
             Way::Region { kib, mechanism, budget, hinted } => format!(
                 "region, unit {kib} KiB, {mechanism:?}{}{}",
                 if budget < LEN as u64 { ", budget 80 MiB" } else { "" },
@@ -107,6 +126,7 @@ impl Way {
 #[allow(dead_code, reason = "held, so that giving it back is not measured")]
 enum Kept {
     Mmap(memmap2::Mmap),
+    Fresh(memmap2::MmapMut),
     Region(Mapped),
 }
 
@@ -132,7 +152,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let option = |name: &str| args.windows(2).find(|two| two[0] == name).map(|two| &two[1]);
     let rounds = option("--rounds").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
-    let mut ways = vec![Way::Mmap];
+    let mut ways = vec![Way::Mmap, Way::Fresh { huge: false }, Way::Fresh { huge: true }];
     for (kib, mechanism) in UNITS {
         for budget in BUDGETS {
             for hinted in [false, true] {
@@ -162,8 +182,9 @@ fn main() {
         let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name())).collect();
         let mut baseline = String::new();
         for round in 0..rounds {
-            for n in 0..ways.len() {
-                let at = (round + n) % ways.len();
+            let mut order: Vec<usize> = (0..ways.len()).collect();
+            order.sort_by_key(|&at| shuffled((round * ways.len() + at) as u64));
+            for at in order {
                 let (before, start) = (cpu(), Instant::now());
                 let kept = match ways[at] {
                     Way::Mmap => {
@@ -171,6 +192,15 @@ fn main() {
                         let mapped = unsafe { memmap2::Mmap::map(&file) }.expect("mmap");
                         assert_eq!(sum(&mapped, work), expected);
                         Kept::Mmap(mapped)
+                    }
+                    Way::Fresh { huge } => {
+                        let mut memory = memmap2::MmapMut::map_anon(LEN).expect("memory");
+                        if huge {
+                            memory.advise(memmap2::Advice::HugePage).expect("huge pages");
+                        }
+                        memory.copy_from_slice(&bytes);
+                        assert_eq!(sum(&memory, work), expected);
+                        Kept::Fresh(memory)
                     }
                     Way::Region { kib, mechanism, budget, hinted } => {
                         let builder = Pager::builder().budget_bytes(budget).mechanism(mechanism);
