@@ -77,9 +77,10 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q $(PROFILE) --workspace --all-features --no-deps
 
-# FUZZ_SECONDS=n searches longer.
+# FUZZ_SECONDS=n searches longer. As long for each: there are four targets, and two.
 fuzz: setup
 	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+	@sh sources/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) / 2 ))
 
 # Outside of CI. In a folder of its own: its flags would have everything built again.
 deep: setup

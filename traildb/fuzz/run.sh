@@ -3,9 +3,10 @@
 # The time is shared out among the targets. Any toolchain will do: the flags below are what turns
 # coverage on for libFuzzer, and the code searched through has no unsafe lines, so no sanitizer is
 # asked for. What was found stays in $FUZZ_CORPUS/TARGET; an input that fails is written beside it,
-# its name is printed, and the other targets have their turn all the same.
+# its name is printed, and the other targets have their turn all the same. $FUZZ_FOLDER is a package
+# like this one, with targets of its own.
 set -eu
-cd "$(dirname "$0")"
+cd "${FUZZ_FOLDER:-$(dirname "$0")}"
 seconds=${1:-60}
 targets=${2:-"reader make filter index"}
 target=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
