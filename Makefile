@@ -15,6 +15,7 @@ help:
 	@echo "make examples    the small programs of examples/, one after the other"
 	@echo "make bench       the benchmarks; writes BENCHMARKS.md"
 	@echo "make bench-blog  the charts of the article that the project started from"
+	@echo "make bench-paper the paper that s3db follows, and what its protocols cost today"
 	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
 	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
 	@echo "make setup       what the build needs besides Rust"
@@ -53,6 +54,11 @@ bench: export BENCH_CSV := $(BENCH_CSV)
 bench: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p extmem-cli -p tdb-cli
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)
+
+# The paper that s3db follows, replayed in virtual time; QUICK=--quick for a glance.
+.PHONY: bench-paper
+bench-paper: setup
+	@$(CARGO) run -q $(PROFILE) -p s3db-cli -- bench paper $(QUICK) --plots s3db/charts --write BENCHMARKS.md
 
 bench-blog: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples

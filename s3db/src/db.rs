@@ -6,7 +6,13 @@
 //!    +-- in the background: checkpoints once per interval, a sweep now and then
 //! ```
 
-use std::{ops::Bound, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
@@ -16,7 +22,10 @@ use crate::{
     address::Address,
     catalog::{Backend, Collection},
     checkpoint::Checkpointed,
-    cloud::{Cloud, Ledger, ledger::Metered},
+    cloud::{
+        Cloud, Ledger, Spending,
+        ledger::{Limit, Metered, Trees, charged_to, for_many},
+    },
     commit::{Committed, Level, Scan, Session, Txn},
     error::StoreError,
     record::{Key, Payload, Record},
@@ -41,6 +50,9 @@ pub struct Options {
     pub has_worker: bool,
     /// How often the worker looks for what clients left that are gone. Default: 5 min.
     pub sweep_interval: Duration,
+    /// What may be spent on calls. When a share of it is spent work in the background waits, and when
+    /// all of it is, everything fails until the next period. Default: anything.
+    pub spending: Option<Spending>,
     /// Log backend, if the database is created. Default: s3-log, which needs no queues.
     pub backend: Backend,
     /// Queues of pending updates, if the database is created with a backend that has them: 1 to
@@ -57,6 +69,7 @@ impl Default for Options {
             client: None,
             has_worker: true,
             sweep_interval: Duration::from_secs(300),
+            spending: None,
             backend: Backend::default(),
             shards: 16,
         }
@@ -70,8 +83,34 @@ impl Default for Options {
 pub struct Db {
     session: Arc<Session>,
     ledger: Arc<Ledger>,
+    books: Arc<Books>,
+    limit: Option<Arc<Limit>>,
     worker: Option<Worker>,
     is_named: bool,
+}
+
+/// Who pays for what.
+#[derive(Default)]
+struct Books {
+    trees: Arc<Trees>,
+    collections: Mutex<BTreeMap<String, Arc<Ledger>>>,
+}
+
+impl Books {
+    /// The account of a collection.
+    fn of(&self, collection: &Collection) -> Arc<Ledger> {
+        let mut all = self.collections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = all.get(&collection.name) {
+            return account.clone();
+        }
+        let account = Ledger::new();
+        self.trees.set(collection.root.0, &account);
+        for index in &collection.indexes {
+            self.trees.set(index.root.0, &account);
+        }
+        all.insert(collection.name.clone(), account.clone());
+        account
+    }
 }
 
 /// Work in the background, ended with its handle.
@@ -130,11 +169,11 @@ impl Db {
         let ledger = Ledger::new();
         let is_named = options.client.is_some();
         let client = options.client.unwrap_or_else(|| cloud.chance.next_u64());
-        let metered = Cloud {
-            objects: Arc::new(Metered::new(cloud.objects, ledger.clone())),
-            queue: Arc::new(Metered::new(cloud.queue, ledger.clone())),
-            ..cloud
-        };
+        let limit = options.spending.map(|spending| Limit::new(spending, cloud.clock.clone()));
+        let objects = Metered::new(cloud.objects, ledger.clone()).limited(limit.clone());
+        let queue = Metered::new(cloud.queue, ledger.clone()).limited(limit.clone());
+        let metered = Cloud { objects: Arc::new(objects), queue: Arc::new(queue), ..cloud };
+        let books = Arc::<Books>::default();
         let pool = options.pool.clone().unwrap_or_else(|| {
             Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
         });
@@ -142,10 +181,12 @@ impl Db {
         let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
-            let task = tokio::spawn(work(session.clone(), options.sweep_interval, stop.clone()));
+            let task = work(session.clone(), options.sweep_interval, stop.clone());
+            let books = books.clone();
+            let task = tokio::spawn(async move { for_many(&books.trees, true, task).await });
             Worker { task, stop }
         });
-        Ok(Db { session, ledger, worker, is_named })
+        Ok(Db { session, ledger, books, limit, worker, is_named })
     }
 
     /// What goes on beneath: pages, log, catalogue.
@@ -156,6 +197,18 @@ impl Db {
     /// Every call that was made, counted.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// The calls that were made for each collection that was used: reads and scans, commits that
+    /// changed nothing else, and checkpoints. What is for several, as a log that is drained, is in
+    /// [`Db::ledger`] alone. One transaction's calls are in [`Transaction::ledger`].
+    pub fn collection_ledgers(&self) -> BTreeMap<String, Arc<Ledger>> {
+        self.books.collections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Calls that [`Options::spending`] refused.
+    pub fn refused_calls(&self) -> u64 {
+        self.limit.as_ref().map_or(0, |limit| limit.refused())
     }
 
     /// Creates a collection, or finds that it is there: both are success.
@@ -181,7 +234,13 @@ impl Db {
 
     /// Begins a transaction.
     pub fn begin_at(&self, level: Level) -> Transaction<'_> {
-        Transaction { session: &self.session, txn: self.session.begin(level) }
+        Transaction {
+            session: &self.session,
+            txn: self.session.begin(level),
+            books: &self.books,
+            ledger: Ledger::new(),
+            written: Vec::new(),
+        }
     }
 
     /// Brings what this client committed to its pages, where others see it.
@@ -191,7 +250,7 @@ impl Db {
     pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
         let store = self.store();
         store.make_all_due();
-        store.work().await
+        for_many(&self.books.trees, false, store.work()).await
     }
 
     /// Stops the work in the background and does what is left of it for this client.
@@ -208,7 +267,7 @@ impl Db {
         if self.is_named {
             return self.checkpoint().await.map(drop);
         }
-        self.session.finish().await.map(drop)
+        for_many(&self.books.trees, false, self.session.finish()).await.map(drop)
     }
 }
 
@@ -243,15 +302,34 @@ async fn work(session: Arc<Session>, sweep_interval: Duration, stop: Arc<Notify>
 pub struct Transaction<'a> {
     session: &'a Session,
     txn: Txn,
+    books: &'a Books,
+    ledger: Arc<Ledger>,
+    /// Accounts of the collections that it changes.
+    written: Vec<Arc<Ledger>>,
 }
 
 impl<'a> Transaction<'a> {
+    /// The calls that were made for it so far: reads, scans and commits. What a commit leaves to be
+    /// done in the background is not in it. Of transactions that share a log object one pays.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    fn writes(&mut self, of: &Collection) {
+        let account = self.books.of(of);
+        if !self.written.iter().any(|there| Arc::ptr_eq(there, &account)) {
+            self.written.push(account);
+        }
+    }
+
     /// The payload of `key`, as this transaction sees it; `None` when there is no such record.
     ///
     /// # Errors
     /// Whatever the services say.
     pub async fn read(&self, of: &Collection, key: &Key) -> Result<Option<Payload>, StoreError> {
-        self.session.read(&self.txn, of.root, key).await
+        let account = self.books.of(of);
+        let read = self.session.read(&self.txn, of.root, key);
+        charged_to(&self.ledger, charged_to(&account, read)).await
     }
 
     /// A new record.
@@ -294,6 +372,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// When the transaction has too many changes, or an attempt to commit it was made.
     pub fn put(&mut self, of: &Collection, key: &Key, payload: Payload) -> Result<(), StoreError> {
+        self.writes(of);
         self.txn.put(of.root, key, payload)
     }
 
@@ -302,6 +381,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// As [`Transaction::put`].
     pub fn delete(&mut self, of: &Collection, key: &Key) -> Result<(), StoreError> {
+        self.writes(of);
         self.txn.delete(of.root, key)
     }
 
@@ -325,7 +405,8 @@ impl<'a> Transaction<'a> {
             Bound::Excluded(key) => Some(same(key)),
             Bound::Included(key) => Some(next(key)),
         };
-        Records(self.session.scan_raw(&self.txn, of.root, from, to))
+        let scan = self.session.scan_raw(&self.txn, of.root, from, to);
+        Records { scan, accounts: [self.ledger.clone(), self.books.of(of)] }
     }
 
     /// How many records it changes so far.
@@ -340,7 +421,11 @@ impl<'a> Transaction<'a> {
     /// once. After any other error it is not committed; at the basic and monotonic level a part of
     /// it may be.
     pub async fn commit(&mut self) -> Result<Committed, StoreError> {
-        self.session.commit(&mut self.txn).await
+        let commit = self.session.commit(&mut self.txn);
+        match &self.written[..] {
+            [only] => charged_to(&self.ledger, charged_to(only, commit)).await,
+            _ => charged_to(&self.ledger, commit).await,
+        }
     }
 
     /// Forgets all changes. Calls no service.
@@ -348,7 +433,11 @@ impl<'a> Transaction<'a> {
 }
 
 /// Records of a scan or a range, in the order of their keys.
-pub struct Records<'a>(Scan<'a>);
+pub struct Records<'a> {
+    scan: Scan<'a>,
+    /// Of the transaction and of the collection.
+    accounts: [Arc<Ledger>; 2],
+}
 
 impl Records<'_> {
     /// The next one; `None` at the end.
@@ -356,7 +445,9 @@ impl Records<'_> {
     /// # Errors
     /// Whatever the services say.
     pub async fn next(&mut self) -> Result<Option<Record>, StoreError> {
-        let record = self.0.next().await?;
+        let [transaction, collection] = &self.accounts;
+        let next = charged_to(transaction, charged_to(collection, self.scan.next()));
+        let record = next.await?;
         Ok(record.map(|(key, payload)| Record { key, payload }))
     }
 }

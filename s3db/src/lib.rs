@@ -21,6 +21,7 @@ mod gc; // pages that nothing leads to
 mod verify; // every invariant, checked on what is there
 mod address; // where a database is
 mod estimate; // what transactions will cost
+mod inspect; // any object or message, by its first bytes
 mod db; // a database in use: collections, transactions, work in the background
 #[cfg(feature = "simulation")]
 pub mod paper; // the protocols of 2008 as printed, and the paper's tables
@@ -37,6 +38,7 @@ pub use crate::{
     estimate::{Estimate, Workload},
     frame::FrameError,
     gc::Collected,
+    inspect::Inspected,
     log::{
         Change, Entry, LogRecord, Transaction as LoggedTransaction,
         codec::{DecodeError, FRAME_BYTES_MAX, FRAME_BYTES_MIN},

@@ -15,6 +15,7 @@ mod script; // txn
 mod upkeep; // checkpoint, sweep, verify, gc
 mod watch; // watch
 mod cost; // cost
+mod bench; // bench
 mod log; // log decode
 
 use std::process::ExitCode;
@@ -73,6 +74,9 @@ enum Command {
     Watch(watch::Args),
     /// Say what transactions cost
     Cost(cost::Args),
+    /// Measure the store and the protocols of the paper, in virtual time
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Log records in files
     #[command(subcommand)]
     Log(log::Command),
@@ -105,6 +109,7 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Gc(args) => upkeep::gc(&args, output).await,
         Command::Watch(args) => watch::watch(&args, output).await,
         Command::Cost(args) => cost::cost(&args, output),
+        Command::Bench(command) => bench::run(&command, output),
         Command::Log(log::Command::Decode { file }) => log::decode(&file, output.json),
     }
 }

@@ -18,9 +18,13 @@ pub(crate) struct Output {
     /// Print JSON: one object, or one per line where there can be many
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say on stderr which calls were made, and what they cost at today's list prices on S3
+    /// Say on stderr which calls were made, and what they cost: in total and by collection
     #[arg(long, global = true)]
     pub(crate) bill: bool,
+    /// What calls cost, as in get=0.40,put=5.00: get, put, send and queue in dollars per million, gb_in
+    /// and gb_out per GB. What is left out costs what it does on S3 and SQS today
+    #[arg(long, global = true, value_name = "PRICES")]
+    pub(crate) prices: Option<Prices>,
 }
 
 /// Why a command ends early.
@@ -101,6 +105,7 @@ impl Output {
     /// bring it to its pages is worth a word, and no failure.
     pub(crate) async fn close(&self, db: Db) -> Result<(), Failure> {
         let ledger = db.ledger().clone();
+        let collections = db.collection_ledgers();
         if let Err(error) = db.close().await {
             let why = with_causes(&error);
             eprintln!(
@@ -110,7 +115,8 @@ impl Output {
         if !self.bill {
             return Ok(());
         }
-        let prices = Prices::TODAY;
+        let prices = self.prices.unwrap_or(Prices::TODAY);
+        let parts = collections.iter().map(|(name, ledger)| (name, ledger.dollars(&prices)));
         let charged = CallKind::ALL.into_iter().map(|kind| (kind, ledger.charge(kind)));
         let charged: Vec<_> = charged.filter(|(_, charge)| charge.calls > 0).collect();
         if self.json {
@@ -118,7 +124,13 @@ impl Output {
                 .iter()
                 .map(|(kind, charge)| (kind.name().to_owned(), json!(charge.calls)))
                 .collect();
-            eprintln!("{}", json!({"calls": kinds, "dollars": ledger.dollars(&prices)}));
+            eprintln!(
+                "{}",
+                json!({
+                    "calls": kinds, "dollars": ledger.dollars(&prices),
+                    "collections": parts.collect::<std::collections::BTreeMap<_, _>>(),
+                })
+            );
             return Ok(());
         }
         eprintln!(
@@ -133,6 +145,9 @@ impl Output {
                 kind.name(),
                 charge.calls
             );
+        }
+        for (name, dollars) in parts {
+            eprintln!("{:15} {dollars:>47.8}", format!("of it, for {name}"));
         }
         eprintln!("{:15} {:>47.8}", "total", ledger.dollars(&prices));
         Ok(())

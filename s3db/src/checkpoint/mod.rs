@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
+    cloud::ledger::for_tree,
     error::StoreError,
     log::{Entry, Poison, Scope, Transaction, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
@@ -91,6 +92,16 @@ pub(crate) async fn checkpoint(
 }
 
 async fn apply_to_tree(
+    store: &Store,
+    root: PageId,
+    entries: Vec<Entry>,
+    through: Option<(Stream, u64)>,
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
+    for_tree(root.0, apply_to(store, root, entries, through, done)).await
+}
+
+async fn apply_to(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,

@@ -1,11 +1,23 @@
 //! Every call counted by kind and bytes, and priced.
 //!
+//! ```text
+//!   charged_to(transaction, charged_to(collection, read)) --> Metered --> service
+//!                                                                |
+//!                             total, collection and transaction each count the call
+//! ```
+//!
 //! [`Metered`] wraps any [`Objects`] and [`Queue`]: what goes through it is charged to a [`Ledger`],
-//! whatever the outcome, since the services charge for refused and empty answers too.
+//! whatever the outcome, since the services charge for refused and empty answers too; and to the
+//! accounts that whoever calls said to be working for. Where several wait for one call, the one that
+//! made it pays.
+//!
+//! A [`Limit`] refuses calls before they are made: first those of work in the background.
 
 use std::{
+    collections::BTreeMap,
+    str::FromStr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,8 +27,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::cloud::{
-    Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue, QueueSettings, Receipt,
-    Sent, ToSend,
+    Clock, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue, QueueSettings,
+    Receipt, Sent, ToSend,
 };
 
 /// Bytes of payload that SQS charges as one request.
@@ -170,43 +182,245 @@ impl Prices {
     }
 }
 
+/// `get=0.4,put=5`: what is named costs that, the rest what it costs today. The names are those of
+/// the fields; `queue` without `send` sets both.
+impl FromStr for Prices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Prices, String> {
+        let mut prices = Prices::TODAY;
+        let mut send = None;
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| {
+                format!("{part}: a price is NAME=DOLLARS, as in put=5.00,get=0.40")
+            })?;
+            let dollars: f64 = value.trim().parse().map_err(|_| format!("{part}: not a number"))?;
+            if !dollars.is_finite() || dollars < 0.0 {
+                return Err(format!("{part}: a price is a number of at least zero"));
+            }
+            match name.trim() {
+                "get" => prices.get = dollars,
+                "put" => prices.put = dollars,
+                "send" => send = Some(dollars),
+                "queue" => prices.queue = dollars,
+                "gb_in" => prices.gb_in = dollars,
+                "gb_out" => prices.gb_out = dollars,
+                other => {
+                    return Err(format!(
+                        "no price is named {other}: get, put, send, queue (per million), gb_in and \
+                         gb_out are"
+                    ));
+                }
+            }
+        }
+        prices.send = send.unwrap_or(prices.queue);
+        Ok(prices)
+    }
+}
+
+tokio::task_local! {
+    /// Who works, innermost first.
+    static PAYERS: Arc<Payer>;
+}
+
+struct Payer {
+    account: Option<Arc<Ledger>>,
+    trees: Option<Arc<Trees>>,
+    is_background: bool,
+    next: Option<Arc<Payer>>,
+}
+
+/// Which account pays for which tree: how work that is for many finds who pays for a part of it.
+#[derive(Default)]
+pub(crate) struct Trees(Mutex<BTreeMap<u128, Arc<Ledger>>>);
+
+impl Trees {
+    /// `account` pays for the tree of this root from now on.
+    pub(crate) fn set(&self, root: u128, account: &Arc<Ledger>) {
+        let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.insert(root, account.clone());
+    }
+
+    fn get(&self, root: u128) -> Option<Arc<Ledger>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&root).cloned()
+    }
+}
+
+fn payer() -> Option<Arc<Payer>> {
+    PAYERS.try_with(Arc::clone).ok()
+}
+
+fn payers() -> impl Iterator<Item = Arc<Payer>> {
+    std::iter::successors(payer(), |payer| payer.next.clone())
+}
+
+/// Does `work`, and charges what it calls to `account` as well: beside the ledger of whatever it
+/// calls, and beside accounts that were named around it. Work that it spawns is not in it.
+pub async fn charged_to<F: Future>(account: &Arc<Ledger>, work: F) -> F::Output {
+    let account = Some(account.clone());
+    let payer = Payer { account, trees: None, is_background: false, next: payer() };
+    PAYERS.scope(Arc::new(payer), work).await
+}
+
+/// Does `work` that is for many trees: what is for one is charged to that tree's account. A [`Limit`]
+/// refuses it first if it `is_background`.
+pub(crate) async fn for_many<F: Future>(
+    trees: &Arc<Trees>,
+    is_background: bool,
+    work: F,
+) -> F::Output {
+    let trees = Some(trees.clone());
+    let payer = Payer { account: None, trees, is_background, next: payer() };
+    PAYERS.scope(Arc::new(payer), work).await
+}
+
+/// Does `work`, a part of work for many, which is for the tree of this root: it is charged to that
+/// tree's account, if it has one.
+pub(crate) async fn for_tree<F: Future>(root: u128, work: F) -> F::Output {
+    let account = payers().find_map(|payer| payer.trees.as_ref()?.get(root));
+    match account {
+        Some(account) => charged_to(&account, work).await,
+        None => work.await,
+    }
+}
+
+/// What may be spent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spending {
+    /// US dollars per period.
+    pub dollars: f64,
+    /// How long a period is. The first one begins with the first call.
+    pub period: Duration,
+    /// What calls cost.
+    pub prices: Prices,
+    /// The share of it, 0 to 1, that work in the background may use: beyond that checkpoints and
+    /// sweeps wait, and the rest is for reads and commits. What is committed meanwhile is durable,
+    /// and others see it later.
+    pub background_share: f64,
+}
+
+impl Spending {
+    /// So much per day at today's prices, of which work in the background leaves a fifth.
+    pub fn per_day(dollars: f64) -> Spending {
+        let period = Duration::from_secs(24 * 3600);
+        Spending { dollars, period, prices: Prices::TODAY, background_share: 0.8 }
+    }
+}
+
+/// Refuses calls when what may be spent is spent.
+pub struct Limit {
+    spending: Spending,
+    clock: Arc<dyn Clock>,
+    /// When the period began, and what was spent until then.
+    period: Mutex<Option<(u64, f64)>>,
+    refused: AtomicU64,
+}
+
+impl Limit {
+    /// A limit whose periods are those of `clock`.
+    pub fn new(spending: Spending, clock: Arc<dyn Clock>) -> Arc<Limit> {
+        let (period, refused) = Default::default();
+        Arc::new(Limit { spending, clock, period, refused })
+    }
+
+    /// Calls that were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether whoever asks may call: work in the background, or others.
+    fn check(&self, ledger: &Ledger, what: &str) -> Result<(), Fault> {
+        let Spending { dollars, period, prices, background_share } = self.spending;
+        let now_us = self.clock.monotonic_us();
+        let total = ledger.dollars(&prices);
+        let spent = {
+            let mut began = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+            let (since_us, before) = began.get_or_insert((now_us, total));
+            if u128::from(now_us.saturating_sub(*since_us)) >= period.as_micros() {
+                (*since_us, *before) = (now_us, total);
+            }
+            total - *before
+        };
+        let is_background = payers().any(|payer| payer.is_background);
+        let share = if is_background { background_share.clamp(0.0, 1.0) } else { 1.0 };
+        if spent < dollars * share {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let whose = if is_background { "work in the background" } else { "all" };
+        let cause = format!(
+            "${spent:.6} of ${dollars:.6} are spent in this period, and {whose} may use {:.0} %: wait, \
+             or raise the limit",
+            share * 100.0
+        );
+        Err(Fault::Denied { what: what.to_owned(), cause })
+    }
+}
+
 /// Charges what goes through it to a ledger.
 pub struct Metered<T: ?Sized> {
     ledger: Arc<Ledger>,
+    limit: Option<Arc<Limit>>,
     inner: Arc<T>,
 }
 
 impl<T: ?Sized> Metered<T> {
     /// `inner`, charged to `ledger`.
     pub fn new(inner: Arc<T>, ledger: Arc<Ledger>) -> Metered<T> {
-        Metered { ledger, inner }
+        Metered { ledger, limit: None, inner }
+    }
+
+    /// And refused when `limit` is reached.
+    pub fn limited(self, limit: Option<Arc<Limit>>) -> Metered<T> {
+        Metered { limit, ..self }
+    }
+
+    fn check(&self, what: &str) -> Result<(), Fault> {
+        self.limit.as_ref().map_or(Ok(()), |limit| limit.check(&self.ledger, what))
+    }
+
+    fn charge(&self, kind: CallKind, bytes_out: u64, bytes_in: u64) {
+        self.ledger.add(kind, bytes_out, bytes_in);
+        for payer in payers() {
+            if let Some(account) = &payer.account {
+                account.add(kind, bytes_out, bytes_in);
+            }
+        }
     }
 }
 
 #[async_trait]
 impl<T: Objects + ?Sized> Objects for Metered<T> {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        self.check(name)?;
         let answer = self.inner.get(name, unless).await;
         let bytes_in = match &answer {
             Ok(Get::Found { bytes, .. }) => bytes.len() as u64,
             _ => 0,
         };
-        self.ledger.add(CallKind::Get, 0, bytes_in);
+        self.charge(CallKind::Get, 0, bytes_in);
         answer
     }
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
-        self.ledger.add(CallKind::Put, bytes.len() as u64, 0);
+        if let Err(fault) = self.check(name) {
+            return Put::Failed(fault);
+        }
+        self.charge(CallKind::Put, bytes.len() as u64, 0);
         self.inner.put(name, bytes, condition).await
     }
 
     async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
-        self.ledger.add(CallKind::Delete, 0, 0);
+        if let Err(fault) = self.check(name) {
+            return Delete::Failed(fault);
+        }
+        self.charge(CallKind::Delete, 0, 0);
         self.inner.delete(name, only).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
-        self.ledger.add(CallKind::List, 0, 0);
+        self.check(prefix)?;
+        self.charge(CallKind::List, 0, 0);
         self.inner.list(prefix, after, max).await
     }
 }
@@ -214,13 +428,17 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
 #[async_trait]
 impl<T: Queue + ?Sized> Queue for Metered<T> {
     async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
-        self.ledger.add(CallKind::QueueOther, 0, 0);
+        self.check(queue)?;
+        self.charge(CallKind::QueueOther, 0, 0);
         self.inner.create(queue, settings).await
     }
 
     async fn send(&self, queue: &str, batch: &[ToSend]) -> Vec<Sent> {
+        if let Err(fault) = self.check(queue) {
+            return vec![Sent::Failed(fault); batch.len()];
+        }
         let bytes = batch.iter().map(|message| message.body.len() as u64).sum();
-        self.ledger.add(CallKind::Send, bytes, 0);
+        self.charge(CallKind::Send, bytes, 0);
         self.inner.send(queue, batch).await
     }
 
@@ -231,15 +449,17 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
         visibility: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
+        self.check(queue)?;
         let answer = self.inner.receive(queue, max, visibility, wait).await;
         let messages = answer.as_deref().unwrap_or_default();
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
-        self.ledger.add(CallKind::Receive, 0, bytes);
+        self.charge(CallKind::Receive, 0, bytes);
         answer
     }
 
     async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
-        self.ledger.add(CallKind::DeleteMessage, 0, 0);
+        self.check(queue)?;
+        self.charge(CallKind::DeleteMessage, 0, 0);
         self.inner.delete(queue, receipts).await
     }
 
@@ -249,12 +469,14 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
         receipt: &Receipt,
         visibility: Duration,
     ) -> Result<(), Fault> {
-        self.ledger.add(CallKind::QueueOther, 0, 0);
+        self.check(queue)?;
+        self.charge(CallKind::QueueOther, 0, 0);
         self.inner.change_visibility(queue, receipt, visibility).await
     }
 
     async fn depth(&self, queue: &str) -> Result<u64, Fault> {
-        self.ledger.add(CallKind::QueueOther, 0, 0);
+        self.check(queue)?;
+        self.charge(CallKind::QueueOther, 0, 0);
         self.inner.depth(queue).await
     }
 }

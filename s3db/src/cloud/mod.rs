@@ -30,7 +30,7 @@ use std::sync::Arc;
 pub use crate::cloud::{
     chance::Chance,
     clock::Clock,
-    ledger::{CallKind, Ledger, Prices},
+    ledger::{CallKind, Ledger, Prices, Spending},
     objects::{Delete, ETag, Get, Listing, Objects, Put, PutIf},
     queue::{Message, Queue, QueueSettings, Receipt, Sent, ToSend},
 };

@@ -10,6 +10,7 @@
 //! holds the paper's counters here.
 
 pub mod evaluation; // tables 3 and 4, figure 3
+pub mod today; // the hardened store: dollars, freshness, scaling
 
 use std::{
     collections::{BTreeMap, HashMap},

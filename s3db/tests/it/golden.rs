@@ -1,14 +1,143 @@
 //! Bytes written by version 1, which every later version reads.
 
-use s3db::{Change, DecodeError, Key, LogRecord, Payload, Stamp};
+use bytes::Bytes;
+use s3db::{
+    Backend, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key, LogRecord,
+    LoggedTransaction, Payload, Stamp,
+    page::{Entries, Link, Page, PageId, Slot, Stream},
+};
 
 /// One line per record: what it is, its bytes in hexadecimal.
 const GOLDEN: &str = include_str!("../golden/log-v1.txt");
 
+/// The same of pages, transactions, log objects, clients and the catalogue.
+const OBJECTS: &str = include_str!("../golden/objects-v1.txt");
+
+const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+const LEFT: PageId = PageId(0x1111);
+const RIGHT: PageId = PageId(u128::MAX);
+
+fn stamp(clock: u64, client: u64, sequence: u64) -> Stamp {
+    Stamp { clock, client, sequence }
+}
+
+fn pages() -> Vec<Page> {
+    let bytes = Bytes::from_static;
+    let slot = |key, stamp, payload: Option<&'static [u8]>| Slot {
+        key: bytes(key),
+        stamp,
+        payload: payload.map(bytes),
+    };
+    let stream = |client, epoch| Stream { client, epoch };
+    let mut leaf = Page {
+        id: LEFT,
+        version: 7,
+        write_id: 0xabcdef,
+        checkpoint_ms: 1_763_690_400_123,
+        low: bytes(b"b"),
+        high: Some(bytes(b"m")),
+        right: Some(RIGHT),
+        origin: Some((ROOT, 3)),
+        applied: vec![(stream(1, 1), 5), (stream(1, 2), 9), (stream(2, 1), 1)],
+        ..Page::root(ROOT)
+    };
+    let dead = Page {
+        dead: true,
+        version: 8,
+        write_id: 100,
+        checkpoint_ms: 1_763_690_400_456,
+        origin: None,
+        applied: Vec::new(),
+        ..leaf.clone()
+    };
+    leaf.entries = Entries::Leaf(vec![
+        slot(b"b", stamp(5, 1, 2), Some(b"")),
+        slot(b"key", stamp(1_763_690_400_000_000, 0xfeed, 1), Some(b"\x00\xffpayload")),
+        slot(b"l", stamp(6, 2, 1), None),
+    ]);
+    let link = |key, child| Link { key: bytes(key), child };
+    let inner = Page {
+        level: 2,
+        version: 2,
+        write_id: 99,
+        checkpoint_ms: 1_763_690_400_000,
+        entries: Entries::Inner(vec![link(b"", LEFT), link(b"m", RIGHT)]),
+        ..Page::root(ROOT)
+    };
+    vec![Page::root(ROOT), leaf, inner, dead]
+}
+
+fn transactions() -> Vec<LoggedTransaction> {
+    let key = |key: &str| Key::new(key).unwrap();
+    let payload = |payload: &str| Payload::new(payload).unwrap();
+    let entry = |tree, page, is_secondary, clock, sequence, change| Entry {
+        tree,
+        page,
+        is_secondary,
+        record: LogRecord { stamp: stamp(clock, 7, sequence), change },
+    };
+    let entries = vec![
+        entry(ROOT, LEFT, false, 5, 1, Change::Update(key("user/1"), payload("Ada"))),
+        entry(RIGHT, RIGHT, true, 6, 2, Change::Insert(key("by-age/36"), payload("user/1"))),
+        entry(ROOT, LEFT, false, 7, 3, Change::Delete(key("user/2"), payload(""))),
+    ];
+    let of =
+        |number, total, entries| LoggedTransaction { client: 7, epoch: 2, number, total, entries };
+    vec![of(4, 3, entries), of(5, 9000, vec![]), of(6, 0, vec![])]
+}
+
+#[test]
+fn objects_of_version_1_are_still_written_and_read() {
+    let [whole, spilled, empty] = <[_; 3]>::try_from(transactions()).unwrap();
+    let transaction = |transaction: &LoggedTransaction, object: Option<&str>| {
+        Inspected::Transaction(transaction.clone(), object.map(str::to_owned))
+    };
+    let index = |name: &str, root, is_ready| Index { name: name.to_owned(), root, is_ready };
+    let indexes = vec![index("by-age", LEFT, true), index("by-name", RIGHT, false)];
+    let database = |id, backend, shards| Inspected::Database(Database { id, backend, shards });
+    let mut expected: Vec<Inspected> = pages().into_iter().map(Inspected::Page).collect();
+    expected.extend([
+        transaction(&whole, None),
+        transaction(&spilled, Some("spill/7/2/5")),
+        Inspected::Log(
+            Stream { client: 7, epoch: 2 },
+            11,
+            vec![transaction(&whole, None), transaction(&empty, None)],
+        ),
+        Inspected::Log(Stream { client: 7, epoch: 1 }, 12, vec![]),
+        Inspected::Client(3),
+        database(ROOT.0, Backend::S3Log, 16),
+        database(1, Backend::SqsFifo, 1000),
+        Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes }),
+    ]);
+    let lines: Vec<_> = OBJECTS.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines.len(), expected.len());
+    for (line, expected) in lines.into_iter().zip(expected) {
+        let bytes = Bytes::from(unhex(line.rsplit(' ').next().unwrap()));
+        assert_eq!(Inspected::decode(&bytes).as_ref(), Ok(&expected), "{line}");
+        if let Some(again) = expected.encode() {
+            assert_eq!(again, bytes, "{line}");
+        }
+        // Every bit counts, and every byte.
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(Inspected::decode(&damaged.into()).is_err(), "{line}: byte {at}");
+            assert!(Inspected::decode(&bytes.slice(..at)).is_err(), "{line}: cut at {at}");
+        }
+    }
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
+}
+
 fn expected() -> Vec<LogRecord> {
     let key = |key: &str| Key::new(key).unwrap();
     let payload = |payload: &[u8]| Payload::new(payload).unwrap();
-    let stamp = |clock, client, sequence| Stamp { clock, client, sequence };
     let record = |stamp, change| LogRecord { stamp, change };
     vec![
         record(stamp(1, 2, 3), Change::Insert(key("k"), payload(b""))),
@@ -27,10 +156,7 @@ fn version_1_is_still_written_and_read() {
     assert_eq!(lines.len(), expected().len());
     for (line, record) in lines.into_iter().zip(expected()) {
         let digits = line.rsplit(' ').next().unwrap();
-        let bytes: Vec<u8> = (0..digits.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-            .collect();
+        let bytes = unhex(digits);
         assert_eq!(record.to_bytes(), bytes, "{line}");
         assert_eq!(LogRecord::decode(&bytes), Ok((record, bytes.len())), "{line}");
     }

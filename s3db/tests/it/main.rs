@@ -5,6 +5,7 @@ mod conformance;
 mod embedded;
 mod golden;
 mod hostile;
+mod ledger;
 mod meddle;
 mod mishaps;
 mod model;

@@ -1,0 +1,20 @@
+//! `bench`: what the store and the protocols of the paper take, in virtual time.
+
+mod paper; // the paper's tables, and today's
+mod plot; // charts
+
+use clap::Subcommand;
+
+use crate::output::{Failure, Output};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// The evaluation of "Building a Database on S3" (SIGMOD 2008), and the same questions today
+    Paper(paper::Args),
+}
+
+pub(crate) fn run(command: &Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Paper(args) => paper::run(args, output),
+    }
+}

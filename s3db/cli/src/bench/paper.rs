@@ -1,0 +1,500 @@
+//! `bench paper`: the paper's tables 3 and 4 and its Figure 3, replayed; what parallel sends make of
+//! them; and the hardened store at today's latencies and prices.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use s3db::{
+    Backend, Level,
+    paper::{
+        PaperSettings, Variant,
+        evaluation::{INTERVALS_S, PRINTED, PRINTED_FIGURE_3, Row, figure_3, improved, measure},
+        today::{
+            Outcome, Spread, Stalls, busy_costs, commits_beside, costs, freshness,
+            freshness_bound_s, prices, quantile, scaling,
+        },
+    },
+};
+use serde_json::{Value, json};
+
+use super::plot::{Chart, Line};
+use crate::output::{Failure, Output, Progress};
+
+/// The logs whose dollars and scaling are measured. Ordered queues are left out: a drain of theirs gets
+/// no more of a page's records while a batch of them is under way, so that a number of records per
+/// checkpoint cannot be asked for.
+const MEASURED: [Backend; 2] = [Backend::S3Log, Backend::SqsStandard];
+/// The charts, by the names of their files.
+const FIGURE_3: &str = "figure-3.svg";
+const SCALING: &str = "scaling.svg";
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Everything runs in virtual time from seeds: the figures are the same on every machine.
+
+Examples:
+  s3db bench paper
+  s3db bench paper --quick --json
+  s3db bench paper --plots charts --write BENCHMARKS.md"
+)]
+pub(crate) struct Args {
+    /// Fewer transactions, and at most 100 clients
+    #[arg(long)]
+    quick: bool,
+    /// Write the charts, as SVG, into this folder
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// Put the tables into this file, in place of what is between <!-- paper --> and <!-- end paper -->
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// What everything follows from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Everything that was measured.
+struct Measured {
+    rows: Vec<Row>,
+    improved: Vec<Row>,
+    curves: Vec<(Variant, Vec<f64>)>,
+    costs: Vec<Cost>,
+    stalls: Vec<(Backend, [f64; 2])>,
+    ages: Vec<(Backend, Stalls, [f64; 3])>,
+    scaling: Vec<Scaling>,
+}
+
+/// Commits by number of clients.
+struct Scaling {
+    backend: Backend,
+    spread: Spread,
+    /// Clients; median and 99th percentile in milliseconds.
+    points: Vec<(u32, [f64; 2])>,
+}
+
+/// What 1,000 transactions cost.
+struct Cost {
+    backend: Backend,
+    level: Level,
+    is_busy: bool,
+    /// Records per checkpoint, as measured.
+    b: f64,
+    /// Reading, commits, background.
+    dollars: [f64; 3],
+    /// Median of a commit, in milliseconds.
+    commit_ms: f64,
+}
+
+impl Cost {
+    fn new(backend: Backend, level: Level, is_busy: bool, outcome: &Outcome) -> Cost {
+        Cost {
+            backend,
+            level,
+            is_busy,
+            b: outcome.records_per_checkpoint(),
+            dollars: outcome.dollars(&prices(backend)),
+            commit_ms: quantile(&outcome.commits_ms, 0.5),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
+    let measured = measured(args)?;
+    if let Some(folder) = &args.plots {
+        fs::create_dir_all(folder).map_err(|error| told(folder, &error))?;
+        for (name, chart) in
+            [(FIGURE_3, chart_of_figure_3(&measured)), (SCALING, chart_of_scaling(&measured))]
+        {
+            let file = folder.join(name);
+            fs::write(&file, chart.svg()).map_err(|error| told(&file, &error))?;
+        }
+    }
+    let tables = tables(&measured);
+    if let Some(file) = &args.write {
+        write_into(file, &section(args, &tables))?;
+    }
+    output.say(&tables, &json_of(&measured))
+}
+
+fn told(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Told(format!("{}: {error}", path.display()))
+}
+
+fn measured(args: &Args) -> Result<Measured, Failure> {
+    let progress = Progress::new();
+    let say = |what: &str| progress.show(|| format!("{what} ..."));
+    let many = if args.quick { 400 } else { 1000 };
+    let seed = args.seed;
+    let (mut rows, mut improved_rows, mut curves) = (Vec::new(), Vec::new(), Vec::new());
+    for variant in Variant::ALL {
+        say(variant.name());
+        rows.push(measure(PaperSettings::new(variant), many, seed)?);
+        if variant != Variant::Naive {
+            improved_rows.push(measure(improved(variant), many, seed)?);
+        }
+    }
+    for (variant, _) in PRINTED_FIGURE_3 {
+        say("Figure 3");
+        let points = INTERVALS_S.map(|at| figure_3(variant, at, many / 2, seed));
+        let points: Result<Vec<Row>, _> = points.into_iter().collect();
+        curves.push((variant, points?.iter().map(Row::dollars).collect()));
+    }
+    let mut all_costs = Vec::new();
+    for backend in MEASURED {
+        for level in Level::ALL {
+            say("dollars");
+            let outcome = costs(backend, level, 10, many / 2, seed)?;
+            all_costs.push(Cost::new(backend, level, false, &outcome));
+        }
+    }
+    let outcome = busy_costs(Backend::S3Log, Level::Atomic, 10, seed)?;
+    all_costs.push(Cost::new(Backend::S3Log, Level::Atomic, true, &outcome));
+    let (mut stalls, mut ages, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+    for backend in Backend::ALL {
+        say("stalled checkpointers");
+        let p99 = |stalls| {
+            let outcome = commits_beside(backend, stalls, seed)?;
+            Ok::<f64, Failure>(quantile(&outcome.commits_ms, 0.99))
+        };
+        stalls.push((backend, [p99(Stalls::Nobody)?, p99(Stalls::Everybody)?]));
+        say("freshness");
+        for who in [Stalls::Nobody, Stalls::Sweeper] {
+            let seen = freshness(backend, who, seed)?.ages_s;
+            ages.push((backend, who, [0.5, 0.99, 1.0].map(|q| quantile(&seen, q))));
+        }
+    }
+    for backend in MEASURED {
+        for spread in [Spread::HotPage, Spread::Uniform] {
+            let mut points = Vec::new();
+            for clients in [1, 10, 100, 1000] {
+                if args.quick && clients > 100 {
+                    continue;
+                }
+                say(&format!("{clients} clients"));
+                let outcome = scaling(backend, spread, clients, seed)?;
+                let both = [0.5, 0.99].map(|q| quantile(&outcome.commits_ms, q));
+                points.push((clients, both));
+            }
+            sizes.push(Scaling { backend, spread, points });
+        }
+    }
+    progress.end();
+    Ok(Measured {
+        rows,
+        improved: improved_rows,
+        curves,
+        costs: all_costs,
+        stalls,
+        ages,
+        scaling: sizes,
+    })
+}
+
+/// A table in Markdown, which is as well for a screen.
+fn table(text: &mut String, heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let width = |n: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(n))
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+            .max(heads[n].len())
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("| {} |\n", padded.collect::<Vec<_>>().join(" | "))
+    };
+    *text += &line(heads.to_vec());
+    let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    *text += &line(rule.iter().map(String::as_str).collect());
+    for row in &rows {
+        *text += &line(row.iter().map(String::as_str).collect());
+    }
+    text.push('\n');
+}
+
+fn tables(measured: &Measured) -> String {
+    let mut text = String::from(
+        "### Tables 3 and 4\n\nSeconds per transaction and dollars per 1,000, of one client in 2007 with \
+         a checkpoint interval of 15 s; in brackets what the paper printed. Beside the dollars of \
+         Table 4 stands what the transfer of the pages costs that a transaction reads, for which \
+         Table 4 has no room.\n\n",
+    );
+    let rows = PRINTED.iter().zip(&measured.rows).map(|(printed, row)| {
+        vec![
+            row.variant.name().to_owned(),
+            format!("{:.2} ({})", row.average_s, printed.average_s),
+            format!("{:.1} ({})", row.max_s, printed.max_s),
+            format!("{:.2} ({})", row.transaction_dollars, printed.transaction_dollars),
+            format!("{:.2} ({})", row.background_dollars, printed.background_dollars),
+            format!("{:.2}", row.reading_dollars),
+        ]
+    });
+    let heads = [
+        "variant",
+        "average s",
+        "longest s",
+        "transaction $",
+        "checkpoint + atomic queue $",
+        "reading $",
+    ];
+    table(&mut text, &heads, rows);
+    text += "The same with sends that go out together, and one message per transaction of \
+             Atomicity:\n\n";
+    let rows = measured.improved.iter().map(|row| {
+        vec![
+            row.variant.name().to_owned(),
+            format!("{:.2}", row.average_s),
+            format!("{:.2}", row.transaction_dollars),
+            format!("{:.2}", row.background_dollars),
+        ]
+    });
+    let heads = ["variant", "average s", "transaction $", "checkpoint + atomic queue $"];
+    table(&mut text, &heads, rows);
+
+    text += "### Figure 3\n\nDollars per 1,000 transactions by checkpoint interval; in brackets what the \
+             paper's plot shows.\n\n";
+    let heads = INTERVALS_S.map(|at| format!("{at} s"));
+    let heads: Vec<&str> =
+        std::iter::once("variant").chain(heads.iter().map(String::as_str)).collect();
+    let rows =
+        measured.curves.iter().zip(PRINTED_FIGURE_3).map(|((variant, ours), (_, theirs))| {
+            let cells =
+                ours.iter().zip(theirs).map(|(ours, theirs)| format!("{ours:.2} ({theirs})"));
+            std::iter::once(variant.name().to_owned()).chain(cells).collect()
+        });
+    table(&mut text, &heads, rows);
+
+    text += "### Today\n\nDollars per 1,000 transactions of the same workload (about 4 pages read, 7 \
+             leaves changed, one shopper) by our store, at today's list prices, requests only; b is the \
+             measured number of records per checkpoint of a leaf. The busy process has 100 shoppers, \
+             who share log objects.\n\n";
+    let rows = measured.costs.iter().map(|cost| {
+        let [reading, commit, background] = cost.dollars;
+        let name = cost.backend.name();
+        vec![
+            if cost.is_busy { format!("{name}, busy") } else { name.to_owned() },
+            cost.level.name().to_owned(),
+            format!("{:.1}", cost.b),
+            format!("{reading:.4}"),
+            format!("{commit:.4}"),
+            format!("{background:.4}"),
+            format!("{:.4}", reading + commit + background),
+            format!("{:.0}", cost.commit_ms),
+        ]
+    });
+    let heads =
+        ["log", "level", "b", "reading $", "commit $", "background $", "total $", "commit ms"];
+    table(&mut text, &heads, rows);
+
+    text += "### Whom a commit waits for\n\n99th percentile of 3,000 commits of ten clients on one hot \
+             page, while a sweeper and the clients' own checkpoints run, or stall for a minute at a \
+             time in the middle of what they do.\n\n";
+    let rows = measured.stalls.iter().map(|(backend, [usual, stalled])| {
+        vec![
+            backend.name().to_owned(),
+            format!("{usual:.1}"),
+            format!("{stalled:.1}"),
+            format!("{:.2}", stalled / usual),
+        ]
+    });
+    table(&mut text, &["log", "running ms", "stalled ms", "ratio"], rows);
+
+    let _ = writeln!(
+        text,
+        "### How old what others see is\n\nSeconds from a commit until another process reads it, whose \
+         cached pages live for 100 s; ten writers, three readers, a sweeper. The bound is interval \
+         plus TTL plus lease, {} s.\n",
+        freshness_bound_s()
+    );
+    let rows = measured.ages.iter().map(|(backend, who, [p50, p99, most])| {
+        let stalls = if *who == Stalls::Sweeper { "the sweeper stalls" } else { "nobody stalls" };
+        vec![
+            backend.name().to_owned(),
+            stalls.to_owned(),
+            format!("{p50:.0}"),
+            format!("{p99:.0}"),
+            format!("{most:.0}"),
+        ]
+    });
+    table(&mut text, &["log", "", "median s", "99 % s", "most s"], rows);
+
+    text += "### Commits by number of clients\n\nMedian and 99th percentile in milliseconds, three records \
+             per transaction, all on one leaf or on leaves chosen at random (which a commit then has to \
+             fetch first). Each client is a process with a cache of its own.\n\n";
+    let clients: Vec<u32> = measured
+        .scaling
+        .first()
+        .map_or(Vec::new(), |row| row.points.iter().map(|point| point.0).collect());
+    let heads: Vec<String> = clients.iter().map(ToString::to_string).collect();
+    let heads: Vec<&str> =
+        ["log", "pages"].into_iter().chain(heads.iter().map(String::as_str)).collect();
+    let rows = measured.scaling.iter().map(|Scaling { backend, spread, points }| {
+        let cells = points.iter().map(|(_, [p50, p99])| format!("{p50:.1}, {p99:.1}"));
+        [backend.name().to_owned(), spread.name().to_owned()].into_iter().chain(cells).collect()
+    });
+    table(&mut text, &heads, rows);
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn chart_of_figure_3(measured: &Measured) -> Chart<'static> {
+    let mut lines = Vec::new();
+    for (n, (variant, ours)) in measured.curves.iter().enumerate() {
+        let xs = INTERVALS_S.iter().map(|at| *at as f64);
+        lines.push(Line {
+            name: variant.name().to_owned(),
+            is_dashed: false,
+            colour: n,
+            points: xs.clone().zip(ours.iter().copied()).collect(),
+        });
+        lines.push(Line {
+            name: format!("{}, 2008", variant.name()),
+            is_dashed: true,
+            colour: n,
+            points: xs.zip(PRINTED_FIGURE_3[n].1).collect(),
+        });
+    }
+    Chart {
+        title: "Dollars by checkpoint interval, 2007",
+        x: "checkpoint interval, s",
+        y: "$ per 1,000",
+        is_log: false,
+        lines,
+    }
+}
+
+fn chart_of_scaling(measured: &Measured) -> Chart<'static> {
+    let line = |(n, Scaling { backend, spread, points }): (usize, &Scaling)| Line {
+        name: format!("{}, {}", backend.name(), spread.name()),
+        is_dashed: *spread == Spread::HotPage,
+        colour: n / 2,
+        points: points.iter().map(|(clients, [p50, _])| (f64::from(*clients), *p50)).collect(),
+    };
+    Chart {
+        title: "Median commit by number of clients",
+        x: "clients",
+        y: "ms",
+        is_log: true,
+        lines: measured.scaling.iter().enumerate().map(line).collect(),
+    }
+}
+
+fn json_of(measured: &Measured) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "variant": row.variant.name(), "average_s": row.average_s, "max_s": row.max_s,
+            "transaction_dollars": row.transaction_dollars,
+            "background_dollars": row.background_dollars,
+            "reading_dollars": row.reading_dollars,
+        })
+    };
+    let printed = |printed: &s3db::paper::evaluation::Printed| {
+        json!({
+            "variant": printed.variant.name(), "average_s": printed.average_s,
+            "max_s": printed.max_s, "transaction_dollars": printed.transaction_dollars,
+            "background_dollars": printed.background_dollars,
+        })
+    };
+    let curve = |(variant, points): &(Variant, Vec<f64>)| json!({"variant": variant.name(), "intervals_s": INTERVALS_S, "dollars": points});
+    let cost = |cost: &Cost| {
+        json!({
+            "backend": cost.backend.name(), "level": cost.level.name(), "busy": cost.is_busy,
+            "records_per_checkpoint": cost.b, "reading_dollars": cost.dollars[0],
+            "commit_dollars": cost.dollars[1], "background_dollars": cost.dollars[2],
+            "dollars": cost.dollars.iter().sum::<f64>(), "commit_ms": cost.commit_ms,
+        })
+    };
+    let stall = |(backend, [usual, stalled]): &(Backend, [f64; 2])| json!({"backend": backend.name(), "p99_ms": usual, "p99_stalled_ms": stalled});
+    let age = |(backend, who, [p50, p99, most]): &(Backend, Stalls, [f64; 3])| {
+        json!({
+            "backend": backend.name(), "sweeper_stalls": *who == Stalls::Sweeper,
+            "median_s": p50, "p99_s": p99, "max_s": most,
+        })
+    };
+    let size = |Scaling { backend, spread, points }: &Scaling| {
+        let points: Vec<Value> = points
+            .iter()
+            .map(|(clients, [p50, p99])| json!({"clients": clients, "median_ms": p50, "p99_ms": p99}))
+            .collect();
+        json!({"backend": backend.name(), "pages": spread.name(), "points": points})
+    };
+    json!({
+        "per_transactions": 1000,
+        "measured": measured.rows.iter().map(row).collect::<Vec<_>>(),
+        "printed": PRINTED.iter().map(printed).collect::<Vec<_>>(),
+        "parallel": measured.improved.iter().map(row).collect::<Vec<_>>(),
+        "figure_3": measured.curves.iter().map(curve).collect::<Vec<_>>(),
+        "today": measured.costs.iter().map(cost).collect::<Vec<_>>(),
+        "stalls": measured.stalls.iter().map(stall).collect::<Vec<_>>(),
+        "freshness": measured.ages.iter().map(age).collect::<Vec<_>>(),
+        "freshness_bound_s": freshness_bound_s(),
+        "scaling": measured.scaling.iter().map(size).collect::<Vec<_>>(),
+    })
+}
+
+const BEGIN: &str = "<!-- paper -->";
+const END: &str = "<!-- end paper -->";
+
+/// The section of BENCHMARKS.md.
+fn section(args: &Args, tables: &str) -> String {
+    let plots = args.plots.as_deref().map_or(String::new(), |folder| {
+        let folder = folder.display();
+        format!(
+            "![Dollars by checkpoint interval]({folder}/{FIGURE_3})\n\n\
+             ![Commits by number of clients]({folder}/{SCALING})\n\n"
+        )
+    });
+    let quick = if args.quick { " --quick" } else { "" };
+    format!(
+        "{BEGIN}\n## 8. A database on S3\n\n**Does the protocol of 2008 cost and take what its paper \
+         says, and what do the same transactions cost and take today?**\n\n{tables}\n\n{plots}\
+         Measured by `s3db bench paper{quick} --seed {}` in virtual time: the figures follow from the \
+         seed, not from a machine. Latencies of 2007 are the paper's tables 1 and 2, those of today \
+         20 ms for a get, 32 ms for a put, 10 ms to send and 8 ms to receive, each up to 30 % more or \
+         less. Prices are the list prices of us-east-1.\n{END}\n",
+        args.seed
+    )
+}
+
+/// Replaces the section in `file`, or adds it at the end.
+fn write_into(file: &Path, section: &str) -> Result<(), Failure> {
+    let old = match fs::read_to_string(file) {
+        Ok(old) => old,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(told(file, &error)),
+    };
+    fs::write(file, replaced(&old, section)).map_err(|error| told(file, &error))
+}
+
+fn replaced(old: &str, section: &str) -> String {
+    let place = old.find(BEGIN).zip(old.find(END)).filter(|(begin, end)| begin < end);
+    match place {
+        Some((begin, end)) => {
+            let rest = old[end + END.len()..].strip_prefix('\n').unwrap_or(&old[end + END.len()..]);
+            format!("{}{section}{rest}", &old[..begin])
+        }
+        None if old.is_empty() => section.to_owned(),
+        None => format!("{}\n\n{section}", old.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_section_is_replaced_and_nothing_else() {
+        let section = format!("{BEGIN}\nnew\n{END}\n");
+        let old = format!("# B\n\n{BEGIN}\nold\n{END}\n\nmore\n");
+        assert_eq!(replaced(&old, &section), format!("# B\n\n{section}\nmore\n"));
+        assert_eq!(replaced("# B\n", &section), format!("# B\n\n{section}"));
+        assert_eq!(replaced("", &section), section);
+        // An end without a beginning is text.
+        assert!(replaced(&format!("{END} {BEGIN}"), &section).ends_with(&section));
+    }
+}

@@ -1,0 +1,107 @@
+//! Any object or message of the store, told by its first bytes: for tools that find one, and for
+//! those who search for bytes that a decoder does not survive.
+
+use bytes::Bytes;
+
+use crate::{
+    catalog::{Collection, Database},
+    client::ClientRecord,
+    frame::FrameError,
+    log::{
+        LogRecord, Transaction,
+        objects::{self, LogObject},
+        transaction::Body,
+    },
+    page::{Page, Stream},
+};
+
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Inspected {
+    /// `s3dP`: a node of a tree.
+    Page(Page),
+    /// `s3dL`: one change.
+    Record(LogRecord),
+    /// `s3dT`: a transaction or a part of one; its records may lie in the object of this name.
+    Transaction(Transaction, Option<String>),
+    /// `s3dO`: a log object of this stream and number, with its transactions; a fence has none.
+    Log(Stream, u64, Vec<Inspected>),
+    /// `s3dI`: a client in this epoch.
+    Client(u64),
+    /// `s3dD`: the database.
+    Database(Database),
+    /// `s3dC`: a collection. Its name is that of the object, and not in it.
+    Collection(Collection),
+}
+
+impl Inspected {
+    /// Decodes `bytes`, whatever of the store's they are.
+    ///
+    /// # Errors
+    /// When they are nothing of the store's, are damaged, or hold what nothing holds.
+    pub fn decode(bytes: &Bytes) -> Result<Inspected, FrameError> {
+        let Some(found) = bytes.first_chunk::<4>() else {
+            return Err(FrameError::Truncated { have: bytes.len(), need: 4 });
+        };
+        Ok(match found {
+            b"s3dP" => Inspected::Page(Page::decode(bytes)?),
+            b"s3dL" => {
+                let refused = |_| FrameError::Field { at: 0, what: "no log record" };
+                let (record, len) = LogRecord::decode(bytes).map_err(refused)?;
+                if len != bytes.len() {
+                    return Err(FrameError::Field { at: len, what: "bytes behind a log record" });
+                }
+                Inspected::Record(record)
+            }
+            b"s3dT" => match Transaction::decode(bytes)? {
+                Body::Here(transaction) => Inspected::Transaction(transaction, None),
+                Body::Spilled(transaction, object) => {
+                    Inspected::Transaction(transaction, Some(object))
+                }
+            },
+            b"s3dO" => {
+                // Its name is in it, behind magic, version and kind.
+                let number = |at: usize| {
+                    let field = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>());
+                    let short = FrameError::Truncated { have: bytes.len(), need: at + 8 };
+                    field.map(|field| u64::from_le_bytes(*field)).ok_or(short)
+                };
+                let stream = Stream { client: number(6)?, epoch: number(14)? };
+                let sequence = number(22)?;
+                let frames = match objects::decode(bytes, stream, sequence)? {
+                    LogObject::Transactions { frames, .. } => frames,
+                    LogObject::Fence => Vec::new(),
+                };
+                let inner = frames.iter().map(|frame| match frame.first_chunk::<4>() {
+                    Some(b"s3dT") => Inspected::decode(frame),
+                    _ => Err(FrameError::Field { at: 0, what: "no transaction in a log object" }),
+                });
+                Inspected::Log(stream, sequence, inner.collect::<Result<_, _>>()?)
+            }
+            b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?.epoch),
+            b"s3dD" => Inspected::Database(Database::decode(bytes)?),
+            b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
+            _ => {
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dI, s3dD or s3dC";
+                return Err(FrameError::Magic { found: *found, expected });
+            }
+        })
+    }
+
+    /// The bytes again, of what is written as it is read: pages, records, transactions, databases and
+    /// collections. `None` for the rest.
+    pub fn encode(&self) -> Option<Bytes> {
+        match self {
+            Inspected::Page(page) => Some(page.encode()),
+            Inspected::Record(record) => Some(record.to_bytes().into()),
+            Inspected::Transaction(transaction, None) => Some(transaction.encode()),
+            Inspected::Transaction(transaction, Some(object)) => {
+                transaction.entries.is_empty().then(|| transaction.encode_spilled(object))
+            }
+            Inspected::Database(database) => Some(database.encode()),
+            Inspected::Collection(collection) => Some(collection.encode()),
+            Inspected::Log(..) | Inspected::Client(_) => None,
+        }
+    }
+}
