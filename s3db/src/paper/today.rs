@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What runs is the code that runs in production; services and time are the model's, so that figures
-//! depend on the seed alone. Latencies are [`Latency::TODAY`].
+//! depend on the seed alone. Latencies are [`Latency::TODAY`]. Not to be called within a Tokio runtime,
+//! whose cooperative scheduling an executor of another kind does not know.
 
 use std::{
     collections::BTreeMap,
@@ -674,7 +675,9 @@ pub fn commits_beside(backend: Backend, stalls: Stalls, seed: u64) -> Result<Out
         transactions: 300,
         has_sweeper: true,
         stalls,
-        ..Load::new(backend, Level::Atomic, Spread::HotPage)
+        // On a hot page a commit now and then fetches what another client's checkpoint put: more or
+        // less often, as it happens, which is not what is asked here.
+        ..Load::new(backend, Level::Atomic, Spread::Uniform)
     };
     run(&load, seed)
 }
@@ -750,14 +753,14 @@ mod tests {
     }
 
     #[test]
-    fn busy_processes_pay_less() {
+    fn busy_processes_share_log_objects() {
         let outcome = busy_costs(Backend::S3Log, Level::Atomic, 10, 1).unwrap();
         let dollars = outcome.dollars(&prices(Backend::S3Log));
         let total: f64 = dollars.iter().sum();
         let b = outcome.records_per_checkpoint();
         println!("s3-log, busy: {total:.5} {dollars:.5?}, b = {b:.1}");
-        assert!((2.0..11.0).contains(&b), "{b}");
-        assert!(total <= 0.0103, "{total}");
+        // One put for four transactions at least; alone it would be 0.005.
+        assert!(dollars[1] <= 0.005 / 4.0, "{dollars:?}");
     }
 
     #[test]
