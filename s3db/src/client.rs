@@ -3,9 +3,25 @@
 //! An *incarnation* is a client and an epoch. The epoch is claimed at start by compare and swap on
 //! `clients/CLIENT`, so no two processes have the same one. The first epoch of a name is the time of
 //! its claim in microseconds, the next ones count on from there: a name that was retired and comes
-//! back takes none of its old epochs again, of whose streams others may remember how far they read. The same object holds a bound that all
-//! stamps of earlier lives are below: the next life starts above it, whatever its clock says, and a
-//! life that needs a higher bound claims that first, by which it learns that it is over.
+//! back takes none of its old epochs again, of whose streams others may remember how far they read.
+//! The same object holds a bound that all stamps of earlier lives are below: the next life starts
+//! above it, whatever its clock says, and a life that needs a higher bound claims that first, by
+//! which it learns that it is over.
+//!
+//! ```text
+//!   --- time --->   |<----------- CLAIM ----------->|
+//!   stamps so far ..now                            bound
+//!                   |<--- half --->| here the bound is raised, in the background
+//! ```
+//!
+//! A client that goes on writing raises its bound before half of it is used up
+//! ([`Incarnation::keep_alive`]), so that no commit waits for that. One that begins to write again
+//! after a rest, or whose background stands still, raises it when it stamps.
+//!
+//! What a claim may not do is to keep the next life from writing: its first stamp is above the
+//! bound, and no stamp may be further ahead of the object store's clock than
+//! [`Settings::clock_ahead_max`]. So no claim reaches that limit, however wrong the clock of the
+//! machine, and however soon one life follows the other: only stamps that are in use do.
 //!
 //! A client that is over is *retired*: its object is deleted, by itself when it has nothing in the
 //! log any more, or by garbage collection when its bound is longer ago than any tombstone stays.
@@ -32,13 +48,16 @@ const VERSION: u8 = 1;
 /// What the names of all clients' objects start with.
 pub(crate) const CLIENTS: &str = "clients/";
 
-/// How far ahead of its clock a client claims stamps at most: one put per minute of writing. The
-/// next life begins there, so it must be well below what a clock may be ahead
-/// ([`Settings::clock_ahead_max`]): a quarter of it at most.
-const CLAIM_US: u64 = 60_000_000;
-/// How far beyond what was claimed before at least. Lives that are short follow each other at this
-/// distance, not at the one above.
-const CLAIM_MIN_US: u64 = 1_000_000;
+/// How far ahead of its clock a client claims stamps at most, and at most half of what a clock may
+/// be ahead. One put per minute of writing. Longer would be cheaper, by next to nothing; but after
+/// a crash the next life's stamps are as far ahead, and win against what others write meanwhile.
+const CLAIM_US: u64 = 120_000_000;
+/// How far beyond what is used before a claim goes at least: stamps for a while, one per microsecond.
+/// Lives that are short follow each other at this distance, not at the one above.
+const CLAIM_MIN_US: u64 = 100_000;
+/// What two processes may differ by in what they take for the object store's time: it tells whole
+/// seconds, and an answer takes a while. Claims end so long before the limit of stamps.
+const DATES_DIFFER_US: u64 = 2_000_000;
 /// Lives of a client that may not be fenced yet. More are no state of a client's object.
 const UNFENCED_MAX: u64 = 1 << 20;
 /// A client that writes nothing raises its bound when that is older than such a part of what makes
@@ -107,6 +126,8 @@ struct State {
     clock: u64,
     sequence: u64,
     bound_us: u64,
+    /// A newer life has begun, or the client was taken for gone. There is nothing more to ask.
+    is_over: bool,
 }
 
 impl Incarnation {
@@ -134,11 +155,11 @@ impl Incarnation {
             }
             let record = ClientRecord {
                 epoch: before.epoch + 1,
-                bound_us: claim_us(settings, before.bound_us, wall.max(date_ms * 1000)),
+                bound_us: claim_us(settings, before.bound_us + 1, wall, date_ms),
                 write_id: cloud.chance.next_u128(),
                 ..before
             };
-            if let Some(etag) = swap(cloud, settings, &object, record, condition).await? {
+            if let Swap::Done(etag) = swap(cloud, settings, &object, record, condition).await? {
                 return Ok(Incarnation {
                     cloud: cloud.clone(),
                     settings: *settings,
@@ -148,6 +169,7 @@ impl Incarnation {
                         clock: before.bound_us,
                         sequence: 0,
                         bound_us: record.bound_us,
+                        is_over: false,
                     }),
                     claim: tokio::sync::Mutex::new((record, etag)),
                 });
@@ -163,7 +185,11 @@ impl Incarnation {
 
     /// Writes down that all earlier epochs are over, so that nobody needs to fence them again.
     pub(crate) async fn fenced(&self) -> Result<(), StoreError> {
-        self.change(|record| record.fence_from = record.epoch).await
+        self.change(|record| {
+            record.fence_from = record.epoch;
+            true
+        })
+        .await
     }
 
     /// Retires the client. The caller sees to it that all it wrote is on its pages, and that its name
@@ -204,46 +230,87 @@ impl Incarnation {
                 }
                 clock
             };
-            self.raise_bound(clock, wall).await?;
+            let room = clock + CLAIM_MIN_US;
+            self.raise_bound(clock, claim_us(&self.settings, room, wall, date_ms)).await?;
         }
     }
 
-    /// Shows that this life goes on, if it showed nothing for long.
-    pub(crate) async fn keep_alive(&self) -> Result<(), StoreError> {
-        let wall = self.cloud.clock.wall_us();
+    /// Raises the bound if half of it is used up, so that no commit has to; and shows that this life
+    /// goes on, if it showed nothing for long. `date_ms` is the object store's clock, 0 if unknown.
+    pub(crate) async fn keep_alive(&self, date_ms: u64) -> Result<(), StoreError> {
+        let wall = self.cloud.clock.wall_us().max(date_ms * 1000);
+        let (clock, bound) = {
+            let state = self.state();
+            if state.is_over {
+                return Err(self.fenced_error());
+            }
+            (state.clock, state.bound_us)
+        };
+        let next = claim_us(&self.settings, clock, wall, date_ms);
+        let most = claim_most_us(&self.settings);
+        // It writes, and time goes by; or it writes more than there are microseconds.
+        let is_used = clock + most > bound && next >= bound + most / 2;
+        let is_short =
+            clock + CLAIM_MIN_US / 2 > bound && clock <= limit_us(&self.settings, date_ms);
         let age_us = self.settings.tombstone_age.as_micros() as u64 / KEPT_ALIVE_PART;
-        let bound_us = self.state().bound_us;
-        if wall > bound_us.saturating_add(age_us) {
-            self.raise_bound(wall, wall).await
-        } else {
-            Ok(())
+        // By the store's clock, which garbage collection goes by.
+        let now = if date_ms == 0 { wall } else { date_ms * 1000 };
+        let is_old = now > bound.saturating_add(age_us);
+        if next > bound && (is_used || is_short || is_old) {
+            return self.raise_bound(bound + 1, next).await;
         }
-    }
-
-    /// Claims stamps up to `clock` and beyond.
-    async fn raise_bound(&self, clock: u64, wall: u64) -> Result<(), StoreError> {
-        let bound = claim_us(&self.settings, clock, wall);
-        self.change(|record| record.bound_us = record.bound_us.max(bound)).await?;
-        let bound_us = self.claim.lock().await.0.bound_us;
-        self.state().bound_us = bound_us;
         Ok(())
     }
 
-    /// Changes the client's object, which only the newest incarnation can.
-    async fn change(&self, change: impl Fn(&mut ClientRecord)) -> Result<(), StoreError> {
+    /// Claims stamps up to `bound`, unless somebody did up to `least` meanwhile.
+    async fn raise_bound(&self, least: u64, bound: u64) -> Result<(), StoreError> {
+        self.change(|record| {
+            let is_needed = record.bound_us < least;
+            record.bound_us = record.bound_us.max(bound);
+            is_needed
+        })
+        .await
+    }
+
+    fn fenced_error(&self) -> StoreError {
+        StoreError::Fenced { client: self.client, epoch: self.epoch }
+    }
+
+    /// Changes the client's object, which only the newest incarnation can; or leaves it, if `change`
+    /// says that there is nothing to change.
+    async fn change(&self, change: impl Fn(&mut ClientRecord) -> bool) -> Result<(), StoreError> {
         let object = object(self.client);
         let mut claim = self.claim.lock().await;
-        let mut record = claim.0;
-        change(&mut record);
-        record.write_id = self.cloud.chance.next_u128();
-        let condition = PutIf::Matches(claim.1.clone());
-        match swap(&self.cloud, &self.settings, &object, record, condition).await? {
-            Some(etag) => {
-                *claim = (record, etag);
-                Ok(())
-            }
-            None => Err(StoreError::Fenced { client: self.client, epoch: self.epoch }),
+        if self.state().is_over {
+            return Err(self.fenced_error());
         }
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let mut record = claim.0;
+            if !change(&mut record) {
+                break;
+            }
+            record.write_id = self.cloud.chance.next_u128();
+            let condition = PutIf::Matches(claim.1.clone());
+            match swap(&self.cloud, &self.settings, &object, record, condition).await? {
+                Swap::Done(etag) => {
+                    *claim = (record, etag);
+                    break;
+                }
+                // Nobody else has this epoch: it is a put of ours that nobody waited for.
+                Swap::Other(Some((there, etag))) if there.epoch == self.epoch => {
+                    *claim = (there, etag);
+                }
+                Swap::Other(_) => {
+                    self.state().is_over = true;
+                    return Err(self.fenced_error());
+                }
+            }
+            attempts.after_loss(&object).await?;
+        }
+        let bound_us = claim.0.bound_us;
+        self.state().bound_us = bound_us;
+        Ok(())
     }
 }
 
@@ -253,10 +320,22 @@ pub(crate) fn is_number(number: u64) -> bool {
     i64::try_from(number).is_ok()
 }
 
-/// The bound of stamps to claim by a clock, above one that is claimed or used.
-fn claim_us(settings: &Settings, used_us: u64, wall_us: u64) -> u64 {
-    let most = (settings.clock_ahead_max.as_micros() as u64 / 4).clamp(CLAIM_MIN_US, CLAIM_US);
-    (used_us + CLAIM_MIN_US).max(wall_us + most)
+/// How far ahead of its clock a client claims stamps at most.
+fn claim_most_us(settings: &Settings) -> u64 {
+    (settings.clock_ahead_max.as_micros() as u64 / 2).min(CLAIM_US)
+}
+
+/// The bound of stamps to claim by a clock: `least_us` at least.
+///
+/// The next life begins there, and must be able to. So the bound is less than what its first stamp
+/// may be, if it takes the object store's time for less than [`DATES_DIFFER_US`] earlier than this
+/// one does; unless `least_us` is further ahead.
+fn claim_us(settings: &Settings, least_us: u64, wall_us: u64, date_ms: u64) -> u64 {
+    let ahead_max = settings.clock_ahead_max.as_micros() as u64;
+    let wall_us = wall_us.max(date_ms * 1000);
+    let wanted = (least_us + CLAIM_MIN_US).max(wall_us + claim_most_us(settings));
+    let limit = limit_us(settings, date_ms);
+    wanted.min(limit - DATES_DIFFER_US.min(ahead_max / 4)).max(least_us.min(limit))
 }
 
 /// The highest clock that a stamp may have.
@@ -311,35 +390,42 @@ async fn read(
     }
 }
 
-/// Compare and swap of a client's object, with H3. `None`: another version is there.
+/// What came of a swap.
+enum Swap {
+    Done(ETag),
+    /// Another version is there, or none.
+    Other(Option<(ClientRecord, ETag)>),
+}
+
+/// Compare and swap of a client's object, with H3.
 async fn swap(
     cloud: &Cloud,
     settings: &Settings,
     object: &str,
     record: ClientRecord,
     condition: PutIf,
-) -> Result<Option<ETag>, StoreError> {
+) -> Result<Swap, StoreError> {
     let mut attempts = Attempts::new(cloud, settings);
     loop {
         let fault = match cloud.objects.put(object, record.encode(), condition.clone()).await {
-            Put::Stored(etag) => return Ok(Some(etag)),
+            Put::Stored(etag) => return Ok(Swap::Done(etag)),
             Put::Conflict => Fault::Throttled { what: object.to_owned() },
             Put::Failed(fault) => fault,
             // Refused too: an earlier attempt may have been ours.
             Put::Refused | Put::Missing | Put::Unknown(_) => {
                 match read(cloud, settings, object).await? {
                     Some((there, etag)) if there.write_id == record.write_id => {
-                        return Ok(Some(etag));
+                        return Ok(Swap::Done(etag));
                     }
-                    Some((_, etag)) => match &condition {
+                    Some((there, etag)) => match &condition {
                         // Nothing has happened yet: the same condition again is safe.
                         PutIf::Matches(expected) if *expected == etag => {
                             Fault::Throttled { what: object.to_owned() }
                         }
-                        _ => return Ok(None),
+                        _ => return Ok(Swap::Other(Some((there, etag)))),
                     },
                     // Deleted: the client was retired.
-                    None if condition != PutIf::Absent => return Ok(None),
+                    None if condition != PutIf::Absent => return Ok(Swap::Other(None)),
                     None => Fault::Throttled { what: object.to_owned() },
                 }
             }
@@ -366,5 +452,32 @@ mod tests {
         for record in records {
             assert!(ClientRecord::decode(&record.encode()).is_err(), "{record:?}");
         }
+    }
+
+    #[test]
+    fn claims_cover_what_is_used_and_leave_room_for_the_next_life() {
+        let settings = Settings::default();
+        let s = |s: u64| s * 1_000_000;
+        let date = s(1_763_690_400);
+        // The clock of the machine, and the least that is wanted, both by seconds after the date;
+        // the bound, by microseconds.
+        let cases = [
+            ("a good clock", 0, 0, s(120)),
+            ("a slow one", -500, 0, s(120)),
+            ("a fast one", 100, 100, s(220)),
+            ("one that is too fast for a whole claim", 250, 250, s(298)),
+            ("one that is years ahead", 100_000_000, 0, s(298)),
+            ("a life after a life", 0, 120, s(120) + CLAIM_MIN_US),
+            ("one that was claimed to the end", 0, 298, s(298)),
+            ("stamps in use beyond that", 0, 299, s(299)),
+            ("and beyond the limit", 0, 301, s(300)),
+        ];
+        for (what, ahead, least, expected) in cases {
+            let wall = date.saturating_add_signed(ahead * 1_000_000);
+            let bound = claim_us(&settings, date + s(least), wall, date / 1000);
+            assert_eq!(bound - date, expected, "{what}");
+        }
+        // Nothing known of the store's time: nothing is limited.
+        assert_eq!(claim_us(&settings, 5, s(1000), 0), s(1120));
     }
 }

@@ -33,6 +33,9 @@ use crate::{
     store::Store,
 };
 
+/// How often work in the background looks for what there is to do.
+const TICK: Duration = Duration::from_secs(1);
+
 /// How a database is opened.
 #[derive(Clone)]
 pub struct Options {
@@ -181,7 +184,15 @@ impl Db {
         let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
-            let task = work(session.clone(), options.sweep_interval, stop.clone());
+            let (sweeps, task_stop) = (options.sweep_interval, stop.clone());
+            let of = session.clone();
+            // Beside the work, which may take long.
+            let task = async move {
+                tokio::select! {
+                    () = work(&of, sweeps, task_stop) => {}
+                    () = look_ahead(&of) => {}
+                }
+            };
             let books = books.clone();
             let task = tokio::spawn(async move { for_many(&books.trees, true, task).await });
             Worker { task, stop }
@@ -276,11 +287,11 @@ async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
 }
 
 /// Work in the background. What fails is due again, and tried again.
-async fn work(session: Arc<Session>, sweep_interval: Duration, stop: Arc<Notify>) {
+async fn work(session: &Session, sweep_interval: Duration, stop: Arc<Notify>) {
     let store = session.store();
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
-    let tick = interval.min(Duration::from_secs(1));
+    let tick = interval.min(TICK);
     let (mut since_interval, mut since_sweep) = (Duration::ZERO, Duration::ZERO);
     while tokio::time::timeout(tick, stop.notified()).await.is_err() {
         since_interval += tick;
@@ -293,8 +304,16 @@ async fn work(session: Arc<Session>, sweep_interval: Duration, stop: Arc<Notify>
         if since_sweep >= sweep_interval {
             since_sweep = Duration::ZERO;
             let _ = store.sweep().await;
-            let _ = session.keep_alive().await;
         }
+    }
+}
+
+/// Keeps commits from waiting for a claim of stamps. Does not end.
+async fn look_ahead(session: &Session) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        // What fails is tried again, at last by the commit that needs it.
+        let _ = session.keep_alive().await;
     }
 }
 

@@ -15,7 +15,7 @@
 //! linked it before step 2 is met by the walk of step 3.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
@@ -263,7 +263,8 @@ async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result
     let listed = store.list(PAGES).await?;
     let roots = &store.roots().await?;
     let first = walk(store, roots).await?;
-    let mut candidates: HashMap<PageId, ETag> = HashMap::new();
+    // In an order, so that the same seed is the same run.
+    let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
     let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
     let unmet = listed.iter().filter_map(|name| PageId::of_object(name));
     let mut origins = HashSet::new();

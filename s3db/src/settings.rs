@@ -23,7 +23,8 @@ pub struct Settings {
     pub attempts_max: u32,
     /// First wait between attempts; doubles each time, with jitter. Default: 50 ms.
     pub backoff: Duration,
-    /// How far a stamp may be ahead of the object store's clock. Default: 5 min.
+    /// How far a stamp may be ahead of the object store's clock. A client that starts again after a
+    /// crash begins up to half of this ahead, at most 2 min. Default: 5 min.
     pub clock_ahead_max: Duration,
     /// How old a tombstone is before garbage collection drops it: longer than any log record can
     /// be on its way. Default: 29 days, one more than a message stays in a queue of whole

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use pager::pool::Pool;
@@ -280,7 +280,7 @@ impl Store {
     }
 
     pub(crate) fn make_due(&self, scope: Scope) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = self.due();
         if due.len() < DUE_MAX {
             due.insert(scope);
         }
@@ -303,17 +303,18 @@ impl Store {
         later.into_iter().for_each(|scope| self.make_due(scope));
     }
 
-    fn take_due(&self) -> Option<Scope> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner).pop_last()
+    fn due(&self) -> MutexGuard<'_, BTreeSet<Scope>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether commits or reads found something to do in the background.
     pub fn has_work(&self) -> bool {
-        !self.due.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.due().is_empty()
     }
 
-    /// Does what commits and reads found to be due: forwards transactions, checkpoints. To be called
-    /// again and again by a task in the background.
+    /// Does what commits and reads found to be due: forwards transactions, checkpoints. What becomes
+    /// due meanwhile waits for the next call. To be called again and again by a task in the
+    /// background.
     ///
     /// # Errors
     /// The first error; what failed is due again, what did not is done, and nothing is lost.
@@ -321,7 +322,14 @@ impl Store {
         let mut done = Checkpointed::default();
         let mut round = Round::default();
         let mut failed = Vec::new();
-        while let Some(scope) = self.take_due() {
+        // Whole transactions are sent on before shards are drained. Those of a client that commits
+        // faster than that are due again by then: shards must get their turn nevertheless.
+        let now: Vec<Scope> = self.due().iter().rev().copied().collect();
+        for scope in now {
+            // Whoever works beside this one may have taken it.
+            if !self.due().remove(&scope) {
+                continue;
+            }
             match self.visit(scope).await {
                 Ok(more) => done += more,
                 Err(error) => {

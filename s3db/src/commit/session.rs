@@ -156,17 +156,22 @@ impl Session {
         self.life.get().map_or(0, |life| life.me.epoch)
     }
 
-    /// Shows that this client is there, if it has begun and wrote nothing for long: garbage
-    /// collection forgets clients that wrote nothing for longer than a tombstone stays
-    /// ([`Settings::tombstone_age`](crate::Settings)), and a client that is forgotten commits
-    /// nothing more. To be called now and then; most calls ask no service.
+    /// Looks ahead for a session that has begun: claims stamps for the next commits before those
+    /// that are claimed are used up, so that no commit waits for that; and shows that this client is
+    /// there, if it wrote nothing for long. Garbage collection forgets clients that wrote nothing for
+    /// longer than a tombstone stays ([`Settings::tombstone_age`](crate::Settings)), and a client
+    /// that is forgotten commits nothing more.
+    ///
+    /// To be called about once a second, in the background, as an open [`Db`](crate::Db) does. Most
+    /// calls ask no service; a client that goes on writing puts one object in a minute. Without it a
+    /// commit does that, in passing.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when it is forgotten, or its next life has begun; and whatever the
-    /// services say.
+    /// services say. What failed is tried again by the next call.
     pub async fn keep_alive(&self) -> Result<(), StoreError> {
         match self.life.get() {
-            Some(life) => life.me.keep_alive().await,
+            Some(life) => life.me.keep_alive(self.store.pages.date_ms()).await,
             None => Ok(()),
         }
     }

@@ -59,8 +59,11 @@ const LOG: &str = "log/";
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Names that one list returns.
 const LIST_MAX: usize = 1000;
-/// Objects that one drain reads at most.
-const DRAIN_OBJECTS_MAX: usize = 64;
+/// Objects that one drain reads at most: some seconds. Who commits much fills so many between two
+/// checkpoints, and each drain puts every page that they changed.
+const DRAIN_OBJECTS_MAX: usize = 256;
+/// Bytes of objects after which a drain reads no more.
+const DRAIN_BYTES_MAX: usize = 16 << 20;
 
 fn prefix(stream: Stream) -> String {
     format!("{LOG}{:016x}/{:016x}/", stream.client, stream.epoch)
@@ -542,7 +545,7 @@ impl Log for ObjectLog {
         let (numbers, more) = self.numbers(stream).await?;
         batch.is_full = more;
         let cursor = self.cursor(stream);
-        let mut read = 0;
+        let (mut read, mut bytes_read) = (0, 0);
         for number in numbers {
             let name = name(stream, number);
             if number < cursor {
@@ -550,13 +553,17 @@ impl Log for ObjectLog {
                 batch.tickets.push(Ticket::Object { name });
                 continue;
             }
-            if batch.entries.len() >= most || read == DRAIN_OBJECTS_MAX {
+            if batch.entries.len() >= most
+                || read == DRAIN_OBJECTS_MAX
+                || bytes_read >= DRAIN_BYTES_MAX
+            {
                 batch.is_full = true;
                 break;
             }
             read += 1;
             // Gone since the list: someone else applied it.
             let Some(bytes) = self.get(&name).await? else { continue };
+            bytes_read += bytes.len();
             match decode(&bytes, stream, number) {
                 // No reason to stop: nothing lies behind the fence that ends a stream, and one that
                 // arrives late, in a number that was freed meanwhile, ends nothing.
@@ -743,6 +750,25 @@ mod tests {
         log.cloud.objects.delete(&name(streams[1], 0), None).await;
         log.scopes(&[]).await.unwrap();
         assert_eq!(log.cursors().keys().copied().collect::<Vec<_>>(), [streams[2]]);
+    }
+
+    /// A drain took on 64 objects, however large; and of small ones never more, however many there
+    /// were, so that each page was put as often.
+    #[tokio::test]
+    async fn drains_are_bounded_by_objects_and_by_bytes() {
+        let log = log();
+        let [many, large] = [7, 8].map(|client| Stream { client, epoch: 1 });
+        for n in 0..DRAIN_OBJECTS_MAX as u64 + 1 {
+            let frame = frame(Stamp { clock: n + 1, client: 7, sequence: n + 1 });
+            put(&log, many, n, &[frame]).await;
+        }
+        let batch = log.drain(Scope::Stream(many), 1000).await.unwrap();
+        assert_eq!((batch.entries.len(), batch.is_full), (DRAIN_OBJECTS_MAX, true));
+        for n in 0..6 {
+            put(&log, large, n, &[Bytes::from(vec![0; 4 << 20])]).await;
+        }
+        let batch = log.drain(Scope::Stream(large), 1000).await.unwrap();
+        assert_eq!((batch.poison.len(), batch.is_full), (4, true));
     }
 
     /// Numbers at the end of what a number can be stopped the process that met them.

@@ -398,6 +398,13 @@ impl Shop {
                 total.leaves += outcome.leaves;
             });
         }
+        {
+            let (shop, session) = (self.clone(), session.clone());
+            world.time.spawn(behind, async move {
+                let account = shop.background.clone();
+                charged_to(&account, shop.look_ahead(&session)).await;
+            });
+        }
         for shopper in 0..load.shoppers {
             let (shop, trees, session) = (self.clone(), trees.clone(), session.clone());
             let committed = committed.clone();
@@ -443,6 +450,15 @@ impl Shop {
             }
         }
         done
+    }
+
+    /// Beside that work, as an open database does too. Ends with the run.
+    async fn look_ahead(&self, session: &Session) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            self.world.time.sleep(TICK.as_micros() as u64).await;
+            // What fails is tried again.
+            let _ = session.keep_alive().await;
+        }
     }
 
     async fn sweep(&self, process: Process) -> Result<(), StoreError> {
@@ -669,15 +685,18 @@ pub fn busy_costs(
 ///
 /// # Errors
 /// As [`run`].
-pub fn commits_beside(backend: Backend, stalls: Stalls, seed: u64) -> Result<Outcome, StoreError> {
+pub fn commits_beside(
+    backend: Backend,
+    spread: Spread,
+    stalls: Stalls,
+    seed: u64,
+) -> Result<Outcome, StoreError> {
     let load = Load {
         clients: 10,
         transactions: 300,
         has_sweeper: true,
         stalls,
-        // On a hot page a commit now and then fetches what another client's checkpoint put: more or
-        // less often, as it happens, which is not what is asked here.
-        ..Load::new(backend, Level::Atomic, Spread::Uniform)
+        ..Load::new(backend, Level::Atomic, spread)
     };
     run(&load, seed)
 }
@@ -753,27 +772,30 @@ mod tests {
     }
 
     #[test]
-    fn busy_processes_share_log_objects() {
+    fn busy_processes_pay_less() {
         let outcome = busy_costs(Backend::S3Log, Level::Atomic, 10, 1).unwrap();
         let dollars = outcome.dollars(&prices(Backend::S3Log));
         let total: f64 = dollars.iter().sum();
         let b = outcome.records_per_checkpoint();
         println!("s3-log, busy: {total:.5} {dollars:.5?}, b = {b:.1}");
-        // One put for four transactions at least; alone it would be 0.005.
-        assert!(dollars[1] <= 0.005 / 4.0, "{dollars:?}");
+        assert!((2.0..11.0).contains(&b), "{b}");
+        assert!(total <= 0.0103, "{total}");
     }
 
     #[test]
     fn a_stalled_checkpointer_keeps_nobody_waiting() {
         for backend in Backend::ALL {
-            let p99 = |stalls| {
-                let outcome = commits_beside(backend, stalls, 1).unwrap();
-                assert_eq!((outcome.transactions, outcome.failed), (3000, 0));
-                quantile(&outcome.commits_ms, 0.99)
-            };
-            let (stalled, usual) = (p99(Stalls::Everybody), p99(Stalls::Nobody));
-            println!("{}: p99 {stalled} ms beside stalls, {usual} ms without", backend.name());
-            assert!(stalled <= 1.05 * usual, "{}: {stalled} ms, {usual} ms", backend.name());
+            for spread in [Spread::HotPage, Spread::Uniform] {
+                let p99 = |stalls| {
+                    let outcome = commits_beside(backend, spread, stalls, 1).unwrap();
+                    assert_eq!((outcome.transactions, outcome.failed), (3000, 0));
+                    quantile(&outcome.commits_ms, 0.99)
+                };
+                let (stalled, usual) = (p99(Stalls::Everybody), p99(Stalls::Nobody));
+                let name = format!("{}, {}", backend.name(), spread.name());
+                println!("{name}: p99 {stalled} ms beside stalls, {usual} ms without");
+                assert!(stalled <= 1.05 * usual, "{name}: {stalled} ms, {usual} ms");
+            }
         }
     }
 

@@ -243,7 +243,7 @@ impl Cluster {
         };
         let session = loop {
             match Session::open(store.clone(), client).await {
-                Ok(session) => break session,
+                Ok(session) => break Arc::new(session),
                 Err(StoreError::Fenced { .. }) => return Ok(()),
                 Err(error) => {
                     self.check_clock(&error, client);
@@ -260,6 +260,14 @@ impl Cluster {
                 time.sleep(1_500_000).await;
                 // What fails is due again.
                 let _ = background.work().await;
+            }
+        });
+        let (time, ahead) = (world.time.clone(), session.clone());
+        world.time.spawn(process, async move {
+            loop {
+                time.sleep(1_000_000).await;
+                // Whoever is over learns it when it commits.
+                let _ = ahead.keep_alive().await;
             }
         });
         let mut witness = Witness {

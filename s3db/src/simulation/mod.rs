@@ -77,7 +77,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 4] = ["usual", "crowd", "splits", "deaths"];
+    pub const NAMES: [&'static str; 5] = ["usual", "crowd", "splits", "deaths", "restarts"];
 
     /// A plan by its name, so that tests and replays agree.
     pub fn named(name: &str) -> Option<Plan> {
@@ -102,6 +102,16 @@ impl Plan {
                 tombstone_age: Duration::from_secs(40),
                 second_life: 0.0,
                 work: Duration::from_secs(240),
+                ..usual
+            },
+            // One life after the other, long enough that claims of stamps are raised, on machines whose
+            // clocks are nearly as wrong as they may be.
+            "restarts" => Plan {
+                transactions: 100,
+                second_life: 0.03,
+                comes_back: 1.0,
+                faults: Faults { skew_max: Duration::from_secs(110), ..Faults::ALL },
+                work: Duration::from_secs(200),
                 ..usual
             },
             _ => return None,

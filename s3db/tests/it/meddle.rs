@@ -99,7 +99,15 @@ fn denied(what: &str) -> Fault {
 #[async_trait]
 impl Objects for Meddler {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
-        self.beneath.objects.get(name, unless).await
+        // As S3 tells it: in whole seconds.
+        let whole = |date_ms: u64| date_ms / 1000 * 1000;
+        Ok(match self.beneath.objects.get(name, unless).await? {
+            Get::Found { bytes, etag, date_ms } => {
+                Get::Found { bytes, etag, date_ms: whole(date_ms) }
+            }
+            Get::Unchanged { date_ms } => Get::Unchanged { date_ms: whole(date_ms) },
+            Get::Absent => Get::Absent,
+        })
     }
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {

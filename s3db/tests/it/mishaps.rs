@@ -1,12 +1,20 @@
 //! What once went wrong, each as it did.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use s3db::{
-    Backend, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store, StoreError,
+    Backend, Checkpointed, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store,
+    StoreError,
     cloud::{
-        Cloud, Put, Queue, QueueSettings, Sent, ToSend,
+        CallKind, Cloud, Ledger, Put, Queue, QueueSettings, Sent, ToSend,
         embedded::{self, Memory, ObjectQueue},
+        ledger::{Metered, charged_to},
         model::{Faults, Process},
     },
 };
@@ -20,6 +28,15 @@ use crate::{
 };
 
 const CLIENT: u64 = 7;
+
+/// `cloud`, with what is called charged to whom it is for.
+fn metered(cloud: &Cloud) -> Cloud {
+    Cloud {
+        objects: Arc::new(Metered::new(cloud.objects.clone(), Ledger::new())),
+        queue: Arc::new(Metered::new(cloud.queue.clone(), Ledger::new())),
+        ..cloud.clone()
+    }
+}
 
 fn memory() -> Cloud {
     embedded::memory(Arc::new(Memory::new()))
@@ -281,6 +298,179 @@ fn a_client_that_is_started_again_commits() {
         }
         assert_eq!(get(&cloud, &things, "k").await.as_deref(), Some("99 again"));
     });
+}
+
+/// The same after lives of every length, on machines whose clocks are as wrong as they may be, of a
+/// store that tells its time in whole seconds.
+#[test]
+fn the_next_life_commits_at_once_whatever_the_last_one_claimed() {
+    for ahead in [-3600, 0, 100, 200, 290] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        run(&world, async move {
+            Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+            let things = open(&cloud, settings()).await.create_collection("things").await.unwrap();
+            let (_, whole_seconds) = Meddler::over(&cloud);
+            let (clock, odd) = OddClock::over(&whole_seconds);
+            clock.set_ahead(ahead);
+            // Seconds that a life lasts, with a commit in each. Lives of none follow each other
+            // within a second.
+            for life in [150, 0, 0, 0, 61, 0, 0, 400, 0, 0, 0] {
+                let session = Session::reader(open(&odd, settings()).await, CLIENT);
+                put(&session, &things, "k", "first").await;
+                for _ in 0..life {
+                    cloud.clock.sleep(Duration::from_secs(1)).await;
+                    session.keep_alive().await.unwrap();
+                    put(&session, &things, "k", "next").await;
+                }
+                put(&session, &things, "k", &format!("{ahead} {life}")).await;
+                let seen = get(&cloud, &things, "k").await;
+                assert_eq!(seen, Some(format!("{ahead} {life}")));
+            }
+        });
+    }
+}
+
+/// Once a minute a commit had to claim stamps before it could write: an object more on its way.
+#[test]
+fn who_goes_on_writing_waits_for_no_claim() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    let task_world = world.clone();
+    run(&world, async move {
+        let world = task_world;
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let store = open(&metered(&cloud), settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Arc::new(Session::open(store, CLIENT).await.unwrap());
+        put(&session, &things, "k", "first").await;
+        let (behind, claims) = (session.clone(), Ledger::new());
+        let (time, to) = (world.time.clone(), claims.clone());
+        world.time.spawn(Process(1), async move {
+            for _ in 0..700 {
+                time.sleep(1_000_000).await;
+                charged_to(&to, behind.keep_alive()).await.unwrap();
+            }
+        });
+        let commits = Ledger::new();
+        for n in 0..600 {
+            cloud.clock.sleep(Duration::from_millis(900)).await;
+            charged_to(&commits, put(&session, &things, "k", &format!("{n}"))).await;
+        }
+        // One put for each commit, and no other call but those that look after a page whose time to
+        // live is over.
+        let puts = |ledger: &Ledger| ledger.charge(CallKind::Put).calls;
+        assert_eq!(puts(&commits), 600);
+        // One in a minute or so.
+        let claimed = puts(&claims);
+        assert!((5..=12).contains(&claimed), "{claimed} claims in ten minutes");
+        // A client that rests claims nothing more, and pays when it comes back.
+        cloud.clock.sleep(Duration::from_secs(150)).await;
+        let before = puts(&claims);
+        assert!(before <= claimed + 2, "{before}");
+        charged_to(&commits, put(&session, &things, "k", "late")).await;
+        assert_eq!(puts(&commits), 602);
+    });
+}
+
+/// Of many who needed a claim at the same moment, each put one.
+#[test]
+fn those_who_wait_for_a_claim_share_it() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    let task_world = world.clone();
+    let commits = Ledger::new();
+    let account = commits.clone();
+    run(&world, async move {
+        let world = task_world;
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let store = open(&metered(&cloud), settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Arc::new(Session::open(store, CLIENT).await.unwrap());
+        put(&session, &things, "k", "first").await;
+        cloud.clock.sleep(Duration::from_secs(600)).await;
+        for n in 0..50 {
+            let (session, things, to) = (session.clone(), things.clone(), account.clone());
+            world.time.spawn(Process(1), async move {
+                charged_to(&to, put(&session, &things, &format!("k{n}"), "x")).await;
+            });
+        }
+    });
+    // One claim, and one log object for all: or two, if one had its claim before the others.
+    let puts = commits.charge(CallKind::Put).calls;
+    assert!((2..=3).contains(&puts), "{puts} puts");
+}
+
+/// A commit that nobody waited for had just claimed stamps, and the next one took that for a newer
+/// life of the client.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_nobody_waited_for_is_our_own() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (clock, cloud) = OddClock::over(&cloud);
+    let store = open(&cloud, settings()).await;
+    let things = store.create_collection("things").await.unwrap();
+    let session = Session::open(store, CLIENT).await.unwrap();
+    put(&session, &things, "k", "first").await;
+    // Its claim is used up.
+    clock.set_ahead(125);
+    meddler.puts("clients/", &[Stuck]);
+    let given_up = put(&session, &things, "k", "given up");
+    assert!(tokio::time::timeout(Duration::from_secs(1), given_up).await.is_err());
+    put(&session, &things, "k", "second").await;
+    assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("second"));
+    // Another life is still noticed.
+    let other = Session::open(open(&raw, settings()).await, CLIENT).await.unwrap();
+    clock.set_ahead(260);
+    let mut txn = session.begin(Level::Atomic);
+    txn.put(things.root, &key("k"), Payload::default()).unwrap();
+    let outcome = session.commit(&mut txn).await;
+    assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+    put(&other, &things, "k", "third").await;
+    // What is over stays so, and asks nobody: each put would be stuck.
+    meddler.puts("clients/", &[Stuck; 10]);
+    for _ in 0..10 {
+        let outcome = session.keep_alive().await;
+        assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+    }
+}
+
+/// A client that committed faster than its transactions were sent on was all that work in the
+/// background came to: what it wrote stayed in the queues.
+#[test]
+fn checkpoints_get_their_turn_beside_a_client_that_commits_all_the_time() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        let task_world = world.clone();
+        run(&world, async move {
+            let world = task_world;
+            Store::create(&cloud, &settings(), backend, 1).await.unwrap();
+            let store = open(&cloud, settings()).await;
+            let things = store.create_collection("things").await.unwrap();
+            let session = Session::open(store.clone(), CLIENT).await.unwrap();
+            let (time, committed) = (world.time.clone(), Arc::<AtomicU64>::default());
+            let count = committed.clone();
+            world.time.spawn(Process(1), async move {
+                for n in 0..3000 {
+                    time.sleep(1000).await;
+                    put(&session, &things, "k", &format!("{n}")).await;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            cloud.clock.sleep(Duration::from_millis(100)).await;
+            let mut done = Checkpointed::default();
+            for _ in 0..3 {
+                cloud.clock.sleep(Duration::from_secs(1)).await;
+                store.make_all_due();
+                done += store.work().await.unwrap();
+            }
+            let committed = committed.load(Ordering::Relaxed);
+            assert!(committed < 3000, "the client had to be done first");
+            assert!(done.applied > 0, "{backend:?}: {done:?}");
+        });
+    }
 }
 
 /// One life on a machine whose clock was years ahead, and no later one could commit.

@@ -62,6 +62,14 @@ fn leaves_die_while_others_write() {
     }
 }
 
+/// No life is kept from committing by what an earlier one claimed: that is a violation.
+#[test]
+fn lives_that_follow_each_other_on_wrong_clocks() {
+    for backend in Backend::ALL {
+        hold("restarts", backend, 0..20);
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for backend in Backend::ALL {

@@ -61,7 +61,7 @@ struct Measured {
     improved: Vec<Row>,
     curves: Vec<(Variant, Vec<f64>)>,
     costs: Vec<Cost>,
-    stalls: Vec<(Backend, [f64; 2])>,
+    stalls: Vec<(Backend, Spread, [f64; 2])>,
     ages: Vec<(Backend, Stalls, [f64; 3])>,
     scaling: Vec<Scaling>,
 }
@@ -154,11 +154,13 @@ fn measured(args: &Args) -> Result<Measured, Failure> {
     let (mut stalls, mut ages, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     for backend in Backend::ALL {
         say("stalled checkpointers");
-        let p99 = |stalls| {
-            let outcome = commits_beside(backend, stalls, seed)?;
-            Ok::<f64, Failure>(quantile(&outcome.commits_ms, 0.99))
-        };
-        stalls.push((backend, [p99(Stalls::Nobody)?, p99(Stalls::Everybody)?]));
+        for spread in [Spread::HotPage, Spread::Uniform] {
+            let p99 = |stalls| {
+                let outcome = commits_beside(backend, spread, stalls, seed)?;
+                Ok::<f64, Failure>(quantile(&outcome.commits_ms, 0.99))
+            };
+            stalls.push((backend, spread, [p99(Stalls::Nobody)?, p99(Stalls::Everybody)?]));
+        }
         say("freshness");
         for who in [Stalls::Nobody, Stalls::Sweeper] {
             let seen = freshness(backend, who, seed)?.ages_s;
@@ -291,18 +293,19 @@ fn tables(measured: &Measured) -> String {
         ["log", "level", "b", "reading $", "commit $", "background $", "total $", "commit ms"];
     table(&mut text, &heads, rows);
 
-    text += "### Whom a commit waits for\n\n99th percentile of 3,000 commits of ten clients on leaves chosen at \
-             random, while a sweeper and the clients' own checkpoints run, or stall for a minute at a \
-             time in the middle of what they do.\n\n";
-    let rows = measured.stalls.iter().map(|(backend, [usual, stalled])| {
+    text += "### Whom a commit waits for\n\n99th percentile of 3,000 commits of ten clients, all on one leaf \
+             or on leaves chosen at random, while a sweeper and the clients' own checkpoints run, or stall \
+             for a minute at a time in the middle of what they do.\n\n";
+    let rows = measured.stalls.iter().map(|(backend, spread, [usual, stalled])| {
         vec![
             backend.name().to_owned(),
+            spread.name().to_owned(),
             format!("{usual:.1}"),
             format!("{stalled:.1}"),
             format!("{:.2}", stalled / usual),
         ]
     });
-    table(&mut text, &["log", "running ms", "stalled ms", "ratio"], rows);
+    table(&mut text, &["log", "pages", "running ms", "stalled ms", "ratio"], rows);
 
     let _ = writeln!(
         text,
@@ -409,7 +412,12 @@ fn json_of(measured: &Measured) -> Value {
             "dollars": cost.dollars.iter().sum::<f64>(), "commit_ms": cost.commit_ms,
         })
     };
-    let stall = |(backend, [usual, stalled]): &(Backend, [f64; 2])| json!({"backend": backend.name(), "p99_ms": usual, "p99_stalled_ms": stalled});
+    let stall = |(backend, spread, [usual, stalled]): &(Backend, Spread, [f64; 2])| {
+        json!({
+            "backend": backend.name(), "pages": spread.name(), "p99_ms": usual,
+            "p99_stalled_ms": stalled,
+        })
+    };
     let age = |(backend, who, [p50, p99, most]): &(Backend, Stalls, [f64; 3])| {
         json!({
             "backend": backend.name(), "sweeper_stalls": *who == Stalls::Sweeper,
