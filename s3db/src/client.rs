@@ -131,12 +131,13 @@ struct State {
 }
 
 impl Incarnation {
-    /// Begins a life of `client`. `date_ms` is the object store's clock, 0 if unknown.
+    /// Begins a life of `client`. `date_ms` tells the object store's clock, 0 if unknown: it is asked
+    /// after every wait, since waits can be long.
     pub(crate) async fn claim(
         cloud: &Cloud,
         settings: &Settings,
         client: u64,
-        date_ms: u64,
+        date_ms: impl Fn() -> u64,
     ) -> Result<Incarnation, StoreError> {
         let object = object(client);
         let mut attempts = Attempts::new(cloud, settings);
@@ -146,7 +147,7 @@ impl Incarnation {
                 Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
                 None => (ClientRecord::before_first(cloud.clock.wall_us()), PutIf::Absent),
             };
-            let wall = cloud.clock.wall_us();
+            let (wall, date_ms) = (cloud.clock.wall_us(), date_ms());
             // A bound is for ever: no wrong clock may raise it.
             check_clock(settings, wall, date_ms)?;
             if before.bound_us > limit_us(settings, date_ms) {
@@ -211,12 +212,14 @@ impl Incarnation {
         state.clock = state.clock.max(clock);
     }
 
-    /// The next stamp of this client. `date_ms` is the object store's clock, 0 if unknown.
+    /// The next stamp of this client. `date_ms` tells the object store's clock, as in
+    /// [`Incarnation::claim`].
     ///
     /// It is never behind that clock: what a slow machine writes blindly, over a record that it did
     /// not read, would lose against what was there long before.
-    pub(crate) async fn stamp(&self, date_ms: u64) -> Result<Stamp, StoreError> {
+    pub(crate) async fn stamp(&self, date_ms: impl Fn() -> u64) -> Result<Stamp, StoreError> {
         loop {
+            let date_ms = date_ms();
             let wall = self.cloud.clock.wall_us().max(date_ms * 1000);
             let clock = {
                 let mut state = self.state();

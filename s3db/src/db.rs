@@ -261,7 +261,7 @@ impl Db {
     pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
         let store = self.store();
         store.make_all_due();
-        for_many(&self.books.trees, false, store.work()).await
+        for_many(&self.books.trees, false, store.work_off()).await
     }
 
     /// Stops the work in the background and does what is left of it for this client.

@@ -13,7 +13,7 @@ use crate::{
     client::CLIENTS,
     cloud::{Cloud, PutIf},
     error::StoreError,
-    log::{Log, Scope, objects::ObjectLog, queues::Queues},
+    log::{Left, Log, Scope, objects::ObjectLog, queues::Queues},
     page::{Page, PageId},
     pool::{PageManager, PoolCounts},
     retry::Attempts,
@@ -27,6 +27,11 @@ const DUE_MAX: usize = 100_000;
 const LIST_MAX: usize = 1000;
 /// Drains of one scope within one sweep: what arrives faster than this waits for the next one.
 const SWEEP_ROUNDS_MAX: usize = 1000;
+
+/// Batches of one scope that are taken on before others have their turn.
+const VISIT_ROUNDS_MAX: usize = 32;
+/// Rounds of work after which what becomes due all the time is left to the next one who works.
+const WORK_ROUNDS_MAX: usize = 32;
 
 /// Failures within one round of work after which it is the services that fail.
 const FAILURES_MAX: u32 = 16;
@@ -344,26 +349,42 @@ impl Store {
         round.end(done)
     }
 
-    /// Takes on what there is in `scope`, batch by batch: one batch per interval would fall behind
-    /// a client that writes more than that.
-    async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
-        let mut done = Checkpointed::default();
-        for _ in 0..SWEEP_ROUNDS_MAX {
-            let is_full = match scope {
-                Scope::Client(client) => {
-                    let most = self.settings.records_per_checkpoint_max;
-                    self.log.forward(client, most).await? >= most
-                }
-                Scope::Shard(_) | Scope::Stream(_) => {
-                    let (more, is_full) = checkpoint::checkpoint(self, scope).await?;
-                    done += more;
-                    is_full
-                }
-            };
-            if !is_full {
+    /// The same, and what becomes due meanwhile, until nothing is; but not for ever beside those who
+    /// commit all the time.
+    pub(crate) async fn work_off(&self) -> Result<Checkpointed, StoreError> {
+        let mut done = self.work().await?;
+        for _ in 1..WORK_ROUNDS_MAX {
+            if !self.has_work() {
                 break;
             }
+            done += self.work().await?;
         }
+        Ok(done)
+    }
+
+    /// Takes on what there is in `scope`, batch by batch: one batch per interval would fall behind
+    /// a client that writes more than that. What is left is due again.
+    async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
+        let mut done = Checkpointed::default();
+        for _ in 0..VISIT_ROUNDS_MAX {
+            let left = match scope {
+                Scope::Client(client) => {
+                    let most = self.settings.records_per_checkpoint_max;
+                    self.log.forward(client, most).await?.1
+                }
+                Scope::Shard(_) | Scope::Stream(_) => {
+                    let (more, left) = checkpoint::checkpoint(self, scope).await?;
+                    done += more;
+                    left
+                }
+            };
+            match left {
+                Left::Nothing => return Ok(done),
+                Left::Trickle => break,
+                Left::Backlog => {}
+            }
+        }
+        self.make_due(scope);
         Ok(done)
     }
 
@@ -401,7 +422,8 @@ impl Store {
 
     async fn forward_all(&self, client: u64) -> Result<(), StoreError> {
         for _ in 0..SWEEP_ROUNDS_MAX {
-            if self.log.forward(client, self.settings.records_per_checkpoint_max).await? == 0 {
+            let most = self.settings.records_per_checkpoint_max;
+            if self.log.forward(client, most).await?.0 == 0 {
                 break;
             }
         }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
-    log::{Entry, Poison, Scope, Transaction, queues::quarantine},
+    log::{Entry, Left, Poison, Scope, Transaction, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
     settings::Rule,
     store::Store,
@@ -50,11 +50,11 @@ impl std::ops::AddAssign for Checkpointed {
     }
 }
 
-/// Checkpoints up to a batch of what `scope` holds. Says whether there may be more.
+/// Checkpoints up to a batch of what `scope` holds. Says what is left.
 pub(crate) async fn checkpoint(
     store: &Store,
     scope: Scope,
-) -> Result<(Checkpointed, bool), StoreError> {
+) -> Result<(Checkpointed, Left), StoreError> {
     let rules = store.settings.rules;
     let batch = store.log.drain(scope, store.settings.records_per_checkpoint_max).await?;
     let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
@@ -88,7 +88,7 @@ pub(crate) async fn checkpoint(
         }
     }
     store.log.ack(tickets).await?;
-    Ok((done, batch.is_full))
+    Ok((done, batch.left))
 }
 
 async fn apply_to_tree(

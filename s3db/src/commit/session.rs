@@ -125,7 +125,7 @@ impl Session {
         let begin = || async {
             let store = &self.store;
             let claim = || {
-                let date_ms = store.pages.date_ms();
+                let date_ms = move || store.pages.date_ms();
                 Incarnation::claim(&store.cloud, &store.settings, self.client, date_ms)
             };
             let me = match claim().await {
@@ -192,7 +192,7 @@ impl Session {
         let Some(life) = self.life.get() else { return Ok(true) };
         let store = &self.store;
         store.make_all_due();
-        store.work().await?;
+        store.work_off().await?;
         if store.database().backend != Backend::S3Log {
             // Messages are anyone's to send on and to apply: nothing there needs the client.
             return life.me.retire().await;
@@ -425,12 +425,12 @@ impl Session {
                 me.observe(there.stamp.clock);
             }
             let page = page.map_or(*tree, |page| page.id);
-            let stamp = match me.stamp(pages.date_ms()).await {
+            let stamp = match me.stamp(|| pages.date_ms()).await {
                 // Ahead of what the object store said last, which may be long ago.
                 Err(StoreError::Clock { .. }) if !was_asked => {
                     was_asked = true;
                     self.store.ask_date().await?;
-                    me.stamp(pages.date_ms()).await?
+                    me.stamp(|| pages.date_ms()).await?
                 }
                 stamp => stamp?,
             };
@@ -456,7 +456,7 @@ impl Session {
                 return Ok(());
             }
             store.make_all_due();
-            store.work().await?;
+            store.work_off().await?;
             if store.database().backend == Backend::S3Log {
                 store.drain(Scope::Stream(self.stream())).await?;
             }

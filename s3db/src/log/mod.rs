@@ -111,8 +111,20 @@ pub(crate) struct Batch {
     pub(crate) through: Option<(Stream, u64)>,
     /// Messages and objects to let go of, when everything above is safe.
     pub(crate) tickets: Vec<Ticket>,
-    /// Whether the batch is full: there may be more.
-    pub(crate) is_full: bool,
+    /// What it leaves behind.
+    pub(crate) left: Left,
+}
+
+/// What a drain leaves behind, as far as it looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// There was nothing more.
+    #[default]
+    Nothing,
+    /// It comes in while it is taken out: who waits for the end of that may wait for ever.
+    Trickle,
+    /// The batch is full: there may be more.
+    Backlog,
 }
 
 /// Bytes that are no transaction.
@@ -173,8 +185,8 @@ pub(crate) trait Log: Send + Sync {
     /// forwarding everything. `clients` are all that ever were.
     fn forwards(&self, clients: &[u64]) -> Vec<u64>;
 
-    /// Sends whole transactions on to where checkpoints look for them. Returns how many.
-    async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError>;
+    /// Sends about `most` whole transactions on to where checkpoints look for them. Returns how many.
+    async fn forward(&self, client: u64, most: usize) -> Result<(usize, Left), StoreError>;
 
     /// Gives out about `most` changes, or what is there.
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;

@@ -43,7 +43,7 @@ use crate::{
     error::StoreError,
     frame::{FrameError, Reader, Writer},
     log::{
-        Append, Appender, Batch, Log, Pending, Poison, Scope, Ticket, Transaction,
+        Append, Appender, Batch, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
     },
     page::{PageId, Stream},
@@ -61,7 +61,7 @@ const GROUP_BYTES_MAX: usize = 4 << 20;
 const LIST_MAX: usize = 1000;
 /// Objects that one drain reads at most: some seconds. Who commits much fills so many between two
 /// checkpoints, and each drain puts every page that they changed.
-const DRAIN_OBJECTS_MAX: usize = 256;
+const DRAIN_OBJECTS_MAX: usize = 200;
 /// Bytes of objects after which a drain reads no more.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 
@@ -534,16 +534,18 @@ impl Log for ObjectLog {
         Vec::new()
     }
 
-    async fn forward(&self, _client: u64, _most: usize) -> Result<usize, StoreError> {
+    async fn forward(&self, _client: u64, _most: usize) -> Result<(usize, Left), StoreError> {
         // Checkpoints look into the streams themselves.
-        Ok(0)
+        Ok((0, Left::Nothing))
     }
 
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let Scope::Stream(stream) = scope else { return Ok(Batch::default()) };
         let mut batch = Batch::default();
         let (numbers, more) = self.numbers(stream).await?;
-        batch.is_full = more;
+        if more {
+            batch.left = Left::Backlog;
+        }
         let cursor = self.cursor(stream);
         let (mut read, mut bytes_read) = (0, 0);
         for number in numbers {
@@ -557,7 +559,7 @@ impl Log for ObjectLog {
                 || read == DRAIN_OBJECTS_MAX
                 || bytes_read >= DRAIN_BYTES_MAX
             {
-                batch.is_full = true;
+                batch.left = Left::Backlog;
                 break;
             }
             read += 1;
@@ -763,12 +765,12 @@ mod tests {
             put(&log, many, n, &[frame]).await;
         }
         let batch = log.drain(Scope::Stream(many), 1000).await.unwrap();
-        assert_eq!((batch.entries.len(), batch.is_full), (DRAIN_OBJECTS_MAX, true));
+        assert_eq!((batch.entries.len(), batch.left), (DRAIN_OBJECTS_MAX, Left::Backlog));
         for n in 0..6 {
             put(&log, large, n, &[Bytes::from(vec![0; 4 << 20])]).await;
         }
         let batch = log.drain(Scope::Stream(large), 1000).await.unwrap();
-        assert_eq!((batch.poison.len(), batch.is_full), (4, true));
+        assert_eq!((batch.poison.len(), batch.left), (4, Left::Backlog));
     }
 
     /// Numbers at the end of what a number can be stopped the process that met them.

@@ -33,7 +33,7 @@ use crate::{
     },
     error::StoreError,
     log::{
-        Append, Appender, Batch, Entry, Log, Pending, Poison, Scope, Ticket, Transaction,
+        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
     },
     page::{PageId, Stream},
@@ -47,6 +47,9 @@ const RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
 /// How long a receive waits for a first message: then the service asks all its servers, and an
 /// empty answer means something.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// How long a drain goes on while messages come in one by one, before others have their turn.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Queues of whole transactions, which clients share: a fixed number, so that clients that live for
 /// a second do not leave a queue each. Nobody needs one alone, since anyone may forward anything.
@@ -194,6 +197,13 @@ impl Queues {
         }
     }
 
+    /// Whether a receive of fewer messages than were `asked` for, after a turn, ends the drain. Each
+    /// of those who commit more often than once per [`WAIT`] would keep it from its end.
+    fn is_trickle(&self, received: usize, asked: usize, began_us: u64) -> bool {
+        let turn_us = self.cloud.clock.monotonic_us().saturating_sub(began_us);
+        received < asked.min(BATCH_MAX) && turn_us >= TURN.as_micros() as u64
+    }
+
     /// The records of a spilled transaction; `None` when the object is gone.
     async fn spilled(&self, object: &str) -> Result<Option<Bytes>, StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
@@ -328,14 +338,16 @@ impl Log for Queues {
         (0..ATOMIC_QUEUES).collect()
     }
 
-    async fn forward(&self, client: u64, most: usize) -> Result<usize, StoreError> {
+    async fn forward(&self, client: u64, most: usize) -> Result<(usize, Left), StoreError> {
         let queue = self.make(Scope::Client(client)).await?;
+        let began_us = self.cloud.clock.monotonic_us();
         let mut forwarded = 0;
         while forwarded < most {
             let messages = self.receive(&queue, most - forwarded).await?;
             if messages.is_empty() {
-                break;
+                return Ok((forwarded, Left::Nothing));
             }
+            let is_trickle = self.is_trickle(messages.len(), most - forwarded, began_us);
             let mut tickets = Vec::new();
             let mut spills = Vec::new();
             for message in messages {
@@ -377,20 +389,26 @@ impl Log for Queues {
                 // What stays behind costs storage, nothing else.
                 let _: Delete = self.cloud.objects.delete(&object, None).await;
             }
+            if is_trickle {
+                return Ok((forwarded, Left::Trickle));
+            }
         }
-        Ok(forwarded)
+        Ok((forwarded, Left::Backlog))
     }
 
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let queue = self.make(scope).await?;
-        let mut batch = Batch { is_full: true, ..Batch::default() };
+        let mut batch = Batch { left: Left::Backlog, ..Batch::default() };
+        let began_us = self.cloud.clock.monotonic_us();
         // A bounded number of receives, however little each returns (W18).
         for _ in 0..most.div_ceil(BATCH_MAX).max(1) {
-            let messages = self.receive(&queue, most - batch.entries.len().min(most - 1)).await?;
+            let asked = most - batch.entries.len().min(most - 1);
+            let messages = self.receive(&queue, asked).await?;
             if messages.is_empty() {
-                batch.is_full = false;
+                batch.left = Left::Nothing;
                 break;
             }
+            let is_trickle = self.is_trickle(messages.len(), asked, began_us);
             for message in messages {
                 let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
                 match Transaction::decode(&message.body) {
@@ -403,6 +421,10 @@ impl Log for Queues {
                 batch.tickets.push(ticket);
             }
             if batch.entries.len() >= most {
+                break;
+            }
+            if is_trickle {
+                batch.left = Left::Trickle;
                 break;
             }
         }
