@@ -14,15 +14,22 @@ use std::{
     fs::File,
     io::{self, Seek, SeekFrom, Write},
     ops::{Deref, Range},
+    os::unix::fs::MetadataExt,
     slice,
 };
 
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::memfd::{MFdFlags, memfd_create},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        statfs::{TMPFS_MAGIC, fstatfs},
+    },
 };
 
 use crate::sys::{PAGE, Shared};
+
+/// Bytes of a block, as `stat(2)` counts them.
+const BLOCK_BYTES: u64 = 512;
 
 /// Parts of files, side by side, as one slice.
 ///
@@ -99,16 +106,24 @@ impl Assembly {
     /// Maps the next part.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a file that is not sealed, for a part that
-    /// lies not within its file, does not begin where a page does, or follows one that ended within a
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a file that is not sealed, lies in huge pages
+    /// (`MFD_HUGETLB`) or has holes, for a part that lies not within its file, does not begin where a page does, or follows one that ended within a
     /// page, and for more than there is room for; and what the system says.
     pub fn push(&mut self, part: &Part) -> io::Result<()> {
         if !is_sealed(&part.file).is_ok_and(|sealed| sealed) {
             return Err(refuse("a file that is not sealed may change, and is not mapped"));
         }
+        // The kernel maps whole huge pages, beyond what was asked for: over whatever lies there.
+        if fstatfs(&part.file)?.filesystem_type() != TMPFS_MAGIC {
+            return Err(refuse("a file in huge pages is not mapped"));
+        }
         let Range { start, end } = part.range;
-        if start >= end || end > part.file.metadata()?.len() {
+        let metadata = part.file.metadata()?;
+        if start >= end || end > metadata.len() {
             return Err(refuse("a part that is empty, or not within its file"));
+        }
+        if metadata.blocks() * BLOCK_BYTES < metadata.len() {
+            return Err(refuse("a file with holes would take memory of the reader's"));
         }
         if !start.is_multiple_of(PAGE as u64) || !self.at.is_multiple_of(PAGE) {
             return Err(refuse("a part that does not begin with a page"));
@@ -237,7 +252,11 @@ mod tests {
         let plain = tempfile::tempfile().expect("a file");
         plain.set_len(PAGE as u64).expect("its length");
         let (pipe, _end) = std::io::pipe().expect("a pipe");
+        let holes = File::from(memfd_create("x", flags).expect("a memory file"));
+        holes.set_len(PAGE as u64).expect("its length");
+        fcntl(&holes, FcntlArg::F_ADD_SEALS(SealFlag::all())).expect("seals");
         let cases = [
+            ("holes", holes),
             ("no seal", open()),
             ("may be cut", only(SealFlag::F_SEAL_WRITE)),
             ("may be written", only(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)),
@@ -247,6 +266,15 @@ mod tests {
         for (what, file) in cases {
             let refused = SealedMap::new(&[Part { file, range: 0..1 }]);
             assert_eq!(refused.map(drop).expect_err(what).kind(), io::ErrorKind::InvalidInput);
+        }
+        // Where the kernel has huge pages; none need be set aside for a file to be made.
+        if let Ok(file) = memfd_create("x", flags | MFdFlags::MFD_HUGETLB) {
+            let file = File::from(file);
+            file.set_len(2 << 20).expect("its length");
+            fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all())).expect("seals");
+            let refused = SealedMap::new(&[Part { file, range: 0..4096 }]);
+            let said = refused.map(drop).expect_err("in huge pages").to_string();
+            assert!(said.contains("huge pages"), "{said}");
         }
         let page = PAGE as u64;
         let backwards = Range { start: 5, end: 4 };

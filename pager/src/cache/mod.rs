@@ -391,8 +391,9 @@ impl Ledger {
     pub(crate) fn confirm(&self, unit: u64) {
         let confirmed =
             self.change(unit, |word| word.has(SPECULATIVE).then(|| word.without(SPECULATIVE)));
-        if confirmed.is_ok() {
+        if let Ok((_, after)) = confirmed {
             self.guess_was_right();
+            self.pass_over(unit, after);
         }
     }
 
@@ -418,8 +419,17 @@ impl Ledger {
     pub(crate) fn forget_guess(&self, unit: u64) {
         let forgotten =
             self.change(unit, |word| word.has(SPECULATIVE).then(|| word.without(SPECULATIVE)));
-        if forgotten.is_ok() {
+        if let Ok((_, after)) = forgotten {
             self.guess_no_more();
+            self.pass_over(unit, after);
+        }
+    }
+
+    /// `unit` is a guess no more. A marker that its reader passed over goes: staged, and nobody's guess,
+    /// it would be no victim of the pool and no part of speculation, and stay until the region closes.
+    fn pass_over(&self, unit: u64, word: Word) {
+        if word.state() == State::Staged {
+            self.unstage(unit);
         }
     }
 
@@ -503,12 +513,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Keeps a marker's bytes without mapping them, if nobody has asked for it meanwhile; else puts
-    /// it in place.
+    /// Keeps a marker's bytes without mapping them, if it is a guess still and nobody has asked for it
+    /// meanwhile; else puts it in place.
     pub(crate) fn stage(&self, unit: u64, frame: Frame, charge: Reservation) -> io::Result<()> {
         lock(&self.staged).insert(unit, (frame, charge));
         let staged = self.change(unit, |word| {
-            (!word.has(DEMANDED) && word.pins() == 0).then(|| word.to(State::Staged))
+            let is_guess = word.has(SPECULATIVE) && !word.has(DEMANDED) && word.pins() == 0;
+            is_guess.then(|| word.to(State::Staged))
         });
         match staged {
             Ok(_) => Ok(()),

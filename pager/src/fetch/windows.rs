@@ -278,7 +278,7 @@ mod tests {
     use super::*;
     use crate::{
         budget::Budget,
-        cache::{Ledger, Speculated},
+        cache::{Asked, Ledger, Speculated},
         error::SourceError,
         frame::Frame,
         policy::{Clock, NoPrefetch},
@@ -367,5 +367,34 @@ mod tests {
             assert_eq!((ledger.guesses(), budget.speculative()), (0, 0), "backwards: {backwards}");
             assert!(windows.all.is_empty());
         }
+    }
+    /// It was nobody's guess any more, and no victim either: its frame and its charge stayed until the
+    /// region closed. Many of them were a budget that no reader could get a unit of.
+    #[test]
+    fn a_marker_that_its_reader_passes_over_is_let_go() {
+        let budget = Budget::new(4 << 20);
+        let object = object(&budget, 64);
+        let mut windows = Windows::new(budget.speculative_limit());
+        let ledger = &object.ledger;
+        let before = budget.used();
+        let stage = |unit| {
+            let mut frame = Frame::with_capacity(4096);
+            frame.put(&[1; 4096]);
+            let charge = budget.try_reserve(ledger.unit_cost()).unwrap();
+            ledger.stage(unit, frame, charge).unwrap();
+        };
+        (10..14).for_each(|unit| assert_eq!(ledger.speculate(unit), Speculated::Claimed));
+        windows.push(&object, Want::new(10..12));
+        windows.push(&object, Want::new(12..14));
+        stage(10);
+        stage(13);
+        assert_eq!(budget.used(), before + 2 * ledger.unit_cost());
+        // Past the first window's marker, and past the second's end, on to what nobody guessed.
+        windows.reached(&object, 11);
+        windows.missed(&object, &(14..15));
+        assert_eq!((ledger.guesses(), budget.used()), (0, before), "nothing is kept for nobody");
+        // What comes only now is mapped: nobody's marker.
+        stage(12);
+        assert!(matches!(ledger.pin(12), Ok(Asked::Resident)), "it can be evicted");
     }
 }

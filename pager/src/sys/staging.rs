@@ -119,7 +119,9 @@ impl Home for Shared {
 impl Reclaim for Shared {
     fn reclaim(&self, bytes: u64) -> u64 {
         let mut state = self.lock();
-        let spare = state.charges.len() - state.out.max(FRAMES_KEPT).min(state.charges.len());
+        // One beside those that are out: these may be out until a reader comes, and what its bytes come
+        // through must not have to wait for them.
+        let spare = state.charges.len().saturating_sub((state.out + 1).max(FRAMES_KEPT));
         let count = spare.min(bytes.div_ceil(self.frame_bytes as u64) as usize);
         let charges: Vec<Reservation> = state.charges.drain(..count).collect();
         let over = state.idle.len().saturating_sub(state.charges.len() - state.out);
