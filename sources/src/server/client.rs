@@ -185,15 +185,12 @@ impl Link {
         if let Some(failure) = state.failure.as_ref().filter(|failure| now < failure.until) {
             return Err(Lost(failure.text.clone()));
         }
-        let made = timeout(CONNECT_WAIT, self.inner.connect()).await;
-        let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        match made {
+        match self.own_connection().await {
             Ok(connection) => {
                 state.failure = None;
-                Ok(state.connection.insert(Arc::new(connection)).clone())
+                Ok(state.connection.insert(connection).clone())
             }
-            Err(error) => {
-                let text = format!("the block server at {}: {error}", self.inner.place);
+            Err(Lost(text)) => {
                 let backoff = state.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
                 let until = Instant::now() + backoff;
                 let backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -201,6 +198,14 @@ impl Link {
                 Err(Lost(text))
             }
         }
+    }
+
+    /// A connection that nobody shares: what the server gives to it comes back when it is dropped.
+    pub(super) async fn own_connection(&self) -> Result<Arc<Connection>, Lost> {
+        let made = timeout(CONNECT_WAIT, self.inner.connect()).await;
+        let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let lost = |error| Lost(format!("the block server at {}: {error}", self.inner.place));
+        made.map(Arc::new).map_err(lost)
     }
 }
 

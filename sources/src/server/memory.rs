@@ -67,16 +67,20 @@ impl Served {
 
 impl Shared {
     async fn map(&self, version: &Version) -> Result<ServedMap, Failed> {
-        let connection = self.link.connection().await?;
+        // Its own: what it is given the server counts until it ends, mapped or not.
+        let connection = self.link.own_connection().await?;
         if !connection.has_memory {
             let why = "the block server has no memory to share; start it with --memory-bytes, and \
                        reach it by its Unix socket";
             return Err(self.refused(why.to_owned()));
         }
-        let handle = self.handle(&connection, version).await?;
         let len = self.len_of(version);
         let len =
             len.ok_or_else(|| self.refused("a version that `stat` has not named".to_owned()))?;
+        let (handle, stat) = self.open_once(&connection, Some((version.clone(), len))).await?;
+        if stat.version != *version {
+            return Err(Failed::Told(self.changed(version, stat.version.to_string())));
+        }
         let unmapped = |error| self.refused(format!("the server's memory: {error}"));
         let mut assembly = Assembly::new(len).map_err(unmapped)?;
         if len > 0 {

@@ -148,20 +148,29 @@ impl Shared {
         })
     }
 
-    /// Opens the object, at a version or at the one that it has.
+    /// Opens the object, at a version or at the one that it has, for whoever closes the handle.
+    pub(super) async fn open_once(
+        &self,
+        connection: &Connection,
+        pinned: Option<(Version, u64)>,
+    ) -> Result<(u32, ObjectStat), Failed> {
+        let request = Request::Open { url: self.url.clone(), pinned };
+        match connection.ask(&request).await? {
+            Reply::Answer(Answer::Opened { handle, len, alignment, part_bytes, version }) => {
+                let (alignment, part_bytes) = (alignment.max(1), part_bytes.max(1));
+                Ok((handle, ObjectStat { len, version, alignment, part_bytes }))
+            }
+            other => Err(self.unexpected(other, None, None)),
+        }
+    }
+
+    /// Opens the object, at a version or at the one that it has. One handle serves all.
     async fn open(
         &self,
         connection: &Arc<Connection>,
         pinned: Option<(Version, u64)>,
     ) -> Result<(u32, ObjectStat), Failed> {
-        let request = Request::Open { url: self.url.clone(), pinned };
-        let (handle, stat) = match connection.ask(&request).await? {
-            Reply::Answer(Answer::Opened { handle, len, alignment, part_bytes, version }) => {
-                let (alignment, part_bytes) = (alignment.max(1), part_bytes.max(1));
-                (handle, ObjectStat { len, version, alignment, part_bytes })
-            }
-            other => return Err(self.unexpected(other, None, None)),
-        };
+        let (handle, stat) = self.open_once(connection, pinned).await?;
         let (before, oldest) = self.with(|known| {
             if known.generation != connection.generation {
                 known.generation = connection.generation;
@@ -215,7 +224,7 @@ impl Shared {
         Ok(handle)
     }
 
-    fn changed(&self, expected: &Version, found: String) -> SourceError {
+    pub(super) fn changed(&self, expected: &Version, found: String) -> SourceError {
         let (object, expected) = (self.name.clone(), expected.to_string());
         SourceError::Changed { object, expected, found }
     }

@@ -21,6 +21,8 @@ use super::{handles::Pinned, objects::Object};
 
 /// A piece has at least so many bytes: each is a descriptor, and a mapping of every client.
 const PIECE_BYTES_MIN: u64 = 1 << 20;
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 /// Of the descriptors that this process may have, pieces take at most this part.
 const FILES_SHARE: u64 = 4;
 /// Bytes of pieces that are being made, which are in memory twice.
@@ -29,11 +31,18 @@ const FILLS_MAX: u64 = 16;
 
 /// See the module.
 pub(super) struct Pieces {
-    bytes_max: u64,
+    room: Room,
     /// Of one piece, but for the last of an object.
     piece_bytes: u64,
     fills: Semaphore,
     held: Mutex<Held>,
+}
+
+/// What pieces may take of this process. Small objects run out of descriptors first.
+#[derive(Clone, Copy)]
+struct Room {
+    bytes: u64,
+    pieces: usize,
 }
 
 /// Which object, version, length, and which of its pieces.
@@ -73,14 +82,16 @@ impl Piece {
 
 impl Pieces {
     pub(super) fn new(bytes_max: u64, extent_bytes: u64) -> Pieces {
-        let piece_bytes = piece_bytes(bytes_max, extent_bytes, files_max());
+        let files_max = files_max();
+        let piece_bytes = piece_bytes(bytes_max, extent_bytes, files_max);
         let fills = (FILLING_BYTES / piece_bytes).clamp(1, FILLS_MAX) as usize;
-        Pieces { bytes_max, piece_bytes, fills: Semaphore::new(fills), held: Mutex::default() }
+        let room = Room { bytes: bytes_max, pieces: pieces_max(files_max) as usize };
+        Pieces { room, piece_bytes, fills: Semaphore::new(fills), held: Mutex::default() }
     }
 
     /// Whether there is room for any.
     pub(super) fn is_on(&self) -> bool {
-        self.bytes_max >= self.piece_bytes
+        self.room.bytes >= self.piece_bytes
     }
 
     /// Bytes in memory.
@@ -105,8 +116,9 @@ impl Pieces {
         let range = start..(start + self.piece_bytes).min(pinned.len);
         // By the address that was asked for: two services may call an object alike.
         let key = (url.to_owned(), pinned.version.to_string(), pinned.len, at);
-        let len = range.end - range.start;
-        let piece = self.with(|held| held.piece(&key, len, self.bytes_max));
+        // Memory comes in whole pages.
+        let len = (range.end - range.start).next_multiple_of(PAGE);
+        let piece = self.with(|held| held.piece(&key, len, self.room));
         let piece = piece.ok_or(NoPiece::Full)?;
         let make = || async {
             let _turn = self.fills.acquire().await;
@@ -125,8 +137,13 @@ impl Pieces {
 
 /// Large enough that all memory is in as many pieces as there may be files.
 fn piece_bytes(bytes_max: u64, extent_bytes: u64, files_max: u64) -> u64 {
-    let least = bytes_max.div_ceil((files_max / FILES_SHARE).max(1));
+    let least = bytes_max.div_ceil(pieces_max(files_max));
     extent_bytes.max(PIECE_BYTES_MIN).max(least.checked_next_power_of_two().unwrap_or(1 << 62))
+}
+
+/// As many pieces as may have a descriptor each.
+fn pieces_max(files_max: u64) -> u64 {
+    (files_max / FILES_SHARE).max(1)
 }
 
 /// Descriptors that this process may have.
@@ -159,13 +176,13 @@ async fn fill(object: &Object, pinned: &Pinned, range: Range<u64>) -> Result<Fil
 
 impl Held {
     /// The piece of that name, there or to be made. `None` where there is no room.
-    fn piece(&mut self, key: &Key, len: u64, bytes_max: u64) -> Option<Arc<Piece>> {
+    fn piece(&mut self, key: &Key, len: u64, room: Room) -> Option<Arc<Piece>> {
         self.clock += 1;
         if let Some((piece, used)) = self.pieces.get_mut(key) {
             *used = self.clock;
             return Some(piece.clone());
         }
-        while self.bytes + len > bytes_max {
+        while self.bytes.saturating_add(len) > room.bytes || self.pieces.len() >= room.pieces {
             // Nobody has it but this map.
             let idle = |piece: &Arc<Piece>| Arc::strong_count(piece) == 1;
             let leaving = self.pieces.iter().filter(|(_, (piece, _))| idle(piece));
@@ -214,24 +231,40 @@ mod tests {
 
     #[test]
     fn what_clients_have_stays_and_the_rest_leaves_in_its_order() {
+        const ROOM: Room = Room { bytes: 30, pieces: 4 };
         let mut held = Held::default();
         let key = |at: u64| ("url".to_owned(), "v".to_owned(), 100, at);
-        let mine = held.piece(&key(0), 10, 30).expect("room");
+        let mine = held.piece(&key(0), 10, ROOM).expect("room");
         for at in 1..3 {
-            drop(held.piece(&key(at), 10, 30).expect("room"));
+            drop(held.piece(&key(at), 10, ROOM).expect("room"));
         }
-        drop(held.piece(&key(1), 10, 30).expect("it is there"));
-        drop(held.piece(&key(3), 10, 30).expect("2 leaves"));
+        drop(held.piece(&key(1), 10, ROOM).expect("it is there"));
+        drop(held.piece(&key(3), 10, ROOM).expect("2 leaves"));
         let there = |held: &Held| (0..5).filter(|at| held.pieces.contains_key(&key(*at))).collect();
         let left: Vec<u64> = there(&held);
         assert_eq!((left, held.bytes), (vec![0, 1, 3], 30));
-        let more = [held.piece(&key(1), 10, 30), held.piece(&key(3), 10, 30)];
-        assert!(held.piece(&key(4), 10, 30).is_none(), "all are in use");
+        let more = [held.piece(&key(1), 10, ROOM), held.piece(&key(3), 10, ROOM)];
+        assert!(held.piece(&key(4), 10, ROOM).is_none(), "all are in use");
         drop((mine, more));
-        assert!(held.piece(&key(4), 30, 30).is_some());
+        assert!(held.piece(&key(4), 30, ROOM).is_some());
         assert_eq!(held.bytes, 30);
         held.forget(&key(4));
         assert_eq!((held.bytes, held.pieces.len()), (0, 0), "one that was never made");
-        assert!(held.piece(&key(5), 31, 30).is_none(), "too large for ever");
+        assert!(held.piece(&key(5), 31, ROOM).is_none(), "too large for ever");
+    }
+    /// Memory was counted, and descriptors were not: of small objects there were as many as clients
+    /// asked for, until the server could open nothing any more.
+    #[test]
+    fn small_pieces_are_not_more_than_there_may_be() {
+        let room = Room { bytes: 1 << 30, pieces: 3 };
+        let mut held = Held::default();
+        let key = |at: u64| ("url".to_owned(), "v".to_owned(), 1, at);
+        (0..100).for_each(|at| drop(held.piece(&key(at), PAGE, room).expect("room")));
+        assert_eq!((held.pieces.len(), held.bytes), (3, 3 * PAGE));
+        let mine: Vec<_> =
+            (97..100).map(|at| held.piece(&key(at), PAGE, room).expect("there")).collect();
+        assert!(held.piece(&key(100), PAGE, room).is_none(), "clients have them all");
+        drop(mine);
+        assert!(held.piece(&key(100), PAGE, room).is_some());
     }
 }

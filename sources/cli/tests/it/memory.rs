@@ -132,6 +132,40 @@ fn memory_is_bounded_and_comes_back_when_clients_leave() {
     });
 }
 
+/// What a map was given stayed given as long as the link lived, which many objects share: one after
+/// the other, or one attempt too large, took the memory from everybody.
+#[test]
+fn maps_of_one_link_give_their_memory_back() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let _server = start(folder.path(), &origin, "4MiB");
+    let link = Link::new(Place::Unix(socket(folder.path())), String::new());
+    runtime().block_on(async {
+        for (n, len) in [(0, 3_000_000), (1, 3_000_000), (2, 5_000_000), (3, 3_000_000)] {
+            let (path, object) = (format!("/{n}"), sample(len, n));
+            origin.put(&path, &object, "1");
+            let url = origin.url(&path);
+            let served = Served::new(&url, &url, link.clone()).expect("a source");
+            let version = served.stat().await.expect("stat").version;
+            let in_time = Instant::now() + Duration::from_secs(20);
+            // As soon as the server has seen that the map before is gone.
+            loop {
+                match served.map(&version).await {
+                    Ok(map) => {
+                        assert!(len < 4 << 20 && map[..] == object, "{n}");
+                        break;
+                    }
+                    Err(error) if len > 4 << 20 => {
+                        assert!(matches!(error, SourceError::Permanent { .. }), "{error}");
+                        break;
+                    }
+                    Err(error) => assert!(Instant::now() < in_time, "{n}: {error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+}
+
 #[test]
 fn what_cannot_be_mapped_is_said() {
     let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
