@@ -25,6 +25,9 @@ use crate::{
 /// How long to sleep at most while waiting for a frame: a lost wake-up costs this and no more.
 const FRAME_WAIT: Duration = Duration::from_millis(20);
 
+/// How long a body stays open while no frame is free for what it brings.
+const BODY_HELD: Duration = Duration::from_secs(1);
+
 /// A request under way. Units are settled from the front; whatever ends the transfer early (an
 /// error, a panic in the source, the end of the runtime) fails the rest.
 pub(super) struct Transfer {
@@ -90,25 +93,38 @@ impl Transfer {
     }
 
     /// One request for the whole range; units are put in place as the stream delivers them.
+    ///
+    /// An open body may hold what the bodies of others wait for in the middle: a turn at a shared
+    /// limit, a flight of a cache. Those others have frames in hand. So a body is not held while no
+    /// frame comes free; the rest is asked for anew, with a frame at hand, and each such request
+    /// brings a unit.
     async fn run_by_stream(&mut self) -> Result<(), SourceError> {
-        let range = self.object.ledger.geometry().bytes_of(&self.left);
-        self.count_request();
         let object = self.object.clone();
-        let open = object.source.read(&object.version, range.clone());
-        let mut body =
-            Body { stream: self.within_deadline(&range, open).await?, chunk: Default::default() };
-        while self.left.start < self.left.end {
-            let unit = self.left.start;
-            let mut frame = self.frame().await?;
-            let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
-            let filled = self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
-            filled.await?;
-            self.settle(unit, frame, bytes.end - bytes.start)?;
-        }
-        if body.has_more().await {
-            // The units are in place already, and they are what the source gave for this range.
-            let name = &object.name;
-            self.log.note(format!("{name}: a body went on past bytes {range:?}"));
+        while !self.left.is_empty() {
+            let range = object.ledger.geometry().bytes_of(&self.left);
+            self.count_request();
+            let open = object.source.read(&object.version, range.clone());
+            let mut body = Body {
+                stream: self.within_deadline(&range, open).await?,
+                chunk: Default::default(),
+            };
+            while !self.left.is_empty() {
+                let Ok(frame) = timeout(BODY_HELD, self.frame()).await else { break };
+                let (unit, mut frame) = (self.left.start, frame?);
+                let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
+                let filled =
+                    self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
+                filled.await?;
+                self.settle(unit, frame, bytes.end - bytes.start)?;
+            }
+            if !self.left.is_empty() {
+                drop(body);
+                self.frame = Some(self.frame().await?);
+            } else if body.has_more().await {
+                // The units are in place already, and they are what the source gave for this range.
+                let name = &object.name;
+                self.log.note(format!("{name}: a body went on past bytes {range:?}"));
+            }
         }
         Ok(())
     }
@@ -170,7 +186,7 @@ impl Transfer {
     }
 
     /// The frame at hand, or the next one that is free. Whoever holds frames finishes without this
-    /// transfer, so that wait ends; for memory that the system has not, it ends at the deadline.
+    /// transfer, and what is staged leaves others over; all the same the wait ends at the deadline.
     async fn frame(&mut self) -> Result<Frame, SourceError> {
         if let Some(frame) = self.frame.take() {
             return Ok(frame);
@@ -182,17 +198,23 @@ impl Transfer {
             let freed = budget.freed().notified();
             let wanted = !self.guess || self.object.ledger.is_demanded(self.left.start);
             let supply = self.supply.as_mut().expect("supplied until all is settled");
+            let late = start.elapsed() >= self.object.deadline;
             match self.object.frames.next(supply, !wanted) {
                 Next::Frame(frame) => return Ok(frame),
-                Next::Busy => {}
-                Next::NoMemory(_) if start.elapsed() < self.object.deadline => {}
-                Next::NoMemory(error) => {
+                Next::Busy if late => {
+                    let range = self.object.ledger.geometry().bytes_of(&self.left);
+                    let reason = format!("no frame came free within {:?}", self.object.deadline);
+                    let name = &self.object.name;
+                    return Err(SourceError::transient_read(name, range, reason, None));
+                }
+                Next::NoMemory(error) if late => {
                     return Err(SourceError::Permanent {
                         object: self.object.name.to_string(),
                         reason: "the system has no memory for a frame".to_owned(),
                         cause: Some(Arc::new(error)),
                     });
                 }
+                Next::Busy | Next::NoMemory(_) => {}
                 // Each unit has its share of the supply, unless somebody else took it.
                 Next::Spent => return Err(self.other_frame()),
             }

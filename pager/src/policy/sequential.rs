@@ -19,6 +19,12 @@
 //!   that one step costs.
 //! - **Bounds.** Two windows are out at a time, so that one may have half of what speculation may
 //!   hold, divided by the streams that are moving; and never more than sixteen full requests.
+//! - **Step.** Each of the two is to be asked for while half of the other is on its way. Windows that
+//!   were asked for together arrive together, over connections that share a link; the reader runs
+//!   through both and asks for the next two together, and the link idles for a round trip each time.
+//!   It shows: the reader waits where every second window begins. Then one window of a stream that
+//!   moves alone has half its length, and the windows are out of step again. Where they fall into
+//!   step all the same, because a round trip is longer than both take, this is tried less and less.
 //! - **Requests.** A window is one want: the pager cuts it into requests, enough of them to fill a
 //!   link of which one connection has only a part. Descending windows are cut here, so that what is
 //!   nearest to the reader comes first.
@@ -43,6 +49,8 @@ const EXTENTS_MAX: u64 = 16;
 const PIECES: u64 = 8;
 /// Windows from this length on quadruple when the reader waits, in units.
 const STEEP_FROM: u64 = 16;
+/// Windows between one that is cut to get out of step and the next such one, at first.
+const CUT_PAUSE: u64 = 2;
 /// The most by which the run that proves a stream is raised.
 const CAUTION_MAX: u64 = 2;
 
@@ -96,6 +104,15 @@ struct Stream {
     reached: u64,
     /// Length of the next window before momentary limits.
     window: u64,
+    /// Whether the newest window was cut to half, to get out of step with the one before.
+    halved: bool,
+    /// Whether the reader waited where the window that it entered last begins, which was not cut.
+    waited: bool,
+    /// Whether two windows came together: the next is cut.
+    in_step: bool,
+    /// Clock from which on a window may be cut again, and how much later the time after that.
+    cut_from: u64,
+    cut_pause: u64,
     /// Clock at the newest window, and at the one before.
     moved: u64,
     moved_before: u64,
@@ -227,6 +244,11 @@ impl Sequential {
             end,
             reached: end - 1,
             window: window.max(1),
+            halved: false,
+            waited: false,
+            in_step: false,
+            cut_from: 0,
+            cut_pause: CUT_PAUSE,
             moved: self.now,
             moved_before: self.now.saturating_sub(2 * STREAMS_MAX as u64),
             entered: false,
@@ -267,6 +289,8 @@ impl Sequential {
             };
             stream.window = stream.window.saturating_mul(factor);
             stream.end = stream.end.max(place.end);
+            stream.in_step = stream.waited && signal != Signal::Late;
+            stream.waited = signal == Signal::Late && !stream.halved;
             if !stream.entered {
                 stream.entered = true;
                 self.caution = self.caution.saturating_sub(1);
@@ -290,7 +314,15 @@ impl Sequential {
         (stream.moved_before, stream.moved) = (stream.moved, self.now);
         stream.window = stream.window.min(longest);
         // The window that is being read and the one that is on its way share the limit.
-        let len = stream.window.min(limits.window_max / (2 * live)).max(1);
+        let most = (limits.window_max / (2 * live)).max(1);
+        let mut len = stream.window.min(most);
+        let may_cut = live == 1 && len == most && most > 1 && self.now >= stream.cut_from;
+        stream.halved = std::mem::take(&mut stream.in_step) && may_cut;
+        if stream.halved {
+            len = most / 2;
+            stream.cut_from = self.now + stream.cut_pause;
+            stream.cut_pause = stream.cut_pause.saturating_mul(2);
+        }
         let window = stream.end..stream.end.saturating_add(len).min(limits.units);
         if window.is_empty() {
             return;
@@ -600,6 +632,37 @@ mod tests {
             assert!(out.utilisation > 0.95, "{what}: {out:?}");
             assert!(out.time_us as f64 <= best * slowdown, "{what}: {best} us at best, {out:?}");
             assert_eq!(out.wasted, 0, "{what}: {out:?}");
+        }
+    }
+
+    /// Two windows of 30 MiB, asked for at once, came at once: the link then idled for a round trip,
+    /// and so on to the end.
+    #[test]
+    fn windows_that_came_together_get_out_of_step() {
+        use Signal::*;
+        let mut policy = Sequential::new();
+        policy.advise(&Advice::Sequential, &LIMITS, &mut Vec::new());
+        let steps = [
+            (100, Miss, 101..357),
+            (101, Late, 357..2405),
+            // It was there with the one before.
+            (357, Marker, 2405..3429),
+            (2405, Late, 3429..5477),
+            (3429, Marker, 5477..7525),
+            (5477, Marker, 7525..9573),
+        ];
+        for (at, signal, units) in steps {
+            assert_eq!(window(&mut policy, at, signal).0, units, "{signal:?} at {at}");
+        }
+
+        // The paced S3 through a budget of 256 MiB.
+        let world = World { quota: 963, extent_max: 128, ..World::default() };
+        for advice in [Advice::Sequential, Advice::Normal] {
+            let mut policy = Sequential::new();
+            let out = run_advised(&world, &mut policy, &advice, vec![scan(0..world.units)]);
+            println!("{advice:?}: {out:?}");
+            assert!(out.utilisation > 0.95, "{advice:?}: {out:?}");
+            assert_eq!((out.wasted, out.dropped), (0, 0), "{advice:?}: {out:?}");
         }
     }
 

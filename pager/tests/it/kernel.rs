@@ -106,6 +106,9 @@ fn a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back() {
             drop(region.load(unit..2 * unit).unwrap());
             assert_eq!(change(&mapped[at + 8192..at + 12_288]), 0, "{what}");
             let leave = || {
+                // The reader goes on when its pages are there, a moment before the unit counts as
+                // resident, which is when it can leave.
+                until("the unit is resident", || region.stats().units_resident == 1);
                 region.advise(Hint::DontNeed(0..4 * unit)).unwrap();
                 assert_eq!(region.stats().units_resident, 0, "{what}");
             };

@@ -1,15 +1,20 @@
 //! What once broke, named for what broke.
 use crate::support::*;
+use futures::StreamExt;
 use pager::{
-    BlockSource, Budget, ByteStream, Error, Frame, Hint, Mechanism, ObjectStat, Pager,
+    BlockSource, Budget, ByteStream, Bytes, Error, Frame, Hint, Mechanism, ObjectStat, Pager,
     RegionOptions, SourceError, Version, async_trait,
     policy::{NoPrefetch, prefetch::*},
     pool::Pages,
 };
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
+use tokio::sync::Semaphore;
 
 // Pins counted the unit alone, which costs twice that with its page table: "half" was the whole.
 #[test]
@@ -534,4 +539,89 @@ fn all_memory_can_be_locked_while_regions_are_open() {
         // SAFETY: as above.
         assert_eq!(unsafe { nix::libc::munlockall() }, 0);
     }
+}
+
+/// Bodies that need the one turn: that of the first unit to be opened, all others for their second
+/// part.
+struct Turns {
+    known: Known,
+    turns: Arc<Semaphore>,
+    /// The first unit is answered when there is a permit.
+    first: Semaphore,
+    waiting: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl BlockSource for Turns {
+    fn name(&self) -> &str {
+        self.known.name()
+    }
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        self.known.stat().await
+    }
+    async fn read(
+        &self,
+        version: &Version,
+        range: std::ops::Range<u64>,
+    ) -> Result<ByteStream, SourceError> {
+        if range.start == 0 {
+            let turn = self.turns.clone().acquire_owned().await.unwrap();
+            drop(self.first.acquire().await.unwrap());
+            let body = self.known.read(version, range).await?;
+            let body = body.inspect(move |_| {
+                let _while_streaming = &turn;
+            });
+            return Ok(body.boxed());
+        }
+        let (turns, waiting) = (self.turns.clone(), self.waiting.clone());
+        let middle = range.start + 1000;
+        let begin = self.known.read(version, range.start..middle).await?;
+        let rest = self.known.read(version, middle..range.end).await?;
+        let turn = futures::stream::once(async move {
+            waiting.fetch_add(1, SeqCst);
+            drop(turns.acquire().await.unwrap());
+            Ok(Bytes::new())
+        });
+        Ok(begin.chain(turn).chain(rest).boxed())
+    }
+}
+
+// A body that waited for a frame kept its turn at a limit, and those that had the frames waited for a
+// turn: all of them failed at the deadline, though the source was well.
+#[test]
+fn a_body_that_waits_for_a_frame_holds_nobody_up() {
+    const UNIT: u64 = 65_536;
+    const FRAMES: u64 = 3;
+    let known = Known::new(32 * UNIT);
+    let source = Arc::new(Turns {
+        known: known.clone(),
+        turns: Arc::new(Semaphore::new(1)),
+        first: Semaphore::new(0),
+        waiting: Arc::default(),
+    });
+    let pager = Pager::builder()
+        .mechanism(Mechanism::Copy)
+        .unit_bytes(UNIT)
+        .budget_bytes(FRAMES * 16 * UNIT)
+        .deadline(Duration::from_secs(20))
+        .prefetch(|| Box::new(NoPrefetch))
+        .build()
+        .unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    let load = &|unit: u64| {
+        let range = unit * UNIT..(unit + 1) * UNIT;
+        let guard = region.load(range.clone()).unwrap_or_else(|error| panic!("{unit}: {error}"));
+        assert!(*guard == *bytes_of(range), "unit {unit}");
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| load(0));
+        until("the first has the turn", || source.turns.available_permits() == 0);
+        for n in 1..=FRAMES {
+            scope.spawn(move || load(n * 5));
+        }
+        until("the others have all frames", || source.waiting.load(SeqCst) == FRAMES);
+        source.first.add_permits(1);
+    });
+    let firsts = known.requests().iter().filter(|range| range.start == 0).count();
+    assert_eq!(firsts, 2, "its body was let go, and asked for anew");
 }
