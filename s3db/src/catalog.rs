@@ -1,11 +1,15 @@
 //! What all clients of a database agree upon: one object for the database, one per collection.
 //!
-//! Both are frames (see `frame`), version 1:
+//! Both are frames (see `frame`), of version 1 and 2:
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
 //! | `database` | `s3dD` | id (16), log backend (1), shards (4) |
-//! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1) |
+//! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1), kind of search key (1), what it needs (2 + n) |
+//!
+//! Kinds of search keys: 1 the payload; 2 a part: separator (1), number (2); 3 a JSON field: its name;
+//! 0 none: whoever writes records writes the entries too. In version 1 the last two fields are not
+//! there, and all are of that kind; in version 2 some are not.
 
 use bytes::Bytes;
 
@@ -15,12 +19,14 @@ use crate::{
     frame::{FrameError, Reader, Writer},
     page::PageId,
     retry::Attempts,
+    search_by::SearchBy,
     settings::Settings,
 };
 
 const DATABASE_MAGIC: &str = "s3dD";
 const COLLECTION_MAGIC: &str = "s3dC";
 const VERSION: u8 = 1;
+const COLLECTION_VERSION: u8 = 2;
 const DATABASE: &str = "database";
 /// What the names of all collections' objects start with.
 pub(crate) const CATALOG: &str = "catalog/";
@@ -81,6 +87,8 @@ pub struct Index {
     pub root: PageId,
     /// Whether all records that were there before it are in it.
     pub is_ready: bool,
+    /// Where it finds search keys. `None`: entries are written by hand ([`Txn::index`](crate::Txn::index)).
+    pub by: Option<SearchBy>,
 }
 
 /// A collection.
@@ -133,13 +141,20 @@ impl Database {
 impl Collection {
     /// The frame. The name is that of the object.
     pub fn encode(&self) -> Bytes {
-        let mut to = Writer::new(COLLECTION_MAGIC, VERSION);
+        let has_rules = self.indexes.iter().any(|index| index.by.is_some());
+        let version = if has_rules { COLLECTION_VERSION } else { VERSION };
+        let mut to = Writer::new(COLLECTION_MAGIC, version);
         to.u128(self.root.0);
         to.u16(self.indexes.len() as u16);
         for index in &self.indexes {
             to.short(index.name.as_bytes());
             to.u128(index.root.0);
             to.u8(u8::from(index.is_ready));
+            if has_rules {
+                let (kind, of) = index.by.as_ref().map(SearchBy::to_parts).unwrap_or_default();
+                to.u8(kind);
+                to.short(&of);
+            }
         }
         to.finish()
     }
@@ -149,7 +164,12 @@ impl Collection {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(name: &str, bytes: &Bytes) -> Result<Collection, FrameError> {
-        let mut from = Reader::new(bytes, COLLECTION_MAGIC, VERSION)?;
+        let (mut from, has_rules) = match Reader::new(bytes, COLLECTION_MAGIC, COLLECTION_VERSION) {
+            Err(FrameError::Version { found: VERSION, .. }) => {
+                (Reader::new(bytes, COLLECTION_MAGIC, VERSION)?, false)
+            }
+            from => (from?, true),
+        };
         let root = PageId(from.u128()?);
         let count = usize::from(from.u16()?);
         if count > INDEXES_MAX {
@@ -166,7 +186,21 @@ impl Collection {
                 1 => true,
                 _ => return Err(from.field("neither ready nor not")),
             };
-            indexes.push(Index { name, root, is_ready });
+            let (kind, of) = match has_rules {
+                true => (from.u8()?, from.short()?),
+                false => Default::default(),
+            };
+            let by = match (kind, &of[..]) {
+                (0, []) => None,
+                _ => Some(
+                    SearchBy::from_parts(kind, &of)
+                        .ok_or_else(|| from.field("no known kind of search key"))?,
+                ),
+            };
+            indexes.push(Index { name, root, is_ready, by });
+        }
+        if has_rules && indexes.iter().all(|index| index.by.is_none()) {
+            return Err(from.field("version 2 without a rule, which is version 1"));
         }
         from.done()?;
         Ok(Collection { name: name.to_owned(), root, indexes })
@@ -272,5 +306,38 @@ async fn write(
             }
         };
         attempts.after(fault).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A collection without rules is of version 1, which has no place for them.
+    #[test]
+    fn collections_of_both_versions() {
+        let index = |name: &str, by: Option<&str>| Index {
+            name: name.into(),
+            root: PageId(7),
+            is_ready: true,
+            by: by.map(|by| by.parse().unwrap()),
+        };
+        let of = |indexes| Collection { name: "things".into(), root: PageId(1), indexes };
+        for (collection, version) in [
+            (of(vec![]), VERSION),
+            (of(vec![index("by-hand", None)]), VERSION),
+            (of(vec![index("by-hand", None), index("a", Some("json:a"))]), COLLECTION_VERSION),
+            (of(vec![index("a", Some("part:tab:3")), index("b", Some("payload"))]), 2),
+        ] {
+            let bytes = collection.encode();
+            assert_eq!(bytes[4], version);
+            assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
+        }
+        // One thing has one form.
+        let mut to = Writer::new(COLLECTION_MAGIC, COLLECTION_VERSION);
+        to.u128(1);
+        to.u16(0);
+        let decoded = Collection::decode("things", &to.finish());
+        assert!(matches!(decoded, Err(FrameError::Field { .. })), "{decoded:?}");
     }
 }

@@ -28,7 +28,9 @@ use crate::{
     },
     commit::{Committed, Level, Scan, Session, Txn},
     error::StoreError,
+    index::{Found, IndexCheck},
     record::{Key, Payload, Record},
+    search_by::SearchBy,
     settings::Settings,
     store::Store,
 };
@@ -210,9 +212,10 @@ impl Db {
         &self.ledger
     }
 
-    /// The calls that were made for each collection that was used: reads and scans, commits that
-    /// changed nothing else, and checkpoints. What is for several, as a log that is drained, is in
-    /// [`Db::ledger`] alone. One transaction's calls are in [`Transaction::ledger`].
+    /// The calls that were made for each collection that was used: reads, scans and probes, commits
+    /// that changed nothing else, indexes that were created, and checkpoints. What is for several, as
+    /// a log that is drained, is in [`Db::ledger`] alone. One transaction's calls are in
+    /// [`Transaction::ledger`].
     pub fn collection_ledgers(&self) -> BTreeMap<String, Arc<Ledger>> {
         self.books.collections.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -236,6 +239,26 @@ impl Db {
     /// [`StoreError::NotFound`], and whatever the services say.
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
         self.store().collection(name).await
+    }
+
+    /// Creates a secondary index of a collection and fills it, or goes on with one that is there.
+    /// Every record that reaches a page from now on brings its entry along, whoever committed it.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is another one of this name, and whatever the services say.
+    /// The index is ready only after success; calling it again goes on.
+    pub async fn create_index(
+        &self,
+        of: &Collection,
+        index: &str,
+        by: &SearchBy,
+    ) -> Result<IndexCheck, StoreError> {
+        let store = self.store();
+        let made = async {
+            store.create_index(&of.name, index, by).await?;
+            store.build_index(&of.name, index, |_| {}).await
+        };
+        charged_to(&self.books.of(of), made).await
     }
 
     /// Begins a transaction at the atomic level.
@@ -328,8 +351,8 @@ pub struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    /// The calls that were made for it so far: reads, scans and commits. What a commit leaves to be
-    /// done in the background is not in it. Of transactions that share a log object one pays.
+    /// The calls that were made for it so far: reads, scans, probes and commits. What a commit leaves
+    /// to be done in the background is not in it. Of transactions that share a log object one pays.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
@@ -404,6 +427,38 @@ impl<'a> Transaction<'a> {
         self.txn.delete(of.root, key)
     }
 
+    /// Records of which the index `index` says that they have this search key, as this transaction
+    /// sees them, in the order of their keys.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such index, [`StoreError::Invalid`] while it is
+    /// being built, and whatever the services say.
+    pub async fn probe(
+        &self,
+        of: &Collection,
+        index: &str,
+        search: &Key,
+    ) -> Result<IndexRecords<'_>, StoreError> {
+        self.probe_range(of, index, Bound::Included(search), Bound::Included(search)).await
+    }
+
+    /// Records in a range of search keys, in the order of these, then of their keys.
+    ///
+    /// # Errors
+    /// As [`Transaction::probe`].
+    pub async fn probe_range(
+        &self,
+        of: &Collection,
+        index: &str,
+        from: Bound<&Key>,
+        to: Bound<&Key>,
+    ) -> Result<IndexRecords<'_>, StoreError> {
+        let accounts = [self.ledger.clone(), self.books.of(of)];
+        let found = self.session.find(&self.txn, of, index, from, to);
+        let found = charged_to(&accounts[0], charged_to(&accounts[1], found)).await?;
+        Ok(IndexRecords { found, accounts })
+    }
+
     /// All records, in the order of their keys.
     pub fn scan(&self, of: &Collection) -> Records<'_> {
         self.range(of, Bound::Unbounded, Bound::Unbounded)
@@ -449,6 +504,24 @@ impl<'a> Transaction<'a> {
 
     /// Forgets all changes. Calls no service.
     pub fn abort(self) {}
+}
+
+/// Records that an index leads to. See [`Transaction::probe_range`].
+pub struct IndexRecords<'a> {
+    found: Found<'a>,
+    /// Of the transaction and of the collection.
+    accounts: [Arc<Ledger>; 2],
+}
+
+impl IndexRecords<'_> {
+    /// The next search key and the record that it was found in; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn next(&mut self) -> Result<Option<(Key, Record)>, StoreError> {
+        let [transaction, collection] = &self.accounts;
+        charged_to(transaction, charged_to(collection, self.found.next())).await
+    }
 }
 
 /// Records of a scan or a range, in the order of their keys.

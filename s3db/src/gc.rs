@@ -159,7 +159,10 @@ async fn tidy(
         }
         let mut page = (*held.page).clone();
         let pruned = page.prune(horizon_us) as u64;
-        let is_empty = page.slots().is_empty() && page.id != root && page.right.is_some();
+        let mut is_empty = page.slots().is_empty() && page.id != root;
+        if is_empty {
+            is_empty = is_inherited(store, &page).await?;
+        }
         if is_empty {
             page.dead = true;
             page.applied.clear();
@@ -175,6 +178,17 @@ async fn tidy(
         before = Left::Live(held);
     }
     Ok(())
+}
+
+/// Whether the right neighbour of a leaf may own its keys: it is there, and followed by every index
+/// that follows the leaf. Else records would come to those keys behind the back of who builds one.
+async fn is_inherited(store: &Store, page: &Page) -> Result<bool, StoreError> {
+    let Some(right) = page.right else { return Ok(false) };
+    if page.followers.is_empty() {
+        return Ok(true);
+    }
+    let Some(heir) = newest(store, right).await? else { return Ok(false) };
+    Ok(page.followers.iter().all(|follower| heir.page.followers.contains(follower)))
 }
 
 /// Takes a dead leaf out of the tree: its right neighbour says that it owns the keys, its left one
@@ -315,4 +329,76 @@ async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pager::{Budget, policy, pool::Pool};
+
+    use super::*;
+    use crate::{
+        Backend, Key, Level, Payload, SearchBy, Session, Settings,
+        cloud::embedded::{self, Memory},
+        page::Follower,
+        tree::scan::Leaves,
+    };
+
+    /// The leaves of a tree that own keys, from left to right.
+    async fn leaves(store: &Store, root: PageId) -> Vec<Arc<Page>> {
+        let mut walk = Leaves::new(root, Bytes::new(), Freshness::Newest);
+        let mut all = Vec::new();
+        while let Some(leaf) = walk.next(&store.pages).await.unwrap() {
+            all.push(leaf.page);
+        }
+        all
+    }
+
+    /// Its keys would come to a leaf that no index follows, behind the one who builds it, and a split
+    /// there would leave them where that one never looks again.
+    #[tokio::test]
+    async fn a_leaf_dies_only_beside_one_that_the_same_indexes_follow() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let settings =
+            Settings { leaf_bytes_max: 600, tombstone_age: Duration::ZERO, ..Settings::default() };
+        Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+        let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+        let store = Store::open(cloud, settings, &pool).await.unwrap();
+        let root = store.create_collection("t").await.unwrap().root;
+        let session = Session::open(store.clone(), 1).await.unwrap();
+        let key = |n: u32| Key::new(format!("{n:03}")).unwrap();
+        let mut txn = session.begin(Level::Atomic);
+        for n in 0..40 {
+            txn.put(root, &key(n), Payload::new("payload").unwrap()).unwrap();
+        }
+        session.commit(&mut txn).await.unwrap();
+        store.sweep().await.unwrap();
+        let of = store.create_index("t", "i", &SearchBy::Payload).await.unwrap();
+        // Who builds has come as far as the first leaf, and that loses all it has.
+        let follower = Follower { root: of.indexes[0].root, by: SearchBy::Payload };
+        let mut mark = |page: &mut Page| page.add_follower(&follower);
+        let first = update(&store.pages, root, 0, b"", &mut mark).await.unwrap().unwrap();
+        let mut txn = session.begin(Level::Atomic);
+        first.slots().iter().for_each(|slot| {
+            txn.delete(root, &Key::new(&slot.key).unwrap()).unwrap();
+        });
+        session.commit(&mut txn).await.unwrap();
+        store.sweep().await.unwrap();
+        // The next millisecond comes.
+        let mut tidied = Collected::default();
+        while tidied.pruned == 0 {
+            tidied = store.collect_garbage(Duration::ZERO).await.unwrap();
+        }
+        assert_eq!(tidied.buried, 0, "{tidied:?}");
+        let there = leaves(&store, root).await;
+        assert!(there.len() > 2 && there[0].id == first.id && there[0].slots().is_empty());
+        assert_eq!([there[0].followers.len(), there[1].followers.len()], [1, 0]);
+
+        store.build_index("t", "i", |_| {}).await.unwrap();
+        assert_eq!(store.collect_garbage(Duration::ZERO).await.unwrap().buried, 1);
+        let after = leaves(&store, root).await;
+        assert_eq!(after.len(), there.len() - 1);
+        assert!(after.iter().all(|leaf| leaf.followers == [follower.clone()]));
+    }
 }

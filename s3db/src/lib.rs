@@ -6,6 +6,7 @@ mod error; // what can go wrong
 mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
 mod stamp; // the order of all writes
+mod search_by; // what a record is found by besides its key
 mod frame; // bytes: magic, body, checksum
 pub mod page; // one node of a tree
 mod tree; // a B-link tree over pages handed to it
@@ -17,6 +18,7 @@ mod client; // who writes: lives and stamps
 mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
 mod store; // what one process shares
+mod index; // secondary indexes: found by, built, compared
 mod gc; // pages that nothing leads to
 mod verify; // every invariant, checked on what is there
 mod address; // where a database is
@@ -33,11 +35,12 @@ pub use crate::{
     catalog::{Backend, Collection, Database, INDEXES_MAX, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
-    db::{Db, Options, Records, Transaction},
+    db::{Db, IndexRecords, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},
     frame::FrameError,
     gc::Collected,
+    index::{Found, IndexCheck},
     inspect::Inspected,
     log::{
         Change, Entry, LogRecord, Transaction as LoggedTransaction,
@@ -46,6 +49,7 @@ pub use crate::{
     },
     pool::PoolCounts,
     record::{BoundError, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record},
+    search_by::SearchBy,
     settings::{Rule, Rules, Settings},
     stamp::Stamp,
     store::Store,

@@ -86,6 +86,14 @@ pub enum Rule {
     Quarantine,
     /// A page that nothing leads to goes only after the page it was split from was put again.
     TouchOrigin,
+    /// An entry of an index is believed only if its record says the same (W19).
+    Verify,
+    /// What changes of a leaf imply is in the indexes before the leaf is put, not after.
+    EntriesFirst,
+    /// It is worked out again when another version of the leaf is there than it was worked out for.
+    FollowSwap,
+    /// Who builds an index makes a leaf say that it is followed before reading its records, not after.
+    FollowerFirst,
     /// Someone looks at every shard before its messages expire (W6).
     Sweep,
 }

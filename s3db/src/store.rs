@@ -17,6 +17,7 @@ use crate::{
     page::{Page, PageId},
     pool::{PageManager, PoolCounts},
     retry::Attempts,
+    search_by::SearchBy,
     settings::{Rule, Settings},
     tree::{Freshness, Nodes},
 };
@@ -194,24 +195,35 @@ impl Store {
     }
 
     /// Adds a secondary index to a collection, or finds that it is there. It starts empty and not
-    /// ready: sessions write to it from now on, and whoever creates it fills in what was there
-    /// before, then calls [`Store::finish_index`].
+    /// ready: [`Store::build_index`] makes the pages of the collection say that it follows them.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], too many indexes, and whatever the object store says.
-    pub async fn create_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
+    /// [`StoreError::NotFound`], [`StoreError::Exists`] when there is another one of this name, a
+    /// rule that nobody could read again, too many indexes, and whatever the object store says.
+    pub async fn create_index(
+        &self,
+        name: &str,
+        index: &str,
+        by: &SearchBy,
+    ) -> Result<Collection, StoreError> {
         catalog::check_name(index)?;
+        by.check()?;
         let root = self.pages.fresh_id();
         self.change_collection(name, |collection| {
-            if collection.indexes.iter().any(|there| there.name == index) {
-                return Ok(false);
+            if let Some(there) = collection.indexes.iter().find(|there| there.name == index) {
+                return match &there.by {
+                    Some(same) if same == by => Ok(false),
+                    Some(other) => Err(StoreError::Exists(format!("index {index} by {other}"))),
+                    None => Err(StoreError::Exists(format!("index {index} without a rule"))),
+                };
             }
             if collection.indexes.len() == INDEXES_MAX {
                 let what =
                     format!("{name} has {INDEXES_MAX} indexes, which is the most there can be");
                 return Err(StoreError::Invalid(what));
             }
-            collection.indexes.push(Index { name: index.to_owned(), root, is_ready: false });
+            let (name, by) = (index.to_owned(), Some(by.clone()));
+            collection.indexes.push(Index { name, root, is_ready: false, by });
             Ok(true)
         })
         .await?;

@@ -100,9 +100,13 @@ impl Store {
                 Err(error) => return Err(error),
             };
             let indexes = collection.indexes.iter().map(|index| (&index.name, index.root));
+            let ready = collection.indexes.iter().filter(|it| it.is_ready && it.by.is_some());
+            let ready: Vec<PageId> = ready.map(|index| index.root).collect();
             for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
                 found.trees += 1;
-                let mut walk = Walk { store: self, tree, met: &mut met, found: &mut found };
+                let followers = if root == collection.root { &ready[..] } else { &[] };
+                let mut walk =
+                    Walk { store: self, tree, followers, met: &mut met, found: &mut found };
                 walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
             }
         }
@@ -164,6 +168,8 @@ impl Store {
 struct Walk<'a> {
     store: &'a Store,
     tree: &'a str,
+    /// Indexes that must follow its leaves.
+    followers: &'a [PageId],
     met: &'a mut HashSet<PageId>,
     found: &'a mut Verified,
 }
@@ -303,6 +309,10 @@ impl Walk<'_> {
             let gone = page.slots().iter().filter(|slot| slot.payload.is_none()).count() as u64;
             self.found.tombstones += gone;
             self.found.records += page.slots().len() as u64 - gone;
+            let is_named = |root: &PageId| page.followers.iter().any(|it| it.root == *root);
+            if !self.followers.iter().all(is_named) {
+                self.problem(page.id, "does not name an index that is ready: build it again");
+            }
             // What is left of the low fence came by way of a dead neighbour.
             if keys.iter().any(|key| !page.ends_after(key)) {
                 self.problem(page.id, "holds keys right of its fence");

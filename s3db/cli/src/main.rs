@@ -12,6 +12,7 @@
 mod output; // what people and machines get to see, and exit codes
 mod records; // init, put, get, del, scan
 mod script; // txn
+mod index; // index
 mod upkeep; // checkpoint, sweep, verify, gc
 mod watch; // watch
 mod cost; // cost
@@ -28,7 +29,7 @@ Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&end
 file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
 Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record, \
-4 verify found problems, 141 the reader of the output went away.
+4 verify or index check found problems, 141 the reader of the output went away.
 
 Examples:
   s3db init file:///tmp/db users
@@ -62,6 +63,9 @@ enum Command {
     Scan(records::Scan),
     /// Run a script from standard input as one transaction, or several
     Txn(script::Args),
+    /// Find records by what they say: create, build, list, find, check
+    #[command(subcommand)]
+    Index(index::Command),
     /// Bring what was committed to the pages, everywhere: the same as sweep
     Checkpoint(upkeep::Sweep),
     /// Bring what any client left in the log to the pages, once or again and again
@@ -104,6 +108,7 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Del(args) => records::del(&args, output).await,
         Command::Scan(args) => records::scan(&args, output).await,
         Command::Txn(args) => script::run(&args, output).await,
+        Command::Index(command) => index::run(&command, output).await,
         Command::Checkpoint(args) | Command::Sweep(args) => upkeep::sweep(&args, output).await,
         Command::Verify(args) => upkeep::verify(&args, output).await,
         Command::Gc(args) => upkeep::gc(&args, output).await,

@@ -34,7 +34,7 @@ pub(crate) enum Failure {
     Told(String),
     /// There is no such record: said already, if there is anything to say.
     NoRecord,
-    /// `verify` found problems, and has said which.
+    /// `verify` or `index check` found problems, and has said which.
     Problems,
     /// The reader of standard output went away.
     BrokenPipe,

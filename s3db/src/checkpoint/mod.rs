@@ -4,12 +4,16 @@
 //!   1  drain       some changes, leased for a while                crash: they come back
 //!   2  put aside   what cannot be decoded                          crash: found again, same name
 //!   3  for each leaf, in the order of keys:
-//!        read the newest, apply by H1, put by compare and swap     crash: they come back, H1
+//!        read the newest
+//!        indexes follow it? put what the changes imply there       crash: they come back, H1
+//!        apply by H1, put by compare and swap                      crash: they come back, H1
 //!   4  acknowledge all of it                                       crash: they come back, H1
 //! ```
 //!
 //! Step 4 happens only when every put of step 3 is confirmed. Each step is safe to repeat. A record
 //! goes to the leaf that owns its key now, whatever leaf it names (W5).
+
+pub(crate) mod follow; // what changes of a leaf mean to its indexes
 
 use std::collections::BTreeMap;
 
@@ -91,6 +95,7 @@ pub(crate) async fn checkpoint(
     Ok((done, batch.left))
 }
 
+/// Applies entries of one tree, in any order, under H1 to H3.
 async fn apply_to_tree(
     store: &Store,
     root: PageId,
@@ -112,22 +117,45 @@ async fn apply_to(
         // No root: the record is from nowhere. Kept, and counted, and not in the way.
         return put_aside(store, entries, done).await;
     }
+    apply(store, root, entries, through, done).await
+}
+
+/// Applies entries of one tree whose root is there.
+async fn apply(
+    store: &Store,
+    root: PageId,
+    entries: Vec<Entry>,
+    through: Option<(Stream, u64)>,
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
     let mut entries: Vec<(Bytes, Entry)> =
         entries.into_iter().map(|entry| (entry.leaf_key(), entry)).collect();
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let uses_stamps = store.settings.rules.hold(Rule::Stamps);
+    let rules = store.settings.rules;
+    let uses_stamps = rules.hold(Rule::Stamps);
     let mut rest = &entries[..];
+    // The version of the leaf to whose indexes it was applied what the changes imply, and how often
+    // another one was there afterwards.
+    let (mut followed, mut lost) = (None, 0);
     while let Some((first, _)) = rest.first() {
         let mut taken = 0;
         let mut applied = 0;
+        let mut implied = Vec::new();
+        let mut ahead = None;
         let mut change = |page: &mut Page| {
             // A lost swap starts again with another page, which may own fewer keys.
-            (taken, applied) = (0, 0);
-            for (key, entry) in rest {
-                if !page.ends_after(key) {
-                    break;
+            taken = rest.iter().take_while(|(key, _)| page.ends_after(key)).count();
+            applied = 0;
+            let version = (page.id, page.write_id);
+            ahead = None;
+            if followed != Some(version) && (followed.is_none() || rules.hold(Rule::FollowSwap)) {
+                implied = follow::implied(page, &rest[..taken]);
+                if !implied.is_empty() && rules.hold(Rule::EntriesFirst) {
+                    ahead = Some(version);
+                    return false;
                 }
-                taken += 1;
+            }
+            for (key, entry) in &rest[..taken] {
                 let (stamp, payload) = (entry.record.stamp, entry.leaf_payload());
                 let outcome =
                     page.apply_if(key, stamp, payload, |there| !uses_stamps || stamp > there);
@@ -147,11 +175,40 @@ async fn apply_to(
         if update(&store.pages, root, 0, first, &mut change).await?.is_none() || taken == 0 {
             return Err(StoreError::Tree { page: root, what: "no leaf owns a key" });
         }
+        if !implied.is_empty() {
+            apply_to_indexes(store, implied).await?;
+        }
+        if let Some(version) = ahead {
+            if followed.is_some() {
+                lost += 1;
+                store.pages.back_off(version.0, lost).await?;
+            }
+            followed = Some(version);
+            continue;
+        }
+        (followed, lost) = (None, 0);
         done.leaves += 1;
         done.applied += applied;
         rest = &rest[taken..];
     }
     Ok(())
+}
+
+/// Applies entries of any indexes. Their roots are there: they were before any page named them.
+pub(crate) async fn apply_to_indexes(
+    store: &Store,
+    entries: Vec<Entry>,
+) -> Result<Checkpointed, StoreError> {
+    let mut indexes: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
+    for entry in entries {
+        indexes.entry(entry.tree).or_default().push(entry);
+    }
+    let mut done = Checkpointed::default();
+    for (root, entries) in indexes {
+        // Nothing follows an index: this is as deep as it goes.
+        Box::pin(apply(store, root, entries, None, &mut done)).await?;
+    }
+    Ok(done)
 }
 
 /// What the protocol of 2008 does: the record names its page, and there it goes.

@@ -16,4 +16,5 @@ mod transaction; // a write set
 
 pub use level::Level;
 pub use session::{Scan, Session};
+pub(crate) use transaction::Write;
 pub use transaction::{Committed, TRANSACTION_BYTES_MAX, Txn};

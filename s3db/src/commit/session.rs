@@ -20,10 +20,10 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
-    catalog::Backend,
+    catalog::{Backend, Index},
     client::Incarnation,
     cloud::Fault,
-    commit::{Committed, Level, Txn},
+    commit::{Committed, Level, Txn, Write},
     error::StoreError,
     log::{Append, Appender, Entry, Scope, Transaction},
     page::{Page, PageId, Stream},
@@ -93,6 +93,28 @@ struct Memory {
     own: Own,
     /// The stamps of what was read last.
     seen: HashMap<(PageId, Bytes), Stamp>,
+    /// Indexes that were probed, by the roots of their collections: own changes of records imply own
+    /// entries there.
+    probed: HashMap<PageId, Vec<Index>>,
+}
+
+impl Memory {
+    /// An own change: it, and the entry that it implies in every index that was probed. The entry of
+    /// what it replaces stays: probes read the record.
+    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Bytes>) {
+        for index in self.probed.get(&at.0).into_iter().flatten() {
+            if let Some(pair) = entry_of(index, &at.1, payload.as_ref()) {
+                self.own.insert((index.root, pair), stamp, Some(Bytes::new()));
+            }
+        }
+        self.own.insert(at, stamp, payload);
+    }
+}
+
+/// The leaf key of the entry that a record has in an index.
+fn entry_of(index: &Index, key: &[u8], payload: Option<&Bytes>) -> Option<Bytes> {
+    let search = index.by.as_ref()?.key(payload?)?;
+    Some(secondary::join(search.as_bytes(), key))
 }
 
 /// What a key holds.
@@ -335,6 +357,35 @@ impl Session {
         Scan { session: self, txn, tree, from, to, leaves, ready: VecDeque::new(), is_done: false }
     }
 
+    /// An index that was probed by this session before.
+    pub(crate) fn probed(&self, of: PageId, name: &str) -> Option<Index> {
+        let memory = self.memory();
+        memory.probed.get(&of)?.iter().find(|index| index.name == name).cloned()
+    }
+
+    /// From now on own changes of the collection imply own entries in `index`, which is ready. Those
+    /// that no page has shown yet do at once; what pages have shown is in the index's pages, as the
+    /// object store has them: so copies of before are not used any more.
+    pub(crate) fn begin_to_probe(&self, of: PageId, index: &Index) {
+        let mut memory = self.memory();
+        let probed = memory.probed.entry(of).or_default();
+        if probed.iter().any(|there| there.root == index.root) {
+            return;
+        }
+        probed.push(index.clone());
+        let own = memory.own.changes.range((of, Bytes::new())..);
+        let implied: Vec<(Bytes, Stamp)> = own
+            .take_while(|((tree, _), _)| *tree == of)
+            .filter_map(|((_, key), (stamp, payload))| {
+                Some((entry_of(index, key, payload.as_ref())?, *stamp))
+            })
+            .collect();
+        for (pair, stamp) in implied {
+            memory.own.insert((index.root, pair), stamp, Some(Bytes::new()));
+        }
+        self.store.pages.expire_all();
+    }
+
     /// Keys of records that the secondary index `tree` lists under search keys from `from` on to
     /// before `to`; with no `to` under `from` alone. The caller verifies each against the record
     /// itself: indexes and records reach their pages at different times (W19).
@@ -507,7 +558,7 @@ impl Session {
         let mut memory = self.memory();
         for entry in entries {
             let at = (entry.tree, entry.leaf_key());
-            memory.own.insert(at, entry.record.stamp, entry.leaf_payload());
+            memory.insert(at, entry.record.stamp, entry.leaf_payload());
             // The writer rule (paper, 5.3). The difference has no sign: a time from the future must
             // not keep a page from being checkpointed.
             let last_ms = store.pages.checkpoint_ms(entry.page).unwrap_or(0);
@@ -546,7 +597,7 @@ impl Scan<'_> {
         })
     }
 
-    async fn next_raw(&mut self) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Bytes)>, StoreError> {
         while self.ready.is_empty() && !self.is_done {
             let Some(held) = self.leaves.next(&self.session.store.pages).await? else {
                 self.is_done = true;
@@ -600,7 +651,6 @@ impl Scan<'_> {
             .range((self.tree, self.from.clone())..)
             .take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
         {
-            use crate::commit::transaction::Write;
             let payload = match write {
                 Write::Primary(_, payload) => payload.as_ref().map(|payload| payload.as_bytes()),
                 Write::Secondary { is_there, .. } => is_there.then_some(&[][..]),

@@ -58,6 +58,12 @@ impl Txn {
         Txn { level, writes: BTreeMap::new(), bytes: 0, sealed: None, is_unclear: false }
     }
 
+    /// What was written to one tree.
+    pub(crate) fn writes_of(&self, tree: PageId) -> impl Iterator<Item = &Write> {
+        let from = (tree, Bytes::new());
+        self.writes.range(from..).take_while(move |((of, _), _)| *of == tree).map(|(_, it)| it)
+    }
+
     /// The level it will be committed at.
     pub fn level(&self) -> Level {
         self.level

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 1 | kind: 0 leaf, 1 inner |
 //! | 1 | level |
-//! | 1 | flags: 1 dead, 2 has a high fence, 4 has a right neighbour, 8 has an origin |
+//! | 1 | flags: 1 dead, 2 has a high fence, 4 has a right neighbour, 8 has an origin, 16 indexes follow |
 //! | 16 | id |
 //! | 8 | version |
 //! | 16 | write id |
@@ -15,6 +15,7 @@
 //! | 16 | right neighbour, where flagged |
 //! | 16 + 8 | origin and its version, where flagged |
 //! | 2 + 24 each | applied: client, epoch, sequence |
+//! | 2, and each | indexes, where flagged, of a leaf alone: root (16), kind of search key (1), what it needs (2 + n), as in the catalogue |
 //! | 4 | number of entries |
 //! | each | leaf: key (2 + n), stamp (3 x 8), 1 byte: 0 tombstone, 1 payload (4 + n) |
 //! | each | inner: key (2 + n), child (16) |
@@ -24,9 +25,11 @@
 use bytes::Bytes;
 
 use crate::{
+    catalog::INDEXES_MAX,
     client::is_number,
     frame::{FrameError, Reader, Writer},
-    page::{Entries, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
+    page::{Entries, Follower, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
+    search_by::SearchBy,
     stamp::Stamp,
 };
 
@@ -39,6 +42,7 @@ const DEAD: u8 = 1;
 const HIGH: u8 = 2;
 const RIGHT: u8 = 4;
 const ORIGIN: u8 = 8;
+const FOLLOWED: u8 = 16;
 
 /// Frame, fixed fields, and the counts of applied streams and entries.
 const FIXED_BYTES: usize = 9 + 3 + 16 + 8 + 16 + 8 + 4 + 2 + 2 + 4;
@@ -54,7 +58,8 @@ impl Page {
         to.u8(DEAD * u8::from(self.dead)
             | HIGH * u8::from(self.high.is_some())
             | RIGHT * u8::from(self.right.is_some())
-            | ORIGIN * u8::from(self.origin.is_some()));
+            | ORIGIN * u8::from(self.origin.is_some())
+            | FOLLOWED * u8::from(!self.followers.is_empty()));
         to.u128(self.id.0);
         to.u64(self.version);
         to.u128(self.write_id);
@@ -76,6 +81,15 @@ impl Page {
             to.u64(stream.client);
             to.u64(stream.epoch);
             to.u64(*sequence);
+        }
+        if !self.followers.is_empty() {
+            to.u16(u16::try_from(self.followers.len()).expect("no more than a collection has"));
+            for follower in &self.followers {
+                to.u128(follower.root.0);
+                let (kind, of) = follower.by.to_parts();
+                to.u8(kind);
+                to.short(&of);
+            }
         }
         match &self.entries {
             Entries::Leaf(slots) => {
@@ -115,10 +129,13 @@ impl Page {
         if level > LEVEL_MAX {
             return Err(from.field("a level that no tree has"));
         }
-        if flags > DEAD | HIGH | RIGHT | ORIGIN {
+        if flags > DEAD | HIGH | RIGHT | ORIGIN | FOLLOWED {
             return Err(from.field("unknown flags"));
         }
         let has = |flag| flags & flag != 0;
+        if has(FOLLOWED) && kind != 0 {
+            return Err(from.field("indexes follow leaves"));
+        }
         if has(HIGH) != has(RIGHT) {
             return Err(from.field("a page ends exactly where it has a right neighbour"));
         }
@@ -150,6 +167,21 @@ impl Page {
                 return Err(from.field("applied streams that do not rise"));
             }
             page.applied.push((stream, from.u64()?));
+        }
+        if has(FOLLOWED) {
+            let count = usize::from(from.u16()?);
+            if !(1..=INDEXES_MAX).contains(&count) {
+                return Err(from.field("more indexes than a collection has"));
+            }
+            for _ in 0..count {
+                let root = PageId(from.u128()?);
+                let (kind, of) = (from.u8()?, from.short()?);
+                let by = SearchBy::from_parts(kind, &of);
+                let by = by.ok_or_else(|| from.field("no known kind of search key"))?;
+                if !page.add_follower(&Follower { root, by }) {
+                    return Err(from.field("an index that follows twice"));
+                }
+            }
         }
         let count = from.u32()? as usize;
         let each_min = if kind == 0 { SLOT_FIXED_BYTES } else { LINK_FIXED_BYTES };
@@ -204,11 +236,16 @@ fn key(from: &mut Reader, page: &Page, last: Option<&Bytes>) -> Result<Bytes, Fr
 pub(crate) fn encoded_bytes(page: &Page) -> usize {
     let fences = page.low.len() + page.high.as_ref().map_or(0, |high| 2 + high.len());
     let links = 16 * usize::from(page.right.is_some()) + 24 * usize::from(page.origin.is_some());
+    let follower_bytes = |it: &Follower| 16 + 1 + 2 + it.by.to_parts().1.len();
+    let followers: usize = match page.followers.is_empty() {
+        true => 0,
+        false => 2 + page.followers.iter().map(follower_bytes).sum::<usize>(),
+    };
     let entries: usize = match &page.entries {
         Entries::Leaf(slots) => slots.iter().map(slot_bytes).sum(),
         Entries::Inner(links) => links.iter().map(|link| LINK_FIXED_BYTES + link.key.len()).sum(),
     };
-    FIXED_BYTES + fences + links + 24 * page.applied.len() + entries
+    FIXED_BYTES + fences + links + 24 * page.applied.len() + followers + entries
 }
 
 /// Bytes of one slot.
@@ -239,6 +276,48 @@ mod tests {
         for page in pages {
             let decoded = Page::decode(&page.encode());
             assert!(matches!(decoded, Err(FrameError::Field { .. })), "{page:?}");
+        }
+    }
+
+    /// What is wrong with the names of indexes is found, and what is right comes back.
+    #[test]
+    fn indexes_follow_leaves() {
+        let follower = |root, by: &str| Follower { root: PageId(root), by: by.parse().unwrap() };
+        let mut leaf = Page::root(PageId(1));
+        for (root, by) in [(2, "payload"), (3, "part:,:7"), (4, "json:born")] {
+            assert!(leaf.add_follower(&follower(root, by)));
+            assert!(!leaf.add_follower(&follower(root, by)));
+        }
+        let frame = leaf.encode();
+        assert_eq!(frame.len(), leaf.encoded_bytes());
+        assert_eq!(Page::decode(&frame).unwrap(), leaf);
+        leaf.dead = true;
+        assert_eq!(Page::decode(&leaf.encode()).unwrap(), leaf);
+        let many = (0..=INDEXES_MAX as u128).map(|root| follower(root, "payload")).collect();
+        let twice = vec![follower(2, "payload"); 2];
+        let wrong = [
+            Page { followers: many, ..leaf.clone() },
+            Page { followers: twice, ..leaf.clone() },
+            Page { level: 1, entries: Entries::Inner(Vec::new()), dead: false, ..leaf.clone() },
+        ];
+        for page in wrong {
+            let decoded = Page::decode(&page.encode());
+            assert!(matches!(decoded, Err(FrameError::Field { .. })), "{decoded:?}");
+        }
+        // Kind, and what it needs.
+        let mut short = Writer::new(MAGIC, PAGE_VERSION);
+        short.raw(&frame[5..frame.len() - 4]);
+        assert_eq!(short.finish(), frame);
+        let lies: [(&[u8], &[u8]); 2] =
+            [(&[1, 0, 0], &[9, 0, 0]), (&[2, 3, 0, b','], &[2, 0, 0, 3])];
+        for (of, with) in lies {
+            let at = frame.windows(of.len()).rposition(|bytes| bytes == of).unwrap();
+            let mut bytes = frame[5..frame.len() - 4].to_vec();
+            bytes[at - 5..at - 5 + of.len()].copy_from_slice(with);
+            let mut to = Writer::new(MAGIC, PAGE_VERSION);
+            to.raw(&bytes);
+            let decoded = Page::decode(&to.finish());
+            assert!(matches!(decoded, Err(FrameError::Field { .. })), "{decoded:?}");
         }
     }
 }

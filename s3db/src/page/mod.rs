@@ -20,7 +20,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::stamp::Stamp;
+use crate::{search_by::SearchBy, stamp::Stamp};
 
 pub use codec::PAGE_VERSION;
 pub(crate) use codec::slot_bytes;
@@ -92,6 +92,15 @@ pub struct Link {
     pub child: PageId,
 }
 
+/// A secondary index that follows what is put into a leaf: whoever puts one changes its entries first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// Names its tree.
+    pub root: PageId,
+    /// Where it finds search keys.
+    pub by: SearchBy,
+}
+
 /// What a page holds between its fences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entries {
@@ -130,6 +139,9 @@ pub struct Page {
     pub origin: Option<(PageId, u64)>,
     /// Log streams of which all records up to a sequence number are applied here.
     pub applied: Vec<(Stream, u64)>,
+    /// Of a leaf: the indexes that follow it. None is ever taken out again, and what a leaf is split
+    /// into has them too.
+    pub followers: Vec<Follower>,
     /// What is in it.
     pub entries: Entries,
 }
@@ -159,6 +171,7 @@ impl Page {
             key_id: 0,
             origin: None,
             applied: Vec::new(),
+            followers: Vec::new(),
             entries: Entries::Leaf(Vec::new()),
         }
     }
@@ -244,6 +257,15 @@ impl Page {
             Err(at) => links.insert(at, Link { key: key.clone(), child }),
         }
         true
+    }
+
+    /// From the next put on an index follows this leaf. False if it did already.
+    pub(crate) fn add_follower(&mut self, follower: &Follower) -> bool {
+        let is_new = !self.followers.contains(follower);
+        if is_new {
+            self.followers.push(follower.clone());
+        }
+        is_new
     }
 
     /// Bytes of the page's frame.

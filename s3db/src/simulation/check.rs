@@ -8,18 +8,24 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cloud::{CallKind, Ledger, model::World},
+    catalog::{CATALOG, Collection},
+    cloud::{
+        CallKind, Ledger,
+        model::{Version, World},
+    },
     commit::Level,
     log::objects::{LogObject, decode, parse},
     page::{PAGES, Page, PageId, Slot},
     simulation::{Attempt, Outcome, history::History},
     stamp::Stamp,
+    tree::secondary,
 };
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its number in the design, section 17; 0 when a client cannot work that should.
+    /// Its number in the design, section 17; 0 when a client cannot work that should, 11 when an
+    /// index is not what its records say.
     pub invariant: u8,
     /// What was seen.
     pub what: String,
@@ -54,6 +60,12 @@ pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
     let mut broken = Vec::new();
     let mut newest: HashMap<PageId, Page> = HashMap::new();
     let mut stale_inner: Vec<Page> = Vec::new();
+    // Inner pages of other trees lead elsewhere.
+    let roots = collections(world)
+        .into_iter()
+        .flat_map(|of| of.indexes.into_iter().map(|index| index.root).chain([of.root]))
+        .filter(|there| *there != root);
+    let foreign = pages_of(world, roots);
     for (name, versions) in world.history(PAGES) {
         let pages: Vec<Option<Page>> = versions
             .iter()
@@ -62,7 +74,8 @@ pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
         if let (Some(id), Some(Some(page))) = (PageId::of_object(&name), pages.last()) {
             newest.insert(id, page.clone());
         }
-        stale_inner.extend(pages.into_iter().flatten().filter(|page| page.level > 0));
+        let is_inner = |page: &Page| page.level > 0 && !foreign.contains(&page.id);
+        stale_inner.extend(pages.into_iter().flatten().filter(is_inner));
     }
     let mut tree = Tree::default();
     let Some(mut page) = newest.get(&root) else {
@@ -117,6 +130,95 @@ pub(super) fn tree(world: &World, root: PageId) -> (Tree, Vec<Violation>) {
     }
     broken.truncate(5);
     (tree, broken)
+}
+
+/// All pages that these roots ever led to, and what was split from those.
+fn pages_of(world: &World, roots: impl IntoIterator<Item = PageId>) -> HashSet<PageId> {
+    let mut found: HashSet<PageId> = roots.into_iter().collect();
+    if found.is_empty() {
+        return found;
+    }
+    let pages: Vec<Page> = world
+        .history(PAGES)
+        .into_iter()
+        .flat_map(|(_, versions)| versions)
+        .filter_map(|version| Page::decode(&version.bytes?).ok())
+        .collect();
+    loop {
+        let before = found.len();
+        for page in &pages {
+            if found.contains(&page.id) {
+                found.extend(page.links().iter().map(|link| link.child).chain(page.right));
+            } else if page.origin.is_some_and(|(origin, _)| found.contains(&origin)) {
+                found.insert(page.id);
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// The collections as the catalogue has them in the end.
+fn collections(world: &World) -> Vec<Collection> {
+    let decode = |(name, versions): (String, Vec<Version>)| {
+        let bytes = versions.last()?.bytes.clone()?;
+        Collection::decode(name.trim_start_matches(CATALOG), &bytes).ok()
+    };
+    world.history(CATALOG).into_iter().filter_map(decode).collect()
+}
+
+/// Invariant 11: every index is ready, and is exactly what its records say: an entry for each, under
+/// its stamp, and no other. Each leaf of the records says that the index follows it.
+pub(super) fn index(world: &World, name: &str, records: &Tree) -> Vec<Violation> {
+    let of = collections(world).into_iter().find(|of| of.name == name);
+    let Some(of) = of.filter(|of| !of.indexes.is_empty()) else {
+        return vec![Violation::new(11, "there is no index".into())];
+    };
+    let mut broken = Vec::new();
+    for index in of.indexes {
+        if !index.is_ready {
+            broken.push(Violation::new(11, format!("index {} is not ready", index.name)));
+            continue;
+        }
+        let (tree, found) = tree(world, index.root);
+        broken.extend(found);
+        let live = |tree: &Tree| -> Vec<Slot> {
+            tree.slots.values().filter(|slot| slot.payload.is_some()).cloned().collect()
+        };
+        let mut due: BTreeMap<Bytes, Stamp> = BTreeMap::new();
+        for record in live(records) {
+            let search = index.by.as_ref().zip(record.payload).and_then(|(by, it)| by.key(&it));
+            if let Some(search) = search {
+                due.insert(secondary::join(search.as_bytes(), &record.key), record.stamp);
+            }
+        }
+        for entry in live(&tree) {
+            let pair = entry.key.escape_ascii();
+            match due.remove(&entry.key) {
+                Some(stamp) if stamp == entry.stamp => {}
+                Some(stamp) => {
+                    let what = format!("entry {pair} is of {}, its record of {stamp}", entry.stamp);
+                    broken.push(Violation::new(11, what));
+                }
+                None => {
+                    let what = format!("entry {pair} at {} is of no record", entry.stamp);
+                    broken.push(Violation::new(11, what));
+                }
+            }
+        }
+        for (pair, stamp) in due {
+            let what = format!("entry {} at {stamp} is missing", pair.escape_ascii());
+            broken.push(Violation::new(11, what));
+        }
+        let is_followed =
+            |leaf: &&Page| leaf.dead || leaf.followers.iter().any(|it| it.root == index.root);
+        for leaf in records.leaves.iter().filter(|leaf| !is_followed(leaf)) {
+            let what = format!("leaf {:?} does not name index {}", leaf.id, index.name);
+            broken.push(Violation::new(11, what));
+        }
+    }
+    broken
 }
 
 /// Goes the way of a reader whose cache holds `from`. A page that was deleted since then sends it

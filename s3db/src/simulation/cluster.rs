@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
 
 use crate::{
-    catalog::Backend,
+    catalog::{Backend, Collection},
     cloud::{
         Cloud, Ledger,
         ledger::Metered,
@@ -20,15 +21,20 @@ use crate::{
     error::StoreError,
     page::PageId,
     record::{Key, Payload},
+    search_by::SearchBy,
     settings::Rule,
-    simulation::{Attempt, Outcome, Plan, Report, Violation, check, history::History},
+    simulation::{Attempt, Indexed, Outcome, Plan, Report, Violation, check, history::History},
     stamp::Stamp,
     store::Store,
+    tree::secondary,
 };
 
 /// Polls of one run: far beyond what one takes; more is a livelock.
 const STEPS_MAX: u64 = 3_000_000;
 const COLLECTION: &str = "things";
+const INDEX: &str = "writers";
+/// Payloads begin with who wrote them.
+const BY: SearchBy = SearchBy::Part { separator: b'.', number: 0 };
 
 /// Shared by the clients of one run.
 #[derive(Clone)]
@@ -93,6 +99,10 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     if plan.has_janitor {
         world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
     }
+    if plan.index == Indexed::Later {
+        world.make_safe(Process(5));
+        world.time.spawn(Process(5), cluster.clone().have_built(Process(5)));
+    }
     executor.run(end_us, STEPS_MAX);
 
     // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
@@ -127,6 +137,9 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     }
     let (tree, found) = check::tree(&world, root);
     violations.extend(found);
+    if plan.index != Indexed::Not {
+        violations.extend(check::index(&world, COLLECTION, &tree));
+    }
     violations.extend(check::contents(&tree, &history, plan.prunes()));
     violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
     violations.extend(check::fences(&world));
@@ -181,7 +194,51 @@ impl Cluster {
         let store = self.open(process).await?;
         let session = Session::open(store.clone(), u64::MAX).await?;
         drop(session);
-        Ok(store.create_collection(COLLECTION).await?.root)
+        let root = store.create_collection(COLLECTION).await?.root;
+        if self.plan.index == Indexed::Always {
+            store.create_index(COLLECTION, INDEX, &BY).await?;
+            store.build_index(COLLECTION, INDEX, |_| {}).await?;
+        }
+        Ok(root)
+    }
+
+    /// Has an index made while the others work: by one who stalls and crashes like everyone, and by
+    /// another as soon as that takes long, until it is ready.
+    async fn have_built(self, process: Process) {
+        let world = self.world.clone();
+        world.time.sleep(5_000_000 + world.below(20_000_000)).await;
+        let is_ready: Arc<Mutex<bool>> = Arc::default();
+        while !*lock(&is_ready) {
+            let builder = {
+                let mut roster = lock(&self.roster);
+                roster.next_process += 1;
+                Process(roster.next_process)
+            };
+            world.note(process, || format!("has an index built by {builder:?}"));
+            let (cluster, is_ready) = (self.clone(), is_ready.clone());
+            world.time.spawn(builder, async move {
+                let built = async {
+                    let store = cluster.open(builder).await?;
+                    store.create_index(COLLECTION, INDEX, &BY).await?;
+                    store.build_index(COLLECTION, INDEX, |_| {}).await
+                };
+                let built = built.await;
+                cluster.world.note(builder, || format!("built: {built:?}"));
+                *lock(&is_ready) |= built.is_ok();
+            });
+            world.time.sleep(world.below(10_000_000)).await;
+        }
+    }
+
+    /// What is there when nothing waits, as users check it.
+    async fn check_index(&self, store: &Store) -> Result<(), StoreError> {
+        let found = store.check_index(COLLECTION, INDEX, |_| {}).await?;
+        let verified = store.verify(|_, _| {}).await?;
+        if found.missing + found.dangling + verified.problem_count > 0 {
+            let what = format!("an index: {found:?}, {:?}", verified.problems);
+            return Err(StoreError::Invalid(what));
+        }
+        Ok(())
     }
 
     /// Starts a life of `client`.
@@ -274,7 +331,7 @@ impl Cluster {
             cluster: self,
             session: &session,
             seen: HashMap::new(),
-            own: HashMap::new(),
+            own: BTreeMap::new(),
             highest: Stamp::default(),
         };
         loop {
@@ -340,7 +397,10 @@ impl Cluster {
             let done = store.sweep().await?;
             idle = if done.records == 0 && done.poison == 0 { idle + 1 } else { 0 };
             if idle == 2 {
-                return Ok(());
+                return match self.plan.index {
+                    Indexed::Not => Ok(()),
+                    _ => self.check_index(&store).await,
+                };
             }
             // Leases of those who are gone run out.
             self.world.time.sleep(6_000_000).await;
@@ -357,7 +417,8 @@ struct Witness<'a> {
     cluster: &'a Cluster,
     session: &'a Session,
     seen: HashMap<Key, Stamp>,
-    own: HashMap<Key, Stamp>,
+    /// In an order, so that the same seed is the same run.
+    own: BTreeMap<Key, Stamp>,
     highest: Stamp,
 }
 
@@ -370,6 +431,7 @@ impl Witness<'_> {
             _ => Level::Atomic,
         };
         let mut txn = self.session.begin(level);
+        let of = Collection { name: COLLECTION.into(), root, indexes: Vec::new() };
         let client = self.session.client();
         for n in 0..1 + world.below(4) {
             let number = world.below(u64::from(self.cluster.plan.keys));
@@ -377,6 +439,7 @@ impl Witness<'_> {
             match world.below(10) {
                 0..=3 => self.read(&txn, root, &key).await?,
                 4 if world.below(3) == 0 => self.scan(&txn, root).await?,
+                4 if self.cluster.plan.index != Indexed::Not => self.find(&txn, &of).await?,
                 5 => txn.delete(root, &key)?,
                 _ => {
                     let pad = "x".repeat(world.below(60) as usize);
@@ -395,6 +458,7 @@ impl Witness<'_> {
         let entries = self.session.seal(&mut txn).await?;
         let writes: Vec<(Bytes, Stamp, Option<Bytes>)> = entries
             .iter()
+            .filter(|entry| !entry.is_secondary)
             .map(|entry| (entry.leaf_key(), entry.record.stamp, entry.leaf_payload()))
             .collect();
         if level.is_session() && writes.iter().any(|(_, stamp, _)| *stamp <= self.highest) {
@@ -456,6 +520,48 @@ impl Witness<'_> {
         }
         self.seen.insert(key.clone(), seen.stamp);
         self.highest = self.highest.max(seen.stamp);
+        Ok(())
+    }
+
+    /// An index leads to records that say what it says, in order, and to all of this session's own.
+    async fn find(&mut self, txn: &Txn, of: &Collection) -> Result<(), StoreError> {
+        let name = format!("c{}", self.session.client());
+        let search = Key::new(&name)?;
+        let bound = Bound::Included(&search);
+        let mut found = match self.session.find(txn, of, INDEX, bound, bound).await {
+            // Not made yet, or not ready.
+            Err(StoreError::NotFound(_) | StoreError::Invalid(_)) => return Ok(()),
+            found => found?,
+        };
+        let is_own = |payload: &[u8]| payload.starts_with(format!("{name}.").as_bytes());
+        let mut keys: Vec<Key> = Vec::new();
+        while let Some((key, record)) = found.next().await? {
+            let rises = keys.last().is_none_or(|last| *last < record.key);
+            if key != search || !is_own(record.payload.as_bytes()) || !rises {
+                self.violation("indexes lead to what they say", format!("{key}: {record:?}"));
+            }
+            keys.push(record.key);
+        }
+        if !txn.level().is_session() {
+            return Ok(());
+        }
+        for (key, stamp) in &self.own {
+            if keys.contains(key) || txn.own(of.root, key).is_some() {
+                continue;
+            }
+            let seen = self.session.read_stamped(of.root, key.as_bytes(), txn.level()).await?;
+            if seen.stamp != *stamp || !seen.payload.is_some_and(|payload| is_own(&payload)) {
+                continue;
+            }
+            // A later write may have reached the index and not yet the record.
+            let Some(index) = self.session.probed(of.root, INDEX) else { continue };
+            let pair = secondary::join(name.as_bytes(), key.as_bytes());
+            let entry = self.session.read_stamped(index.root, &pair, txn.level()).await?;
+            if entry.stamp <= *stamp {
+                let what = format!("not to {key} at {stamp}, the entry is {entry:?}");
+                self.violation("an index leads to own writes", what);
+            }
+        }
         Ok(())
     }
 

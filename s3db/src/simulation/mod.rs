@@ -49,10 +49,23 @@ pub struct Plan {
     pub leaf_bytes_max: usize,
     /// Whether someone collects garbage while the clients work.
     pub has_janitor: bool,
+    /// Whether the records have an index.
+    pub index: Indexed,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
     /// How long clients work, in virtual time.
     pub work: Duration,
+}
+
+/// Whether the records of a run have an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Indexed {
+    /// They have none.
+    Not,
+    /// From the beginning.
+    Always,
+    /// It is made and filled while the clients work.
+    Later,
 }
 
 impl Default for Plan {
@@ -69,6 +82,7 @@ impl Default for Plan {
             rules: Rules::HARDENED,
             leaf_bytes_max: 900,
             has_janitor: true,
+            index: Indexed::Not,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
             work: Duration::from_secs(60),
         }
@@ -77,7 +91,17 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 5] = ["usual", "crowd", "splits", "deaths", "restarts"];
+    pub const NAMES: [&'static str; 9] = [
+        "usual",
+        "crowd",
+        "splits",
+        "deaths",
+        "restarts",
+        "index",
+        "build",
+        "index-deaths",
+        "build-deaths",
+    ];
 
     /// A plan by its name, so that tests and replays agree.
     pub fn named(name: &str) -> Option<Plan> {
@@ -113,6 +137,24 @@ impl Plan {
                 faults: Faults { skew_max: Duration::from_secs(110), ..Faults::ALL },
                 work: Duration::from_secs(200),
                 ..usual
+            },
+            // Every record brings its entry in an index along.
+            "index" => Plan {
+                clients: 4,
+                transactions: 15,
+                index: Indexed::Always,
+                leaf_bytes_max: 700,
+                ..usual
+            },
+            // The index is made meanwhile.
+            "build" => Plan { clients: 4, transactions: 30, index: Indexed::Later, ..usual },
+            "index-deaths" => Plan { index: Indexed::Always, ..Plan::named("deaths")? },
+            // Leaves die while the index is made, and everything goes wrong.
+            "build-deaths" => Plan {
+                index: Indexed::Later,
+                faults: Faults::ALL,
+                tombstone_age: usual.tombstone_age,
+                ..Plan::named("deaths")?
             },
             _ => return None,
         })

@@ -63,6 +63,7 @@ pub(crate) fn split(
     let mut head = page.clone();
     head.level += 1;
     head.applied.clear();
+    head.followers.clear();
     head.entries =
         Entries::Inner(lows.into_iter().zip(ids).map(|(key, child)| Link { key, child }).collect());
     Some(Pieces { created: pieces, head })

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use s3db::{
     Backend, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key, LogRecord,
-    LoggedTransaction, Payload, Stamp,
-    page::{Entries, Link, Page, PageId, Slot, Stream},
+    LoggedTransaction, Payload, SearchBy, Stamp,
+    page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
 };
 
 /// One line per record: what it is, its bytes in hexadecimal.
@@ -64,7 +64,19 @@ fn pages() -> Vec<Page> {
         entries: Entries::Inner(vec![link(b"", LEFT), link(b"m", RIGHT)]),
         ..Page::root(ROOT)
     };
-    vec![Page::root(ROOT), leaf, inner, dead]
+    let followers = rules().into_iter().zip(0..);
+    let followers = followers.map(|(by, n)| Follower { root: PageId(ROOT.0 + n), by });
+    let followed = Page { followers: followers.collect(), ..leaf.clone() };
+    vec![Page::root(ROOT), leaf, inner, dead, followed]
+}
+
+/// One of each kind of search keys.
+fn rules() -> [SearchBy; 3] {
+    [
+        SearchBy::Payload,
+        SearchBy::Part { separator: b',', number: 258 },
+        SearchBy::Json("größe".into()),
+    ]
 }
 
 fn transactions() -> Vec<LoggedTransaction> {
@@ -92,8 +104,16 @@ fn objects_of_version_1_are_still_written_and_read() {
     let transaction = |transaction: &LoggedTransaction, object: Option<&str>| {
         Inspected::Transaction(transaction.clone(), object.map(str::to_owned))
     };
-    let index = |name: &str, root, is_ready| Index { name: name.to_owned(), root, is_ready };
+    let index =
+        |name: &str, root, is_ready| Index { name: name.to_owned(), root, is_ready, by: None };
     let indexes = vec![index("by-age", LEFT, true), index("by-name", RIGHT, false)];
+    let with_rules = rules().into_iter().enumerate().map(|(n, by)| Index {
+        by: Some(by),
+        ..index(&format!("by-{n}"), PageId(ROOT.0 + n as u128), n == 0)
+    });
+    let with_rules = [index("by-age", LEFT, true)].into_iter().chain(with_rules).collect();
+    let collection =
+        |indexes| Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes });
     let database = |id, backend, shards| Inspected::Database(Database { id, backend, shards });
     let mut expected: Vec<Inspected> = pages().into_iter().map(Inspected::Page).collect();
     expected.extend([
@@ -108,7 +128,8 @@ fn objects_of_version_1_are_still_written_and_read() {
         Inspected::Client(3),
         database(ROOT.0, Backend::S3Log, 16),
         database(1, Backend::SqsFifo, 1000),
-        Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes }),
+        collection(indexes),
+        collection(with_rules),
     ]);
     let lines: Vec<_> = OBJECTS.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines.len(), expected.len());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use s3db::{
-    Backend, Db, Key, Options, Payload, StoreError,
+    Backend, Db, Key, Options, Payload, SearchBy, StoreError,
     cloud::{
         CallKind, Cloud, Fault, Ledger, Prices, Spending,
         embedded::{self, Memory},
@@ -95,6 +95,37 @@ async fn scans_are_charged_as_they_go() {
     assert_eq!(all(txn.ledger()), 0, "nothing before it begins");
     assert!(records.next().await.unwrap().is_none());
     assert_eq!(all(txn.ledger()), calls(txn.ledger(), CallKind::Get));
+    assert!(all(txn.ledger()) >= 1);
+    assert_eq!(all(&db.collection_ledgers()["a"]), all(txn.ledger()));
+}
+
+/// Nor is anything of an index left out: what it takes to create it, to probe it, and to keep it.
+#[tokio::test]
+async fn indexes_are_charged_to_their_collection() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let options = Options { has_worker: false, ..Options::default() };
+    let db = open(&cloud, &options).await;
+    let of = db.create_collection("a").await.unwrap();
+    let puts = |ledger: &Ledger| calls(ledger, CallKind::Put);
+    let before = puts(db.ledger());
+    db.create_index(&of, "i", &SearchBy::Payload).await.unwrap();
+    let of_a = db.collection_ledgers()["a"].clone();
+    // The catalogue, the root of the index, the leaf that names it, the catalogue.
+    assert_eq!((puts(&of_a), puts(db.ledger()) - before), (4, 4));
+
+    let mut txn = db.begin();
+    txn.put(&of, &key("k"), Payload::new("v").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let before = puts(&of_a);
+    db.checkpoint().await.unwrap();
+    assert_eq!(puts(&of_a) - before, 2, "the leaf of the index, and that of the record");
+    db.close().await.unwrap();
+
+    let db = open(&cloud, &options).await;
+    let of = db.collection("a").await.unwrap();
+    let txn = db.begin();
+    let mut records = txn.probe(&of, "i", &key("v")).await.unwrap();
+    assert!(records.next().await.unwrap().is_some());
     assert!(all(txn.ledger()) >= 1);
     assert_eq!(all(&db.collection_ledgers()["a"]), all(txn.ledger()));
 }

@@ -6,6 +6,7 @@ mod embedded;
 mod golden;
 mod hostile;
 mod ledger;
+mod index;
 mod meddle;
 mod mishaps;
 mod model;

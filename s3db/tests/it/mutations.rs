@@ -131,6 +131,34 @@ fn cases() -> Vec<Case> {
             plan: plan(queues, only(|faults| faults.poisoned = 0.1)),
         },
         Case {
+            weakness: "W19: an index leads to a record that says something else by now",
+            rule: Rule::Verify,
+            invariants: &[4],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("index").unwrap() },
+        },
+        Case {
+            weakness: "index: a crash between a leaf and the entries of what was put there",
+            rule: Rule::EntriesFirst,
+            invariants: &[11],
+            plan: Plan {
+                second_life: 0.0,
+                faults: only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
+                ..Plan::named("index").unwrap()
+            },
+        },
+        Case {
+            weakness: "index: the entry of what someone else put meanwhile stays",
+            rule: Rule::FollowSwap,
+            invariants: &[11],
+            plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("index").unwrap() },
+        },
+        Case {
+            weakness: "index: a record is put between the look of who builds and the name",
+            rule: Rule::FollowerFirst,
+            invariants: &[11],
+            plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("build").unwrap() },
+        },
+        Case {
             weakness: "gc: a page goes that a stalled client is about to link",
             rule: Rule::TouchOrigin,
             invariants: &[1, 5],

@@ -72,13 +72,32 @@ fn lives_that_follow_each_other_on_wrong_clocks() {
     hold("restarts", Backend::S3Log, 34..35);
 }
 
+/// Each index is exact in the end, whatever went wrong.
+#[test]
+fn indexes_follow_their_records() {
+    for backend in Backend::ALL {
+        hold("index", backend, 0..40);
+        hold("index-deaths", backend, 0..5);
+    }
+}
+
+#[test]
+fn an_index_is_made_while_others_write() {
+    for backend in Backend::ALL {
+        hold("build", backend, 0..40);
+        hold("build-deaths", backend, 0..5);
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for backend in Backend::ALL {
-        let plan = Plan { backend, ..Plan::default() };
-        let (first, second) = (replay(&plan, 7), replay(&plan, 7));
-        assert!(first.trace.len() > 100);
-        assert_eq!(first.trace, second.trace);
+        for name in ["usual", "build"] {
+            let plan = Plan { backend, ..Plan::named(name).unwrap() };
+            let (first, second) = (replay(&plan, 7), replay(&plan, 7));
+            assert!(first.trace.len() > 100);
+            assert_eq!(first.trace, second.trace, "{name}");
+        }
     }
 }
 

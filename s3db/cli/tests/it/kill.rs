@@ -62,6 +62,23 @@ fn write_until_killed(url: &str, name: &str, life: Duration) -> u64 {
     committed.into_inner()
 }
 
+/// Finds transactions by their number.
+const INDEX: [&str; 3] = ["t", "by-number", "part: :0"];
+
+/// A process that builds an index until it is killed, or done.
+fn build_until_killed(url: &str, life: Duration) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_s3db"))
+        .args(["index", "create", url])
+        .args(INDEX)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(life);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// Kills processes at `url` until `kills` are dead, then compares what is there with what they said.
 /// `direct` leads to the same database by a line on which nothing goes wrong.
 fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
@@ -69,6 +86,9 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
     let rounds = kills.div_ceil(AT_ONCE);
     for round in 0..rounds {
         let killed: Vec<(String, u64)> = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                build_until_killed(url, life.mul_f64((round + 1) as f64 / rounds as f64))
+            });
             let lives: Vec<_> = (0..AT_ONCE)
                 .map(|n| {
                     let name = format!("{round}.{n}");
@@ -107,10 +127,23 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
         }
     }
     assert_eq!(records.len() as u64, whole * 4, "{direct}: nothing else is there");
+    let [of, name, by] = INDEX;
+    run(&["index", "create", direct, of, name, by]);
     run(&["verify", direct]);
+    index_is_exact(direct, records.len() as u64);
     run(&["gc", direct, "--grace", "0"]);
     assert_eq!(scan(direct, "t"), records, "{direct}: garbage collection took something");
     run(&["verify", direct]);
+    index_is_exact(direct, records.len() as u64);
+}
+
+/// The index, which was made while processes died, says what the records say.
+fn index_is_exact(url: &str, records: u64) {
+    let [of, name, _] = INDEX;
+    let checked = run(&["index", "check", url, of, name, "--json"]);
+    let checked: serde_json::Value = serde_json::from_str(&checked).unwrap();
+    let counts = ["records", "entries", "missing", "dangling"].map(|what| checked[what].as_u64());
+    assert_eq!(counts, [records, records, 0, 0].map(Some), "{url}");
 }
 
 /// Sweeps until nothing waits: what a dead process had received comes back with its lease.

@@ -1,0 +1,205 @@
+//! `index`: records found by what they say.
+
+use std::{
+    io::{self, Write},
+    ops::Bound,
+};
+
+use s3db::{IndexCheck, Key, SearchBy};
+use serde_json::json;
+
+use crate::output::{Failure, Output, Progress, collection, open};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Create an index and fill it with the records that are there
+    Create(Create),
+    /// Fill an index again: goes on with one that was stopped, mends one that is ready
+    Build(Build),
+    /// The indexes of a collection
+    List(List),
+    /// Print records in the order of their search keys
+    Find(Find),
+    /// Compare an index with its records
+    Check(Check),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Of {
+    /// The database
+    url: String,
+    /// The collection
+    collection: String,
+    /// The index
+    index: String,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Whatever reaches a page while this runs, or after it was stopped, brings its entry along; \
+run it again to go on.
+
+Examples:
+  s3db index create file:///tmp/db users born json:born
+  s3db index create file:///tmp/db users country part:,:2
+  s3db index create file:///tmp/db words text payload"
+)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    of: Of,
+    /// What records are found by: payload, part:SEPARATOR:NUMBER (separator: one character or tab;
+    /// the first part is 0), or json:FIELD
+    by: String,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  s3db index build file:///tmp/db users born")]
+pub(crate) struct Build {
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  s3db index list file:///tmp/db users")]
+pub(crate) struct List {
+    /// The database
+    url: String,
+    /// The collection
+    collection: String,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "One line per record: search key, tab, key, tab, payload, escaped as by scan.
+
+Examples:
+  s3db index find file:///tmp/db users born 1815
+  s3db index find file:///tmp/db users born --from 1900 --to 2000 --limit 10 --json"
+)]
+pub(crate) struct Find {
+    #[command(flatten)]
+    of: Of,
+    /// The search key
+    #[arg(conflicts_with_all = ["from", "to"])]
+    key: Option<String>,
+    /// The first search key
+    #[arg(long)]
+    from: Option<String>,
+    /// The search key to stop before
+    #[arg(long)]
+    to: Option<String>,
+    /// Records at most
+    #[arg(long)]
+    limit: Option<u64>,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit code 4 when records are missing: none ever should be, and build adds them. Entries \
+of what records said before are passed over by find.
+
+Example:
+  s3db index check file:///tmp/db users born"
+)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    of: Of,
+}
+
+pub(crate) async fn run(command: &Command, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => {
+            let by: SearchBy = args.by.parse()?;
+            build(&args.of, Some(by), output).await
+        }
+        Command::Build(args) => build(&args.of, None, output).await,
+        Command::List(args) => list(args, output).await,
+        Command::Find(args) => find(args, output).await,
+        Command::Check(args) => check(&args.of, output).await,
+    }
+}
+
+async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Failure> {
+    let Of { url, collection: name, index } = of;
+    let db = open(url).await?;
+    collection(&db, url, name).await?;
+    let store = db.store();
+    if let Some(by) = by {
+        store.create_index(name, index, &by).await?;
+    }
+    let progress = Progress::new();
+    let done = store.build_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
+    progress.end();
+    let IndexCheck { records, missing, dangling, .. } = done?;
+    let text = format!("{records} records, {missing} entries added, {dangling} removed");
+    let value = json!({"records": records, "added": missing, "removed": dangling});
+    output.say(&text, &value)?;
+    output.close(db).await
+}
+
+async fn list(args: &List, output: &Output) -> Result<(), Failure> {
+    let db = open(&args.url).await?;
+    let of = collection(&db, &args.url, &args.collection).await?;
+    for index in &of.indexes {
+        let (name, is_ready) = (&index.name, index.is_ready);
+        let by = index.by.as_ref().map_or("by hand".into(), SearchBy::to_string);
+        let text = format!("{name}\t{by}\t{}", if is_ready { "ready" } else { "being built" });
+        output.say(&text, &json!({"index": name, "by": by, "ready": is_ready}))?;
+    }
+    output.close(db).await
+}
+
+async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
+    let Of { url, collection: name, index } = &args.of;
+    let key = |text: &Option<String>| text.as_deref().map(Key::new).transpose();
+    let (only, from, to) = (key(&args.key)?, key(&args.from)?, key(&args.to)?);
+    let db = open(url).await?;
+    let of = collection(&db, url, name).await?;
+    let txn = db.begin();
+    let (from, to) = match &only {
+        Some(key) => (Bound::Included(key), Bound::Included(key)),
+        None => (
+            from.as_ref().map_or(Bound::Unbounded, Bound::Included),
+            to.as_ref().map_or(Bound::Unbounded, Bound::Excluded),
+        ),
+    };
+    let mut found = txn.probe_range(&of, index, from, to).await?;
+    let mut out = io::BufWriter::new(io::stdout());
+    for _ in 0..args.limit.unwrap_or(u64::MAX) {
+        let Some((search, record)) = found.next().await? else { break };
+        let (key, payload) = (record.key.to_string(), record.payload.to_string());
+        let search = search.to_string();
+        match output.json {
+            true => {
+                let value = json!({"search": search, "key": key, "payload": payload});
+                writeln!(out, "{value}")?;
+            }
+            false => writeln!(out, "{search}\t{key}\t{payload}")?,
+        }
+    }
+    out.flush()?;
+    output.close(db).await
+}
+
+async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
+    let Of { url, collection: name, index } = of;
+    let db = open(url).await?;
+    collection(&db, url, name).await?;
+    let progress = Progress::new();
+    let found =
+        db.store().check_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
+    progress.end();
+    let IndexCheck { records, entries, missing, dangling } = found?;
+    let text = format!(
+        "{records} records, {entries} entries: {missing} records are missing, {dangling} entries \
+         are of what records said before"
+    );
+    let value = json!({
+        "records": records, "entries": entries, "missing": missing, "dangling": dangling,
+    });
+    output.say(&text, &value)?;
+    output.close(db).await?;
+    if missing > 0 { Err(Failure::Problems) } else { Ok(()) }
+}

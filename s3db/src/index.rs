@@ -1,0 +1,331 @@
+//! Secondary indexes: records found by what they say.
+//!
+//! ```text
+//!   index leaf    (search key, record key) -> nothing          a tree of its own
+//!   put           a leaf names the indexes that follow it; entries are there before it is put
+//!   probe         entries in order; each record is read before it is believed (W19)
+//!   build         name it in the catalogue, make each leaf name it, insert its entries, ready
+//! ```
+//!
+//! A client that commits need not know of any index. The page that a record comes to says which
+//! follow it, and whoever puts that page, by compare and swap, sees what is replaced. So no record
+//! is without its entry, however old what anybody knows of the catalogue is (see `checkpoint`).
+//!
+//! Building inserts entries under the stamps of the records as they are, which is what whoever puts
+//! a record does. So it is safe beside writers and other builders, and can be done again at any time.
+
+use std::{collections::BTreeSet, ops::Bound};
+
+use bytes::Bytes;
+
+use crate::{
+    catalog::{Collection, Index},
+    checkpoint::{apply_to_indexes, follow},
+    commit::{Scan, Session, Txn, Write},
+    error::StoreError,
+    log::Entry,
+    page::{Follower, Page, PageId, Slot},
+    record::{Key, Record},
+    search_by::SearchBy,
+    settings::Rule,
+    store::Store,
+    tree::{Freshness, Held, scan::Leaves, search::search, secondary, update::update},
+};
+
+/// Entries that building holds before it applies them.
+const BUILD_ENTRIES_MAX: usize = 50_000;
+
+/// What a look at an index found, or building it did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexCheck {
+    /// Records that belong into the index.
+    pub records: u64,
+    /// Entries that it has.
+    pub entries: u64,
+    /// Records without an entry. Building adds them.
+    pub missing: u64,
+    /// Entries of what a record said before. Probes pass them over, and building again removes them.
+    pub dangling: u64,
+}
+
+/// Records that an index leads to, in the order of their search keys and, where these are equal,
+/// of their keys. See [`Session::find`].
+pub struct Found<'a> {
+    session: &'a Session,
+    txn: &'a Txn,
+    scan: Scan<'a>,
+    /// The next entry of the scan.
+    ahead: Option<Bytes>,
+    /// Entries of what the transaction itself wrote.
+    own: BTreeSet<Bytes>,
+    root: PageId,
+    index: PageId,
+    by: SearchBy,
+}
+
+impl Found<'_> {
+    /// The next search key and the record that it was found in; `None` at the end.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn next(&mut self) -> Result<Option<(Key, Record)>, StoreError> {
+        loop {
+            if self.ahead.is_none() {
+                self.ahead = self.scan.next_raw().await?.map(|(key, _)| key);
+            }
+            let pair = match (&self.ahead, self.own.first()) {
+                (None, None) => return Ok(None),
+                (Some(ahead), Some(own)) if own <= ahead => {
+                    if own == ahead {
+                        self.ahead = None;
+                    }
+                    self.own.pop_first()
+                }
+                (None, Some(_)) => self.own.pop_first(),
+                (Some(_), _) => self.ahead.take(),
+            };
+            let Some(pair) = pair else { return Ok(None) };
+            let (search, record) = divide(self.index, &pair)?;
+            // The entry says that the record said so once. Only the record says what it is.
+            let Some(payload) = self.session.read(self.txn, self.root, &record).await? else {
+                continue;
+            };
+            let verifies = self.session.store().settings.rules.hold(Rule::Verify);
+            if !verifies || self.by.key(payload.as_bytes()).as_ref() == Some(&search) {
+                return Ok(Some((search, Record { key: record, payload })));
+            }
+        }
+    }
+}
+
+fn divide(index: PageId, pair: &[u8]) -> Result<(Key, Key), StoreError> {
+    let damaged = StoreError::Tree { page: index, what: "holds a key that is no pair" };
+    let (search, record) = secondary::divide(pair).ok_or(damaged)?;
+    Ok((Key::new(search)?, Key::new(record)?))
+}
+
+impl Session {
+    /// Records of `of` whose search keys by the index `index` lie between two bounds, as `txn` sees
+    /// them. An index is as old as any page: who sees a record may not find it yet.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such index, [`StoreError::Invalid`] while it is
+    /// being built, and whatever the services say.
+    pub async fn find<'a>(
+        &'a self,
+        txn: &'a Txn,
+        of: &Collection,
+        index: &str,
+        from: Bound<&Key>,
+        to: Bound<&Key>,
+    ) -> Result<Found<'a>, StoreError> {
+        let there = match self.probed(of.root, index) {
+            Some(there) => there,
+            None => {
+                let mut there = named(of, index).ok().filter(|index| index.is_ready).cloned();
+                if there.is_none() {
+                    // Made or made ready since.
+                    there = Some(named(&self.store().collection(&of.name).await?, index)?.clone());
+                }
+                let Some(there) = there.filter(|index| index.is_ready) else {
+                    let what = format!("index {index} of {} is being built", of.name);
+                    return Err(StoreError::Invalid(what));
+                };
+                self.begin_to_probe(of.root, &there);
+                there
+            }
+        };
+        let by = there.by.ok_or_else(|| no_rule(of, index))?;
+        let from = match from {
+            Bound::Unbounded => Bytes::new(),
+            Bound::Included(key) => secondary::begin(key.as_bytes()),
+            Bound::Excluded(key) => secondary::end(key.as_bytes()),
+        };
+        let to = match to {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(secondary::end(key.as_bytes())),
+            Bound::Excluded(key) => Some(secondary::begin(key.as_bytes())),
+        };
+        let mut own = BTreeSet::new();
+        for write in txn.writes_of(of.root) {
+            if let Write::Primary(key, Some(payload)) = write
+                && let Some(search) = by.key(payload.as_bytes())
+            {
+                own.insert(secondary::join(search.as_bytes(), key.as_bytes()));
+            }
+        }
+        own.retain(|pair| *pair >= from && to.as_ref().is_none_or(|to| pair < to));
+        let is_empty = to.as_ref().is_some_and(|to| *to <= from);
+        // A range that ends before it begins has nothing in it.
+        let to = if is_empty { Some(from.clone()) } else { to };
+        Ok(Found {
+            session: self,
+            txn,
+            scan: self.scan_raw(txn, there.root, from, to),
+            ahead: None,
+            own: if is_empty { BTreeSet::new() } else { own },
+            root: of.root,
+            index: there.root,
+            by,
+        })
+    }
+}
+
+fn named<'a>(of: &'a Collection, index: &str) -> Result<&'a Index, StoreError> {
+    let there = of.indexes.iter().find(|there| there.name == index);
+    there.ok_or_else(|| StoreError::NotFound(format!("index {index} of {}", of.name)))
+}
+
+fn no_rule(of: &Collection, index: &str) -> StoreError {
+    let what = format!("index {index} of {} has no rule: its entries are written by hand", of.name);
+    StoreError::Invalid(what)
+}
+
+/// An index, as the leaves of its collection name it.
+fn followed<'a>(of: &'a Collection, index: &str) -> Result<(&'a Index, Follower), StoreError> {
+    let there = named(of, index)?;
+    let by = there.by.clone().ok_or_else(|| no_rule(of, index))?;
+    Ok((there, Follower { root: there.root, by }))
+}
+
+impl Store {
+    /// Fills an index with what was there before it, and declares it ready. It can be stopped at any
+    /// moment and begun again. Done for an index that is ready it mends it: adds what is missing,
+    /// removes what is left of what records said before. `progress` hears how many records were
+    /// looked at.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Invalid`] when the index has no rule, and whatever the
+    /// services say.
+    pub async fn build_index(
+        &self,
+        name: &str,
+        index: &str,
+        progress: impl Fn(u64),
+    ) -> Result<IndexCheck, StoreError> {
+        // This makes sure that the root of the index is there, before any leaf names it.
+        let of = self.collection(name).await?;
+        let (index, follower) = followed(&of, index)?;
+        let mut found = IndexCheck::default();
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut next = Some(Bytes::new());
+        while let Some(key) = next {
+            let marks_first = self.settings.rules.hold(Rule::FollowerFirst);
+            let mut before = Vec::new();
+            if !marks_first && let Some(leaf) = self.leaf(of.root, &key).await? {
+                before = follow::entries(&leaf.page, &follower);
+            }
+            let mut mark = |page: &mut Page| page.add_follower(&follower);
+            let leaf = update(&self.pages, of.root, 0, &key, &mut mark).await?;
+            let leaf = leaf.ok_or(StoreError::Tree { page: of.root, what: "has no leaves" })?;
+            // Whoever puts this leaf from now on puts the entries of what changes.
+            let now = if marks_first { follow::entries(&leaf, &follower) } else { before };
+            found.records += now.len() as u64;
+            entries.extend(now);
+            progress(found.records);
+            next = leaf.high;
+            if next.is_none() || entries.len() >= BUILD_ENTRIES_MAX {
+                let done = apply_to_indexes(self, std::mem::take(&mut entries)).await?;
+                found.missing += done.applied;
+            }
+        }
+        if index.is_ready {
+            self.walk_entries(&of, &follower, true, &mut found).await?;
+        } else {
+            found.entries = found.records;
+            self.finish_index(name, &index.name).await?;
+        }
+        Ok(found)
+    }
+
+    /// Compares an index with its records, as they are on their pages. What is on its way to a page
+    /// can have an entry already, of which the record says nothing yet.
+    ///
+    /// # Errors
+    /// As [`Store::build_index`].
+    pub async fn check_index(
+        &self,
+        name: &str,
+        index: &str,
+        progress: impl Fn(u64),
+    ) -> Result<IndexCheck, StoreError> {
+        let of = self.collection(name).await?;
+        let (_, follower) = followed(&of, index)?;
+        let mut found = IndexCheck::default();
+        let mut leaves = Leaves::new(of.root, Bytes::new(), Freshness::Newest);
+        while let Some(leaf) = leaves.next(&self.pages).await? {
+            let entries = follow::entries(&leaf.page, &follower);
+            found.records += entries.len() as u64;
+            progress(found.records);
+            for entry in entries {
+                found.missing += u64::from(self.is_missing(&of, &entry).await?);
+            }
+        }
+        self.walk_entries(&of, &follower, false, &mut found).await?;
+        Ok(found)
+    }
+
+    /// Looks at each entry, and counts and perhaps removes those whose record was written since and
+    /// says something else.
+    async fn walk_entries(
+        &self,
+        of: &Collection,
+        follower: &Follower,
+        mends: bool,
+        found: &mut IndexCheck,
+    ) -> Result<(), StoreError> {
+        let root = follower.root;
+        let mut leaves = Leaves::new(root, Bytes::new(), Freshness::Newest);
+        while let Some(leaf) = leaves.next(&self.pages).await? {
+            let mut gone = Vec::new();
+            for slot in leaf.page.slots().iter().filter(|slot| slot.payload.is_some()) {
+                found.entries += 1;
+                let (search, record) = divide(root, &slot.key)?;
+                let there = self.slot(of.root, record.as_bytes(), Freshness::Cached).await?;
+                let Some(there) = there.filter(|there| there.stamp > slot.stamp) else { continue };
+                let says = there.payload.as_ref().and_then(|payload| follower.by.key(payload));
+                if says.as_ref() != Some(&search) {
+                    found.dangling += 1;
+                    // What whoever put that record should have done.
+                    gone.extend(follow::entry(follower, there.stamp, search, &record, false));
+                }
+            }
+            if mends {
+                apply_to_indexes(self, gone).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an index does not have this entry, although its record still says so.
+    async fn is_missing(&self, of: &Collection, entry: &Entry) -> Result<bool, StoreError> {
+        let stamp = entry.record.stamp;
+        let is_there = |slot: Option<Slot>| {
+            slot.is_some_and(|slot| slot.stamp >= stamp && slot.payload.is_some())
+        };
+        let pair = entry.leaf_key();
+        if is_there(self.slot(entry.tree, &pair, Freshness::Cached).await?)
+            || is_there(self.slot(entry.tree, &pair, Freshness::Newest).await?)
+        {
+            return Ok(false);
+        }
+        // Changed meanwhile?
+        let record = entry.record.change.payload().as_bytes();
+        let now = self.slot(of.root, record, Freshness::Newest).await?;
+        Ok(now.is_some_and(|now| now.stamp == stamp))
+    }
+
+    async fn leaf(&self, tree: PageId, key: &[u8]) -> Result<Option<Held>, StoreError> {
+        Ok(search(&self.pages, tree, key, 0, Freshness::Newest).await?.map(|found| found.held))
+    }
+
+    async fn slot(
+        &self,
+        tree: PageId,
+        key: &[u8],
+        age: Freshness,
+    ) -> Result<Option<Slot>, StoreError> {
+        let found = search(&self.pages, tree, key, 0, age).await?;
+        Ok(found.and_then(|found| found.held.page.slot(key).cloned()))
+    }
+}

@@ -1,0 +1,209 @@
+//! Secondary indexes, through the front door.
+
+use std::{ops::Bound, sync::Arc, time::Duration};
+
+use s3db::{
+    Backend, Collection, Db, Key, Level, Options, Payload, SearchBy, Session, Settings, Store,
+    StoreError,
+    cloud::{
+        Cloud,
+        embedded::{self, Memory},
+    },
+};
+
+const BY: SearchBy = SearchBy::Part { separator: b',', number: 0 };
+
+fn options() -> Options {
+    let settings = Settings {
+        ttl: Duration::from_millis(50),
+        checkpoint_interval: Duration::from_millis(20),
+        lease: Duration::from_millis(50),
+        leaf_bytes_max: 1500,
+        ..Settings::default()
+    };
+    Options { settings, has_worker: false, shards: 2, ..Options::default() }
+}
+
+async fn create(backend: Backend) -> (Cloud, Db, Collection) {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    Store::create(&cloud, &options().settings, backend, 2).await.unwrap();
+    let db = Db::over(cloud.clone(), &options()).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    (cloud, db, things)
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+async fn put(db: &Db, of: &Collection, records: &[(&str, &str)]) {
+    let mut txn = db.begin();
+    for (name, payload) in records {
+        txn.put(of, &key(name), Payload::new(payload).unwrap()).unwrap();
+    }
+    txn.commit().await.unwrap();
+}
+
+/// One sweep takes on only so much.
+async fn sweep(db: &Db) {
+    while db.store().sweep().await.unwrap().records > 0 {}
+}
+
+async fn found(txn: &s3db::Transaction<'_>, of: &Collection, from: &str, to: &str) -> Vec<String> {
+    let (from, to) = (key(from), key(to));
+    let bounds = (Bound::Included(&from), Bound::Included(&to));
+    let mut records = txn.probe_range(of, "i", bounds.0, bounds.1).await.unwrap();
+    let mut all = Vec::new();
+    while let Some((search, record)) = records.next().await.unwrap() {
+        all.push(format!("{search}:{}", record.key));
+    }
+    all
+}
+
+#[tokio::test]
+async fn an_index_follows_its_records() {
+    for backend in Backend::ALL {
+        let (_, db, things) = create(backend).await;
+        put(&db, &things, &[("1", "b,x"), ("2", "a"), ("3", ",none")]).await;
+        let early = db.begin().probe(&things, "i", &key("a")).await.err();
+        assert!(matches!(early, Some(StoreError::NotFound(_))), "{early:?}");
+        sweep(&db).await;
+        let made = db.create_index(&things, "i", &BY).await.unwrap();
+        assert_eq!((made.records, made.missing), (2, 2), "{backend:?}");
+        // The handle of before the index is as good as any.
+        assert_eq!(found(&db.begin(), &things, "a", "z").await, ["a:2", "b:1"]);
+        put(&db, &things, &[("4", "b"), ("1", "c")]).await;
+        assert_eq!(found(&db.begin(), &things, "a", "z").await, ["a:2", "b:4", "c:1"]);
+        let mut txn = db.begin();
+        txn.delete(&things, &key("2")).unwrap();
+        txn.put(&things, &key("5"), Payload::new("a,5").unwrap()).unwrap();
+        assert_eq!(found(&txn, &things, "a", "b").await, ["a:5", "b:4"], "its own too");
+        txn.commit().await.unwrap();
+        assert_eq!(found(&db.begin(), &things, "a", "b").await, ["a:5", "b:4"]);
+        assert_eq!(found(&db.begin(), &things, "b", "a").await, [""; 0]);
+        sweep(&db).await;
+        let checked = db.store().check_index("things", "i", |_| {}).await.unwrap();
+        let counts = (checked.records, checked.entries, checked.missing, checked.dangling);
+        assert_eq!(counts, (3, 3, 0, 0), "{backend:?}");
+        // Enough for some levels.
+        for part in 0..10 {
+            let names: Vec<_> = (0..30).map(|n| format!("{:03}", part + 10 * n)).collect();
+            let records: Vec<_> = names.iter().map(|name| (&**name, "many,more")).collect();
+            put(&db, &things, &records).await;
+        }
+        sweep(&db).await;
+        let many = found(&db.begin(), &things, "many", "many").await;
+        assert_eq!(many.len(), 300);
+        assert!(many.is_sorted());
+        let verified = db.store().verify(|_, _| {}).await.unwrap();
+        assert_eq!(verified.problems, [""; 0]);
+        assert_eq!(verified.trees, 2);
+    }
+}
+
+/// Nobody who commits or sweeps needs to know of an index, or to see what they replace: the pages do.
+#[tokio::test]
+async fn who_knows_nothing_of_an_index_maintains_it() {
+    for backend in Backend::ALL {
+        let (cloud, db, things) = create(backend).await;
+        // Long enough for what it read to stay what it knows.
+        let slow = Settings { ttl: Duration::from_secs(1000), ..options().settings };
+        let other = Options { settings: slow, ..options() };
+        let other = Db::over(cloud.clone(), &other).await.unwrap();
+        put(&db, &things, &[("k", "old"), ("same", "same")]).await;
+        db.store().sweep().await.unwrap();
+        assert!(other.begin().read(&things, &key("k")).await.unwrap().is_some());
+        put(&db, &things, &[("k", "older"), ("new", "new")]).await;
+        db.create_index(&things, "i", &BY).await.unwrap();
+        db.store().sweep().await.unwrap();
+        // It holds the page of before.
+        put(&other, &things, &[("k", "new"), ("same", "same"), ("late", "late")]).await;
+        sweep(&other).await;
+        let fresh = Db::over(cloud, &options()).await.unwrap();
+        let all = ["late:late", "new:k", "new:new", "same:same"];
+        assert_eq!(found(&fresh.begin(), &things, "a", "z").await, all, "{backend:?}");
+        let checked = fresh.store().check_index("things", "i", |_| {}).await.unwrap();
+        let counts = (checked.records, checked.entries, checked.missing, checked.dangling);
+        assert_eq!(counts, (4, 4, 0, 0), "{backend:?}");
+    }
+}
+
+/// What an index should not say, since nobody writes it: it is found out, passed over, and mended.
+#[tokio::test]
+async fn what_dangles_is_passed_over() {
+    let (_, db, things) = create(Backend::S3Log).await;
+    db.create_index(&things, "i", &BY).await.unwrap();
+    let index = db.collection("things").await.unwrap().indexes.remove(0);
+    put(&db, &things, &[("k", "new"), ("other", "other")]).await;
+    let session = Session::open(db.store().clone(), 77).await.unwrap();
+    let mut txn = session.begin(Level::Atomic);
+    txn.index(index.root, &key("old"), &key("k"), true).unwrap();
+    txn.index(index.root, &key("other"), &key("other"), false).unwrap();
+    session.commit(&mut txn).await.unwrap();
+    sweep(&db).await;
+    put(&db, &things, &[("k", "new,er")]).await;
+    sweep(&db).await;
+    assert_eq!(found(&db.begin(), &things, "a", "z").await, ["new:k"]);
+    let before = db.store().check_index("things", "i", |_| {}).await.unwrap();
+    assert_eq!((before.entries, before.missing, before.dangling), (2, 1, 1));
+    let mended = db.store().build_index("things", "i", |_| {}).await.unwrap();
+    assert_eq!(mended.dangling, 1);
+    let after = db.store().check_index("things", "i", |_| {}).await.unwrap();
+    assert_eq!((after.entries, after.dangling), (1, 0));
+    assert_eq!(found(&db.begin(), &things, "a", "z").await, ["new:k"]);
+}
+
+/// Others write while an index is built, and when it is ready nothing is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_is_built_beside_writers() {
+    let (cloud, db, things) = create(Backend::S3Log).await;
+    let names: Vec<String> = (0..200).map(|n| format!("a{n:03}")).collect();
+    let records: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "a")).collect();
+    put(&db, &things, &records).await;
+    sweep(&db).await;
+    let maker = Db::over(cloud, &options()).await.unwrap();
+    let of = things.clone();
+    let build = tokio::spawn(async move { maker.create_index(&of, "i", &BY).await });
+    let mut n = 200;
+    while !build.is_finished() {
+        put(&db, &things, &[(&format!("b{n}"), "a"), (&names[n % 200], "b")]).await;
+        n += 1;
+        db.store().sweep().await.unwrap();
+    }
+    build.await.unwrap().unwrap();
+    sweep(&db).await;
+    let checked = db.store().check_index("things", "i", |_| {}).await.unwrap();
+    let counts = (checked.records, checked.entries, checked.missing, checked.dangling);
+    assert_eq!(counts, (n as u64, n as u64, 0, 0));
+    let verified = db.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!(verified.problems, [""; 0]);
+}
+
+/// A rule that the catalogue cannot hold would take the whole collection with it.
+#[tokio::test]
+async fn a_field_has_a_name() {
+    let (cloud, db, things) = create(Backend::S3Log).await;
+    for len in [0, 201, 70_000] {
+        let by = SearchBy::Json("x".repeat(len));
+        let made = db.create_index(&things, "i", &by).await;
+        assert!(matches!(made, Err(StoreError::Invalid(_))), "{len}: {made:?}");
+    }
+    db.create_index(&things, "i", &SearchBy::Json("x".repeat(200))).await.unwrap();
+    let other = Db::over(cloud, &options()).await.unwrap();
+    assert_eq!(other.collection("things").await.unwrap().indexes.len(), 1);
+}
+
+/// An index that no leaf names would miss what comes: `verify` says so.
+#[tokio::test]
+async fn a_leaf_that_does_not_name_its_index_is_a_problem() {
+    let (_, db, things) = create(Backend::S3Log).await;
+    db.store().create_index("things", "i", &BY).await.unwrap();
+    let early = db.begin().probe(&things, "i", &key("a")).await.err().map(|it| it.to_string());
+    assert!(early.as_ref().is_some_and(|it| it.contains("is being built")), "{early:?}");
+    assert_eq!(db.store().verify(|_, _| {}).await.unwrap().problems, [""; 0]);
+    db.store().finish_index("things", "i").await.unwrap();
+    let verified = db.store().verify(|_, _| {}).await.unwrap();
+    assert!(verified.problems[0].contains("build it again"), "{:?}", verified.problems);
+    db.create_index(&things, "i", &BY).await.unwrap();
+    assert_eq!(db.store().verify(|_, _| {}).await.unwrap().problems, [""; 0]);
+}
