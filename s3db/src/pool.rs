@@ -96,6 +96,8 @@ pub(crate) struct PageManager {
     counters: Counters,
     /// The object store's clock in its newest answer, and when that came, by our monotonic clock.
     date: Mutex<(u64, u64)>,
+    /// What was asked for before this, by our monotonic clock, is no young copy.
+    expired_us: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -118,6 +120,7 @@ impl PageManager {
             flights: Mutex::default(),
             counters: Counters::default(),
             date: Mutex::default(),
+            expired_us: AtomicU64::new(0),
         })
     }
 
@@ -159,9 +162,9 @@ impl PageManager {
         }
     }
 
-    /// Forgets how young every copy is.
+    /// Forgets how young every copy is, those that are on their way included.
     pub(crate) fn expire_all(&self) {
-        lock(&self.heads).values_mut().for_each(|head| head.checked_us = 0);
+        self.expired_us.fetch_max(self.cloud.clock.monotonic_us(), Ordering::Relaxed);
     }
 
     /// When a page was last checkpointed, as far as is known here.
@@ -182,6 +185,7 @@ impl PageManager {
     fn is_young(&self, head: &Head) -> bool {
         let now = self.cloud.clock.monotonic_us();
         head.checked_us > 0
+            && head.checked_us >= self.expired_us.load(Ordering::Relaxed)
             && now.saturating_sub(head.checked_us) < self.settings.ttl.as_micros() as u64
     }
 
