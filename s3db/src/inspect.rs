@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::{
     catalog::{Collection, Database},
     client::ClientRecord,
+    cloud::embedded::Stored,
     frame::FrameError,
     log::{
         LogRecord, Transaction,
@@ -29,6 +30,8 @@ pub enum Inspected {
     Log(Stream, u64, Vec<Inspected>),
     /// `s3dI`: a client in this epoch.
     Client(u64),
+    /// `s3dQ`: a message of a queue in a directory.
+    Message(Stored),
     /// `s3dD`: the database.
     Database(Database),
     /// `s3dC`: a collection. Its name is that of the object, and not in it.
@@ -80,17 +83,18 @@ impl Inspected {
                 Inspected::Log(stream, sequence, inner.collect::<Result<_, _>>()?)
             }
             b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?.epoch),
+            b"s3dQ" => Inspected::Message(Stored::decode(bytes)?),
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             _ => {
-                let expected = "s3dP, s3dL, s3dT, s3dO, s3dI, s3dD or s3dC";
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dI, s3dQ, s3dD or s3dC";
                 return Err(FrameError::Magic { found: *found, expected });
             }
         })
     }
 
-    /// The bytes again, of what is written as it is read: pages, records, transactions, databases and
-    /// collections. `None` for the rest.
+    /// The bytes again, of what is written as it is read: pages, records, transactions, messages,
+    /// databases and collections. `None` for the rest.
     pub fn encode(&self) -> Option<Bytes> {
         match self {
             Inspected::Page(page) => Some(page.encode()),
@@ -99,6 +103,7 @@ impl Inspected {
             Inspected::Transaction(transaction, Some(object)) => {
                 transaction.entries.is_empty().then(|| transaction.encode_spilled(object))
             }
+            Inspected::Message(message) => Some(message.encode()),
             Inspected::Database(database) => Some(database.encode()),
             Inspected::Collection(collection) => Some(collection.encode()),
             Inspected::Log(..) | Inspected::Client(_) => None,

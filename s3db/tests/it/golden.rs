@@ -4,6 +4,7 @@ use bytes::Bytes;
 use s3db::{
     Backend, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key, LogRecord,
     LoggedTransaction, Payload, SearchBy, Stamp,
+    cloud::embedded::Stored,
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
 };
 
@@ -114,6 +115,10 @@ fn objects_of_version_1_are_still_written_and_read() {
     let with_rules = [index("by-age", LEFT, true)].into_iter().chain(with_rules).collect();
     let collection =
         |indexes| Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes });
+    let message = |hidden_until_ms, receives, holder, group: Option<&str>, body: &'static str| {
+        let (group, body) = (group.map(str::to_owned), body.into());
+        Inspected::Message(Stored { hidden_until_ms, receives, holder, group, body })
+    };
     let database = |id, backend, shards| Inspected::Database(Database { id, backend, shards });
     let mut expected: Vec<Inspected> = pages().into_iter().map(Inspected::Page).collect();
     expected.extend([
@@ -125,6 +130,8 @@ fn objects_of_version_1_are_still_written_and_read() {
             vec![transaction(&whole, None), transaction(&empty, None)],
         ),
         Inspected::Log(Stream { client: 7, epoch: 1 }, 12, vec![]),
+        message(1_763_690_400_000, 2, 0xbeef, Some("größe"), "body"),
+        message(0, 0, 1, None, ""),
         Inspected::Client(3),
         database(ROOT.0, Backend::S3Log, 16),
         database(1, Backend::SqsFifo, 1000),

@@ -22,7 +22,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 pub use files::Files;
 pub use memory::Memory;
-pub use queue::ObjectQueue;
+pub use queue::{ObjectQueue, Stored};
 pub use system::System;
 
 use crate::{

@@ -52,16 +52,23 @@ pub struct ObjectQueue {
     tidied_ms: Mutex<HashMap<String, u64>>,
 }
 
-struct Stored {
-    hidden_until_ms: u64,
-    receives: u32,
-    holder: u128,
-    group: Option<String>,
-    body: Bytes,
+/// A message as it lies in its object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Nobody receives it before this, in milliseconds since 1970.
+    pub hidden_until_ms: u64,
+    /// How often it was received.
+    pub receives: u32,
+    /// Drawn at random by whoever sent it or received it last.
+    pub holder: u128,
+    /// FIFO: the group in which messages keep their order. Never empty.
+    pub group: Option<String>,
+    /// What was sent.
+    pub body: Bytes,
 }
 
 impl Stored {
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut to = Writer::new(MAGIC, VERSION);
         to.u64(self.hidden_until_ms);
         to.u32(self.receives);
@@ -71,15 +78,20 @@ impl Stored {
         to.finish()
     }
 
-    fn decode(bytes: &Bytes) -> Result<Stored, FrameError> {
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Stored, FrameError> {
         let mut from = Reader::new(bytes, MAGIC, VERSION)?;
         let (hidden_until_ms, receives, holder) = (from.u64()?, from.u32()?, from.u128()?);
-        let group = String::from_utf8_lossy(&from.short()?).into_owned();
+        if !is_number(hidden_until_ms) {
+            return Err(from.field("a time after which there is none"));
+        }
+        let group = from.short()?;
+        let group =
+            std::str::from_utf8(&group).map_err(|_| from.field("a group that is no text"))?;
         let stored = Stored {
             hidden_until_ms,
             receives,
             holder,
-            group: (!group.is_empty()).then_some(group),
+            group: (!group.is_empty()).then(|| group.to_owned()),
             body: from.long()?,
         };
         from.done()?;
@@ -405,5 +417,40 @@ impl Queue for ObjectQueue {
     async fn depth(&self, queue: &str) -> Result<u64, Fault> {
         self.is_fifo(queue).await?;
         Ok(self.numbers(queue).await?.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::embedded::{self, Memory};
+
+    /// A group that is no text became one three times as long, for which a message has no room: it
+    /// stopped whoever received it. One that is hidden for ever was never received, and kept its
+    /// group waiting.
+    #[tokio::test]
+    async fn what_is_no_message_is_handed_over_as_it_is() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let retention = Duration::from_secs(3600);
+        for (queue, hidden_until_ms, group) in
+            [("group", 0, vec![0xff; 65_535]), ("hidden", u64::MAX, b"g".to_vec())]
+        {
+            cloud.queue.create(queue, QueueSettings { fifo: true, retention }).await.unwrap();
+            let mut to = Writer::new(MAGIC, VERSION);
+            to.u64(hidden_until_ms);
+            to.u32(0);
+            to.u128(1);
+            to.short(&group);
+            to.long(b"body");
+            let bytes = to.finish();
+            let object = format!("queue/{queue}/m/{:016x}", 0);
+            cloud.objects.put(&object, bytes.clone(), PutIf::Absent).await;
+            let (minute, no_time) = (Duration::from_secs(60), Duration::ZERO);
+            let got = cloud.queue.receive(queue, 10, minute, no_time).await.unwrap();
+            assert_eq!(got.len(), 1, "{queue}");
+            assert!(got[0].body == bytes && got[0].group.is_none(), "{queue}");
+            cloud.queue.delete(queue, &[got[0].receipt.clone()]).await.unwrap();
+            assert_eq!(cloud.queue.depth(queue).await.unwrap(), 0, "{queue}");
+        }
     }
 }
