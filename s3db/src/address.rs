@@ -72,17 +72,20 @@ impl FromStr for Address {
 /// An address as errors show it: without what may be a secret, before an `@` or after a `?`.
 fn shown(text: &str) -> String {
     let (text, options) = match text.split_once(['?', '#']) {
-        Some((text, _)) => (text, "?..."),
-        None => (text, ""),
+        Some((text, options)) => (text, Some(options)),
+        None => (text, None),
     };
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), text),
     };
-    match rest.rsplit_once('@') {
-        Some((_, rest)) => format!("{scheme}...@{rest}{options}"),
-        None => format!("{scheme}{rest}{options}"),
-    }
+    let rest = match rest.rsplit_once('@') {
+        // A secret may have a question mark in it.
+        _ if options.is_some_and(|options| options.contains('@')) => "...".to_owned(),
+        Some((_, rest)) => format!("...@{rest}"),
+        None => rest.to_owned(),
+    };
+    format!("{scheme}{rest}{}", options.map_or("", |_| "?..."))
 }
 
 #[cfg(feature = "aws")]
@@ -110,7 +113,11 @@ fn place(url: &Url) -> Result<crate::cloud::aws::Place, String> {
             "endpoint" => place.aws.endpoint = value,
             "sqs" => place.sqs_endpoint = value,
             "path-style" => place.aws.path_style = Some(true),
-            _ => return Err(format!("there is no option {name}")),
+            // What does not look like a name is not shown: it may be a part of a secret.
+            name if name.len() <= 20 && name.bytes().all(|it| it.is_ascii_lowercase()) => {
+                return Err(format!("there is no option {name}"));
+            }
+            _ => return Err("there is no such option".to_owned()),
         }
     }
     Ok(place)
@@ -173,12 +180,39 @@ mod tests {
             "SECRET@bucket",
             "ftp://user:SE/CRET@SECRET@host/x",
             "s3://bucket/a b#SECRET",
+            "s3://KEYID:SECRET?SECRET@bucket",
+            "s3://bucket?SECRET",
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(!error.contains("SECRET") && !error.contains("CRET"), "{error}");
         }
         let error = "s3:///db".parse::<Address>().unwrap_err().to_string();
         assert!(error.contains("s3:///db"), "{error}");
+    }
+
+    proptest::proptest! {
+        /// Any text: an address or an error, and no secret in that.
+        #[test]
+        fn noise_keeps_secrets(
+            start in proptest::sample::select(vec!["", "s3://", "s3:", "file://", "mem", "ftp://"]),
+            mut parts in proptest::collection::vec(
+                proptest::sample::select("a / @ ? # & = : % é \0".split(' ').collect::<Vec<_>>()),
+                0..12,
+            ),
+            at in proptest::prelude::any::<proptest::sample::Index>(),
+        ) {
+            let at = at.index(parts.len() + 1);
+            parts.insert(at, "SECRET");
+            let text = format!("{start}{}", parts.concat());
+            // Behind a scheme, and behind or before what says that there is more than a name.
+            let (before, after) = text.split_once("SECRET").unwrap();
+            let is_behind = before.contains("://") || !after.contains("://");
+            let is_hidden = is_behind && (before.contains(['?', '#']) || after.contains('@'));
+            if let Err(error) = text.parse::<Address>() {
+                let error = error.to_string();
+                proptest::prop_assert!(!is_hidden || !error.contains("SECRET"), "{}", error);
+            }
+        }
     }
 
     #[test]
