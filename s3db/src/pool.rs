@@ -96,7 +96,7 @@ pub(crate) struct PageManager {
     counters: Counters,
     /// The object store's clock in its newest answer, and when that came, by our monotonic clock.
     date: Mutex<(u64, u64)>,
-    /// What was asked for before this, by our monotonic clock, is no young copy.
+    /// What was asked for until this, by our monotonic clock, is no young copy.
     expired_us: AtomicU64,
 }
 
@@ -184,8 +184,7 @@ impl PageManager {
 
     fn is_young(&self, head: &Head) -> bool {
         let now = self.cloud.clock.monotonic_us();
-        head.checked_us > 0
-            && head.checked_us >= self.expired_us.load(Ordering::Relaxed)
+        head.checked_us > self.expired_us.load(Ordering::Relaxed)
             && now.saturating_sub(head.checked_us) < self.settings.ttl.as_micros() as u64
     }
 

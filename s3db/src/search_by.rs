@@ -87,9 +87,10 @@ impl fmt::Display for SearchBy {
         match self {
             SearchBy::Payload => f.write_str("payload"),
             SearchBy::Part { separator: b'\t', number } => write!(f, "part:tab:{number}"),
-            SearchBy::Part { separator, number } => {
-                write!(f, "part:{}:{number}", separator.escape_ascii())
+            SearchBy::Part { separator: byte @ b' '..=b'~', number } => {
+                write!(f, "part:{}:{number}", char::from(*byte))
             }
+            SearchBy::Part { separator, number } => write!(f, "part:0x{separator:02x}:{number}"),
             SearchBy::Json(field) => write!(f, "json:{field}"),
         }
     }
@@ -98,10 +99,11 @@ impl fmt::Display for SearchBy {
 impl FromStr for SearchBy {
     type Err = StoreError;
 
-    /// `payload`, `part:SEPARATOR:NUMBER` with a separator of one ASCII character or `tab`, or
-    /// `json:FIELD`.
+    /// `payload`, `part:SEPARATOR:NUMBER` with a separator of one ASCII character, `tab`, or a byte in
+    /// hexadecimal like `0x1f`, or `json:FIELD`.
     fn from_str(text: &str) -> Result<SearchBy, StoreError> {
-        let forms = "payload, part:SEPARATOR:NUMBER (as in part:,:0 or part:tab:2) or json:FIELD";
+        let forms = "payload, part:SEPARATOR:NUMBER (as in part:,:0, part:tab:2 or part:0x1f:1) or \
+                     json:FIELD";
         let invalid = || {
             let shown = text.escape_default();
             StoreError::Invalid(format!("\"{shown}\" is no rule for search keys: use {forms}"))
@@ -117,6 +119,11 @@ impl FromStr for SearchBy {
         let separator = match separator.as_bytes() {
             b"tab" => b'\t',
             [byte] if byte.is_ascii() => *byte,
+            // Digits alone: a sign is none.
+            [b'0', b'x', digits @ ..] if digits.len() == 2 && digits[0] != b'+' => {
+                let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
+                u8::from_str_radix(digits, 16).map_err(|_| invalid())?
+            }
             _ => return Err(invalid()),
         };
         Ok(SearchBy::Part { separator, number: number.parse().map_err(|_| invalid())? })
@@ -297,13 +304,37 @@ mod tests {
 
     #[test]
     fn rules_come_back() {
-        for text in ["payload", "part:,:0", "part:tab:65535", "part:::7", "json:born", "json:a:b"] {
+        for text in [
+            "payload",
+            "part:,:0",
+            "part:tab:65535",
+            "part:::7",
+            "part: :0",
+            "part:\\:1",
+            "part:\":1",
+            "part:0x00:1",
+            "part:0xff:1",
+            "json:born",
+            "json:a:b",
+        ] {
             let by: SearchBy = text.parse().unwrap();
             assert_eq!(by.to_string(), text);
             let (kind, of) = by.to_parts();
             assert_eq!(SearchBy::from_parts(kind, &of), Some(by));
         }
-        for text in ["", "json:", "json", "part:,", "part:,:x", "part:ab:1", "part:,:65536", "x"] {
+        for text in [
+            "",
+            "json:",
+            "json",
+            "part:,",
+            "part:,:x",
+            "part:ab:1",
+            "part:,:65536",
+            "x",
+            "part:0x1:1",
+            "part:0x+1:1",
+            "part:0xé:1",
+        ] {
             assert!(text.parse::<SearchBy>().is_err(), "{text}");
         }
     }

@@ -47,8 +47,8 @@ Examples:
 pub(crate) struct Create {
     #[command(flatten)]
     of: Of,
-    /// What records are found by: payload, part:SEPARATOR:NUMBER (separator: one character or tab;
-    /// the first part is 0), or json:FIELD
+    /// What records are found by: payload, part:SEPARATOR:NUMBER (separator: one character,
+    /// tab, or a byte as 0x1f; the first part is 0), or json:FIELD
     by: String,
 }
 

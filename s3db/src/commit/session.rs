@@ -109,6 +109,17 @@ impl Memory {
         }
         self.own.insert(at, stamp, payload);
     }
+
+    /// Whether this is an own entry of an index whose record pages have shown, or that was written
+    /// again since: then the newest page of the index says all there is to say. Of a record that
+    /// others had replaced before there was an index it never says anything.
+    fn is_settled(&self, at: &(PageId, Bytes)) -> bool {
+        let has = |indexes: &[Index]| indexes.iter().any(|index| index.root == at.0);
+        let of = self.probed.iter().find(|(_, indexes)| has(indexes));
+        let (Some((of, _)), Some((_, key))) = (of, secondary::divide(&at.1)) else { return false };
+        let stamp_of = |at| self.own.changes.get(at).map(|(stamp, _)| *stamp);
+        stamp_of(&(*of, Bytes::copy_from_slice(key))) != stamp_of(at)
+    }
 }
 
 /// The leaf key of the entry that a record has in an index.
@@ -526,19 +537,25 @@ impl Session {
 
     async fn forget_shown(&self) -> Result<(), StoreError> {
         let pages = &self.store.pages;
-        let all: Vec<(PageId, Bytes)> = self.memory().own.changes.keys().cloned().collect();
+        let all: Vec<((PageId, Bytes), bool)> = {
+            let memory = self.memory();
+            memory.own.changes.keys().map(|at| (at.clone(), memory.is_settled(at))).collect()
+        };
         let mut rest = &all[..];
-        while let Some((tree, key)) = rest.first() {
+        while let Some(((tree, key), _)) = rest.first() {
             let found = search(pages, *tree, key, 0, Freshness::Newest).await?;
             let found = found.ok_or(StoreError::Tree { page: *tree, what: "has no leaves" })?;
             let page = found.held.page;
-            let is_here = |at: &&(PageId, Bytes)| at.0 == *tree && page.ends_after(&at.1);
+            let is_here =
+                |(at, _): &&((PageId, Bytes), bool)| at.0 == *tree && page.ends_after(&at.1);
             let count = rest.iter().take_while(is_here).count().max(1);
             let mut memory = self.memory();
-            for at in &rest[..count] {
+            for (at, is_settled) in &rest[..count] {
                 let shown = page.slot(&at.1).map(|slot| slot.stamp);
                 let own = memory.own.changes.get(at).map(|(stamp, _)| *stamp);
-                if own.is_some_and(|own| shown.is_some_and(|shown| shown >= own)) {
+                let is_shown = own.is_some_and(|own| shown.is_some_and(|shown| shown >= own));
+                // Not if it was written again meanwhile.
+                if is_shown || (*is_settled && memory.is_settled(at)) {
                     memory.own.remove(at);
                 }
             }

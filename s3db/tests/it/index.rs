@@ -153,6 +153,44 @@ async fn what_dangles_is_passed_over() {
     assert_eq!(found(&db.begin(), &things, "a", "z").await, ["new:k"]);
 }
 
+/// Own entries are laid over the index until its pages show them. Those of records that others had
+/// replaced before there was an index they never show: they stayed, and took the room of others.
+#[tokio::test]
+async fn own_entries_that_no_page_will_show_are_forgotten() {
+    let (cloud, db, things) = create(Backend::S3Log).await;
+    let settings = Settings { own_bytes_max: 4000, ..options().settings };
+    let other = Db::over(cloud, &Options { settings, ..options() }).await.unwrap();
+    let session = Session::open(other.store().clone(), 77).await.unwrap();
+    let names: Vec<String> = (0..20).map(|n| format!("k{n:02}")).collect();
+    let mut txn = session.begin(Level::Atomic);
+    for name in &names {
+        txn.put(things.root, &key(name), Payload::new("old").unwrap()).unwrap();
+    }
+    session.commit(&mut txn).await.unwrap();
+    let newer: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "new,er")).collect();
+    put(&db, &things, &newer).await;
+    sweep(&db).await;
+    db.create_index(&things, "i", &BY).await.unwrap();
+
+    let txn = session.begin(Level::Atomic);
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let mut records = session.find(&txn, &things, "i", all.0, all.1).await.unwrap();
+    let mut count = 0;
+    while let Some((search, record)) = records.next().await.unwrap() {
+        assert_eq!((search, record.key), (key("new"), key(&names[count])));
+        count += 1;
+    }
+    assert_eq!((count, session.unseen_writes()), (20, 20));
+    let mut least = 20;
+    for n in 0..20 {
+        let mut txn = session.begin(Level::Atomic);
+        txn.put(things.root, &key(&format!("w{n}")), Payload::new("w").unwrap()).unwrap();
+        session.commit(&mut txn).await.unwrap();
+        least = least.min(session.unseen_writes());
+    }
+    assert!(least < 20, "{least}");
+}
+
 /// Others write while an index is built, and when it is ready nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_is_built_beside_writers() {
