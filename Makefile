@@ -83,10 +83,11 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q $(PROFILE) --workspace --all-features --no-deps
 
-# FUZZ_SECONDS=n searches longer. As long for each: there are four targets, and two.
+# FUZZ_SECONDS=n searches longer. As long for each: there are four targets, two, and five.
 fuzz: setup
 	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
 	@sh sources/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) / 2 ))
+	@sh s3db/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) * 5 / 4 ))
 
 # Outside of CI. In a folder of its own: its flags would have everything built again.
 deep: setup

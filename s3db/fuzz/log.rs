@@ -1,0 +1,10 @@
+//! Bytes that claim to be log records, transactions, log objects, clients, and messages of queues in
+//! a directory.
+
+#![no_main]
+
+mod frame;
+
+const KINDS: [&[u8; 5]; 5] = [b"s3dL\x01", b"s3dT\x01", b"s3dO\x01", b"s3dI\x01", b"s3dQ\x01"];
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &KINDS));

@@ -1,0 +1,7 @@
+//! Bytes that claim to be pages.
+
+#![no_main]
+
+mod frame;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &[b"s3dP\x01"]));
