@@ -392,7 +392,12 @@ impl Store {
             };
             match left {
                 Left::Nothing => return Ok(done),
-                Left::Trickle => break,
+                Left::Trickle => {
+                    // What came in before was given out; each page would be put for what comes in
+                    // now. That waits for the next commit, or the interval.
+                    self.make_due_later(scope);
+                    return Ok(done);
+                }
                 Left::Backlog => {}
             }
         }
