@@ -44,7 +44,14 @@ struct TurnState {
     waited: Duration,
     since: Option<Instant>,
     /// Turns without a request, where they are kept.
-    kept: Option<Vec<Seat>>,
+    kept: Option<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    seats: Vec<Seat>,
+    /// Gates that have had one back for a while.
+    lent: Vec<Arc<Inner>>,
 }
 
 impl Turn {
@@ -72,6 +79,18 @@ impl Turn {
         });
     }
 
+    /// Lets others have what is kept, until the next attempt: that one waits for nobody, and for so long
+    /// there is one request more than is allowed.
+    pub(crate) fn lend(&self) {
+        let seats = self.with(|turn| {
+            let kept = turn.kept.as_mut()?;
+            kept.lent.extend(kept.seats.iter().map(|seat| seat.0.clone()));
+            Some(std::mem::take(&mut kept.seats))
+        });
+        // Outside of the lock: each lets somebody in.
+        drop(seats);
+    }
+
     /// Gives back what was kept, and keeps nothing more.
     pub(crate) fn release(&self) {
         drop(self.with(|turn| turn.kept.take()));
@@ -81,7 +100,7 @@ impl Turn {
     fn put(&self, seat: Seat) -> Option<Seat> {
         self.with(|turn| match &mut turn.kept {
             Some(kept) => {
-                kept.push(seat);
+                kept.seats.push(seat);
                 None
             }
             None => Some(seat),
@@ -92,8 +111,13 @@ impl Turn {
     fn take(&self, gate: &Arc<Inner>) -> Option<Seat> {
         self.with(|turn| {
             let kept = turn.kept.as_mut()?;
-            let at = kept.iter().position(|seat| Arc::ptr_eq(&seat.0, gate))?;
-            Some(kept.swap_remove(at))
+            if let Some(at) = kept.seats.iter().position(|seat| Arc::ptr_eq(&seat.0, gate)) {
+                return Some(kept.seats.swap_remove(at));
+            }
+            let at = kept.lent.iter().position(|lent| Arc::ptr_eq(lent, gate))?;
+            let gate = kept.lent.swap_remove(at);
+            gate.with(|state| state.running += 1);
+            Some(Seat(gate))
         })
     }
 

@@ -254,6 +254,8 @@ impl Effort {
         }
         debug!(object = %self.object, attempts = self.attempts, ?wait, %error, "trying again");
         counters::retried(self.what, error.kind());
+        // Others may have the turn meanwhile.
+        self.turn.lend();
         tokio::time::sleep(wait).await;
         Ok(())
     }
@@ -292,7 +294,7 @@ impl<S: BlockSource> Resuming<S> {
     /// Makes sure that there is a body to read from.
     async fn open(&mut self) -> Result<(), SourceError> {
         while self.body.is_none() {
-            self.effort.attempts += 1;
+            self.effort.attempt();
             let rest = self.rest();
             let read = self.source.read(&self.version, rest.clone());
             let answer = self.effort.wait_for_answer(Some(&rest), Duration::ZERO, read).await;
@@ -390,7 +392,7 @@ impl<S: BlockSource> BlockSource for Retry<S> {
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let mut effort = self.effort("stat");
         loop {
-            effort.attempts += 1;
+            effort.attempt();
             let answer = effort.wait_for_answer(None, Duration::ZERO, self.source.stat()).await;
             match answer.and_then(|answer| answer) {
                 Ok(stat) => return Ok(stat),
@@ -441,7 +443,7 @@ impl<S: BlockSource> BlockSource for Retry<S> {
         let before = frame.filled().len();
         let wanted = range.end - range.start;
         loop {
-            effort.attempts += 1;
+            effort.attempt();
             let reached = frame.filled().len();
             let done = (reached - before) as u64;
             let rest = range.start + done..range.end;

@@ -86,6 +86,34 @@ async fn both_ways(
     [first, (result, began.elapsed())]
 }
 
+/// A body that breaks goes on in its turn; but while its retry waits, others have it.
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_not_slept_in() {
+    let bytes = sample(1024);
+    let policy = LimitPolicy { requests_min: 1, requests_start: 1, requests_max: 1, queue_max: 10 };
+    let gate = Gate::new("x", policy);
+    let later = Some(Duration::from_secs(20));
+    let script =
+        [Fault::Break { after: 100 }, Fault::Fail(Failure::Throttled { retry_after: later })];
+    let faulty = Faulty::new(Memory::new("x", bytes.clone()), Schedule::script(script.map(Some)));
+    let broken = Retry::with(Limit::new(faulty, gate.clone()), seeded(1));
+    let other = Limit::new(Memory::new("y", bytes.clone()), gate.clone());
+    let version = broken.stat().await.expect("stat").version;
+    let reading = tokio::spawn(async move {
+        let body = broken.read(&version, 0..1024).await.expect("a body");
+        body.try_collect::<Vec<_>>().await.map(|chunks| chunks.concat())
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!reading.is_finished(), "it was told to wait");
+    let version = other.stat().await.expect("stat").version;
+    let held = tokio::time::timeout(Duration::from_secs(1), other.read(&version, 0..10)).await;
+    let held = held.expect("its turn").expect("a body");
+    // It goes on all the same, as others may wait for what its reader holds.
+    assert!(reading.await.expect("a task").expect("bytes") == bytes);
+    drop(held);
+    assert_eq!(gate.running(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_retrying_ends_in() {
     let ms = Duration::from_millis;
