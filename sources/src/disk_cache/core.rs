@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::DirBuilder,
     io,
+    ops::Range,
     os::unix::fs::DirBuilderExt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -251,6 +252,46 @@ impl Core {
             next = segment_end;
         }
         Survey::Miss(end - block)
+    }
+
+    /// The first of `blocks` that are not there, as far as one request goes. `None` if all are.
+    pub(super) fn gap(
+        &self,
+        object: &Identity,
+        blocks: &Range<u64>,
+    ) -> io::Result<Option<Range<u64>>> {
+        let layout = &object.layout;
+        let most = (MISS_BYTES / layout.block_bytes).max(1);
+        let mut gap: Option<Range<u64>> = None;
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let index = layout.segment_of(at);
+            let end = layout.segment_blocks(index).end.min(blocks.end);
+            let found = match self.named_segment(object, index)? {
+                None => at..end,
+                Some(segment) => {
+                    if segment.run(at, end) < end - at {
+                        segment.refresh()?;
+                    }
+                    let first = at + segment.run(at, end);
+                    let next = (first..end).find(|&block| segment.holds(block));
+                    first..next.unwrap_or(end)
+                }
+            };
+            let goes_on = found.end == end;
+            match &mut gap {
+                // It may begin in the segment before.
+                Some(gap) if found.start == at => gap.end = found.end,
+                Some(_) => break,
+                None if found.is_empty() => {}
+                None => gap = Some(found),
+            }
+            if gap.as_ref().is_some_and(|gap| !goes_on || gap.end - gap.start >= most) {
+                break;
+            }
+            at = end;
+        }
+        Ok(gap.map(|gap| gap.start..gap.end.min(gap.start + most)))
     }
 
     fn hit(

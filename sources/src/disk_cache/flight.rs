@@ -31,6 +31,9 @@ const WRITTEN_MAX: usize = 4096;
 /// What a waiter gets. A sender that is dropped without an answer says: look again.
 type Answer = Result<Bytes, SourceError>;
 
+/// A block that somebody brings.
+pub(super) type Coming = oneshot::Receiver<Answer>;
+
 /// The flights of one object.
 #[derive(Default)]
 pub(super) struct Flights {
@@ -71,7 +74,7 @@ pub(super) enum Found {
     /// On its way to the disk.
     Here(Bytes),
     /// On its way to us, by this flight.
-    Coming(oneshot::Receiver<Answer>, Arc<Flight>),
+    Coming(Coming, Arc<Flight>),
     /// Neither. The number belongs to what was seen.
     Nowhere(u64),
 }
@@ -122,6 +125,50 @@ impl Flights {
                 }
             }
             Found::Nowhere(list.generation)
+        })
+    }
+
+    /// Whether `block` is on its way, to us or to the disk.
+    pub(super) fn has(&self, block: u64) -> bool {
+        self.with(|list| {
+            let mut flights = list.flights.iter().filter(|flight| flight.blocks.contains(&block));
+            flights.any(|flight| {
+                flight.with(|state| {
+                    state.unwritten.contains_key(&block) || (!state.over && block >= state.next)
+                })
+            })
+        })
+    }
+
+    /// The first of `blocks` that is on no way, or their end, and the number that belongs to what was
+    /// seen. For what others bring somebody waits from now on, in `coming`: so they go on.
+    pub(super) fn pass(&self, blocks: Range<u64>, coming: &mut Vec<Coming>) -> (u64, u64) {
+        self.with(|list| {
+            let mut at = blocks.start;
+            'next: while at < blocks.end {
+                for flight in list.flights.iter().filter(|flight| flight.blocks.contains(&at)) {
+                    let passed = flight.with(|state| {
+                        if state.unwritten.contains_key(&at) {
+                            return Some(at + 1);
+                        }
+                        if state.over || at < state.next {
+                            return None;
+                        }
+                        let end = flight.blocks.end.min(blocks.end);
+                        let (sender, receiver) = oneshot::channel();
+                        state.waiters.push((end - 1, sender));
+                        coming.push(receiver);
+                        Some(end)
+                    });
+                    if let Some(passed) = passed {
+                        flight.news.notify_one();
+                        at = passed;
+                        continue 'next;
+                    }
+                }
+                break;
+            }
+            (at, list.generation)
         })
     }
 
@@ -332,6 +379,28 @@ mod tests {
             flights.written(&first, 1000 + block);
         }
         assert_eq!(range(20..30), None, "too much has happened: look again");
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_passed_over_and_kept_going() {
+        let flights = Flights::default();
+        let first = flights.begin(2..6, None).expect("a flight");
+        let second = flights.begin(6..8, None).expect("a flight");
+        first.arrived(2, &bytes(2), true);
+        let mut coming = Vec::new();
+        assert_eq!(flights.pass(1..9, &mut coming).0, 1, "nobody brings it");
+        assert!(coming.is_empty() && !first.is_wanted(3));
+        assert_eq!(flights.pass(2..9, &mut coming).0, 8, "one waits to be written");
+        assert_eq!(coming.len(), 2);
+        assert!(first.is_wanted(5) && second.is_wanted(7) && !second.is_wanted(8));
+        assert!(flights.has(2) && flights.has(7) && !flights.has(1) && !flights.has(8));
+        coming.clear();
+        assert!(!first.is_wanted(3), "who waited has left");
+        assert_eq!(flights.pass(2..5, &mut coming).0, 5, "no further than was asked for");
+        assert!(first.is_wanted(4) && !first.is_wanted(5));
+        flights.over(&second);
+        assert_eq!(flights.pass(5..9, &mut coming).0, 6, "it brings nothing any more");
+        assert!(!flights.has(6));
     }
 
     #[test]

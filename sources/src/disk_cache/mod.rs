@@ -39,6 +39,7 @@
 //! directory is made for its owner alone (mode 0700). With [`CachePolicy::key`] everything in it is
 //! encrypted, names included.
 
+mod announced; // before anybody asks
 mod core; // what all objects of a cache share
 mod directory; // the directory, its lock, its bound
 mod encryption; // sealed blocks
@@ -72,6 +73,12 @@ use pager::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::{
+    announced::Announced,
+    encryption::CacheKey,
+    place::Placed,
+    report::{CachedObject, Cell, ObjectMap, Verified},
+};
 use self::{
     core::{Core, Identity},
     directory::Directory,
@@ -81,11 +88,6 @@ use self::{
     reading::Reading,
     writer::{Job, Writer},
 };
-pub use self::{
-    encryption::CacheKey,
-    place::Placed,
-    report::{CachedObject, Cell, ObjectMap, Verified},
-};
 use crate::{body::check_range, counters};
 
 /// Bytes that may wait to be written. Readers wait for room here, and not for long.
@@ -94,6 +96,8 @@ const UNWRITTEN_BYTES: u64 = 64 << 20;
 const ROOM_WAIT: Duration = Duration::from_secs(2);
 /// How long the disk may take nothing while it is waited for.
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
+/// How long the disk may take to answer before the source is asked.
+const DISK_WAIT: Duration = Duration::from_secs(5);
 /// Versions of an object that one source remembers from `stat`.
 const VERSIONS_MAX: usize = 16;
 
@@ -275,6 +279,39 @@ impl Inner {
         let object = Arc::new(Object { identity, flights: Flights::default() });
         objects.insert(key, Arc::downgrade(&object));
         object
+    }
+
+    /// What `look` finds on the disk. `None` where it fails or hangs: then it is left alone for a while.
+    ///
+    /// # Errors
+    /// Where the runtime is shut down: what is on the disk is not missing because nobody looks any
+    /// more.
+    async fn look<T: Send + 'static>(
+        &self,
+        name: &str,
+        range: &Range<u64>,
+        look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, SourceError> {
+        let core = self.core.clone();
+        let work = tokio::task::spawn_blocking(move || look(&core));
+        let failed = |error: &dyn fmt::Display| {
+            self.core.reads.failed("the disk cache cannot be read", error);
+            Ok(None)
+        };
+        match tokio::time::timeout(DISK_WAIT, work).await {
+            Ok(Ok(Ok(found))) => Ok(Some(found)),
+            Ok(Ok(Err(error))) => failed(&error),
+            Ok(Err(error)) if error.is_cancelled() => Err(SourceError::Transient {
+                object: name.to_owned(),
+                what: "read",
+                range: Some(range.clone()),
+                attempts: 1,
+                reason: "the runtime stopped".to_owned(),
+                cause: None,
+            }),
+            Ok(Err(_)) => Ok(None),
+            Err(_) => failed(&format!("no answer for {DISK_WAIT:?}")),
+        }
     }
 
     fn missed(&self) {

@@ -16,7 +16,7 @@ use pager::{BlockSource, SourceError, Version};
 use super::{
     DiskCache, Object,
     core::{Core, Identity},
-    reading::{Reading, stopped},
+    reading::Reading,
     segment::{ReadFault, Segment},
 };
 use crate::{body::check_range, counters};
@@ -136,34 +136,11 @@ impl<S: BlockSource> DiskCache<S> {
         unreachable!("the loop ends by itself")
     }
 
-    /// Brings what is missing of `range` for whoever asks for it next, which is the first time that
-    /// it is asked for. Does nothing for a version that is not kept.
-    ///
-    /// # Errors
-    /// As for [`read`](BlockSource::read).
-    pub async fn prefetch(&self, version: &Version, range: Range<u64>) -> Result<(), SourceError> {
-        let Some(object) = self.object(version).await else { return Ok(()) };
-        let Some(range) = self.missing(&object, range).await? else { return Ok(()) };
-        check_range(self.name(), &range, object.identity.layout.object_len)?;
-        let mut reading = Reading::new(self, object, version, range, true);
-        while reading.next().await?.is_some() {}
-        Ok(())
-    }
-
-    /// What has to be fetched of `range`: what is there need not be read for nobody.
-    async fn missing(
-        &self,
-        object: &Arc<Object>,
-        range: Range<u64>,
-    ) -> Result<Option<Range<u64>>, SourceError> {
-        check_range(self.name(), &range, object.identity.layout.object_len)?;
-        let (core, object, asked) = (self.cache.inner.core.clone(), object.clone(), range.clone());
-        let work = move || core.missing(&object.identity, &asked);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(missing)) => Ok(missing),
-            // Reading says what that means.
-            _ => Ok(Some(range)),
-        }
+    /// Whether the byte at `at` is on its way: then [`read`](BlockSource::read) has it as soon as it
+    /// comes, and [`place`](DiskCache::place) when the disk has.
+    pub async fn is_coming(&self, version: &Version, at: u64) -> bool {
+        let Some(object) = self.object(version).await else { return false };
+        object.flights.has(object.identity.layout.block_of(at))
     }
 
     async fn locate(
@@ -172,51 +149,14 @@ impl<S: BlockSource> DiskCache<S> {
         range: &Range<u64>,
         extent: &Range<u64>,
     ) -> Result<Option<Placed>, SourceError> {
-        let (core, object) = (self.cache.inner.core.clone(), object.clone());
-        let (asked, extent) = (range.clone(), extent.clone());
-        let work = move || core.locate(&object.identity, &asked, &extent);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(placed)) => Ok(placed),
-            Ok(Err(error)) => {
-                self.cache.inner.core.reads.failed("the disk cache cannot be read", &error);
-                Ok(None)
-            }
-            Err(error) if error.is_cancelled() => Err(stopped(self.name(), range.clone())),
-            Err(_) => Ok(None),
-        }
+        let (object, asked, extent) = (object.clone(), range.clone(), extent.clone());
+        let look = move |core: &Core| core.locate(&object.identity, &asked, &extent);
+        let found = self.cache.inner.look(self.name(), range, look).await?;
+        Ok(found.flatten())
     }
 }
 
 impl Core {
-    /// The part of `range` from its first block that is not there to its last. `None` if all are.
-    fn missing(&self, object: &Identity, range: &Range<u64>) -> io::Result<Option<Range<u64>>> {
-        let layout = &object.layout;
-        let blocks = layout.blocks_of(range);
-        let mut missing: Option<Range<u64>> = None;
-        let mut at = blocks.start;
-        while at < blocks.end {
-            let index = layout.segment_of(at);
-            let end = layout.segment_blocks(index).end.min(blocks.end);
-            let gap = match self.named_segment(object, index)? {
-                None => Some(at..end),
-                Some(segment) => {
-                    if segment.run(at, end) < end - at {
-                        segment.refresh()?;
-                    }
-                    let first = at + segment.run(at, end);
-                    let last = (first..end).rev().find(|&block| !segment.holds(block));
-                    last.map(|last| first..last + 1)
-                }
-            };
-            if let Some(gap) = gap {
-                missing = Some(missing.map_or(gap.start, |before| before.start)..gap.end);
-            }
-            at = end;
-        }
-        let bytes = missing.map(|blocks| layout.range_of(&blocks));
-        Ok(bytes.map(|bytes| bytes.start.max(range.start)..bytes.end.min(range.end)))
-    }
-
     /// Where `range` lies, if all of it does, with what is known to follow it. Checks, once for each
     /// block, what lies in `extent` around it.
     fn locate(
@@ -262,7 +202,11 @@ impl Core {
     }
 
     /// A segment that has its name still.
-    fn named_segment(&self, object: &Identity, index: u64) -> io::Result<Option<Arc<Segment>>> {
+    pub(super) fn named_segment(
+        &self,
+        object: &Identity,
+        index: u64,
+    ) -> io::Result<Option<Arc<Segment>>> {
         match self.segment(object, index)? {
             Some(segment) if segment.is_gone() => {
                 self.forget((object.key, index));

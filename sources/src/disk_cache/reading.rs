@@ -10,34 +10,19 @@ use tracing::debug;
 
 use super::{
     DiskCache, Inner, Object,
-    core::Survey,
-    flight::{Flight, Found},
+    core::{Core, Survey},
+    flight::{Coming, Flight, Found},
     writer::Job,
 };
 
 /// Bytes that a flight may be ahead of the reader that began it.
 const AHEAD_BYTES: u64 = 4 << 20;
-/// How long the disk may take to answer before the source is asked.
-const DISK_WAIT: Duration = Duration::from_secs(5);
-
 /// How long another reader's request may bring nothing before one of our own is made: its runtime may
 /// have stopped for good. Longer than a source that tries again is silent.
-const FLIGHT_WAIT: Duration = Duration::from_secs(20);
+pub(super) const FLIGHT_WAIT: Duration = Duration::from_secs(20);
 
 /// How often a block is looked for before it is fetched, although it may just have been written.
 const LOOKS_MAX: u32 = 4;
-
-/// The error of a reader whose runtime is being shut down.
-pub(super) fn stopped(object: &str, range: Range<u64>) -> SourceError {
-    SourceError::Transient {
-        object: object.to_owned(),
-        what: "read",
-        range: Some(range),
-        attempts: 1,
-        reason: "the runtime stopped".to_owned(),
-        cause: None,
-    }
-}
 
 /// A read under way.
 pub(super) struct Reading<S> {
@@ -117,25 +102,59 @@ impl<S: BlockSource> Reading<S> {
     }
 
     async fn survey(&self, block: u64, end: u64) -> Result<Survey, SourceError> {
-        let (core, object, ahead) = (self.inner.core.clone(), self.object.clone(), self.ahead);
+        let (core, object, ahead) = (&self.inner.core, self.object.clone(), self.ahead);
         if !core.reads.is_well() {
             return Ok(core.survey(&object.identity, block, end, ahead));
         }
-        let work = move || core.survey(&object.identity, block, end, ahead);
-        let work = tokio::task::spawn_blocking(work);
-        match tokio::time::timeout(DISK_WAIT, work).await {
-            Ok(Ok(survey)) => Ok(survey),
-            // What is on the disk is not missing because nobody looks any more.
-            Ok(Err(error)) if error.is_cancelled() => {
-                Err(stopped(self.source.name(), self.range.clone()))
-            }
-            Ok(Err(_)) => Ok(Survey::Miss(1)),
-            Err(_) => {
-                let text = format!("no answer for {DISK_WAIT:?}");
-                self.inner.core.reads.failed("the disk cache cannot be read", &text);
-                Ok(Survey::Miss(1))
+        let look = move |core: &Core| Ok(core.survey(&object.identity, block, end, ahead));
+        let found = self.inner.look(self.source.name(), &self.range, look).await?;
+        Ok(found.unwrap_or(Survey::Miss(1)))
+    }
+
+    /// Begins the next request that is this read's own, and passes over what is here, on the disk, or
+    /// on its way already: somebody waits for that in `coming`. `false` where nothing is missing, or
+    /// the disk would not keep it.
+    pub(super) async fn begin(&mut self, coming: &mut Vec<Coming>) -> Result<bool, SourceError> {
+        let layout = self.object.identity.layout;
+        let mut looks = 0;
+        while self.range.start < self.range.end {
+            let blocks = layout.blocks_of(&self.range);
+            let (at, generation) = self.object.flights.pass(blocks.clone(), coming);
+            let gap = if at < blocks.end { self.gap(at..blocks.end).await? } else { None };
+            let Some(gap) = gap else { break };
+            // Where many read and write, something always happened.
+            looks = if gap.start == blocks.start { looks + 1 } else { 0 };
+            self.range.start = self.range.start.max(layout.block_range(gap.start).start);
+            let generation = (looks <= LOOKS_MAX).then_some(generation);
+            if let Some(flight) = self.object.flights.begin(gap, generation) {
+                self.ours = Some(self.fly(flight));
+                return Ok(true);
             }
         }
+        self.range.start = self.range.end;
+        Ok(false)
+    }
+
+    /// Waits for what `begin` asked for.
+    pub(super) async fn arrive(&mut self) -> Result<(), SourceError> {
+        while let Some(ours) = &mut self.ours {
+            match ours.recv().await {
+                Some(bytes) => drop(self.take(bytes?)),
+                None => self.ours = None,
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of `blocks` that are not on the disk. None are where it would not keep them.
+    async fn gap(&self, blocks: Range<u64>) -> Result<Option<Range<u64>>, SourceError> {
+        let (core, object) = (&self.inner.core, self.object.clone());
+        if !core.reads.is_well() || !core.writes.is_well() || !core.directory.is_writable() {
+            return Ok(None);
+        }
+        let look = move |core: &Core| core.gap(&object.identity, &blocks);
+        let found = self.inner.look(self.source.name(), &self.range, look).await?;
+        Ok(found.flatten())
     }
 
     /// The part of `bytes`, which start with the present block, that was asked for.

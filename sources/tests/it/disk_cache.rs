@@ -147,6 +147,8 @@ async fn it_conforms_cold_warm_encrypted_and_in_small_blocks() {
             if state == "warm" {
                 assert_eq!(count.missed_blocks, 0, "{what}: {count:?}");
             }
+            // The last blocks are behind their readers.
+            cache.flush().await.expect("flushed");
             let verified = cache.verify(false, |_, _| {}).expect("verify");
             assert!(
                 verified.damaged.is_empty() && verified.good_bytes >= 3_000_001,
@@ -464,6 +466,64 @@ async fn what_is_announced_and_there_is_not_read() {
     assert!(read_all(&source).await == bytes);
     assert_eq!(cache.count().damaged_blocks, 1, "{:?}", cache.count());
     assert_eq!(reads.load(Relaxed), gap + 1, "the block that was damaged, and no other");
+}
+
+/// A source whose answers wait, each until it is let go.
+struct Held {
+    inner: Fixed,
+    asked: tokio::sync::mpsc::UnboundedSender<Range<u64>>,
+    go: Arc<tokio::sync::Semaphore>,
+}
+
+#[sources::async_trait]
+impl BlockSource for Held {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn stat(&self) -> Result<ObjectStat, SourceError> {
+        self.inner.stat().await
+    }
+
+    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        self.asked.send(range.clone()).expect("the test");
+        self.go.acquire().await.expect("leave").forget();
+        self.inner.read(version, range).await
+    }
+}
+
+/// Whoever announced what somebody had begun to read waited for that first, block by block, before the
+/// rest was asked for: a round trip more, and a request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_bring_holds_up_no_announcement() {
+    let bytes = sample(9_000_000);
+    let folder = folder();
+    let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
+    let go = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = Held { inner: Fixed::new(&bytes), asked, go: go.clone() };
+    let version = held.inner.version.clone();
+    let source = Arc::new(DiskCache::new(held, open(folder.path())));
+    let in_time = Duration::from_secs(20);
+    let mut next = async || tokio::time::timeout(in_time, asks.recv()).await.ok().flatten();
+    let reader = source.clone();
+    let first = tokio::spawn(async move { read(&*reader, 1 << 20..2 << 20).await });
+    assert_eq!(next().await, Some(1 << 20..2 << 20));
+    let announcer = (source.clone(), version.clone());
+    let ahead = tokio::spawn(async move { announcer.0.prefetch(&announcer.1, 0..6 << 20).await });
+    // Nothing has come yet.
+    assert_eq!(next().await, Some(0..1 << 20), "before what is on its way");
+    go.add_permits(1);
+    go.add_permits(1);
+    assert_eq!(next().await, Some(2 << 20..6 << 20), "behind it");
+    let announced = source.announce(&version, 5 << 20..9_000_000).await.expect("announced");
+    assert_eq!(next().await, Some(6 << 20..9_000_000), "it is under way now");
+    go.add_permits(2);
+    announced.expect("something was missing").arrive().await.expect("bytes");
+    ahead.await.expect("a task").expect("bytes");
+    assert!(first.await.expect("a task").expect("bytes") == bytes[1 << 20..2 << 20]);
+    assert!(source.announce(&version, 0..9_000_000).await.expect("an answer").is_none());
+    assert!(read_all(&*source).await == bytes);
+    assert!(asks.try_recv().is_err(), "no byte was asked for twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
