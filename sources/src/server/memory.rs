@@ -10,30 +10,35 @@
 //! # let _ = bytes; Ok(()) }
 //! ```
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pager::{
     SealedMap, SourceError, Version,
     sealed::{Assembly, Part},
 };
+use tokio::time::timeout;
 
 use super::{
-    client::{Connection, Reply},
+    client::{Connection, Lost, Reply},
     frames::{Answer, Code, Request},
     served::{Failed, Served, Shared},
 };
 
 /// Pieces that are asked for at once: fewer than descriptors may wait.
 const PIECES_AT_ONCE: usize = 16;
-/// Pieces of one object: each is a mapping, of which a process has some 65,000.
+/// How long the server may take for one piece. Its source has its time, tries again included, and other
+/// pieces come before it.
+const PIECE_WAIT: Duration = Duration::from_secs(180);
+/// Pieces of one object: each is a mapping, of which a process has some 65,000 (`vm.max_map_count`): so
+/// it can have three of the largest objects mapped.
 const PIECES_MAX: u64 = 16_384;
 
 /// A whole object, in memory that its server keeps as long as this lives.
 #[derive(Debug)]
 pub struct ServedMap {
     map: SealedMap,
-    /// The server counts the memory as used until the connection ends.
+    /// The server counts the memory as used at least until the connection ends.
     _connection: Arc<Connection>,
 }
 
@@ -122,7 +127,10 @@ impl Shared {
         at: u64,
         len: u64,
     ) -> Result<Part, Failed> {
-        match connection.ask(&Request::Memory { handle, offset: at }).await? {
+        let asked =
+            timeout(PIECE_WAIT, connection.ask(&Request::Memory { handle, offset: at })).await;
+        let late = || Lost(format!("the block server gave no memory within {PIECE_WAIT:?}"));
+        match asked.unwrap_or_else(|_| Err(late()))? {
             Reply::File { file, position: 0, length } if length > 0 && length <= len - at => {
                 Ok(Part { file, range: 0..length })
             }

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use nix::sys::resource::{Resource, getrlimit};
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -35,8 +35,11 @@ const FILES_OF_ALL_MAX: usize = 1024;
 const FILES_SHARE: u64 = 4;
 /// Versions whose lengths are remembered.
 const VERSIONS_MAX: usize = 16;
-/// Bytes that are read from a file at once.
+/// Bytes that are read from a file at once, or asked for where no file will come.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes that are asked for where the answer may be a file, which has more than these; or they
+/// themselves, as soon as the last one has come.
+const ASKED_BYTES: u64 = 256 << 10;
 /// A range this long is announced, so that the server fetches it as one.
 const AHEAD_BYTES: u64 = 1 << 20;
 
@@ -326,9 +329,12 @@ impl Shared {
         }
         let connection = self.link.connection().await?;
         let handle = self.handle(&connection, version).await?;
-        let length = (range.end - range.start).min(connection.read_bytes_max).min(CHUNK_BYTES);
-        let place = if connection.has_files { self.place() } else { None };
+        // What has no strong version is kept in no file.
+        let has_files = connection.has_files && version.strength() == Strength::Strong;
+        let place = if has_files { self.place() } else { None };
         let file = place.is_some();
+        let most = if file { ASKED_BYTES } else { CHUNK_BYTES };
+        let length = (range.end - range.start).min(connection.read_bytes_max).min(most);
         let request = Request::Read { handle, offset: range.start, length, file };
         let asked = range.start..range.start + length;
         match connection.ask(&request).await? {

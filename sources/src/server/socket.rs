@@ -9,11 +9,14 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::{
     cmsg_space,
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
+        SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg, shutdown, sockopt,
     },
 };
 use tokio::{
@@ -24,8 +27,11 @@ use tokio::{
 
 use super::frames::{HEAD_BYTES, Head};
 
-/// Bytes that are received at once.
+/// Bytes that are received at once, and that are made room for before they come.
 const CHUNK_BYTES: usize = 64 << 10;
+const ROOM_BYTES_MAX: usize = 1 << 20;
+/// Descriptors are no reason to have more than so many.
+const DESCRIPTORS_ENOUGH: u64 = 65_536;
 /// Descriptors that may wait for their frames.
 const FILES_MAX: usize = 64;
 /// Descriptors that come with one message: one for each frame that one read may bring.
@@ -94,6 +100,70 @@ impl Socket {
         }
         Ok(())
     }
+
+    /// Waits until the peer has taken what was sent to it, but for one small frame at most. Fails when
+    /// it has not for `stall`. On TCP nothing is waited for.
+    ///
+    /// # Errors
+    /// What the system says, and [`TimedOut`](io::ErrorKind::TimedOut) for a peer that does not
+    /// read.
+    pub async fn taken(&self, stall: Duration) -> io::Result<()> {
+        let Socket::Unix(stream) = self else { return Ok(()) };
+        // A socket may be written to when a quarter of its room is taken, or less: of the least room
+        // that there is, this is one frame.
+        let _narrow = Narrow::of(stream)?;
+        let taken = self.io(Interest::WRITABLE, |fd| match may_be_written(fd)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        timeout(stall, taken).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+/// A socket with the least room for what is not read, as long as this lives.
+struct Narrow<'a> {
+    stream: &'a UnixStream,
+    before: usize,
+}
+
+impl Narrow<'_> {
+    fn of(stream: &UnixStream) -> io::Result<Narrow<'_>> {
+        // The system tells twice what it was told.
+        let before = sockopt::socket_send_buffer_size(stream)? / 2;
+        sockopt::set_socket_send_buffer_size(stream, 0)?;
+        Ok(Narrow { stream, before })
+    }
+}
+
+impl Drop for Narrow<'_> {
+    fn drop(&mut self) {
+        // A socket that cannot be told is closed.
+        let _ = sockopt::set_socket_send_buffer_size(self.stream, self.before);
+    }
+}
+
+fn may_be_written(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now))?;
+    // Also one that is closed, or broken: whoever writes to it is told.
+    Ok(!polled[0].revents().is_empty())
+}
+
+/// Whether a descriptor could not be sent because too many of this user's are on their way.
+pub fn has_no_descriptor(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
+}
+
+/// How many descriptors this process may have, from now on: as many as it may allow itself, or enough.
+pub fn descriptors_max() -> u64 {
+    // What every system allows.
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 256 };
+    let more = hard.min(DESCRIPTORS_ENOUGH);
+    match more > soft && setrlimit(Resource::RLIMIT_NOFILE, more, hard).is_ok() {
+        true => more,
+        false => soft,
+    }
 }
 
 fn send_once(
@@ -116,7 +186,9 @@ fn send_once(
 /// By default descriptors are not taken: the kernel closes what a peer sends.
 #[derive(Debug, Default)]
 pub struct Incoming {
+    /// Room, of which so many bytes have come.
     buffer: BytesMut,
+    filled: usize,
     files: Option<VecDeque<OwnedFd>>,
     truncated: bool,
 }
@@ -145,7 +217,7 @@ impl Incoming {
         body_bytes_max: usize,
         wait: Duration,
     ) -> io::Result<Option<(Head, Bytes)>> {
-        if self.buffer.is_empty() && self.receive(socket).await? == 0 {
+        if self.filled == 0 && self.receive(socket, HEAD_BYTES).await? == 0 {
             return Ok(None);
         }
         let rest = async {
@@ -155,6 +227,7 @@ impl Incoming {
                 .map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken))?;
             self.fill(socket, HEAD_BYTES + head.body_bytes).await?;
             let mut frame = self.buffer.split_to(HEAD_BYTES + head.body_bytes).freeze();
+            self.filled -= frame.len();
             Ok(Some((head, frame.split_off(HEAD_BYTES))))
         };
         timeout(wait, rest).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -166,20 +239,26 @@ impl Incoming {
     }
 
     async fn fill(&mut self, socket: &Socket, bytes: usize) -> io::Result<()> {
-        while self.buffer.len() < bytes {
-            if self.receive(socket).await? == 0 {
+        while self.filled < bytes {
+            if self.receive(socket, bytes).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
         Ok(())
     }
 
-    async fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
-        let mut chunk = [0; CHUNK_BYTES];
+    /// Receives something, of a frame that ends after so many bytes.
+    async fn receive(&mut self, socket: &Socket, end: usize) -> io::Result<usize> {
+        if self.buffer.len() < end.max(self.filled + 1) {
+            // Not all at once for a frame that claims to be long.
+            let room = end.clamp(self.filled + CHUNK_BYTES, self.filled + ROOM_BYTES_MAX);
+            self.buffer.resize(room, 0);
+        }
         let (files, truncated) = (&mut self.files, &mut self.truncated);
-        let once = |fd: BorrowedFd<'_>| receive_once(fd, &mut chunk, files, truncated);
+        let into = &mut self.buffer[self.filled..];
+        let once = |fd: BorrowedFd<'_>| receive_once(fd, into, files, truncated);
         let got = socket.io(Interest::READABLE, once).await?;
-        self.buffer.extend_from_slice(&chunk[..got]);
+        self.filled += got;
         Ok(got)
     }
 }
@@ -251,6 +330,73 @@ mod tests {
         assert!(incoming.file().is_none());
         drop(a);
         assert!(incoming.frame(&b, 100, WAIT).await.expect("the end").is_none());
+    }
+
+    /// However the bytes come in, and however long the frames are.
+    #[tokio::test]
+    async fn frames_are_put_together_again() {
+        let (a, b) = UnixStream::pair().expect("a pair");
+        let (a, b) = (Socket::Unix(a), Socket::Unix(b));
+        let lens = [0, 1, 70_000, 15, 3 << 20, 1, 0, CHUNK_BYTES - HEAD_BYTES, 64 << 10, 2 << 20];
+        let body = |n: usize| Bytes::from(vec![n as u8 + 1; lens[n]]);
+        let mut all = BytesMut::new();
+        for (n, len) in lens.iter().enumerate() {
+            all.extend_from_slice(&Answer::Bytes { length: *len as u64 }.encode(n as u64));
+            all.extend_from_slice(&body(n));
+        }
+        let mut all = all.freeze();
+        let sending = tokio::spawn(async move {
+            let mut state = 1usize;
+            while !all.is_empty() {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let most = if state >> 62 == 0 { 200_000 } else { 40 };
+                let len = (1 + (state >> 33) % most).min(all.len());
+                a.send(&[all.split_to(len)], None, Duration::from_secs(20)).await.expect("send");
+            }
+        });
+        let mut incoming = Incoming::default();
+        for (n, len) in lens.iter().enumerate() {
+            let frame = incoming.frame(&b, 4 << 20, Duration::from_secs(20)).await;
+            let (head, got) = frame.expect("a frame").expect("one");
+            assert_eq!((head.id, head.body_bytes), (n as u64, *len));
+            assert!(got == body(n), "{n}");
+        }
+        assert!(incoming.frame(&b, 100, WAIT).await.expect("the end").is_none());
+        sending.await.expect("a task");
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_has_not_taken_is_waited_for() {
+        let (a, b) = UnixStream::pair().expect("a pair");
+        let (a, b) = (Socket::Unix(a), Socket::Unix(b));
+        let frame = || Bytes::from(Answer::Closed.encode(1));
+        a.taken(WAIT).await.expect("nothing was sent");
+        for _ in 0..5 {
+            a.send(&[frame()], None, WAIT).await.expect("send");
+        }
+        let late = a.taken(WAIT).await.expect_err("five are there");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        // As wide as before.
+        a.send(&[Bytes::from(vec![0; 100_000])], None, WAIT).await.expect("send");
+        let reading = tokio::spawn(async move {
+            let mut incoming = Incoming::default();
+            for _ in 0..5 {
+                incoming.frame(&b, 100, WAIT).await.expect("a frame").expect("one");
+            }
+            (b, incoming)
+        });
+        let (b, incoming) = reading.await.expect("a task");
+        assert!(incoming.filled > 0, "some of what follows");
+        let rest = tokio::spawn(async move {
+            let Socket::Unix(stream) = &b else { return };
+            let mut bytes = vec![0; 100_000];
+            while stream.readable().await.is_ok()
+                && stream.try_read(&mut bytes).is_ok_and(|n| n > 0)
+            {}
+        });
+        a.taken(Duration::from_secs(20)).await.expect("all was read");
+        drop(a);
+        rest.await.expect("a task");
     }
 
     #[tokio::test]

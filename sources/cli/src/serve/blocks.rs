@@ -6,6 +6,9 @@
 //!      +-- waits where there are too many         +-- gives a client up that does not read
 //! ```
 //!
+//! A read waits until what was announced before it is being fetched, and then has it as it comes: from
+//! memory while it is on its way, and from a file of the cache when it is there.
+//!
 //! `PROTOCOL.md`, part 2, is the text.
 
 use std::{
@@ -14,19 +17,19 @@ use std::{
     io,
     ops::Range,
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::Shared};
 use pager::{BlockSource, SourceError};
 use sources::server::{
     frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
-    socket::{Incoming, Socket},
+    socket::{Incoming, Socket, has_no_descriptor},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -35,7 +38,7 @@ use super::{
     handles::Pinned,
     objects::Object,
     pieces::{NoPiece, Piece},
-    seats::{Room, Seat},
+    seats::{Part, Seat},
     seen::Client,
 };
 
@@ -51,12 +54,16 @@ const UNREAD_BYTES: usize = 16 << 20;
 const UNIT: u64 = 4096;
 /// A client takes so many bytes of an answer in a second, or is given up: others wait for the room.
 const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
-/// Announcements that are followed at once, for one connection and for all. Others are not heard. A
-/// reader that fills its link has some sixteen requests under way, of which each is one.
-const AHEAD_MAX: usize = 16;
-pub(super) const AHEAD_OF_ALL_MAX: usize = 64;
+/// Announcements that are followed at once, for one connection. Others are not heard. A reader that
+/// fills its link has some sixteen requests under way, of which each is one, and begins the next ones
+/// before they are done.
+const AHEAD_MAX: usize = 32;
 /// The most that one announcement makes the server fetch.
 const AHEAD_BYTES_MAX: u64 = 256 << 20;
+
+/// Descriptors that are sent before the client must have taken those before: the kernel counts them as
+/// this process's until then, and lets nobody have any where they are too many.
+const FILES_UNREAD: usize = 16;
 
 /// What an open object is.
 #[derive(Clone)]
@@ -64,6 +71,32 @@ struct Opened {
     url: Arc<str>,
     object: Arc<Object>,
     pinned: Pinned,
+    _room: Arc<OwnedSemaphorePermit>,
+}
+
+/// What a client has announced, until it is being fetched.
+struct Announcement {
+    number: u64,
+    handle: u32,
+    range: Range<u64>,
+    begun: Begun,
+}
+
+/// Resolves when what was announced is being fetched, or will not be.
+type Begun = Shared<oneshot::Receiver<()>>;
+
+/// Whoever waits for an announcement waits no longer than this lives.
+struct Pending {
+    connection: Arc<Connection>,
+    number: u64,
+    _begun: oneshot::Sender<()>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let (_, all) = &mut *self.connection.announced();
+        all.retain(|one| one.number != self.number);
+    }
 }
 
 #[derive(Default)]
@@ -74,15 +107,24 @@ struct Handles {
 
 /// What goes to the client.
 struct Outgoing {
+    id: u64,
     parts: Vec<Bytes>,
-    file: Option<File>,
-    /// Given back when it is sent: the connection's, and what it takes of everybody's.
-    _room: Option<(OwnedSemaphorePermit, Room)>,
+    /// With what it takes of everybody's, until the client has it.
+    file: Option<(File, Part)>,
+    /// Given back when it is sent.
+    _room: Option<Room>,
 }
+
+/// Room for an answer: the connection's, and what it takes of everybody's.
+type Room = (OwnedSemaphorePermit, Part);
 
 impl Outgoing {
     fn answer(answer: &Answer, id: u64) -> Outgoing {
-        Outgoing { parts: vec![answer.encode(id).into()], file: None, _room: None }
+        Outgoing { id, parts: vec![answer.encode(id).into()], file: None, _room: None }
+    }
+
+    fn with_file(answer: &Answer, id: u64, file: File, part: Part) -> Outgoing {
+        Outgoing { file: Some((file, part)), ..Outgoing::answer(answer, id) }
     }
 }
 
@@ -92,10 +134,12 @@ struct Connection {
     client: Arc<Client>,
     handles: Mutex<Handles>,
     files: bool,
-    seat: Seat,
+    seat: Arc<Seat>,
     memory: bool,
     /// Memory that its client may have mapped, by what it is.
     given: Mutex<Vec<Arc<Piece>>>,
+    /// What is not being fetched yet, and the number of the latest.
+    announced: Mutex<(u64, Vec<Announcement>)>,
     unread: Arc<Semaphore>,
     sending: mpsc::Sender<Outgoing>,
 }
@@ -126,14 +170,17 @@ pub(super) async fn serve(
     let Ok(Ok(has)) = tokio::time::timeout(FRAME_WAIT, greeting).await else { return };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
     let writer = tokio::spawn(write(socket.clone(), outgoing));
+    // Kept until the last answer is gone, which takes room of its client's until then.
+    let seat = Arc::new(seat);
     let connection = Arc::new(Connection {
         server: server.clone(),
         client: client.clone(),
         handles: Mutex::default(),
-        seat,
+        seat: seat.clone(),
         files: has & FILES != 0,
         memory: has & MEMORY != 0,
         given: Mutex::default(),
+        announced: Mutex::default(),
         unread: Arc::new(Semaphore::new(UNREAD_BYTES / UNIT as usize)),
         sending,
     });
@@ -163,14 +210,22 @@ pub(super) async fn serve(
             }
             Ok(Request::Ahead { handle, offset, length }) => {
                 server.counts.requests.fetch_add(1, Relaxed);
-                if aheads.len() < AHEAD_MAX {
-                    let connection = connection.clone();
-                    aheads.spawn(async move { connection.ahead(handle, offset, length).await });
+                let opened = connection.with(|handles| handles.open.get(&handle).cloned());
+                if let Some(opened) = opened.filter(|_| aheads.len() < AHEAD_MAX)
+                    && let Some(range) = ahead(offset, length, opened.pinned.len)
+                {
+                    let pending = connection.clone().announce(handle, range.clone());
+                    aheads.spawn(fetch(connection.seat.clone(), opened, range, pending));
                 }
             }
             Ok(request) => {
                 let connection = connection.clone();
-                tasks.spawn(async move { connection.work(head.id, request).await });
+                // Before others come.
+                let announced = connection.announced_before(&request);
+                tasks.spawn(async move {
+                    futures::future::join_all(announced).await;
+                    connection.work(head.id, request).await;
+                });
             }
             Err(broken) => {
                 connection.refuse(head.id, &broken.to_string()).await;
@@ -185,6 +240,24 @@ pub(super) async fn serve(
     drop(connection);
     let _ = writer.await;
     socket.close();
+    drop(seat);
+}
+
+/// What to fetch of what was announced.
+fn ahead(offset: u64, length: u64, len: u64) -> Option<Range<u64>> {
+    let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(len);
+    (offset < end).then_some(offset..end)
+}
+
+/// Fetches what will be asked for, in as few requests as there are gaps.
+async fn fetch(seat: Arc<Seat>, opened: Opened, range: Range<u64>, pending: Pending) {
+    let Some(_part) = seat.announcement() else { return };
+    let begun = opened.object.announce(&opened.pinned.version, range).await;
+    drop(pending);
+    if let Ok(Some(announced)) = begun {
+        // Whoever asks for these bytes is told what is wrong with them.
+        let _ = announced.arrive().await;
+    }
 }
 
 /// The hello and the welcome. Says what of `offers` the client may have.
@@ -234,16 +307,47 @@ fn is_same(a: &str, b: &str) -> bool {
     a.bytes().zip(b.bytes()).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
-async fn write(socket: Arc<Socket>, mut outgoing: mpsc::Receiver<Outgoing>) {
-    while let Some(one) = outgoing.recv().await {
-        let file = one.file.as_ref().map(AsFd::as_fd);
+async fn write(socket: Arc<Socket>, outgoing: mpsc::Receiver<Outgoing>) {
+    if write_all(&socket, outgoing).await.is_err() {
+        // It does not read, or has left. The reader sees the end, and the tasks fail.
+        socket.close();
+    }
+}
+
+async fn write_all(socket: &Socket, mut outgoing: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+    // Of descriptors that the client may not have taken yet.
+    let mut unread: Vec<Part> = Vec::new();
+    loop {
+        let next = async {
+            match unread.len() < FILES_UNREAD {
+                true => outgoing.recv().await,
+                false => std::future::pending().await,
+            }
+        };
+        let one = tokio::select! {
+            biased;
+            one = next => one,
+            taken = socket.taken(FRAME_WAIT), if !unread.is_empty() => {
+                taken?;
+                unread.clear();
+                continue;
+            }
+        };
+        let Some(one) = one else { return Ok(()) };
+        let file = one.file.as_ref().map(|(file, _)| file.as_fd());
         let bytes: u64 = one.parts.iter().map(|part| part.len() as u64).sum();
         let limit = FRAME_WAIT + Duration::from_secs(bytes / RATE_MIN_BYTES_PER_S);
-        let sent = tokio::time::timeout(limit, socket.send(&one.parts, file, FRAME_WAIT)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            // It does not read, or has left. The reader sees the end, and the tasks fail.
-            socket.close();
-            return;
+        let sent = tokio::time::timeout(limit, socket.send(&one.parts, file, FRAME_WAIT)).await?;
+        match (sent, one.file) {
+            (Ok(()), file) => unread.extend(file.map(|(_, part)| part)),
+            (Err(error), Some(_)) if has_no_descriptor(&error) => {
+                // Nothing of it was sent. Others of this user have as many under way as there may be.
+                tracing::warn!(%error, "a descriptor cannot be sent");
+                let text = "too many descriptors are on their way".to_owned();
+                let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 0, text };
+                socket.send(&[answer.encode(one.id).into()], None, FRAME_WAIT).await?;
+            }
+            (Err(error), _) => return Err(error),
         }
     }
 }
@@ -251,6 +355,39 @@ async fn write(socket: Arc<Socket>, mut outgoing: mpsc::Receiver<Outgoing>) {
 impl Connection {
     fn with<T>(&self, work: impl FnOnce(&mut Handles) -> T) -> T {
         work(&mut self.handles.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn announced(&self) -> MutexGuard<'_, (u64, Vec<Announcement>)> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `range` of an object will be fetched.
+    fn announce(self: Arc<Connection>, handle: u32, range: Range<u64>) -> Pending {
+        let (begun, waits) = oneshot::channel();
+        let number = {
+            let (latest, all) = &mut *self.announced();
+            *latest += 1;
+            all.push(Announcement { number: *latest, handle, range, begun: waits.shared() });
+            *latest
+        };
+        Pending { connection: self, number, _begun: begun }
+    }
+
+    /// What a request for bytes has to wait for: else it would fetch for itself what is about to be
+    /// fetched.
+    fn announced_before(&self, request: &Request) -> Vec<Begun> {
+        let (handle, wanted) = match *request {
+            Request::Read { handle, offset, length, .. } => {
+                (handle, offset..offset.saturating_add(length))
+            }
+            Request::Memory { handle, offset } => (handle, offset..offset.saturating_add(1)),
+            _ => return Vec::new(),
+        };
+        let (_, all) = &*self.announced();
+        let concerns = |one: &&Announcement| {
+            one.handle == handle && one.range.start < wanted.end && wanted.start < one.range.end
+        };
+        all.iter().filter(concerns).map(|one| one.begun.clone()).collect()
     }
 
     async fn refuse(&self, id: u64, why: &str) {
@@ -298,8 +435,9 @@ impl Connection {
                                 within the object";
                     return self.refuse(id, text).await;
                 }
+                let part = self.seat.file().await;
                 let _turn = self.seat.turn().await;
-                self.memory(id, &opened, offset).await
+                self.memory(id, &opened, offset, part).await
             }
             Request::Hello { .. } | Request::Ahead { .. } => {
                 unreachable!("the reader has seen to it")
@@ -329,6 +467,12 @@ impl Connection {
         }
         // What this client says of its length is for this client alone.
         let object = Arc::new(object.at(&version, len));
+        let texts = url.len() + version.token().len();
+        let Some(room) = self.seat.handle(texts as u64) else {
+            let text = "this client has too much open".to_owned();
+            return Ok(Answer::Failed { code: Code::Malformed, retry_after_ms: 0, text });
+        };
+        let room = Arc::new(room);
         let handle = self.with(|handles| {
             if handles.open.len() >= HANDLES_MAX {
                 return None;
@@ -336,7 +480,8 @@ impl Connection {
             while handles.open.contains_key(&handles.next) {
                 handles.next = handles.next.wrapping_add(1);
             }
-            handles.open.insert(handles.next, Opened { url: url.into(), object, pinned });
+            let opened = Opened { url: url.into(), object, pinned, _room: room };
+            handles.open.insert(handles.next, opened);
             Some(handles.next)
         });
         match handle {
@@ -357,16 +502,41 @@ impl Connection {
     ) -> Result<Outgoing, SourceError> {
         let Opened { object, pinned, .. } = opened;
         self.server.seen.asked(object, &pinned.version, pinned.len, &range);
-        if file && let Some(outgoing) = self.file(id, opened, &range).await? {
-            return Ok(outgoing);
-        }
         let length = range.end - range.start;
+        if file {
+            // What is on its way is sent as it comes, and need not be on the disk first.
+            let comes = object.is_coming(&pinned.version, range.start).await;
+            if let Some(room) = comes.then(|| self.room_now(length)).flatten() {
+                return self.bytes(id, opened, range, Some(room)).await;
+            }
+            if let Some(outgoing) = self.file(id, opened, &range).await? {
+                return Ok(outgoing);
+            }
+        }
         // Room first: who does not read its answers holds up nobody else.
         let unread = self.unread.clone().acquire_many_owned(length.div_ceil(UNIT) as u32);
         let room = match unread.await {
             Ok(own) => Some((own, self.seat.room(length).await)),
             Err(_) => None,
         };
+        self.bytes(id, opened, range, room).await
+    }
+
+    /// Room for an answer of so many bytes, if there is some now.
+    fn room_now(&self, bytes: u64) -> Option<Room> {
+        let own = self.unread.clone().try_acquire_many_owned(bytes.div_ceil(UNIT) as u32).ok()?;
+        Some((own, self.seat.room_now(bytes)?))
+    }
+
+    /// An answer that is bytes.
+    async fn bytes(
+        &self,
+        id: u64,
+        opened: &Opened,
+        range: Range<u64>,
+        room: Option<Room>,
+    ) -> Result<Outgoing, SourceError> {
+        let (Opened { object, pinned, .. }, length) = (opened, range.end - range.start);
         let _turn = self.seat.turn().await;
         let mut parts: Vec<Bytes> = vec![Answer::Bytes { length }.encode(id).into()];
         let mut body = object.read(&pinned.version, range.clone()).await?;
@@ -379,7 +549,7 @@ impl Connection {
         if got != length {
             return Err(SourceError::short_body(object.name(), range, got));
         }
-        Ok(Outgoing { parts, file: None, _room: room })
+        Ok(Outgoing { id, parts, file: None, _room: room })
     }
 
     /// An answer that is a file, where the bytes are in one.
@@ -389,6 +559,8 @@ impl Connection {
         opened: &Opened,
         range: &Range<u64>,
     ) -> Result<Option<Outgoing>, SourceError> {
+        // Opened when it may be sent, and not before.
+        let part = self.seat.file().await;
         let _turn = self.seat.turn().await;
         let Opened { object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.
@@ -399,8 +571,7 @@ impl Connection {
         match placed.open() {
             Ok(file) => {
                 let answer = Answer::File { position: placed.at(), length: placed.len() };
-                let parts = vec![answer.encode(id).into()];
-                Ok(Some(Outgoing { parts, file: Some(file), _room: None }))
+                Ok(Some(Outgoing::with_file(&answer, id, file, part)))
             }
             Err(error) => {
                 tracing::warn!(%error, "a file of the cache cannot be opened");
@@ -410,8 +581,14 @@ impl Connection {
     }
 
     /// The piece with the byte at `offset`.
-    async fn memory(&self, id: u64, opened: &Opened, offset: u64) -> Result<Outgoing, SourceError> {
-        let Opened { url, object, pinned } = opened;
+    async fn memory(
+        &self,
+        id: u64,
+        opened: &Opened,
+        offset: u64,
+        part: Part,
+    ) -> Result<Outgoing, SourceError> {
+        let Opened { url, object, pinned, .. } = opened;
         let pieces = &self.server.pieces;
         let failed = |text: String| {
             let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 0, text };
@@ -421,7 +598,7 @@ impl Connection {
             // Its pieces might be of different versions.
             return failed("an object whose version is weak is not mapped".to_owned());
         }
-        let (piece, range) = match pieces.get(object, url, pinned, offset).await {
+        let (piece, range) = match pieces.get(object, url, pinned, offset, &self.seat).await {
             Ok(piece) => piece,
             Err(NoPiece::Source(error)) => return Err(error),
             Err(NoPiece::Full) => {
@@ -435,23 +612,10 @@ impl Connection {
             Err(error) => return failed(format!("no memory: {error}")),
         };
         let answer = Answer::File { position: offset - range.start, length: range.end - offset };
-        let parts = vec![answer.encode(id).into()];
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if !given.iter().any(|one| Arc::ptr_eq(one, &piece)) {
             given.push(piece);
         }
-        Ok(Outgoing { parts, file: Some(file), _room: None })
-    }
-
-    /// Fetches what will be asked for, in as few requests as there are gaps.
-    async fn ahead(&self, handle: u32, offset: u64, length: u64) {
-        let Ok(_turn) = self.server.announced.try_acquire() else { return };
-        let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else { return };
-        let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(opened.pinned.len);
-        if offset >= end {
-            return;
-        }
-        // Whoever asks for these bytes is told what is wrong with them.
-        let _ = opened.object.prefetch(&opened.pinned.version, offset..end).await;
+        Ok(Outgoing::with_file(&answer, id, file, part))
     }
 }

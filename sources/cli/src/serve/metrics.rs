@@ -7,14 +7,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::{
-    Server,
-    page::{Picture, Saved},
-    seen::BUCKETS_US,
-};
+use super::{Server, saved::Saved, seen::BUCKETS_US};
 
 /// The text of `/metrics`, in Prometheus's format 0.0.4.
-pub(super) fn text(server: &Server, picture: &Picture, stopping: bool) -> String {
+pub(super) fn text(server: &Server, used_bytes: u64, stopping: bool) -> String {
     let mut out = Text::default();
     let cache = server.objects.cache().count();
     let source = server.objects.traffic().count();
@@ -48,7 +44,7 @@ pub(super) fn text(server: &Server, picture: &Picture, stopping: bool) -> String
     out.counter("extmem_cache_stored_bytes_total", help, &[("", cache.stored_bytes)]);
     let help = "Bytes that left to make room";
     out.counter("extmem_cache_evicted_bytes_total", help, &[("", cache.evicted_bytes)]);
-    out.gauge("extmem_cache_used_bytes", "What the cache takes", &[("", picture.used_bytes)]);
+    out.gauge("extmem_cache_used_bytes", "What the cache takes", &[("", used_bytes)]);
     let help = "The most that the cache may take";
     out.gauge("extmem_cache_max_bytes", help, &[("", server.bytes_max)]);
 

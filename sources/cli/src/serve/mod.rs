@@ -21,7 +21,9 @@ mod metrics; // what Prometheus is told
 mod objects; // addresses to sources
 mod page; // what people see
 mod pieces; // parts of objects in memory that clients map
-mod seats; // places for connections, room for answers
+mod recent; // what was used last
+mod saved; // what the cache spares its clients
+mod seats; // places for connections, and shares of everything
 mod seen; // who is there, what failed, what is hot
 mod spans; // ranges across files
 mod unix; // a socket of this machine, and who is on its other end
@@ -40,7 +42,11 @@ use std::{
     time::Duration,
 };
 
-use sources::{AllowList, Cache, CachePolicy, server::socket::Socket, size};
+use sources::{
+    AllowList, Cache, CachePolicy,
+    server::socket::{Socket, descriptors_max},
+    size,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, watch},
@@ -53,7 +59,7 @@ use self::{
     objects::Objects,
     page::Page,
     pieces::Pieces,
-    seats::{Peer, Seats},
+    seats::{Peer, Seats, Shares},
     seen::Seen,
     spans::Spans,
 };
@@ -113,7 +119,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse)]
     block_bytes: u64,
     /// Memory for clients of --unix that map objects: each byte is there once for all of them. Size, or
-    /// 0 for none
+    /// 0 for none. Users of --allow-uid could keep more of it than is counted
     #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = size::parse)]
     memory_bytes: u64,
     /// Addresses that may be asked for start with this; may be given more than once
@@ -142,6 +148,11 @@ const SPAN_BYTES_MIN: u64 = 16 << 20;
 const SPAN_BYTES_OF_HEADS: u64 = 32 << 20;
 const SPAN_BYTES_MAX: u64 = 256 << 20;
 
+/// Descriptors that are on their way to clients: at most this part of those that this process may have.
+/// The kernel counts them, too, for the user who sends them.
+const FILES_SHARE: u64 = 4;
+const FILES_MAX: usize = 4096;
+
 /// What all connections share.
 pub(crate) struct Server {
     objects: Objects,
@@ -152,8 +163,6 @@ pub(crate) struct Server {
     extent_bytes: u64,
     /// Fetches ahead of readers.
     ahead: Arc<Semaphore>,
-    /// Announcements of readers that are followed.
-    announced: Semaphore,
     seats: Arc<Seats>,
     counts: Counts,
     seen: Seen,
@@ -211,19 +220,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Some(locked) => locked,
         None => lock.take().map_err(failed)?,
     };
+    let files_max = descriptors_max();
+    let pieces = Pieces::new(args.memory_bytes, args.block_bytes, files_max);
+    let shares = Shares {
+        requests: args.requests_max.into(),
+        files: usize::try_from(files_max / FILES_SHARE).unwrap_or(usize::MAX).min(FILES_MAX),
+        fills: pieces.fills_max(),
+    };
     let server = Server {
         handles: Handles::open(&dir.join("serve/handles")).map_err(failed)?,
         spans: Spans::open(&dir.join("serve/spans"), span_bytes).map_err(failed)?,
-        pieces: Pieces::new(args.memory_bytes, args.block_bytes),
+        pieces,
         objects: Objects::new(cache, allow),
         extent_bytes: args.block_bytes,
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
-        announced: Semaphore::new(blocks::AHEAD_OF_ALL_MAX),
-        seats: Seats::new(
-            args.connections_max,
-            args.connections_per_client,
-            args.requests_max.into(),
-        ),
+        seats: Seats::new(args.connections_max, args.connections_per_client, shares),
         counts: Counts::default(),
         seen: Seen::default(),
         bytes_max: args.max_bytes,

@@ -29,7 +29,7 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
-use sources::{disk_cache::ObjectMap, price};
+use sources::disk_cache::ObjectMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -37,7 +37,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{Server, metrics, seen};
+use super::{Server, metrics, saved::Saved, seen};
 
 /// Connections at once; further ones wait.
 const CONNECTIONS_MAX: usize = 64;
@@ -84,10 +84,10 @@ struct Shared {
 
 /// What lies on the disk.
 #[derive(Clone)]
-pub(super) struct Picture {
+struct Picture {
     made: Instant,
     took: Duration,
-    pub(super) used_bytes: u64,
+    used_bytes: u64,
     maps: Arc<Vec<ObjectMap>>,
 }
 
@@ -189,7 +189,7 @@ async fn prometheus(State(shared): State<Arc<Shared>>) -> Response {
         Ok(picture) => {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
             let stopping = *shared.stopping.borrow();
-            let body = metrics::text(&shared.server, &picture, stopping);
+            let body = metrics::text(&shared.server, picture.used_bytes, stopping);
             ([(header::CONTENT_TYPE, kind)], body).into_response()
         }
         Err(error) => unreadable(&error),
@@ -292,32 +292,6 @@ impl Shared {
             "objects": picture.maps.iter().map(object).collect::<Vec<_>>(),
             "objects_max": OBJECTS_MAX,
         })
-    }
-}
-
-/// What the cache has saved its clients.
-pub(super) struct Saved {
-    /// GETs, each as large as those that were made.
-    pub(super) requests: u64,
-    pub(super) bytes: u64,
-    /// What that costs at S3's list prices, in US dollars: read from the internet, and from within
-    /// the region.
-    pub(super) usd_internet: f64,
-    pub(super) usd_region: f64,
-}
-
-impl Saved {
-    pub(super) fn of(server: &Server) -> Saved {
-        let traffic = server.objects.traffic().count();
-        let bytes = server.objects.cache().count().hit_bytes;
-        let each = traffic.bytes.checked_div(traffic.gets).unwrap_or(0).max(server.extent_bytes);
-        let requests = bytes.div_ceil(each);
-        Saved {
-            requests,
-            bytes,
-            usd_internet: price::S3_STANDARD_INTERNET.cost_usd(requests, bytes),
-            usd_region: price::S3_STANDARD.cost_usd(requests, bytes),
-        }
     }
 }
 

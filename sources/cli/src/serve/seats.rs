@@ -1,9 +1,9 @@
-//! Who is served: places for connections, turns for requests, and room for answers that nobody has read
-//! yet.
+//! Who is served: places for connections, turns for requests, room for answers that nobody has read
+//! yet, and what else there is so much of.
 //!
 //! Each listener has places of its own, and each of its clients, an address or a user of this machine,
-//! at most so many of them, and half of all turns: whatever one does, the others find a place. Who is turned away takes one
-//! of a few places beside them, for as long as that takes to say.
+//! at most so many of them, and half of everything that is shared: whatever one does, the others find
+//! some. Who is turned away takes one of a few places beside them, for as long as that takes to say.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections that are being told that they are not served.
 const REFUSED_MAX: usize = 16;
-/// Bytes of answers that wait to be read, of all connections, and of those of one client.
+/// Bytes of answers that wait to be read, of all connections: half of them for one client.
 const UNREAD_BYTES: u64 = 256 << 20;
-const UNREAD_BYTES_PER_CLIENT: u64 = 128 << 20;
 /// They are counted by this.
 const UNIT: u64 = 4096;
+/// Announcements of readers that are followed at once.
+const ANNOUNCED_MAX: usize = 64;
+/// What one client's open objects may take in texts: addresses and versions.
+const HANDLE_BYTES: u64 = 64 << 20;
+/// They are counted by this, and an object takes so much besides.
+const HANDLE_UNIT: u64 = 64;
+const HANDLE_BESIDE: u64 = 512;
 
 /// Who is on the other end, and by which listener it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,16 +48,48 @@ impl Peer {
     }
 }
 
+/// What is shared out, and how much of it there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shares {
+    /// Requests that are worked on.
+    pub(super) requests: usize,
+    /// Descriptors that are on their way to clients.
+    pub(super) files: usize,
+    /// Parts of objects that are being put into memory.
+    pub(super) fills: usize,
+}
+
+/// What is left of it: for all, or for one client.
+struct Left {
+    requests: Arc<Semaphore>,
+    unread: Arc<Semaphore>,
+    announced: Arc<Semaphore>,
+    files: Arc<Semaphore>,
+    fills: Arc<Semaphore>,
+}
+
+impl Left {
+    /// All of it, divided by `parts`, and not less than one of each.
+    fn of(shares: Shares, parts: usize) -> Arc<Left> {
+        let some = |count: usize| Arc::new(Semaphore::new(count.div_ceil(parts).max(1)));
+        Arc::new(Left {
+            requests: some(shares.requests),
+            unread: some(units(UNREAD_BYTES)),
+            announced: some(ANNOUNCED_MAX),
+            files: some(shares.files),
+            fills: some(shares.fills),
+        })
+    }
+}
+
 /// See the module.
 pub(super) struct Seats {
     /// Of one listener, and of one client of it.
     listener_max: usize,
     client_max: usize,
+    shares: Shares,
+    left: Arc<Left>,
     held: Mutex<Held>,
-    unread: Arc<Semaphore>,
-    /// Requests that are worked on, and how many of them for one client.
-    requests: Arc<Semaphore>,
-    requests_per_client: usize,
 }
 
 #[derive(Default)]
@@ -62,46 +100,49 @@ struct Held {
 
 struct Client {
     seats: usize,
-    unread: Arc<Semaphore>,
-    requests: Arc<Semaphore>,
+    left: Arc<Left>,
+    handles: Arc<Semaphore>,
 }
 
 /// A connection's place. Free again when dropped.
 pub(super) struct Seat {
     seats: Arc<Seats>,
     peer: Peer,
-    /// Room of its client for answers.
-    unread: Arc<Semaphore>,
-    /// Turns of its client.
-    requests: Arc<Semaphore>,
+    /// What is left for its client.
+    own: Arc<Left>,
+    handles: Arc<Semaphore>,
 }
 
-/// A request that is worked on.
-pub(super) struct Turn {
+/// A part of what is shared, given back when it is dropped.
+pub(super) struct Part {
     _client: Option<OwnedSemaphorePermit>,
     _all: Option<OwnedSemaphorePermit>,
 }
 
-/// Room for an answer, until it is read.
-pub(super) struct Room {
-    _client: Option<OwnedSemaphorePermit>,
-    _all: Option<OwnedSemaphorePermit>,
+impl Part {
+    /// Waits for so many. In this order: who waits for all holds up its own client alone.
+    async fn of(client: &Arc<Semaphore>, all: &Arc<Semaphore>, count: u32) -> Part {
+        let client = client.clone().acquire_many_owned(count).await.ok();
+        let all = all.clone().acquire_many_owned(count).await.ok();
+        Part { _client: client, _all: all }
+    }
+
+    /// So many, if they are there now.
+    fn now(client: &Arc<Semaphore>, all: &Arc<Semaphore>, count: u32) -> Option<Part> {
+        let client = client.clone().try_acquire_many_owned(count).ok()?;
+        let all = all.clone().try_acquire_many_owned(count).ok()?;
+        Some(Part { _client: Some(client), _all: Some(all) })
+    }
 }
 
 fn units(bytes: u64) -> usize {
-    (bytes / UNIT) as usize
+    bytes.div_ceil(UNIT) as usize
 }
 
 impl Seats {
-    pub(super) fn new(listener_max: usize, client_max: usize, requests_max: usize) -> Arc<Seats> {
-        Arc::new(Seats {
-            listener_max,
-            client_max,
-            held: Mutex::default(),
-            unread: Arc::new(Semaphore::new(units(UNREAD_BYTES))),
-            requests: Arc::new(Semaphore::new(requests_max)),
-            requests_per_client: requests_max.div_ceil(2),
-        })
+    pub(super) fn new(listener_max: usize, client_max: usize, shares: Shares) -> Arc<Seats> {
+        let (left, held) = (Left::of(shares, 1), Mutex::default());
+        Arc::new(Seats { listener_max, client_max, shares, left, held })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
@@ -114,7 +155,7 @@ impl Seats {
             Peer::Refused => (REFUSED_MAX, REFUSED_MAX),
             _ => (self.listener_max, self.client_max),
         };
-        let (unread, requests) = self.with(|held| {
+        let (own, handles) = self.with(|held| {
             let seats = held.clients.get(&peer).map_or(0, |client| client.seats);
             let taken = &mut held.listeners[peer.listener()];
             if *taken >= listener_max || seats >= client_max {
@@ -123,32 +164,51 @@ impl Seats {
             *taken += 1;
             let client = held.clients.entry(peer).or_insert_with(|| Client {
                 seats: 0,
-                unread: Arc::new(Semaphore::new(units(UNREAD_BYTES_PER_CLIENT))),
-                requests: Arc::new(Semaphore::new(self.requests_per_client)),
+                left: Left::of(self.shares, 2),
+                handles: Arc::new(Semaphore::new((HANDLE_BYTES / HANDLE_UNIT) as usize)),
             });
             client.seats += 1;
-            Some((client.unread.clone(), client.requests.clone()))
+            Some((client.left.clone(), client.handles.clone()))
         })?;
-        Some(Seat { seats: self.clone(), peer, unread, requests })
+        Some(Seat { seats: self.clone(), peer, own, handles })
     }
 }
 
 impl Seat {
     /// Waits until one more request may be worked on.
-    pub(super) async fn turn(&self) -> Turn {
-        // In this order, as below.
-        let client = self.requests.clone().acquire_owned().await.ok();
-        let all = self.seats.requests.clone().acquire_owned().await.ok();
-        Turn { _client: client, _all: all }
+    pub(super) async fn turn(&self) -> Part {
+        Part::of(&self.own.requests, &self.seats.left.requests, 1).await
     }
 
-    /// Waits until there is room for an answer of so many bytes.
-    pub(super) async fn room(&self, bytes: u64) -> Room {
-        let units = bytes.div_ceil(UNIT) as u32;
-        // In this order: who waits for all holds up its own client alone.
-        let client = self.unread.clone().acquire_many_owned(units).await.ok();
-        let all = self.seats.unread.clone().acquire_many_owned(units).await.ok();
-        Room { _client: client, _all: all }
+    /// Waits until there is room for an answer of so many bytes, which is given back when it is read.
+    pub(super) async fn room(&self, bytes: u64) -> Part {
+        Part::of(&self.own.unread, &self.seats.left.unread, units(bytes) as u32).await
+    }
+
+    /// Room for an answer, if there is some now.
+    pub(super) fn room_now(&self, bytes: u64) -> Option<Part> {
+        Part::now(&self.own.unread, &self.seats.left.unread, units(bytes) as u32)
+    }
+
+    /// Leave to follow one more announcement, if there is any.
+    pub(super) fn announcement(&self) -> Option<Part> {
+        Part::now(&self.own.announced, &self.seats.left.announced, 1)
+    }
+
+    /// Waits until one more descriptor may be on its way.
+    pub(super) async fn file(&self) -> Part {
+        Part::of(&self.own.files, &self.seats.left.files, 1).await
+    }
+
+    /// Waits until one more part of an object may be put into memory.
+    pub(super) async fn fill(&self) -> Part {
+        Part::of(&self.own.fills, &self.seats.left.fills, 1).await
+    }
+
+    /// Room for one more open object, whose texts have so many bytes, if there is some.
+    pub(super) fn handle(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let units = (bytes + HANDLE_BESIDE).div_ceil(HANDLE_UNIT) as u32;
+        self.handles.clone().try_acquire_many_owned(units).ok()
     }
 }
 
@@ -168,11 +228,18 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    fn seats(listener_max: usize, client_max: usize, each: usize) -> Arc<Seats> {
+        let shares = Shares { requests: each, files: each, fills: each };
+        Seats::new(listener_max, client_max, shares)
+    }
 
     #[test]
     fn one_client_or_listener_leaves_places_to_the_others() {
-        let seats = Seats::new(3, 2, 1);
+        let seats = seats(3, 2, 1);
         let (one, two) = (Peer::User(1), Peer::User(2));
         let first = seats.take(one).expect("a place");
         let _second = seats.take(one).expect("a place");
@@ -191,28 +258,52 @@ mod tests {
 
     #[tokio::test]
     async fn one_client_leaves_room_to_the_others() {
-        let seats = Seats::new(10, 10, 1);
+        let seats = seats(10, 10, 1);
         let slow = seats.take(Peer::User(1)).expect("a place");
-        let held = slow.room(UNREAD_BYTES_PER_CLIENT).await;
+        let held = slow.room(UNREAD_BYTES / 2).await;
+        assert!(slow.room_now(1).is_none());
         let more = slow.room(1);
         let other = seats.take(Peer::User(2)).expect("a place");
-        other.room(UNREAD_BYTES_PER_CLIENT / 2).await;
-        assert!(futures::FutureExt::now_or_never(more).is_none());
+        other.room(UNREAD_BYTES / 4).await;
+        assert!(more.now_or_never().is_none());
         drop(held);
         slow.room(1).await;
+        assert!(slow.room_now(1).is_some());
     }
 
+    /// Whatever it is, by however many connections.
     #[tokio::test]
-    async fn one_client_leaves_turns_to_the_others() {
-        let seats = Seats::new(10, 10, 5);
+    async fn one_client_leaves_half_to_the_others() {
+        let seats = seats(10, 10, 5);
         let (slow, too) = (seats.take(Peer::User(1)), seats.take(Peer::User(1)));
         let (slow, too) = (slow.expect("a place"), too.expect("another of its connections"));
-        let mut held = vec![slow.turn().await, too.turn().await, slow.turn().await];
-        let more = too.turn();
         let other = seats.take(Peer::User(2)).expect("a place");
-        let _others = (other.turn().await, other.turn().await);
-        assert!(futures::FutureExt::now_or_never(more).is_none(), "three of five, rounded up");
-        held.pop();
-        slow.turn().await;
+        let mut held = Vec::new();
+        for seat in [&slow, &too, &slow] {
+            held.push((seat.turn().await, seat.file().await, seat.fill().await));
+        }
+        assert!(too.turn().now_or_never().is_none(), "three of five, rounded up");
+        assert!(too.file().now_or_never().is_none() && too.fill().now_or_never().is_none());
+        for _ in 0..2 {
+            held.push((other.turn().await, other.file().await, other.fill().await));
+        }
+        held.remove(0);
+        held.push((too.turn().await, too.file().await, too.fill().await));
+        let announced: Vec<_> = (0..100).map_while(|_| slow.announcement()).collect();
+        assert_eq!(announced.len(), ANNOUNCED_MAX / 2);
+        let others: Vec<_> = (0..100).map_while(|_| other.announcement()).collect();
+        assert_eq!(others.len(), ANNOUNCED_MAX / 2);
+    }
+
+    /// 1024 objects on each of 512 connections, with 16 KiB of texts each, were 8 GiB.
+    #[test]
+    fn the_texts_of_open_objects_are_bounded() {
+        let seats = seats(10, 10, 1);
+        let one = seats.take(Peer::User(1)).expect("a place");
+        let held: Vec<_> = (0..100_000).map_while(|_| one.handle(16 << 10)).collect();
+        assert!((3000..=4096).contains(&held.len()), "{}", held.len());
+        assert!(seats.take(Peer::User(2)).expect("a place").handle(16 << 10).is_some());
+        drop(held);
+        assert!(one.handle(100).is_some());
     }
 }

@@ -5,7 +5,6 @@
 //! changed, and leave by `unlink`, oldest use first. They are made anew after a restart.
 
 use std::{
-    collections::HashMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     ops::Range,
@@ -21,7 +20,7 @@ use futures::StreamExt;
 use pager::{BlockSource, SourceError};
 use sources::server::v000::PATH_BYTES_MAX;
 
-use super::{digest, handles::Pinned, objects::Object};
+use super::{digest, handles::Pinned, objects::Object, recent::Recent};
 
 /// Spans begin and end at multiples of this, so that neighbours find the same one.
 const EDGE_BYTES: u64 = 64 << 10;
@@ -39,10 +38,9 @@ pub(super) struct Spans {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// By name: bytes, and when it was last used.
-    spans: HashMap<String, (u64, u64)>,
-    bytes: u64,
-    clock: u64,
+    spans: Recent<String, ()>,
+    /// Bytes of those that are being written.
+    reserved: u64,
 }
 
 /// Why there is no span.
@@ -117,7 +115,7 @@ impl Spans {
         let name = format!("{}-{start}-{end}", digest(what.as_bytes()));
         let path = self.folder.join(&name);
         let span = Span { path: path.clone(), at: range.start - start, len: end - range.start };
-        if self.with(|held| held.touch(&name)) && path.exists() {
+        if self.with(|held| held.spans.touch(&name).is_some()) && path.exists() {
             return Ok(span);
         }
         let room = self.reserve(bytes.next_multiple_of(PAGE)).map_err(NoSpan::Disk)?;
@@ -167,7 +165,7 @@ impl Room<'_> {
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.spans.with(|held| held.bytes -= self.bytes);
+        self.spans.with(|held| held.reserved -= self.bytes);
     }
 }
 
@@ -188,42 +186,39 @@ impl Drop for Temporary {
 }
 
 impl Held {
-    fn touch(&mut self, name: &str) -> bool {
-        self.clock += 1;
-        match self.spans.get_mut(name) {
-            Some((_, used)) => {
-                *used = self.clock;
-                true
-            }
-            None => false,
-        }
+    fn bytes(&self) -> u64 {
+        self.spans.bytes() + self.reserved
     }
 
     fn reserve(&mut self, bytes: u64, bytes_max: u64) -> bool {
-        let fits = self.bytes + bytes <= bytes_max;
-        self.bytes += if fits { bytes } else { 0 };
+        let fits = self.bytes() + bytes <= bytes_max;
+        self.reserved += if fits { bytes } else { 0 };
         fits
     }
 
-    /// A span whose bytes were reserved is there.
+    /// A span whose bytes were reserved is there. Two clients may have made the same one: the second
+    /// takes the place of the first.
     fn add(&mut self, name: String, bytes: u64) {
-        self.clock += 1;
-        // Two clients may have made the same one: the second took the place of the first.
-        if self.spans.insert(name, (bytes, self.clock)).is_some() {
-            self.bytes -= bytes;
-        }
+        self.reserved -= bytes;
+        self.spans.insert(name, (), bytes);
     }
 
     /// Who leaves, so that `bytes` more stay within `bytes_max`.
     fn make_room(&mut self, bytes: u64, bytes_max: u64) -> Vec<String> {
+        let mut over = (self.bytes() + bytes).saturating_sub(bytes_max);
+        if over == 0 {
+            return Vec::new();
+        }
         let mut leaving = Vec::new();
-        while self.bytes + bytes > bytes_max {
-            let oldest = self.spans.iter().min_by_key(|(_, (_, used))| *used);
-            let Some(name) = oldest.map(|(name, _)| name.clone()) else { break };
-            if let Some((bytes, _)) = self.spans.remove(&name) {
-                self.bytes -= bytes;
+        for (name, (), bytes) in self.spans.oldest_first() {
+            if over == 0 {
+                break;
             }
-            leaving.push(name);
+            over = over.saturating_sub(bytes);
+            leaving.push(name.clone());
+        }
+        for name in &leaving {
+            self.spans.remove(name);
         }
         leaving
     }
@@ -240,11 +235,11 @@ mod tests {
             assert!(held.reserve(4096, 1 << 20));
             held.add(name.to_owned(), 4096);
         }
-        assert!(held.touch("b") && !held.touch("x"));
-        assert_eq!(held.bytes, 3 * 4096);
+        assert!(held.spans.touch("b").is_some());
+        assert_eq!(held.bytes(), 3 * 4096);
         assert_eq!(held.make_room(4096, 3 * 4096), ["c"]);
         assert_eq!(held.make_room(3 * 4096, 3 * 4096), ["a", "b"]);
-        assert_eq!((held.bytes, held.spans.len()), (0, 0));
+        assert_eq!((held.bytes(), held.spans.count()), (0, 0));
         assert!(held.reserve(4096, 4096) && !held.reserve(1, 4096), "what is under way counts");
         assert_eq!(held.make_room(4096, 4096).len(), 0, "and does not leave");
     }

@@ -20,7 +20,7 @@ use sources::{
 };
 
 use crate::{
-    origin::{Origin, sample},
+    origin::{Origin, Page, sample},
     serve::Server,
 };
 
@@ -594,6 +594,96 @@ fn announcements_are_followed_side_by_side() {
         assert!(Instant::now() < in_time, "{:?} of what was announced", origin.count());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A read that came right behind an announcement was quicker than that, and fetched its own part: twice
+/// the requests, one after the other.
+#[test]
+fn reads_wait_for_what_was_announced_before_them() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(24 << 20, 47);
+    origin.put("/object", &object, "1");
+    let _server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&origin.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    for part in 0..12u64 {
+        client.say(4, &Raw::range(&opened[..4], part * (2 << 20), 2 << 20)).expect("send");
+        let mut wants = Raw::range(&opened[..4], part * (2 << 20), 4096);
+        wants.push(1);
+        client.say(3, &wants).expect("send");
+    }
+    for _ in 0..12 {
+        let (kind, _) = client.hear().expect("an answer");
+        assert!(kind == 131 || kind == 132, "{kind}");
+    }
+    let in_time = Instant::now() + Duration::from_secs(30);
+    while origin.count().1 < 24 << 20 {
+        assert!(Instant::now() < in_time, "{:?} of what was announced", origin.count());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(origin.count(), (12, 24 << 20), "one request for each");
+}
+
+/// An answer waited for the whole block, on the disk.
+#[test]
+fn bytes_are_sent_as_they_come() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8 << 20, 48);
+    let tag = "\"1\"".to_owned();
+    origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
+    let _server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&origin.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    client.say(4, &Raw::range(&opened[..4], 0, 8 << 20)).expect("send");
+    let mut wants = Raw::range(&opened[..4], 100_000, 100_000);
+    wants.push(1);
+    let (kind, bytes) = client.ask(3, &wants);
+    assert!(kind == 131 && bytes == object[100_000..200_000], "{kind}");
+    assert_eq!(origin.count().0, 1);
+    origin.let_go();
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&origin.url("/object"), "")).expect("a source");
+        assert!(read(&source, 0..8 << 20).await.expect("bytes") == object);
+    });
+    assert_eq!(origin.count(), (1, 8 << 20), "every byte once");
+}
+
+/// Descriptors that nobody takes are counted as the server's by the kernel. A socket has room for some
+/// hundred answers that are files, so who took none was never noticed.
+#[test]
+fn who_takes_no_descriptors_is_given_few_and_given_up() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(1 << 20, 49);
+    origin.put("/object", &object, "1");
+    let server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let (_, opened) = client.open_now(&origin.url("/object"));
+    let mut wants = Raw::range(&opened[..4], 0, 4096);
+    wants.push(1);
+    assert_eq!(client.ask(3, &wants).0, 132, "a file");
+    for _ in 0..60 {
+        client.say(3, &wants).expect("send");
+    }
+    // Others have theirs meanwhile.
+    let mut other = Raw::connect(&place);
+    let (_, theirs) = other.open_now(&origin.url("/object"));
+    wants[..4].copy_from_slice(&theirs[..4]);
+    for _ in 0..100 {
+        assert_eq!(other.ask(3, &wants).0, 132);
+    }
+    let in_time = Instant::now() + Duration::from_secs(40);
+    while client.say(5, &9u32.to_le_bytes()).is_ok() {
+        assert!(Instant::now() < in_time, "it has its connection still");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut files = 0;
+    while let Ok((kind, _)) = client.hear() {
+        files += usize::from(kind == 132);
+    }
+    assert!((1..=17).contains(&files), "{files} descriptors that nobody took");
+    assert_eq!(server.stop(), Some(0));
 }
 
 /// Many who ask for all they may, and read nothing.

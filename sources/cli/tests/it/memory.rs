@@ -17,6 +17,7 @@ use sources::server::{
 
 use crate::{
     origin::{Origin, sample},
+    page::{get, metric},
     serve::Server,
 };
 
@@ -25,10 +26,14 @@ fn socket(folder: &Path) -> PathBuf {
 }
 
 fn start(folder: &Path, origin: &Origin, memory: &str) -> Server {
+    start_with(folder, origin, memory, &[])
+}
+
+fn start_with(folder: &Path, origin: &Origin, memory: &str, more: &[&str]) -> Server {
     let socket = socket(folder);
     let args =
         ["--allow", origin.base(), "--max-bytes", "128MiB", "--memory-bytes", memory, "--unix"];
-    let args = [&args[..], &[socket.to_str().expect("text")]].concat();
+    let args = [&args[..], &[socket.to_str().expect("text")], more].concat();
     Server::start(&folder.join("cache"), &args)
 }
 
@@ -129,6 +134,41 @@ fn memory_is_bounded_and_comes_back_when_clients_leave() {
         drop(second);
         let never = map(folder.path(), &url("/large")).await.map(drop).expect_err("too large");
         assert!(matches!(never, SourceError::Permanent { .. }), "{never}");
+    });
+}
+
+/// A map that outlives its connection was nobody's: others were given the same room again.
+#[test]
+fn what_is_mapped_counts_as_long_as_it_is() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let (one, two) = (sample(3_000_000, 58), sample(3_000_000, 59));
+    origin.put("/one", &one, "1");
+    origin.put("/two", &two, "1");
+    let server = start_with(folder.path(), &origin, "4MiB", &["--http", "127.0.0.1:0"]);
+    let first = runtime().block_on(map(folder.path(), &origin.url("/one"))).expect("a map");
+    // Its connection went with its runtime.
+    let in_time = Instant::now() + Duration::from_secs(20);
+    let http = server.http.as_deref().expect("a page");
+    let connections = || metric(&get(http, "/metrics"), "extmem_connections{protocol=\"blocks\"}");
+    while connections() > 0.0 {
+        assert!(Instant::now() < in_time, "{} connections", connections());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    runtime().block_on(async {
+        let full = map(folder.path(), &origin.url("/two")).await.map(drop).expect_err("no room");
+        assert!(full.to_string().contains("mapped by"), "{full}");
+        assert!(first[..] == one);
+        // The pieces that there was room for go with their connection.
+        drop(first);
+        let in_time = Instant::now() + Duration::from_secs(20);
+        let second = loop {
+            match map(folder.path(), &origin.url("/two")).await {
+                Ok(map) => break map,
+                Err(error) => assert!(Instant::now() < in_time, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(second[..] == two);
     });
 }
 

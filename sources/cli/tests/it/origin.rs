@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -23,6 +23,8 @@ pub(crate) enum Page {
     Status(u16),
     /// These bytes, with this ETag; but no more than the first thousand ever arrive.
     Cut(Arc<Vec<u8>>, String),
+    /// These bytes, with this ETag; but no more than so many of each answer, until they are let go.
+    Held(Arc<Vec<u8>>, String, usize),
     /// Look there.
     Redirect(String),
 }
@@ -38,6 +40,8 @@ struct Shared {
     delay_ms: AtomicU64,
     gets: AtomicU64,
     bytes: AtomicU64,
+    let_go: Mutex<bool>,
+    went: Condvar,
 }
 
 /// Bytes with no period that a range could hide in.
@@ -91,6 +95,12 @@ impl Origin {
         self.shared.delay_ms.store(delay.as_millis() as u64, Relaxed);
     }
 
+    /// Lets go what was held.
+    pub(crate) fn let_go(&self) {
+        *self.shared.let_go.lock().unwrap() = true;
+        self.shared.went.notify_all();
+    }
+
     /// GETs and bytes of their bodies so far.
     pub(crate) fn count(&self) -> (u64, u64) {
         (self.shared.gets.load(Relaxed), self.shared.bytes.load(Relaxed))
@@ -120,10 +130,15 @@ impl Shared {
         let (status, headers, body) = match &page {
             Page::Status(status) => (*status, String::new(), &[][..]),
             Page::Redirect(to) => (302, format!("Location: {to}\r\n"), &[][..]),
-            Page::Object(bytes, _) | Page::Bare(bytes) | Page::Cut(bytes, _) => {
+            Page::Object(bytes, _)
+            | Page::Bare(bytes)
+            | Page::Cut(bytes, _)
+            | Page::Held(bytes, ..) => {
                 let mut headers = "Accept-Ranges: bytes\r\n".to_owned();
                 let tag = match &page {
-                    Page::Object(_, tag) | Page::Cut(_, tag) => tag.as_str(),
+                    Page::Object(_, tag) | Page::Cut(_, tag) | Page::Held(_, tag, _) => {
+                        tag.as_str()
+                    }
                     _ => "",
                 };
                 if !tag.is_empty() {
@@ -155,6 +170,13 @@ impl Shared {
                 return None;
             }
             self.bytes.fetch_add(body.len() as u64, Relaxed);
+            let mut body = body;
+            if let Page::Held(_, _, most) = page {
+                let first = body.split_off(..most.min(body.len()))?;
+                socket.write_all(first).ok()?;
+                let held = self.let_go.lock().unwrap();
+                drop(self.went.wait_while(held, |let_go| !*let_go).unwrap());
+            }
             socket.write_all(body).ok()?;
         }
         Some(())

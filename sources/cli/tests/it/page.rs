@@ -40,7 +40,7 @@ fn get_as(http: &str, path: &str, host: &str) -> (u16, String, String) {
     send(http, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
 }
 
-fn get(http: &str, path: &str) -> String {
+pub(crate) fn get(http: &str, path: &str) -> String {
     let (status, _, body) = get_as(http, path, http);
     assert_eq!(status, 200, "{path}: {body}");
     body
@@ -65,7 +65,7 @@ fn state_when(http: &str, wanted: impl Fn(&Value) -> bool) -> Value {
 }
 
 /// A value of `/metrics`, by its whole name with labels.
-fn metric(text: &str, name: &str) -> f64 {
+pub(crate) fn metric(text: &str, name: &str) -> f64 {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let value = lines.next().unwrap_or_else(|| panic!("no {name} in\n{text}"));
     value.parse().expect("a number")
