@@ -27,7 +27,7 @@
 //! transactions (8).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -62,6 +62,10 @@ const LIST_MAX: usize = 1000;
 /// Objects that one drain reads at most: some seconds. Who commits much fills so many between two
 /// checkpoints, and each drain puts every page that they changed.
 const DRAIN_OBJECTS_MAX: usize = 200;
+/// Damaged objects at the end of a stream that can be told to belong to it.
+const DAMAGED_MAX: usize = 16;
+/// Transactions that are remembered as committed for those who ask again.
+const SETTLED_MAX: usize = 100_000;
 /// Bytes of objects after which a drain reads no more.
 const DRAIN_BYTES_MAX: usize = 16 << 20;
 
@@ -79,7 +83,9 @@ pub(crate) fn parse(name: &str) -> Option<(Stream, u64)> {
     let mut number = || u64::from_str_radix(parts.next().filter(|part| part.len() == 16)?, 16).ok();
     let (client, epoch, sequence) = (number()?, number()?, number()?);
     let is_sound = parts.next().is_none() && is_number(epoch) && is_number(sequence);
-    is_sound.then_some((Stream { client, epoch }, sequence))
+    let stream = Stream { client, epoch };
+    // Written as it is here, and not with a sign or in capitals: it is found by its number.
+    (is_sound && self::name(stream, sequence) == name).then_some((stream, sequence))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,17 +249,35 @@ impl ObjectLog {
     }
 
     /// The highest number of a stream.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when that cannot be told: what has it is no log object, and does not
+    /// follow one either. It was put there by somebody else, or is damaged and the newest that was
+    /// kept.
     async fn last(&self, stream: Stream) -> Result<Option<u64>, StoreError> {
         let mut after = None;
-        let mut last = None;
+        let mut newest = VecDeque::new();
         loop {
             let (names, more) = self.list(&prefix(stream), after).await?;
-            last = names.last().and_then(|name| parse(name)).map(|(_, number)| number).or(last);
+            newest.extend(names.iter().filter_map(|name| parse(name)).map(|(_, number)| number));
+            while newest.len() > DAMAGED_MAX {
+                newest.pop_front();
+            }
             after = names.into_iter().next_back();
             if !more || after.is_none() {
-                return Ok(last);
+                break;
             }
         }
+        let last = newest.back().copied();
+        while let Some(number) = newest.pop_back() {
+            let name = name(stream, number);
+            let Some(bytes) = self.get(&name).await? else { break };
+            let Err(source) = decode(&bytes, stream, number) else { break };
+            if number > 0 && newest.back() != Some(&(number - 1)) {
+                return Err(StoreError::Damaged { object: name, source });
+            }
+        }
+        Ok(last)
     }
 
     /// Ends a stream. Afterwards nothing can be appended to it.
@@ -293,17 +317,22 @@ struct Group {
     write_id: u128,
     bytes: Bytes,
     tickets: Vec<u64>,
+    /// Numbers of its transactions.
+    numbers: Vec<u64>,
     /// A put of it had no answer: it may have landed, or land yet, whatever comes of the next one.
     is_unclear: bool,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// Those not in a group yet.
-    pending: Vec<(u64, Bytes)>,
+    /// Those not in a group yet: ticket, number of the transaction, frame.
+    pending: Vec<(u64, u64, Bytes)>,
     /// Those who wait: nobody else is told what came of it.
     there: HashSet<u64>,
     outcomes: HashMap<u64, Append>,
+    /// Numbers of transactions that are committed, and of which nobody was told: whoever waited gave
+    /// up, or had no answer before. At most [`SETTLED_MAX`], the newest.
+    settled: BTreeSet<u64>,
 }
 
 struct AppendState {
@@ -395,7 +424,7 @@ impl ObjectAppender {
         let mut waiting = self.waiting();
         let mut bytes = 0;
         let mut count = 0;
-        for (_, frame) in &waiting.pending {
+        for (_, _, frame) in &waiting.pending {
             bytes += frame.len();
             if count > 0 && bytes > GROUP_BYTES_MAX {
                 break;
@@ -405,10 +434,15 @@ impl ObjectAppender {
         if count == 0 {
             return None;
         }
-        let (tickets, frames): (Vec<u64>, Vec<Bytes>) = waiting.pending.drain(..count).unzip();
+        let (mut tickets, mut numbers, mut frames) = (Vec::new(), Vec::new(), Vec::new());
+        for (ticket, number, frame) in waiting.pending.drain(..count) {
+            tickets.push(ticket);
+            numbers.push(number);
+            frames.push(frame);
+        }
         let write_id = self.log.cloud.chance.next_u128();
         let bytes = encode(self.stream, sequence, write_id, &frames);
-        Some(Group { sequence, write_id, bytes, tickets, is_unclear: false })
+        Some(Group { sequence, write_id, bytes, tickets, numbers, is_unclear: false })
     }
 }
 
@@ -423,7 +457,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.appender.waiting();
         waiting.there.remove(&self.ticket);
-        waiting.pending.retain(|(pending, _)| *pending != self.ticket);
+        waiting.pending.retain(|(pending, ..)| *pending != self.ticket);
         waiting.outcomes.remove(&self.ticket);
     }
 }
@@ -436,7 +470,7 @@ impl Appender for ObjectAppender {
         {
             let mut waiting = self.waiting();
             waiting.there.insert(ticket);
-            waiting.pending.push((ticket, frame));
+            waiting.pending.push((ticket, transaction.number, frame));
         }
         let _place = Place { appender: self, ticket };
         loop {
@@ -444,8 +478,15 @@ impl Appender for ObjectAppender {
             // stays in `open`, and the next one settles it.
             let mut state = self.state.lock().await;
             let next = state.next;
-            if let Some(outcome) = self.waiting().outcomes.remove(&ticket) {
-                return outcome;
+            {
+                let mut waiting = self.waiting();
+                // In this attempt or in one before.
+                if waiting.settled.remove(&transaction.number) {
+                    return Append::Committed;
+                }
+                if let Some(outcome) = waiting.outcomes.remove(&ticket) {
+                    return outcome;
+                }
             }
             if state.is_fenced {
                 self.waiting().pending.clear();
@@ -465,6 +506,11 @@ impl Appender for ObjectAppender {
             let tickets = group.tickets.clone();
             match &outcome {
                 Append::Committed => {
+                    let mut waiting = self.waiting();
+                    waiting.settled.extend(&group.numbers);
+                    while waiting.settled.len() > SETTLED_MAX {
+                        waiting.settled.pop_first();
+                    }
                     state.next += 1;
                     state.open = None;
                 }
@@ -483,7 +529,7 @@ impl Appender for ObjectAppender {
             let mut waiting = self.waiting();
             let is_ours = tickets.contains(&ticket);
             for ticket in tickets {
-                if waiting.there.contains(&ticket) {
+                if waiting.there.contains(&ticket) && outcome != Append::Committed {
                     waiting.outcomes.insert(ticket, outcome.clone());
                 }
             }
@@ -548,8 +594,12 @@ impl Log for ObjectLog {
         }
         let cursor = self.cursor(stream);
         let (mut read, mut bytes_read) = (0, 0);
+        // The last number that is believed, and objects that are not.
+        let (mut before, mut strays) = (None, 0);
         for number in numbers {
             let name = name(stream, number);
+            let follows = number == cursor || before == Some(number.wrapping_sub(1));
+            let last = before.replace(number);
             if number < cursor {
                 // Applied before, and kept because it was the newest then.
                 batch.tickets.push(Ticket::Object { name });
@@ -580,10 +630,23 @@ impl Log for ObjectLog {
                         }
                     }
                 }
-                Err(_) => batch.poison.push(poison(stream, number, bytes)),
+                Err(_) => {
+                    batch.poison.push(poison(stream, number, bytes));
+                    if !follows {
+                        // Somebody else's, as far as can be seen. To count it as applied would take
+                        // all that is still to come before it for applied, too.
+                        before = last;
+                        strays += 1;
+                        continue;
+                    }
+                }
             }
             batch.through = Some((stream, number));
             batch.tickets.push(Ticket::Object { name });
+        }
+        if strays > 0 && strays == read {
+            // They stay, and would be all that the next drain finds.
+            batch.left = Left::Nothing;
         }
         Ok(batch)
     }
@@ -793,5 +856,87 @@ mod tests {
         put(&log, stream, 1, &[frame(Stamp { clock: u64::MAX, client: 7, sequence: 2 })]).await;
         let batch = log.drain(Scope::Stream(stream), 10).await.unwrap();
         assert_eq!((batch.entries.len(), batch.poison.len()), (0, 1));
+    }
+
+    async fn noise(log: &ObjectLog, name: &str) {
+        log.cloud.objects.put(name, "noise".into(), PutIf::Absent).await;
+    }
+
+    async fn drained(log: &ObjectLog, stream: Stream) -> (usize, usize, Left) {
+        let batch = log.drain(Scope::Stream(stream), 1000).await.unwrap();
+        log.ack(batch.tickets).await.unwrap();
+        (batch.entries.len(), batch.poison.len(), batch.left)
+    }
+
+    /// A number far ahead that was no log object was taken for the newest of its stream: what was
+    /// committed after that counted as applied, and was deleted.
+    #[tokio::test]
+    async fn a_stray_number_is_not_believed() {
+        let stream = Stream { client: 7, epoch: 1 };
+        let frame_of = |n: u64| frame(Stamp { clock: n + 1, client: 7, sequence: n + 1 });
+        let strays = [1 << 40, (1 << 40) + 1].map(|number| name(stream, number));
+        // There before the stream, or after its first objects.
+        for first in [0, 3] {
+            let log = log();
+            for n in 0..first {
+                put(&log, stream, n, &[frame_of(n)]).await;
+            }
+            for stray in &strays {
+                noise(&log, stray).await;
+            }
+            for _ in 0..2 {
+                let (_, poison, left) = drained(&log, stream).await;
+                assert_eq!((poison, left), (2, Left::Nothing), "{first}");
+            }
+            assert_eq!(log.cursor(stream), first);
+            put(&log, stream, first, &[frame_of(first)]).await;
+            assert_eq!(drained(&log, stream).await, (1, 2, Left::Nothing), "{first}");
+            // Nor does anyone take it for the end of the stream, behind which a fence belongs.
+            let outcome = log.fence(stream, 2).await;
+            let Err(StoreError::Damaged { object, .. }) = &outcome else { panic!("{outcome:?}") };
+            assert_eq!(*object, strays[0]);
+            for stray in &strays {
+                log.cloud.objects.delete(stray, None).await;
+            }
+            log.fence(stream, 2).await.unwrap();
+            assert_eq!(log.last(stream).await.unwrap(), Some(first + 1));
+        }
+    }
+
+    /// What is damaged within a stream is passed over, as before, and counts as applied.
+    #[tokio::test]
+    async fn a_damaged_object_ends_no_stream() {
+        let log = log();
+        let stream = Stream { client: 7, epoch: 1 };
+        let frame_of = |n: u64| frame(Stamp { clock: n + 1, client: 7, sequence: n + 1 });
+        noise(&log, &name(stream, 0)).await;
+        put(&log, stream, 1, &[frame_of(1)]).await;
+        noise(&log, &name(stream, 2)).await;
+        assert_eq!(drained(&log, stream).await, (1, 2, Left::Nothing));
+        assert_eq!(log.cursor(stream), 3);
+        // The newest stays, and a fence comes behind it, if it can be told that it is the newest.
+        assert_eq!(
+            log.last(stream).await.unwrap_err().to_string(),
+            format!(
+                "{} is damaged or foreign: restore it from a copy, or from an older version",
+                name(stream, 2)
+            )
+        );
+        put(&log, stream, 3, &[frame_of(3)]).await;
+        log.fence(stream, 2).await.unwrap();
+        assert_eq!(log.last(stream).await.unwrap(), Some(4));
+    }
+
+    /// Names that are no log object's own were looked at by every sweep, and never went.
+    #[test]
+    fn names_are_written_in_one_way() {
+        let stream = Stream { client: 0xabc, epoch: 1 };
+        assert_eq!(parse(&name(stream, 0xf)), Some((stream, 0xf)));
+        for other in [
+            name(stream, 0xf).to_uppercase().replace("LOG", "log"),
+            "log/+000000000000abc/0000000000000001/000000000000000f".into(),
+        ] {
+            assert_eq!(parse(&other), None, "{other}");
+        }
     }
 }
