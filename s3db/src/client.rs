@@ -143,13 +143,13 @@ impl Incarnation {
         let mut attempts = Attempts::new(cloud, settings);
         loop {
             let old = read(cloud, settings, &object).await?;
+            let (wall, date_ms) = (cloud.clock.wall_us(), date_ms());
             let (before, condition) = match &old {
                 Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
-                None => (ClientRecord::before_first(cloud.clock.wall_us()), PutIf::Absent),
+                None => (ClientRecord::before_first(wall.max(date_ms * 1000)), PutIf::Absent),
             };
-            let (wall, date_ms) = (cloud.clock.wall_us(), date_ms());
             // A bound is for ever: no wrong clock may raise it.
-            check_clock(settings, wall, date_ms)?;
+            check_machine(settings, wall, date_ms)?;
             if before.bound_us > limit_us(settings, date_ms) {
                 let ahead_ms = before.bound_us / 1000 - date_ms;
                 return Err(StoreError::Claimed { client, ahead_ms });
@@ -160,6 +160,13 @@ impl Incarnation {
                 write_id: cloud.chance.next_u128(),
                 ..before
             };
+            if record.epoch - record.fence_from > UNFENCED_MAX {
+                // What would be no client's object any more.
+                return Err(StoreError::Invalid(format!(
+                    "none of the {UNFENCED_MAX} lives of client {client:x} before this one could be \
+                     ended: let it write to the log, or use another name"
+                )));
+            }
             if let Swap::Done(etag) = swap(cloud, settings, &object, record, condition).await? {
                 return Ok(Incarnation {
                     cloud: cloud.clone(),
@@ -193,13 +200,29 @@ impl Incarnation {
         .await
     }
 
-    /// Retires the client. The caller sees to it that all it wrote is on its pages, and that its name
-    /// is never used again. False when this life was over already.
+    /// Retires the client: this life stamps nothing more, whatever comes of it. The caller sees to it
+    /// that all it wrote is on its pages, and that its name is never used again. False when the object
+    /// is still there, or the next life's.
     pub(crate) async fn retire(&self) -> Result<bool, StoreError> {
-        let claim = self.claim.lock().await;
-        let outcome = self.cloud.objects.delete(&object(self.client), Some(&claim.1)).await;
-        // Without an answer it stays until garbage collection comes.
-        Ok(outcome == Delete::Gone)
+        let object = object(self.client);
+        let mut claim = self.claim.lock().await;
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            // Nothing may be stamped any more, whatever becomes of it.
+            self.state().is_over = true;
+            match self.cloud.objects.delete(&object, Some(&claim.1)).await {
+                Delete::Gone => return Ok(true),
+                // Without an answer it stays until garbage collection comes.
+                Delete::Unknown(_) | Delete::Failed(_) => return Ok(false),
+                Delete::Refused => match read(&self.cloud, &self.settings, &object).await? {
+                    // A claim of ours that nobody waited for.
+                    Some((there, etag)) if there.epoch == self.epoch => *claim = (there, etag),
+                    _ => return Ok(false),
+                },
+                Delete::Conflict => {}
+            }
+            attempts.after_loss(&object).await?;
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -218,11 +241,21 @@ impl Incarnation {
     /// It is never behind that clock: what a slow machine writes blindly, over a record that it did
     /// not read, would lose against what was there long before.
     pub(crate) async fn stamp(&self, date_ms: impl Fn() -> u64) -> Result<Stamp, StoreError> {
-        loop {
+        let attempts = self.settings.attempts_max.max(1);
+        for claims in 0..=attempts {
             let date_ms = date_ms();
-            let wall = self.cloud.clock.wall_us().max(date_ms * 1000);
+            let mut wall = self.cloud.clock.wall_us().max(date_ms * 1000);
+            check_machine(&self.settings, wall, date_ms)?;
             let clock = {
                 let mut state = self.state();
+                if state.is_over {
+                    return Err(self.fenced_error());
+                }
+                if claims > 0 {
+                    // A claim that took longer than it lasts by this clock: near its limit they are
+                    // short. By the store's clock it lasts.
+                    wall = wall.min(state.bound_us).max(date_ms * 1000);
+                }
                 let clock = wall.max(state.clock + 1);
                 check_clock(&self.settings, clock, date_ms)?;
                 if clock <= state.bound_us {
@@ -236,30 +269,39 @@ impl Incarnation {
             let room = clock + CLAIM_MIN_US;
             self.raise_bound(clock, claim_us(&self.settings, room, wall, date_ms)).await?;
         }
+        // Others used up each claim, or none was there before it was over by all clocks.
+        Err(StoreError::Contended { object: object(self.client), attempts })
+    }
+
+    /// That this life goes on, as far as is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`].
+    pub(crate) fn check_goes_on(&self) -> Result<(), StoreError> {
+        if self.state().is_over { Err(self.fenced_error()) } else { Ok(()) }
     }
 
     /// Raises the bound if half of it is used up, so that no commit has to; and shows that this life
     /// goes on, if it showed nothing for long. `date_ms` is the object store's clock, 0 if unknown.
     pub(crate) async fn keep_alive(&self, date_ms: u64) -> Result<(), StoreError> {
         let wall = self.cloud.clock.wall_us().max(date_ms * 1000);
+        self.check_goes_on()?;
         let (clock, bound) = {
             let state = self.state();
-            if state.is_over {
-                return Err(self.fenced_error());
-            }
             (state.clock, state.bound_us)
         };
         let next = claim_us(&self.settings, clock, wall, date_ms);
         let most = claim_most_us(&self.settings);
         // It writes, and time goes by; or it writes more than there are microseconds.
         let is_used = clock + most > bound && next >= bound + most / 2;
-        let is_short =
-            clock + CLAIM_MIN_US / 2 > bound && clock <= limit_us(&self.settings, date_ms);
+        let is_short = clock + CLAIM_MIN_US / 2 > bound;
+        // Beyond the limit are stamps that were read, and that nobody may go past.
+        let is_writing = (is_used || is_short) && clock <= limit_us(&self.settings, date_ms);
         let age_us = self.settings.tombstone_age.as_micros() as u64 / KEPT_ALIVE_PART;
         // By the store's clock, which garbage collection goes by.
         let now = if date_ms == 0 { wall } else { date_ms * 1000 };
         let is_old = now > bound.saturating_add(age_us);
-        if next > bound && (is_used || is_short || is_old) {
+        if next > bound && (is_writing || is_old) {
             return self.raise_bound(bound + 1, next).await;
         }
         Ok(())
@@ -284,9 +326,7 @@ impl Incarnation {
     async fn change(&self, change: impl Fn(&mut ClientRecord) -> bool) -> Result<(), StoreError> {
         let object = object(self.client);
         let mut claim = self.claim.lock().await;
-        if self.state().is_over {
-            return Err(self.fenced_error());
-        }
+        self.check_goes_on()?;
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
             let mut record = claim.0;
@@ -350,6 +390,16 @@ fn limit_us(settings: &Settings, date_ms: u64) -> u64 {
 fn check_clock(settings: &Settings, clock_us: u64, date_ms: u64) -> Result<(), StoreError> {
     if clock_us > limit_us(settings, date_ms) {
         return Err(StoreError::Clock { ahead_ms: clock_us / 1000 - date_ms });
+    }
+    Ok(())
+}
+
+/// That a machine's clock is right enough to claim stamps by: claims end [`DATES_DIFFER_US`] before
+/// the limit, and would be over before they are there.
+fn check_machine(settings: &Settings, wall_us: u64, date_ms: u64) -> Result<(), StoreError> {
+    let ahead_max = settings.clock_ahead_max.as_micros() as u64;
+    if wall_us > limit_us(settings, date_ms) - DATES_DIFFER_US.min(ahead_max / 4) {
+        return Err(StoreError::Clock { ahead_ms: wall_us / 1000 - date_ms });
     }
     Ok(())
 }

@@ -282,9 +282,7 @@ impl Db {
     /// # Errors
     /// Whatever the services say. Nothing is lost.
     pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
-        let store = self.store();
-        store.make_all_due();
-        for_many(&self.books.trees, false, store.work_off()).await
+        for_many(&self.books.trees, false, self.store().work_off()).await
     }
 
     /// Stops the work in the background and does what is left of it for this client.

@@ -26,7 +26,7 @@ use crate::{
 const DUE_MAX: usize = 100_000;
 /// Names that one list returns.
 const LIST_MAX: usize = 1000;
-/// Drains of one scope within one sweep: what arrives faster than this waits for the next one.
+/// Batches of one scope within one sweep: what arrives faster than this waits for the next one.
 const SWEEP_ROUNDS_MAX: usize = 1000;
 
 /// Batches of one scope that are taken on before others have their turn.
@@ -60,6 +60,20 @@ impl Round {
     }
 }
 
+/// A scope that somebody works on. If that ends before it is done, it is due again.
+struct Taken<'a> {
+    store: &'a Store,
+    scope: Option<Scope>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(scope) = self.scope.take() {
+            self.store.make_due(scope);
+        }
+    }
+}
+
 /// A database, as one process sees it. Sessions share it.
 pub struct Store {
     pub(crate) cloud: Cloud,
@@ -70,6 +84,8 @@ pub struct Store {
     due: Mutex<BTreeSet<Scope>>,
     /// What becomes due when the checkpoint interval is over, if nothing else makes it due before.
     due_later: Mutex<BTreeSet<Scope>>,
+    /// Held by who works on what is due: whoever comes next finds it done, or due again.
+    working: tokio::sync::Mutex<()>,
 }
 
 impl Store {
@@ -116,8 +132,8 @@ impl Store {
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
         pages.saw_date(date_ms);
-        let (due, due_later) = Default::default();
-        Ok(Arc::new(Store { cloud, settings, database, pages, log, due, due_later }))
+        let (due, due_later, working) = Default::default();
+        Ok(Arc::new(Store { cloud, settings, database, pages, log, due, due_later, working }))
     }
 
     /// What the database was created with.
@@ -334,42 +350,62 @@ impl Store {
     /// background.
     ///
     /// # Errors
-    /// The first error; what failed is due again, what did not is done, and nothing is lost.
+    /// The first error; what failed is due again, at once if the services failed, and with the next
+    /// [`Store::make_all_due`] if something is damaged. What did not fail is done, and nothing is
+    /// lost.
     pub async fn work(&self) -> Result<Checkpointed, StoreError> {
+        self.round(false).await
+    }
+
+    /// One round of work, of everything if `all` is due.
+    async fn round(&self, all: bool) -> Result<Checkpointed, StoreError> {
+        let _turn = self.working.lock().await;
+        if all {
+            self.make_all_due();
+        }
         let mut done = Checkpointed::default();
         let mut round = Round::default();
+        // Due again at the end, or they would come up again in this round's place of others.
         let mut failed = Vec::new();
         // Whole transactions are sent on before shards are drained. Those of a client that commits
         // faster than that are due again by then: shards must get their turn nevertheless.
         let now: Vec<Scope> = self.due().iter().rev().copied().collect();
         for scope in now {
-            // Whoever works beside this one may have taken it.
-            if !self.due().remove(&scope) {
-                continue;
-            }
+            self.due().remove(&scope);
+            let mut taken = Taken { store: self, scope: Some(scope) };
             match self.visit(scope).await {
-                Ok(more) => done += more,
+                Ok(more) => {
+                    taken.scope = None;
+                    done += more;
+                }
                 Err(error) => {
-                    failed.push(scope);
+                    let is_passing =
+                        matches!(error, StoreError::Cloud { .. } | StoreError::Contended { .. });
+                    if !is_passing {
+                        // It fails again at the next call, and after that.
+                        taken.scope = None;
+                        self.make_due_later(scope);
+                    }
+                    failed.push(taken);
                     if round.fails(error) {
                         break;
                     }
                 }
             }
         }
-        failed.into_iter().for_each(|scope| self.make_due(scope));
+        drop(failed);
         round.end(done)
     }
 
-    /// The same, and what becomes due meanwhile, until nothing is; but not for ever beside those who
-    /// commit all the time.
+    /// Does everything that is due or was left for later, and what becomes due meanwhile, until
+    /// nothing is; but not for ever beside those who commit all the time.
     pub(crate) async fn work_off(&self) -> Result<Checkpointed, StoreError> {
-        let mut done = self.work().await?;
+        let mut done = self.round(true).await?;
         for _ in 1..WORK_ROUNDS_MAX {
             if !self.has_work() {
                 break;
             }
-            done += self.work().await?;
+            done += self.round(false).await?;
         }
         Ok(done)
     }
@@ -406,7 +442,7 @@ impl Store {
     }
 
     /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
-    /// log until it is empty. Any process may do it at any time; some process has to do it now and
+    /// log until it is empty, or until it holds only what came in meanwhile. Any process may do it at any time; some process has to do it now and
     /// then, or what was written once and never again stays in the log.
     ///
     /// # Errors
@@ -440,20 +476,21 @@ impl Store {
     async fn forward_all(&self, client: u64) -> Result<(), StoreError> {
         for _ in 0..SWEEP_ROUNDS_MAX {
             let most = self.settings.records_per_checkpoint_max;
-            if self.log.forward(client, most).await?.0 == 0 {
+            if self.log.forward(client, most).await?.1 != Left::Backlog {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Checkpoints a part of the log until it is empty.
+    /// Checkpoints a part of the log until nothing is left that was there before; not what comes in
+    /// all the time.
     pub(crate) async fn drain(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         for _ in 0..SWEEP_ROUNDS_MAX {
-            let (more, _) = checkpoint::checkpoint(self, scope).await?;
+            let (more, left) = checkpoint::checkpoint(self, scope).await?;
             done += more;
-            if more.records == 0 && more.poison == 0 {
+            if left != Left::Backlog {
                 break;
             }
         }

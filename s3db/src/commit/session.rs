@@ -50,6 +50,8 @@ pub struct Session {
     store: Arc<Store>,
     client: u64,
     life: OnceCell<Life>,
+    /// A life that was claimed, and whose beginning failed after that: the next attempt goes on.
+    claimed: Mutex<Option<Incarnation>>,
     /// The highest clock of a stamp that was read.
     observed: AtomicU64,
     memory: Mutex<Memory>,
@@ -72,6 +74,10 @@ struct Own {
 
 impl Own {
     fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Bytes>) {
+        // Commits return in any order, and one that was unclear may be committed again after others.
+        if self.changes.get(&at).is_some_and(|(there, _)| *there >= stamp) {
+            return;
+        }
         self.remove(&at);
         self.bytes += Own::weight(&at, payload.as_ref());
         self.changes.insert(at, (stamp, payload));
@@ -150,8 +156,8 @@ impl Session {
 
     /// A session whose life begins with its first commit.
     pub fn reader(store: Arc<Store>, client: u64) -> Session {
-        let (life, memory, observed, transactions) = Default::default();
-        Session { store, client, life, observed, memory, transactions }
+        let (life, claimed, memory, observed, transactions) = Default::default();
+        Session { store, client, life, claimed, observed, memory, transactions }
     }
 
     async fn life(&self) -> Result<&Life, StoreError> {
@@ -161,21 +167,40 @@ impl Session {
                 let date_ms = move || store.pages.date_ms();
                 Incarnation::claim(&store.cloud, &store.settings, self.client, date_ms)
             };
-            let me = match claim().await {
-                // Ahead of what the object store said last, which may be long ago.
-                Err(StoreError::Clock { .. } | StoreError::Claimed { .. }) => {
-                    store.ask_date().await?;
-                    claim().await?
-                }
-                me => me?,
+            let claimed = self.claimed().take();
+            let me = match claimed {
+                Some(me) => me,
+                None => match claim().await {
+                    // Ahead of what the object store said last, which may be long ago.
+                    Err(StoreError::Clock { .. } | StoreError::Claimed { .. }) => {
+                        store.ask_date().await?;
+                        claim().await?
+                    }
+                    me => me?,
+                },
             };
-            let appender = store.log.open(self.client, me.epoch, me.fence_from().await).await?;
-            me.fenced().await?;
+            let ends_others = async {
+                let fence_from = me.fence_from().await;
+                let appender = store.log.open(self.client, me.epoch, fence_from).await?;
+                me.fenced().await.map(|()| appender)
+            };
+            let appender = match ends_others.await {
+                Ok(appender) => appender,
+                Err(error) => {
+                    // Not an epoch for each attempt, unless this one is over already.
+                    *self.claimed() = me.check_goes_on().is_ok().then_some(me);
+                    return Err(error);
+                }
+            };
             // What an earlier life left to be sent on.
             store.make_due(Scope::Client(self.client));
             Ok(Life { me, appender })
         };
         self.life.get_or_try_init(begin).await
+    }
+
+    fn claimed(&self) -> std::sync::MutexGuard<'_, Option<Incarnation>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The client's name.
@@ -193,7 +218,7 @@ impl Session {
     /// that are claimed are used up, so that no commit waits for that; and shows that this client is
     /// there, if it wrote nothing for long. Garbage collection forgets clients that wrote nothing for
     /// longer than a tombstone stays ([`Settings::tombstone_age`](crate::Settings)), and a client
-    /// that is forgotten commits nothing more.
+    /// that is forgotten commits nothing more once it has to claim stamps, which it is told then.
     ///
     /// To be called about once a second, in the background, as an open [`Db`](crate::Db) does. Most
     /// calls ask no service; a client that goes on writing puts one object in a minute. Without it a
@@ -224,7 +249,6 @@ impl Session {
     pub async fn finish(&self) -> Result<bool, StoreError> {
         let Some(life) = self.life.get() else { return Ok(true) };
         let store = &self.store;
-        store.make_all_due();
         store.work_off().await?;
         if store.database().backend != Backend::S3Log {
             // Messages are anyone's to send on and to apply: nothing there needs the client.
@@ -445,6 +469,9 @@ impl Session {
         let transaction = Transaction { client, epoch, number, total, entries };
         let is_whole = txn.level == Level::Atomic;
         let life = self.life().await?;
+        if !txn.is_unclear {
+            life.me.check_goes_on()?;
+        }
         // What an earlier attempt sent can still arrive, whatever comes of this one. And this one
         // may end here, with its future.
         let was_unclear = std::mem::replace(&mut txn.is_unclear, true);
@@ -517,7 +544,6 @@ impl Session {
             if bytes() <= most / 2 {
                 return Ok(());
             }
-            store.make_all_due();
             store.work_off().await?;
             if store.database().backend == Backend::S3Log {
                 store.drain(Scope::Stream(self.stream())).await?;

@@ -689,7 +689,9 @@ pub fn busy_costs(
     run(&load, seed)
 }
 
-/// Commits beside checkpointers that stall, their own and a sweeper, or that do not.
+/// Commits beside checkpointers that stall, their own and a sweeper, or that do not: so many, and one
+/// so soon after the other, that those which look after a page or claim stamps, once in a minute or
+/// two, are less than one in a hundred.
 ///
 /// # Errors
 /// As [`run`].
@@ -701,7 +703,8 @@ pub fn commits_beside(
 ) -> Result<Outcome, StoreError> {
     let load = Load {
         clients: 10,
-        transactions: 300,
+        transactions: 1000,
+        think: Duration::from_millis(100),
         has_sweeper: true,
         stalls,
         ..Load::new(backend, Level::Atomic, spread)
@@ -796,7 +799,7 @@ mod tests {
             for spread in [Spread::HotPage, Spread::Uniform] {
                 let p99 = |stalls| {
                     let outcome = commits_beside(backend, spread, stalls, 1).unwrap();
-                    assert_eq!((outcome.transactions, outcome.failed), (3000, 0));
+                    assert_eq!((outcome.transactions, outcome.failed), (10_000, 0));
                     quantile(&outcome.commits_ms, 0.99)
                 };
                 let (stalled, usual) = (p99(Stalls::Everybody), p99(Stalls::Nobody));

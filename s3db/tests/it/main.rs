@@ -1,8 +1,10 @@
 //! The store's types, from outside.
 
 mod aws;
+mod claims;
 mod conformance;
 mod embedded;
+mod fates;
 mod golden;
 mod hostile;
 mod ledger;
@@ -13,6 +15,7 @@ mod model;
 mod mutations;
 mod printed;
 mod simulate;
+mod turns;
 
 use proptest::prelude::*;
 use s3db::{Change, KEY_BYTES_MAX, Key, LogRecord, PAYLOAD_BYTES_MAX, Payload, Stamp};

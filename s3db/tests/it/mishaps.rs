@@ -27,10 +27,10 @@ use crate::{
     printed::{open, run, world},
 };
 
-const CLIENT: u64 = 7;
+pub(crate) const CLIENT: u64 = 7;
 
 /// `cloud`, with what is called charged to whom it is for.
-fn metered(cloud: &Cloud) -> Cloud {
+pub(crate) fn metered(cloud: &Cloud) -> Cloud {
     Cloud {
         objects: Arc::new(Metered::new(cloud.objects.clone(), Ledger::new())),
         queue: Arc::new(Metered::new(cloud.queue.clone(), Ledger::new())),
@@ -38,40 +38,40 @@ fn metered(cloud: &Cloud) -> Cloud {
     }
 }
 
-fn memory() -> Cloud {
+pub(crate) fn memory() -> Cloud {
     embedded::memory(Arc::new(Memory::new()))
 }
 
-fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
 /// Few attempts, close together.
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings { attempts_max: 3, backoff: Duration::from_millis(1), ..Settings::default() }
 }
 
 /// No work in the background.
-fn options(backend: Backend) -> Options {
+pub(crate) fn options(backend: Backend) -> Options {
     let (settings, client) = (settings(), Some(CLIENT));
     Options { settings, backend, client, has_worker: false, shards: 1, ..Options::default() }
 }
 
-async fn create(cloud: &Cloud, backend: Backend) -> (Db, Collection) {
+pub(crate) async fn create(cloud: &Cloud, backend: Backend) -> (Db, Collection) {
     Store::create(cloud, &settings(), backend, 1).await.unwrap();
     let db = Db::over(cloud.clone(), &options(backend)).await.unwrap();
     let things = db.create_collection("things").await.unwrap();
     (db, things)
 }
 
-async fn put(session: &Session, of: &Collection, name: &str, value: &str) {
+pub(crate) async fn put(session: &Session, of: &Collection, name: &str, value: &str) {
     let mut txn = session.begin(Level::Atomic);
     txn.put(of.root, &key(name), Payload::new(value).unwrap()).unwrap();
     session.commit(&mut txn).await.unwrap();
 }
 
 /// What everyone sees once all is on its page.
-async fn get(cloud: &Cloud, of: &Collection, name: &str) -> Option<String> {
+pub(crate) async fn get(cloud: &Cloud, of: &Collection, name: &str) -> Option<String> {
     let store = open(cloud, settings()).await;
     store.sweep().await.unwrap();
     let session = Session::reader(store, 99);

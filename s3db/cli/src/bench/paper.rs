@@ -294,7 +294,7 @@ fn tables(measured: &Measured) -> String {
         ["log", "level", "b", "reading $", "commit $", "background $", "total $", "commit ms"];
     table(&mut text, &heads, rows);
 
-    text += "### Whom a commit waits for\n\n99th percentile of 3,000 commits of ten clients, all on one leaf \
+    text += "### Whom a commit waits for\n\n99th percentile of 10,000 commits of ten clients, all on one leaf \
              or on leaves chosen at random, while a sweeper and the clients' own checkpoints run, or stall \
              for a minute at a time in the middle of what they do.\n\n";
     let rows = measured.stalls.iter().map(|(backend, spread, [usual, stalled])| {

@@ -1,0 +1,223 @@
+//! Work on what is due: it ends beside those who commit all the time, and nothing falls between two
+//! who do it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use s3db::{
+    Backend, Collection, Db, Level, Payload, Session, Store, StoreError,
+    cloud::{
+        Cloud,
+        model::{Faults, Process, World},
+    },
+};
+use tokio::sync::Notify;
+
+use crate::{
+    meddle::{Fate::Denied, Meddler},
+    mishaps::{CLIENT, create, get, key, memory, options, put, settings},
+    printed::{open, run, world},
+};
+
+/// Commits one transaction after the other, each of all of `things`, in a process of its own.
+/// Returns how many there are so far.
+async fn keep_busy(
+    world: &World,
+    cloud: &Cloud,
+    things: Vec<Collection>,
+    gap: Duration,
+    commits: u64,
+) -> Arc<AtomicU64> {
+    let session = Session::open(open(cloud, settings()).await, CLIENT).await.unwrap();
+    let (time, committed) = (world.time.clone(), Arc::<AtomicU64>::default());
+    let count = committed.clone();
+    world.time.spawn(Process(1), async move {
+        for n in 0..commits {
+            time.sleep(gap.as_micros() as u64).await;
+            let mut txn = session.begin(Level::Atomic);
+            for of in &things {
+                txn.put(of.root, &key("k"), Payload::new(format!("{n}")).unwrap()).unwrap();
+            }
+            session.commit(&mut txn).await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    committed
+}
+
+/// What is on the page of `name`.
+async fn on_page(cloud: &Cloud, of: &Collection, name: &str) -> Option<String> {
+    let session = Session::reader(open(cloud, settings()).await, 99);
+    let found = session.read(&session.begin(Level::Basic), of.root, &key(name)).await.unwrap();
+    found.map(|payload| payload.to_string())
+}
+
+/// The name that the log objects of the only stream begin with.
+async fn stream_of(cloud: &Cloud) -> String {
+    let names = cloud.objects.list("log/", None, 1).await.unwrap().names;
+    format!("{}/", names[0].rsplit_once('/').unwrap().0)
+}
+
+/// A sweep went on with each queue and each stream for as long as anything came in, a thousand
+/// times: beside a client that commits all the time, for hours.
+#[test]
+fn a_sweep_ends_beside_a_client_that_commits_all_the_time() {
+    const COMMITS: u64 = 3000;
+    for backend in Backend::ALL {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        let task_world = world.clone();
+        run(&world, async move {
+            Store::create(&cloud, &settings(), backend, 16).await.unwrap();
+            let store = open(&cloud, settings()).await;
+            let a = store.create_collection("a").await.unwrap();
+            let b = store.create_collection("b").await.unwrap();
+            let gap = Duration::from_millis(if backend == Backend::S3Log { 1 } else { 100 });
+            let committed = keep_busy(&task_world, &cloud, vec![a, b], gap, COMMITS).await;
+            cloud.clock.sleep(Duration::from_secs(1)).await;
+            let done = store.sweep().await.unwrap();
+            let committed = committed.load(Ordering::Relaxed);
+            assert!(committed < COMMITS, "{backend:?}: the client had to be done first");
+            assert!(done.applied > 0, "{backend:?}: {done:?}");
+        });
+    }
+}
+
+/// A batch that others took was taken for the end of its stream.
+#[tokio::test]
+async fn a_batch_that_others_took_is_not_the_end() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let store = open(&raw, settings()).await;
+    let things = store.create_collection("things").await.unwrap();
+    let session = Session::open(store.clone(), CLIENT).await.unwrap();
+    // More than one drain takes on.
+    for n in 0..250 {
+        put(&session, &things, &format!("{n}"), "x").await;
+    }
+    let sweeper = open(&cloud, settings()).await;
+    meddler.after_list(&stream_of(&raw).await, async move {
+        store.sweep().await.unwrap();
+    });
+    // All it finds is the newest, which stays.
+    assert_eq!(sweeper.sweep().await.unwrap().records, 1);
+}
+
+/// What came in one by one was due again at once. Each page was put again and again, and who closed
+/// waited for half a minute per queue, for what others wrote.
+#[test]
+fn others_who_commit_all_the_time_keep_nobody() {
+    // In order there is one batch of a page at a time, and then nothing.
+    let backend = Backend::SqsStandard;
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    let task_world = world.clone();
+    run(&world, async move {
+        Store::create(&cloud, &settings(), backend, 1).await.unwrap();
+        let things = open(&cloud, settings()).await.create_collection("things").await.unwrap();
+        let gap = Duration::from_millis(100);
+        let committed = keep_busy(&task_world, &cloud, vec![things.clone()], gap, 600).await;
+        let options = s3db::Options { client: Some(8), ..options(backend) };
+        let db = Db::over(cloud.clone(), &options).await.unwrap();
+        let mut txn = db.begin();
+        txn.put(&things, &key("mine"), Payload::new("x").unwrap()).unwrap();
+        txn.commit().await.unwrap();
+        let began_us = cloud.clock.monotonic_us();
+        db.checkpoint().await.unwrap();
+        let took = Duration::from_micros(cloud.clock.monotonic_us() - began_us);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        assert!(committed.load(Ordering::Relaxed) < 600, "the client had to be done first");
+        assert_eq!(on_page(&cloud, &things, "mine").await.as_deref(), Some("x"));
+        // The rest is for later, not for now.
+        assert!(!db.store().has_work());
+        db.store().make_all_due();
+        assert!(db.store().has_work());
+    });
+}
+
+/// Who gave up waiting for a checkpoint took with him what was to be done: the next one had nothing
+/// to do.
+#[tokio::test]
+async fn what_was_given_up_is_due_again() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let is_there = Arc::<AtomicBool>::default();
+    let to = is_there.clone();
+    meddler.after_list(&stream_of(&raw).await, async move {
+        to.store(true, Ordering::Relaxed);
+        std::future::pending().await
+    });
+    {
+        let mut given_up = Box::pin(db.checkpoint());
+        while !is_there.load(Ordering::Relaxed) {
+            assert!(futures::poll!(&mut given_up).is_pending());
+        }
+    }
+    db.checkpoint().await.unwrap();
+    assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
+}
+
+/// While work in the background held what was to be done, a checkpoint had nothing to do, and said
+/// so before it was done, or had failed.
+#[tokio::test]
+async fn a_checkpoint_waits_for_who_works_already() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let (is_there, go) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+    let (to, wait) = (is_there.clone(), go.clone());
+    meddler.after_list(&stream_of(&raw).await, async move {
+        to.store(true, Ordering::Relaxed);
+        wait.notified().await;
+    });
+    db.store().make_all_due();
+    let mut work = Box::pin(db.store().work());
+    while !is_there.load(Ordering::Relaxed) {
+        assert!(futures::poll!(&mut work).is_pending());
+    }
+    let mut checkpoint = Box::pin(db.checkpoint());
+    assert!(futures::poll!(&mut checkpoint).is_pending(), "it is not done");
+    meddler.puts("page/", &[Denied]);
+    go.notify_one();
+    let (worked, checkpointed) = futures::join!(work, checkpoint);
+    assert!(matches!(worked, Err(StoreError::Cloud { .. })), "{worked:?}");
+    assert_eq!(checkpointed.unwrap().applied, 1);
+    assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
+}
+
+/// What is damaged was tried again at once, and for ever: a list and two hundred gets, each time.
+#[tokio::test]
+async fn what_is_damaged_waits_for_the_interval() {
+    let raw = memory();
+    let (db, things) = create(&raw, Backend::S3Log).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let object = things.root.object();
+    let Ok(s3db::cloud::Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
+        panic!("no root");
+    };
+    raw.objects.put(&object, "noise".into(), s3db::cloud::PutIf::Always).await;
+    let store = db.store();
+    store.make_all_due();
+    let outcome = store.work().await;
+    assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+    assert!(!store.has_work());
+    raw.objects.put(&object, bytes, s3db::cloud::PutIf::Always).await;
+    db.checkpoint().await.unwrap();
+    assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
+    assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"));
+}
