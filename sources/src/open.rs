@@ -297,6 +297,14 @@ impl Options {
         Ok(if is_file { cached.weak(true) } else { cached })
     }
 
+    /// Makes ready what the first request to an S3 without options of its own has to make: the client, with
+    /// settings of the environment and trusted certificates. Takes some ten milliseconds, and more where
+    /// the region has to be asked for. What is wrong with them is told at the first request.
+    #[cfg(feature = "s3")]
+    pub async fn warm_up_s3(&self) {
+        let _ = self.aws(&self.settings).s3().await;
+    }
+
     fn open_named_server(&self, server: &str) -> Result<Arc<dyn BlockSource>, SourceError> {
         let refuse = |reason: String| SourceError::Permanent {
             object: "server address".to_owned(),

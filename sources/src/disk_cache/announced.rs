@@ -2,28 +2,33 @@
 
 use std::ops::Range;
 
+use futures::future::try_join_all;
 use pager::{BlockSource, SourceError, Version};
 
 use super::{
     DiskCache,
     flight::Coming,
-    reading::{FLIGHT_WAIT, Reading},
+    reading::{Arriving, FLIGHT_WAIT, Reading},
 };
 use crate::body::check_range;
 
-/// What was announced, on its way: one request after the other, one for each gap. Dropped, it lets the
-/// block under way arrive, and no more.
+/// Requests for one announcement that are under way at once: a few gaps cost one round trip.
+const REQUESTS_MAX: usize = 4;
+
+/// What was announced, on its way: one request for each gap. Dropped, it lets the blocks under way
+/// arrive, and no more.
 #[must_use = "what is dropped is fetched no further"]
 pub struct Announced<S> {
     reading: Reading<S>,
+    under_way: Vec<Arriving>,
     /// What others bring, for whom it is worth to go on.
     coming: Vec<Coming>,
 }
 
 impl<S: BlockSource> DiskCache<S> {
     /// Begins to bring what is missing of `range`, for whoever asks for it next, which is the first
-    /// time that it is asked for. Resolves when the first request is under way: who reads from now on
-    /// waits for that one, and makes none. `None` where nothing is missing, or would not be kept: a
+    /// time that it is asked for. Resolves when the first requests are under way: who reads from now on
+    /// waits for those, and makes none. `None` where nothing is missing, or would not be kept: a
     /// version that is not, a disk that fails.
     ///
     /// # Errors
@@ -35,11 +40,12 @@ impl<S: BlockSource> DiskCache<S> {
     ) -> Result<Option<Announced<S>>, SourceError> {
         let Some(object) = self.object(version).await else { return Ok(None) };
         check_range(self.name(), &range, object.identity.layout.object_len)?;
-        let mut coming = Vec::new();
-        let mut reading = Reading::new(self, object, version, range, true);
-        let begun = reading.begin(&mut coming).await?;
-        let some = begun || !coming.is_empty();
-        Ok(some.then_some(Announced { reading, coming }))
+        let reading = Reading::new(self, object, version, range, true);
+        let (under_way, coming) = (Vec::new(), Vec::new());
+        let mut announced = Announced { reading, under_way, coming };
+        announced.begin().await?;
+        let some = !announced.under_way.is_empty() || !announced.coming.is_empty();
+        Ok(some.then_some(announced))
     }
 
     /// Brings what is missing of `range`: [`announce`](DiskCache::announce), and then all of it.
@@ -55,16 +61,30 @@ impl<S: BlockSource> DiskCache<S> {
 }
 
 impl<S: BlockSource> Announced<S> {
+    /// Asks for as much as may be under way.
+    async fn begin(&mut self) -> Result<(), SourceError> {
+        while self.under_way.len() < REQUESTS_MAX
+            && let Some(arriving) = self.reading.begin(&mut self.coming).await?
+        {
+            self.under_way.push(arriving);
+        }
+        Ok(())
+    }
+
     /// Waits for all of it.
     ///
     /// # Errors
     /// As for [`read`](BlockSource::read).
     pub async fn arrive(mut self) -> Result<(), SourceError> {
-        loop {
-            self.reading.arrive().await?;
-            if !self.reading.begin(&mut self.coming).await? {
-                break;
-            }
+        while !self.under_way.is_empty() {
+            let arriving = self.under_way.drain(..).map(|mut arriving| async move {
+                while let Some(bytes) = arriving.recv().await {
+                    bytes?;
+                }
+                Ok(())
+            });
+            try_join_all(arriving).await?;
+            self.begin().await?;
         }
         for coming in self.coming {
             // Whoever asks for these bytes is told what is wrong with them.

@@ -34,8 +34,12 @@ pub(super) struct Reading<S> {
     /// Whether the bytes are for somebody who will ask for them later.
     ahead: bool,
     /// Blocks of the flight that this read began.
-    ours: Option<mpsc::Receiver<Result<Bytes, SourceError>>>,
+    ours: Option<Arriving>,
 }
+
+/// The blocks of a flight, for whoever began it. Ends early where others want it to go on, and this one
+/// is slow.
+pub(super) type Arriving = mpsc::Receiver<Result<Bytes, SourceError>>;
 
 impl<S: BlockSource> Reading<S> {
     /// A read of `range`, which is within the object; `ahead` where it is for later.
@@ -111,10 +115,13 @@ impl<S: BlockSource> Reading<S> {
         Ok(found.unwrap_or(Survey::Miss(1)))
     }
 
-    /// Begins the next request that is this read's own, and passes over what is here, on the disk, or
-    /// on its way already: somebody waits for that in `coming`. `false` where nothing is missing, or
-    /// the disk would not keep it.
-    pub(super) async fn begin(&mut self, coming: &mut Vec<Coming>) -> Result<bool, SourceError> {
+    /// Begins the next request that is this read's own, and goes on behind it. Passes over what is here,
+    /// on the disk, or on its way already: somebody waits for that in `coming`. `None` where nothing is
+    /// missing any more, or the disk would not keep it.
+    pub(super) async fn begin(
+        &mut self,
+        coming: &mut Vec<Coming>,
+    ) -> Result<Option<Arriving>, SourceError> {
         let layout = self.object.identity.layout;
         let mut looks = 0;
         while self.range.start < self.range.end {
@@ -127,23 +134,12 @@ impl<S: BlockSource> Reading<S> {
             self.range.start = self.range.start.max(layout.block_range(gap.start).start);
             let generation = (looks <= LOOKS_MAX).then_some(generation);
             if let Some(flight) = self.object.flights.begin(gap, generation) {
-                self.ours = Some(self.fly(flight));
-                return Ok(true);
+                self.range.start = layout.range_of(&flight.blocks).end.min(self.range.end);
+                return Ok(Some(self.fly(flight)));
             }
         }
         self.range.start = self.range.end;
-        Ok(false)
-    }
-
-    /// Waits for what `begin` asked for.
-    pub(super) async fn arrive(&mut self) -> Result<(), SourceError> {
-        while let Some(ours) = &mut self.ours {
-            match ours.recv().await {
-                Some(bytes) => drop(self.take(bytes?)),
-                None => self.ours = None,
-            }
-        }
-        Ok(())
+        Ok(None)
     }
 
     /// The first of `blocks` that are not on the disk. None are where it would not keep them.
@@ -167,7 +163,7 @@ impl<S: BlockSource> Reading<S> {
         bytes.slice(from as usize..to as usize)
     }
 
-    fn fly(&self, flight: Arc<Flight>) -> mpsc::Receiver<Result<Bytes, SourceError>> {
+    fn fly(&self, flight: Arc<Flight>) -> Arriving {
         let ahead = (AHEAD_BYTES / self.object.identity.layout.block_bytes).max(1);
         let (sender, receiver) = mpsc::channel(ahead as usize);
         let flying = Flying {

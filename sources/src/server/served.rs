@@ -38,10 +38,12 @@ const VERSIONS_MAX: usize = 16;
 /// Bytes that are read from a file at once, or asked for where no file will come.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes that are asked for where the answer may be a file, which has more than these; or they
-/// themselves, as soon as the last one has come.
+/// themselves, as soon as the last one has come. So the last parts of a range are small.
 const ASKED_BYTES: u64 = 256 << 10;
-/// A range this long is announced, so that the server fetches it as one.
-const AHEAD_BYTES: u64 = 1 << 20;
+const ASKED_BYTES_MIN: u64 = 64 << 10;
+/// A range this long is announced, so that the server fetches it as one: parts of it may be asked for
+/// one after the other, and lie in several of its blocks.
+const AHEAD_BYTES: u64 = 128 << 10;
 
 /// Places for open files, of the whole process: it has use for descriptors of its own.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -333,8 +335,13 @@ impl Shared {
         let has_files = connection.has_files && version.strength() == Strength::Strong;
         let place = if has_files { self.place() } else { None };
         let file = place.is_some();
-        let most = if file { ASKED_BYTES } else { CHUNK_BYTES };
-        let length = (range.end - range.start).min(connection.read_bytes_max).min(most);
+        let left = range.end - range.start;
+        let length = left.min(connection.read_bytes_max).min(match file {
+            true => {
+                (left / 2).next_multiple_of(ASKED_BYTES_MIN).clamp(ASKED_BYTES_MIN, ASKED_BYTES)
+            }
+            false => CHUNK_BYTES,
+        });
         let request = Request::Read { handle, offset: range.start, length, file };
         let asked = range.start..range.start + length;
         match connection.ask(&request).await? {

@@ -212,7 +212,8 @@ pub(super) async fn serve(
                 server.counts.requests.fetch_add(1, Relaxed);
                 let opened = connection.with(|handles| handles.open.get(&handle).cloned());
                 if let Some(opened) = opened.filter(|_| aheads.len() < AHEAD_MAX)
-                    && let Some(range) = ahead(offset, length, opened.pinned.len)
+                    && let Some(range) =
+                        ahead(offset, length, opened.pinned.len, server.extent_bytes)
                 {
                     let pending = connection.clone().announce(handle, range.clone());
                     aheads.spawn(fetch(connection.seat.clone(), opened, range, pending));
@@ -243,10 +244,16 @@ pub(super) async fn serve(
     drop(seat);
 }
 
-/// What to fetch of what was announced.
-fn ahead(offset: u64, length: u64, len: u64) -> Option<Range<u64>> {
+/// What to fetch for what was announced. For what is short, whole extents: as for who reads there.
+fn ahead(offset: u64, length: u64, len: u64, extent: u64) -> Option<Range<u64>> {
     let end = offset.saturating_add(length.min(AHEAD_BYTES_MAX)).min(len);
-    (offset < end).then_some(offset..end)
+    if offset >= end {
+        return None;
+    }
+    Some(match end - offset < extent {
+        true => offset - offset % extent..end.next_multiple_of(extent).min(len),
+        false => offset..end,
+    })
 }
 
 /// Fetches what will be asked for, in as few requests as there are gaps.

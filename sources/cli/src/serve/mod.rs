@@ -324,6 +324,11 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let mut out = io::stdout();
     out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
 
+    if args.allow.is_empty() || args.allow.iter().any(|prefix| prefix.starts_with("s3:")) {
+        let server = server.clone();
+        tokio::spawn(async move { server.objects.warm_up().await });
+    }
+
     // It says until the end how that goes.
     let (close, closing) = watch::channel(false);
     let page = page.map(|page| tokio::spawn(page.serve(server.clone(), stopping.clone(), closing)));

@@ -36,6 +36,11 @@ impl Objects {
         &self.traffic
     }
 
+    /// Makes ready what the first request would have to make.
+    pub(super) async fn warm_up(&self) {
+        self.options.warm_up_s3().await;
+    }
+
     /// The object at `url`. Nothing is sent.
     ///
     /// # Errors

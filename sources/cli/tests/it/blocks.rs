@@ -625,6 +625,22 @@ fn reads_wait_for_what_was_announced_before_them() {
     assert_eq!(origin.count(), (12, 24 << 20), "one request for each");
 }
 
+/// Its second block was asked for when the first was here: a round trip more at the end of every scan.
+#[test]
+fn a_short_read_across_two_blocks_is_one_request() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(5 << 20, 50);
+    origin.put("/object", &object, "1");
+    let _server = place.start(&origin, &[]);
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&origin.url("/object"), "")).expect("a source");
+        assert!(
+            read(&source, 900_000..1_300_000).await.expect("bytes") == object[900_000..1_300_000]
+        );
+        assert_eq!(origin.count(), (1, 2 << 20), "both blocks, as one");
+    });
+}
+
 /// An answer waited for the whole block, on the disk.
 #[test]
 fn bytes_are_sent_as_they_come() {
