@@ -37,7 +37,7 @@ use bytes::Bytes;
 use crate::{
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
-    frame::{FrameError, Reader, Writer},
+    frame::{FrameError, Reader, Writer, is_number},
     retry::Attempts,
     settings::Settings,
     stamp::Stamp,
@@ -307,6 +307,27 @@ impl Incarnation {
         Ok(())
     }
 
+    /// Gives back what is claimed and not used. What is stamped later is claimed anew.
+    pub(crate) async fn give_back(&self) -> Result<(), StoreError> {
+        let object = object(self.client);
+        let mut claim = self.claim.lock().await;
+        self.check_goes_on()?;
+        {
+            let mut state = self.state();
+            state.bound_us = state.bound_us.min(state.clock);
+            // Whether the swap lands or not: nobody here goes by the old bound.
+            claim.0.bound_us = claim.0.bound_us.min(state.bound_us);
+        }
+        let record = ClientRecord { write_id: self.cloud.chance.next_u128(), ..claim.0 };
+        let condition = PutIf::Matches(claim.1.clone());
+        if let Swap::Done(etag) =
+            swap(&self.cloud, &self.settings, &object, record, condition).await?
+        {
+            *claim = (record, etag);
+        }
+        Ok(())
+    }
+
     /// Claims stamps up to `bound`, unless somebody did up to `least` meanwhile.
     async fn raise_bound(&self, least: u64, bound: u64) -> Result<(), StoreError> {
         self.change(|record| {
@@ -355,12 +376,6 @@ impl Incarnation {
         self.state().bound_us = bound_us;
         Ok(())
     }
-}
-
-/// Whether a number can be a time in microseconds or a count. Those beyond are nobody's, and there
-/// is room to add to those that are.
-pub(crate) fn is_number(number: u64) -> bool {
-    i64::try_from(number).is_ok()
 }
 
 /// How far ahead of its clock a client claims stamps at most.

@@ -297,7 +297,10 @@ impl Db {
             let _ = (&mut worker.task).await;
         }
         if self.is_named {
-            return self.checkpoint().await.map(drop);
+            self.checkpoint().await?;
+            // Thrift for those who write beside the next life: what fails costs them nothing else.
+            let _ = self.session.rest().await;
+            return Ok(());
         }
         for_many(&self.books.trees, false, self.session.finish()).await.map(drop)
     }

@@ -92,3 +92,10 @@ pub enum StoreError {
     #[error("{0}")]
     Invalid(String),
 }
+
+impl StoreError {
+    /// Whether the same can succeed soon: nothing is damaged, and nothing was wrong from the start.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, StoreError::Cloud { .. } | StoreError::Contended { .. })
+    }
+}

@@ -60,6 +60,12 @@ pub enum FrameError {
     },
 }
 
+/// Whether a number can be a time in microseconds or a count. Those beyond are nobody's, and there
+/// is room to add to those that are.
+pub(crate) fn is_number(number: u64) -> bool {
+    i64::try_from(number).is_ok()
+}
+
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     // 32 bits of checksum in a 64-bit answer.
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32

@@ -148,10 +148,20 @@ impl PageManager {
         }
     }
 
-    /// Takes the clock of an answer.
-    pub(crate) fn saw_date(&self, date_ms: u64) {
-        if date_ms > self.date_ms() {
-            *lock(&self.date) = (date_ms, self.cloud.clock.monotonic_us());
+    /// Takes the clock of an answer to what was asked at `asked_us`, by our monotonic clock.
+    ///
+    /// The answer came after that, and tells whole seconds: so it bounds the time now from both sides.
+    /// A clock of ours that runs fast is set right by it, and so is an answer that was wrong.
+    pub(crate) fn saw_date(&self, date_ms: u64, asked_us: u64) {
+        if date_ms == 0 {
+            return;
+        }
+        let now_us = self.cloud.clock.monotonic_us();
+        let most_ms = date_ms.saturating_add(1000 + now_us.saturating_sub(asked_us) / 1000);
+        let known_ms = self.date_ms();
+        let date_ms = known_ms.clamp(date_ms, most_ms);
+        if date_ms != known_ms {
+            *lock(&self.date) = (date_ms, now_us);
         }
     }
 
@@ -202,7 +212,7 @@ impl PageManager {
                         return Err(StoreError::Invalid(format!("{object}: {what}")));
                     };
                     bump(&self.counters.revalidated);
-                    self.saw_date(date_ms);
+                    self.saw_date(date_ms, asked_us);
                     held.date_ms = date_ms;
                     (head.checked_us, head.date_ms) = (asked_us, date_ms);
                     self.remember(id, head);
@@ -211,7 +221,7 @@ impl PageManager {
                 Ok(Get::Absent) => return Ok(None),
                 Ok(Get::Found { bytes, etag, date_ms }) => {
                     bump(&self.counters.fetched);
-                    self.saw_date(date_ms);
+                    self.saw_date(date_ms, asked_us);
                     let page = self.decode(id, &object, bytes)?;
                     let newest = self.head(id).map_or(0, |head| head.version);
                     if page.version < newest {
@@ -434,5 +444,39 @@ impl Nodes for PageManager {
 
     fn bytes_max(&self, level: u8) -> usize {
         if level == 0 { self.settings.leaf_bytes_max } else { self.settings.inner_bytes_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pager::{Budget, policy};
+
+    use super::*;
+    use crate::cloud::embedded::{self, Memory};
+
+    /// The store's time went ahead only: one answer from the future, or a clock of ours that runs
+    /// fast, was believed for the life of the process.
+    #[test]
+    fn the_time_of_the_store_is_set_right_in_both_directions() {
+        let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let pages = PageManager::new(cloud.clone(), Settings::default(), &pool).unwrap();
+        let hour_ms = 3_600_000;
+        let date_ms = 1_763_690_400_000;
+        let now_us = cloud.clock.monotonic_us();
+        let is_about = |ms: u64| (ms..ms + hour_ms / 2).contains(&pages.date_ms());
+        pages.saw_date(0, now_us);
+        assert_eq!(pages.date_ms(), 0, "an answer without a date");
+        pages.saw_date(date_ms, now_us);
+        assert!(is_about(date_ms), "{}", pages.date_ms());
+        pages.saw_date(date_ms + hour_ms, now_us);
+        assert!(is_about(date_ms + hour_ms), "{}", pages.date_ms());
+        pages.saw_date(date_ms, now_us);
+        assert!(is_about(date_ms), "{}", pages.date_ms());
+        // Whole seconds: the end of one is not set back to its beginning.
+        pages.saw_date(date_ms + 900, now_us);
+        let before = pages.date_ms();
+        pages.saw_date(date_ms, now_us);
+        assert!(pages.date_ms() >= before);
     }
 }

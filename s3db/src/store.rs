@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use pager::pool::Pool;
@@ -86,7 +89,12 @@ pub struct Store {
     due_later: Mutex<BTreeSet<Scope>>,
     /// Held by who works on what is due: whoever comes next finds it done, or due again.
     working: tokio::sync::Mutex<()>,
+    /// How far the wall clock was ahead of the monotonic one when that was last looked at; 0 if never.
+    apart_us: AtomicU64,
 }
+
+/// By how much more the wall clock must have gone on than the monotonic one for a sleep.
+const SLEEP_US: u64 = 60_000_000;
 
 impl Store {
     /// Creates a database in `cloud`, which holds none.
@@ -118,6 +126,7 @@ impl Store {
         settings: Settings,
         pool: &Pool,
     ) -> Result<Arc<Store>, StoreError> {
+        let asked_us = cloud.clock.monotonic_us();
         let (database, date_ms) = catalog::read_database(&cloud, &settings)
             .await?
             .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
@@ -131,9 +140,20 @@ impl Store {
             Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
-        pages.saw_date(date_ms);
+        pages.saw_date(date_ms, asked_us);
         let (due, due_later, working) = Default::default();
-        Ok(Arc::new(Store { cloud, settings, database, pages, log, due, due_later, working }))
+        let apart_us = AtomicU64::new(0);
+        Ok(Arc::new(Store {
+            cloud,
+            settings,
+            database,
+            pages,
+            log,
+            due,
+            due_later,
+            working,
+            apart_us,
+        }))
     }
 
     /// What the database was created with.
@@ -144,9 +164,23 @@ impl Store {
     /// Asks the object store for its time. Between answers it is counted on by this machine's
     /// clock, which may stand still while the machine is suspended.
     pub(crate) async fn ask_date(&self) -> Result<(), StoreError> {
+        let asked_us = self.cloud.clock.monotonic_us();
         if let Some((_, date_ms)) = catalog::read_database(&self.cloud, &self.settings).await? {
-            self.pages.saw_date(date_ms);
+            self.pages.saw_date(date_ms, asked_us);
         }
+        Ok(())
+    }
+
+    /// The same, if the machine seems to have slept since the last call: its wall clock went on
+    /// without the other. The first call asks nobody.
+    pub(crate) async fn ask_date_after_sleep(&self) -> Result<(), StoreError> {
+        let clock = &self.cloud.clock;
+        let apart_us = clock.wall_us().saturating_sub(clock.monotonic_us()).max(1);
+        let before_us = self.apart_us.load(Ordering::Relaxed);
+        if before_us > 0 && apart_us.abs_diff(before_us) > SLEEP_US {
+            self.ask_date().await?;
+        }
+        self.apart_us.store(apart_us, Ordering::Relaxed);
         Ok(())
     }
 
@@ -379,9 +413,7 @@ impl Store {
                     done += more;
                 }
                 Err(error) => {
-                    let is_passing =
-                        matches!(error, StoreError::Cloud { .. } | StoreError::Contended { .. });
-                    if !is_passing {
+                    if !error.is_passing() {
                         // It fails again at the next call, and after that.
                         taken.scope = None;
                         self.make_due_later(scope);

@@ -85,7 +85,12 @@ pub(crate) async fn checkpoint(
             let applied = apply_to_tree(store, root, entries, batch.through, &mut done).await;
             outcome = outcome.and(applied);
         }
-        outcome?;
+        if let Err(error) = outcome {
+            if !error.is_passing() {
+                store.log.pass_over(&tickets);
+            }
+            return Err(error);
+        }
     } else {
         for entry in batch.entries {
             apply_where_named(store, entry, &mut done).await?;

@@ -121,15 +121,29 @@ impl Ledger {
         CallKind::ALL.iter().map(|&kind| prices.of(kind, self.charge(kind))).sum()
     }
 
-    pub(crate) fn add(&self, kind: CallKind, bytes_out: u64, bytes_in: u64) {
-        let requests = match kind {
-            CallKind::Get | CallKind::Put | CallKind::Delete | CallKind::List => 1,
-            _ => (bytes_out + bytes_in).div_ceil(QUEUE_UNIT_BYTES).max(1),
-        };
-        for (cell, more) in self.cells[kind as usize].iter().zip([1, requests, bytes_out, bytes_in])
-        {
+    /// Adds a call that is about to be made, with the bytes that it sends.
+    pub(crate) fn add(&self, kind: CallKind, bytes_out: u64) {
+        self.add_all(kind, [1, requests(kind, bytes_out), bytes_out, 0]);
+    }
+
+    /// Adds the bytes of an answer. Whoever does not wait for it is charged for the call alone.
+    pub(crate) fn add_answer(&self, kind: CallKind, bytes_in: u64) {
+        // One request is charged already.
+        self.add_all(kind, [0, requests(kind, bytes_in) - 1, 0, bytes_in]);
+    }
+
+    fn add_all(&self, kind: CallKind, more: [u64; 4]) {
+        for (cell, more) in self.cells[kind as usize].iter().zip(more) {
             cell.fetch_add(more, Ordering::Relaxed);
         }
+    }
+}
+
+/// What a call of so many bytes counts as: at least one request.
+fn requests(kind: CallKind, bytes: u64) -> u64 {
+    match kind {
+        CallKind::Get | CallKind::Put | CallKind::Delete | CallKind::List => 1,
+        _ => bytes.div_ceil(QUEUE_UNIT_BYTES).max(1),
     }
 }
 
@@ -274,6 +288,12 @@ pub(crate) async fn for_many<F: Future>(
     PAYERS.scope(Arc::new(payer), work).await
 }
 
+/// Does `work` that a [`Limit`] refuses before the work that it is part of.
+pub(crate) async fn in_background<F: Future>(work: F) -> F::Output {
+    let payer = Payer { account: None, trees: None, is_background: true, next: payer() };
+    PAYERS.scope(Arc::new(payer), work).await
+}
+
 /// Does `work`, a part of work for many, which is for the tree of this root: it is charged to that
 /// tree's account, if it has one.
 pub(crate) async fn for_tree<F: Future>(root: u128, work: F) -> F::Output {
@@ -295,7 +315,9 @@ pub struct Spending {
     pub prices: Prices,
     /// The share of it, 0 to 1, that work in the background may use: beyond that checkpoints and
     /// sweeps wait, and the rest is for reads and commits. What is committed meanwhile is durable,
-    /// and others see it later.
+    /// and others see it later. A commit that makes room for what its session remembers
+    /// ([`Settings::own_bytes_max`](crate::Settings)) counts as background, until that is four times
+    /// as much as it should be.
     pub background_share: f64,
 }
 
@@ -353,7 +375,7 @@ impl Limit {
              or raise the limit",
             share * 100.0
         );
-        Err(Fault::Denied { what: what.to_owned(), cause })
+        Err(Fault::Spent { what: what.to_owned(), cause })
     }
 }
 
@@ -379,13 +401,19 @@ impl<T: ?Sized> Metered<T> {
         self.limit.as_ref().map_or(Ok(()), |limit| limit.check(&self.ledger, what))
     }
 
-    fn charge(&self, kind: CallKind, bytes_out: u64, bytes_in: u64) {
-        self.ledger.add(kind, bytes_out, bytes_in);
-        for payer in payers() {
-            if let Some(account) = &payer.account {
-                account.add(kind, bytes_out, bytes_in);
-            }
-        }
+    /// Charges a call, before it is made: those who come at the same time are told, and whoever
+    /// does not wait for the answer pays nevertheless.
+    fn charge(&self, kind: CallKind, bytes_out: u64) {
+        self.each(|account| account.add(kind, bytes_out));
+    }
+
+    fn charge_answer(&self, kind: CallKind, bytes_in: u64) {
+        self.each(|account| account.add_answer(kind, bytes_in));
+    }
+
+    fn each(&self, charge: impl Fn(&Ledger)) {
+        charge(&self.ledger);
+        payers().filter_map(|payer| payer.account.clone()).for_each(|account| charge(&account));
     }
 }
 
@@ -393,12 +421,11 @@ impl<T: ?Sized> Metered<T> {
 impl<T: Objects + ?Sized> Objects for Metered<T> {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
         self.check(name)?;
+        self.charge(CallKind::Get, 0);
         let answer = self.inner.get(name, unless).await;
-        let bytes_in = match &answer {
-            Ok(Get::Found { bytes, .. }) => bytes.len() as u64,
-            _ => 0,
-        };
-        self.charge(CallKind::Get, 0, bytes_in);
+        if let Ok(Get::Found { bytes, .. }) = &answer {
+            self.charge_answer(CallKind::Get, bytes.len() as u64);
+        }
         answer
     }
 
@@ -406,7 +433,7 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
         if let Err(fault) = self.check(name) {
             return Put::Failed(fault);
         }
-        self.charge(CallKind::Put, bytes.len() as u64, 0);
+        self.charge(CallKind::Put, bytes.len() as u64);
         self.inner.put(name, bytes, condition).await
     }
 
@@ -414,13 +441,13 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
         if let Err(fault) = self.check(name) {
             return Delete::Failed(fault);
         }
-        self.charge(CallKind::Delete, 0, 0);
+        self.charge(CallKind::Delete, 0);
         self.inner.delete(name, only).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
         self.check(prefix)?;
-        self.charge(CallKind::List, 0, 0);
+        self.charge(CallKind::List, 0);
         self.inner.list(prefix, after, max).await
     }
 }
@@ -429,7 +456,7 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
 impl<T: Queue + ?Sized> Queue for Metered<T> {
     async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
         self.check(queue)?;
-        self.charge(CallKind::QueueOther, 0, 0);
+        self.charge(CallKind::QueueOther, 0);
         self.inner.create(queue, settings).await
     }
 
@@ -438,7 +465,7 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
             return vec![Sent::Failed(fault); batch.len()];
         }
         let bytes = batch.iter().map(|message| message.body.len() as u64).sum();
-        self.charge(CallKind::Send, bytes, 0);
+        self.charge(CallKind::Send, bytes);
         self.inner.send(queue, batch).await
     }
 
@@ -450,16 +477,17 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
         self.check(queue)?;
+        self.charge(CallKind::Receive, 0);
         let answer = self.inner.receive(queue, max, visibility, wait).await;
         let messages = answer.as_deref().unwrap_or_default();
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
-        self.charge(CallKind::Receive, 0, bytes);
+        self.charge_answer(CallKind::Receive, bytes);
         answer
     }
 
     async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
         self.check(queue)?;
-        self.charge(CallKind::DeleteMessage, 0, 0);
+        self.charge(CallKind::DeleteMessage, 0);
         self.inner.delete(queue, receipts).await
     }
 
@@ -470,13 +498,13 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
         visibility: Duration,
     ) -> Result<(), Fault> {
         self.check(queue)?;
-        self.charge(CallKind::QueueOther, 0, 0);
+        self.charge(CallKind::QueueOther, 0);
         self.inner.change_visibility(queue, receipt, visibility).await
     }
 
     async fn depth(&self, queue: &str) -> Result<u64, Fault> {
         self.check(queue)?;
-        self.charge(CallKind::QueueOther, 0, 0);
+        self.charge(CallKind::QueueOther, 0);
         self.inner.depth(queue).await
     }
 }
@@ -498,5 +526,63 @@ mod tests {
         let charge =
             Charge { bytes_out: 1_000_000_000, bytes_in: 2_000_000_000, ..Charge::default() };
         assert_eq!(transfer.of(CallKind::Get, charge), 12.0);
+    }
+
+    /// An object store that never answers.
+    struct Silent;
+
+    #[async_trait]
+    impl Objects for Silent {
+        async fn get(&self, _name: &str, _unless: Option<&ETag>) -> Result<Get, Fault> {
+            std::future::pending().await
+        }
+
+        async fn put(&self, _name: &str, _bytes: Bytes, _condition: PutIf) -> Put {
+            std::future::pending().await
+        }
+
+        async fn delete(&self, _name: &str, _only: Option<&ETag>) -> Delete {
+            std::future::pending().await
+        }
+
+        async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Listing, Fault> {
+            std::future::pending().await
+        }
+    }
+
+    /// A read that nobody waited for was billed and not counted, and of many at the same time none
+    /// knew of the others.
+    #[tokio::test]
+    async fn calls_are_charged_when_they_are_made() {
+        let ledger = Ledger::new();
+        let prices = Prices { get: 1e6, put: 0.0, send: 0.0, queue: 0.0, gb_in: 0.0, gb_out: 0.0 };
+        let spending = Spending { prices, ..Spending::per_day(3.0) };
+        let clock = crate::cloud::embedded::memory(Arc::default()).clock;
+        let limit = Limit::new(spending, clock);
+        let metered = Metered::new(Arc::new(Silent), ledger.clone()).limited(Some(limit));
+        let mut reads: Vec<_> = (0..5).map(|_| metered.get("a", None)).collect();
+        let mut refused = 0;
+        for read in &mut reads {
+            if let std::task::Poll::Ready(answer) = futures::poll!(read) {
+                assert!(matches!(answer, Err(Fault::Spent { .. })), "{answer:?}");
+                refused += 1;
+            }
+        }
+        assert_eq!((ledger.charge(CallKind::Get).calls, refused), (3, 2));
+        drop(reads);
+        assert_eq!(ledger.charge(CallKind::Get).calls, 3);
+    }
+
+    #[test]
+    fn answers_of_queues_are_charged_by_their_bytes() {
+        for (bytes, requests) in
+            [(0, 1), (1, 1), (64 << 10, 1), ((64 << 10) + 1, 2), (640 << 10, 10)]
+        {
+            let ledger = Ledger::default();
+            ledger.add(CallKind::Receive, 0);
+            ledger.add_answer(CallKind::Receive, bytes);
+            let expected = Charge { calls: 1, requests, bytes_out: 0, bytes_in: bytes };
+            assert_eq!(ledger.charge(CallKind::Receive), expected);
+        }
     }
 }

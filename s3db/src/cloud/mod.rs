@@ -77,6 +77,14 @@ pub enum Fault {
         /// What the service said.
         cause: String,
     },
+    /// Not called: what may be spent is spent ([`Spending`]).
+    #[error("{what}: not called, for {cause}")]
+    Spent {
+        /// The object or queue.
+        what: String,
+        /// What is spent, and how much more there would be.
+        cause: String,
+    },
     /// The service will never do this: too large, a bad name, no such queue or bucket.
     #[error("{what}: {cause}")]
     Invalid {

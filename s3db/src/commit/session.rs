@@ -22,7 +22,7 @@ use tokio::sync::OnceCell;
 use crate::{
     catalog::{Backend, Index},
     client::Incarnation,
-    cloud::Fault,
+    cloud::{Fault, ledger::in_background},
     commit::{Committed, Level, Txn, Write},
     error::StoreError,
     log::{Append, Appender, Entry, Scope, Transaction},
@@ -192,6 +192,8 @@ impl Session {
                     return Err(error);
                 }
             };
+            // For the first time, mostly: then nobody is asked.
+            let _ = store.ask_date_after_sleep().await;
             // What an earlier life left to be sent on.
             store.make_due(Scope::Client(self.client));
             Ok(Life { me, appender })
@@ -229,7 +231,10 @@ impl Session {
     /// services say. What failed is tried again by the next call.
     pub async fn keep_alive(&self) -> Result<(), StoreError> {
         match self.life.get() {
-            Some(life) => life.me.keep_alive(self.store.pages.date_ms()).await,
+            Some(life) => {
+                self.store.ask_date_after_sleep().await?;
+                life.me.keep_alive(self.store.pages.date_ms()).await
+            }
             None => Ok(()),
         }
     }
@@ -260,6 +265,19 @@ impl Session {
             return Ok(false);
         }
         store.log.retire_stream(stream).await
+    }
+
+    /// Gives back the stamps that are claimed and not used, so that the next life of this client, if
+    /// it begins soon, is not ahead of others. For a session that commits nothing more for now; if it
+    /// does, it claims anew. One put.
+    ///
+    /// # Errors
+    /// Whatever the services say. Nothing is lost but what the next life could have used.
+    pub async fn rest(&self) -> Result<(), StoreError> {
+        match self.life.get() {
+            Some(life) => life.me.give_back().await,
+            None => Ok(()),
+        }
     }
 
     /// The store.
@@ -550,7 +568,9 @@ impl Session {
             }
             self.forget_shown().await
         };
-        let outcome = outcome.await;
+        // Out of what others are spared for commits only when there is no other way.
+        let is_pressing = bytes() > most.saturating_mul(OWN_EXCESS_MAX);
+        let outcome = if is_pressing { outcome.await } else { in_background(outcome).await };
         if bytes() <= most.saturating_mul(OWN_EXCESS_MAX) {
             // What went wrong goes wrong again when it matters.
             return Ok(());

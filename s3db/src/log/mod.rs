@@ -205,6 +205,10 @@ pub(crate) trait Log: Send + Sync {
     /// tombstones as old may go. To be called after a sweep. False: one still can be.
     async fn settle(&self, before_us: u64) -> Result<bool, StoreError>;
 
+    /// What was drained cannot be brought to its pages, and will fail again: what lies behind it is
+    /// given out first from now on. Nothing is let go of.
+    fn pass_over(&self, _tickets: &[Ticket]) {}
+
     /// Lets go of what was drained. Only after all its changes are on their pages.
     async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError>;
 }

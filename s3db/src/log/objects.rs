@@ -38,10 +38,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    client::{self, is_number},
+    client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
-    frame::{FrameError, Reader, Writer},
+    frame::{FrameError, Reader, Writer, is_number},
     log::{
         Append, Appender, Batch, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
@@ -62,6 +62,8 @@ const LIST_MAX: usize = 1000;
 /// Objects that one drain reads at most: some seconds. Who commits much fills so many between two
 /// checkpoints, and each drain puts every page that they changed.
 const DRAIN_OBJECTS_MAX: usize = 200;
+/// Numbers of one stream that others are taken on before.
+const HELD_MAX: usize = 10_000;
 /// Damaged objects at the end of a stream that can be told to belong to it.
 const DAMAGED_MAX: usize = 16;
 /// Transactions that are remembered as committed for those who ask again.
@@ -148,21 +150,51 @@ pub(crate) fn decode(
     Ok(object)
 }
 
+/// What of a stream was read and could not be applied. Every other drain passes over it, so that it
+/// is in nobody's way, and is tried again.
+#[derive(Default)]
+struct Held {
+    numbers: BTreeSet<u64>,
+    /// The next drain passes over them.
+    is_next_past: bool,
+}
+
 #[derive(Clone)]
 pub(crate) struct ObjectLog {
     cloud: Cloud,
     settings: Settings,
     /// The first number of each stream that this process has not seen applied.
     cursors: Arc<Mutex<HashMap<Stream, u64>>>,
+    held: Arc<Mutex<HashMap<Stream, Held>>>,
 }
 
 impl ObjectLog {
     pub(crate) fn new(cloud: Cloud, settings: Settings) -> ObjectLog {
-        ObjectLog { cloud, settings, cursors: Arc::default() }
+        ObjectLog { cloud, settings, cursors: Arc::default(), held: Arc::default() }
     }
 
     fn cursors(&self) -> std::sync::MutexGuard<'_, HashMap<Stream, u64>> {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<Stream, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a drain passes over that finds `numbers` in its list.
+    fn take_held(&self, stream: Stream, cursor: u64, numbers: &[u64]) -> BTreeSet<u64> {
+        let mut all = self.held();
+        let Some(held) = all.get_mut(&stream) else { return BTreeSet::new() };
+        // Others applied what is gone.
+        held.numbers.retain(|number| {
+            *number >= cursor
+                && (numbers.binary_search(number).is_ok()
+                    || numbers.last().is_some_and(|last| number > last))
+        });
+        match std::mem::take(&mut held.is_next_past) {
+            true => held.numbers.clone(),
+            false => BTreeSet::new(),
+        }
     }
 
     fn cursor(&self, stream: Stream) -> u64 {
@@ -568,6 +600,7 @@ impl Log for ObjectLog {
         let streams = self.streams().await?;
         // Nor is there any to what is gone for good.
         self.cursors().retain(|stream, _| streams.contains_key(stream));
+        self.held().retain(|stream, _| streams.contains_key(stream));
         let is_new = |(stream, last): &(Stream, u64)| *last >= self.cursor(*stream);
         Ok(streams.into_iter().filter(is_new).map(|(stream, _)| Scope::Stream(stream)).collect())
     }
@@ -593,6 +626,8 @@ impl Log for ObjectLog {
             batch.left = Left::Backlog;
         }
         let cursor = self.cursor(stream);
+        let held = self.take_held(stream, cursor, &numbers);
+        let mut has_held = false;
         let (mut read, mut bytes_read) = (0, 0);
         // The last number that is believed, and objects that are not.
         let (mut before, mut strays) = (None, 0);
@@ -603,6 +638,10 @@ impl Log for ObjectLog {
             if number < cursor {
                 // Applied before, and kept because it was the newest then.
                 batch.tickets.push(Ticket::Object { name });
+                continue;
+            }
+            if held.contains(&number) {
+                has_held = true;
                 continue;
             }
             if batch.entries.len() >= most
@@ -641,12 +680,16 @@ impl Log for ObjectLog {
                     }
                 }
             }
-            batch.through = Some((stream, number));
+            // Pages note how far a stream is applied, without holes.
+            batch.through = (!has_held).then_some((stream, number));
             batch.tickets.push(Ticket::Object { name });
         }
         if strays > 0 && strays == read {
             // They stay, and would be all that the next drain finds.
             batch.left = Left::Nothing;
+        }
+        if has_held {
+            batch.left = Left::Backlog;
         }
         Ok(batch)
     }
@@ -729,22 +772,34 @@ impl Log for ObjectLog {
         Ok(true)
     }
 
-    async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError> {
-        let mut streams: BTreeMap<Stream, Vec<u64>> = BTreeMap::new();
-        for ticket in tickets {
-            if let Ticket::Object { name } = ticket
-                && let Some((stream, number)) = parse(&name)
-            {
-                streams.entry(stream).or_default().push(number);
+    fn pass_over(&self, tickets: &[Ticket]) {
+        let mut held = self.held();
+        for (stream, numbers) in by_stream(tickets) {
+            let held = held.entry(stream).or_default();
+            held.is_next_past = true;
+            if held.numbers.len() < HELD_MAX {
+                held.numbers.extend(numbers);
             }
         }
-        for (stream, mut numbers) in streams {
+    }
+
+    async fn ack(&self, tickets: Vec<Ticket>) -> Result<(), StoreError> {
+        for (stream, mut numbers) in by_stream(&tickets) {
             numbers.sort_unstable();
             let Some(newest) = numbers.pop() else { continue };
             {
-                let mut cursors = self.cursors();
+                let (mut cursors, mut all) = (self.cursors(), self.held());
                 let cursor = cursors.entry(stream).or_default();
-                *cursor = (*cursor).max(newest + 1);
+                // Below it everything is applied, or gone.
+                let mut next = newest + 1;
+                if let Some(held) = all.get_mut(&stream) {
+                    numbers.iter().chain([&newest]).for_each(|number| {
+                        held.numbers.remove(number);
+                    });
+                    next =
+                        held.numbers.range(*cursor..).next().map_or(next, |held| next.min(*held));
+                }
+                *cursor = (*cursor).max(next);
             }
             // The newest of these may be the newest of the stream, or its fence. It goes with the
             // next ones, if there are any.
@@ -764,6 +819,19 @@ impl Log for ObjectLog {
         }
         Ok(())
     }
+}
+
+/// The numbers of each stream that tickets are for.
+fn by_stream(tickets: &[Ticket]) -> BTreeMap<Stream, Vec<u64>> {
+    let mut streams: BTreeMap<Stream, Vec<u64>> = BTreeMap::new();
+    for ticket in tickets {
+        if let Ticket::Object { name } = ticket
+            && let Some((stream, number)) = parse(name)
+        {
+            streams.entry(stream).or_default().push(number);
+        }
+    }
+    streams
 }
 
 fn poison(stream: Stream, number: u64, bytes: Bytes) -> Poison {

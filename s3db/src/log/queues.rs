@@ -51,6 +51,10 @@ const WAIT: Duration = Duration::from_secs(1);
 /// How long a drain goes on while messages come in one by one, before others have their turn.
 const TURN: Duration = Duration::from_secs(1);
 
+/// Bytes of messages after which a drain receives no more: those that are no transactions count for
+/// nothing else.
+const DRAIN_BYTES_MAX: usize = 16 << 20;
+
 /// Queues of whole transactions, which clients share: a fixed number, so that clients that live for
 /// a second do not leave a queue each. Nobody needs one alone, since anyone may forward anything.
 const ATOMIC_QUEUES: u64 = 8;
@@ -400,6 +404,7 @@ impl Log for Queues {
         let queue = self.make(scope).await?;
         let mut batch = Batch { left: Left::Backlog, ..Batch::default() };
         let began_us = self.cloud.clock.monotonic_us();
+        let mut bytes = 0;
         // A bounded number of receives, however little each returns (W18).
         for _ in 0..most.div_ceil(BATCH_MAX).max(1) {
             let asked = most - batch.entries.len().min(most - 1);
@@ -410,6 +415,7 @@ impl Log for Queues {
             }
             let is_trickle = self.is_trickle(messages.len(), asked, began_us);
             for message in messages {
+                bytes += message.body.len();
                 let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
                 match Transaction::decode(&message.body) {
                     Ok(Body::Here(transaction)) => batch.entries.extend(transaction.entries),
@@ -420,7 +426,7 @@ impl Log for Queues {
                 }
                 batch.tickets.push(ticket);
             }
-            if batch.entries.len() >= most {
+            if batch.entries.len() >= most || bytes >= DRAIN_BYTES_MAX {
                 break;
             }
             if is_trickle {
@@ -498,5 +504,30 @@ pub(crate) async fn quarantine(
             Put::Unknown(fault) | Put::Failed(fault) => fault,
         };
         attempts.after(fault).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::embedded::{self, Memory};
+
+    /// What is no transaction counted for nothing: a drain held a thousand of the largest messages.
+    #[tokio::test]
+    async fn drains_are_bounded_by_bytes() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let queues = Queues::new(cloud.clone(), Settings::default(), 1, false);
+        let queue = queues.make(Scope::Shard(0)).await.unwrap();
+        let count = 40;
+        for _ in 0..count {
+            let noise = ToSend { body: vec![7; 700 << 10].into(), ..ToSend::default() };
+            assert_eq!(cloud.queue.send(&queue, &[noise]).await, [Sent::Accepted]);
+        }
+        let batch = queues.drain(Scope::Shard(0), 1000).await.unwrap();
+        let bytes: usize = batch.poison.iter().map(|poison| poison.bytes.len()).sum();
+        assert!(bytes < DRAIN_BYTES_MAX + BATCH_MAX * MESSAGE_BYTES_MAX, "{bytes}");
+        assert_eq!(batch.left, Left::Backlog);
+        let rest = queues.drain(Scope::Shard(0), 1000).await.unwrap();
+        assert_eq!(batch.poison.len() + rest.poison.len(), count);
     }
 }

@@ -14,8 +14,7 @@
 use bytes::Bytes;
 
 use crate::{
-    client::is_number,
-    frame::{FrameError, Reader, Writer},
+    frame::{FrameError, Reader, Writer, is_number},
     log::{Change, LogRecord},
     page::PageId,
     record::{BoundError, KEY_BYTES_MAX, Key, Payload},

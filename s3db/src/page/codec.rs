@@ -26,8 +26,7 @@ use bytes::Bytes;
 
 use crate::{
     catalog::INDEXES_MAX,
-    client::is_number,
-    frame::{FrameError, Reader, Writer},
+    frame::{FrameError, Reader, Writer, is_number},
     page::{Entries, Follower, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
     search_by::SearchBy,
     stamp::Stamp,

@@ -4,7 +4,7 @@
 use std::{future::Future, sync::atomic::Ordering, time::Duration};
 
 use s3db::{
-    Backend, Level, Payload, Session, Settings, Store, StoreError,
+    Backend, Db, Level, Payload, Session, Settings, Store, StoreError,
     cloud::{
         CallKind, Cloud, Ledger,
         ledger::charged_to,
@@ -14,10 +14,10 @@ use s3db::{
 
 use crate::{
     meddle::{
-        Fate::{Denied, Stuck},
+        Fate::{Denied, Late, LostAnswer, LostRequest, Stuck},
         Meddler, OddClock,
     },
-    mishaps::{CLIENT, get, key, memory, metered, put, settings},
+    mishaps::{CLIENT, get, key, memory, metered, options, put, settings},
     printed::{open, run, world},
 };
 
@@ -216,4 +216,81 @@ async fn attempts_at_one_life_are_one_epoch() {
     }
     commit(&session, &things, "k").await.unwrap();
     assert_eq!(session.epoch(), first.epoch() + 1);
+}
+
+/// The clock that a session counts on stands still while its machine sleeps. A client that was
+/// asleep most of the time showed itself by the time that it knew, and was forgotten.
+#[test]
+fn a_client_on_a_machine_that_sleeps_is_kept() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let (clock, odd) = OddClock::over(&cloud);
+        let store = open(&metered(&odd), settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::reader(store, CLIENT);
+        put(&session, &things, "before", "x").await;
+        let calls = Ledger::new();
+        for _ in 0..40 {
+            clock.suspend(Duration::from_secs(24 * 3600)).await;
+            for _ in 0..10 {
+                charged_to(&calls, session.keep_alive()).await.unwrap();
+            }
+        }
+        assert_eq!(calls.charge(CallKind::Get).calls, 40, "the time, once after each sleep");
+        let janitor = open(&cloud, settings()).await;
+        let done = janitor.collect_garbage(Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(done.retired, 0, "{done:?}");
+        commit(&session, &things, "after").await.unwrap();
+    });
+}
+
+/// A client that was closed kept two minutes of stamps for nobody. Its next life began after those,
+/// and won against what others wrote later.
+#[test]
+fn a_client_that_is_closed_gives_its_claim_back() {
+    for backend in Backend::ALL {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        run(&world, async move {
+            Store::create(&cloud, &settings(), backend, 1).await.unwrap();
+            let store = open(&cloud, settings()).await;
+            let things = store.create_collection("things").await.unwrap();
+            // Who has seen nothing of it yet.
+            let other = Session::reader(store, 8);
+            for n in 0..2 {
+                let db = Db::over(cloud.clone(), &options(backend)).await.unwrap();
+                let mut txn = db.begin();
+                txn.put(&things, &key("k"), Payload::new(format!("{n}")).unwrap()).unwrap();
+                txn.commit().await.unwrap();
+                db.close().await.unwrap();
+            }
+            put(&other, &things, "k", "later").await;
+            assert_eq!(get(&cloud, &things, "k").await.as_deref(), Some("later"), "{backend:?}");
+        });
+    }
+}
+
+/// And what it gave back is no longer its own, whether it knows that it arrived or not.
+#[tokio::test]
+async fn what_was_given_back_is_claimed_again() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let store = open(&cloud, settings()).await;
+    let things = store.create_collection("things").await.unwrap();
+    for fates in [&[][..], &[LostAnswer], &[LostRequest; 3], &[Late, Denied]] {
+        let session = Session::open(store.clone(), CLIENT).await.unwrap();
+        put(&session, &things, "k", "x").await;
+        meddler.puts("clients/", fates);
+        let _ = session.rest().await;
+        put(&session, &things, "k", "y").await;
+        meddler.deliver().await;
+        put(&session, &things, "k", "z").await;
+        // The next life begins after all of that.
+        let next = Session::open(store.clone(), CLIENT).await.unwrap();
+        put(&next, &things, "k", "next").await;
+        assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("next"), "{fates:?}");
+    }
 }

@@ -164,7 +164,7 @@ async fn work_in_the_background_is_refused_first() {
     };
     // All that may be spent went to the session's life and to commits.
     assert!((90..=100).contains(&committed), "{committed}");
-    let StoreError::Cloud { source: Fault::Denied { cause, .. }, .. } = &refusal else {
+    let StoreError::Cloud { source: Fault::Spent { cause, .. }, .. } = &refusal else {
         panic!("{refusal:?}")
     };
     assert!(cause.contains("$100.000000 of $100.000000"), "{cause}");
@@ -177,6 +177,40 @@ async fn work_in_the_background_is_refused_first() {
     let db = open(&cloud, &Options { has_worker: false, ..Options::default() }).await;
     db.store().sweep().await.unwrap();
     assert!(db.begin().read(&of, &key("k")).await.unwrap().is_some());
+}
+
+/// To make room for what a session remembers, its commits checkpointed out of what work in the
+/// background leaves for commits.
+#[tokio::test]
+async fn commits_make_room_out_of_what_the_background_may_spend() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let usual = Options { has_worker: false, ..Options::default() };
+    let of = open(&cloud, &usual).await.create_collection("a").await.unwrap();
+    let prices = Prices { get: 0.0, put: 1e6, send: 0.0, queue: 0.0, gb_in: 0.0, gb_out: 0.0 };
+    let period = Duration::from_secs(3600);
+    let spending = Spending { dollars: 20.0, prices, background_share: 0.0, period };
+    let mut options = Options { spending: Some(spending), ..usual };
+    // Some six changes.
+    options.settings.own_bytes_max = 1000;
+    let db = open(&cloud, &options).await;
+    let mut committed = 0;
+    loop {
+        let mut txn = db.begin();
+        txn.put(&of, &key(&format!("{committed}")), Payload::new("x").unwrap()).unwrap();
+        match txn.commit().await {
+            Ok(_) => committed += 1,
+            Err(StoreError::Cloud { source: Fault::Spent { .. }, .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Twenty puts: the life took two, and nothing went to the page.
+    assert_eq!(committed, 18);
+    let Ok(s3db::cloud::Get::Found { bytes, .. }) =
+        cloud.objects.get(&of.root.object(), None).await
+    else {
+        panic!("no root");
+    };
+    assert_eq!(s3db::page::Page::decode(&bytes).unwrap().version, 1);
 }
 
 #[test]

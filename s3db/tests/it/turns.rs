@@ -221,3 +221,47 @@ async fn what_is_damaged_waits_for_the_interval() {
     assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
     assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"));
 }
+
+/// A tree that was damaged kept back what lay behind its first batch, of whatever tree, for as long as
+/// it was not mended.
+#[tokio::test]
+async fn what_lies_behind_a_damaged_tree_is_applied() {
+    let raw = memory();
+    let few = s3db::Settings { records_per_checkpoint_max: 10, ..settings() };
+    Store::create(&raw, &few, Backend::S3Log, 1).await.unwrap();
+    let store = open(&raw, few).await;
+    let damaged = store.create_collection("damaged").await.unwrap();
+    let sound = store.create_collection("sound").await.unwrap();
+    let session = Session::open(store.clone(), CLIENT).await.unwrap();
+    for n in 0..25 {
+        put(&session, &damaged, &format!("{n}"), "x").await;
+    }
+    for n in 0..5 {
+        put(&session, &sound, &format!("{n}"), "x").await;
+    }
+    let object = damaged.root.object();
+    let Ok(s3db::cloud::Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
+        panic!("no root");
+    };
+    raw.objects.put(&object, "noise".into(), s3db::cloud::PutIf::Always).await;
+    let sweeper = open(&raw, few).await;
+    for _ in 0..3 {
+        let outcome = sweeper.sweep().await;
+        assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+    }
+    for n in 0..5 {
+        assert_eq!(on_page(&raw, &sound, &format!("{n}")).await.as_deref(), Some("x"));
+    }
+    // What came later, too; and nothing of it was let go of.
+    put(&session, &sound, "late", "x").await;
+    assert!(sweeper.sweep().await.is_err());
+    assert_eq!(on_page(&raw, &sound, "late").await.as_deref(), Some("x"));
+    raw.objects.put(&object, bytes, s3db::cloud::PutIf::Always).await;
+    sweeper.sweep().await.unwrap();
+    for n in 0..25 {
+        assert_eq!(on_page(&raw, &damaged, &format!("{n}")).await.as_deref(), Some("x"), "{n}");
+    }
+    // One stays, the newest of the stream.
+    sweeper.sweep().await.unwrap();
+    assert_eq!(raw.objects.list("log/", None, 10).await.unwrap().names.len(), 1);
+}

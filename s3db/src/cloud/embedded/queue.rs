@@ -23,13 +23,12 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use crate::{
-    client::is_number,
     cloud::{
         Chance, Clock, Delete, ETag, Fault, Get, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
         queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
     },
-    frame::{FrameError, Reader, Writer},
+    frame::{FrameError, Reader, Writer, is_number},
 };
 
 const MAGIC: &str = "s3dQ";

@@ -130,6 +130,7 @@ fn check_put(
 impl Objects for Caller {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
         let world = &self.world;
+        world.ledger.add(CallKind::Get, 0);
         let base_us = {
             let state = world.state();
             let len = state.objects.newest(name).and_then(|there| there.bytes.as_ref());
@@ -167,18 +168,14 @@ impl Objects for Caller {
         self.after(name).await;
         match fate {
             Fate::Fine => {
-                world.ledger.add(CallKind::Get, 0, bytes_in);
+                world.ledger.add_answer(CallKind::Get, bytes_in);
                 world.note(self.process, || format!("get {name} {}", show(&answer)));
                 Ok(answer)
             }
-            Fate::Throttled => {
-                world.ledger.add(CallKind::Get, 0, 0);
-                Err(Fault::Throttled { what: name.to_owned() })
-            }
+            Fate::Throttled => Err(Fault::Throttled { what: name.to_owned() }),
             _ => {
                 world.note(self.process, || format!("get {name} no answer"));
                 self.time_out().await;
-                world.ledger.add(CallKind::Get, 0, 0);
                 Err(self.lost(name))
             }
         }
@@ -186,7 +183,7 @@ impl Objects for Caller {
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
         let world = &self.world;
-        world.ledger.add(CallKind::Put, bytes.len() as u64, 0);
+        world.ledger.add(CallKind::Put, bytes.len() as u64);
         let base_us = {
             let latency = &world.state().latency;
             let get =
@@ -230,7 +227,7 @@ impl Objects for Caller {
 
     async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
         let world = &self.world;
-        world.ledger.add(CallKind::Delete, 0, 0);
+        world.ledger.add(CallKind::Delete, 0);
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(name, base_us, true).await;
         let outcome = match fate {
@@ -262,7 +259,7 @@ impl Objects for Caller {
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
         let world = &self.world;
-        world.ledger.add(CallKind::List, 0, 0);
+        world.ledger.add(CallKind::List, 0);
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(prefix, base_us, false).await;
         let answer = {

@@ -175,7 +175,7 @@ impl World {
 #[async_trait]
 impl Queue for Caller {
     async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
-        self.world.ledger.add(CallKind::QueueOther, 0, 0);
+        self.world.ledger.add(CallKind::QueueOther, 0);
         let fate = self.before(queue, 10_000, false).await;
         match fate {
             Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
@@ -200,7 +200,7 @@ impl Queue for Caller {
         let world = &self.world;
         assert!((1..=BATCH_MAX).contains(&batch.len()), "1 to 10 messages");
         let bytes = batch.iter().map(|message| message.body.len() as u64).sum();
-        world.ledger.add(CallKind::Send, bytes, 0);
+        world.ledger.add(CallKind::Send, bytes);
         let base_us = world.state().latency.send.as_micros() as u64;
         let fate = self.before(queue, base_us, true).await;
         let all = |outcome: Sent| vec![outcome; batch.len()];
@@ -253,19 +253,16 @@ impl Queue for Caller {
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
         let world = &self.world;
+        world.ledger.add(CallKind::Receive, 0);
         let most = world.state().receive_max;
         assert!((1..=most).contains(&max), "1 to {most} messages");
         let base_us = world.state().latency.receive.as_micros() as u64;
         let fate = self.before(queue, base_us, false).await;
-        let failed = |fault| {
-            world.ledger.add(CallKind::Receive, 0, 0);
-            Err(fault)
-        };
         match fate {
-            Fate::Throttled => return failed(Fault::Throttled { what: queue.to_owned() }),
+            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
             Fate::LostRequest | Fate::Late(_) => {
                 self.time_out().await;
-                return failed(self.lost(queue));
+                return Err(self.lost(queue));
             }
             Fate::LostAnswer | Fate::Fine => {}
         }
@@ -278,10 +275,10 @@ impl Queue for Caller {
         self.after(queue).await;
         if let Fate::LostAnswer = fate {
             self.time_out().await;
-            return failed(self.lost(queue));
+            return Err(self.lost(queue));
         }
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
-        world.ledger.add(CallKind::Receive, 0, bytes);
+        world.ledger.add_answer(CallKind::Receive, bytes);
         world.note(self.process, || format!("receive {queue} {} messages", messages.len()));
         Ok(messages)
     }
@@ -289,7 +286,7 @@ impl Queue for Caller {
     async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
         let world = &self.world;
         assert!((1..=BATCH_MAX).contains(&receipts.len()), "1 to 10 receipts");
-        world.ledger.add(CallKind::DeleteMessage, 0, 0);
+        world.ledger.add(CallKind::DeleteMessage, 0);
         let base_us = world.state().latency.receive.as_micros() as u64;
         let fate = self.before(queue, base_us, true).await;
         match fate {
@@ -324,7 +321,7 @@ impl Queue for Caller {
         visibility: Duration,
     ) -> Result<(), Fault> {
         let world = &self.world;
-        world.ledger.add(CallKind::QueueOther, 0, 0);
+        world.ledger.add(CallKind::QueueOther, 0);
         let fate = self.before(queue, 10_000, true).await;
         if let Fate::Throttled = fate {
             return Err(Fault::Throttled { what: queue.to_owned() });
@@ -341,7 +338,7 @@ impl Queue for Caller {
     }
 
     async fn depth(&self, queue: &str) -> Result<u64, Fault> {
-        self.world.ledger.add(CallKind::QueueOther, 0, 0);
+        self.world.ledger.add(CallKind::QueueOther, 0);
         match self.before(queue, 10_000, false).await {
             Fate::Fine => Ok(self.world.state().queues.depth(queue) as u64),
             Fate::Throttled => Err(Fault::Throttled { what: queue.to_owned() }),
