@@ -20,7 +20,7 @@
 //! In a database with few fields that is many events at once, of several trails where these are passed
 //! over in order ([`rows`]); else one row is all there is, the state that the next symbols change.
 
-use std::{mem, ops::Range, sync::Arc};
+use std::{mem, ops::Range, slice, sync::Arc};
 
 use super::{
     Batch, LastValues, Reader,
@@ -89,8 +89,12 @@ impl<'a> Valued<'a> {
     /// The values of the items, in their order; empty for NULL.
     #[inline]
     pub fn values(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
-        let values = self.values;
-        (0..self.items.len()).map(move |k| values.get(k))
+        match self.values {
+            Values::Slices(slices) => ValuesIter::Slices(slices.iter()),
+            Values::Copies(bytes, ends) => {
+                ValuesIter::Copies { bytes, start: 0, ends: ends.iter() }
+            }
+        }
     }
 
     /// The value of `items[k]`; empty for NULL.
@@ -115,6 +119,39 @@ impl<'a> Values<'a> {
         }
     }
 }
+
+/// The values of an event, one after the other.
+enum ValuesIter<'a> {
+    Slices(slice::Iter<'a, &'a [u8]>),
+    Copies { bytes: &'a [u8], start: usize, ends: slice::Iter<'a, usize> },
+}
+
+impl<'a> Iterator for ValuesIter<'a> {
+    type Item = &'a [u8];
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self {
+            ValuesIter::Slices(slices) => slices.next().copied(),
+            ValuesIter::Copies { bytes, start, ends } => {
+                let end = *ends.next()?;
+                let value = &bytes[*start..end];
+                *start = end;
+                Some(value)
+            }
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            ValuesIter::Slices(slices) => slices.size_hint(),
+            ValuesIter::Copies { ends, .. } => ends.size_hint(),
+        }
+    }
+}
+
+impl ExactSizeIterator for ValuesIter<'_> {}
 
 impl std::fmt::Debug for Valued<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -509,7 +546,11 @@ impl<'r, S: Storage> Trail<'r, S> {
             return false;
         }
         let stride = self.stride;
-        self.rows.resize(2 * rows::LANE_ROWS * stride, Item(0));
+        let len = rows::LANES * rows::LANE_ROWS * stride;
+        if self.rows.len() < len {
+            // What is not used of it takes no memory.
+            self.rows = vec![Item(0); len];
+        }
         let (from, len) = (self.window.at, self.window.len as u64);
         let bytes = self.window.bytes();
         let first = trail.wrapping_sub(self.spans_from) as usize;
@@ -524,12 +565,20 @@ impl<'r, S: Storage> Trail<'r, S> {
             let unused = bits::low(bits::peek(bytes, start * 8), 3);
             Some((start * 8 + 3, end * 8 - unused))
         };
+        let rows_max = match self.row_values {
+            Some(_) => rows::LANE_ROWS_VALUES,
+            None => rows::LANE_ROWS,
+        };
         let (rows, time, codebook) = (&mut self.rows[..], self.nulls[0].0, self.codebook);
         match stride {
-            4 => self.block.decode::<4>(codebook, bytes, rows, time, trail, next),
-            _ => self.block.decode::<8>(codebook, bytes, rows, time, trail, next),
+            4 => self.block.decode::<4>(codebook, bytes, rows, rows_max, time, trail, next),
+            _ => self.block.decode::<8>(codebook, bytes, rows, rows_max, time, trail, next),
         }
-        self.block_has_values = self.look_up_rows(0..self.rows.len());
+        let used = self.block.rows() * stride;
+        self.block_has_values = (0..rows::LANES).all(|lane| {
+            let from = lane * rows::LANE_ROWS * stride;
+            self.look_up_rows(from..from + used)
+        });
         true
     }
 

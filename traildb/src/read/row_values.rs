@@ -57,16 +57,17 @@ impl<'r> RowValues<'r> {
         let mut whole = true;
         for (k, lexicon) in self.lexicons.iter().enumerate() {
             let field = (k + 1) & (N - 1);
+            let (items, places) = (&mut self.items[..=rows.len()], &mut self.places[..=rows.len()]);
             let mut n = 0;
             for (place, row) in (0..).zip(rows) {
                 // Which rows have an item cannot be guessed: all are written, and those without one
                 // written over.
-                (self.items[n], self.places[n]) = (row[field], place);
+                (items[n], places[n]) = (row[field], place);
                 n += usize::from(row[field] != rows::SAME);
             }
             // Nothing but reads, so that a processor has many of them under way.
             self.found.clear();
-            self.found.extend(self.items[..n].iter().map(|item| {
+            self.found.extend(items[..n].iter().map(|item| {
                 lexicon.get(item.value()).unwrap_or_else(|| {
                     whole &= item.is_null();
                     &[]
@@ -75,7 +76,7 @@ impl<'r> RowValues<'r> {
             // What a longer value has between its first and its last byte comes when it is read in
             // order. The bytes are wanted for nothing else, which must not be noticed.
             let mut bytes = 0;
-            for (&value, &place) in self.found.iter().zip(&self.places) {
+            for (&value, &place) in self.found.iter().zip(&*places) {
                 values[place as usize][field] = value;
                 if let [first, .., last] = value {
                     bytes ^= first ^ last;

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   bits    t0 ........| t1 ...| t2 ....| t3 .............| ...
-//!   lane 0  t0 ........ t2 .... t3 ...                        one symbol of this,
-//!   lane 1  t1 ... ...                                        one symbol of that
+//!   lane 0  t0 ........ t3 .............                      one symbol of this,
+//!   lane 1  t1 ... t4 ...                                     one symbol of that,
+//!   lane 2  t2 .... t5 ..                                     and one of the third
 //!
 //!   rows    free | event | event | ... | free | event | ...       of a lane, trail after trail
 //!   row     time | item of field 1 | item of field 2 | ...        as wide as a power of two
 //! ```
 //!
 //! Where a symbol starts is known when the one before it was looked up, so a trail is a chain of looks
-//! that the processor waits for. Two trails are two chains, and it waits for both at once. What a symbol
-//! is of changes no branch, since it could not be guessed: each symbol writes to a row, the next one if
-//! it is a time.
+//! that the processor waits for. Three trails are three chains, and it waits for all of them at once.
+//! What a symbol is of changes no branch, since it could not be guessed: each symbol writes to a row, the
+//! next one if it is a time. A lane that is full leaves the others to themselves.
 //!
 //! So written, rows are sparse: they have the items that changed. Reading a row back, to copy it to the
 //! next one, would make every symbol wait for what was stored just before; it is done when all symbols
@@ -25,8 +26,14 @@ use std::ops::Range;
 
 use crate::{bits, item::Item, member::codebook::Codebook};
 
-/// Rows of a lane: both lanes stay in the second cache.
-pub(super) const LANE_ROWS: usize = 1024;
+/// Chains of looks.
+pub(super) const LANES: usize = 3;
+/// Most rows of a lane: all lanes stay in the second cache.
+pub(super) const LANE_ROWS: usize = 2048;
+/// The same where rows have values beside them.
+pub(super) const LANE_ROWS_VALUES: usize = 1024;
+/// Rows of a lane in the first block: who reads a few trails in order does not pay for thousands.
+const LANE_ROWS_MIN: usize = 256;
 /// Rows of a trail that is decoded alone.
 pub(super) const TRAIL_ROWS: usize = 128;
 /// What a sparse row has in place of an item that did not change: the item of no field.
@@ -49,10 +56,10 @@ struct At {
 }
 
 impl At {
-    /// Whether there is another symbol, and a row for it.
+    /// Whether there is another symbol, and a row for it: the last one is only begun.
     #[inline(always)]
-    fn goes_on(&self, rows: usize) -> bool {
-        self.bit < self.end && self.row < rows - 1
+    fn goes_on(&self, last: usize) -> bool {
+        self.bit < self.end && self.row < last
     }
 
     /// Decodes a symbol into its row.
@@ -110,7 +117,7 @@ pub(super) fn trail<const N: usize>(
     let rows: &mut [[Item; N]; TRAIL_ROWS] = array(rows);
     rows[1..].fill([SAME; N]);
     let mut at = At { bit, end, row: 0, time: rows[0][0].0 };
-    while at.goes_on(TRAIL_ROWS) {
+    while at.goes_on(TRAIL_ROWS - 1) {
         at.step(codebook, bytes, rows)?;
     }
     Ok(Decoded { row: at.row, bit: at.bit })
@@ -162,6 +169,8 @@ pub(super) struct Block {
     first: u64,
     from: u64,
     trails: Vec<Entry>,
+    /// Rows of a lane that were used.
+    rows: usize,
 }
 
 /// A trail of a block.
@@ -206,73 +215,95 @@ impl Block {
         self.trails.get(trail.wrapping_sub(self.first) as usize)
     }
 
-    /// Decodes trails from `first` on, as many as there is room for, into sparse rows. `next` says at
-    /// which bits the next one has its events, and `time` is from when on their deltas count.
+    /// Rows of each lane that the last block used.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Decodes trails from `first` on, as many as there is room for in lanes of at most `rows_max` rows,
+    /// into sparse rows. `next` says at which bits the next one has its events, and `time` is from when
+    /// on their deltas count.
+    #[expect(clippy::too_many_arguments, reason = "what decoding needs, once")]
     pub(super) fn decode<const N: usize>(
         &mut self,
         codebook: &Codebook,
         bytes: &[u8],
         rows: &mut [Item],
+        rows_max: usize,
         time: u64,
         first: u64,
-        mut next: impl FnMut() -> Option<(u64, u64)>,
+        next: impl FnMut() -> Option<(u64, u64)>,
     ) {
+        // Behind a trail that cannot be had others may be, each of which ends the use of a block.
+        let mut next = std::iter::from_fn(next).fuse();
+        let goes_on = first == self.first.saturating_add(self.trails.len() as u64);
+        self.rows = if goes_on { self.rows * 2 } else { 0 }.clamp(LANE_ROWS_MIN, rows_max);
         (self.first, self.from) = (first, first);
         self.trails.clear();
-        rows.fill(SAME);
-        let (one, two) = rows.split_at_mut(LANE_ROWS * N);
-        let mut rows: [&mut [[Item; N]; LANE_ROWS]; 2] = [array(one), array(two)];
-        let mut lanes = [0, 1].map(Lane::new);
-        'full: loop {
-            for (lane, rows) in lanes.iter_mut().zip(&mut rows) {
-                while !lane.at.goes_on(LANE_ROWS) {
-                    // Behind a damaged trail others may be, each of which ends the use of a block.
-                    let goes_on = lane.close(&mut self.trails)
-                        && lane.open(&mut self.trails, codebook, bytes, rows, time, &mut next);
-                    if !goes_on {
-                        break 'full;
-                    }
+        let mut of_lanes = rows.chunks_exact_mut(LANE_ROWS * N);
+        let mut rows: [&mut [[Item; N]; LANE_ROWS]; LANES] =
+            std::array::from_fn(|_| array(of_lanes.next().expect("as many as lanes")));
+        for rows in &mut rows {
+            rows[..self.rows].fill([SAME; N]);
+        }
+        let mut lanes: [Lane; LANES] = std::array::from_fn(Lane::new);
+        let last = self.rows - 1;
+        // Lanes that go on come first.
+        let (mut going, mut open) = (LANES, true);
+        loop {
+            let mut k = 0;
+            while k < going {
+                if lanes[k].at.goes_on(last) {
+                    k += 1;
+                    continue;
+                }
+                // So may others be behind a damaged one.
+                open &= lanes[k].close(&mut self.trails, rows[k]);
+                if !(open && lanes[k].open(&mut self.trails, last, time, &mut next)) {
+                    going -= 1;
+                    lanes.swap(k, going);
+                    rows.swap(k, going);
                 }
             }
-            let [rows_one, rows_two] = &mut rows;
-            both(codebook, bytes, rows_one, rows_two, &mut lanes);
-        }
-        for (lane, rows) in lanes.iter_mut().zip(&mut rows) {
-            while lane.at.goes_on(LANE_ROWS) {
-                lane.step(codebook, bytes, rows);
+            match going {
+                3 => together::<3, N>(codebook, bytes, &mut rows, &mut lanes, last),
+                2 => together::<2, N>(codebook, bytes, &mut rows, &mut lanes, last),
+                1 => together::<1, N>(codebook, bytes, &mut rows, &mut lanes, last),
+                _ => break,
             }
-            lane.close(&mut self.trails);
         }
     }
 }
 
-/// Decodes until one lane is at its end.
+/// Decodes until one of the first lanes is at its end.
 #[inline(never)]
-fn both<const N: usize>(
+fn together<const L: usize, const N: usize>(
     codebook: &Codebook,
     bytes: &[u8],
-    rows_one: &mut [[Item; N]; LANE_ROWS],
-    rows_two: &mut [[Item; N]; LANE_ROWS],
-    lanes: &mut [Lane; 2],
+    rows: &mut [&mut [[Item; N]; LANE_ROWS]; LANES],
+    lanes: &mut [Lane; LANES],
+    last: usize,
 ) {
-    let [mut one, mut two] = [lanes[0].at, lanes[1].at];
-    while one.goes_on(LANE_ROWS) && two.goes_on(LANE_ROWS) {
-        if one.step(codebook, bytes, rows_one).is_err() {
-            one.bit = BIT_DAMAGED;
-            break;
-        }
-        if two.step(codebook, bytes, rows_two).is_err() {
-            two.bit = BIT_DAMAGED;
-            break;
+    let lanes: &mut [Lane; L] = lanes.first_chunk_mut().expect("so many lanes");
+    let rows: &mut [_; L] = rows.first_chunk_mut().expect("so many lanes");
+    let mut all: [At; L] = lanes.each_ref().map(|lane| lane.at);
+    'decode: while all.iter().all(|at| at.goes_on(last)) {
+        for (at, rows) in all.iter_mut().zip(rows.iter_mut()) {
+            if at.step(codebook, bytes, rows).is_err() {
+                at.bit = BIT_DAMAGED;
+                break 'decode;
+            }
         }
     }
-    (lanes[0].at, lanes[1].at) = (one, two);
+    for (lane, at) in lanes.iter_mut().zip(all) {
+        lane.at = at;
+    }
 }
 
 /// Past every end.
 const BIT_DAMAGED: u64 = u64::MAX;
 
-/// One of the two chains of looks.
+/// One of the chains of looks.
 struct Lane {
     number: usize,
     at: At,
@@ -288,50 +319,38 @@ impl Lane {
     }
 
     /// Starts with the next trail, if there is one and room for it.
-    fn open<const N: usize>(
+    fn open(
         &mut self,
         trails: &mut Vec<Entry>,
-        codebook: &Codebook,
-        bytes: &[u8],
-        rows: &mut [[Item; N]; LANE_ROWS],
+        last: usize,
         time: u64,
-        mut next: impl FnMut() -> Option<(u64, u64)>,
+        next: &mut impl Iterator<Item = (u64, u64)>,
     ) -> bool {
-        if self.used > LANE_ROWS - 2 {
+        if self.used >= last {
             return false;
         }
-        let Some((bit, end)) = next() else { return false };
-        // A first symbol that is no time, which it has to be, spoils the free row.
+        let Some((bit, end)) = next.next() else { return false };
+        // The row before its first one stays free.
         self.at = At { bit, end, row: self.used, time };
         self.entry = trails.len();
         let start = self.used + 1;
         trails.push(Entry { lane: self.number, start, end: start, rest: Rest::Damaged });
-        self.step(codebook, bytes, rows);
-        // The first symbol is a time (T7).
-        if self.at.row == self.used {
-            self.at.bit = BIT_DAMAGED;
-        }
         true
     }
 
-    fn step<const N: usize>(
-        &mut self,
-        codebook: &Codebook,
-        bytes: &[u8],
-        rows: &mut [[Item; N]; LANE_ROWS],
-    ) {
-        if self.at.step(codebook, bytes, rows).is_err() {
-            self.at.bit = BIT_DAMAGED;
-        }
-    }
-
     /// Notes how far its trail was decoded. Returns whether it is sound.
-    fn close(&mut self, trails: &mut [Entry]) -> bool {
+    fn close<const N: usize>(
+        &mut self,
+        trails: &mut [Entry],
+        rows: &[[Item; N]; LANE_ROWS],
+    ) -> bool {
         let At { bit, end, row, .. } = self.at;
         let Some(entry) = trails.get_mut(self.entry) else { return true };
         self.entry = usize::MAX;
         self.used = row + 1;
-        if bit > end {
+        // The first symbol is a time (T7): items before one are where none have to be.
+        let starts = row >= entry.start && rows[entry.start - 1][1..].iter().all(|&i| i == SAME);
+        if bit > end || !starts {
             return false;
         }
         (entry.end, entry.rest) = match bit == end {
