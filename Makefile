@@ -7,7 +7,7 @@ PROFILE = --release
 PYTHON ?= python3
 
 .PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc \
-	fuzz deep simulate chaos servers servers-stop
+	fuzz deep soak simulate chaos servers servers-stop
 
 help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
@@ -21,6 +21,7 @@ help:
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
 	@echo "make deep        the pager's ledger under a model checker; SHUTTLE_ROUNDS=n for more"
+	@echo "make soak        ten minutes of random reads from sources that fail, each byte compared; SECONDS=n"
 	@echo "make simulate    clusters of s3db clients under every fault; SEEDS=n, SIMULATE_ARGS=..."
 	@echo "make chaos       s3db processes killed on bad lines to S3 and SQS; KILLS=n"
 	@echo "make fmt lint doc fuzz package   the checks, one by one"
@@ -88,6 +89,10 @@ fuzz: setup
 	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
 	@sh sources/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) / 2 ))
 	@sh s3db/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) * 5 / 4 ))
+
+# Eight threads, twenty regions, an eighth of the memory. SOAK_ARGS passes more options.
+soak: setup
+	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin soak -- --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
 
 # Outside of CI. In a folder of its own: its flags would have everything built again.
 deep: setup

@@ -139,3 +139,14 @@ failed: src/lib.rs - (line 1)
         "failed: cargo\n    error: unclosed\n     --> src/lib.rs:15:9\n0 passed, 0 failed\n";
     assert!(told.ends_with(expected), "{told}");
 }
+
+/// Everything that reads the pager, at random, from sources that fail: every byte is compared.
+#[test]
+fn a_short_soak_holds() {
+    let mut soak = Command::new(env!("CARGO_BIN_EXE_soak"));
+    let output = soak.args(["--seconds", "5", "--seed", "3", "--json"]).assert().success();
+    let report: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(report["failures"], serde_json::json!([]), "{report}");
+    assert!(report["bytes_compared"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["faults"].as_u64().unwrap() > 0, "{report}");
+}

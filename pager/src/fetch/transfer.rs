@@ -100,15 +100,19 @@ impl Transfer {
     /// brings a unit.
     async fn run_by_stream(&mut self) -> Result<(), SourceError> {
         let object = self.object.clone();
+        // Units of a request: after a body that was let go one, and twice as many each time all came,
+        // so that little is asked for twice while frames are short.
+        let mut most = u64::MAX;
         while !self.left.is_empty() {
-            let range = object.ledger.geometry().bytes_of(&self.left);
+            let end = self.left.end.min(self.left.start.saturating_add(most));
+            let range = object.ledger.geometry().bytes_of(&(self.left.start..end));
             self.count_request();
             let open = object.source.read(&object.version, range.clone());
             let mut body = Body {
                 stream: self.within_deadline(&range, open).await?,
                 chunk: Default::default(),
             };
-            while !self.left.is_empty() {
+            while self.left.start < end {
                 let Ok(frame) = timeout(BODY_HELD, self.frame()).await else { break };
                 let (unit, mut frame) = (self.left.start, frame?);
                 let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
@@ -117,10 +121,14 @@ impl Transfer {
                 filled.await?;
                 self.settle(unit, frame, bytes.end - bytes.start)?;
             }
-            if !self.left.is_empty() {
+            if self.left.start < end {
                 drop(body);
                 self.frame = Some(self.frame().await?);
-            } else if body.has_more().await {
+                most = 1;
+                continue;
+            }
+            most = most.saturating_mul(2);
+            if body.has_more().await {
                 // The units are in place already, and they are what the source gave for this range.
                 let name = &object.name;
                 self.log.note(format!("{name}: a body went on past bytes {range:?}"));
