@@ -406,21 +406,46 @@ impl<S: Storage> Reader<S> {
             return Ok(());
         }
         for batch in trails.chunks(BATCH) {
-            let mut plan = Plan::default();
-            for &trail in batch {
-                let content = self.content_of(trail)?;
-                content.trails.plan_offsets(&mut plan, trail..trail + 1);
-            }
-            plan.announce(&self.members)?;
-            let mut plan = Plan::default();
-            for &trail in batch {
-                let content = self.content_of(trail)?;
-                let span = content.trails.span(&self.members, trail)?;
-                content.trails.plan_data(&mut plan, &span, TRAIL_AHEAD_BYTES);
-            }
-            plan.announce(&self.members)?;
+            self.announce_offsets(batch)?;
+            self.announce_data(batch, u64::MAX)?;
         }
         Ok(())
+    }
+
+    /// Announces where these trails are, of which there are not many.
+    fn announce_offsets(&self, trails: &[u64]) -> Result<(), Error> {
+        if !self.members.is_remote() {
+            return Ok(());
+        }
+        let mut plan = Plan::default();
+        for &trail in trails {
+            let content = self.content_of(trail)?;
+            content.trails.plan_offsets(&mut plan, trail..trail + 1);
+        }
+        plan.announce(&self.members)
+    }
+
+    /// Announces the bytes of the first of these trails, up to about `bytes_max` in all, and returns
+    /// how many of each.
+    fn announce_data(&self, trails: &[u64], bytes_max: u64) -> Result<Vec<u64>, Error> {
+        let mut lens = Vec::new();
+        if !self.members.is_remote() {
+            return Ok(lens);
+        }
+        let (mut plan, mut bytes) = (Plan::default(), 0u64);
+        for &trail in trails {
+            if bytes >= bytes_max {
+                break;
+            }
+            let content = self.content_of(trail)?;
+            let span = content.trails.span(&self.members, trail)?;
+            let len = (span.end - span.start).min(TRAIL_AHEAD_BYTES);
+            content.trails.plan_data(&mut plan, &span, TRAIL_AHEAD_BYTES);
+            bytes = bytes.saturating_add(len);
+            lens.push(len);
+        }
+        plan.announce(&self.members)?;
+        Ok(lens)
     }
 
     /// Fetches the values of these items in two rounds of requests: where they are, and themselves.

@@ -8,15 +8,19 @@
 //!
 //! A thread that is far ahead of the merge waits, so that results do not pile up.
 
-use std::{fmt, ops::Range};
+use std::{collections::VecDeque, fmt, ops::Range};
 
-use super::{Trail, View, ordered};
+use super::{Reader, Trail, View, ordered};
 use crate::{error::Error, storage::Storage};
 
 /// Trails of a chunk, unless they are listed.
 const CHUNK_TRAILS: u64 = 1024;
-/// Trails of a chunk, when they are listed, and each is a fetch of its own.
-const CHUNK_LISTED: usize = 256;
+/// Trails of the first chunk, when they are listed. Far away a chunk waits for where its trails are and
+/// then for the first of them, so each has twice as many as the one before it, up to the most.
+const CHUNK_LISTED_MIN: usize = 256;
+const CHUNK_LISTED_MAX: usize = 4096;
+/// Of listed trails so many bytes are announced ahead of the cursor, by each thread.
+const LISTED_AHEAD_BYTES: u64 = 16 << 20;
 /// The most threads.
 const THREADS_MAX: usize = 1024;
 
@@ -55,7 +59,8 @@ pub struct Scan<'r, S: Storage> {
 
 enum Trails<'r> {
     Range(Range<u64>),
-    Listed(Box<dyn Iterator<Item = Result<u64, Error>> + Send + 'r>),
+    /// And how many of them the next chunk has.
+    Listed(Box<dyn Iterator<Item = Result<u64, Error>> + Send + 'r>, usize),
 }
 
 impl Trails<'_> {
@@ -68,11 +73,12 @@ impl Trails<'_> {
                 range.start = end;
                 (!chunk.is_empty()).then_some(Ok(ChunkTrails::Range(chunk)))
             }
-            Trails::Listed(trails) => {
-                let list: Result<Vec<u64>, Error> = trails.take(CHUNK_LISTED).collect();
+            Trails::Listed(trails, len) => {
+                let list: Result<Vec<u64>, Error> = trails.take(*len).collect();
+                *len = (2 * *len).min(CHUNK_LISTED_MAX);
                 match list {
                     Ok(list) if list.is_empty() => None,
-                    list => Some(list.map(|list| ChunkTrails::Listed(list.into_iter()))),
+                    list => Some(list.map(|list| ChunkTrails::Listed(Listed::new(list)))),
                 }
             }
         }
@@ -89,7 +95,44 @@ pub struct Chunk<'c, 'r, S: Storage> {
 #[derive(Debug)]
 enum ChunkTrails {
     Range(Range<u64>),
-    Listed(std::vec::IntoIter<u64>),
+    Listed(Listed),
+}
+
+/// Trails one by one, announced ahead.
+#[derive(Debug)]
+struct Listed {
+    trails: Vec<u64>,
+    /// The next one.
+    at: usize,
+    /// Those before this one were announced.
+    announced: usize,
+    /// How many bytes are announced of the trails from the next one on.
+    ahead: VecDeque<u64>,
+    ahead_bytes: u64,
+}
+
+impl Listed {
+    fn new(trails: Vec<u64>) -> Listed {
+        Listed { trails, at: 0, announced: 0, ahead: VecDeque::new(), ahead_bytes: 0 }
+    }
+
+    /// The next trail. Those behind it are announced when half of what may be under way is not.
+    fn next<S: Storage>(&mut self, reader: &Reader<S>) -> Result<Option<u64>, Error> {
+        let Some(&trail) = self.trails.get(self.at) else { return Ok(None) };
+        if self.at == 0 {
+            reader.announce_offsets(&self.trails)?;
+        }
+        if self.announced < self.trails.len() && self.ahead_bytes <= LISTED_AHEAD_BYTES / 2 {
+            let room = LISTED_AHEAD_BYTES - self.ahead_bytes;
+            let lens = reader.announce_data(&self.trails[self.announced..], room)?;
+            self.announced += lens.len();
+            self.ahead_bytes += lens.iter().sum::<u64>();
+            self.ahead.extend(lens);
+        }
+        self.at += 1;
+        self.ahead_bytes -= self.ahead.pop_front().unwrap_or(0);
+        Ok(Some(trail))
+    }
 }
 
 impl<'r, S: Storage> Chunk<'_, 'r, S> {
@@ -98,7 +141,7 @@ impl<'r, S: Storage> Chunk<'_, 'r, S> {
     pub fn next_trail(&mut self) -> Result<Option<&mut Trail<'r, S>>, Error> {
         let trail = match &mut self.trails {
             ChunkTrails::Range(range) => range.next(),
-            ChunkTrails::Listed(list) => list.next(),
+            ChunkTrails::Listed(list) => list.next(self.cursor.reader())?,
         };
         let Some(trail) = trail else { return Ok(None) };
         self.cursor.seek(trail)?;
@@ -148,7 +191,7 @@ impl<'r, S: Storage> Scan<'r, S> {
         I: IntoIterator<Item = Result<u64, Error>>,
         I::IntoIter: Send + 'r,
     {
-        self.trails = Trails::Listed(Box::new(trails.into_iter()));
+        self.trails = Trails::Listed(Box::new(trails.into_iter()), CHUNK_LISTED_MIN);
         self
     }
 
@@ -178,7 +221,7 @@ impl<'r, S: Storage> Scan<'r, S> {
             Trails::Range(range) => {
                 ((range.end - range.start) / (8 * threads as u64)).clamp(1, CHUNK_TRAILS)
             }
-            Trails::Listed(_) => CHUNK_TRAILS,
+            Trails::Listed(..) => CHUNK_TRAILS,
         };
         let chunk = |cursor: &mut Option<Trail<'r, S>>, trails: Result<ChunkTrails, Error>| {
             let trails = trails?;
@@ -186,9 +229,6 @@ impl<'r, S: Storage> Scan<'r, S> {
                 Some(cursor) => cursor,
                 None => cursor.insert(view.cursor()?),
             };
-            if let ChunkTrails::Listed(list) = &trails {
-                view.reader().prefetch_trails(list.as_slice())?;
-            }
             work(&mut Chunk { cursor, trails })
         };
         ordered::run(

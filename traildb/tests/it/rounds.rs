@@ -413,7 +413,38 @@ fn a_thousand_trails_at_random_take_a_few_round_trips_for_each_chunk() {
         )
         .unwrap();
     assert_eq!(events, 1024);
-    // Three to open, and two for each of four chunks of 256: where trails are, and themselves.
+    // Three to open, and two for each of the chunks, of 256, 512 and 256: where trails are, and themselves.
     let rounds = far.round_trips();
-    assert!(rounds <= 11, "{rounds} round trips");
+    assert!(rounds <= 9, "{rounds} round trips");
+}
+
+#[test]
+fn a_long_list_of_trails_takes_few_round_trips() {
+    let trails = 200_000;
+    let far = far(trails, 1, uniform(trails));
+    let reader = Reader::new(far.clone()).unwrap();
+    let mut listed = 0;
+    reader
+        .view()
+        .scan()
+        .trails((0..trails).step_by(2))
+        .run(
+            |chunk| {
+                let mut trails = 0u64;
+                while let Some(trail) = chunk.next_trail()? {
+                    assert!(trail.next_event()?.is_some());
+                    trails += 1;
+                }
+                Ok::<_, traildb::Error>(trails)
+            },
+            |trails| {
+                listed += trails;
+                Ok(())
+            },
+        )
+        .unwrap();
+    assert_eq!(listed, trails / 2);
+    // Two for each chunk of up to 4096 trails, and for those that come before.
+    let most = 4 + 2 * (5 + listed / 4096);
+    assert!(far.round_trips() <= most, "{} round trips of {most}", far.round_trips());
 }
