@@ -174,7 +174,8 @@ fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
         let output = tdb(&args).env("EXTMEM_TRACE", &trace).output().expect("the command starts");
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let stats: Json = serde_json::from_slice(&output.stderr).expect("one JSON object");
-        // What is recorded is what was counted.
+        // What is recorded is what was counted; on a machine that is busy the recorder may lose some,
+        // and says how many.
         let file = std::fs::File::open(&trace).expect("a trace");
         let mut reader = Reader::new(std::io::BufReader::new(file)).expect("a trace");
         let mut overview = Overview::new();
@@ -182,8 +183,9 @@ fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
             overview.record(&record).expect("a small trace");
         }
         assert!(reader.is_complete());
-        assert_eq!((Some(overview.accesses()), overview.lost), (stats["loads"].as_u64(), 0));
-        assert_eq!(Some(overview.hits), stats["load_hits"].as_u64());
+        assert_eq!(Some(overview.accesses() + overview.lost), stats["loads"].as_u64());
+        let hits = stats["load_hits"].as_u64().expect("a number");
+        assert!((hits - overview.lost.min(hits)..=hits).contains(&overview.hits), "{stats}");
         std::fs::remove_file(&trace).expect("ours");
         overview.fetches + overview.guesses
     };
