@@ -406,27 +406,32 @@ impl<S: Storage> Reader<S> {
             return Ok(());
         }
         for batch in trails.chunks(BATCH) {
+            for &trail in batch {
+                self.content_of(trail)?;
+            }
             self.announce_offsets(batch)?;
             self.announce_data(batch, u64::MAX)?;
         }
         Ok(())
     }
 
-    /// Announces where these trails are, of which there are not many.
+    /// Announces where these trails are, of which there are not many. What is wrong with a trail is told
+    /// by who reads it.
     fn announce_offsets(&self, trails: &[u64]) -> Result<(), Error> {
         if !self.members.is_remote() {
             return Ok(());
         }
         let mut plan = Plan::default();
         for &trail in trails {
-            let content = self.content_of(trail)?;
-            content.trails.plan_offsets(&mut plan, trail..trail + 1);
+            if let Ok(content) = self.content_of(trail) {
+                content.trails.plan_offsets(&mut plan, trail..trail + 1);
+            }
         }
         plan.announce(&self.members)
     }
 
     /// Announces the bytes of the first of these trails, up to about `bytes_max` in all, and returns
-    /// how many of each.
+    /// how many of each: none of one that is wrong, which is told by who reads it.
     fn announce_data(&self, trails: &[u64], bytes_max: u64) -> Result<Vec<u64>, Error> {
         let mut lens = Vec::new();
         if !self.members.is_remote() {
@@ -437,10 +442,15 @@ impl<S: Storage> Reader<S> {
             if bytes >= bytes_max {
                 break;
             }
-            let content = self.content_of(trail)?;
-            let span = content.trails.span(&self.members, trail)?;
+            let found = self.content_of(trail).and_then(|content| {
+                Ok((&content.trails, content.trails.span(&self.members, trail)?))
+            });
+            let Ok((all, span)) = found else {
+                lens.push(0);
+                continue;
+            };
             let len = (span.end - span.start).min(TRAIL_AHEAD_BYTES);
-            content.trails.plan_data(&mut plan, &span, TRAIL_AHEAD_BYTES);
+            all.plan_data(&mut plan, &span, TRAIL_AHEAD_BYTES);
             bytes = bytes.saturating_add(len);
             lens.push(len);
         }

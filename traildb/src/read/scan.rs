@@ -15,8 +15,9 @@ use crate::{error::Error, storage::Storage};
 
 /// Trails of a chunk, unless they are listed.
 const CHUNK_TRAILS: u64 = 1024;
-/// Trails of the first chunk, when they are listed. Far away a chunk waits for where its trails are and
-/// then for the first of them, so each has twice as many as the one before it, up to the most.
+/// Trails of the first chunk, when they are listed, and of all where they are near. Far away a chunk
+/// waits for where its trails are and then for the first of them, so each has twice as many as the one
+/// before it, up to the most.
 const CHUNK_LISTED_MIN: usize = 256;
 const CHUNK_LISTED_MAX: usize = 4096;
 /// Of listed trails so many bytes are announced ahead of the cursor, by each thread.
@@ -59,8 +60,8 @@ pub struct Scan<'r, S: Storage> {
 
 enum Trails<'r> {
     Range(Range<u64>),
-    /// And how many of them the next chunk has.
-    Listed(Box<dyn Iterator<Item = Result<u64, Error>> + Send + 'r>, usize),
+    /// And how many of them the next chunk has, and one has at most.
+    Listed(Box<dyn Iterator<Item = Result<u64, Error>> + Send + 'r>, usize, usize),
 }
 
 impl Trails<'_> {
@@ -73,9 +74,9 @@ impl Trails<'_> {
                 range.start = end;
                 (!chunk.is_empty()).then_some(Ok(ChunkTrails::Range(chunk)))
             }
-            Trails::Listed(trails, len) => {
+            Trails::Listed(trails, len, most) => {
                 let list: Result<Vec<u64>, Error> = trails.take(*len).collect();
-                *len = (2 * *len).min(CHUNK_LISTED_MAX);
+                *len = (2 * *len).min(*most);
                 match list {
                     Ok(list) if list.is_empty() => None,
                     list => Some(list.map(|list| ChunkTrails::Listed(Listed::new(list)))),
@@ -119,9 +120,18 @@ impl Listed {
     /// The next trail. Those behind it are announced when half of what may be under way is not.
     fn next<S: Storage>(&mut self, reader: &Reader<S>) -> Result<Option<u64>, Error> {
         let Some(&trail) = self.trails.get(self.at) else { return Ok(None) };
+        let announced = self.announce(reader);
+        // Whatever came of it: who goes on after an error comes to the end.
+        self.at += 1;
+        self.ahead_bytes -= self.ahead.pop_front().unwrap_or(0);
+        announced.map(|()| Some(trail))
+    }
+
+    fn announce<S: Storage>(&mut self, reader: &Reader<S>) -> Result<(), Error> {
         if self.at == 0 {
             reader.announce_offsets(&self.trails)?;
         }
+        self.announced = self.announced.max(self.at);
         if self.announced < self.trails.len() && self.ahead_bytes <= LISTED_AHEAD_BYTES / 2 {
             let room = LISTED_AHEAD_BYTES - self.ahead_bytes;
             let lens = reader.announce_data(&self.trails[self.announced..], room)?;
@@ -129,9 +139,7 @@ impl Listed {
             self.ahead_bytes += lens.iter().sum::<u64>();
             self.ahead.extend(lens);
         }
-        self.at += 1;
-        self.ahead_bytes -= self.ahead.pop_front().unwrap_or(0);
-        Ok(Some(trail))
+        Ok(())
     }
 }
 
@@ -191,7 +199,9 @@ impl<'r, S: Storage> Scan<'r, S> {
         I: IntoIterator<Item = Result<u64, Error>>,
         I::IntoIter: Send + 'r,
     {
-        self.trails = Trails::Listed(Box::new(trails.into_iter()), CHUNK_LISTED_MIN);
+        let far = self.view.reader().members.is_remote();
+        let most = if far { CHUNK_LISTED_MAX } else { CHUNK_LISTED_MIN };
+        self.trails = Trails::Listed(Box::new(trails.into_iter()), CHUNK_LISTED_MIN, most);
         self
     }
 

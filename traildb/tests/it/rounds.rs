@@ -448,3 +448,31 @@ fn a_long_list_of_trails_takes_few_round_trips() {
     let most = 4 + 2 * (5 + listed / 4096);
     assert!(far.round_trips() <= most, "{} round trips of {most}", far.round_trips());
 }
+
+/// Announcing came before the step to the next trail: whoever went on after an error never came to the
+/// end, and the trails before the wrong one were not handed out.
+#[test]
+fn a_list_with_a_trail_that_is_none_goes_on_behind_it() {
+    let reader = Reader::new(far(1000, 1, uniform(1000))).unwrap();
+    let mut seen = Vec::new();
+    let work = |chunk: &mut traildb::Chunk<'_, '_, Arc<Far>>| {
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            match chunk.next_trail() {
+                Ok(Some(trail)) => seen.push(trail.id().unwrap().to_string()),
+                Ok(None) => break,
+                Err(error) => seen.push(error.to_string()),
+            }
+        }
+        Ok::<_, traildb::Error>(seen)
+    };
+    let view = reader.view();
+    let scan = view.scan().threads(1).trails([0, 1, 1005, 2]);
+    scan.run(work, |part| {
+        seen.extend(part);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!([&seen[0], &seen[1], &seen[3]], ["0", "1", "2"], "{seen:?}");
+    assert!(seen.len() == 4 && seen[2].contains("1005"), "{seen:?}");
+}
