@@ -50,8 +50,8 @@ struct TurnState {
 #[derive(Default)]
 struct Kept {
     seats: Vec<Seat>,
-    /// Gates that have had one back for a while.
-    lent: Vec<Arc<Inner>>,
+    /// Turns that gates have had back for a while.
+    lent: Vec<Lent>,
 }
 
 impl Turn {
@@ -79,13 +79,23 @@ impl Turn {
         });
     }
 
-    /// Lets others have what is kept, until the next attempt: that one waits for nobody, and for so long
-    /// there is one request more than is allowed.
+    /// Lets others have what is kept, until the next attempt: that one waits for nobody, so for a while
+    /// more requests run than are allowed, by as many as are lent. Those are few, and what is beyond
+    /// them stays here: where all bodies break at once, all come back at once.
     pub(crate) fn lend(&self) {
         let seats = self.with(|turn| {
             let kept = turn.kept.as_mut()?;
-            kept.lent.extend(kept.seats.iter().map(|seat| seat.0.clone()));
-            Some(std::mem::take(&mut kept.seats))
+            let mut given_back = Vec::new();
+            for seat in std::mem::take(&mut kept.seats) {
+                match Lent::of(&seat.0) {
+                    Some(lent) => {
+                        kept.lent.push(lent);
+                        given_back.push(seat);
+                    }
+                    None => kept.seats.push(seat),
+                }
+            }
+            Some(given_back)
         });
         // Outside of the lock: each lets somebody in.
         drop(seats);
@@ -114,10 +124,10 @@ impl Turn {
             if let Some(at) = kept.seats.iter().position(|seat| Arc::ptr_eq(&seat.0, gate)) {
                 return Some(kept.seats.swap_remove(at));
             }
-            let at = kept.lent.iter().position(|lent| Arc::ptr_eq(lent, gate))?;
-            let gate = kept.lent.swap_remove(at);
+            let at = kept.lent.iter().position(|lent| Arc::ptr_eq(&lent.0, gate))?;
             gate.with(|state| state.running += 1);
-            Some(Seat(gate))
+            drop(kept.lent.swap_remove(at));
+            Some(Seat(gate.clone()))
         })
     }
 
@@ -144,6 +154,8 @@ const CUT_SLOW: f64 = 0.9;
 const SLOW_TIMES: f64 = 4.0;
 /// ... and this much more, so that a server next door is not judged by microseconds.
 const SLOW_AT_LEAST: Duration = Duration::from_millis(100);
+/// The part of the limit that may be lent: so much is it exceeded at most.
+const LENT_SHARE: f64 = 0.25;
 /// The share of the newest answer in the smoothed time.
 const SMOOTHING: f64 = 1.0 / 16.0;
 /// The best time is forgotten after at most twice this: routes change.
@@ -186,6 +198,8 @@ struct Inner {
 struct State {
     allowed: f64,
     running: u32,
+    /// Turns of those who come back without waiting.
+    lent: u32,
     queue: VecDeque<oneshot::Sender<Seat>>,
     /// Requests that began before this moment have been answered for.
     cut_at: Option<Instant>,
@@ -212,7 +226,8 @@ impl Gate {
             best_before: f64::INFINITY,
             since: Instant::now(),
         };
-        let state = State { allowed, running: 0, queue: VecDeque::new(), cut_at: None, times };
+        let state =
+            State { allowed, running: 0, lent: 0, queue: VecDeque::new(), cut_at: None, times };
         let inner = Inner {
             name: name.into(),
             least: f64::from(least),
@@ -383,6 +398,27 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.0.with(|state| state.running -= 1);
         self.0.admit();
+    }
+}
+
+/// A turn that its owner has given back for a while.
+struct Lent(Arc<Inner>);
+
+impl Lent {
+    /// `None` where enough is lent, and at least one always may be.
+    fn of(gate: &Arc<Inner>) -> Option<Lent> {
+        let may = gate.with(|state| {
+            let may = f64::from(state.lent) < (state.allowed * LENT_SHARE).max(1.0);
+            state.lent += u32::from(may);
+            may
+        });
+        may.then(|| Lent(gate.clone()))
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.with(|state| state.lent -= 1);
     }
 }
 
@@ -593,5 +629,67 @@ mod tests {
             drop(source.read(&version, 0..10).await.expect("read"));
         }
         assert!(gate.allowed() < 40, "{}", gate.allowed());
+    }
+
+    /// All bodies break, the queue has its turns, and its bodies break, too: all came back together,
+    /// past the gate.
+    #[tokio::test(start_paused = true)]
+    async fn those_who_come_back_are_few() {
+        const READERS: usize = 64;
+        let gate = gate(8, 8, 8, READERS);
+        let broken = (0..READERS).map(|_| Some(Fault::Break { after: 100 }));
+        let source = Faulty::new(Memory::new("x", vec![7u8; 1000]), Schedule::script(broken));
+        // Requests take time: who is past the gate is seen there.
+        let delayed = Delayed(source);
+        let source = crate::Retry::with(
+            Limit::new(delayed, gate.clone()),
+            crate::RetryPolicy {
+                attempts_max: 100,
+                seed: Some(7),
+                ..crate::RetryPolicy::default()
+            },
+        );
+        let version = source.stat().await.expect("stat").version;
+        let mut readers = Box::pin(futures::future::join_all((0..READERS).map(|_| async {
+            let mut body = source.read(&version, 0..1000).await.expect("a body");
+            let mut got = 0;
+            while let Some(chunk) = body.next().await {
+                got += chunk.expect("bytes").len();
+            }
+            assert_eq!(got, 1000);
+        })));
+        let mut most = 0;
+        loop {
+            let tick = tokio::time::sleep(Duration::from_millis(1));
+            match futures::future::select(readers.as_mut(), Box::pin(tick)).await {
+                futures::future::Either::Left(_) => break,
+                futures::future::Either::Right(_) => most = most.max(gate.running()),
+            }
+        }
+        assert!((8..=10).contains(&most), "{most} requests where 8 are allowed, and 2 more");
+        assert_eq!((gate.running(), gate.inner.with(|state| state.lent)), (0, 0));
+    }
+
+    /// Answers only after a while.
+    struct Delayed<S>(S);
+
+    #[async_trait]
+    impl<S: BlockSource> BlockSource for Delayed<S> {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+
+        async fn stat(&self) -> Result<ObjectStat, SourceError> {
+            self.0.stat().await
+        }
+
+        async fn read(
+            &self,
+            version: &Version,
+            range: Range<u64>,
+        ) -> Result<ByteStream, SourceError> {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.0.read(version, range).await
+        }
     }
 }
