@@ -292,16 +292,24 @@ impl Inner {
         range: &Range<u64>,
         look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, SourceError> {
+        match tokio::time::timeout(DISK_WAIT, self.look_long(name, range, look)).await {
+            Ok(found) => found,
+            Err(_) => Ok(self.cannot_be_read(&format!("no answer for {DISK_WAIT:?}"))),
+        }
+    }
+
+    /// The same, for what may take longer.
+    async fn look_long<T: Send + 'static>(
+        &self,
+        name: &str,
+        range: &Range<u64>,
+        look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, SourceError> {
         let core = self.core.clone();
-        let work = tokio::task::spawn_blocking(move || look(&core));
-        let failed = |error: &dyn fmt::Display| {
-            self.core.reads.failed("the disk cache cannot be read", error);
-            Ok(None)
-        };
-        match tokio::time::timeout(DISK_WAIT, work).await {
-            Ok(Ok(Ok(found))) => Ok(Some(found)),
-            Ok(Ok(Err(error))) => failed(&error),
-            Ok(Err(error)) if error.is_cancelled() => Err(SourceError::Transient {
+        match tokio::task::spawn_blocking(move || look(&core)).await {
+            Ok(Ok(found)) => Ok(Some(found)),
+            Ok(Err(error)) => Ok(self.cannot_be_read(&error)),
+            Err(error) if error.is_cancelled() => Err(SourceError::Transient {
                 object: name.to_owned(),
                 what: "read",
                 range: Some(range.clone()),
@@ -309,9 +317,19 @@ impl Inner {
                 reason: "the runtime stopped".to_owned(),
                 cause: None,
             }),
-            Ok(Err(_)) => Ok(None),
-            Err(_) => failed(&format!("no answer for {DISK_WAIT:?}")),
+            Err(_) => Ok(None),
         }
+    }
+
+    fn cannot_be_read<T>(&self, error: &dyn fmt::Display) -> Option<T> {
+        self.core.reads.failed("the disk cache cannot be read", error);
+        None
+    }
+
+    /// Whether the disk takes what is fetched, and gives it again.
+    fn is_kept(&self) -> bool {
+        let core = &self.core;
+        core.reads.is_well() && core.writes.is_well() && core.directory.is_writable()
     }
 
     fn missed(&self) {

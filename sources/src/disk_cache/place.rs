@@ -14,7 +14,7 @@ use std::{
 use pager::{BlockSource, SourceError, Version};
 
 use super::{
-    DiskCache, Object,
+    DISK_WAIT, DiskCache, Object,
     core::{Core, Identity},
     reading::Reading,
     segment::{ReadFault, Segment},
@@ -111,7 +111,8 @@ impl<S: BlockSource> DiskCache<S> {
         let extent = (range.start - range.start % extent).max(around.start)
             ..range.end.next_multiple_of(extent).min(around.end);
         for fetches in 0.. {
-            if let Some(placed) = self.locate(&object, &range, &extent).await? {
+            let Some(found) = self.locate(&object, &range, &extent).await? else { return Ok(None) };
+            if let Some(placed) = found {
                 if fetches == 0 {
                     let count = blocks.end - blocks.start;
                     inner.core.counts.hit_blocks.fetch_add(count, Relaxed);
@@ -143,16 +144,21 @@ impl<S: BlockSource> DiskCache<S> {
         object.flights.has(object.identity.layout.block_of(at))
     }
 
+    /// Where `range` lies, or that it is on no disk. `None` where that is not known in time: the whole
+    /// extent is checked, which may take longer than a sound disk takes for a few blocks.
     async fn locate(
         &self,
         object: &Arc<Object>,
         range: &Range<u64>,
         extent: &Range<u64>,
-    ) -> Result<Option<Placed>, SourceError> {
+    ) -> Result<Option<Option<Placed>>, SourceError> {
         let (object, asked, extent) = (object.clone(), range.clone(), extent.clone());
         let look = move |core: &Core| core.locate(&object.identity, &asked, &extent);
-        let found = self.cache.inner.look(self.name(), range, look).await?;
-        Ok(found.flatten())
+        let found = self.cache.inner.look_long(self.name(), range, look);
+        match tokio::time::timeout(DISK_WAIT, found).await {
+            Ok(found) => Ok(Some(found?.flatten())),
+            Err(_) => Ok(None),
+        }
     }
 }
 

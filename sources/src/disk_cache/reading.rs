@@ -124,7 +124,8 @@ impl<S: BlockSource> Reading<S> {
     ) -> Result<Option<Arriving>, SourceError> {
         let layout = self.object.identity.layout;
         let mut looks = 0;
-        while self.range.start < self.range.end {
+        // First: whoever is waited for goes on without its reader, which is to find its bytes on the disk.
+        while self.range.start < self.range.end && self.inner.is_kept() {
             let blocks = layout.blocks_of(&self.range);
             let (at, generation) = self.object.flights.pass(blocks.clone(), coming);
             let gap = if at < blocks.end { self.gap(at..blocks.end).await? } else { None };
@@ -142,12 +143,9 @@ impl<S: BlockSource> Reading<S> {
         Ok(None)
     }
 
-    /// The first of `blocks` that are not on the disk. None are where it would not keep them.
+    /// The first of `blocks` that are not on the disk. None are where it cannot be read.
     async fn gap(&self, blocks: Range<u64>) -> Result<Option<Range<u64>>, SourceError> {
-        let (core, object) = (&self.inner.core, self.object.clone());
-        if !core.reads.is_well() || !core.writes.is_well() || !core.directory.is_writable() {
-            return Ok(None);
-        }
+        let object = self.object.clone();
         let look = move |core: &Core| core.gap(&object.identity, &blocks);
         let found = self.inner.look(self.source.name(), &self.range, look).await?;
         Ok(found.flatten())
