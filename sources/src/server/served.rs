@@ -331,12 +331,12 @@ impl Shared {
         }
         let connection = self.link.connection().await?;
         let handle = self.handle(&connection, version).await?;
-        // What has no strong version is kept in no file.
-        let has_files = connection.has_files && version.strength() == Strength::Strong;
-        let place = if has_files { self.place() } else { None };
+        let place = if connection.has_files { self.place() } else { None };
         let file = place.is_some();
+        // What has no strong version is seldom kept in a file, and bytes come in larger parts.
+        let is_strong = version.strength() == Strength::Strong;
         let left = range.end - range.start;
-        let length = left.min(connection.read_bytes_max).min(match file {
+        let length = left.min(connection.read_bytes_max).min(match file && is_strong {
             true => {
                 (left / 2).next_multiple_of(ASKED_BYTES_MIN).clamp(ASKED_BYTES_MIN, ASKED_BYTES)
             }
