@@ -120,6 +120,17 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Whether the peer has taken what was sent to it, but for one small frame at most, or has no end of
+    /// this connection any more. Tells it also of a socket that is [closed](Socket::close) here, whose
+    /// peer may read what was sent before. On TCP, always.
+    pub fn is_taken(&self) -> bool {
+        let Socket::Unix(stream) = self else { return true };
+        let Ok(_narrow) = Narrow::of(stream) else { return true };
+        polled(stream.as_fd()).is_ok_and(|events| events.contains(PollFlags::OUT))
+    }
+}
+
 /// A socket with the least room for what is not read, as long as this lives.
 struct Narrow<'a> {
     stream: &'a UnixStream,
@@ -143,11 +154,15 @@ impl Drop for Narrow<'_> {
 }
 
 fn may_be_written(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    // Also one that is closed, or broken: whoever writes to it is told.
+    Ok(!polled(socket)?.is_empty())
+}
+
+fn polled(socket: BorrowedFd<'_>) -> io::Result<PollFlags> {
     let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut polled, Some(&now))?;
-    // Also one that is closed, or broken: whoever writes to it is told.
-    Ok(!polled[0].revents().is_empty())
+    Ok(polled[0].revents())
 }
 
 /// Whether a descriptor could not be sent because too many of this user's are on their way.
@@ -397,6 +412,32 @@ mod tests {
         a.taken(Duration::from_secs(20)).await.expect("all was read");
         drop(a);
         rest.await.expect("a task");
+    }
+
+    /// What lies in the queue of a peer stays there when this end is closed.
+    #[tokio::test]
+    async fn what_is_not_taken_is_seen_after_the_end() {
+        for leaves in [true, false] {
+            let (a, b) = UnixStream::pair().expect("a pair");
+            let (a, b) = (Socket::Unix(a), Socket::Unix(b));
+            assert!(a.is_taken());
+            for _ in 0..5 {
+                let frame = Answer::Closed.encode(1);
+                a.send(&[frame.into()], None, WAIT).await.expect("send");
+            }
+            assert!(!a.is_taken());
+            a.close();
+            assert!(!a.is_taken(), "nobody took them");
+            if leaves {
+                drop(b);
+            } else {
+                let mut incoming = Incoming::default();
+                for _ in 0..5 {
+                    incoming.frame(&b, 100, WAIT).await.expect("a frame").expect("one");
+                }
+            }
+            assert!(a.is_taken(), "{leaves}");
+        }
     }
 
     #[tokio::test]

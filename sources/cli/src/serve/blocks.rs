@@ -18,7 +18,7 @@ use std::{
     ops::Range,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -64,6 +64,29 @@ const AHEAD_BYTES_MAX: u64 = 256 << 20;
 /// Descriptors that are sent before the client must have taken those before: the kernel counts them as
 /// this process's until then, and lets nobody have any where they are too many.
 const FILES_UNREAD: usize = 16;
+
+/// How often an ended connection's client is looked at that has not taken its descriptors.
+const UNTAKEN_LOOK: Duration = Duration::from_millis(200);
+/// After the kernel has refused a descriptor none is sent for so long: bytes do as well.
+const FILES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether descriptors are left alone, as the kernel has refused one.
+#[derive(Debug, Default)]
+pub(super) struct Pause(Mutex<Option<Instant>>);
+
+impl Pause {
+    fn with<T>(&self, work: impl FnOnce(&mut Option<Instant>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begin(&self) {
+        self.with(|since| *since = Some(Instant::now()));
+    }
+
+    fn is_on(&self) -> bool {
+        self.with(|since| since.is_some_and(|since| since.elapsed() < FILES_PAUSE))
+    }
+}
 
 /// What an open object is.
 #[derive(Clone)]
@@ -169,7 +192,7 @@ pub(super) async fn serve(
     let greeting = greet(&socket, &mut incoming, gate, FILES | memory);
     let Ok(Ok(has)) = tokio::time::timeout(FRAME_WAIT, greeting).await else { return };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
-    let writer = tokio::spawn(write(socket.clone(), outgoing));
+    let writer = tokio::spawn(write(server.clone(), socket.clone(), outgoing));
     // Kept until the last answer is gone, which takes room of its client's until then.
     let seat = Arc::new(seat);
     let connection = Arc::new(Connection {
@@ -239,9 +262,19 @@ pub(super) async fn serve(
     // What was asked is answered, as long as the client reads.
     while tasks.join_next().await.is_some() {}
     drop(connection);
-    let _ = writer.await;
+    let unread = writer.await.unwrap_or_default();
     socket.close();
-    drop(seat);
+    // Descriptors in its queue are this process's as before: so are its seat, and what they take.
+    let taken = async {
+        while !unread.is_empty() && !socket.is_taken() {
+            tokio::time::sleep(UNTAKEN_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = taken => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+    drop((unread, seat));
 }
 
 /// What to fetch for what was announced. For what is short, whole extents: as for who reads there.
@@ -314,16 +347,26 @@ fn is_same(a: &str, b: &str) -> bool {
     a.bytes().zip(b.bytes()).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
-async fn write(socket: Arc<Socket>, outgoing: mpsc::Receiver<Outgoing>) {
-    if write_all(&socket, outgoing).await.is_err() {
+/// Returns the parts of descriptors that the client may not have taken.
+async fn write(
+    server: Arc<Server>,
+    socket: Arc<Socket>,
+    outgoing: mpsc::Receiver<Outgoing>,
+) -> Vec<Part> {
+    let mut unread = Vec::new();
+    if write_all(&server, &socket, outgoing, &mut unread).await.is_err() {
         // It does not read, or has left. The reader sees the end, and the tasks fail.
         socket.close();
     }
+    unread
 }
 
-async fn write_all(socket: &Socket, mut outgoing: mpsc::Receiver<Outgoing>) -> io::Result<()> {
-    // Of descriptors that the client may not have taken yet.
-    let mut unread: Vec<Part> = Vec::new();
+async fn write_all(
+    server: &Server,
+    socket: &Socket,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    unread: &mut Vec<Part>,
+) -> io::Result<()> {
     loop {
         let next = async {
             match unread.len() < FILES_UNREAD {
@@ -349,9 +392,10 @@ async fn write_all(socket: &Socket, mut outgoing: mpsc::Receiver<Outgoing>) -> i
             (Ok(()), file) => unread.extend(file.map(|(_, part)| part)),
             (Err(error), Some(_)) if has_no_descriptor(&error) => {
                 // Nothing of it was sent. Others of this user have as many under way as there may be.
-                tracing::warn!(%error, "a descriptor cannot be sent");
+                tracing::warn!(%error, "a descriptor cannot be sent: bytes are sent for a while");
+                server.files_paused.begin();
                 let text = "too many descriptors are on their way".to_owned();
-                let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 0, text };
+                let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 1, text };
                 socket.send(&[answer.encode(one.id).into()], None, FRAME_WAIT).await?;
             }
             (Err(error), _) => return Err(error),
@@ -510,9 +554,13 @@ impl Connection {
         let Opened { object, pinned, .. } = opened;
         self.server.seen.asked(object, &pinned.version, pinned.len, &range);
         let length = range.end - range.start;
-        if file {
-            // What is on its way is sent as it comes, and need not be on the disk first.
-            let comes = object.is_coming(&pinned.version, range.start).await;
+        if file && !self.server.files_paused.is_on() {
+            // What is on its way is sent as it comes, and need not be on the disk first. All of it: what
+            // follows would be a small request of its own.
+            let (version, last) = (&pinned.version, range.end - 1);
+            let comes = object.is_coming(version, range.start).await
+                && (last < self.extent_end(object, range.start)
+                    || object.is_coming(version, last).await);
             if let Some(room) = comes.then(|| self.room_now(length)).flatten() {
                 return self.bytes(id, opened, range, Some(room)).await;
             }
@@ -551,12 +599,25 @@ impl Connection {
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             got += chunk.len() as u64;
-            parts.push(chunk);
+            // A few bytes of a block would keep all of it until they are read, and count as few.
+            let is_small = chunk.len() as u64 <= object.block_bytes() / 2;
+            parts.push(if is_small { Bytes::copy_from_slice(&chunk) } else { chunk });
         }
         if got != length {
             return Err(SourceError::short_body(object.name(), range, got));
         }
         Ok(Outgoing { id, parts, file: None, _room: room })
+    }
+
+    /// What is fetched at once, and lies in one file.
+    fn extent(&self, object: &Object) -> u64 {
+        self.server.extent_bytes.min(object.segment_bytes())
+    }
+
+    /// Where the extent with the byte `at` ends.
+    fn extent_end(&self, object: &Object, at: u64) -> u64 {
+        let extent = self.extent(object);
+        (at - at % extent).saturating_add(extent)
     }
 
     /// An answer that is a file, where the bytes are in one.
@@ -571,8 +632,8 @@ impl Connection {
         let _turn = self.seat.turn().await;
         let Opened { object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.
-        let extent = self.server.extent_bytes.min(object.segment_bytes());
-        let end = (range.start - range.start % extent).saturating_add(extent).min(range.end);
+        let extent = self.extent(object);
+        let end = self.extent_end(object, range.start).min(range.end);
         let placed = object.place(&pinned.version, range.start..end, extent).await?;
         let Some(placed) = placed else { return Ok(None) };
         match placed.open() {
@@ -605,7 +666,7 @@ impl Connection {
             // Its pieces might be of different versions.
             return failed("an object whose version is weak is not mapped".to_owned());
         }
-        let (piece, range) = match pieces.get(object, url, pinned, offset, &self.seat).await {
+        let (piece, file, range) = match pieces.get(object, url, pinned, offset, &self.seat).await {
             Ok(piece) => piece,
             Err(NoPiece::Source(error)) => return Err(error),
             Err(NoPiece::Full) => {
@@ -614,10 +675,6 @@ impl Connection {
             Err(NoPiece::System(error)) => return failed(format!("no memory: {error}")),
         };
         self.server.seen.asked(object, &pinned.version, pinned.len, &range);
-        let file = match piece.file() {
-            Ok(file) => file,
-            Err(error) => return failed(format!("no memory: {error}")),
-        };
         let answer = Answer::File { position: offset - range.start, length: range.end - offset };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if !given.iter().any(|one| Arc::ptr_eq(one, &piece)) {

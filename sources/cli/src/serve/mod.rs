@@ -164,6 +164,7 @@ pub(crate) struct Server {
     /// Fetches ahead of readers.
     ahead: Arc<Semaphore>,
     seats: Arc<Seats>,
+    files_paused: blocks::Pause,
     counts: Counts,
     seen: Seen,
     /// The most that the directory may take.
@@ -235,6 +236,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         extent_bytes: args.block_bytes,
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
         seats: Seats::new(args.connections_max, args.connections_per_client, shares),
+        files_paused: blocks::Pause::default(),
         counts: Counts::default(),
         seen: Seen::default(),
         bytes_max: args.max_bytes,

@@ -4,7 +4,8 @@
 //! What a connection was given is its own until it ends, and takes room until then: its client may
 //! have it mapped. A client that keeps a map or a descriptor beyond its connection takes the room, too:
 //! what it is given has a lock on it (`flock(2)`), which ends with the last of both. What nobody has
-//! leaves, oldest use first.
+//! leaves, oldest use first. A client may take the lock for itself alone: then others are given the
+//! same bytes anew, and what it keeps is counted until it lets go.
 
 use std::{
     fs::File,
@@ -54,6 +55,8 @@ type Key = (String, Version, u64, u64);
 #[derive(Default)]
 struct Held {
     pieces: Recent<Key, Arc<Piece>>,
+    /// Those that a client has locked for itself, and their bytes. Nobody is given them any more.
+    lost: Vec<(Arc<Piece>, u64)>,
 }
 
 /// A part of an object.
@@ -107,15 +110,15 @@ impl Pieces {
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> u64 {
-        self.with(|held| held.pieces.bytes())
+        self.with(|held| held.pieces.bytes() + held.lost_bytes())
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
         work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The piece with the byte at `offset`, and where it lies in the object. `seat` is whose turn it is
-    /// to have it made.
+    /// The piece with the byte at `offset`, its file for one client, and where it lies in the object.
+    /// `seat` is whose turn it is to have it made.
     pub(super) async fn get(
         &self,
         object: &Object,
@@ -123,7 +126,7 @@ impl Pieces {
         pinned: &Pinned,
         offset: u64,
         seat: &Seat,
-    ) -> Result<(Arc<Piece>, Range<u64>), NoPiece> {
+    ) -> Result<(Arc<Piece>, File, Range<u64>), NoPiece> {
         let at = offset / self.piece_bytes;
         let start = at * self.piece_bytes;
         let range = start..(start + self.piece_bytes).min(pinned.len);
@@ -131,20 +134,31 @@ impl Pieces {
         let key = (url.to_owned(), pinned.version.clone(), pinned.len, at);
         // Memory comes in whole pages.
         let len = (range.end - range.start).next_multiple_of(PAGE);
-        let piece = self.with(|held| held.piece(&key, len, self.room));
-        let piece = piece.ok_or(NoPiece::Full)?;
-        let make = || async {
-            let _turn = seat.fill().await;
-            fill(object, pinned, range.clone()).await
-        };
-        let made = piece.file.get_or_try_init(make).await;
-        if let Err(error) = made {
-            // Whoever asks next tries again, if nobody else does already.
-            drop(piece);
-            self.with(|held| held.forget(&key));
-            return Err(error);
+        let mut is_second = false;
+        loop {
+            let piece = self.with(|held| held.piece(&key, len, self.room));
+            let piece = piece.ok_or(NoPiece::Full)?;
+            let make = || async {
+                let _turn = seat.fill().await;
+                fill(object, pinned, range.clone()).await
+            };
+            let made = piece.file.get_or_try_init(make).await;
+            if let Err(error) = made {
+                // Whoever asks next tries again, if nobody else does already.
+                drop(piece);
+                self.with(|held| held.forget(&key));
+                return Err(error);
+            }
+            match piece.file() {
+                Ok(file) => return Ok((piece, file, range)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_second => {
+                    tracing::warn!(url, "a client has locked memory for itself: made anew");
+                    self.with(|held| held.lose(&key, &piece));
+                    is_second = true;
+                }
+                Err(error) => return Err(NoPiece::System(error)),
+            }
         }
-        Ok((piece, range))
     }
 }
 
@@ -185,7 +199,9 @@ impl Held {
         if let Some(piece) = self.pieces.touch(key) {
             return Some(piece.clone());
         }
-        let (mut bytes, mut pieces) = (self.pieces.bytes() + len, self.pieces.count() + 1);
+        self.lost.retain(|(piece, _)| Arc::strong_count(piece) > 1 || !piece.is_free());
+        let mut bytes = self.pieces.bytes() + self.lost_bytes() + len;
+        let mut pieces = self.pieces.count() + self.lost.len() + 1;
         let mut leaving = Vec::new();
         if bytes > room.bytes || pieces > room.pieces {
             for (name, piece, of_it) in self.pieces.oldest_first() {
@@ -208,6 +224,20 @@ impl Held {
         let piece = Arc::<Piece>::default();
         self.pieces.insert(key.clone(), piece.clone(), len);
         Some(piece)
+    }
+
+    /// Gives `piece` to nobody any more: somebody has it for himself. Unless another took its place.
+    fn lose(&mut self, key: &Key, piece: &Arc<Piece>) {
+        if self.pieces.peek(key).is_some_and(|there| Arc::ptr_eq(there, piece)) {
+            let before = self.pieces.bytes();
+            if let Some(piece) = self.pieces.remove(key) {
+                self.lost.push((piece, before - self.pieces.bytes()));
+            }
+        }
+    }
+
+    fn lost_bytes(&self) -> u64 {
+        self.lost.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Removes a piece that could not be made, unless somebody is about to.
@@ -264,6 +294,34 @@ mod tests {
         assert!(held.piece(&key(1), 10, ROOM).is_none(), "one has");
         drop(two);
         assert!(held.piece(&key(1), 10, ROOM).is_some());
+    }
+
+    /// A lock that was made an exclusive one kept the piece from everybody else.
+    #[test]
+    fn what_somebody_locks_for_himself_is_made_anew_and_counted() {
+        const ROOM: Room = Room { bytes: 20, pieces: 10 };
+        let mut held = Held::default();
+        let make = |held: &mut Held, at: u64| {
+            let piece = held.piece(&key(at), 10, ROOM)?;
+            let file = sealed::seal(10, |file| file.write_all(&[7; 10])).expect("sealed");
+            piece.file.set(file).expect("the first");
+            Some(piece)
+        };
+        let piece = make(&mut held, 0).expect("room");
+        let own = piece.file().expect("a file");
+        own.try_lock().expect("nobody else has it");
+        let refused = piece.file().expect_err("it has");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        held.lose(&key(0), &piece);
+        drop(piece);
+        let second = make(&mut held, 0).expect("room for two");
+        second.file().expect("a file of its own");
+        held.lose(&key(0), &Arc::default());
+        assert_eq!((held.pieces.bytes(), held.lost_bytes()), (10, 10));
+        assert!(held.piece(&key(1), 10, ROOM).is_none(), "both are somebody's");
+        drop(own);
+        assert!(held.piece(&key(1), 10, ROOM).is_some());
+        assert_eq!((held.pieces.bytes(), held.lost_bytes()), (20, 0));
     }
 
     #[test]

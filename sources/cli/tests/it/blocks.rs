@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    os::fd::AsFd,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -700,6 +701,188 @@ fn who_takes_no_descriptors_is_given_few_and_given_up() {
     }
     assert!((1..=17).contains(&files), "{files} descriptors that nobody took");
     assert_eq!(server.stop(), Some(0));
+}
+
+/// Descriptors in the queue of a client stay there when its connection ends: its place was free again
+/// at once, for as many more.
+#[test]
+fn who_takes_no_descriptors_keeps_its_place() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", &sample(1 << 20, 61), "1");
+    let url = origin.url("/object");
+    let _server = place.start(&origin, &["--connections-per-client", "4"]);
+    let held: Vec<Raw> = (0..4)
+        .map(|_| {
+            let mut client = Raw::connect(&place);
+            let (_, opened) = client.open_now(&url);
+            let mut wants = Raw::range(&opened[..4], 0, 4096);
+            wants.push(1);
+            for _ in 0..15 {
+                client.say(3, &wants).expect("send");
+            }
+            // No request: what came before it is answered, and the connection ends.
+            client.say(77, &[]).expect("send");
+            let in_time = Instant::now() + Duration::from_secs(40);
+            while client.say(5, &9u32.to_le_bytes()).is_ok() {
+                assert!(Instant::now() < in_time, "it has its connection still");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            client
+        })
+        .collect();
+    let is_served = || {
+        let mut client = Raw::bare(&place);
+        client.say(1, b"extmem-1\x01\0\0\0\0\0").and_then(|()| client.hear()).is_ok()
+    };
+    for _ in 0..10 {
+        assert!(!is_served(), "a fifth");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(held);
+    let in_time = Instant::now() + Duration::from_secs(40);
+    while !is_served() {
+        assert!(Instant::now() < in_time, "those who have left have their places still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// All that may be on their way are somebody else's: whoever wanted a file was told to come back, until
+/// he gave up.
+#[test]
+fn where_no_descriptor_can_be_sent_bytes_are() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(3_000_000, 62);
+    origin.put("/object", &object, "1");
+    // Root may send any number, but for one without these.
+    let limited = ["--bounding-set", "-sys_resource,-sys_admin", "sh", "-c"];
+    let mut refused = Command::new("setpriv");
+    match refused.args(limited).arg("true").status() {
+        Ok(status) if status.success() => {}
+        other => return without_other_users(&other),
+    }
+    let socket = place.socket();
+    let line = "ulimit -n 256 && exec \"$0\" \"$@\"";
+    let mut command = Command::new("setpriv");
+    command.args(limited).arg(line).arg(assert_cmd::cargo::cargo_bin!("extmem"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--free-bytes", "0", "--allow"]);
+    command.args([origin.base(), "--max-bytes", "128MiB", "--dir"]);
+    command.arg(place.folder.path().join("cache")).arg("--unix").arg(&socket);
+    let _server = Server::of_command(command);
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&origin.url("/object"), "")).expect("a source");
+        assert!(read(&source, 0..3_000_000).await.expect("bytes") == object, "they are there");
+        let mut queues = Vec::new();
+        for _ in 0..4 {
+            let (ours, theirs) = tokio::net::UnixStream::pair().expect("a pair");
+            let ours = Socket::Unix(ours);
+            for _ in 0..100 {
+                let one = Bytes::from_static(b"x");
+                let sent = ours.send(&[one], Some(file.as_fd()), Duration::from_secs(5)).await;
+                if let Err(error) = sent {
+                    return without_other_users(&error);
+                }
+            }
+            queues.push((ours, theirs));
+        }
+        let source = quick().open(&place.url(&origin.url("/object"), "")).expect("a source");
+        assert!(read(&source, 0..3_000_000).await.expect("bytes") == object);
+        drop(queues);
+    });
+}
+
+/// What is not an object of a service has no strong version, and its files were handed out no more.
+#[test]
+fn files_of_this_machine_are_handed_out_as_files() {
+    let place = Place::new();
+    let object = sample(8 << 20, 63);
+    let data = place.folder.path().join("data");
+    std::fs::create_dir(&data).expect("a folder");
+    std::fs::write(data.join("object"), &object).expect("write");
+    let (socket, base) = (place.socket(), format!("file://{}/", data.display()));
+    let args = ["--allow", &base, "--max-bytes", "128MiB", "--unix"];
+    let args = [&args[..], &[socket.to_str().expect("text")]].concat();
+    let cache = place.folder.path().join("cache");
+    let _server = Server::start(&cache, &args);
+    let cache = cache.canonicalize().expect("a folder");
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&format!("{base}object"), "")).expect("a source");
+        for _ in 0..2 {
+            assert!(read(&source, 0..8 << 20).await.expect("bytes") == object);
+        }
+        let open = std::fs::read_dir("/proc/self/fd").expect("/proc");
+        let mut open = open.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
+        assert!(open.any(|path| path.starts_with(&cache)), "no file of the cache is open here");
+    });
+}
+
+/// The end of what is asked for was fetched by itself where its beginning was on its way.
+#[test]
+fn a_read_behind_what_is_coming_makes_no_small_request() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8 << 20, 64);
+    let tag = "\"1\"".to_owned();
+    origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
+    let _server = place.start(&origin, &["--block-bytes", "1MiB"]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&origin.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    let wants = |offset: u64, length: u64| {
+        let mut wants = Raw::range(&opened[..4], offset, length);
+        wants.push(1);
+        wants
+    };
+    // The first extent, as a client that maps does it, and a read across its end.
+    client.say(3, &wants(0, 4096)).expect("send");
+    let in_time = Instant::now() + Duration::from_secs(20);
+    while origin.count().0 < 1 {
+        assert!(Instant::now() < in_time, "it was never asked for");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    client.say(3, &wants(900 << 10, 300 << 10)).expect("send");
+    origin.let_go();
+    let kinds = [client.hear().expect("an answer").0, client.hear().expect("an answer").0];
+    assert!(kinds.iter().all(|kind| matches!(kind, 131 | 132)), "{kinds:?}");
+    for offset in [1 << 20, (1 << 20) + (600 << 10)] {
+        let (kind, _) = client.ask(3, &wants(offset, 4096));
+        assert!(matches!(kind, 131 | 132), "{kind}");
+    }
+    assert_eq!(origin.count().0, 2, "each extent once");
+}
+
+/// Answers of a byte that nobody reads kept a block each.
+#[test]
+fn short_answers_keep_no_blocks() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8 << 20, 65);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let server = place.start(&origin, &[]);
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&url, "")).expect("a source");
+        assert!(read(&source, 0..8 << 20).await.expect("bytes") == object);
+    });
+    // More than a socket takes: a hundred wait.
+    let _slow: Vec<Raw> = (0..64)
+        .map(|_| {
+            let mut client = Raw::connect(&place);
+            let (_, opened) = client.open_now(&url);
+            for n in 0..500 {
+                let mut wants = Raw::range(&opened[..4], n % 128 * (64 << 10), 1);
+                wants.push(0);
+                client.say(3, &wants).expect("send");
+            }
+            client
+        })
+        .collect();
+    let mut other = Raw::connect(&place);
+    let (_, opened) = other.open_now(&url);
+    let mut wants = Raw::range(&opened[..4], 0, 1 << 20);
+    wants.push(0);
+    let (kind, bytes) = other.ask(3, &wants);
+    assert!(kind == 131 && bytes == object[..1 << 20]);
+    let kib = server.peak_kib();
+    assert!(kib < 192 << 10, "{kib} KiB at most");
 }
 
 /// Many who ask for all they may, and read nothing.

@@ -13,6 +13,7 @@ use pager::{BlockSource, SourceError, Version};
 use sources::server::{
     Link, Place, Served, ServedMap,
     frames::{Answer, Code, HEAD_BYTES, Head, MEMORY, Request},
+    socket::{Incoming, Socket},
 };
 
 use crate::{
@@ -228,6 +229,42 @@ fn what_cannot_be_mapped_is_said() {
         assert!(matches!(changed, SourceError::Changed { .. }), "{changed}");
         let fresh = map(folder.path(), &url).await.expect("a map");
         assert!(fresh[..] == sample(3_000_000, 56));
+    });
+}
+
+/// A client's lock for itself alone kept a piece from everybody else.
+#[test]
+fn what_a_client_locks_for_itself_others_have_all_the_same() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let object = sample(100_000, 60);
+    origin.put("/object", &object, "1");
+    let url = origin.url("/object");
+    let _server = start(folder.path(), &origin, "16MiB");
+    runtime().block_on(async {
+        let stream = tokio::net::UnixStream::connect(socket(folder.path())).await;
+        let raw = Socket::Unix(stream.expect("a connection"));
+        let (mut incoming, wait) = (Incoming::with_files(), Duration::from_secs(20));
+        let open = Request::Open { url: url.clone(), pinned: None };
+        let hello = Request::Hello { wants: MEMORY, token: String::new() };
+        let mut handle = None;
+        for request in [hello, open] {
+            raw.send(&[request.encode(1).into()], None, wait).await.expect("send");
+            let answer = incoming.frame(&raw, 1 << 20, wait).await.expect("a frame");
+            let (head, body) = answer.expect("an answer");
+            if let Answer::Opened { handle: number, .. } =
+                Answer::decode(head.kind, &body).expect("an answer")
+            {
+                handle = Some(number);
+            }
+        }
+        let request = Request::Memory { handle: handle.expect("opened"), offset: 0 };
+        raw.send(&[request.encode(2).into()], None, wait).await.expect("send");
+        incoming.frame(&raw, 1 << 20, wait).await.expect("a frame").expect("an answer");
+        let file = fs::File::from(incoming.file().expect("its file"));
+        file.try_lock().expect("it is the only one");
+        for _ in 0..2 {
+            assert!(map(folder.path(), &url).await.expect("a map")[..] == object);
+        }
     });
 }
 

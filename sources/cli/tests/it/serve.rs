@@ -54,6 +54,12 @@ impl Server {
         Server::ready(command.stdout(Stdio::piped()).spawn().expect("the server"))
     }
 
+    /// One that is started otherwise.
+    pub(crate) fn of_command(mut command: Command) -> Server {
+        command.env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
+        Server::ready(command.stdout(Stdio::piped()).spawn().expect("the server"))
+    }
+
     /// Waits until it says that it is.
     fn ready(mut child: Child) -> Server {
         let out = BufReader::new(child.stdout.take().expect("its output"));
