@@ -87,7 +87,7 @@ impl<S: BlockSource> DiskCache<S> {
     /// Brings `range` onto the disk and says where it is. What is missing is fetched by extents of
     /// `extent_bytes` (a power of two), aligned. `None` where it cannot be had there: the range
     /// crosses a segment, the cache is encrypted or has no room, the version is weak and the cache
-    /// does not take such, or the disk fails. [`read`](BlockSource::read) works all the same.
+    /// does not take such, or the disk fails or is slow. [`read`](BlockSource::read) works all the same.
     ///
     /// # Errors
     /// As for [`read`](BlockSource::read).
