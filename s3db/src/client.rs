@@ -103,7 +103,8 @@ impl ClientRecord {
         // Times in microseconds, and counts that begin at one.
         let is_time =
             [record.epoch, record.bound_us, record.fence_from].map(is_number) == [true; 3];
-        if !is_time || record.epoch.saturating_sub(record.fence_from) > UNFENCED_MAX {
+        let unfenced = record.epoch.checked_sub(record.fence_from);
+        if !is_time || unfenced.is_none_or(|lives| lives > UNFENCED_MAX) {
             return Err(FrameError::Field { at: 5, what: "no epoch or bound of a client" });
         }
         Ok(record)
@@ -516,6 +517,8 @@ mod tests {
             ClientRecord { fence_from: u64::MAX, ..sound },
             // As many streams to be fenced at the next start.
             ClientRecord { epoch: 1 << 40, ..sound },
+            // Lives to come are over.
+            ClientRecord { fence_from: 10, ..sound },
         ];
         for record in records {
             assert!(ClientRecord::decode(&record.encode()).is_err(), "{record:?}");

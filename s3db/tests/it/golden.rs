@@ -202,7 +202,7 @@ fn a_kind_from_the_future_is_named() {
 }
 
 /// Bit by bit, as the definition has it: reflected polynomial 0x82f63b78.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
             (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }

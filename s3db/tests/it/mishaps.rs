@@ -12,7 +12,7 @@ use s3db::{
     Backend, Checkpointed, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store,
     StoreError,
     cloud::{
-        CallKind, Cloud, Ledger, Put, Queue, QueueSettings, Sent, ToSend,
+        CallKind, Cloud, Get, Ledger, Put, PutIf, Queue, QueueSettings, Sent, ToSend,
         embedded::{self, Memory, ObjectQueue},
         ledger::{Metered, charged_to},
         model::{Faults, Process},
@@ -20,6 +20,7 @@ use s3db::{
 };
 
 use crate::{
+    golden::crc32c,
     meddle::{
         Fate::{Denied, Late, LostAnswer, LostRequest, Stuck, Throttled},
         Meddler, OddClock,
@@ -131,6 +132,39 @@ fn a_name_that_comes_back_has_no_old_epoch() {
         (seen.map(|payload| payload.to_string()), get(&cloud, &things, "again").await)
     });
     assert_eq!(got, (Some("y".to_owned()), Some("y".to_owned())));
+}
+
+/// An object of a client that says lives to come are over: who began the next one panicked, and what
+/// was not checked let earlier lives go on.
+#[tokio::test]
+async fn a_client_whose_lives_to_come_are_over_is_damaged() {
+    let cloud = memory();
+    let (_, things) = create(&cloud, Backend::S3Log).await;
+    let session = Session::open(open(&cloud, settings()).await, 8).await.unwrap();
+    put(&session, &things, "k", "x").await;
+    let names = cloud.objects.list("clients/", None, 10).await.unwrap().names;
+    for name in &names {
+        let Ok(Get::Found { bytes, .. }) = cloud.objects.get(name, None).await else {
+            panic!("no client");
+        };
+        // Magic and version (5), epoch (8), bound (8), and then this.
+        let mut bytes = bytes.to_vec();
+        let epoch = u64::from_le_bytes(bytes[5..13].try_into().unwrap());
+        bytes[21..29].copy_from_slice(&(epoch + (1 << 40)).to_le_bytes());
+        let end = bytes.len() - 4;
+        let sum = crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&sum.to_le_bytes());
+        cloud.objects.put(name, bytes.into(), PutIf::Always).await;
+    }
+    let store = open(&cloud, settings()).await;
+    let outcome = async {
+        let session = Session::open(store, 8).await?;
+        let mut txn = session.begin(Level::Atomic);
+        txn.put(things.root, &key("k"), Payload::new("y").unwrap())?;
+        session.commit(&mut txn).await
+    };
+    let outcome = outcome.await;
+    assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
 }
 
 /// A commit on a machine whose clock is behind succeeded, and then lost against what had been there
