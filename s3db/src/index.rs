@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, ops::Bound};
 use bytes::Bytes;
 
 use crate::{
-    catalog::{Collection, Index},
+    catalog::{CATALOG, Collection, INDEXES_MAX, Index},
     checkpoint::{apply_to_indexes, follow},
     commit::{Scan, Session, Txn, Write},
     error::StoreError,
@@ -44,8 +44,12 @@ pub struct IndexCheck {
     pub entries: u64,
     /// Records without an entry. Building adds them.
     pub missing: u64,
+    /// Records whose entry was taken out by a newer write, which is not on the record's page yet.
+    pub changing: u64,
     /// Entries of what a record said before. Probes pass them over, and building again removes them.
     pub dangling: u64,
+    /// Keys that are no entries: put there by hand. Probes pass them over, and they stay.
+    pub strange: u64,
 }
 
 /// Records that an index leads to, in the order of their search keys and, where these are equal,
@@ -59,7 +63,6 @@ pub struct Found<'a> {
     /// Entries of what the transaction itself wrote.
     own: BTreeSet<Bytes>,
     root: PageId,
-    index: PageId,
     by: SearchBy,
 }
 
@@ -85,7 +88,7 @@ impl Found<'_> {
                 (Some(_), _) => self.ahead.take(),
             };
             let Some(pair) = pair else { return Ok(None) };
-            let (search, record) = divide(self.index, &pair)?;
+            let Some((search, record)) = divide(&pair) else { continue };
             // The entry says that the record said so once. Only the record says what it is.
             let Some(payload) = self.session.read(self.txn, self.root, &record).await? else {
                 continue;
@@ -98,10 +101,11 @@ impl Found<'_> {
     }
 }
 
-fn divide(index: PageId, pair: &[u8]) -> Result<(Key, Key), StoreError> {
-    let damaged = StoreError::Tree { page: index, what: "holds a key that is no pair" };
-    let (search, record) = secondary::divide(pair).ok_or(damaged)?;
-    Ok((Key::new(search)?, Key::new(record)?))
+/// The search key and the record's key of an entry. `None` when it is no entry: anyone can put records
+/// of any key into any tree, and one of them is not in the way of the others.
+pub(crate) fn divide(pair: &[u8]) -> Option<(Key, Key)> {
+    let (search, record) = secondary::divide(pair)?;
+    Some((Key::new(search).ok()?, Key::new(record).ok()?))
 }
 
 impl Session {
@@ -165,7 +169,6 @@ impl Session {
             ahead: None,
             own: if is_empty { BTreeSet::new() } else { own },
             root: of.root,
-            index: there.root,
             by,
         })
     }
@@ -186,6 +189,14 @@ fn followed<'a>(of: &'a Collection, index: &str) -> Result<(&'a Index, Follower)
     let there = named(of, index)?;
     let by = there.by.clone().ok_or_else(|| no_rule(of, index))?;
     Ok((there, Follower { root: there.root, by }))
+}
+
+/// Why a record has no entry.
+enum Lack {
+    /// None was put.
+    Missing,
+    /// It is gone since a write that the record's page does not show yet: entries go first.
+    Changing,
 }
 
 impl Store {
@@ -215,9 +226,19 @@ impl Store {
             if !marks_first && let Some(leaf) = self.leaf(of.root, &key).await? {
                 before = follow::entries(&leaf.page, &follower);
             }
-            let mut mark = |page: &mut Page| page.add_follower(&follower);
+            // More names than a page can be read with: those of a catalogue that was lost count, too.
+            let has_room = |page: &Page| page.followers.len() < INDEXES_MAX;
+            let mut mark = |page: &mut Page| has_room(page) && page.add_follower(&follower);
             let leaf = update(&self.pages, of.root, 0, &key, &mut mark).await?;
             let leaf = leaf.ok_or(StoreError::Tree { page: of.root, what: "has no leaves" })?;
+            if !leaf.followers.contains(&follower) {
+                return Err(StoreError::Invalid(format!(
+                    "page {} of {name} names {INDEXES_MAX} other indexes, which is the most there can \
+                     be, some of them not in the catalogue: restore object {CATALOG}{name} from a copy \
+                     that has them",
+                    leaf.id
+                )));
+            }
             // Whoever puts this leaf from now on puts the entries of what changes.
             let now = if marks_first { follow::entries(&leaf, &follower) } else { before };
             found.records += now.len() as u64;
@@ -258,7 +279,11 @@ impl Store {
             found.records += entries.len() as u64;
             progress(found.records);
             for entry in entries {
-                found.missing += u64::from(self.is_missing(&of, &entry).await?);
+                match self.lacks(&of, &entry).await? {
+                    None => {}
+                    Some(Lack::Missing) => found.missing += 1,
+                    Some(Lack::Changing) => found.changing += 1,
+                }
             }
         }
         self.walk_entries(&of, &follower, false, &mut found).await?;
@@ -279,8 +304,11 @@ impl Store {
         while let Some(leaf) = leaves.next(&self.pages).await? {
             let mut gone = Vec::new();
             for slot in leaf.page.slots().iter().filter(|slot| slot.payload.is_some()) {
+                let Some((search, record)) = divide(&slot.key) else {
+                    found.strange += 1;
+                    continue;
+                };
                 found.entries += 1;
-                let (search, record) = divide(root, &slot.key)?;
                 let there = self.slot(of.root, record.as_bytes(), Freshness::Cached).await?;
                 let Some(there) = there.filter(|there| there.stamp > slot.stamp) else { continue };
                 let says = there.payload.as_ref().and_then(|payload| follower.by.key(payload));
@@ -297,22 +325,25 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an index does not have this entry, although its record still says so.
-    async fn is_missing(&self, of: &Collection, entry: &Entry) -> Result<bool, StoreError> {
+    /// Why an index does not have this entry, although its record still says so. `None` if it has.
+    async fn lacks(&self, of: &Collection, entry: &Entry) -> Result<Option<Lack>, StoreError> {
         let stamp = entry.record.stamp;
-        let is_there = |slot: Option<Slot>| {
-            slot.is_some_and(|slot| slot.stamp >= stamp && slot.payload.is_some())
-        };
         let pair = entry.leaf_key();
-        if is_there(self.slot(entry.tree, &pair, Freshness::Cached).await?)
-            || is_there(self.slot(entry.tree, &pair, Freshness::Newest).await?)
-        {
-            return Ok(false);
+        let mut lack = Lack::Missing;
+        for age in [Freshness::Cached, Freshness::Newest] {
+            let slot = self.slot(entry.tree, &pair, age).await?;
+            let Some(slot) = slot.filter(|slot| slot.stamp >= stamp) else { continue };
+            if slot.payload.is_some() {
+                return Ok(None);
+            }
+            if slot.stamp > stamp {
+                lack = Lack::Changing;
+            }
         }
         // Changed meanwhile?
         let record = entry.record.change.payload().as_bytes();
         let now = self.slot(of.root, record, Freshness::Newest).await?;
-        Ok(now.is_some_and(|now| now.stamp == stamp))
+        Ok(now.filter(|now| now.stamp == stamp).map(|_| lack))
     }
 
     async fn leaf(&self, tree: PageId, key: &[u8]) -> Result<Option<Held>, StoreError> {

@@ -97,8 +97,9 @@ pub(crate) struct Find {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit code 4 when records are missing: none ever should be, and build adds them. Entries \
-of what records said before are passed over by find.
+    after_help = "Exit code 4 when records are missing: none ever should be, and build adds them. Records \
+that are being changed have a newer write on its way to their page: sweep brings it there. Entries of \
+what records said before, and keys that are no entries, are passed over by find.
 
 Example:
   s3db index check file:///tmp/db users born"
@@ -191,13 +192,14 @@ async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
     let found =
         db.store().check_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
     progress.end();
-    let IndexCheck { records, entries, missing, dangling } = found?;
+    let IndexCheck { records, entries, missing, changing, dangling, strange } = found?;
     let text = format!(
-        "{records} records, {entries} entries: {missing} records are missing, {dangling} entries \
-         are of what records said before"
+        "{records} records, {entries} entries: {missing} records are missing, {changing} are being \
+         changed, {dangling} entries are of what records said before, {strange} are no entries"
     );
     let value = json!({
-        "records": records, "entries": entries, "missing": missing, "dangling": dangling,
+        "records": records, "entries": entries, "missing": missing, "changing": changing,
+        "dangling": dangling, "strange": strange,
     });
     output.say(&text, &value)?;
     output.close(db).await?;

@@ -460,9 +460,7 @@ impl Session {
         let mut scan = self.scan_raw(txn, tree, begin, Some(end));
         let mut pairs = Vec::new();
         while let Some((key, _)) = scan.next_raw().await? {
-            let (search, record) = secondary::divide(&key)
-                .ok_or(StoreError::Tree { page: tree, what: "holds a key that is no pair" })?;
-            pairs.push((Key::new(search)?, Key::new(record)?));
+            pairs.extend(crate::index::divide(&key));
         }
         Ok(pairs)
     }

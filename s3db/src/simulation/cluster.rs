@@ -234,7 +234,7 @@ impl Cluster {
     async fn check_index(&self, store: &Store) -> Result<(), StoreError> {
         let found = store.check_index(COLLECTION, INDEX, |_| {}).await?;
         let verified = store.verify(|_, _| {}).await?;
-        if found.missing + found.dangling + verified.problem_count > 0 {
+        if found.missing + found.changing + found.dangling + verified.problem_count > 0 {
             let what = format!("an index: {found:?}, {:?}", verified.problems);
             return Err(StoreError::Invalid(what));
         }
