@@ -15,7 +15,7 @@
 
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -25,8 +25,9 @@ use crate::{
     log::{Entry, Left, Poison, Scope, Transaction, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
     settings::Rule,
+    stamp::Stamp,
     store::Store,
-    tree::{Freshness, Nodes, update::update},
+    tree::{Freshness, Nodes, search::search, update::update},
 };
 
 /// Streams of which a page remembers how far they are applied.
@@ -142,6 +143,10 @@ async fn apply(
     // The version of the leaf to whose indexes it was applied what the changes imply, and how often
     // another one was there afterwards.
     let (mut followed, mut lost) = (None, 0);
+    // What is confirmed to be there for that leaf. It stays true whoever else puts the leaf, so that
+    // after a lost swap only what is new on the leaf is put.
+    let mut confirmed: BTreeSet<(PageId, Bytes, Stamp)> = BTreeSet::new();
+    let name = |entry: &Entry| (entry.tree, entry.leaf_key(), entry.record.stamp);
     while let Some((first, _)) = rest.first() {
         let mut taken = 0;
         let mut applied = 0;
@@ -155,6 +160,7 @@ async fn apply(
             ahead = None;
             if followed != Some(version) && (followed.is_none() || rules.hold(Rule::FollowSwap)) {
                 implied = follow::implied(page, &rest[..taken]);
+                implied.retain(|entry| !confirmed.contains(&name(entry)));
                 if !implied.is_empty() && rules.hold(Rule::EntriesFirst) {
                     ahead = Some(version);
                     return false;
@@ -181,7 +187,9 @@ async fn apply(
             return Err(StoreError::Tree { page: root, what: "no leaf owns a key" });
         }
         if !implied.is_empty() {
+            let names: Vec<_> = implied.iter().map(name).collect();
             apply_to_indexes(store, implied).await?;
+            confirmed.extend(names);
         }
         if let Some(version) = ahead {
             if followed.is_some() {
@@ -192,6 +200,7 @@ async fn apply(
             continue;
         }
         (followed, lost) = (None, 0);
+        confirmed.clear();
         done.leaves += 1;
         done.applied += applied;
         rest = &rest[taken..];
@@ -200,10 +209,28 @@ async fn apply(
 }
 
 /// Applies entries of any indexes. Their roots are there: they were before any page named them.
+///
+/// What comes is put before what goes, in all indexes, and nothing goes before all pages that it goes
+/// from can be read: where one index is damaged the leaf of the records is not put, and another index
+/// that had let go of them already would find them no more.
 pub(crate) async fn apply_to_indexes(
     store: &Store,
     entries: Vec<Entry>,
 ) -> Result<Checkpointed, StoreError> {
+    let (come, go): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.leaf_payload().is_some());
+    let mut done = apply_to_each(store, come).await?;
+    // Of one index alone nothing is hidden: who probes it meets the damage.
+    if go.iter().any(|entry| entry.tree != go[0].tree) {
+        for entry in &go {
+            search(&store.pages, entry.tree, &entry.leaf_key(), 0, Freshness::Cached).await?;
+        }
+    }
+    done += apply_to_each(store, go).await?;
+    Ok(done)
+}
+
+async fn apply_to_each(store: &Store, entries: Vec<Entry>) -> Result<Checkpointed, StoreError> {
     let mut indexes: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
     for entry in entries {
         indexes.entry(entry.tree).or_default().push(entry);

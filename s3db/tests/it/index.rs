@@ -1,15 +1,24 @@
 //! Secondary indexes, through the front door.
 
-use std::{ops::Bound, sync::Arc, time::Duration};
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use s3db::{
     Backend, Collection, Db, Key, Level, Options, Payload, SearchBy, Session, Settings, Store,
     StoreError,
     cloud::{
-        Cloud, Get, PutIf,
+        Cloud, Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
         embedded::{self, Memory},
     },
+    page::Page,
 };
 
 use crate::{
@@ -290,6 +299,47 @@ async fn a_key_that_is_no_entry_is_passed_over() {
     }
 }
 
+/// An index was changed as a whole before the next one. Where that was damaged the leaf of the records
+/// stayed as it was, and the first index had let go of what is on it: it found the record nowhere.
+#[tokio::test]
+async fn a_damaged_index_hides_nothing_from_the_others() {
+    // The page of the new entry is damaged, or only that of the old one.
+    for is_old in [false, true] {
+        for damaged in [0, 1] {
+            let (cloud, db, things) = create(Backend::S3Log).await;
+            for (name, number) in [("i", 0), ("j", 1)] {
+                let by = SearchBy::Part { separator: b',', number };
+                db.create_index(&things, name, &by).await.unwrap();
+            }
+            // Enough for some leaves, between the old and the new.
+            let names: Vec<String> = (0..60).map(|n| format!("m{n:02}")).collect();
+            let filled: Vec<String> = names.iter().map(|name| format!("{name},{name}")).collect();
+            let mut records: Vec<(&str, &str)> =
+                names.iter().zip(&filled).map(|(name, payload)| (&**name, &**payload)).collect();
+            records.push(("r", "a,a"));
+            put(&db, &things, &records).await;
+            sweep(&db).await;
+            let indexes = db.collection("things").await.unwrap().indexes;
+            let root = bytes_of(&cloud, &indexes[damaged].root.object()).await;
+            let root = Page::decode(&root).unwrap();
+            let links = root.links();
+            assert!(links.len() > 1);
+            let end = if is_old { links.first() } else { links.last() };
+            let object = end.unwrap().child.object();
+            cloud.objects.put(&object, "noise".into(), PutIf::Always).await;
+            let changer = Db::over(cloud.clone(), &options()).await.unwrap();
+            put(&changer, &things, &[("r", "z,z")]).await;
+            let outcome = open(&cloud, options().settings).await.sweep().await;
+            assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+            let fresh = Db::over(cloud, &options()).await.unwrap();
+            let sound = &indexes[1 - damaged].name;
+            let mut found = found_by(&fresh, &things, sound, "a").await;
+            found.extend(found_by(&fresh, &things, sound, "z").await);
+            assert_eq!(found, [key("r")], "{is_old} {damaged}");
+        }
+    }
+}
+
 /// Entries go first. Between them and the leaf, or for as long as the leaf cannot be put, records were
 /// reported as missing in a database that is sound.
 #[tokio::test]
@@ -312,6 +362,65 @@ async fn a_record_that_is_being_changed_is_not_missing() {
     check((2, 2, 0, 1)).await;
     sweep(&db).await;
     check((2, 2, 0, 0)).await;
+}
+
+/// Puts the leaf of the records again, as it is, whenever the page of an index is read.
+struct Restless {
+    beneath: Arc<dyn Objects>,
+    leaf: String,
+    index: String,
+    reads: AtomicU64,
+}
+
+#[async_trait]
+impl Objects for Restless {
+    async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        if name == self.index {
+            let n = self.reads.fetch_add(1, Ordering::Relaxed);
+            let Get::Found { bytes, etag, .. } = self.beneath.get(&self.leaf, None).await? else {
+                panic!("no leaf");
+            };
+            let mut page = Page::decode(&bytes).unwrap();
+            page.write_id = u128::from(n);
+            self.beneath.put(&self.leaf, page.encode(), PutIf::Matches(etag)).await;
+        }
+        self.beneath.get(name, unless).await
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        self.beneath.put(name, bytes, condition).await
+    }
+
+    async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        self.beneath.delete(name, only).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
+        self.beneath.list(prefix, after, max).await
+    }
+}
+
+/// Whoever lost the leaf to another put all entries again, and lost it again meanwhile, until it gave up.
+#[tokio::test]
+async fn entries_that_are_there_are_not_put_again() {
+    let (raw, db, things) = create(Backend::S3Log).await;
+    db.create_index(&things, "i", &BY).await.unwrap();
+    let index = db.collection("things").await.unwrap().indexes.remove(0);
+    put(&db, &things, &[("a", "x"), ("b", "y"), ("c", "z")]).await;
+    let restless = Arc::new(Restless {
+        beneath: raw.objects.clone(),
+        leaf: things.root.object(),
+        index: index.root.object(),
+        reads: AtomicU64::new(0),
+    });
+    let cloud = Cloud { objects: restless.clone(), ..raw };
+    let settings =
+        Settings { attempts_max: 3, backoff: Duration::from_millis(1), ..options().settings };
+    assert_eq!(open(&cloud, settings).await.sweep().await.unwrap().applied, 3);
+    // As many as one put takes; a dozen attempts are the most.
+    let reads = restless.reads.load(Ordering::Relaxed);
+    assert!(reads <= 2, "{reads}");
+    assert_eq!(found(&db.begin(), &things, "a", "z").await, ["x:a", "y:b", "z:c"]);
 }
 
 /// Beside a catalogue that had lost its indexes, building wrote pages that name more of them than a page
