@@ -362,7 +362,7 @@ fn resident() -> Result<u64, Box<dyn Error>> {
 const STILL: Duration = Duration::from_secs(150);
 
 /// Looks after the threads until the time is over or something fails. Returns resident bytes, one
-/// sample each half second.
+/// sample each half second since the budget was full.
 fn watch(soak: &Soak, args: &Args) -> Result<Vec<u64>, Box<dyn Error>> {
     let start = Instant::now();
     let mut seen: Vec<(u64, Instant)> = soak.steps.iter().map(|_| (0, start)).collect();
@@ -371,7 +371,11 @@ fn watch(soak: &Soak, args: &Args) -> Result<Vec<u64>, Box<dyn Error>> {
     let budget = soak.pagers[0].budget();
     while start.elapsed().as_secs() < args.seconds && !soak.stop.load(Relaxed) {
         std::thread::sleep(Duration::from_millis(500));
-        samples.push(resident()?);
+        let rss = resident()?;
+        // Memory grows until the budget is full.
+        if budget.peak() >= budget.limit() / 10 * 9 {
+            samples.push(rss);
+        }
         let (used, limit) = (budget.used(), budget.limit());
         if used > limit {
             soak.fail(format!("{used} bytes are used of a budget of {limit}"));
@@ -394,11 +398,10 @@ fn watch(soak: &Soak, args: &Args) -> Result<Vec<u64>, Box<dyn Error>> {
                 seen.iter().map(|(steps, _)| steps).sum::<u64>(),
                 soak.compared.load(Relaxed) / 1_000_000,
                 soak.count_faults(),
-                samples.last().unwrap_or(&0) >> 20,
+                rss >> 20,
             );
         }
     }
-    soak.stop.store(true, Relaxed);
     Ok(samples)
 }
 
@@ -426,12 +429,14 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
             let soak = &soak;
             scope.spawn(move || soak.read(thread));
         }
-        watch(&soak, args)
+        let watched = watch(&soak, args);
+        soak.stop.store(true, Relaxed);
+        watched
     })?;
-    // The second quarter against the last: in the first the budget fills.
+    // The second quarter against the last, of what is long enough to say something.
     let quarter = samples.len() / 4;
     let (before, after) = (median(&samples[quarter..2 * quarter]), median(&samples[3 * quarter..]));
-    if quarter > 0 && after > before + before / 10 + (16 << 20) {
+    if quarter >= 10 && after > before + before / 10 + (16 << 20) {
         soak.fail(format!(
             "{before} bytes were resident in the second quarter, {after} at the end"
         ));

@@ -15,7 +15,10 @@
 
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -211,8 +214,8 @@ async fn apply(
 /// Applies entries of any indexes. Their roots are there: they were before any page named them.
 ///
 /// What comes is put before what goes, in all indexes, and nothing goes before all pages that it goes
-/// from can be read: where one index is damaged the leaf of the records is not put, and another index
-/// that had let go of them already would find them no more.
+/// from can be read: where one is damaged the leaf of the records is not put, and an index that had let
+/// go of them already would find them no more.
 pub(crate) async fn apply_to_indexes(
     store: &Store,
     entries: Vec<Entry>,
@@ -220,10 +223,13 @@ pub(crate) async fn apply_to_indexes(
     let (come, go): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|entry| entry.leaf_payload().is_some());
     let mut done = apply_to_each(store, come).await?;
-    // Of one index alone nothing is hidden: who probes it meets the damage.
-    if go.iter().any(|entry| entry.tree != go[0].tree) {
-        for entry in &go {
-            search(&store.pages, entry.tree, &entry.leaf_key(), 0, Freshness::Cached).await?;
+    // As they are now: a page that is damaged since it was read is damaged.
+    let mut seen: BTreeMap<PageId, Vec<Arc<Page>>> = BTreeMap::new();
+    for entry in &go {
+        let (key, pages) = (entry.leaf_key(), seen.entry(entry.tree).or_default());
+        if !pages.iter().any(|page| page.owns(&key)) {
+            let found = search(&store.pages, entry.tree, &key, 0, Freshness::Newest).await?;
+            pages.extend(found.map(|found| found.held.page));
         }
     }
     done += apply_to_each(store, go).await?;

@@ -340,6 +340,47 @@ async fn a_damaged_index_hides_nothing_from_the_others() {
     }
 }
 
+/// Of one index, too, one damaged page hides no record that the others show; and a page is damaged
+/// though it was sound when this process read it last.
+#[tokio::test]
+async fn a_damaged_page_of_an_index_hides_nothing_from_its_others() {
+    for is_warm in [false, true] {
+        let (cloud, db, things) = create(Backend::S3Log).await;
+        let by = SearchBy::Part { separator: b',', number: 0 };
+        db.create_index(&things, "i", &by).await.unwrap();
+        let names: Vec<String> = (0..99).map(|n| format!("m{n:02}")).collect();
+        let filled: Vec<String> = names.iter().map(|name| format!("{name},")).collect();
+        let mut records: Vec<(&str, &str)> =
+            names.iter().zip(&filled).map(|(name, payload)| (&**name, &**payload)).collect();
+        records.extend([("r1", "a,"), ("r2", "m30,")]);
+        put(&db, &things, &records).await;
+        let store = open(&cloud, options().settings).await;
+        sweep(&db).await;
+        let index = db.collection("things").await.unwrap().indexes.remove(0);
+        let root = Page::decode(&bytes_of(&cloud, &index.root.object()).await).unwrap();
+        let links = root.links();
+        // All between the old entry of the one and its new one.
+        let [_, middle @ .., _] = links else { panic!("{} pages", links.len()) };
+        assert!(!middle.is_empty());
+        if is_warm {
+            // Reads them all.
+            let checked = store.check_index("things", "i", |_| {}).await.unwrap();
+            assert_eq!(checked.missing, 0);
+        }
+        for link in middle {
+            cloud.objects.put(&link.child.object(), "noise".into(), PutIf::Always).await;
+        }
+        let changer = Db::over(cloud.clone(), &options()).await.unwrap();
+        put(&changer, &things, &[("r1", "z,"), ("r2", "y,")]).await;
+        let outcome = store.sweep().await;
+        assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+        let fresh = Db::over(cloud, &options()).await.unwrap();
+        let mut found = found_by(&fresh, &things, "i", "a").await;
+        found.extend(found_by(&fresh, &things, "i", "z").await);
+        assert_eq!(found, [key("r1")], "{is_warm}");
+    }
+}
+
 /// Entries go first. Between them and the leaf, or for as long as the leaf cannot be put, records were
 /// reported as missing in a database that is sound.
 #[tokio::test]

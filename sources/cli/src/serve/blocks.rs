@@ -65,6 +65,9 @@ const AHEAD_BYTES_MAX: u64 = 256 << 20;
 /// this process's until then, and lets nobody have any where they are too many.
 const FILES_UNREAD: usize = 16;
 
+/// How long an answer waits until one more descriptor may be on its way. Those that ended connections
+/// sent stay counted until their clients, which may be stopped, have taken them: bytes do as well.
+const FILE_WAIT: Duration = Duration::from_millis(500);
 /// How often an ended connection's client is looked at that has not taken its descriptors.
 const UNTAKEN_LOOK: Duration = Duration::from_millis(200);
 /// After the kernel has refused a descriptor none is sent for so long: bytes do as well.
@@ -486,9 +489,18 @@ impl Connection {
                                 within the object";
                     return self.refuse(id, text).await;
                 }
-                let part = self.seat.file().await;
-                let _turn = self.seat.turn().await;
-                self.memory(id, &opened, offset, part).await
+                match tokio::time::timeout(FRAME_WAIT, self.seat.file()).await {
+                    Ok(part) => {
+                        let _turn = self.seat.turn().await;
+                        self.memory(id, &opened, offset, part).await
+                    }
+                    Err(_) => {
+                        let text = "too many descriptors are on their way".to_owned();
+                        let code = Code::Throttled;
+                        let answer = Answer::Failed { code, retry_after_ms: 1000, text };
+                        Ok(Outgoing::answer(&answer, id))
+                    }
+                }
             }
             Request::Hello { .. } | Request::Ahead { .. } => {
                 unreachable!("the reader has seen to it")
@@ -628,7 +640,8 @@ impl Connection {
         range: &Range<u64>,
     ) -> Result<Option<Outgoing>, SourceError> {
         // Opened when it may be sent, and not before.
-        let part = self.seat.file().await;
+        let part = tokio::time::timeout(FILE_WAIT, self.seat.file()).await;
+        let Ok(part) = part else { return Ok(None) };
         let _turn = self.seat.turn().await;
         let Opened { object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.

@@ -791,6 +791,47 @@ fn where_no_descriptor_can_be_sent_bytes_are() {
     });
 }
 
+/// Descriptors of clients that are stopped are counted until they go on; the other programs of the same
+/// user waited for that.
+#[test]
+fn those_who_take_no_descriptors_leave_bytes_to_others() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(1 << 20, 65);
+    origin.put("/object", &object, "1");
+    let socket = place.socket();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""]);
+    command.arg(assert_cmd::cargo::cargo_bin!("extmem"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--free-bytes", "0", "--allow"]);
+    command.args([origin.base(), "--max-bytes", "128MiB", "--dir"]);
+    command.arg(place.folder.path().join("cache")).arg("--unix").arg(&socket);
+    let _server = Server::of_command(command);
+    runtime().block_on(async {
+        let source = quick().open(&place.url(&origin.url("/object"), "")).expect("a source");
+        assert!(read(&source, 0..1 << 20).await.expect("bytes") == object, "it is there");
+    });
+    let wants = |handle: &[u8]| {
+        let mut wants = Raw::range(handle, 0, 4096);
+        wants.push(1);
+        wants
+    };
+    let mut stopped = Vec::new();
+    for _ in 0..3 {
+        let mut client = Raw::connect(&place);
+        let (kind, opened) = client.open_now(&origin.url("/object"));
+        assert_eq!(kind, 130, "opened");
+        for _ in 0..20 {
+            client.say(3, &wants(&opened[..4])).expect("send");
+        }
+        stopped.push(client);
+    }
+    let mut client = Raw::connect(&place);
+    let (_, opened) = client.open_now(&origin.url("/object"));
+    client.say(3, &wants(&opened[..4])).expect("send");
+    let (kind, _) = client.hear().expect("an answer");
+    assert!(kind == 131 || kind == 132, "{kind}");
+}
+
 /// What is not an object of a service has no strong version, and its files were handed out no more.
 #[test]
 fn files_of_this_machine_are_handed_out_as_files() {
@@ -807,12 +848,18 @@ fn files_of_this_machine_are_handed_out_as_files() {
     let cache = cache.canonicalize().expect("a folder");
     runtime().block_on(async {
         let source = quick().open(&place.url(&format!("{base}object"), "")).expect("a source");
-        for _ in 0..2 {
+        // As bytes as long as the disk has them not.
+        let in_time = Instant::now() + Duration::from_secs(40);
+        loop {
             assert!(read(&source, 0..8 << 20).await.expect("bytes") == object);
+            let open = std::fs::read_dir("/proc/self/fd").expect("/proc");
+            let mut open = open.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
+            if open.any(|path| path.starts_with(&cache)) {
+                break;
+            }
+            assert!(Instant::now() < in_time, "no file of the cache is open here");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let open = std::fs::read_dir("/proc/self/fd").expect("/proc");
-        let mut open = open.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
-        assert!(open.any(|path| path.starts_with(&cache)), "no file of the cache is open here");
     });
 }
 

@@ -175,7 +175,7 @@ fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let stats: Json = serde_json::from_slice(&output.stderr).expect("one JSON object");
         // What is recorded is what was counted; on a machine that is busy the recorder may lose some,
-        // and says how many.
+        // of whatever kind, and says how many.
         let file = std::fs::File::open(&trace).expect("a trace");
         let mut reader = Reader::new(std::io::BufReader::new(file)).expect("a trace");
         let mut overview = Overview::new();
@@ -183,14 +183,17 @@ fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
             overview.record(&record).expect("a small trace");
         }
         assert!(reader.is_complete());
-        assert_eq!(Some(overview.accesses() + overview.lost), stats["loads"].as_u64());
-        let hits = stats["load_hits"].as_u64().expect("a number");
-        assert!((hits - overview.lost.min(hits)..=hits).contains(&overview.hits), "{stats}");
+        let counted = |name: &str| stats[name].as_u64().expect("a number");
+        for (recorded, name) in [(overview.accesses(), "loads"), (overview.hits, "load_hits")] {
+            let most = counted(name);
+            let least = most.saturating_sub(overview.lost);
+            assert!((least..=most).contains(&recorded), "{recorded} {name}: {stats}");
+        }
         std::fs::remove_file(&trace).expect("ours");
-        overview.fetches + overview.guesses
+        (overview.fetches + overview.guesses, overview.lost)
     };
-    let (usual, frugal) = (gets(&[]), gets(&["--preset", "frugal"]));
-    assert!(frugal * 2 < usual, "{frugal} requests where the default takes {usual}");
+    let ((usual, lost), (frugal, _)) = (gets(&[]), gets(&["--preset", "frugal"]));
+    assert!(frugal * 2 < usual + lost, "{frugal} requests where the default takes {usual}");
 }
 
 #[test]
