@@ -12,7 +12,7 @@ use nix::{
 use pager::{Hint, Mechanism, ModeRequest, Pager, SourceError};
 
 use crate::support::{
-    Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, modes, passed, until,
+    Behaviour, Known, alone, byte_at, bytes_of, can_fault, give_up, is_full, modes, passed, until,
     use_idle_frames,
 };
 
@@ -105,13 +105,7 @@ fn a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back() {
             let (at, end) = (unit as usize, 2 * unit as usize);
             drop(region.load(unit..2 * unit).unwrap());
             assert_eq!(change(&mapped[at + 8192..at + 12_288]), 0, "{what}");
-            let leave = || {
-                // The reader goes on when its pages are there, a moment before the unit counts as
-                // resident, which is when it can leave.
-                until("the unit is resident", || region.stats().units_resident == 1);
-                region.advise(Hint::DontNeed(0..4 * unit)).unwrap();
-                assert_eq!(region.stats().units_resident, 0, "{what}");
-            };
+            let leave = || give_up(&region, 1);
             // By a load, and by a touch; from the source, and from what was given up.
             leave();
             let guard =

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use pager::{Hint, Pager, Preset, Region};
 
-use crate::support::{Known, byte_at, bytes_of};
+use crate::support::{Known, byte_at, bytes_of, until};
 
 const LEN: u64 = 64 << 20;
 const BUDGET: u64 = 256 << 20;
@@ -75,8 +75,8 @@ fn frugal_takes_the_fewest_requests() {
     // whose number hangs on when the reader comes.
     assert!(of("random", "frugal") <= of("random", "throughput") + 5, "{gets:?}");
     // 64 MiB in requests that double up to what a window may hold: 7, or more where the reader
-    // overtakes them.
-    assert!(of("scan", "frugal") <= 14, "{gets:?}");
+    // overtakes them; on the average of two units each at least.
+    assert!(of("scan", "frugal") <= 16, "{gets:?}");
     // One for each 2 MiB that the ten places lie in, and few for guesses.
     assert!(of("random", "frugal") <= 24, "{gets:?}");
     assert_eq!(of("read", "frugal"), 1, "{gets:?}");
@@ -87,17 +87,16 @@ fn frugal_takes_the_fewest_requests() {
 /// What is asked for together is on its way together.
 #[test]
 fn latency_spreads_a_read_over_connections() {
-    let mut most = BTreeMap::new();
-    for preset in each() {
-        let (source, region) = open(preset);
-        drop(source.delay(Duration::from_millis(100)));
-        drop(region.load(0..2 << 20).unwrap());
-        let at_once = source.0.in_flight_max.load(std::sync::atomic::Ordering::SeqCst);
-        most.insert(name(preset), at_once);
+    for (preset, at_once) in [(Preset::Latency, 8), (Preset::Frugal, 1)] {
+        let (source, region) = open(Some(preset));
+        let gate = source.hold();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(region.load(0..2 << 20).unwrap()));
+            until("all of them are under way", || source.under_way() == at_once);
+            gate.add_permits(100);
+        });
+        assert_eq!(source.requests().len() as u64, at_once, "{preset}");
     }
-    assert_eq!(most["latency"], 8, "{most:?}");
-    assert_eq!(most["frugal"], 1, "{most:?}");
-    assert!(most["default"] <= most["latency"], "{most:?}");
 }
 
 /// Hints that lie close together meet in few requests.

@@ -2,7 +2,7 @@
 
 use pager::{Hint, Mechanism, ModeRequest, Pager, RegionOptions};
 
-use crate::support::{Known, all_of, byte_at, bytes_of, modes, until};
+use crate::support::{Known, all_of, byte_at, bytes_of, give_up, modes, until};
 
 const LEN: u64 = 3 * (2 << 20) + 12_345;
 
@@ -132,8 +132,7 @@ fn what_left_too_early_comes_back_without_a_request() {
         let region = pager.open(source.clone()).unwrap();
         region.advise(Hint::Random).unwrap();
         drop(region.load(0..len).unwrap());
-        region.advise(Hint::DontNeed(0..len)).unwrap();
-        assert_eq!(region.stats().units_resident, 0, "unit {unit}");
+        give_up(&region, 16);
         let requests = source.requests().len();
         // By a load, by touches, and as guesses.
         let first = region.load(0..4 * unit).unwrap();
@@ -150,7 +149,7 @@ fn what_left_too_early_comes_back_without_a_request() {
         assert_eq!(region.stats().units_recalled, 16, "unit {unit}");
         drop(first);
         // Its memory is free for others, and then it is fetched again.
-        region.advise(Hint::DontNeed(0..len)).unwrap();
+        give_up(&region, 16);
         let all = pager.pool().reserve(all_of(&pager)).expect("nothing is resident");
         assert_eq!(pager.budget().used(), pager.budget().limit());
         drop(all);

@@ -12,9 +12,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::Semaphore;
+
+/// What only a failure waits for: a machine that stands still for a second is none.
+const NEVER: Duration = Duration::from_secs(10);
 
 // Pins counted the unit alone, which costs twice that with its page table: "half" was the whole.
 #[test]
@@ -22,7 +25,7 @@ fn pins_leave_half_of_the_budget_to_others() {
     let pager = Pager::builder()
         .unit_bytes(4096)
         .budget_bytes(1 << 20)
-        .deadline(Duration::from_millis(100))
+        .deadline(NEVER)
         .prefetch(|| Box::new(NoPrefetch))
         .build()
         .unwrap();
@@ -58,11 +61,7 @@ fn guesses_cost_at_most_a_quarter() {
 // Eight unpinned pages of an eighth of the budget were all protected: nothing could move.
 #[test]
 fn unpinned_pages_give_way_to_a_region() {
-    let pager = Pager::builder()
-        .budget_bytes(8 << 20)
-        .deadline(Duration::from_millis(100))
-        .build()
-        .unwrap();
+    let pager = Pager::builder().budget_bytes(8 << 20).deadline(NEVER).build().unwrap();
     let region = pager.open(Known::new(32 << 20)).unwrap();
     let pages: Pages<u64, u8> = Pages::new(pager.pool()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -87,7 +86,7 @@ fn five_pagers_share_the_smallest_budget() {
             .unit_bytes(4096)
             .budget(&budget)
             .prefetch(|| Box::new(NoPrefetch))
-            .deadline(Duration::from_millis(100))
+            .deadline(NEVER)
             .build()
             .unwrap();
         let region = pager.open(Known::new(64 << 20)).unwrap();
@@ -252,7 +251,7 @@ fn demand_overtakes_the_front_of_a_guess_that_was_cut() {
     let pager = Pager::builder()
         .budget_bytes(1 << 30)
         .guess_requests_max(1)
-        .deadline(Duration::from_secs(3))
+        .deadline(NEVER)
         .build()
         .unwrap();
     let region = pager.open(source.clone()).unwrap();
@@ -260,11 +259,10 @@ fn demand_overtakes_the_front_of_a_guess_that_was_cut() {
     region.advise(Hint::WillNeed(&[400 << 20..(400 << 20) + 1, 0..16 * 65536])).unwrap();
     until("the guess runs", || !source.requests().is_empty());
     source.behave(Behaviour::Serve);
-    let start = Instant::now();
     assert_eq!(region.load(10 * 65536..10 * 65536 + 1).unwrap()[0], byte_at(10 * 65536));
-    assert!(start.elapsed() < Duration::from_millis(500), "first {:?}", start.elapsed());
     assert_eq!(region.load(0..1).unwrap()[0], byte_at(0));
-    assert!(start.elapsed() < Duration::from_millis(500), "second {:?}", start.elapsed());
+    // What waits for the guess goes on when that has failed.
+    assert_eq!(region.stats().errors, 0, "the guess is under way still");
 }
 
 // A source that hangs held all frames, and other regions waited for it.
@@ -358,8 +356,7 @@ fn a_burst_of_demand_keeps_the_guesses() {
     let region = pager.open(source.clone()).unwrap();
     let guesses: Vec<_> = (0..40u64).map(|n| n * (1 << 20)..n * (1 << 20) + 1).collect();
     region.advise(Hint::WillNeed(&guesses)).unwrap();
-    until("guessed", || region.stats().units_installed >= 30);
-    std::thread::sleep(Duration::from_millis(100));
+    until("guessed", || region.stats().bytes_fetched == 40 * 65_536 && source.under_way() == 0);
     region.advise(Hint::Random).unwrap();
     source.delay(Duration::from_millis(50));
     let small = Arc::new(region.clone());
@@ -385,7 +382,10 @@ fn speculation_comes_back_after_too_many_hints() {
     let a = pager.open(Known::new(40 << 20)).unwrap();
     let hints: Vec<_> = (0..300u64).map(|n| n * 2 * 65536..n * 2 * 65536 + 1).collect();
     a.advise(Hint::WillNeed(&hints)).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    until("as many as have room are there", || {
+        let stats = a.stats();
+        stats.prefetched > 0 && stats.bytes_fetched == stats.prefetched * 65_536
+    });
     let mapped = a.map().unwrap();
     for h in &hints {
         assert_eq!(mapped[h.start as usize], byte_at(h.start));
@@ -425,20 +425,19 @@ fn signals_do_not_run_on_the_pagers_threads() {
 #[test]
 fn a_region_never_takes_every_lane() {
     let builder = Pager::builder().demand_requests_max(8).prefetch(|| Box::new(NoPrefetch));
-    let builder = builder.budget_bytes(64 << 20).deadline(Duration::from_secs(3));
-    let pager = builder.build().unwrap();
+    let pager = builder.budget_bytes(64 << 20).build().unwrap();
     let bad = Known::new(64 << 20);
     let (a, b) = (pager.open(bad.clone()).unwrap(), pager.open(Known::new(1 << 20)).unwrap());
-    bad.behave(Behaviour::Hang);
+    let gate = bad.hold();
     std::thread::scope(|scope| {
         for n in 0..16u64 {
             let a = &a;
-            scope.spawn(move || assert!(a.load(n << 21..(n << 21) + 1).is_err()));
+            scope.spawn(move || drop(a.load(n << 21..(n << 21) + 1).unwrap()));
         }
-        until("the lanes that it may have are taken", || bad.requests().len() >= 6);
-        let start = Instant::now();
+        until("the lanes that it may have are taken", || bad.under_way() == 6);
         assert_eq!(b.load(0..1).unwrap()[0], byte_at(0));
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(a.stats().bytes_fetched, 0, "nothing was answered in the meantime");
+        gate.add_permits(16);
     });
 }
 

@@ -89,16 +89,17 @@ fn a_cancelled_load_unpins_and_the_next_one_works() {
     let source = Known::new(1 << 20);
     let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
-    source.delay(Duration::from_millis(30));
+    let gate = source.hold();
     current_thread().block_on(async {
         for _ in 0..3 {
             let soon = tokio::time::sleep(Duration::from_millis(1));
             tokio::select! {
-                _ = region.load_async(0..1) => panic!("the source takes longer"),
+                _ = region.load_async(0..1) => panic!("the source has not answered"),
                 _ = soon => {}
             }
         }
         assert_eq!(pager.budget().pinned(), 0);
+        gate.add_permits(1);
         assert_eq!(region.load_async(0..1).await.unwrap()[0], byte_at(0));
     });
     assert_eq!(source.requests().len(), 1, "one request, however many waited");
@@ -160,8 +161,7 @@ fn closing_a_region_ends_its_requests() {
     region.advise(pager::Hint::WillNeed(&[0..10, 500_000..500_010])).unwrap();
     until("the guesses are out", || source.requests().len() == 2);
     drop(region);
-    let under_way = || source.0.in_flight.load(std::sync::atomic::Ordering::SeqCst);
-    until("nothing is under way", || under_way() == 0);
+    until("nothing is under way", || source.under_way() == 0);
     until("no guess is left", || pager.budget().speculative() == 0);
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use futures::StreamExt;
 use pager::{
-    BlockSource, ByteStream, Bytes, Mode, ModeRequest, ObjectStat, Pager, SourceError, Version,
-    async_trait,
+    BlockSource, ByteStream, Bytes, Hint, Mode, ModeRequest, ObjectStat, Pager, Region,
+    SourceError, Version, async_trait,
 };
 use tokio::sync::Semaphore;
 
@@ -45,7 +45,6 @@ pub(crate) struct Inner {
     pub(crate) behaviour: Mutex<Behaviour>,
     pub(crate) requests: Mutex<Vec<Range<u64>>>,
     pub(crate) in_flight: AtomicU64,
-    pub(crate) in_flight_max: AtomicU64,
     pub(crate) frames: AtomicBool,
     pub(crate) alignment: AtomicU64,
     /// What reads wait at, where they are held.
@@ -69,7 +68,6 @@ impl Known {
             behaviour: Mutex::new(Behaviour::Serve),
             requests: Mutex::default(),
             in_flight: AtomicU64::new(0),
-            in_flight_max: AtomicU64::new(0),
             frames: AtomicBool::new(false),
             alignment: AtomicU64::new(1),
             gate: Mutex::default(),
@@ -92,6 +90,11 @@ impl Known {
         gate
     }
 
+    /// Requests that are not over.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.0.in_flight.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn requests(&self) -> Vec<Range<u64>> {
         self.0.requests.lock().unwrap().clone()
     }
@@ -102,8 +105,7 @@ struct Flight(Arc<Inner>);
 
 impl Flight {
     fn start(inner: &Arc<Inner>) -> Flight {
-        let now = inner.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-        inner.in_flight_max.fetch_max(now, Ordering::SeqCst);
+        inner.in_flight.fetch_add(1, Ordering::SeqCst);
         Flight(inner.clone())
     }
 }
@@ -236,6 +238,17 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(10), "still not after 10 s: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Gives up the `units` units of `region`, all that are there or about to be. Who touches one goes on
+/// when its pages are in place, a moment before the unit may leave.
+pub(crate) fn give_up(region: &Region, units: u64) {
+    let before = region.stats().units_evicted;
+    until("the units leave", || {
+        region.advise(Hint::DontNeed(0..region.len())).unwrap();
+        region.stats().units_evicted >= before + units
+    });
+    assert_eq!(region.stats().units_resident, 0, "{:?}", region.stats());
 }
 
 /// A seeded generator for tests that want random numbers: SplitMix64 (Steele et al., OOPSLA 2014).
