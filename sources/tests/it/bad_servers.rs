@@ -12,6 +12,9 @@ use crate::fake::{Fake, answer};
 
 const OBJECT: &[u8] = b"0123456789";
 
+/// What has a limit of a second or two ends by then on any machine, and what has none never ends.
+const IN_TIME: Duration = Duration::from_secs(20);
+
 fn bare(url: &str) -> Http {
     let options = ClientOptions {
         first_byte: Duration::from_millis(500),
@@ -102,7 +105,7 @@ async fn a_retry_after_is_kept_and_waited_for() {
     let began = Instant::now();
     let error = sources::open(&url).expect("an address").stat().await.expect_err("busy");
     assert!(matches!(error, SourceError::Throttled { .. }), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -112,7 +115,7 @@ async fn a_server_that_says_nothing_is_left_in_time() {
     let began = Instant::now();
     let error = source.stat().await.expect_err("silence");
     assert!(matches!(error, SourceError::Transient { .. }), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < IN_TIME, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -323,7 +326,7 @@ async fn servers_that_never_come_to_an_end_are_left() {
         let began = Instant::now();
         let error = read(&source, &Version::strong("\"v\"")).await.expect_err(what);
         assert!(error.is_retryable(), "{what}: {error}");
-        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < IN_TIME, "{what}: {:?}", began.elapsed());
     }
     // A byte every 300 ms is no silence of half a second: the call ends it.
     let start = "HTTP/1.1 206 Partial Content\r\nETag: \"v\"\r\nContent-Length: 100\r\n\
@@ -335,7 +338,7 @@ async fn servers_that_never_come_to_an_end_are_left() {
     let body = source.read(&Version::strong("\"v\""), 0..100).await.expect("the head comes");
     let error = body.try_collect::<Vec<_>>().await.expect_err("a drip");
     assert!(matches!(error, SourceError::Transient { .. }), "{error}");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < IN_TIME, "{:?}", began.elapsed());
 }
 
 /// A server that answers `start`, and then `piece` for ever. Its address.
@@ -470,7 +473,7 @@ async fn s3_errors_without_an_end_are_cut() {
         let error = read(&*source, &Version::strong("\"v\"")).await.expect_err("no end");
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().len() < 1000, "{}", error.to_string().len());
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < IN_TIME, "{:?}", began.elapsed());
     }
 }
 

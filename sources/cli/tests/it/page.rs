@@ -7,6 +7,7 @@ use std::{
     net::{Shutdown, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    origin::{Origin, sample},
+    origin::{Origin, Page, sample},
     serve::Server,
 };
 
@@ -344,7 +345,8 @@ fn many_who_say_nothing_hold_nobody_up() {
 #[test]
 fn it_is_not_ready_while_it_stops_and_ends_after_all_others() {
     let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
-    origin.put("/object", &sample(1_000_000, 35), "1");
+    let object = Arc::new(sample(1_000_000, 35));
+    origin.set("/object", Page::Held(object, "\"1\"".to_owned(), 0));
     let (server, http) = start(folder.path(), &origin, &[]);
     let (mut client, url) = (server.client(), origin.url("/object"));
     assert!(client.hello(&url).expect("an answer").is("OKOK"));
@@ -355,7 +357,6 @@ fn it_is_not_ready_while_it_stops_and_ends_after_all_others() {
     write!(kept, "GET /healthz HTTP/1.1\r\nHost: {http}\r\n\r\n").expect("send");
     let mut first = [0];
     kept.read_exact(&mut first).expect("an answer");
-    origin.delay(Duration::from_secs(2));
     client.send(&crate::v000::frame(b"READ", 0, 4096, url.as_bytes())).expect("send");
     state_when(&http, |state| state["requests"]["under_way"] == 1);
     let stopping = thread::spawn(move || server.stop());
@@ -369,6 +370,7 @@ fn it_is_not_ready_while_it_stops_and_ends_after_all_others() {
         assert!(Instant::now() < in_time, "it is ready for ever");
     }
     assert_eq!(metric(&get(&http, "/metrics"), "extmem_stopping"), 1.0);
+    origin.let_go();
     assert!(client.reply().expect("an answer").is("OKOK"));
     assert_eq!(stopping.join().expect("an end"), Some(0));
     let mut rest = Vec::new();

@@ -249,9 +249,9 @@ fn frames_that_are_none_end_one_connection_and_no_other() {
     }
     // Half a frame, and then nothing: it costs that client its connection, after ten seconds.
     let mut half = server.client();
+    let began = Instant::now();
     half.send(b"READ\0\0").expect("send");
     check(&mut good, &url, &object, 0, 4096);
-    let began = Instant::now();
     assert_eq!(half.reply().expect("an answer"), refused("FAIL"));
     assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(half.stream.read(&mut [0]).unwrap_or(0), 0);
@@ -537,11 +537,18 @@ fn told_to_stop_it_answers_what_it_has_begun() {
     let mut idle = server.client();
     assert!(client.hello(&url).expect("an answer").is("OKOK"));
     assert!(idle.hello(&url).expect("an answer").is("OKOK"));
-    origin.delay(Duration::from_millis(700));
+    origin.set("/object", Page::Held(Arc::new(object.clone()), "\"1\"".to_owned(), 0));
     client.send(&frame(b"READ", 0, 4096, url.as_bytes())).expect("send");
-    thread::sleep(Duration::from_millis(200));
+    let in_time = Instant::now() + Duration::from_secs(20);
+    while origin.count().0 == 0 {
+        assert!(Instant::now() < in_time, "it was never asked for");
+        thread::sleep(Duration::from_millis(5));
+    }
     let address = server.address.clone();
     let stopped = thread::spawn(move || server.stop());
+    // It has heard of it by then, and if it has not, then this tells less.
+    thread::sleep(Duration::from_millis(500));
+    origin.let_go();
     let reply = client.reply().expect("an answer");
     assert!(reply.is("OKOK"), "{reply:?}");
     assert_eq!(client.stream.read(&mut [0]).expect("the end"), 0);
@@ -571,7 +578,7 @@ fn limits_hold_and_leave_others_alone() {
     assert!(fourth.hello(&url).is_err(), "the fourth is closed");
     clients.pop();
     // The seat is free as soon as the server has seen the end.
-    let in_time = Instant::now() + Duration::from_secs(5);
+    let in_time = Instant::now() + Duration::from_secs(20);
     let mut third = loop {
         let mut client = server.client();
         if client.hello(&url).is_ok_and(|reply| reply.is("OKOK")) {
@@ -585,7 +592,7 @@ fn limits_hold_and_leave_others_alone() {
         let mut client = server.client();
         let _ = client.send(b"READ\0");
     }
-    let in_time = Instant::now() + Duration::from_secs(5);
+    let in_time = Instant::now() + Duration::from_secs(20);
     while server.descriptors() > before + 1 {
         assert!(Instant::now() < in_time, "{} of {before}", server.descriptors());
         thread::sleep(Duration::from_millis(20));
