@@ -178,7 +178,8 @@ fn what_a_killed_writer_spilled_is_removed_by_the_next_and_its_target_is_as_befo
     old.finish(&target).unwrap();
     let before = contents(&Reader::open(&target).unwrap()).unwrap();
 
-    let mut child = spiller_of(folder.path(), Events::Values, 4 * MEMORY, 2).spawn().unwrap();
+    // So much that it is not done before it is killed.
+    let mut child = spiller_of(folder.path(), Events::Values, 16 * MEMORY, 2).spawn().unwrap();
     let began = Instant::now();
     let left = || -> Vec<PathBuf> {
         let names = names(&spills).into_iter().filter(|name| name != "traildb-spill-notes");
