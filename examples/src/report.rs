@@ -66,15 +66,26 @@ impl Goal {
 impl Display for Aim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Aim::AtMost(most) => write!(f, "at most {}", figure(*most)),
-            Aim::AtLeast(least) => write!(f, "at least {}", figure(*least)),
+            Aim::AtMost(most) => write!(f, "at most {}", aim(*most)),
+            Aim::AtLeast(least) => write!(f, "at least {}", aim(*least)),
             Aim::None => Ok(()),
         }
     }
 }
 
-/// The command that runs this program again: `target` of the Makefile, with the program's options.
+/// Variables that say what is measured, and against what: of paths the last part.
+const VARIABLES: [&str; 2] = ["TDB", "BENCH_CSV"];
+
+/// The command that runs this program again: `target` of the Makefile, with what it was told by
+/// variables, and the program's options.
 pub fn command(target: &str) -> String {
+    let mut target = target.to_owned();
+    for name in VARIABLES {
+        let value = std::env::var_os(name).unwrap_or_default();
+        if let Some(file) = Path::new(&value).file_name() {
+            target += &format!(" {name}={}", file.display());
+        }
+    }
     let mut arguments = std::env::args().skip(1);
     let mut options = Vec::new();
     while let Some(argument) = arguments.next() {
@@ -90,12 +101,21 @@ pub fn command(target: &str) -> String {
     }
 }
 
-/// Two places where they say something.
+/// Two places where they say something, and as many as an aim has.
 fn figure(value: f64) -> String {
     if value.fract() == 0.0 || value >= 100.0 {
         format!("{value:.0}")
     } else {
         format!("{value:.2}")
+    }
+}
+
+/// An aim to its last place, which is no more than the third.
+fn aim(value: f64) -> String {
+    let exact = format!("{value:.3}");
+    match exact.ends_with('0') {
+        true => figure(value),
+        false => exact,
     }
 }
 
@@ -107,7 +127,12 @@ impl Section {
             text += "| figure | measured | aim | met |\n| --- | --- | --- | --- |\n";
             for goal in &self.goals {
                 let met = goal.met().map_or("", |met| if met { "yes" } else { "**no**" });
-                let measured = figure(goal.measured);
+                let measured = match goal.aim {
+                    Aim::AtMost(aim) | Aim::AtLeast(aim) if (aim * 100.0).fract() > 1e-9 => {
+                        format!("{:.3}", goal.measured)
+                    }
+                    _ => figure(goal.measured),
+                };
                 text += &format!("| {} | {measured} | {} | {met} |\n", goal.what, goal.aim);
             }
             text.push('\n');
@@ -181,6 +206,24 @@ mod tests {
         assert_eq!(both, expected);
         assert_eq!(replaced(&both, "a", "three"), expected.replace("one", "three"));
         assert_eq!(replaced("", "a", "x"), "<!-- a -->\nx\n<!-- end a -->\n");
+    }
+
+    /// 0.983 of 0.985 was told as 0.98 of 0.98.
+    #[test]
+    fn figures_have_as_many_places_as_their_aims() {
+        let cases = [
+            (0.983, Aim::AtMost(0.985), "| 0.983 | at most 0.985 | yes |"),
+            (1.1049, Aim::AtMost(1.10), "| 1.10 | at most 1.10 | **no** |"),
+            (13_824.0, Aim::AtLeast(300.0), "| 13824 | at least 300 | yes |"),
+            (2.074, Aim::AtLeast(2.0), "| 2.07 | at least 2 | yes |"),
+        ];
+        for (measured, aim, told) in cases {
+            let goals = vec![Goal::new("x", measured, aim)];
+            let (name, title, question, body) = ("x", "X", "?", String::new());
+            let section = Section { name, title, question, body, goals };
+            let text = section.markdown("make bench");
+            assert!(text.contains(told), "{text}");
+        }
     }
 
     #[test]

@@ -64,6 +64,15 @@ fn memory() -> u64 {
     (kib("RssAnon:") + kib("VmPTE:")) << 10
 }
 
+/// User and system time of this process.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
+    let ticks: u64 =
+        fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+    Duration::from_millis(ticks * 10)
+}
+
 /// Reads at random places for `time`; the latencies in ns.
 fn read(region: &pager::Region, seed: u64, bare: bool, time: Duration) -> Vec<u32> {
     let mapped = bare.then(|| region.map().expect("this benchmark needs userfaultfd"));
@@ -91,8 +100,10 @@ fn read(region: &pager::Region, seed: u64, bare: bool, time: Duration) -> Vec<u3
 }
 
 fn main() {
-    println!("\n| unit | by | threads | reads/s | median | p99 | memory over budget |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "\n| unit | by | threads | reads/s | median | p99 | memory over budget | CPU of a read |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for unit in [4096u64, 65_536] {
         for bare in [false, true] {
             for threads in [1u64, 2, 4, 8, 16] {
@@ -103,7 +114,7 @@ fn main() {
                 let region = pager.open(Words).expect("open");
                 region.advise(Hint::Random).expect("advise");
                 let time = Duration::from_secs(2);
-                let start = Instant::now();
+                let (start, cpu_before) = (Instant::now(), cpu());
                 let mut most = 0;
                 let mut latencies: Vec<u32> = std::thread::scope(|scope| {
                     let readers: Vec<_> = (0..threads)
@@ -122,13 +133,14 @@ fn main() {
                         .collect()
                 });
                 let seconds = start.elapsed().as_secs_f64();
+                let cpu = (cpu() - cpu_before).as_secs_f64() * 1e6 / latencies.len() as f64;
                 // The readers' own records are no memory of the pager's.
                 let records = latencies.capacity() as u64 * 8;
                 let over = most.saturating_sub(records).saturating_sub(budget);
                 assert!(over <= SLACK, "{over} bytes over a budget of {budget}");
                 latencies.sort_unstable();
                 println!(
-                    "| {} KiB | {} | {threads} | {:.0} | {:.1} us | {:.1} us | {:.1} MiB |",
+                    "| {} KiB | {} | {threads} | {:.0} | {:.1} us | {:.1} us | {:.1} MiB | {cpu:.1} us |",
                     unit >> 10,
                     if bare { "bare slice" } else { "load" },
                     latencies.len() as f64 / seconds,

@@ -127,7 +127,8 @@ async fn every_fault_ends_in_the_right_bytes_or_the_right_error() {
         assert!(source.stat().await.is_err(), "{what}: stat");
     }
 
-    // A flipped bit passes: ranges of objects have no checksum. Everything else stays in place.
+    // Without TLS a flipped bit passes: ranges of objects have no checksum (`tls` has the other half).
+    // Everything else stays in place.
     switch.set(&format!("mode=corrupt&at=5&n=1&{only_ours}")).await;
     let body = source.read(&version, 0..100).await.expect("read");
     let got = body.try_collect::<Vec<_>>().await.expect("bytes").concat();

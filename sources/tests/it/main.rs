@@ -11,5 +11,6 @@ mod leaves;
 mod regions;
 mod served;
 mod servers;
+mod tls;
 mod uploads;
 mod wrappers;

@@ -23,7 +23,7 @@ const BUDGET_BYTES: u64 = 512 << 20;
 /// The largest unit of residency.
 const UNIT_BYTES_MAX: u64 = 2 << 20;
 /// Beyond so many times the baseline there is nothing left to see.
-const OFF_CHART: u32 = 3;
+const OFF_CHART: u32 = 8;
 /// A point that takes longer is measured once.
 const LONG: Duration = Duration::from_secs(5);
 
