@@ -6,8 +6,8 @@ CARGO ?= cargo
 PROFILE = --release
 PYTHON ?= python3
 
-.PHONY: help setup demo test package bench bench-blog examples interop interop-peer fmt lint doc \
-	fuzz deep soak simulate chaos servers servers-stop
+.PHONY: help setup demo test package bench bench-blog examples interop interop-peer interop-v000 fmt \
+	lint doc fuzz deep soak simulate chaos servers servers-stop
 
 help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-paper the paper that s3db follows, and what its protocols cost today"
 	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
 	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
+	@echo "make interop-v000  the C library reads through extmem serve; V000_SRC=/its/branch/userfault"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
 	@echo "make deep        the pager's ledger under a model checker; SHUTTLE_ROUNDS=n for more"
@@ -73,6 +74,13 @@ interop: setup
 # Against the library that pkg-config knows, or TDB_LIB=/prefix with include/ and lib/ in it.
 interop-peer:
 	@sh examples/interop/peer.sh '$(TDB_LIB)'
+
+# The first client of block servers, made of the C library's branch that has it, reads through ours.
+# As root, or where vm.unprivileged_userfaultfd is 1. INTEROP_ARGS="--db a.tdb" adds databases.
+interop-v000: setup
+	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-cli -p extmem-examples -p tdb-cli
+	@client=$$(sh examples/interop/v000.sh '$(V000_SRC)') && \
+	$(CARGO) run -q $(PROFILE) -p extmem-examples --bin interop -- --v000 "$$client" $(INTEROP_ARGS)
 
 fmt:
 	@$(CARGO) fmt --all

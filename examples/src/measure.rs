@@ -34,7 +34,16 @@ pub fn cost<T>(work: impl FnOnce() -> Result<T, String>) -> Result<(T, Cost), St
 
 /// Processor time of this process so far: user and system, all threads.
 pub fn cpu_time() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_time_in("/proc/self/stat")
+}
+
+/// Processor time of another process so far. Zero if there is no such process.
+pub fn cpu_time_of(pid: u32) -> Duration {
+    cpu_time_in(&format!("/proc/{pid}/stat"))
+}
+
+fn cpu_time_in(path: &str) -> Duration {
+    let stat = fs::read_to_string(path).unwrap_or_default();
     // The name in parentheses may hold anything; the fields after it are numbers.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);

@@ -1,11 +1,13 @@
-//! An S3 in a process of its own, so that what it costs is not counted as ours.
+//! An S3 in a process of its own, so that what it costs is not counted as ours; and a block server.
 
 use std::{
     env,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
+
+use tempfile::TempDir;
 
 use crate::credentials::{ACCESS_KEY, SECRET_KEY};
 
@@ -63,6 +65,80 @@ impl Server {
 }
 
 impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `extmem serve` in a process of its own, with an empty cache. Dropping it ends both.
+pub struct BlockServer {
+    child: Child,
+    folder: TempDir,
+    v000: String,
+    http: String,
+}
+
+impl BlockServer {
+    /// Serves what `s3` has, in blocks of `blocks`, such as `1MiB`.
+    ///
+    /// # Errors
+    /// When `extmem` is not beside this program, or does not start.
+    pub fn start(blocks: &str, s3: &Server) -> Result<BlockServer, String> {
+        let here = env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
+        let program = here.with_file_name("extmem");
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let mut command = Command::new(&program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.args(["--max-bytes", "8GiB", "--memory-bytes", "4GiB", "--block-bytes", blocks]);
+        command.arg("--dir").arg(folder.path().join("cache"));
+        command.arg("--unix").arg(folder.path().join("extmem.sock"));
+        let endpoint = s3.url().rsplit_once("endpoint=").map_or("", |(_, url)| url);
+        command.args(["--allow", "s3://bench/"]).env("AWS_ENDPOINT_URL", endpoint);
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_REGION", "us-east-1");
+        command.env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command.env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
+        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child =
+            spawned.map_err(|e| format!("{}: {e}; build it first", program.display()))?;
+        let output = child.stdout.take().ok_or("the server has no output")?;
+        let mut server = BlockServer { child, folder, v000: String::new(), http: String::new() };
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        loop {
+            let line = lines.next().ok_or("extmem serve did not start")?;
+            if let Some(address) = line.strip_prefix("extmem: serving V000 on ") {
+                address.clone_into(&mut server.v000);
+            } else if let Some(url) = line.strip_prefix("extmem: serving a page on http://") {
+                url.trim_end_matches('/').clone_into(&mut server.http);
+            } else if line == "extmem: ready" {
+                return Ok(server);
+            }
+        }
+    }
+
+    /// Where clients of V000 find it.
+    pub fn v000(&self) -> &str {
+        &self.v000
+    }
+
+    /// Host and port of its page.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// The Unix socket of its own protocol.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("extmem.sock")
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for BlockServer {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();

@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
@@ -19,11 +19,10 @@ use std::{
 };
 
 use examples::{
-    credentials::{ACCESS_KEY, SECRET_KEY},
     faults::Faulting,
-    measure::{self, Cost, ms, ratio, wall},
+    measure::{self, Cost, cpu, ms, ratio, wall},
     report::{Aim, Goal, Section},
-    server::{Distance, Server},
+    server::{BlockServer, Distance, Server},
 };
 use pager::{Hint, Pager};
 use sources::{
@@ -86,7 +85,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
         goals.push(Goal::new(format!("scan by `map()` / mmap, blocks of {blocks}"), by_map, aim));
         if blocks == "1MiB" {
             for clients in [1, 20, 200] {
-                let each = ask(&serving.v000, OBJECT, len, clients)?;
+                let each = ask(serving.0.v000(), OBJECT, len, clients)?;
                 requests += &format!("| {clients} | {each:.0} |\n");
                 goals.push(Goal::new(format!("requests/s, {clients} clients"), each, Aim::None));
             }
@@ -95,7 +94,7 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
     drop(s3);
     let s3 = Server::start(&path, "edits.tdb", DISTANCE)?;
     let programs = side_by_side(&s3, len, &mut goals)?;
-    let (direct, through) = cold_fill(&s3, setup.rounds)?;
+    let Fill { direct, through, server } = cold_fill(&s3, setup.rounds)?;
     let fill = ratio(&through, &direct);
     goals.push(Goal::new("cold fill through the server / direct", fill, Aim::AtMost(1.05)));
     let body = format!(
@@ -108,12 +107,16 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
          The original pair's figures are what its clients cost over `mmap`, with a full cache.\n\n\
          {programs}\n\
          A cold fill of the same database, by a region with the hint sequential, from an S3 that is \
-         30 ms away, 400 MB/s for all connections: {} directly, {} through a server that keeps it.\n\n\
+         30 ms away, 400 MB/s for all connections: {} directly, {} through a server that keeps it. \
+         Processor time (without the S3's): {} directly, {} through and {} of the server.\n\n\
          | clients of V000 | requests/s |\n| --- | --- |\n{requests}",
         len as f64 / 1e6,
         setup.rounds,
         ms(wall(&direct)),
         ms(wall(&through)),
+        ms(cpu(&direct)),
+        ms(cpu(&through)),
+        ms(cpu(&server)),
     );
     Ok(Section {
         name: "serve",
@@ -147,57 +150,20 @@ fn check(expected: u64, scan: impl FnOnce() -> Result<u64, String>) -> Result<(u
 }
 
 /// A block server in a process of its own, with an empty cache. Dropping it ends both.
-struct Serving {
-    child: Child,
-    folder: tempfile::TempDir,
-    v000: String,
-    http: String,
-}
+struct Serving(BlockServer);
 
 impl Serving {
     /// For what `s3` has.
     fn start(blocks: &str, s3: &Server) -> Result<Serving, String> {
-        let here = env::current_exe().map_err(|e| format!("the path of this program: {e}"))?;
-        let program = here.with_file_name("extmem");
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut command = Command::new(&program);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.args(["--max-bytes", "8GiB", "--memory-bytes", "4GiB", "--block-bytes", blocks]);
-        command.arg("--dir").arg(folder.path().join("cache"));
-        command.arg("--unix").arg(folder.path().join("extmem.sock"));
-        let endpoint = s3.url().rsplit_once("endpoint=").map_or("", |(_, url)| url);
-        command.args(["--allow", "s3://bench/"]).env("AWS_ENDPOINT_URL", endpoint);
-        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_REGION", "us-east-1");
-        command.env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
-        command.env_remove("EXTMEM_CACHE_KEY").env_remove("EXTMEM_CACHE_KEY_FILE");
-        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let mut child =
-            spawned.map_err(|e| format!("{}: {e}; build it first", program.display()))?;
-        let output = child.stdout.take().ok_or("the server has no output")?;
-        let mut serving = Serving { child, folder, v000: String::new(), http: String::new() };
-        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-        loop {
-            let line = lines.next().ok_or("extmem serve did not start")?;
-            if let Some(address) = line.strip_prefix("extmem: serving V000 on ") {
-                serving.v000 = address.to_owned();
-            } else if let Some(url) = line.strip_prefix("extmem: serving a page on http://") {
-                serving.http = url.trim_end_matches('/').to_owned();
-            } else if line == "extmem: ready" {
-                return Ok(serving);
-            }
-        }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("extmem.sock")
+        BlockServer::start(blocks, s3).map(Serving)
     }
 
     fn map(&self, runtime: &tokio::runtime::Runtime, url: &str) -> Result<ServedMap, String> {
-        map(runtime, &self.socket(), url)
+        map(runtime, &self.0.socket(), url)
     }
 
     fn source(&self, url: &str) -> Result<Arc<dyn BlockSource>, String> {
-        let through = format!("server+unix://{}?url={url}", self.socket().display());
+        let through = format!("server+unix://{}?url={url}", self.0.socket().display());
         Options::default().open(&through).map_err(|e| e.to_string())
     }
 
@@ -212,8 +178,8 @@ impl Serving {
     /// A value of `/metrics`.
     fn metric(&self, name: &str) -> Result<f64, String> {
         let ask = || -> io::Result<String> {
-            let mut stream = TcpStream::connect(&self.http)?;
-            let host = &self.http;
+            let mut stream = TcpStream::connect(self.0.http())?;
+            let host = self.0.http();
             write!(stream, "GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
             let mut text = String::new();
             stream.read_to_string(&mut text)?;
@@ -222,14 +188,6 @@ impl Serving {
         let text = ask().map_err(|e| format!("/metrics: {e}"))?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.ok_or(format!("there is no {name} in /metrics"))
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -271,7 +229,7 @@ fn side_by_side(s3: &Server, len: u64, goals: &mut Vec<Goal>) -> Result<String, 
     for count in [1, PROGRAMS] {
         while children.len() < count {
             let mut command = Command::new(&here);
-            command.arg("--serve-child").arg(serving.socket()).arg(OBJECT);
+            command.arg("--serve-child").arg(serving.0.socket()).arg(OBJECT);
             let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             children.push(Program(spawned.map_err(|e| e.to_string())?));
         }
@@ -341,28 +299,41 @@ fn mapped_kib(pid: u32) -> u64 {
     kib
 }
 
+/// What cold fills took.
+#[derive(Default)]
+struct Fill {
+    direct: Vec<Cost>,
+    through: Vec<Cost>,
+    /// The server's part in these.
+    server: Vec<Cost>,
+}
+
 /// Reads everything once from an S3, without and with a server in between.
-fn cold_fill(s3: &Server, rounds: usize) -> Result<(Vec<Cost>, Vec<Cost>), String> {
-    let mut costs = [Vec::new(), Vec::new()];
+fn cold_fill(s3: &Server, rounds: usize) -> Result<Fill, String> {
+    let mut fill = Fill::default();
+    let scan = |source: Arc<dyn BlockSource>| {
+        measure::cost(|| {
+            let pager = Pager::builder().budget_bytes(BUDGET_BYTES).build();
+            let pager = pager.map_err(|e| e.to_string())?;
+            let region = pager.open(source).map_err(|e| e.to_string())?;
+            region.advise(Hint::Sequential).map_err(|e| e.to_string())?;
+            let whole = region.map().map_err(|e| e.to_string())?;
+            Ok(cold::sum(&whole))
+        })
+    };
     for _ in 0..rounds {
         let serving = Serving::start("1MiB", s3)?;
         let direct = Options::default().open(s3.url()).map_err(|e| e.to_string())?;
-        let sources = [direct, serving.source(OBJECT)?];
-        for (costs, source) in costs.iter_mut().zip(sources) {
-            let (_, cost) = measure::cost(|| {
-                let pager = Pager::builder().budget_bytes(BUDGET_BYTES).build();
-                let pager = pager.map_err(|e| e.to_string())?;
-                let region = pager.open(source).map_err(|e| e.to_string())?;
-                region.advise(Hint::Sequential).map_err(|e| e.to_string())?;
-                let whole = region.map().map_err(|e| e.to_string())?;
-                Ok(cold::sum(&whole))
-            })?;
-            costs.push(cost);
-        }
+        fill.direct.push(scan(direct)?.1);
+        let before = measure::cpu_time_of(serving.0.pid());
+        let cost = scan(serving.source(OBJECT)?)?.1;
+        let cpu = measure::cpu_time_of(serving.0.pid()).saturating_sub(before);
+        fill.through.push(cost);
+        fill.server.push(Cost { cpu, ..cost });
     }
-    let [direct, through] = costs;
-    eprintln!("  cold fill: {} directly, {} through", ms(wall(&direct)), ms(wall(&through)));
-    Ok((direct, through))
+    let [direct, through] = [&fill.direct, &fill.through].map(|costs| ms(wall(costs)));
+    eprintln!("  cold fill: {direct} directly, {through} through");
+    Ok(fill)
 }
 
 /// Requests a second of so many clients of V000, each of which waits for its answers.

@@ -47,6 +47,19 @@ impl Report {
         }
     }
 
+    /// What was compared piece by piece: how much of it is equal, or how it differs.
+    pub(crate) fn compared(&mut self, what: &str, outcome: Result<String, String>) {
+        match outcome {
+            Ok(equal) => {
+                self.equal += 1;
+                if self.verbose {
+                    println!("  equal    {what}: {equal}");
+                }
+            }
+            Err(how) => self.tell(what, &how),
+        }
+    }
+
     /// As [`same`](Report::same), of lines whose first two cells are UUID and time: those of equal
     /// times may come in any order.
     pub(crate) fn same_events(&mut self, what: &str, theirs: &Output, ours: &Output) {
@@ -132,6 +145,8 @@ mod tests {
         report.same("ours", &good, &bad);
         report.same("theirs", &bad, &good);
         report.same("other bytes", &good, &Ok(vec![2]));
-        assert_eq!(report.counts(), [1, 2, 1]);
+        report.compared("pieces", Ok("3 lines".to_owned()));
+        report.compared("other pieces", Err("line 3".to_owned()));
+        assert_eq!(report.counts(), [2, 3, 1]);
     }
 }
