@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use pager::{BlockSource, SourceError, Version};
 
 use super::{
     DiskCache,
-    flight::Coming,
-    reading::{Arriving, FLIGHT_WAIT, Reading},
+    flight::Passed,
+    reading::{Began, Reading},
 };
 use crate::body::check_range;
 
@@ -20,9 +20,11 @@ const REQUESTS_MAX: usize = 4;
 #[must_use = "what is dropped is fetched no further"]
 pub struct Announced<S> {
     reading: Reading<S>,
-    under_way: Vec<Arriving>,
+    /// Blocks to go on with after its own, the next ones last.
+    rest: Vec<Range<u64>>,
+    under_way: Vec<Began>,
     /// What others bring, for whom it is worth to go on.
-    coming: Vec<Coming>,
+    coming: Vec<Passed>,
 }
 
 impl<S: BlockSource> DiskCache<S> {
@@ -41,8 +43,8 @@ impl<S: BlockSource> DiskCache<S> {
         let Some(object) = self.object(version).await else { return Ok(None) };
         check_range(self.name(), &range, object.identity.layout.object_len)?;
         let reading = Reading::new(self, object, version, range, true);
-        let (under_way, coming) = (Vec::new(), Vec::new());
-        let mut announced = Announced { reading, under_way, coming };
+        let (rest, under_way, coming) = (Vec::new(), Vec::new(), Vec::new());
+        let mut announced = Announced { reading, rest, under_way, coming };
         announced.begin().await?;
         let some = !announced.under_way.is_empty() || !announced.coming.is_empty();
         Ok(some.then_some(announced))
@@ -63,10 +65,16 @@ impl<S: BlockSource> DiskCache<S> {
 impl<S: BlockSource> Announced<S> {
     /// Asks for as much as may be under way.
     async fn begin(&mut self) -> Result<(), SourceError> {
-        while self.under_way.len() < REQUESTS_MAX
-            && let Some(arriving) = self.reading.begin(&mut self.coming).await?
-        {
-            self.under_way.push(arriving);
+        while self.under_way.len() < REQUESTS_MAX {
+            match self.reading.begin(&mut self.coming).await? {
+                Some(began) => self.under_way.push(began),
+                None => match self.rest.pop() {
+                    Some(blocks) => {
+                        self.reading.turn_to(blocks);
+                    }
+                    None => break,
+                },
+            }
         }
         Ok(())
     }
@@ -76,20 +84,21 @@ impl<S: BlockSource> Announced<S> {
     /// # Errors
     /// As for [`read`](BlockSource::read).
     pub async fn arrive(mut self) -> Result<(), SourceError> {
-        while !self.under_way.is_empty() {
-            let arriving = self.under_way.drain(..).map(|mut arriving| async move {
-                while let Some(bytes) = arriving.recv().await {
-                    bytes?;
-                }
-                Ok(())
-            });
-            try_join_all(arriving).await?;
+        loop {
+            let gaps = if !self.under_way.is_empty() {
+                try_join_all(self.under_way.drain(..).map(Began::arrive)).await?
+            } else if !self.coming.is_empty() {
+                let flights = self.reading.flights();
+                join_all(self.coming.drain(..).map(|passed| passed.arrive(flights))).await
+            } else {
+                return Ok(());
+            };
+            // A request ends before its end where only others still wanted it, and they have what they
+            // wanted. What it did not bring is looked for again, before what comes after it.
+            for gap in gaps.into_iter().flatten().rev() {
+                self.rest.push(self.reading.turn_to(gap));
+            }
             self.begin().await?;
         }
-        for coming in self.coming {
-            // Whoever asks for these bytes is told what is wrong with them.
-            let _ = tokio::time::timeout(FLIGHT_WAIT, coming).await;
-        }
-        Ok(())
     }
 }

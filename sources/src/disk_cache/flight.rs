@@ -19,20 +19,46 @@ use std::{
     ops::Range,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use pager::SourceError;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
+use tracing::debug;
+
+/// How long another reader's request may bring nothing before one of our own is made: its runtime may
+/// have stopped for good. Longer than a source that tries again is silent.
+const FLIGHT_WAIT: Duration = Duration::from_secs(20);
 
 /// Blocks that are remembered: all that can be written while somebody looks at the disk.
 const WRITTEN_MAX: usize = 4096;
 
 /// What a waiter gets. A sender that is dropped without an answer says: look again.
-type Answer = Result<Bytes, SourceError>;
+pub(super) type Answer = Result<Bytes, SourceError>;
 
 /// A block that somebody brings.
 pub(super) type Coming = oneshot::Receiver<Answer>;
+
+/// Blocks that somebody brings, and that somebody else has passed over.
+pub(super) struct Passed {
+    blocks: Range<u64>,
+    /// The last of them.
+    coming: Coming,
+    flight: Arc<Flight>,
+}
+
+impl Passed {
+    /// Waits for them. `Some` where nobody brings them any more; not where the request failed: whoever
+    /// asks for them is told what is wrong with them.
+    pub(super) async fn arrive(self, flights: &Flights) -> Option<Range<u64>> {
+        let answer = flights.answer(self.coming, &self.flight).await;
+        answer.is_none().then_some(self.blocks)
+    }
+}
 
 /// The flights of one object.
 #[derive(Default)]
@@ -142,7 +168,7 @@ impl Flights {
 
     /// The first of `blocks` that is on no way, or their end, and the number that belongs to what was
     /// seen. For what others bring somebody waits from now on, in `coming`: so they go on.
-    pub(super) fn pass(&self, blocks: Range<u64>, coming: &mut Vec<Coming>) -> (u64, u64) {
+    pub(super) fn pass(&self, blocks: Range<u64>, coming: &mut Vec<Passed>) -> (u64, u64) {
         self.with(|list| {
             let mut at = blocks.start;
             'next: while at < blocks.end {
@@ -157,7 +183,8 @@ impl Flights {
                         let end = flight.blocks.end.min(blocks.end);
                         let (sender, receiver) = oneshot::channel();
                         state.waiters.push((end - 1, sender));
-                        coming.push(receiver);
+                        let (blocks, flight) = (at..end, flight.clone());
+                        coming.push(Passed { blocks, coming: receiver, flight });
                         Some(end)
                     });
                     if let Some(passed) = passed {
@@ -170,6 +197,22 @@ impl Flights {
             }
             (at, list.generation)
         })
+    }
+
+    /// What `flight` brings. `None` where it does not, or not now: look again.
+    pub(super) async fn answer(&self, coming: Coming, flight: &Arc<Flight>) -> Option<Answer> {
+        let reached = flight.reached();
+        match timeout(FLIGHT_WAIT, coming).await {
+            Ok(Ok(answer)) => return Some(answer),
+            // It ended early: its reader left.
+            Ok(Err(_)) => {}
+            Err(_) if flight.reached() == reached => {
+                debug!(reached, "another reader's request brings nothing");
+                self.over(flight);
+            }
+            Err(_) => {}
+        }
+        None
     }
 
     /// Begins a flight for `blocks`, or for those before the first one that another flight brings or

@@ -1,25 +1,21 @@
 //! One range, from memory, disk and source, in order.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 use pager::{BlockSource, ByteStream, SourceError, Version};
 use tokio::sync::mpsc;
-use tracing::debug;
 
 use super::{
     DiskCache, Inner, Object,
     core::{Core, Survey},
-    flight::{Coming, Flight, Found},
+    flight::{Flight, Flights, Found, Passed},
     writer::Job,
 };
 
 /// Bytes that a flight may be ahead of the reader that began it.
 const AHEAD_BYTES: u64 = 4 << 20;
-/// How long another reader's request may bring nothing before one of our own is made: its runtime may
-/// have stopped for good. Longer than a source that tries again is silent.
-pub(super) const FLIGHT_WAIT: Duration = Duration::from_secs(20);
 
 /// How often a block is looked for before it is fetched, although it may just have been written.
 const LOOKS_MAX: u32 = 4;
@@ -39,7 +35,25 @@ pub(super) struct Reading<S> {
 
 /// The blocks of a flight, for whoever began it. Ends early where others want it to go on, and this one
 /// is slow.
-pub(super) type Arriving = mpsc::Receiver<Result<Bytes, SourceError>>;
+type Arriving = mpsc::Receiver<Result<Bytes, SourceError>>;
+
+/// A request that [`Reading::begin`] has made.
+pub(super) struct Began {
+    blocks: Range<u64>,
+    arriving: Arriving,
+}
+
+impl Began {
+    /// Waits until no more come. Those that did not, if any: the last ones.
+    pub(super) async fn arrive(self) -> Result<Option<Range<u64>>, SourceError> {
+        let Began { mut blocks, mut arriving } = self;
+        while let Some(block) = arriving.recv().await {
+            block?;
+            blocks.start += 1;
+        }
+        Ok((!blocks.is_empty()).then_some(blocks))
+    }
+}
 
 impl<S: BlockSource> Reading<S> {
     /// A read of `range`, which is within the object; `ahead` where it is for later.
@@ -69,20 +83,10 @@ impl<S: BlockSource> Reading<S> {
             let generation = match self.object.flights.find(block) {
                 Found::Here(bytes) => return Ok(Some(self.take(bytes))),
                 Found::Coming(coming, flight) => {
-                    let reached = flight.reached();
-                    match tokio::time::timeout(FLIGHT_WAIT, coming).await {
-                        Ok(Ok(answer)) => {
-                            let bytes = answer?;
-                            self.inner.joined();
-                            return Ok(Some(self.take(bytes)));
-                        }
-                        // The flight ended early: its reader left.
-                        Ok(Err(_)) => {}
-                        Err(_) if flight.reached() == reached => {
-                            debug!(block, "another reader's request brings nothing");
-                            self.object.flights.over(&flight);
-                        }
-                        Err(_) => {}
+                    if let Some(answer) = self.object.flights.answer(coming, &flight).await {
+                        let bytes = answer?;
+                        self.inner.joined();
+                        return Ok(Some(self.take(bytes)));
                     }
                     continue;
                 }
@@ -120,8 +124,8 @@ impl<S: BlockSource> Reading<S> {
     /// missing any more, or the disk would not keep it.
     pub(super) async fn begin(
         &mut self,
-        coming: &mut Vec<Coming>,
-    ) -> Result<Option<Arriving>, SourceError> {
+        coming: &mut Vec<Passed>,
+    ) -> Result<Option<Began>, SourceError> {
         let layout = self.object.identity.layout;
         let mut looks = 0;
         // First: whoever is waited for goes on without its reader, which is to find its bytes on the disk.
@@ -136,11 +140,24 @@ impl<S: BlockSource> Reading<S> {
             let generation = (looks <= LOOKS_MAX).then_some(generation);
             if let Some(flight) = self.object.flights.begin(gap, generation) {
                 self.range.start = layout.range_of(&flight.blocks).end.min(self.range.end);
-                return Ok(Some(self.fly(flight)));
+                let blocks = flight.blocks.clone();
+                return Ok(Some(Began { blocks, arriving: self.fly(flight) }));
             }
         }
         self.range.start = self.range.end;
         Ok(None)
+    }
+
+    /// Goes on with other blocks than those that were to come next, which are handed back.
+    pub(super) fn turn_to(&mut self, blocks: Range<u64>) -> Range<u64> {
+        let layout = self.object.identity.layout;
+        let before = std::mem::replace(&mut self.range, layout.range_of(&blocks));
+        layout.blocks_of(&before)
+    }
+
+    /// The requests under way for its object.
+    pub(super) fn flights(&self) -> &Flights {
+        &self.object.flights
     }
 
     /// The first of `blocks` that are not on the disk. None are where it cannot be read.

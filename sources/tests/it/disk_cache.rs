@@ -525,6 +525,28 @@ async fn what_others_bring_holds_up_no_announcement() {
     assert!(asks.try_recv().is_err(), "no byte was asked for twice");
 }
 
+/// A request for what was announced ends early where others want more of it than anybody has taken: what
+/// it did not bring was nobody's, and the announcement said that all had come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_announced_comes_whole_though_others_are_faster() {
+    let bytes = sample(12 << 20);
+    let folder = folder();
+    let fixed = Fixed::new(&bytes);
+    let (version, reads) = (fixed.version.clone(), fixed.reads.clone());
+    let source = DiskCache::new(fixed, open(folder.path()));
+    let announced = source.announce(&version, 0..12 << 20).await.expect("announced");
+    let announced = announced.expect("all of it is missing");
+    // It waits for its reader by now, and goes on as far as this one wants it to.
+    assert!(read(&source, 6 << 20..7 << 20).await.expect("read") == bytes[6 << 20..7 << 20]);
+    source.cache().flush().await.expect("flushed");
+    announced.arrive().await.expect("bytes");
+    source.cache().flush().await.expect("flushed");
+    let all = reads.load(Relaxed);
+    assert!(read_all(&source).await == bytes);
+    assert_eq!(reads.load(Relaxed), all, "nothing was missing any more");
+    assert_eq!(source.cache().count().missed_blocks, (12 << 20) / 65_536, "nor fetched twice");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_object_is_never_mixed() {
     let (first, second) = (sample(3_000_000), vec![9u8; 3_000_000]);
