@@ -71,7 +71,10 @@ use pager::{
     BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version,
     source::collect_into,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 pub use self::{
     announced::Announced,
@@ -98,6 +101,11 @@ const ROOM_WAIT: Duration = Duration::from_secs(2);
 const FLUSH_WAIT: Duration = Duration::from_secs(10);
 /// How long the disk may take to answer before the source is asked.
 const DISK_WAIT: Duration = Duration::from_secs(5);
+/// Looks at the disk at once. Each has a thread for as long as the disk takes, and a runtime has some 500
+/// that may block.
+const LOOKS_MAX: usize = 64;
+/// Of those that may take longer, beside them.
+const LONG_LOOKS_MAX: usize = 16;
 /// Versions of an object that one source remembers from `stat`.
 const VERSIONS_MAX: usize = 16;
 
@@ -177,6 +185,8 @@ pub(crate) struct Inner {
     objects: Mutex<HashMap<ObjectKey, Weak<Object>>>,
     /// In pages.
     room: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    long_looks: Arc<Semaphore>,
     writer: Writer,
 }
 
@@ -207,6 +217,8 @@ impl Cache {
                 weak: policy.weak,
                 objects: Mutex::default(),
                 room: Arc::new(Semaphore::new((UNWRITTEN_BYTES / PAGE) as usize)),
+                looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+                long_looks: Arc::new(Semaphore::new(LONG_LOOKS_MAX)),
                 writer,
             }),
         })
@@ -231,7 +243,7 @@ impl Cache {
         loop {
             let before = self.inner.core.taken();
             let all = self.inner.room.acquire_many((UNWRITTEN_BYTES / PAGE) as u32);
-            if tokio::time::timeout(FLUSH_WAIT, all).await.is_ok() {
+            if timeout(FLUSH_WAIT, all).await.is_ok() {
                 return Ok(());
             }
             if self.inner.core.taken() == before {
@@ -292,21 +304,40 @@ impl Inner {
         range: &Range<u64>,
         look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, SourceError> {
-        match tokio::time::timeout(DISK_WAIT, self.look_long(name, range, look)).await {
+        match timeout(DISK_WAIT, self.look_in(&self.looks, name, range, look)).await {
             Ok(found) => found,
             Err(_) => Ok(self.cannot_be_read(&format!("no answer for {DISK_WAIT:?}"))),
         }
     }
 
-    /// The same, for what may take longer.
+    /// The same, for what may take longer: `None` also where it does, and the disk is well.
     async fn look_long<T: Send + 'static>(
         &self,
         name: &str,
         range: &Range<u64>,
         look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, SourceError> {
+        let found = timeout(DISK_WAIT, self.look_in(&self.long_looks, name, range, look)).await;
+        found.unwrap_or(Ok(None))
+    }
+
+    /// Looks with one of `places`, which is taken until the disk has answered, also when nobody waits
+    /// for that any more.
+    async fn look_in<T: Send + 'static>(
+        &self,
+        places: &Arc<Semaphore>,
+        name: &str,
+        range: &Range<u64>,
+        look: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, SourceError> {
         let core = self.core.clone();
-        match tokio::task::spawn_blocking(move || look(&core)).await {
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(None) };
+        let look = move || {
+            let found = look(&core);
+            drop(place);
+            found
+        };
+        match tokio::task::spawn_blocking(look).await {
             Ok(Ok(found)) => Ok(Some(found)),
             Ok(Err(error)) => Ok(self.cannot_be_read(&error)),
             Err(error) if error.is_cancelled() => Err(SourceError::Transient {
@@ -351,7 +382,7 @@ impl Inner {
         }
         let pages = (bytes.len() as u64).div_ceil(PAGE) as u32;
         let room = self.room.clone().acquire_many_owned(pages);
-        match tokio::time::timeout(ROOM_WAIT, room).await {
+        match timeout(ROOM_WAIT, room).await {
             Ok(room) => room.ok(),
             Err(_) => {
                 core.counts.skipped_blocks.fetch_add(1, Relaxed);
@@ -510,5 +541,73 @@ impl<S: BlockSource> BlockSource for DiskCache<S> {
     fn fills_frames(&self) -> bool {
         // What is missing has a round trip, even where the source has none.
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::{FutureExt, future::join_all};
+    use tokio::task::unconstrained;
+
+    use super::*;
+
+    /// Whether a thread is left for what may block.
+    fn others_run() -> bool {
+        let (done, end) = mpsc::channel();
+        tokio::task::spawn_blocking(move || done.send(()));
+        end.recv_timeout(Duration::from_secs(60)).is_ok()
+    }
+
+    /// Whoever looked at a disk that hangs left a thread there, and so did all who came after him, until
+    /// a runtime had none left for other disks.
+    #[test]
+    fn a_disk_that_hangs_keeps_few_threads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let policy = CachePolicy { free_bytes_min: 0, ..CachePolicy::default() };
+        let cache = Cache::open(folder.path().join("cache"), policy).expect("a cache");
+        let inner = &cache.inner;
+        // Two more than there are places.
+        let threads = LOOKS_MAX + LONG_LOOKS_MAX + 2;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(threads)
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let hung = Arc::new(std::sync::RwLock::new(()));
+        let until_it_answers = hung.write().expect("nobody has it");
+        let (began, begins) = mpsc::channel();
+        let hang = || {
+            let (hung, began) = (hung.clone(), began.clone());
+            move |_: &Core| {
+                let _ = began.send(());
+                drop(hung.read());
+                io::Result::Ok(())
+            }
+        };
+        let range = 0..1;
+        runtime.block_on(async {
+            let long = (0..threads).map(|_| inner.look_long("object", &range, hang()));
+            let mut long = Box::pin(unconstrained(join_all(long)));
+            assert!(long.as_mut().now_or_never().is_none());
+            (0..LONG_LOOKS_MAX).for_each(|_| begins.recv().expect("it looks"));
+            assert!(others_run(), "of {threads} threads");
+            // Others look meanwhile, at what answers.
+            let found = inner.look("object", &range, |_| Ok(7)).await;
+            assert_eq!(found.expect("a runtime"), Some(7));
+            let short = (0..threads).map(|_| inner.look("object", &range, hang()));
+            let mut short = Box::pin(unconstrained(join_all(short)));
+            assert!(short.as_mut().now_or_never().is_none());
+            (0..LOOKS_MAX).for_each(|_| begins.recv().expect("it looks"));
+            assert!(others_run(), "of {threads} threads");
+            assert!(begins.try_recv().is_err(), "no more look than may");
+            // Who has left keeps the place as long as the disk does not answer.
+            drop(short);
+            let late = inner.look("object", &range, |_| Ok(9));
+            assert!(late.now_or_never().is_none());
+        });
+        drop(until_it_answers);
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use pager::{BlockSource, SourceError, Version};
 
 use super::{
-    DISK_WAIT, DiskCache, Object,
+    DiskCache, Object,
     core::{Core, Identity},
     reading::Reading,
     segment::{ReadFault, Segment},
@@ -144,8 +144,8 @@ impl<S: BlockSource> DiskCache<S> {
         object.flights.has(object.identity.layout.block_of(at))
     }
 
-    /// Where `range` lies, or that it is on no disk. `None` where that is not known in time: the whole
-    /// extent is checked, which may take longer than a sound disk takes for a few blocks.
+    /// Where `range` lies, or that it is on no disk. `None` where the disk fails, or does not say in time:
+    /// the whole extent is checked, which may take longer than a sound disk takes for a few blocks.
     async fn locate(
         &self,
         object: &Arc<Object>,
@@ -154,11 +154,7 @@ impl<S: BlockSource> DiskCache<S> {
     ) -> Result<Option<Option<Placed>>, SourceError> {
         let (object, asked, extent) = (object.clone(), range.clone(), extent.clone());
         let look = move |core: &Core| core.locate(&object.identity, &asked, &extent);
-        let found = self.cache.inner.look_long(self.name(), range, look);
-        match tokio::time::timeout(DISK_WAIT, found).await {
-            Ok(found) => Ok(Some(found?.flatten())),
-            Err(_) => Ok(None),
-        }
+        self.cache.inner.look_long(self.name(), range, look).await
     }
 }
 
