@@ -408,7 +408,7 @@ impl Lent {
     /// `None` where enough is lent, and at least one always may be.
     fn of(gate: &Arc<Inner>) -> Option<Lent> {
         let may = gate.with(|state| {
-            let may = f64::from(state.lent) < (state.allowed * LENT_SHARE).max(1.0);
+            let may = f64::from(state.lent) + 1.0 <= (state.allowed * LENT_SHARE).max(1.0);
             state.lent += u32::from(may);
             may
         });
@@ -629,6 +629,18 @@ mod tests {
             drop(source.read(&version, 0..10).await.expect("read"));
         }
         assert!(gate.allowed() < 40, "{}", gate.allowed());
+    }
+
+    /// Of five, two were lent.
+    #[test]
+    fn no_more_than_its_part_is_lent() {
+        for (allowed, may) in [(1, 1), (4, 1), (5, 1), (7, 1), (8, 2), (64, 16)] {
+            let gate = gate(allowed, allowed, allowed, 1);
+            let lent: Vec<_> = (0..100).map_while(|_| Lent::of(&gate.inner)).collect();
+            assert_eq!(lent.len(), may, "of {allowed}");
+            drop(lent);
+            assert!(Lent::of(&gate.inner).is_some(), "what came back may be lent again");
+        }
     }
 
     /// All bodies break, the queue has its turns, and its bodies break, too: all came back together,

@@ -110,7 +110,10 @@ impl Pieces {
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> u64 {
-        self.with(|held| held.pieces.bytes() + held.lost_bytes())
+        self.with(|held| {
+            held.forget_lost();
+            held.pieces.bytes() + held.lost_bytes()
+        })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
@@ -199,7 +202,7 @@ impl Held {
         if let Some(piece) = self.pieces.touch(key) {
             return Some(piece.clone());
         }
-        self.lost.retain(|(piece, _)| Arc::strong_count(piece) > 1 || !piece.is_free());
+        self.forget_lost();
         let mut bytes = self.pieces.bytes() + self.lost_bytes() + len;
         let mut pieces = self.pieces.count() + self.lost.len() + 1;
         let mut leaving = Vec::new();
@@ -228,12 +231,18 @@ impl Held {
 
     /// Gives `piece` to nobody any more: somebody has it for himself. Unless another took its place.
     fn lose(&mut self, key: &Key, piece: &Arc<Piece>) {
+        self.forget_lost();
         if self.pieces.peek(key).is_some_and(|there| Arc::ptr_eq(there, piece)) {
             let before = self.pieces.bytes();
             if let Some(piece) = self.pieces.remove(key) {
                 self.lost.push((piece, before - self.pieces.bytes()));
             }
         }
+    }
+
+    /// Lets those go that nobody has any more.
+    fn forget_lost(&mut self) {
+        self.lost.retain(|(piece, _)| Arc::strong_count(piece) > 1 || !piece.is_free());
     }
 
     fn lost_bytes(&self) -> u64 {
@@ -322,6 +331,22 @@ mod tests {
         drop(own);
         assert!(held.piece(&key(1), 10, ROOM).is_some());
         assert_eq!((held.pieces.bytes(), held.lost_bytes()), (20, 0));
+    }
+
+    /// As long as no other piece was made, what nobody had any more was held, and shown.
+    #[test]
+    fn what_was_let_go_is_not_counted() {
+        let pieces = Pieces::new(1 << 30, 1 << 20, 1024);
+        let file = sealed::seal(10, |file| file.write_all(&[7; 10])).expect("sealed");
+        let piece = pieces.with(|held| held.piece(&key(0), 10, pieces.room)).expect("room");
+        piece.file.set(file).expect("the first");
+        let own = piece.file().expect("a file");
+        own.try_lock().expect("nobody else has it");
+        pieces.with(|held| held.lose(&key(0), &piece));
+        drop(piece);
+        assert_eq!(pieces.bytes(), 10, "a client has it");
+        drop(own);
+        assert_eq!(pieces.bytes(), 0);
     }
 
     #[test]
