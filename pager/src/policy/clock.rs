@@ -117,6 +117,26 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_was_asked_for() {
+        let mut clock = Clock::new();
+        for key in 1..=4 {
+            clock.installed(key, 1, false);
+        }
+        assert_eq!(evict(&mut clock), Some(1), "which unmarks all");
+        clock.installed(1, 1, false);
+        for key in [2, 3] {
+            assert_eq!(evict(&mut clock), Some(key), "1 came back after it was seen last");
+        }
+        clock.touched(4);
+        assert_eq!(
+            evict(&mut clock),
+            Some(4),
+            "as good as one that was asked for while it was here"
+        );
+        assert_eq!(evict(&mut clock), Some(1));
+    }
+
+    #[test]
     fn refused_entries_are_passed_over_and_kept() {
         let mut clock = Clock::new();
         for key in 0..10 {

@@ -1,6 +1,9 @@
 //! The right bytes, by every door, in every mode, with every mechanism.
 
-use pager::{Hint, Mechanism, ModeRequest, Pager, RegionOptions};
+use pager::{
+    Hint, Mechanism, ModeRequest, Pager, RegionOptions,
+    policy::{Clock, EvictionPolicy, S3Fifo},
+};
 
 use crate::support::{Known, all_of, byte_at, bytes_of, give_up, modes, until};
 
@@ -111,6 +114,49 @@ fn one_pager_serves_regions_of_different_units() {
         }
     }
     assert!(pager.open_with(Known::new(1), RegionOptions::default().unit_bytes(3)).is_err());
+}
+
+/// What comes back from where it was given up counts as asked for a moment ago, whatever the policy: it
+/// stays, and what is older goes first.
+#[test]
+fn what_came_back_is_not_the_next_to_go() {
+    if !crate::support::can_fault() || !Pager::probe().can_move {
+        return println!("left out: recycled frames: this kernel or user cannot move pages");
+    }
+    const UNIT: u64 = 65_536;
+    let policies: [(&str, Box<dyn EvictionPolicy>); 2] =
+        [("CLOCK", Box::new(Clock::new())), ("S3-FIFO", Box::new(S3Fifo::new()))];
+    for (policy, eviction) in policies {
+        let source = Known::new(128 * UNIT);
+        let pager = Pager::builder()
+            .mechanism(Mechanism::Move)
+            .eviction(eviction)
+            .unit_bytes(UNIT)
+            .budget_bytes(64 * (UNIT + 4096))
+            .build()
+            .unwrap();
+        let region = pager.open(source.clone()).unwrap();
+        region.advise(Hint::Random).unwrap();
+        let load = |unit: u64| {
+            let range = unit * UNIT..(unit + 1) * UNIT;
+            assert!(*region.load(range.clone()).unwrap() == *bytes_of(range), "{policy}: {unit}");
+        };
+        (0..40).for_each(load);
+        region.advise(Hint::DontNeed(0..UNIT)).unwrap();
+        let mapped = region.map().unwrap();
+        assert_eq!(mapped[77], byte_at(77));
+        until("it came back", || region.stats().units_recalled == 1);
+        // Until some of those that are older than its coming back had to go, and not all.
+        let evicted = || region.stats().units_evicted - 1;
+        (40..128).take_while(|_| evicted() < 8).for_each(load);
+        assert!((8..30).contains(&evicted()), "{policy}: {}", evicted());
+        let brought = || (source.requests().len(), region.stats().units_recalled);
+        let before = brought();
+        load(0);
+        assert_eq!(brought(), before, "{policy}: it was there");
+        load(1);
+        until("the one after it had left", || brought() != before);
+    }
 }
 
 /// What was given up comes back without a request as long as nobody has used its memory, and then
