@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
@@ -27,6 +28,10 @@ use nix::{
 };
 
 use crate::sys::{PAGE, Shared};
+
+/// `MFD_NOEXEC_SEAL`: no program, and never one. Since Linux 6.3; from then on a system may refuse files
+/// that do not say so (`vm.memfd_noexec` = 2).
+const NO_PROGRAM: MFdFlags = MFdFlags::from_bits_retain(8);
 
 /// Bytes of a block, as `stat(2)` counts them.
 const BLOCK_BYTES: u64 = 512;
@@ -57,7 +62,11 @@ pub struct Part {
 /// more.
 pub fn seal(len: u64, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create("extmem", flags)?);
+    let made = match memfd_create("extmem", flags | NO_PROGRAM) {
+        Err(Errno::EINVAL) => memfd_create("extmem", flags),
+        made => made,
+    };
+    let mut file = File::from(made?);
     fill(&mut file)?;
     file.flush()?;
     if file.stream_position()? != len || file.metadata()?.len() != len {
@@ -230,6 +239,11 @@ mod tests {
         let again = File::options().write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let mut again = again.expect("open");
         assert!(again.write_all(b"x").is_err());
+        // Nor is it a program: where the kernel can be told so, a system may want to be.
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let can_be_told = memfd_create("x", flags | NO_PROGRAM).is_ok();
+        let mode = file.metadata().expect("metadata").mode();
+        assert_eq!(mode & 0o111 == 0, can_be_told, "{mode:o}");
         let punch = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
             | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
         assert!(nix::fcntl::fallocate(&again, punch, 0, 4096).is_err());
