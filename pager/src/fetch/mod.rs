@@ -289,7 +289,8 @@ impl Engine {
             let all = want.units.start..want.units.end.min(limits.units);
             let len = (all.end.saturating_sub(all.start)).min(limits.window_max);
             self.windows.wanted(object, len * cost);
-            let mut run: Option<Range<u64>> = None;
+            // What is being claimed, and the run before it.
+            let (mut run, mut last): (Option<Range<u64>>, Option<Range<u64>>) = (None, None);
             let mut marker = want.marker;
             // What is nearest to the reader first, in case that there is not room for all.
             for n in 0..if room { len } else { 0 } {
@@ -300,8 +301,10 @@ impl Engine {
                         .take()
                         .map_or(unit..unit + 1, |run| run.start.min(unit)..run.end.max(unit + 1));
                     run = Some(longer);
-                } else if let Some(run) = run.take() {
-                    self.queue_guess(object, Want { units: run, ..want.clone() }, &mut marker);
+                } else if let Some(run) = run.take()
+                    && let Some(before) = last.replace(run)
+                {
+                    self.queue_guess(object, Want { units: before, ..want.clone() }, &mut marker);
                 }
                 if claimed == Speculated::NoRoom {
                     // Nor for what comes after it: the reader, when it arrives there, says so.
@@ -309,7 +312,17 @@ impl Engine {
                     break;
                 }
             }
-            if let Some(run) = run {
+            if run.is_some()
+                && let Some(before) = last.take()
+            {
+                self.queue_guess(object, Want { units: before, ..want.clone() }, &mut marker);
+            }
+            if let Some(run) = run.or(last) {
+                // A marker behind all that was claimed: nothing else would tell that the end is near.
+                marker = marker.map(|at| match want.backwards {
+                    false => at.min(run.end - 1),
+                    true => at.max(run.start),
+                });
                 self.queue_guess(object, Want { units: run, ..want.clone() }, &mut marker);
             }
         }
@@ -326,7 +339,7 @@ impl Engine {
     }
 
     /// Queues a run of claimed guesses, a part of `want`. Its marker is the policy's, or, where
-    /// that one was not claimed, the first unit after it that was.
+    /// that one was not claimed, the first unit after it that was, or else the last before it.
     fn queue_guess(&mut self, object: &Arc<Object>, want: Want, marker: &mut Option<u64>) {
         let units = want.units.clone();
         let mine = match want.backwards {

@@ -161,6 +161,29 @@ fn what_is_announced_piece_by_piece_is_fetched_once_and_in_pieces() {
     until("all of it is known to be read", || pager.budget().speculative() == 0);
 }
 
+/// The end of a hint was there already, and with it went the marker that tells that the rest was read.
+#[test]
+fn a_hint_whose_end_is_there_is_known_to_be_read() {
+    if !can_fault() {
+        return println!("left out: page faults");
+    }
+    const UNIT: u64 = 65_536;
+    for there in [14..16, 8..16] {
+        let source = Known::new(16 * UNIT);
+        let pager = Pager::builder().budget_bytes(16 << 20).build().unwrap();
+        let region = pager.open(source.clone()).unwrap();
+        drop(region.load(there.start * UNIT..there.end * UNIT).unwrap());
+        region.advise(Hint::WillNeed(std::slice::from_ref(&(0..16 * UNIT)))).unwrap();
+        until("all of it came", || region.stats().bytes_fetched == 16 * UNIT);
+        let mapped = region.map().unwrap();
+        for at in (0..16 * UNIT).step_by(UNIT as usize) {
+            assert_eq!(mapped[at as usize], byte_at(at));
+        }
+        until("all of it is known to be read", || pager.budget().speculative() == 0);
+        assert_eq!(region.stats().bytes_fetched, 16 * UNIT, "{there:?}: each byte once");
+    }
+}
+
 /// Each of many pieces has a unit staged in a frame until it is read: those that come later need
 /// frames as well.
 #[test]
