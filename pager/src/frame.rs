@@ -64,6 +64,11 @@ impl Frame {
         self.memory_mut().set_pages(pages);
     }
 
+    /// Has the frame go home by way of `through`, which is given where that is.
+    pub(crate) fn go_home(&mut self, through: impl FnOnce(Arc<dyn Home>) -> Arc<dyn Home>) {
+        self.home = self.home.take().map(through);
+    }
+
     fn memory(&self) -> &FrameMemory {
         self.memory.as_ref().expect("a frame has memory until it is dropped")
     }

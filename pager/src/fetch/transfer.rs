@@ -243,7 +243,7 @@ impl Transfer {
         let Some(charge) = supply.charge(&mut frame) else { return Err(self.other_frame()) };
         // A staged unit keeps its frame, so another one may have to be free.
         let stage = self.marker == Some(unit)
-            && match object.frames.spare() {
+            && match object.frames.spare(&mut frame) {
                 Spare::Frame(spare) => {
                     self.frame = Some(spare);
                     true

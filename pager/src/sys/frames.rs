@@ -99,7 +99,11 @@ impl FramePool {
     /// The next frame of `supply`. A part is kept for demand.
     pub(crate) fn next(&self, supply: &mut Supply, speculative: bool) -> Next {
         match &self.kind {
-            Kind::Staging(staging) => staging.take(speculative),
+            Kind::Staging(staging) => match staging.take(speculative) {
+                Ok(Some(frame)) => Next::Frame(frame),
+                Ok(None) => Next::Busy,
+                Err(error) => Next::NoMemory(error),
+            },
             Kind::Recycled(arena) => {
                 if let Some(frame) = supply.frames.pop() {
                     return Next::Frame(frame);
@@ -116,13 +120,10 @@ impl FramePool {
         }
     }
 
-    /// Another frame beside the one that is kept for a staged unit, if that needs one.
-    pub(crate) fn spare(&self) -> Spare {
+    /// Another frame beside `staged`, which is kept for a staged unit, if that needs one.
+    pub(crate) fn spare(&self, staged: &mut Frame) -> Spare {
         match &self.kind {
-            Kind::Staging(staging) => match staging.spare() {
-                Next::Frame(frame) => Spare::Frame(frame),
-                Next::Busy | Next::NoMemory(_) | Next::Spent => Spare::None,
-            },
+            Kind::Staging(staging) => staging.spare(staged).map_or(Spare::None, Spare::Frame),
             Kind::Recycled(_) => Spare::NotNeeded,
         }
     }

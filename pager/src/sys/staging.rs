@@ -1,8 +1,11 @@
 //! Staging frames: buffers from which units are copied into place, charged to the budget beside them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use super::{FrameMemory, frames::Next, mapping::Pages};
+use super::{FrameMemory, mapping::Pages};
 use crate::{
     budget::{Reclaim, Reservation},
     frame::{Frame, Home},
@@ -28,6 +31,8 @@ struct State {
     idle: Vec<FrameMemory>,
     /// Frames that somebody holds.
     out: usize,
+    /// Of these, those with a staged unit.
+    staged: usize,
     /// Charges of all frames, idle, out or not made yet; one each.
     charges: Vec<Reservation>,
 }
@@ -52,48 +57,70 @@ impl Staging {
         Some(Staging { shared })
     }
 
-    /// An empty frame; `Busy` when too many are out or the budget has no room for one more. A
+    /// An empty frame; `None` when too many are out or the budget has no room for one more. A
     /// quarter of the frames, at least one, is kept for demand.
-    pub(crate) fn take(&self, speculative: bool) -> Next {
-        self.take_of(if speculative { self.shared.frames_max.div_ceil(4) } else { 0 })
-    }
-
-    /// One more for whoever has a frame that stays out until a reader comes: only half may be out
-    /// for that, so that what passes through others does not wait for readers.
-    pub(crate) fn spare(&self) -> Next {
-        self.take_of(self.shared.frames_max.div_ceil(2))
-    }
-
-    /// An empty frame, if more than `kept` are left.
-    fn take_of(&self, kept: usize) -> Next {
+    ///
+    /// # Errors
+    /// When the system has no memory for one.
+    pub(crate) fn take(&self, speculative: bool) -> io::Result<Option<Frame>> {
         let shared = &self.shared;
+        let kept = if speculative { shared.frames_max.div_ceil(4) } else { 0 };
         let has_room = |state: &State| state.out + kept < shared.frames_max;
         let mut state = shared.lock();
         if !has_room(&state) {
-            return Next::Busy;
+            return Ok(None);
         }
         if state.out == state.charges.len() {
             drop(state);
             // Making room may evict, so not under the lock.
             let Some(charge) = shared.pool.reserve(shared.frame_bytes as u64) else {
-                return Next::Busy;
+                return Ok(None);
             };
             state = shared.lock();
             if !has_room(&state) || state.charges.len() >= shared.frames_max {
-                return Next::Busy;
+                return Ok(None);
             }
             state.charges.push(charge);
         }
         let memory = match state.idle.pop() {
             Some(memory) => memory,
-            None => match FrameMemory::anonymous(shared.frame_bytes) {
-                Ok(memory) => memory,
-                Err(error) => return Next::NoMemory(error),
-            },
+            None => FrameMemory::anonymous(shared.frame_bytes)?,
         };
         state.out += 1;
         drop(state);
-        Next::Frame(Frame::new(memory, 0, Some(shared.clone() as Arc<dyn Home>)))
+        Ok(Some(Frame::new(memory, 0, Some(shared.clone() as Arc<dyn Home>))))
+    }
+
+    /// Another frame for whoever has `staged`, which stays out until a reader comes. Fewer than half may
+    /// be out for that, so that what passes through others does not wait for readers.
+    pub(crate) fn spare(&self, staged: &mut Frame) -> Option<Frame> {
+        let shared = &self.shared;
+        {
+            let mut state = shared.lock();
+            if state.staged + 1 >= shared.frames_max / 2 {
+                return None;
+            }
+            state.staged += 1;
+        }
+        let Ok(Some(frame)) = self.take(true) else {
+            shared.lock().staged -= 1;
+            return None;
+        };
+        staged.go_home(|home| Arc::new(Staged { home, shared: shared.clone() }));
+        Some(frame)
+    }
+}
+
+/// The way home of a frame with a staged unit.
+struct Staged {
+    home: Arc<dyn Home>,
+    shared: Arc<Shared>,
+}
+
+impl Home for Staged {
+    fn take_back(&self, memory: FrameMemory, filled: usize) {
+        self.shared.lock().staged -= 1;
+        self.home.take_back(memory, filled);
     }
 }
 
@@ -130,5 +157,41 @@ impl Reclaim for Shared {
         // The memory goes before its charge.
         drop(idle);
         charges.iter().map(Reservation::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{budget::Budget, policy::Clock};
+
+    /// Whoever passes bytes through frames, however many, took the places of staged units, so that
+    /// streams had no markers where much was under way.
+    #[test]
+    fn what_passes_through_takes_no_places_of_staged_units() {
+        let budget = Budget::new(1 << 20);
+        let pool = Pool::new(&budget, Box::new(Clock::default()));
+        let staging = Staging::new(4096, 16, pool).expect("room for two");
+        let take = || staging.take(true).expect("memory");
+        let mut passing: Vec<Frame> = (0..8).map_while(|_| take()).collect();
+        let mut staged = Vec::new();
+        for (n, frame) in passing.iter_mut().take(3).enumerate() {
+            let next = staging.spare(frame);
+            let next = next.unwrap_or_else(|| panic!("{n} are staged, and {} are out", 8 + n));
+            staged.push(std::mem::replace(frame, next));
+        }
+        drop(passing.drain(1..));
+        for n in 3..7 {
+            let next = staging.spare(&mut passing[0]).unwrap_or_else(|| panic!("{n} are staged"));
+            staged.push(std::mem::replace(&mut passing[0], next));
+        }
+        assert!(staging.spare(&mut passing[0]).is_none(), "the eighth would be half of all");
+        let others: Vec<Frame> = (0..16).map_while(|_| take()).collect();
+        assert_eq!(others.len(), 4, "16, less 8 that are out and a quarter for demand");
+        drop((staged, others));
+        assert!(staging.spare(&mut passing[0]).is_some(), "they were read");
+        drop(passing);
+        let state = staging.shared.lock();
+        assert_eq!((state.out, state.staged), (0, 0));
     }
 }
