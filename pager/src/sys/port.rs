@@ -135,8 +135,15 @@ impl Step {
 }
 
 impl CopyPort {
-    /// Copies what a move has left, to where nothing is.
-    fn copy_rest(&self, dst: usize, src: usize, len: usize) -> io::Result<()> {
+    /// Copies what a move has left, `src .. src + len`, to `offset`.
+    fn copy_rest(
+        &self,
+        mapping: &Mapping,
+        offset: usize,
+        src: usize,
+        len: usize,
+    ) -> io::Result<()> {
+        let dst = mapping.addr() + offset;
         let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         while done < len {
             // SAFETY: as for the move, which left the rest of the frame, and of the unit, as it was.
@@ -146,6 +153,11 @@ impl CopyPort {
                 Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
                     attempts += 1;
                     std::thread::yield_now();
+                }
+                // Something lies there already.
+                Err(Errno::EEXIST) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                    self.discard(mapping, offset + done, len - done)?;
                 }
                 Ok(_) => return Err(io::Error::other("UFFDIO_COPY made no progress")),
                 Err(errno) => return Err(errno.into()),
@@ -254,7 +266,7 @@ impl Port for MovePort {
                 Err((moved, _)) => {
                     // The rest of the frame can still be copied.
                     frame.set_pages(Pages::Torn);
-                    self.copy.copy_rest(dst + moved, src + moved, len - moved)?;
+                    self.copy.copy_rest(mapping, offset + moved, src + moved, len - moved)?;
                     return self.wake(mapping, offset, len);
                 }
             }
@@ -332,10 +344,64 @@ impl Port for PlainPort {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::{
         super::{open_descriptor, probe::ModeRequest},
         *,
     };
+
+    /// Pages in the middle of a unit are there already: of a unit that was put there in part. The kernel
+    /// installs what comes before them, wakes who waits for that, and then refuses.
+    #[test]
+    fn what_lies_in_the_middle_of_a_unit_is_replaced_and_all_are_woken() {
+        const LEN: usize = 16 * PAGE;
+        let Some(uffd) = open_descriptor(ModeRequest::Auto).descriptor.map(Arc::new) else {
+            return println!("left out: page faults");
+        };
+        let traits = Traits { poison: true, frees_tables: true };
+        let frame = || {
+            let mut frame = Frame::with_capacity(LEN);
+            frame.put(&[7; LEN]);
+            frame
+        };
+        let can_move = uffd.has(FEATURE_MOVE).then_some(Mechanism::Move);
+        for mechanism in [Mechanism::Copy].into_iter().chain(can_move) {
+            let mapping = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+            uffd.register(mapping.addr(), mapping.len()).unwrap();
+            let port = port_for(mechanism, Some(uffd.clone()), None, traits);
+            let old = Frame::with_capacity(2 * PAGE);
+            // SAFETY: the pages are of this test's mapping, and nobody has seen them yet.
+            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, old.addr(), 2 * PAGE) };
+            assert_eq!(put, Ok(2 * PAGE));
+            let (installed, seen) = std::thread::scope(|scope| {
+                let readers = [0, 4, 7, 15].map(|page| {
+                    let at = mapping.addr() + page * PAGE;
+                    // SAFETY: a byte of the mapping, which outlives the scope. It is read as it is.
+                    scope.spawn(move || unsafe { (at as *const u8).read_volatile() })
+                });
+                let mut addrs = Vec::new();
+                let mut buffer = userfaultfd::EventBuffer::new(16);
+                while addrs.len() < readers.len() {
+                    let mut fds = [PollFd::new(uffd.as_fd(), PollFlags::POLLIN)];
+                    poll(&mut fds, PollTimeout::NONE).unwrap();
+                    uffd.faults(&mut buffer, &mut addrs).unwrap();
+                }
+                let installed = port.install(&mapping, 0, frame());
+                if installed.is_err() {
+                    // So that the threads end.
+                    mapping.discard(0, LEN).unwrap();
+                    CopyPort { uffd: uffd.clone(), traits }.install(&mapping, 0, frame()).unwrap();
+                }
+                (installed, readers.map(|reader| reader.join().unwrap()))
+            });
+            installed.unwrap_or_else(|error| panic!("{mechanism:?}: {error}"));
+            assert_eq!(seen, [7; 4], "{mechanism:?}");
+            // SAFETY: the unit was just installed and nobody discards it meanwhile.
+            let all = unsafe { std::slice::from_raw_parts(mapping.base().as_ptr(), LEN) };
+            assert!(all.iter().all(|&byte| byte == 7), "{mechanism:?}");
+        }
+    }
 
     /// Installs, discards and installs again, in every mechanism that this kernel has, and reads
     /// the bytes back through the mapping.
