@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pager::{BlockSource, Hint, Pager, Preset, Region};
-use sources::{Concat, Options, Part, monitor::Monitor};
+use sources::{Concat, Options, Part, disk_cache::flush_all, monitor::Monitor};
 
 use crate::{
     Failure,
@@ -76,6 +76,8 @@ fn write(args: &Args, meter: &Meter) -> Result<(), Failure> {
     let bar = bar(range.end - range.start);
     let written = copy(&region, range, &bar);
     bar.finish_and_clear();
+    // As long as the region is there: what was read is on the disk when the program has ended.
+    flush_all();
     written
 }
 

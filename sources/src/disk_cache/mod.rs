@@ -55,6 +55,8 @@ pub(crate) mod shared; // the caches of this process, as the environment names t
 mod sweep; // who leaves
 mod writer; // the thread that writes
 
+pub use shared::flush_all;
+
 use std::{
     collections::HashMap,
     fmt, io,

@@ -85,3 +85,28 @@ pub(crate) fn open(directory: &Path) -> Option<Cache> {
         }
     }
 }
+
+/// Waits until what was read through the caches that addresses and the environment name is on its way
+/// to the disk: for a program that is done, before it lets go of its sources and ends.
+///
+/// A cache that is dropped waits for its last blocks as well. But the last to drop it may be a thread of a
+/// runtime that shuts down, and the end of a program does not wait for that.
+///
+/// Blocks the thread, for ten seconds where the disk takes nothing; that is warned of, and no error.
+pub fn flush_all() {
+    let open: Vec<Cache> = {
+        let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.open.values().filter_map(Cache::upgrade).collect()
+    };
+    if open.is_empty() {
+        return;
+    }
+    // On a thread of its own: this one may be a runtime's.
+    let flushed = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        open.iter().try_for_each(|cache| runtime.block_on(cache.flush()))
+    });
+    if let Ok(Err(error)) = flushed.join() {
+        warn!(%error, "leaving the disk cache");
+    }
+}

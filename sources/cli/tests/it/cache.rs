@@ -123,6 +123,25 @@ fn what_was_warmed_is_read_without_a_request() {
     assert_eq!(segments(&dir).len(), 0);
 }
 
+/// The last to let go of the cache was a runtime that shut down beside the end of the program, and what
+/// was not on the disk by then was lost.
+#[test]
+fn what_was_read_is_there_when_the_program_has_ended() {
+    let origin = Origin::start();
+    let object = sample(5_000_000, 66);
+    origin.put("/object", &object, "1");
+    let folder = tempfile::tempdir().expect("a folder");
+    for round in 1..=16u64 {
+        let dir = folder.path().join(round.to_string());
+        for _ in 0..2 {
+            let mut cat = with_cache(&dir);
+            let output = cat.args(["cat", &origin.url("/object")]).output().expect("output");
+            assert!(output.stdout == object, "{output:?}");
+            assert_eq!(origin.count().1, round * 5_000_000, "round {round}");
+        }
+    }
+}
+
 /// A server of the environment has a cache of its own; this one was named.
 #[test]
 fn a_cache_that_is_named_is_warmed_whatever_server_there_is() {
