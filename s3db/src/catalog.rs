@@ -17,7 +17,7 @@ use crate::{
     cloud::{Cloud, ETag, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
-    page::PageId,
+    page::{INDEXES_MAX, PageId},
     retry::Attempts,
     search_by::SearchBy,
     settings::Settings,
@@ -32,8 +32,6 @@ const DATABASE: &str = "database";
 pub(crate) const CATALOG: &str = "catalog/";
 /// Bytes of the longest name of a collection or an index.
 pub const NAME_BYTES_MAX: usize = 100;
-/// Secondary indexes of one collection.
-pub const INDEXES_MAX: usize = 64;
 
 /// Which log carries the commits of a database. Chosen once, when it is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -105,15 +105,19 @@ impl Books {
     /// The account of a collection.
     fn of(&self, collection: &Collection) -> Arc<Ledger> {
         let mut all = self.collections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = all.get(&collection.name) {
-            return account.clone();
-        }
-        let account = Ledger::new();
-        self.trees.set(collection.root.0, &account);
+        let account = match all.get(&collection.name) {
+            Some(account) => account.clone(),
+            None => {
+                let account = Ledger::new();
+                self.trees.set(collection.root.0, &account);
+                all.insert(collection.name.clone(), account.clone());
+                account
+            }
+        };
+        // Also those that were made since it was used first.
         for index in &collection.indexes {
             self.trees.set(index.root.0, &account);
         }
-        all.insert(collection.name.clone(), account.clone());
         account
     }
 }
@@ -255,7 +259,7 @@ impl Db {
     ) -> Result<IndexCheck, StoreError> {
         let store = self.store();
         let made = async {
-            store.create_index(&of.name, index, by).await?;
+            self.books.of(&store.create_index(&of.name, index, by).await?);
             store.build_index(&of.name, index, |_| {}).await
         };
         charged_to(&self.books.of(of), made).await
@@ -542,5 +546,25 @@ impl Records<'_> {
         let next = charged_to(transaction, charged_to(collection, self.scan.next()));
         let record = next.await?;
         Ok(record.map(|(key, payload)| Record { key, payload }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Index, page::PageId};
+
+    /// An index that was made after its collection was used first had no account.
+    #[test]
+    fn a_collection_pays_for_its_later_indexes() {
+        let books = Books::default();
+        let mut of = Collection { name: "a".into(), root: PageId(1), indexes: Vec::new() };
+        let account = books.of(&of);
+        let (name, by) = ("i".to_owned(), Some(SearchBy::Payload));
+        of.indexes.push(Index { name, root: PageId(2), is_ready: false, by });
+        assert!(Arc::ptr_eq(&books.of(&of), &account));
+        for root in [1, 2] {
+            assert!(books.trees.get(root).is_some_and(|pays| Arc::ptr_eq(&pays, &account)));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do next.
 
-use crate::{cloud::Fault, frame::FrameError, page::PageId, record::BoundError};
+use crate::{cloud::Fault, frame::FrameError, page_id::PageId, record::BoundError};
 
 /// Why the store could not do something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum StoreError {
         source: Fault,
     },
     /// An object does not hold what it should. It is left as it is.
-    #[error("{object} is damaged or foreign: restore it from a copy, or from an older version")]
+    #[error("{object} is damaged or foreign: {}", way_out(.object))]
     Damaged {
         /// The object's name.
         object: String,
@@ -93,9 +93,28 @@ pub enum StoreError {
     Invalid(String),
 }
 
+/// What can be done about a damaged object.
+fn way_out(object: &str) -> &'static str {
+    match object.starts_with("log/") {
+        // It may have been the newest of its stream: the number is free without it.
+        true => {
+            "restore it from a copy, or, if no earlier life of its client runs any more, delete it \
+             after a sweep: its bytes are in quarantine/ then"
+        }
+        false => "restore it from a copy, or from an older version",
+    }
+}
+
 impl StoreError {
     /// Whether the same can succeed soon: nothing is damaged, and nothing was wrong from the start.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, StoreError::Cloud { .. } | StoreError::Contended { .. })
+        match self {
+            // Spent is only what there is for now.
+            StoreError::Cloud { source, .. } => {
+                source.is_transient() || matches!(source, Fault::Spent { .. })
+            }
+            StoreError::Contended { .. } => true,
+            _ => false,
+        }
     }
 }

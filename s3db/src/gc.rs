@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// Tombstones of writes before this may go: nothing as old is in the log any more.
-    async fn horizon_us(&self) -> Result<u64, StoreError> {
+    pub(crate) async fn horizon_us(&self) -> Result<u64, StoreError> {
         self.sweep().await?;
         let age_us = self.settings.tombstone_age.as_micros() as u64;
         let horizon_us = (self.pages.date_ms() * 1000).saturating_sub(age_us);

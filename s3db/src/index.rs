@@ -19,15 +19,16 @@ use std::{collections::BTreeSet, ops::Bound};
 use bytes::Bytes;
 
 use crate::{
-    catalog::{CATALOG, Collection, INDEXES_MAX, Index},
+    catalog::{CATALOG, Collection, Index},
     checkpoint::{apply_to_indexes, follow},
     commit::{Scan, Session, Txn, Write},
     error::StoreError,
     log::Entry,
-    page::{Follower, Page, PageId, Slot},
+    page::{Follower, INDEXES_MAX, Page, PageId, Slot},
     record::{Key, Record},
     search_by::SearchBy,
     settings::Rule,
+    stamp::Stamp,
     store::Store,
     tree::{Freshness, Held, scan::Leaves, search::search, secondary, update::update},
 };
@@ -46,7 +47,8 @@ pub struct IndexCheck {
     pub missing: u64,
     /// Records whose entry was taken out by a newer write, which is not on the record's page yet.
     pub changing: u64,
-    /// Entries of what a record said before. Probes pass them over, and building again removes them.
+    /// Entries of what a record said before, or of one that is not there at all and older than any
+    /// that is on its way. Probes pass them over, and building again removes them.
     pub dangling: u64,
     /// Keys that are no entries: put there by hand. Probes pass them over, and they stay.
     pub strange: u64,
@@ -254,7 +256,7 @@ impl Store {
             self.walk_entries(&of, &follower, true, &mut found).await?;
         } else {
             found.entries = found.records;
-            self.finish_index(name, &index.name).await?;
+            self.declare_ready(name, &index.name).await?;
         }
         Ok(found)
     }
@@ -300,6 +302,9 @@ impl Store {
         found: &mut IndexCheck,
     ) -> Result<(), StoreError> {
         let root = follower.root;
+        let age_us = self.settings.tombstone_age.as_micros() as u64;
+        // What is known to be gone for good, if an entry was met whose record is not there at all.
+        let mut horizon_us = None;
         let mut leaves = Leaves::new(root, Bytes::new(), Freshness::Newest);
         while let Some(leaf) = leaves.next(&self.pages).await? {
             let mut gone = Vec::new();
@@ -309,7 +314,28 @@ impl Store {
                     continue;
                 };
                 found.entries += 1;
-                let there = self.slot(of.root, record.as_bytes(), Freshness::Cached).await?;
+                let mut there = self.slot(of.root, record.as_bytes(), Freshness::Cached).await?;
+                let is_old = |us: u64| slot.stamp.clock < us;
+                if there.is_none() && is_old((self.pages.date_ms() * 1000).saturating_sub(age_us)) {
+                    // Older than any record that is on its way, and than what is left of one that was
+                    // deleted; if all of that can be told. If not it stays for the next time.
+                    if mends && horizon_us.is_none() {
+                        horizon_us = Some(self.horizon_us().await.unwrap_or(0));
+                    }
+                    there = self.slot(of.root, record.as_bytes(), Freshness::Newest).await?;
+                    if there.is_none() {
+                        found.dangling += 1;
+                        // Under a stamp that nobody has, since no clock of its client says the same
+                        // twice: what is written again is above it.
+                        let sequence = slot.stamp.sequence.checked_add(1);
+                        if let Some(sequence) = sequence.filter(|_| is_old(horizon_us.unwrap_or(0)))
+                        {
+                            let stamp = Stamp { sequence, ..slot.stamp };
+                            gone.extend(follow::entry(follower, stamp, search, &record, false));
+                        }
+                        continue;
+                    }
+                }
                 let Some(there) = there.filter(|there| there.stamp > slot.stamp) else { continue };
                 let says = there.payload.as_ref().and_then(|payload| follower.by.key(payload));
                 if says.as_ref() != Some(&search) {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cloud; // objects, queues, time and chance: what is passed in
+mod page_id; // the name of a page
 mod error; // what can go wrong
 mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
@@ -32,7 +33,7 @@ pub mod simulation; // whole clusters from one seed, and the invariants
 
 pub use crate::{
     address::Address,
-    catalog::{Backend, Collection, Database, INDEXES_MAX, Index, NAME_BYTES_MAX},
+    catalog::{Backend, Collection, Database, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
     db::{Db, IndexRecords, Options, Records, Transaction},
@@ -47,6 +48,7 @@ pub use crate::{
         codec::{DecodeError, FRAME_BYTES_MAX, FRAME_BYTES_MIN},
         stream::{LogRecords, StreamError},
     },
+    page::INDEXES_MAX,
     pool::PoolCounts,
     record::{BoundError, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record},
     search_by::SearchBy,

@@ -11,13 +11,13 @@ use std::{
 use pager::pool::Pool;
 
 use crate::{
-    catalog::{self, Backend, CATALOG, Collection, Database, INDEXES_MAX, Index},
+    catalog::{self, Backend, CATALOG, Collection, Database, Index},
     checkpoint::{self, Checkpointed},
     client::CLIENTS,
     cloud::{Cloud, PutIf},
     error::StoreError,
     log::{Left, Log, Scope, objects::ObjectLog, queues::Queues},
-    page::{Page, PageId},
+    page::{INDEXES_MAX, Page, PageId},
     pool::{PageManager, PoolCounts},
     retry::Attempts,
     search_by::SearchBy,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Scopes that wait for a checkpoint. More than a database has shards and streams are not there.
 const DUE_MAX: usize = 100_000;
+/// Indexes that are remembered as probed.
+const PROBED_MAX: usize = 100_000;
 /// Names that one list returns.
 const LIST_MAX: usize = 1000;
 /// Batches of one scope within one sweep: what arrives faster than this waits for the next one.
@@ -36,6 +38,9 @@ const SWEEP_ROUNDS_MAX: usize = 1000;
 const VISIT_ROUNDS_MAX: usize = 32;
 /// Rounds of work after which what becomes due all the time is left to the next one who works.
 const WORK_ROUNDS_MAX: usize = 32;
+
+/// Turns in which less comes in than was asked for, after which it is what others hold or send.
+const TRICKLES_MAX: u32 = 10;
 
 /// Failures within one round of work after which it is the services that fail.
 const FAILURES_MAX: u32 = 16;
@@ -60,6 +65,42 @@ impl Round {
             Some(error) => Err(error),
             None => Ok(done),
         }
+    }
+}
+
+/// Batches of one scope, until nothing is left that was there before.
+#[derive(Default)]
+struct Turns {
+    /// Messages that are still to be received, from the first trickle on.
+    owed: Option<u64>,
+    trickles: u32,
+}
+
+impl Turns {
+    /// Whether all is done after a batch of `taken` messages that left `left` behind.
+    ///
+    /// A receive is given fewer messages than there are, and after a turn nobody waits for full ones:
+    /// so a trickle is the end only when as many were received since the first one as were there then.
+    async fn are_over(
+        &mut self,
+        log: &dyn Log,
+        scope: Scope,
+        taken: u64,
+        left: Left,
+    ) -> Result<bool, StoreError> {
+        self.owed = self.owed.map(|owed| owed.saturating_sub(taken));
+        match left {
+            Left::Nothing => return Ok(true),
+            Left::Backlog => return Ok(false),
+            Left::Trickle => {}
+        }
+        let owed = match self.owed {
+            Some(owed) => owed,
+            None => log.waiting(scope).await?,
+        };
+        self.owed = Some(owed);
+        self.trickles += 1;
+        Ok(owed == 0 || self.trickles > TRICKLES_MAX)
     }
 }
 
@@ -89,6 +130,9 @@ pub struct Store {
     due_later: Mutex<BTreeSet<Scope>>,
     /// Held by who works on what is due: whoever comes next finds it done, or due again.
     working: tokio::sync::Mutex<()>,
+    /// Indexes that were ready when all copies of pages were last forgotten for one of them: no copy
+    /// of theirs is of the time before they were filled.
+    probed: Mutex<BTreeSet<PageId>>,
     /// How far the wall clock was ahead of the monotonic one when that was last looked at; 0 if never.
     apart_us: AtomicU64,
 }
@@ -141,7 +185,7 @@ impl Store {
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
         pages.saw_date(date_ms, asked_us);
-        let (due, due_later, working) = Default::default();
+        let (due, due_later, working, probed) = Default::default();
         let apart_us = AtomicU64::new(0);
         Ok(Arc::new(Store {
             cloud,
@@ -152,6 +196,7 @@ impl Store {
             due,
             due_later,
             working,
+            probed,
             apart_us,
         }))
     }
@@ -194,6 +239,19 @@ impl Store {
         self.pages.counts()
     }
 
+    /// That an index, which is ready, is probed: copies of its pages can be of the time before it was
+    /// filled. Those of a session that `wrote` are not used any more either: they may lack what pages
+    /// have shown.
+    pub(crate) fn begin_to_probe(&self, root: PageId, wrote: bool) {
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrote || !probed.contains(&root) {
+            self.pages.expire_all();
+        }
+        if probed.len() < PROBED_MAX {
+            probed.insert(root);
+        }
+    }
+
     /// Creates a collection, or finds that it is there: both are success.
     ///
     /// # Errors
@@ -220,7 +278,9 @@ impl Store {
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
         let collection = self.peek_collection(name).await?;
         self.plant(collection.root).await?;
-        for index in &collection.indexes {
+        for index in collection.indexes.iter().filter(|index| !index.is_ready) {
+            // That of one that is ready was there. If it is not, it is lost, and an empty one in its
+            // place would say that no record is to be found.
             self.plant(index.root).await?;
         }
         Ok(collection)
@@ -285,13 +345,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], and whatever the object store says.
     pub async fn finish_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
+        // Makes sure that its root is there.
+        self.collection(name).await?;
+        self.declare_ready(name, index).await?;
+        self.collection(name).await
+    }
+
+    /// [`Store::finish_index`] for an index whose root is there.
+    pub(crate) async fn declare_ready(&self, name: &str, index: &str) -> Result<(), StoreError> {
         self.change_collection(name, |collection| {
             let there = collection.indexes.iter_mut().find(|there| there.name == index);
             let there = there.ok_or_else(|| StoreError::NotFound(format!("index {index}")))?;
             Ok(!std::mem::replace(&mut there.is_ready, true))
         })
-        .await?;
-        self.collection(name).await
+        .await
     }
 
     async fn change_collection(
@@ -446,39 +513,45 @@ impl Store {
     /// a client that writes more than that. What is left is due again.
     async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
+        let mut turns = Turns::default();
         for _ in 0..VISIT_ROUNDS_MAX {
-            let left = match scope {
-                Scope::Client(client) => {
-                    let most = self.settings.records_per_checkpoint_max;
-                    self.log.forward(client, most).await?.1
-                }
-                Scope::Shard(_) | Scope::Stream(_) => {
-                    let (more, left) = checkpoint::checkpoint(self, scope).await?;
-                    done += more;
-                    left
-                }
-            };
-            match left {
-                Left::Nothing => return Ok(done),
-                Left::Trickle => {
+            let (taken, left) = self.turn(scope, &mut done).await?;
+            if turns.are_over(&*self.log, scope, taken, left).await? {
+                if left == Left::Trickle {
                     // What came in before was given out; each page would be put for what comes in
                     // now. That waits for the next commit, or the interval.
                     self.make_due_later(scope);
-                    return Ok(done);
                 }
-                Left::Backlog => {}
+                return Ok(done);
             }
         }
         self.make_due(scope);
         Ok(done)
     }
 
+    /// One batch of `scope`: how many messages or objects that was, and what is left.
+    async fn turn(&self, scope: Scope, done: &mut Checkpointed) -> Result<(u64, Left), StoreError> {
+        let most = self.settings.records_per_checkpoint_max;
+        Ok(match scope {
+            Scope::Client(client) => {
+                let (forwarded, left) = self.log.forward(client, most).await?;
+                (forwarded as u64, left)
+            }
+            Scope::Shard(_) | Scope::Stream(_) => {
+                let (more, taken, left) = checkpoint::checkpoint(self, scope).await?;
+                *done += more;
+                (taken, left)
+            }
+        })
+    }
+
     /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
-    /// log until it is empty, or until it holds only what came in meanwhile. Any process may do it at any time; some process has to do it now and
-    /// then, or what was written once and never again stays in the log.
+    /// log until it is empty, or until it holds only what came in meanwhile. Any process may do it at
+    /// any time; some process has to do it now and then, or what was written once and never again stays
+    /// in the log.
     ///
     /// # Errors
-    /// The first error. Nothing is lost; what failed waits for the next sweep, what did not is done.
+    /// The first error. Nothing is lost; what failed is due again, what did not is done.
     pub async fn sweep(&self) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         let clients = self.clients().await?;
@@ -486,43 +559,51 @@ impl Store {
         let forwards = if adopts { self.log.forwards(&clients) } else { Vec::new() };
         let mut round = Round::default();
         for client in forwards {
-            if let Err(error) = self.forward_all(client).await
+            if let Err(error) = self.sweep_scope(Scope::Client(client), &mut done).await
                 && round.fails(error)
             {
                 return round.end(done);
             }
         }
         for scope in self.log.scopes(&clients).await? {
-            match self.drain(scope).await {
-                Ok(more) => done += more,
-                Err(error) => {
-                    if round.fails(error) {
-                        break;
-                    }
-                }
+            if let Err(error) = self.sweep_scope(scope, &mut done).await
+                && round.fails(error)
+            {
+                break;
             }
         }
         round.end(done)
     }
 
-    async fn forward_all(&self, client: u64) -> Result<(), StoreError> {
-        for _ in 0..SWEEP_ROUNDS_MAX {
-            let most = self.settings.records_per_checkpoint_max;
-            if self.log.forward(client, most).await?.1 != Left::Backlog {
-                break;
+    /// Drains one scope, as who works on what is due does: whoever asks for a checkpoint meanwhile
+    /// waits for it, and finds it due again if it failed or was given up.
+    async fn sweep_scope(&self, scope: Scope, done: &mut Checkpointed) -> Result<(), StoreError> {
+        let _turn = self.working.lock().await;
+        let mut taken = Taken { store: self, scope: Some(scope) };
+        let outcome = self.drain(scope).await;
+        if !outcome.as_ref().is_err_and(StoreError::is_passing) {
+            taken.scope = None;
+        }
+        match outcome {
+            Ok(more) => *done += more,
+            Err(error) => {
+                if !error.is_passing() {
+                    self.make_due_later(scope);
+                }
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Checkpoints a part of the log until nothing is left that was there before; not what comes in
-    /// all the time.
+    /// Checkpoints a part of the log, or sends it on, until nothing is left that was there before; not
+    /// what comes in all the time.
     pub(crate) async fn drain(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
+        let mut turns = Turns::default();
         for _ in 0..SWEEP_ROUNDS_MAX {
-            let (more, left) = checkpoint::checkpoint(self, scope).await?;
-            done += more;
-            if left != Left::Backlog {
+            let (taken, left) = self.turn(scope, &mut done).await?;
+            if turns.are_over(&*self.log, scope, taken, left).await? {
                 break;
             }
         }

@@ -58,15 +58,17 @@ impl std::ops::AddAssign for Checkpointed {
     }
 }
 
-/// Checkpoints up to a batch of what `scope` holds. Says what is left.
+/// Checkpoints up to a batch of what `scope` holds. Says how many messages or objects that was, and
+/// what is left.
 pub(crate) async fn checkpoint(
     store: &Store,
     scope: Scope,
-) -> Result<(Checkpointed, Left), StoreError> {
+) -> Result<(Checkpointed, u64, Left), StoreError> {
     let rules = store.settings.rules;
     let batch = store.log.drain(scope, store.settings.records_per_checkpoint_max).await?;
     let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
     let mut tickets = batch.tickets;
+    let taken = tickets.len() as u64;
     if !rules.hold(Rule::AcknowledgeLast) {
         store.log.ack(std::mem::take(&mut tickets)).await?;
     }
@@ -101,7 +103,7 @@ pub(crate) async fn checkpoint(
         }
     }
     store.log.ack(tickets).await?;
-    Ok((done, batch.left))
+    Ok((done, taken, batch.left))
 }
 
 /// Applies entries of one tree, in any order, under H1 to H3.

@@ -255,7 +255,7 @@ impl Trees {
         trees.insert(root, account.clone());
     }
 
-    fn get(&self, root: u128) -> Option<Arc<Ledger>> {
+    pub(crate) fn get(&self, root: u128) -> Option<Arc<Ledger>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&root).cloned()
     }
 }

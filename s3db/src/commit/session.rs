@@ -250,7 +250,8 @@ impl Session {
     /// Returns whether the client is retired; if not, garbage collection does it some day.
     ///
     /// # Errors
-    /// Whatever the services say. What was committed is committed.
+    /// Whatever the services say. What was committed is committed, and the session commits nothing more
+    /// after an error, too; it can be finished again.
     pub async fn finish(&self) -> Result<bool, StoreError> {
         let Some(life) = self.life.get() else { return Ok(true) };
         let store = &self.store;
@@ -436,7 +437,10 @@ impl Session {
         for (pair, stamp) in implied {
             memory.own.insert((index.root, pair), stamp, Some(Bytes::new()));
         }
-        self.store.pages.expire_all();
+        drop(memory);
+        // Who committed nothing has nothing that the copies could lack.
+        let wrote = self.transactions.load(Ordering::Relaxed) > 0;
+        self.store.begin_to_probe(index.root, wrote);
     }
 
     /// Keys of records that the secondary index `tree` lists under search keys from `from` on to

@@ -191,6 +191,11 @@ pub(crate) trait Log: Send + Sync {
     /// Gives out about `most` changes, or what is there.
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;
 
+    /// About how many messages of `scope` there are, those that others hold included.
+    async fn waiting(&self, _scope: Scope) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// What there is, without taking any of it.
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError>;
 

@@ -64,6 +64,9 @@ const LIST_MAX: usize = 1000;
 const DRAIN_OBJECTS_MAX: usize = 200;
 /// Numbers of one stream that others are taken on before.
 const HELD_MAX: usize = 10_000;
+/// Objects within a stream that are none of it, of which one drain reads at most so many beside those
+/// that are.
+const STRAYS_MAX: usize = 1000;
 /// Damaged objects at the end of a stream that can be told to belong to it.
 const DAMAGED_MAX: usize = 16;
 /// Transactions that are remembered as committed for those who ask again.
@@ -230,9 +233,15 @@ impl ObjectLog {
         }
     }
 
-    /// The numbers of a stream's objects, at most [`LIST_MAX`] from the oldest on.
-    async fn numbers(&self, stream: Stream) -> Result<(Vec<u64>, bool), StoreError> {
-        let (names, more) = self.list(&prefix(stream), None).await?;
+    /// The numbers of a stream's objects, at most [`LIST_MAX`] from the one behind `after` on; from
+    /// the oldest on if there is none. And whether there are more.
+    async fn numbers(
+        &self,
+        stream: Stream,
+        after: Option<u64>,
+    ) -> Result<(Vec<u64>, bool), StoreError> {
+        let after = after.map(|number| name(stream, number));
+        let (names, more) = self.list(&prefix(stream), after).await?;
         let numbers = names.iter().filter_map(|name| parse(name)).map(|(_, number)| number);
         Ok((numbers.collect(), more))
     }
@@ -280,13 +289,13 @@ impl ObjectLog {
         Ok(matches!(put, Put::Stored(_)))
     }
 
-    /// The highest number of a stream.
+    /// The highest number of a stream, and whether what has it is a log object.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when that cannot be told: what has it is no log object, and does not
     /// follow one either. It was put there by somebody else, or is damaged and the newest that was
     /// kept.
-    async fn last(&self, stream: Stream) -> Result<Option<u64>, StoreError> {
+    async fn last(&self, stream: Stream) -> Result<Option<(u64, bool)>, StoreError> {
         let mut after = None;
         let mut newest = VecDeque::new();
         loop {
@@ -301,21 +310,23 @@ impl ObjectLog {
             }
         }
         let last = newest.back().copied();
+        let mut is_ours = true;
         while let Some(number) = newest.pop_back() {
             let name = name(stream, number);
             let Some(bytes) = self.get(&name).await? else { break };
             let Err(source) = decode(&bytes, stream, number) else { break };
+            is_ours = false;
             if number > 0 && newest.back() != Some(&(number - 1)) {
                 return Err(StoreError::Damaged { object: name, source });
             }
         }
-        Ok(last)
+        Ok(last.map(|last| (last, is_ours)))
     }
 
     /// Ends a stream. Afterwards nothing can be appended to it.
     async fn fence(&self, stream: Stream, by_epoch: u64) -> Result<(), StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
-        let mut next = self.last(stream).await?.unwrap_or(0);
+        let mut next = self.last(stream).await?.map_or(0, |(last, _)| last);
         loop {
             // The last one may be a fence.
             if let Some(bytes) = self.get(&name(stream, next)).await? {
@@ -323,7 +334,7 @@ impl ObjectLog {
                     // It counts only if it is the last. Between a look at a number and a put of it
                     // the stream can have grown past it, and the number been freed.
                     match self.last(stream).await? {
-                        Some(last) if last > next => next = last,
+                        Some((last, _)) if last > next => next = last,
                         _ => return Ok(()),
                     }
                 } else {
@@ -383,6 +394,12 @@ struct ObjectAppender {
 }
 
 impl ObjectAppender {
+    fn new(log: ObjectLog, stream: Stream) -> ObjectAppender {
+        let state = AppendState { next: 0, is_fenced: false, open: None };
+        let (waiting, state) = (Mutex::default(), tokio::sync::Mutex::new(state));
+        ObjectAppender { log, stream, waiting, state, tickets: AtomicU64::new(0) }
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -432,7 +449,13 @@ impl ObjectAppender {
                         // found this number taken, by us: it was applied and freed since.
                         _ => {
                             return match log.last(self.stream).await {
-                                Ok(Some(last)) if last > group.sequence => Append::Committed,
+                                Ok(Some((last, true))) if last > group.sequence => {
+                                    Append::Committed
+                                }
+                                // Anybody's, or a fence that was damaged since: it tells nothing.
+                                Ok(Some((last, false))) if last > group.sequence => {
+                                    Append::Unknown(fault)
+                                }
                                 Ok(_) => Append::Fenced,
                                 Err(_) => Append::Unknown(fault),
                             };
@@ -539,10 +562,12 @@ impl Appender for ObjectAppender {
             match &outcome {
                 Append::Committed => {
                     let mut waiting = self.waiting();
-                    waiting.settled.extend(&group.numbers);
-                    while waiting.settled.len() > SETTLED_MAX {
+                    // Before those of this group: whoever waits for them is to be told.
+                    let room = SETTLED_MAX.saturating_sub(group.numbers.len());
+                    while waiting.settled.len() > room {
                         waiting.settled.pop_first();
                     }
+                    waiting.settled.extend(&group.numbers);
                     state.next += 1;
                     state.open = None;
                 }
@@ -586,13 +611,7 @@ impl Log for ObjectLog {
                 self.fence(Stream { client, epoch: old }, epoch).await?;
             }
         }
-        Ok(Box::new(ObjectAppender {
-            log: self.clone(),
-            stream: Stream { client, epoch },
-            waiting: Mutex::default(),
-            state: tokio::sync::Mutex::new(AppendState { next: 0, is_fenced: false, open: None }),
-            tickets: AtomicU64::new(0),
-        }))
+        Ok(Box::new(ObjectAppender::new(self.clone(), Stream { client, epoch })))
     }
 
     async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
@@ -621,12 +640,23 @@ impl Log for ObjectLog {
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let Scope::Stream(stream) = scope else { return Ok(Batch::default()) };
         let mut batch = Batch::default();
-        let (numbers, more) = self.numbers(stream).await?;
+        let (mut numbers, mut more) = self.numbers(stream, None).await?;
+        let cursor = self.cursor(stream);
+        let held = self.take_held(stream, cursor, &numbers);
+        // What is passed over can be more than one list has: what lies behind it is looked for.
+        let is_all = |numbers: &[u64]| {
+            !held.is_empty() && numbers.iter().all(|it| *it < cursor || held.contains(it))
+        };
+        while more && numbers.len() <= HELD_MAX && is_all(&numbers) {
+            let (next, is_more) = self.numbers(stream, numbers.last().copied()).await?;
+            if next.is_empty() {
+                break;
+            }
+            (numbers, more) = ([numbers, next].concat(), is_more);
+        }
         if more {
             batch.left = Left::Backlog;
         }
-        let cursor = self.cursor(stream);
-        let held = self.take_held(stream, cursor, &numbers);
         let mut has_held = false;
         let (mut read, mut bytes_read) = (0, 0);
         // The last number that is believed, and objects that are not.
@@ -646,6 +676,7 @@ impl Log for ObjectLog {
             }
             if batch.entries.len() >= most
                 || read == DRAIN_OBJECTS_MAX
+                || strays == STRAYS_MAX
                 || bytes_read >= DRAIN_BYTES_MAX
             {
                 batch.left = Left::Backlog;
@@ -676,6 +707,7 @@ impl Log for ObjectLog {
                         // all that is still to come before it for applied, too.
                         before = last;
                         strays += 1;
+                        read -= 1;
                         continue;
                     }
                 }
@@ -684,7 +716,7 @@ impl Log for ObjectLog {
             batch.through = (!has_held).then_some((stream, number));
             batch.tickets.push(Ticket::Object { name });
         }
-        if strays > 0 && strays == read {
+        if strays > 0 && read == 0 {
             // They stay, and would be all that the next drain finds.
             batch.left = Left::Nothing;
         }
@@ -741,7 +773,7 @@ impl Log for ObjectLog {
     }
 
     async fn retire_stream(&self, stream: Stream) -> Result<bool, StoreError> {
-        let (numbers, more) = self.numbers(stream).await?;
+        let (numbers, more) = self.numbers(stream, None).await?;
         // What was not seen applied by this process may not be applied by anyone.
         let mut is_gone = !more && numbers.last().is_none_or(|last| *last < self.cursor(stream));
         for number in numbers {
@@ -753,13 +785,14 @@ impl Log for ObjectLog {
         }
         if is_gone {
             self.cursors().remove(&stream);
+            self.held().remove(&stream);
         }
         Ok(is_gone)
     }
 
     async fn settle(&self, before_us: u64) -> Result<bool, StoreError> {
         for (stream, _) in self.streams().await? {
-            let (numbers, more) = self.numbers(stream).await?;
+            let (numbers, more) = self.numbers(stream, None).await?;
             for &number in &numbers {
                 if !self.empty(stream, number, before_us).await? {
                     return Ok(false);
@@ -967,7 +1000,7 @@ mod tests {
                 log.cloud.objects.delete(stray, None).await;
             }
             log.fence(stream, 2).await.unwrap();
-            assert_eq!(log.last(stream).await.unwrap(), Some(first + 1));
+            assert_eq!(log.last(stream).await.unwrap(), Some((first + 1, true)));
         }
     }
 
@@ -986,13 +1019,69 @@ mod tests {
         assert_eq!(
             log.last(stream).await.unwrap_err().to_string(),
             format!(
-                "{} is damaged or foreign: restore it from a copy, or from an older version",
+                "{} is damaged or foreign: restore it from a copy, or, if no earlier life of its \
+                 client runs any more, delete it after a sweep: its bytes are in quarantine/ then",
                 name(stream, 2)
             )
         );
         put(&log, stream, 3, &[frame_of(3)]).await;
         log.fence(stream, 2).await.unwrap();
-        assert_eq!(log.last(stream).await.unwrap(), Some(4));
+        assert_eq!(log.last(stream).await.unwrap(), Some((4, true)));
+    }
+
+    /// Each drain read the same two hundred objects that were none of the stream, and never came to
+    /// what lies behind them.
+    #[tokio::test]
+    async fn strays_are_in_nobodys_way() {
+        let log = log();
+        let stream = Stream { client: 7, epoch: 1 };
+        for n in 0..250 {
+            noise(&log, &name(stream, 2 + 2 * n)).await;
+        }
+        put(&log, stream, 1000, &[frame(Stamp { clock: 5, client: 7, sequence: 1 })]).await;
+        assert_eq!(drained(&log, stream).await, (1, 250, Left::Nothing));
+    }
+
+    /// Noise behind a fence made a transaction that the fence had kept out count as committed.
+    #[tokio::test]
+    async fn noise_behind_a_fence_commits_nothing() {
+        let log = log();
+        let stream = Stream { client: 1, epoch: 1 };
+        let appender = appender(&log, stream);
+        // Its put had no answer, and never came.
+        appender.waiting().pending.push((9, 1, frame(Stamp::default())));
+        let mut group = appender.group(0).unwrap();
+        group.is_unclear = true;
+        let fence = encode_fence(stream, 0, 5, 2);
+        log.cloud.objects.put(&name(stream, 0), fence, PutIf::Absent).await;
+        assert_eq!(appender.settle(&mut group).await, Append::Fenced);
+        noise(&log, &name(stream, 1)).await;
+        let outcome = appender.settle(&mut group).await;
+        assert!(matches!(outcome, Append::Unknown(_)), "{outcome:?}");
+    }
+
+    /// The lowest number of all that are remembered was forgotten first: of an early transaction that
+    /// was tried again, while it was being told.
+    #[tokio::test]
+    async fn whoever_waits_is_told_before_it_is_forgotten() {
+        let log = log();
+        let stream = Stream { client: 1, epoch: 1 };
+        let appender = appender(&log, stream);
+        appender.waiting().settled.extend(2..=SETTLED_MAX as u64 + 1);
+        let entry = transaction::primary(
+            PageId(1),
+            PageId(1),
+            Stamp { clock: 5, client: 1, sequence: 1 },
+            Key::new("k").unwrap(),
+            None,
+        );
+        let early = Transaction { client: 1, epoch: 1, number: 1, total: 1, entries: vec![entry] };
+        assert_eq!(appender.append(&early, true).await, Append::Committed);
+        assert!(appender.waiting().settled.len() < SETTLED_MAX);
+    }
+
+    fn appender(log: &ObjectLog, stream: Stream) -> ObjectAppender {
+        ObjectAppender::new(log.clone(), stream)
     }
 
     /// Names that are no log object's own were looked at by every sweep, and never went.

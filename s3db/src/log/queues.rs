@@ -208,6 +208,16 @@ impl Queues {
         received < asked.min(BATCH_MAX) && turn_us >= TURN.as_micros() as u64
     }
 
+    async fn depth(&self, queue: &str) -> Result<u64, StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            match self.cloud.queue.depth(queue).await {
+                Ok(depth) => return Ok(depth),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
     /// The records of a spilled transaction; `None` when the object is gone.
     async fn spilled(&self, object: &str) -> Result<Option<Bytes>, StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
@@ -437,18 +447,17 @@ impl Log for Queues {
         Ok(batch)
     }
 
+    async fn waiting(&self, scope: Scope) -> Result<u64, StoreError> {
+        let queue = self.make(scope).await?;
+        self.depth(&queue).await
+    }
+
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
         let mut pending = Vec::new();
         let scopes = self.forwards(clients).into_iter().map(Scope::Client);
         for scope in (0..self.shards).map(Scope::Shard).chain(scopes) {
             let queue = self.make(scope).await?;
-            let mut attempts = Attempts::new(&self.cloud, &self.settings);
-            let depth = loop {
-                match self.cloud.queue.depth(&queue).await {
-                    Ok(depth) => break depth,
-                    Err(fault) => attempts.after(fault).await?,
-                }
-            };
+            let depth = self.depth(&queue).await?;
             if depth > 0 {
                 pending.push(Pending::Messages(depth));
             }

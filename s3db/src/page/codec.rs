@@ -25,9 +25,8 @@
 use bytes::Bytes;
 
 use crate::{
-    catalog::INDEXES_MAX,
     frame::{FrameError, Reader, Writer, is_number},
-    page::{Entries, Follower, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
+    page::{Entries, Follower, INDEXES_MAX, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
     search_by::SearchBy,
     stamp::Stamp,
 };

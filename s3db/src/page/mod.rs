@@ -16,12 +16,11 @@
 
 mod codec; // its bytes
 
-use std::fmt;
-
 use bytes::Bytes;
 
 use crate::{search_by::SearchBy, stamp::Stamp};
 
+pub use crate::page_id::{PAGES, PageId};
 pub use codec::PAGE_VERSION;
 pub(crate) use codec::slot_bytes;
 
@@ -29,39 +28,8 @@ pub(crate) use codec::slot_bytes;
 /// the bytes that keep them apart.
 pub const SLOT_KEY_BYTES_MAX: usize = 4 * crate::record::KEY_BYTES_MAX + 8;
 
-/// Names a page for ever. Random, so that a name is never used twice, and so that the names spread
-/// over all partitions of a bucket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PageId(pub u128);
-
-impl PageId {
-    /// The name of the page's object.
-    pub fn object(self) -> String {
-        format!("{PAGES}{:032x}", self.0)
-    }
-
-    /// The page whose object has this name.
-    pub fn of_object(name: &str) -> Option<PageId> {
-        let digits = name.strip_prefix(PAGES).filter(|digits| digits.len() == 32)?;
-        u128::from_str_radix(digits, 16).ok().map(PageId)
-    }
-}
-
-/// What the names of all pages' objects start with.
-pub const PAGES: &str = "page/";
-
-impl fmt::Display for PageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for PageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Enough to tell pages apart in a trace.
-        write!(f, "{:08x}", (self.0 >> 96) as u32)
-    }
-}
+/// Secondary indexes of one collection: as many as a leaf can name.
+pub const INDEXES_MAX: usize = 64;
 
 /// One stream of log objects: an incarnation of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

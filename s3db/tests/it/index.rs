@@ -17,13 +17,14 @@ use s3db::{
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
         embedded::{self, Memory},
+        model::{Faults, Process},
     },
     page::Page,
 };
 
 use crate::{
     meddle::{Fate::Denied, Meddler},
-    printed::open,
+    printed::{open, run, world},
 };
 
 const BY: SearchBy = SearchBy::Part { separator: b',', number: 0 };
@@ -486,6 +487,96 @@ async fn no_page_names_more_indexes_than_it_can() {
     cloud.objects.put(catalogue, all, PutIf::Always).await;
     fresh.create_index(&things, "i63", &BY).await.unwrap();
     assert_eq!(found_by(&fresh, &things, "i63", "x").await, [key("k")]);
+}
+
+/// An entry whose record is not there at all, not even as one that was deleted, stayed for ever: it was
+/// neither told nor taken out.
+#[test]
+fn an_entry_of_nothing_is_taken_out_when_it_is_old() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        Store::create(&cloud, &options().settings, Backend::S3Log, 1).await.unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let settings = Settings { tombstone_age: day, ..options().settings };
+        let db = Db::over(cloud.clone(), &Options { settings, ..options() }).await.unwrap();
+        let things = db.create_collection("things").await.unwrap();
+        db.create_index(&things, "i", &BY).await.unwrap();
+        let index = db.collection("things").await.unwrap().indexes.remove(0);
+        put(&db, &things, &[("k", "x")]).await;
+        let session = Session::open(db.store().clone(), 77).await.unwrap();
+        let mut txn = session.begin(Level::Atomic);
+        txn.index(index.root, &key("x"), &key("nothing"), true).unwrap();
+        session.commit(&mut txn).await.unwrap();
+        sweep(&db).await;
+        // Its record can be on its way.
+        assert_eq!(checked(&db).await, (1, 2, 0));
+        let built = db.store().build_index("things", "i", |_| {}).await.unwrap();
+        assert_eq!((built.dangling, checked(&db).await), (0, (1, 2, 0)));
+        cloud.clock.sleep(2 * day).await;
+        assert_eq!(checked(&db).await, (1, 2, 1));
+        let built = db.store().build_index("things", "i", |_| {}).await.unwrap();
+        assert_eq!((built.dangling, checked(&db).await), (1, (1, 1, 0)));
+    });
+}
+
+/// Where the root of an index was lost an empty one took its place: no record was found, without a word.
+#[tokio::test]
+async fn a_root_that_is_lost_is_not_taken_for_an_empty_index() {
+    let (cloud, db, things) = create(Backend::S3Log).await;
+    put(&db, &things, &[("k", "x")]).await;
+    sweep(&db).await;
+    db.create_index(&things, "i", &BY).await.unwrap();
+    let index = db.collection("things").await.unwrap().indexes.remove(0);
+    cloud.objects.delete(&index.root.object(), None).await;
+    let fresh = Db::over(cloud.clone(), &options()).await.unwrap();
+    let of = fresh.collection("things").await.unwrap();
+    let txn = fresh.begin();
+    let mut records = txn.probe(&of, "i", &key("x")).await.unwrap();
+    let outcome = records.next().await;
+    assert!(matches!(outcome, Err(StoreError::Tree { page, .. }) if page == index.root));
+    // The records themselves are there.
+    assert!(txn.read(&of, &key("k")).await.unwrap().is_some());
+}
+
+/// Each session that probed an index for the first time had the whole process ask for every page again.
+#[tokio::test]
+async fn who_only_reads_makes_nobody_ask_again() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let settings = Settings { ttl: Duration::from_secs(1000), ..options().settings };
+    Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+    let store = open(&cloud, settings).await;
+    let writer = Session::open(store.clone(), 1).await.unwrap();
+    let things = store.create_collection("things").await.unwrap();
+    let mut txn = writer.begin(Level::Atomic);
+    txn.put(things.root, &key("k"), Payload::new("x").unwrap()).unwrap();
+    writer.commit(&mut txn).await.unwrap();
+    store.sweep().await.unwrap();
+    store.create_index("things", "i", &BY).await.unwrap();
+    store.build_index("things", "i", |_| {}).await.unwrap();
+    let asked_by = async |session: &Session| {
+        let before = store.pool_counts();
+        let txn = session.begin(Level::Atomic);
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let mut records = session.find(&txn, &things, "i", all.0, all.1).await.unwrap();
+        assert!(records.next().await.unwrap().is_some());
+        let after = store.pool_counts();
+        after.revalidated + after.fetched - before.revalidated - before.fetched
+    };
+    // Copies can be of the time before it was filled.
+    let reader = Session::reader(store.clone(), 2);
+    assert!(asked_by(&reader).await > 0);
+    // What was asked for in the very microsecond in which they were forgotten.
+    asked_by(&reader).await;
+    assert_eq!(asked_by(&Session::reader(store.clone(), 3)).await, 0);
+    // What it wrote is on pages that are newer than the copies, as far as anybody knows.
+    assert!(asked_by(&writer).await > 0);
+}
+
+/// Records, entries, and entries that dangle.
+async fn checked(db: &Db) -> (u64, u64, u64) {
+    let checked = db.store().check_index("things", "i", |_| {}).await.unwrap();
+    (checked.records, checked.entries, checked.dangling)
 }
 
 async fn found_by(db: &Db, of: &Collection, index: &str, search: &str) -> Vec<Key> {

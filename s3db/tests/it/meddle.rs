@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,10 @@ pub(crate) struct Meddler {
     late: Mutex<Vec<(String, Bytes, PutIf)>>,
     /// What happens after the first list of this prefix.
     after_list: Mutex<Option<(String, Once)>>,
+    /// What happens before the next put of a name that starts so.
+    before_put: Mutex<Option<(String, Once)>>,
+    /// Messages that one receive is given at most.
+    messages_max: AtomicUsize,
 }
 
 impl Meddler {
@@ -57,6 +61,8 @@ impl Meddler {
             sends: Mutex::default(),
             late: Mutex::default(),
             after_list: Mutex::default(),
+            before_put: Mutex::default(),
+            messages_max: AtomicUsize::new(usize::MAX),
         });
         let cloud = Cloud { objects: meddler.clone(), queue: meddler.clone(), ..cloud.clone() };
         (meddler, cloud)
@@ -88,6 +94,18 @@ impl Meddler {
     }
 }
 
+impl Meddler {
+    /// `then` happens before the next put of a name that starts with `prefix`.
+    pub(crate) fn before_put(&self, prefix: &str, then: impl Future<Output = ()> + Send + 'static) {
+        *self.before_put.lock().unwrap() = Some((prefix.to_owned(), Box::pin(then)));
+    }
+
+    /// A receive is given so many messages at most, however many there are.
+    pub(crate) fn gives_at_most(&self, messages: usize) {
+        self.messages_max.store(messages, Ordering::Relaxed);
+    }
+}
+
 fn lost(what: &str) -> Fault {
     Fault::Unknown { what: what.to_owned(), cause: "lost".into() }
 }
@@ -111,6 +129,13 @@ impl Objects for Meddler {
     }
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        let then = {
+            let mut hook = self.before_put.lock().unwrap();
+            hook.take_if(|(of, _)| name.starts_with(&**of))
+        };
+        if let Some((_, then)) = then {
+            then.await;
+        }
         let fate = {
             let mut puts = self.puts.lock().unwrap();
             if name.starts_with(&puts.0) { puts.1.pop_front() } else { None }
@@ -180,6 +205,7 @@ impl Queue for Meddler {
         visibility: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
+        let max = max.min(self.messages_max.load(Ordering::Relaxed));
         self.beneath.queue.receive(queue, max, visibility, wait).await
     }
 

@@ -141,16 +141,23 @@ fn others_who_commit_all_the_time_keep_nobody() {
     });
 }
 
+/// A database over services that a test can meddle with, in which one record is committed and on no
+/// page yet.
+async fn committed(raw: &Cloud, backend: Backend) -> (Arc<Meddler>, Db, Collection) {
+    let (meddler, cloud) = Meddler::over(raw);
+    let (db, things) = create(&cloud, backend).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    (meddler, db, things)
+}
+
 /// Who gave up waiting for a checkpoint took with him what was to be done: the next one had nothing
 /// to do.
 #[tokio::test]
 async fn what_was_given_up_is_due_again() {
     let raw = memory();
-    let (meddler, cloud) = Meddler::over(&raw);
-    let (db, things) = create(&cloud, Backend::S3Log).await;
-    let mut txn = db.begin();
-    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
-    txn.commit().await.unwrap();
+    let (meddler, db, things) = committed(&raw, Backend::S3Log).await;
     let is_there = Arc::<AtomicBool>::default();
     let to = is_there.clone();
     meddler.after_list(&stream_of(&raw).await, async move {
@@ -172,11 +179,7 @@ async fn what_was_given_up_is_due_again() {
 #[tokio::test]
 async fn a_checkpoint_waits_for_who_works_already() {
     let raw = memory();
-    let (meddler, cloud) = Meddler::over(&raw);
-    let (db, things) = create(&cloud, Backend::S3Log).await;
-    let mut txn = db.begin();
-    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
-    txn.commit().await.unwrap();
+    let (meddler, db, things) = committed(&raw, Backend::S3Log).await;
     let (is_there, go) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
     let (to, wait) = (is_there.clone(), go.clone());
     meddler.after_list(&stream_of(&raw).await, async move {
@@ -198,14 +201,71 @@ async fn a_checkpoint_waits_for_who_works_already() {
     assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
 }
 
+/// The sweep of the background held what others had committed, and a checkpoint found nothing to do.
+#[test]
+fn a_checkpoint_waits_for_a_sweep() {
+    let world = world(Faults::NONE);
+    let raw = world.cloud(Process(0));
+    run(&world, async move {
+        let (meddler, db, things) = committed(&raw, Backend::SqsStandard).await;
+        let (is_there, go) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let (to, wait) = (is_there.clone(), go.clone());
+        // It has received the message, and is about to put the page.
+        meddler.before_put("page/", async move {
+            to.notify_one();
+            wait.notified().await;
+        });
+        let mut sweep = Box::pin(db.store().sweep());
+        tokio::select! {
+            biased;
+            () = is_there.notified() => {}
+            swept = &mut sweep => panic!("{swept:?}"),
+        }
+        let mut checkpoint = Box::pin(db.checkpoint());
+        // Longer than it takes to find nothing.
+        let mut late = raw.clock.sleep(Duration::from_secs(10));
+        tokio::select! {
+            biased;
+            done = &mut checkpoint => panic!("it is not done: {done:?}"),
+            () = &mut late => {}
+        }
+        go.notify_one();
+        let (swept, checkpointed) = futures::join!(sweep, checkpoint);
+        assert_eq!(swept.unwrap().applied, 1);
+        checkpointed.unwrap();
+        assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
+    });
+}
+
+/// A service gives out a part of what it has. After a second the first such answer ended the drain, of
+/// a sweep too: what a second takes was all that it brought to the pages.
+#[test]
+fn a_short_answer_is_not_the_end_of_a_backlog() {
+    const COMMITS: u64 = 1500;
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    let task_world = world.clone();
+    run(&world, async move {
+        let (meddler, cloud) = Meddler::over(&cloud);
+        meddler.gives_at_most(9);
+        Store::create(&cloud, &settings(), Backend::SqsStandard, 1).await.unwrap();
+        let store = open(&cloud, settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::open(open(&cloud, settings()).await, CLIENT).await.unwrap();
+        for n in 0..COMMITS {
+            put(&session, &things, &format!("{n}"), "x").await;
+        }
+        assert_eq!(task_world.messages("pu-0") as u64, COMMITS);
+        store.sweep().await.unwrap();
+        assert_eq!(task_world.messages("pu-0"), 0);
+    });
+}
+
 /// What is damaged was tried again at once, and for ever: a list and two hundred gets, each time.
 #[tokio::test]
 async fn what_is_damaged_waits_for_the_interval() {
     let raw = memory();
-    let (db, things) = create(&raw, Backend::S3Log).await;
-    let mut txn = db.begin();
-    txn.put(&things, &key("k"), Payload::new("x").unwrap()).unwrap();
-    txn.commit().await.unwrap();
+    let (_, db, things) = committed(&raw, Backend::S3Log).await;
     let object = things.root.object();
     let Ok(s3db::cloud::Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
         panic!("no root");
@@ -220,6 +280,38 @@ async fn what_is_damaged_waits_for_the_interval() {
     db.checkpoint().await.unwrap();
     assert_eq!(on_page(&raw, &things, "k").await.as_deref(), Some("x"));
     assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("x"));
+}
+
+/// Of what was passed over only the oldest thousand were looked at: behind as many nothing was applied.
+#[tokio::test]
+async fn a_thousand_damaged_changes_keep_nobody_back() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let store = open(&raw, settings()).await;
+    let damaged = store.create_collection("damaged").await.unwrap();
+    let sound = store.create_collection("sound").await.unwrap();
+    let session = Session::open(store.clone(), CLIENT).await.unwrap();
+    for n in 0..1010 {
+        put(&session, &damaged, &format!("{n}"), "x").await;
+    }
+    put(&session, &sound, "k", "x").await;
+    let object = damaged.root.object();
+    let Ok(s3db::cloud::Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
+        panic!("no root");
+    };
+    raw.objects.put(&object, "noise".into(), s3db::cloud::PutIf::Always).await;
+    let sweeper = open(&raw, settings()).await;
+    let mut sweeps = 0;
+    while on_page(&raw, &sound, "k").await.is_none() {
+        assert!(sweeper.sweep().await.is_err());
+        sweeps += 1;
+        assert!(sweeps <= 13, "what lies behind them is applied");
+    }
+    // Nothing of them was let go of.
+    raw.objects.put(&object, bytes, s3db::cloud::PutIf::Always).await;
+    sweeper.sweep().await.unwrap();
+    sweeper.sweep().await.unwrap();
+    assert_eq!(on_page(&raw, &damaged, "1009").await.as_deref(), Some("x"));
 }
 
 /// A tree that was damaged kept back what lay behind its first batch, of whatever tree, for as long as

@@ -1,0 +1,37 @@
+//! The name of a page, which errors tell too.
+
+use std::fmt;
+
+/// What the names of all pages' objects start with.
+pub const PAGES: &str = "page/";
+
+/// Names a page for ever. Random, so that a name is never used twice, and so that the names spread
+/// over all partitions of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageId(pub u128);
+
+impl PageId {
+    /// The name of the page's object.
+    pub fn object(self) -> String {
+        format!("{PAGES}{:032x}", self.0)
+    }
+
+    /// The page whose object has this name.
+    pub fn of_object(name: &str) -> Option<PageId> {
+        let digits = name.strip_prefix(PAGES).filter(|digits| digits.len() == 32)?;
+        u128::from_str_radix(digits, 16).ok().map(PageId)
+    }
+}
+
+impl fmt::Display for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell pages apart in a trace.
+        write!(f, "{:08x}", (self.0 >> 96) as u32)
+    }
+}
