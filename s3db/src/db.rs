@@ -469,7 +469,8 @@ impl<'a> Transaction<'a> {
         self.range(of, Bound::Unbounded, Bound::Unbounded)
     }
 
-    /// Records in a range of keys, in their order. The next leaves are fetched ahead.
+    /// Records in a range of keys, in their order. Up to sixteen of the next leaves
+    /// are on their way meanwhile, as far as they are in the range.
     pub fn range(&self, of: &Collection, from: Bound<&Key>, to: Bound<&Key>) -> Records<'_> {
         // A key with a zero byte more is the next one.
         let next = |key: &Key| Bytes::from([key.as_bytes(), &[0]].concat());

@@ -275,7 +275,7 @@ impl Store {
         let of = self.collection(name).await?;
         let (_, follower) = followed(&of, index)?;
         let mut found = IndexCheck::default();
-        let mut leaves = Leaves::new(of.root, Bytes::new(), Freshness::Newest);
+        let mut leaves = Leaves::new(of.root, Bytes::new(), None, Freshness::Newest);
         while let Some(leaf) = leaves.next(&self.pages).await? {
             let entries = follow::entries(&leaf.page, &follower);
             found.records += entries.len() as u64;
@@ -305,7 +305,7 @@ impl Store {
         let age_us = self.settings.tombstone_age.as_micros() as u64;
         // What is known to be gone for good, if an entry was met whose record is not there at all.
         let mut horizon_us = None;
-        let mut leaves = Leaves::new(root, Bytes::new(), Freshness::Newest);
+        let mut leaves = Leaves::new(root, Bytes::new(), None, Freshness::Newest);
         while let Some(leaf) = leaves.next(&self.pages).await? {
             let mut gone = Vec::new();
             for slot in leaf.page.slots().iter().filter(|slot| slot.payload.is_some()) {

@@ -9,13 +9,15 @@
 //!
 //! Bytes are kept in a [`pager::pool`], under one [`pager::Budget`] with any region beside it, by
 //! page *and* ETag, so that bytes of two versions never mix. Those who want the same page at the
-//! same time wait for one request.
+//! same time wait for one request, and any of them carries it on: whoever made it may rest meanwhile, as a
+//! scan does that reads ahead.
 //!
 //! Here are the rules H2 (a put replaces exactly the version that was changed) and H3 (after a put
 //! without an answer the object itself is asked).
 
 use std::{
     collections::HashMap,
+    ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,10 +26,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use pager::pool::{Pages, Pool};
 
 use crate::{
-    cloud::{Cloud, Delete, ETag, Get, Put, PutIf},
+    cloud::{Cloud, Delete, ETag, Get, Put, PutIf, ledger::as_now},
     error::StoreError,
     page::{Page, PageId},
     retry::Attempts,
@@ -85,19 +88,50 @@ enum Outcome {
     Unclear,
 }
 
-/// Pages of a database, as one process sees them.
-pub(crate) struct PageManager {
+/// Pages of a database, as one process sees them. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct PageManager(Arc<State>);
+
+/// A page that is being fetched.
+type Flight = BoxFuture<'static, Result<Option<Held>, StoreError>>;
+
+pub(crate) struct State {
     cloud: Cloud,
     settings: Settings,
     heads: Mutex<HashMap<PageId, Head>>,
     pages: Pages<(PageId, ETag), Arc<Page>>,
-    /// One lock per page that is being fetched: those who wait find it fresh.
-    flights: Mutex<HashMap<PageId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Pages that are being fetched, each under a number of its own, for as long as anybody waits.
+    flights: Mutex<HashMap<PageId, (u64, WeakShared<Flight>)>>,
+    flights_so_far: AtomicU64,
     counters: Counters,
     /// The object store's clock in its newest answer, and when that came, by our monotonic clock.
     date: Mutex<(u64, u64)>,
     /// What was asked for until this, by our monotonic clock, is no young copy.
     expired_us: AtomicU64,
+}
+
+impl Deref for PageManager {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+/// Takes a flight out of the list, when it ends or nobody waits for it any more.
+struct Landing {
+    pages: PageManager,
+    id: PageId,
+    number: u64,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut flights = lock(&self.pages.flights);
+        if flights.get(&self.id).is_some_and(|(number, _)| *number == self.number) {
+            flights.remove(&self.id);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -112,16 +146,17 @@ impl PageManager {
     pub(crate) fn new(cloud: Cloud, settings: Settings, pool: &Pool) -> Result<Self, StoreError> {
         let pages = Pages::new(pool)
             .ok_or_else(|| StoreError::Invalid("the pool has too many tenants".into()))?;
-        Ok(PageManager {
+        Ok(PageManager(Arc::new(State {
             cloud,
             settings,
             heads: Mutex::default(),
             pages,
             flights: Mutex::default(),
+            flights_so_far: AtomicU64::new(0),
             counters: Counters::default(),
             date: Mutex::default(),
             expired_us: AtomicU64::new(0),
-        })
+        })))
     }
 
     pub(crate) fn counts(&self) -> PoolCounts {
@@ -196,6 +231,20 @@ impl PageManager {
         let now = self.cloud.clock.monotonic_us();
         head.checked_us > self.expired_us.load(Ordering::Relaxed)
             && now.saturating_sub(head.checked_us) < self.settings.ttl.as_micros() as u64
+    }
+
+    /// The fetch of a page that is under way, or a new one; whether it is new.
+    fn flight(&self, id: PageId) -> (Shared<Flight>, bool) {
+        let mut flights = lock(&self.flights);
+        if let Some(flight) = flights.get(&id).and_then(|(_, flight)| flight.upgrade()) {
+            return (flight, false);
+        }
+        let number = self.flights_so_far.fetch_add(1, Ordering::Relaxed);
+        let landing = Landing { pages: self.clone(), id, number };
+        let fetch = async move { landing.pages.fetch(landing.id).await };
+        let flight = as_now(fetch).boxed().shared();
+        flights.extend(flight.downgrade().map(|weak| (id, (number, weak))));
+        (flight, true)
     }
 
     async fn fetch(&self, id: PageId) -> Result<Option<Held>, StoreError> {
@@ -356,26 +405,21 @@ impl Nodes for PageManager {
             bump(&self.counters.hits);
             return Ok(Some(held));
         }
-        let flight = lock(&self.flights).entry(id).or_default().clone();
-        let outcome = {
-            let _turn = flight.lock().await;
-            match fresh(asked_us) {
-                Some(held) => Ok(Some(held)),
-                None => self.fetch(id).await,
+        loop {
+            let (flight, is_ours) = self.flight(id);
+            let outcome = flight.await;
+            if is_ours {
+                return outcome;
             }
-        };
-        // The last one to leave takes the lock away. A dropped future leaves it, which costs some
-        // bytes until the page is fetched again.
-        let mut flights = lock(&self.flights);
-        if Arc::strong_count(&flight) <= 2 {
-            flights.remove(&id);
+            // What others asked for before we came may be older than we want.
+            if let Some(held) = fresh(asked_us) {
+                return Ok(Some(held));
+            }
         }
-        outcome
     }
 
-    async fn prefetch(&self, ids: &[PageId]) {
-        let fetches = ids.iter().map(|&id| self.node(id, Freshness::Cached));
-        futures::future::join_all(fetches).await;
+    fn shared(&self) -> Arc<dyn Nodes> {
+        Arc::new(self.clone())
     }
 
     async fn create(&self, mut page: Page) -> Result<Swap, StoreError> {
@@ -452,7 +496,39 @@ mod tests {
     use pager::{Budget, policy};
 
     use super::*;
-    use crate::cloud::embedded::{self, Memory};
+    use crate::cloud::{
+        embedded::{self, Memory},
+        ledger::{CallKind, Ledger, Metered, charged_to},
+    };
+
+    /// Nobody waits for it: it is not in the way of the next one, and keeps nothing.
+    #[test]
+    fn a_fetch_that_is_given_up_leaves_nothing() {
+        let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let pages = PageManager::new(cloud, Settings::default(), &pool).unwrap();
+        let (first, is_new) = pages.flight(PageId(1));
+        let (second, is_other) = pages.flight(PageId(1));
+        assert_eq!((is_new, is_other), (true, false));
+        drop(first);
+        assert_eq!(lock(&pages.flights).len(), 1);
+        drop(second);
+        assert_eq!(lock(&pages.flights).len(), 0);
+    }
+
+    /// Or a read would be refused what only work in the background may not spend any more.
+    #[tokio::test]
+    async fn a_fetch_is_charged_to_who_began_it() {
+        let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let metered = Metered::new(cloud.objects.clone(), Ledger::new());
+        let cloud = Cloud { objects: Arc::new(metered), ..cloud };
+        let pages = PageManager::new(cloud, Settings::default(), &pool).unwrap();
+        let [first, second] = [Ledger::new(), Ledger::new()];
+        let (flight, _) = charged_to(&first, async { pages.flight(PageId(1)) }).await;
+        assert!(charged_to(&second, flight).await.unwrap().is_none());
+        assert_eq!([first, second].map(|account| account.charge(CallKind::Get).calls), [1, 0]);
+    }
 
     /// The store's time went ahead only: one answer from the future, or a clock of ours that runs
     /// fast, was believed for the life of the process.

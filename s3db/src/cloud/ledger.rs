@@ -294,6 +294,12 @@ pub(crate) async fn in_background<F: Future>(work: F) -> F::Output {
     PAYERS.scope(Arc::new(payer), work).await
 }
 
+/// `work`, charged to who pays for what is done now, whoever carries it on.
+pub(crate) fn as_now<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let nobody = || Payer { account: None, trees: None, is_background: false, next: None };
+    PAYERS.scope(payer().unwrap_or_else(|| Arc::new(nobody())), work)
+}
+
 /// Does `work`, a part of work for many, which is for the tree of this root: it is charged to that
 /// tree's account, if it has one.
 pub(crate) async fn for_tree<F: Future>(root: u128, work: F) -> F::Output {

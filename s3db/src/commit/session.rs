@@ -407,7 +407,7 @@ impl Session {
         from: Bytes,
         to: Option<Bytes>,
     ) -> Scan<'a> {
-        let leaves = Leaves::new(tree, from.clone(), Freshness::Cached);
+        let leaves = Leaves::new(tree, from.clone(), to.clone(), Freshness::Cached);
         Scan { session: self, txn, tree, from, to, leaves, ready: VecDeque::new(), is_done: false }
     }
 

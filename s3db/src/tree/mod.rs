@@ -5,7 +5,7 @@
 //!   update    one leaf at a time, by compare and swap
 //!   split     new right pages first, then the old page: the second put makes it real
 //!   repair    the parent learns of new pages later, from whoever meets them
-//!   scan      leaf by leaf to the right, the next ones fetched ahead
+//!   scan      leaf by leaf to the right, the next ones on their way meanwhile
 //! ```
 //!
 //! The root keeps its name for ever: it splits in place, into new pages below itself. A tree is
@@ -63,8 +63,8 @@ pub(crate) trait Nodes: Send + Sync {
     /// The page `id`; `None` when there is none.
     async fn node(&self, id: PageId, age: Freshness) -> Result<Option<Held>, StoreError>;
 
-    /// Reads pages ahead. What fails will fail again when it is needed.
-    async fn prefetch(&self, ids: &[PageId]);
+    /// The same, for reads that go on beside whoever began them.
+    fn shared(&self) -> Arc<dyn Nodes>;
 
     /// Creates a page that nothing points to yet.
     async fn create(&self, page: Page) -> Result<Swap, StoreError>;

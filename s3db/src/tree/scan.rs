@@ -1,17 +1,33 @@
 //! Leaves from left to right.
 //!
 //! The paper ends with the lack of chained I/O as its limit: a scan there waits for each page. Here
-//! the parent tells which leaves come next, and a number of them is fetched at once.
+//! parents tell which leaves come next, and so many of them are on their way at any time:
+//!
+//! ```text
+//!   given out   |  wanted  |  read ahead, AHEAD_MAX at most   |  known
+//!   leaf  leaf  |   leaf   |  leaf  leaf  leaf  ...  leaf     |  leaf  leaf ...    next parent
+//! ```
+//!
+//! As the walk goes on, one more of those that are known is begun with each that is given out; the next
+//! parent is read before they run out. So a scan waits for one round trip per `AHEAD_MAX + 1` leaves,
+//! and for the way down once.
+
+use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
+use futures::{
+    StreamExt as _,
+    future::{BoxFuture, FutureExt as _},
+    stream::FuturesUnordered,
+};
 
 use crate::{
     error::StoreError,
-    page::PageId,
+    page::{Page, PageId},
     tree::{Freshness, Held, Nodes, search::search},
 };
 
-/// Leaves fetched ahead of the one that is looked at.
+/// Leaves read ahead of the one that is wanted.
 const AHEAD_MAX: usize = 16;
 
 /// A walk over the leaves that own keys from some key on.
@@ -20,11 +36,86 @@ pub(crate) struct Leaves {
     age: Freshness,
     /// The first key not yet seen; `None` at the end.
     next: Option<Bytes>,
+    ahead: Ahead,
+}
+
+/// What is read before it is wanted. What fails here will fail again then.
+struct Ahead {
+    /// Nothing is wanted from here on.
+    to: Option<Bytes>,
+    /// Leaves behind the one that is wanted, nearest first, each with its first key as its parent
+    /// knows it.
+    coming: VecDeque<(Bytes, PageId)>,
+    /// So many of them, the nearest, are on their way or were.
+    begun: usize,
+    /// The first key of the parent behind these. `None` at the end, and while that parent is read.
+    parent: Option<Bytes>,
+    /// Reads under way: of leaves, and of a parent, which they return.
+    reads: FuturesUnordered<BoxFuture<'static, Option<Arc<Page>>>>,
+}
+
+impl Ahead {
+    fn is_wanted(&self, key: &Bytes) -> bool {
+        self.to.as_ref().is_none_or(|to| key < to)
+    }
+
+    /// The leaf that owns `key` is wanted now.
+    fn pass(&mut self, key: &Bytes) {
+        while self.coming.front().is_some_and(|(first, _)| first <= key) {
+            self.coming.pop_front();
+            self.begun = self.begun.saturating_sub(1);
+        }
+    }
+
+    /// Begins what can be begun.
+    fn begin(&mut self, nodes: &(impl Nodes + ?Sized), root: PageId) {
+        if self.coming.len() < 2 * AHEAD_MAX
+            && let Some(key) = self.parent.take()
+        {
+            let nodes = nodes.shared();
+            let read = async move {
+                let found = search(&*nodes, root, &key, 1, Freshness::Cached).await;
+                found.ok().flatten().map(|found| found.held.page)
+            };
+            self.reads.push(read.boxed());
+        }
+        while self.begun < self.coming.len().min(AHEAD_MAX) && self.reads.len() <= AHEAD_MAX {
+            let (nodes, id) = (nodes.shared(), self.coming[self.begun].1);
+            self.begun += 1;
+            let read = async move {
+                let _ = nodes.node(id, Freshness::Cached).await;
+                None
+            };
+            self.reads.push(read.boxed());
+        }
+    }
+
+    /// Takes the children of a parent, behind those that are known and behind `key`.
+    fn know(&mut self, parent: &Page, key: &Bytes) {
+        for link in parent.links() {
+            let last = self.coming.back().map_or(key, |(first, _)| first);
+            if link.key > *last && self.is_wanted(&link.key) {
+                self.coming.push_back((link.key.clone(), link.child));
+            }
+        }
+        self.parent = parent.high.clone().filter(|high| self.is_wanted(high));
+    }
 }
 
 impl Leaves {
-    pub(crate) fn new(root: PageId, from: Bytes, age: Freshness) -> Leaves {
-        Leaves { root, age, next: Some(from) }
+    /// Leaves from the one that owns `from` on. Those that begin at or behind `to` are not read ahead.
+    ///
+    /// With [`Freshness::Newest`] nothing is read ahead: it would be older than when it is wanted, and
+    /// asked for again.
+    pub(crate) fn new(root: PageId, from: Bytes, to: Option<Bytes>, age: Freshness) -> Leaves {
+        let ahead = Ahead {
+            to,
+            coming: VecDeque::new(),
+            begun: 0,
+            parent: Some(from.clone()).filter(|_| age == Freshness::Cached),
+            reads: FuturesUnordered::new(),
+        };
+        Leaves { root, age, next: Some(from), ahead }
     }
 
     /// The next leaf. Its keys before where the walk stands were seen before.
@@ -33,13 +124,22 @@ impl Leaves {
         nodes: &(impl Nodes + ?Sized),
     ) -> Result<Option<Held>, StoreError> {
         let Some(key) = self.next.take() else { return Ok(None) };
-        let Some(found) = search(nodes, self.root, &key, 0, self.age).await? else {
-            return Err(StoreError::Tree { page: self.root, what: "has no leaves" });
+        let (root, ahead) = (self.root, &mut self.ahead);
+        ahead.pass(&key);
+        ahead.begin(nodes, root);
+        let mut wanted = pin!(search(nodes, root, &key, 0, self.age));
+        let found = poll_fn(|context| {
+            while let Poll::Ready(Some(read)) = ahead.reads.poll_next_unpin(context) {
+                if let Some(parent) = read {
+                    ahead.know(&parent, &key);
+                }
+                ahead.begin(nodes, root);
+            }
+            wanted.as_mut().poll(context)
+        });
+        let Some(found) = found.await? else {
+            return Err(StoreError::Tree { page: root, what: "has no leaves" });
         };
-        let ahead = found.following.len().min(AHEAD_MAX);
-        if ahead > 0 {
-            nodes.prefetch(&found.following[..ahead]).await;
-        }
         // By key, not by right pointer: a leaf that was split or died meanwhile is found again.
         self.next = found.held.page.high.clone();
         Ok(Some(found.held))

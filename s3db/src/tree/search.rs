@@ -21,8 +21,6 @@ pub(crate) struct Found {
     pub(crate) inherited_low: Option<Bytes>,
     /// Pages of which their parent does not know yet: level of the parent, first key, page.
     pub(crate) unlinked: Vec<(u8, Bytes, PageId)>,
-    /// Pages right of the one found, as its parent knows them, nearest first.
-    pub(crate) following: Vec<PageId>,
 }
 
 /// Searches the page of `level` that owns `key`. `None` when the tree is not that high.
@@ -68,7 +66,6 @@ async fn attempt(
     missing: &HashSet<PageId>,
 ) -> Result<Result<Option<Found>, PageId>, StoreError> {
     let mut unlinked = Vec::new();
-    let mut following = Vec::new();
     let mut inherited_low: Option<Bytes> = None;
     let mut id = root;
     // What level the page `id` must have; nobody knows that of the root.
@@ -108,13 +105,11 @@ async fn attempt(
             continue;
         }
         if page.level == level {
-            return Ok(Ok(Some(Found { held, inherited_low, unlinked, following })));
+            return Ok(Ok(Some(Found { held, inherited_low, unlinked })));
         }
-        let (child, later) = choose(&page, key, missing);
-        let Some(child) = child else {
+        let Some(child) = choose(&page, key, missing) else {
             return Err(StoreError::Tree { page: id, what: "is an inner page without a child" });
         };
-        following = later;
         inherited_low = None;
         (id, expected) = (child, Some(page.level - 1));
     }
@@ -124,11 +119,10 @@ async fn attempt(
     })
 }
 
-/// The last child at or before `key` that is not `missing`, and the children after it.
-fn choose(page: &Page, key: &[u8], missing: &HashSet<PageId>) -> (Option<PageId>, Vec<PageId>) {
+/// The last child at or before `key` that is not `missing`.
+fn choose(page: &Page, key: &[u8], missing: &HashSet<PageId>) -> Option<PageId> {
     let links = page.links();
     let after = links.partition_point(|link| &link.key[..] <= key).max(1).min(links.len());
-    let at = (0..after).rev().find(|&at| !missing.contains(&links[at].child));
-    let later = links[after.min(links.len())..].iter().map(|link| link.child).collect();
-    (at.map(|at| links[at].child), later)
+    let mut children = links[..after].iter().rev().map(|link| link.child);
+    children.find(|child| !missing.contains(child))
 }

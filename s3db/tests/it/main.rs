@@ -14,6 +14,7 @@ mod mishaps;
 mod model;
 mod mutations;
 mod printed;
+mod scans;
 mod simulate;
 mod turns;
 

@@ -1,0 +1,137 @@
+//! Scans: what they read, and how often they wait for it.
+
+use std::{sync::Arc, time::Duration};
+
+use s3db::{
+    Backend, Collection, Level, Payload, Session, Settings, Store,
+    cloud::{
+        Cloud,
+        model::{Faults, Latency, Process, World},
+    },
+};
+
+use crate::{
+    mishaps::{CLIENT, key, settings},
+    printed::{open, run},
+};
+
+/// What every call takes, whatever it carries.
+const ROUND: Duration = Duration::from_millis(20);
+const RECORDS: usize = 1500;
+
+fn world() -> World {
+    let latency = Latency {
+        get: ROUND,
+        get_byte_ns: 0.0,
+        put_factor: 1.0,
+        send: ROUND,
+        receive: ROUND,
+        jitter: 0.0,
+    };
+    let world = World::new(1, Faults::NONE, latency);
+    world.make_safe(Process(0));
+    world
+}
+
+/// Leaves of four records, parents of some dozens of leaves.
+fn small() -> Settings {
+    let ttl = Duration::from_secs(100_000);
+    Settings { leaf_bytes_max: 800, inner_bytes_max: 1500, ttl, ..settings() }
+}
+
+fn name(n: usize) -> String {
+    format!("{n:05}")
+}
+
+/// A collection of [`RECORDS`]: it, its pages, and the levels of its tree. And one who has read none of
+/// it but the root.
+async fn filled(cloud: &Cloud) -> (Collection, u64, u64, Arc<Store>) {
+    Store::create(cloud, &small(), Backend::S3Log, 1).await.unwrap();
+    let store = open(cloud, small()).await;
+    let things = store.create_collection("things").await.unwrap();
+    let session = Session::open(store.clone(), CLIENT).await.unwrap();
+    for part in 0..RECORDS / 500 {
+        let mut txn = session.begin(Level::Atomic);
+        for n in part * 500..(part + 1) * 500 {
+            txn.put(things.root, &key(&name(n)), Payload::new(vec![7; 100]).unwrap()).unwrap();
+        }
+        session.commit(&mut txn).await.unwrap();
+        store.sweep().await.unwrap();
+    }
+    let verified = store.verify(|_, _| {}).await.unwrap();
+    assert_eq!((verified.problem_count, verified.records), (0, RECORDS as u64));
+    let reader = open(cloud, small()).await;
+    reader.collection("things").await.unwrap();
+    (things, verified.pages, verified.levels, reader)
+}
+
+/// A scan waited for every leaf: the next sixteen were fetched at once, but one more with each, and
+/// that one was waited for, too; and at the edge of a parent for that, and for a leaf alone.
+#[test]
+fn a_scan_waits_once_for_many_leaves() {
+    let world = world();
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        let (things, pages, levels, reader) = filled(&cloud).await;
+        assert!(pages > 300 && levels >= 3, "{pages} {levels}");
+        let session = Session::reader(reader.clone(), 99);
+        let txn = session.begin(Level::Atomic);
+        let began_us = cloud.clock.monotonic_us();
+        let mut scan = session.scan(&txn, things.root, None, None);
+        for n in 0..RECORDS {
+            let (found, _) = scan.next().await.unwrap().unwrap();
+            assert_eq!(found, key(&name(n)));
+        }
+        assert!(scan.next().await.unwrap().is_none());
+        let waited = Duration::from_micros(cloud.clock.monotonic_us() - began_us);
+        // One after the other: the way down, and then a leaf and the sixteen behind it.
+        let rounds = (waited.as_micros() / ROUND.as_micros()) as u64;
+        assert!(rounds <= levels + pages.div_ceil(17), "{rounds} rounds for {pages} pages");
+        // No page twice, none in vain.
+        let counts = reader.pool_counts();
+        assert_eq!((counts.fetched, counts.revalidated), (pages, 0));
+    });
+}
+
+/// Whatever the range, sixteen leaves behind each of its own were fetched.
+#[test]
+fn a_range_reads_nothing_behind_its_end() {
+    let world = world();
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        let (things, _, levels, reader) = filled(&cloud).await;
+        let session = Session::reader(reader.clone(), 99);
+        let txn = session.begin(Level::Atomic);
+        let (from, to) = (key(&name(700)), key(&name(710)));
+        let mut scan = session.scan(&txn, things.root, Some(&from), Some(&to));
+        let mut count = 0;
+        while scan.next().await.unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 10);
+        // Leaves have three records at least; inner pages on either side of an edge.
+        let fetched = reader.pool_counts().fetched;
+        assert!(fetched <= 2 * levels + 5, "{fetched}");
+    });
+}
+
+/// What a scan reads ahead rests while nobody asks it for more. Whoever wants such a page meanwhile, be
+/// it the one who scans, carries the read on, and does not wait for the scan.
+#[test]
+fn what_is_read_ahead_is_in_nobodys_way() {
+    let world = world();
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        let (things, pages, _, reader) = filled(&cloud).await;
+        let session = Session::reader(reader.clone(), 99);
+        let txn = session.begin(Level::Atomic);
+        let mut scan = session.scan(&txn, things.root, None, None);
+        for n in 0..RECORDS {
+            scan.next().await.unwrap().unwrap();
+            // Some leaves ahead.
+            let later = key(&name((n + 40).min(RECORDS - 1)));
+            assert!(session.read(&txn, things.root, &later).await.unwrap().is_some());
+        }
+        assert_eq!(reader.pool_counts().fetched, pages, "one read for both");
+    });
+}
