@@ -1,11 +1,10 @@
 //! Puts a file into a bucket, in parts, unless it is there.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{error::Error, fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use aws_sdk_s3::{
     Client,
     config::retry::RetryConfig,
-    error::DisplayErrorContext,
     primitives::ByteStream,
     types::{CompletedMultipartUpload, CompletedPart},
 };
@@ -47,7 +46,7 @@ pub async fn object_len(client: &Client, at: &Address) -> Result<Option<u64>, St
     match head {
         Ok(head) => Ok(Some(head.content_length().unwrap_or(0).max(0) as u64)),
         Err(error) if error.as_service_error().is_some_and(|e| e.is_not_found()) => Ok(None),
-        Err(error) => Err(DisplayErrorContext(error).to_string()),
+        Err(error) => Err(told(at, &error)),
     }
 }
 
@@ -64,7 +63,7 @@ pub async fn upload(
     let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let len = file.metadata().map_err(|e| format!("{}: {e}", path.display()))?.len();
     let begin = client.create_multipart_upload().bucket(&at.bucket).key(&at.key).send().await;
-    let begun = begin.map_err(|e| DisplayErrorContext(e).to_string())?;
+    let begun = begin.map_err(|e| told(at, &e))?;
     let id = begun.upload_id().ok_or("the bucket named no upload")?;
 
     let parts = send_parts(client, at, id, Arc::new(file), len, &progress).await;
@@ -73,7 +72,7 @@ pub async fn upload(
             let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
             let complete = client.complete_multipart_upload().bucket(&at.bucket).key(&at.key);
             let complete = complete.upload_id(id).multipart_upload(parts).send().await;
-            complete.map(drop).map_err(|e| DisplayErrorContext(e).to_string())
+            complete.map(drop).map_err(|e| told(at, &e))
         }
         Err(error) => Err(error),
     };
@@ -101,7 +100,7 @@ async fn send_parts(
                 let body = read(file, start, bytes).await.map_err(|e| e.to_string())?;
                 let part = client.upload_part().bucket(&at.bucket).key(&at.key).upload_id(id);
                 let part = part.part_number(number).body(ByteStream::from(body)).send().await;
-                let part = part.map_err(|e| DisplayErrorContext(e).to_string())?;
+                let part = part.map_err(|e| told(at, &e))?;
                 progress(bytes);
                 let tag = part.e_tag().ok_or("the bucket named no tag of a part")?;
                 Ok::<_, String>(CompletedPart::builder().part_number(number).e_tag(tag).build())
@@ -112,6 +111,21 @@ async fn send_parts(
         .await?;
     parts.sort_by_key(CompletedPart::part_number);
     Ok(parts)
+}
+
+/// An error and its causes in one line. (The SDK's own text of a failure has the whole of its
+/// structures in it.)
+fn told(at: &Address, error: &dyn Error) -> String {
+    let mut text = format!("s3://{}/{}", at.bucket, at.key);
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += &format!(": {more}");
+        }
+        next = error.source();
+    }
+    text
 }
 
 async fn read(file: Arc<File>, start: u64, bytes: u64) -> io::Result<Vec<u8>> {
@@ -125,6 +139,20 @@ async fn read(file: Arc<File>, start: u64, bytes: u64) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A dump of the SDK's structures was what somebody without a bucket got to see.
+    #[tokio::test]
+    async fn failures_are_told_in_one_line() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = server.local_addr().expect("an address").port();
+        drop(server);
+        let url = format!("s3://nobody/key?region=x&anonymous&endpoint=http://127.0.0.1:{port}");
+        let (client, at) = open(&url).await.expect("an address");
+        let error = object_len(&client, &at).await.expect_err("nobody listens");
+        assert!(error.starts_with("s3://nobody/key: "), "{error}");
+        assert!(error.contains("refused"), "{error}");
+        assert!(!error.contains('{') && !error.contains('\n'), "{error}");
+    }
 
     /// The object that is written is the one that is read.
     #[tokio::test]

@@ -33,6 +33,9 @@ pub fn ensure() -> Result<(), ExitCode> {
             .env_remove("AWS_PROFILE")
             .env_remove("AWS_ENDPOINT_URL")
             .env_remove("AWS_ENDPOINT_URL_S3")
+            // What is measured comes from the S3.
+            .env_remove("EXTMEM_CACHE")
+            .env_remove("EXTMEM_SERVER")
             .env(MARK, "1")
             .exec(),
         Err(error) => error,

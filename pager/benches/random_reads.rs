@@ -31,7 +31,7 @@ impl BlockSource for Words {
     }
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let version = Version::strong("1");
-        Ok(ObjectStat { len: LEN, version, alignment: 1, part_bytes: 8 << 20 })
+        Ok(ObjectStat::new(LEN, version))
     }
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
         let frame = Frame::with_capacity((range.end - range.start) as usize);

@@ -37,12 +37,7 @@ impl BlockSource for Far {
         "bench://far"
     }
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        Ok(ObjectStat {
-            len: LEN,
-            version: Version::strong("1"),
-            alignment: 1,
-            part_bytes: 8 << 20,
-        })
+        Ok(ObjectStat::new(LEN, Version::strong("1")))
     }
     async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
         tokio::time::sleep(FIRST_BYTE).await;

@@ -38,12 +38,7 @@ impl BlockSource for Memory {
         "bench://memory"
     }
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        Ok(ObjectStat {
-            len: self.0.len() as u64,
-            version: Version::strong("1"),
-            alignment: 1,
-            part_bytes: 8 << 20,
-        })
+        Ok(ObjectStat::new(self.0.len() as u64, Version::strong("1")))
     }
     async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
         let bytes = self.0.slice(range.start as usize..range.end as usize);

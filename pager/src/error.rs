@@ -35,10 +35,16 @@ pub enum SourceError {
     },
 
     /// The source asks for fewer requests. Try again, not before `retry_after`.
-    #[error("{object} throttled the request; slow down")]
+    #[error("{object}: {what}{} was throttled, {attempts} attempt(s); slow down", range_text(.range))]
     Throttled {
         /// The source's name.
         object: String,
+        /// What was being done: `stat`, `read`.
+        what: &'static str,
+        /// The bytes asked for.
+        range: Option<Range<u64>>,
+        /// How often it was tried.
+        attempts: u32,
         /// How long the source asked to wait, if it said.
         retry_after: Option<Duration>,
         /// What the transport said.

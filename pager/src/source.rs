@@ -80,8 +80,9 @@ impl fmt::Debug for Version {
     }
 }
 
-/// What a source knows about its object without reading it.
+/// What a source knows about its object without reading it. Begin with [`ObjectStat::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ObjectStat {
     /// Length of the object in bytes.
     pub len: u64,
@@ -94,6 +95,27 @@ pub struct ObjectStat {
     pub alignment: u64,
     /// Size in bytes at which one request of a long stream is best, e.g. 8 MiB for S3. At least 1.
     pub part_bytes: u64,
+}
+
+impl ObjectStat {
+    /// An object of `len` bytes at `version`, read at any place and in parts of 8 MiB.
+    pub fn new(len: u64, version: Version) -> ObjectStat {
+        ObjectStat { len, version, alignment: 1, part_bytes: 8 << 20 }
+    }
+
+    /// The same with another [`alignment`](ObjectStat::alignment), in bytes; 0 is taken for 1.
+    #[must_use]
+    pub fn with_alignment(mut self, alignment: u64) -> ObjectStat {
+        self.alignment = alignment.max(1);
+        self
+    }
+
+    /// The same with another [size of parts](ObjectStat::part_bytes), in bytes; 0 is taken for 1.
+    #[must_use]
+    pub fn with_part_bytes(mut self, part_bytes: u64) -> ObjectStat {
+        self.part_bytes = part_bytes.max(1);
+        self
+    }
 }
 
 /// A place that bytes come from: one object.

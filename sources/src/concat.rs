@@ -327,7 +327,13 @@ impl Inner {
         };
         let version = self.version();
         let alignment = if keep { alignment } else { 1 };
-        Ok(Layout { starts, ends, stat: ObjectStat { len: at, version, alignment, part_bytes } })
+        Ok(Layout {
+            starts,
+            ends,
+            stat: ObjectStat::new(at, version)
+                .with_alignment(alignment)
+                .with_part_bytes(part_bytes),
+        })
     }
 
     /// The version of the whole: see the module's page.
@@ -696,7 +702,7 @@ mod tests {
                 self.0.name()
             }
             async fn stat(&self) -> Result<ObjectStat, SourceError> {
-                Ok(ObjectStat { alignment: 16, ..self.0.stat().await? })
+                Ok(self.0.stat().await?.with_alignment(16))
             }
             async fn read(
                 &self,

@@ -203,7 +203,9 @@ impl<S: BlockSource> Faulty<S> {
             Failure::Permanent => SourceError::Permanent { object, reason, cause },
             Failure::Transient => self.broken(range),
             Failure::Throttled { retry_after } => {
-                SourceError::Throttled { object, retry_after: *retry_after, cause }
+                let (range, retry_after) = (Some(range.clone()), *retry_after);
+                let (what, attempts) = ("read", 1);
+                SourceError::Throttled { object, what, range, attempts, retry_after, cause }
             }
         }
     }

@@ -250,7 +250,7 @@ mod tests {
 
         async fn stat(&self) -> Result<ObjectStat, SourceError> {
             let version = Version::strong("v");
-            Ok(ObjectStat { len: 1, version, alignment: 1, part_bytes: 1 })
+            Ok(ObjectStat::new(1, version).with_part_bytes(1))
         }
 
         async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -278,6 +278,9 @@ impl Gate {
         });
         let refused = || SourceError::Throttled {
             object: object.to_owned(),
+            what: "a turn at this server",
+            range: None,
+            attempts: 1,
             retry_after: None,
             cause: Some(Arc::new(QueueFull(self.inner.queue_max))),
         };

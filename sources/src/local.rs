@@ -250,12 +250,7 @@ impl BlockSource for Local {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let found = self.blocking(|file| file.reopen().map(|(_, found)| found)).await?;
-        Ok(ObjectStat {
-            len: found.len(),
-            version: version_of(&found),
-            alignment: 4096,
-            part_bytes: 8 << 20,
-        })
+        Ok(ObjectStat::new(found.len(), version_of(&found)).with_alignment(4096))
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -74,7 +74,7 @@ impl BlockSource for Memory {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let (bytes, version) = self.object();
-        Ok(ObjectStat { len: bytes.len() as u64, version, alignment: 1, part_bytes: 8 << 20 })
+        Ok(ObjectStat::new(bytes.len() as u64, version))
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -267,6 +267,10 @@ impl Effort {
                 let attempts = self.attempts;
                 SourceError::Transient { object, what, range, attempts, reason, cause }
             }
+            SourceError::Throttled { object, what, range, retry_after, cause, .. } => {
+                let attempts = self.attempts;
+                SourceError::Throttled { object, what, range, attempts, retry_after, cause }
+            }
             other => other,
         }
     }

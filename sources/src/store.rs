@@ -264,7 +264,7 @@ impl BlockSource for Store {
         let version = version_of(&answer.meta, is_file(&answer.payload));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((version.clone(), len));
-        Ok(ObjectStat { len, version, alignment: 1, part_bytes: 8 << 20 })
+        Ok(ObjectStat::new(len, version))
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -116,7 +116,9 @@ impl Failure<'_> {
         match status {
             404 | 410 => SourceError::NotFound { object, cause },
             401 | 403 | 407 => SourceError::Denied { object, reason, cause },
-            429 | 503 => SourceError::Throttled { object, retry_after, cause },
+            429 | 503 => {
+                SourceError::Throttled { object, what, range, attempts: 1, retry_after, cause }
+            }
             408 | 425 | 500 | 502 | 504 | 506..=599 => {
                 SourceError::Transient { object, what, range, attempts: 1, reason, cause }
             }

@@ -9,6 +9,8 @@
 //! A database is a set of *trails*: events of one UUID, in the order of time. An event has a
 //! timestamp and one value for each field; values are byte strings, and the empty one is NULL.
 
+#![forbid(unsafe_code)]
+
 mod bits; // the only place that shifts
 mod item; // a field and a value in 64 bits; UUIDs
 mod error; // what can go wrong

@@ -42,9 +42,16 @@ pub trait Storage: Send + Sync {
     }
 
     /// The bytes of `range`, in place while the guard lives.
+    ///
+    /// # Errors
+    /// Of any kind, when the bytes cannot be had; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof)
+    /// for a range past the end.
     fn bytes(&self, range: Range<u64>) -> io::Result<Self::Bytes<'_>>;
 
     /// Copies the bytes from `at` on into `buf`.
+    ///
+    /// # Errors
+    /// As for [`bytes`](Storage::bytes).
     fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         let end =
             at.checked_add(buf.len() as u64).ok_or_else(|| outside(at..u64::MAX, self.len()))?;
@@ -64,6 +71,10 @@ pub trait Storage: Send + Sync {
     }
 
     /// Announces ranges that will be read soon, to be fetched together. Does not wait for them.
+    ///
+    /// # Errors
+    /// For a range past the end, or when nothing more can be asked for. Whoever reads meets what is
+    /// wrong.
     fn will_need(&self, ranges: &[Range<u64>]) -> io::Result<()> {
         let _ = ranges;
         Ok(())
@@ -200,6 +211,9 @@ pub struct File {
 
 impl File {
     /// Opens the file at `path` for reading.
+    ///
+    /// # Errors
+    /// What the system says.
     pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         let file = fs::File::open(path)?;

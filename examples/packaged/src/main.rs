@@ -22,7 +22,7 @@ impl BlockSource for Counting {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let version = Version::strong("counting-1");
-        Ok(ObjectStat { len: self.len, version, alignment: 1, part_bytes: 1 << 20 })
+        Ok(ObjectStat::new(self.len, version).with_part_bytes(1 << 20))
     }
 
     async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

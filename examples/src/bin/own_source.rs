@@ -32,7 +32,7 @@ impl BlockSource for Squares {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let (len, version) = (NUMBERS * 8, Version::strong("1"));
-        Ok(ObjectStat { len, version, alignment: 8, part_bytes: 1 << 20 })
+        Ok(ObjectStat::new(len, version).with_alignment(8).with_part_bytes(1 << 20))
     }
 
     async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -115,7 +115,7 @@ impl BlockSource for Words {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let (len, version) = (self.len, Version::strong("1"));
-        Ok(ObjectStat { len, version, alignment: 1, part_bytes: 4 << 20 })
+        Ok(ObjectStat::new(len, version).with_part_bytes(4 << 20))
     }
 
     async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -22,7 +22,14 @@ fn every_error_of_the_source_comes_out_of_load() {
     let errors = [
         SourceError::NotFound { object: object.clone(), cause: None },
         SourceError::Changed { object: object.clone(), expected: "1".into(), found: "2".into() },
-        SourceError::Throttled { object: object.clone(), retry_after: None, cause: None },
+        SourceError::Throttled {
+            object: object.clone(),
+            what: "read",
+            range: None,
+            attempts: 1,
+            retry_after: None,
+            cause: None,
+        },
         SourceError::Denied { object: object.clone(), reason: "no".into(), cause: None },
         reset(),
         SourceError::Permanent { object, reason: "no ranges".into(), cause: None },

@@ -128,12 +128,12 @@ impl BlockSource for Known {
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Panic => panic!("the test asked for it"),
             Behaviour::Fail(error) => Err(error),
-            _ => Ok(ObjectStat {
-                len: self.0.len,
-                version: self.0.version.clone(),
-                alignment: self.0.alignment.load(Ordering::SeqCst),
-                part_bytes: 8 << 20,
-            }),
+            _ => {
+                let mut stat = ObjectStat::new(self.0.len, self.0.version.clone());
+                // As it is, 0 too.
+                stat.alignment = self.0.alignment.load(Ordering::SeqCst);
+                Ok(stat)
+            }
         }
     }
 

@@ -329,7 +329,7 @@ impl Http {
         let version = validators.version(len);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.known = Some((version.clone(), len));
-        ObjectStat { len, version, alignment: 1, part_bytes: 8 << 20 }
+        ObjectStat::new(len, version)
     }
 }
 

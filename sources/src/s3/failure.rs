@@ -154,7 +154,9 @@ impl Asked<'_> {
                 self.transient(format!("the server answered {status} {phrase}"), cause)
             }
             (_, "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded") => {
-                SourceError::Throttled { object, retry_after: wait(retry_after), cause }
+                let (what, range) = (self.what, self.range.clone());
+                let retry_after = wait(retry_after);
+                SourceError::Throttled { object, what, range, attempts: 1, retry_after, cause }
             }
             _ => Failure {
                 object: self.object,

@@ -163,7 +163,12 @@ impl Shared {
         match connection.ask(&request).await? {
             Reply::Answer(Answer::Opened { handle, len, alignment, part_bytes, version }) => {
                 let (alignment, part_bytes) = (alignment.max(1), part_bytes.max(1));
-                Ok((handle, ObjectStat { len, version, alignment, part_bytes }))
+                Ok((
+                    handle,
+                    ObjectStat::new(len, version)
+                        .with_alignment(alignment)
+                        .with_part_bytes(part_bytes),
+                ))
             }
             other => Err(self.unexpected(other, None, None)),
         }
@@ -276,7 +281,15 @@ impl Shared {
             }
             Code::Throttled => {
                 let retry_after = Some(retry_after).filter(|wait| !wait.is_zero());
-                SourceError::Throttled { object, retry_after, cause: None }
+                let (what, range) = (if range.is_some() { "read" } else { "stat" }, range.cloned());
+                SourceError::Throttled {
+                    object,
+                    what,
+                    range,
+                    attempts: 1,
+                    retry_after,
+                    cause: None,
+                }
             }
             Code::Denied | Code::Unauthorized => {
                 SourceError::Denied { object, reason: text, cause: None }

@@ -53,7 +53,7 @@ impl BlockSource for Fixed {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let (len, version) = (self.bytes.len() as u64, self.version.clone());
-        Ok(ObjectStat { len, version, alignment: 1, part_bytes: 1 << 20 })
+        Ok(ObjectStat::new(len, version).with_part_bytes(1 << 20))
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -121,8 +121,12 @@ async fn every_fault_ends_in_the_right_bytes_or_the_right_error() {
         let error = read.expect_err(what);
         assert_eq!(error.kind(), kind, "{what}: {error}");
         assert!(began.elapsed() < Duration::from_secs(12), "{what}: {:?}", began.elapsed());
-        if let SourceError::Transient { attempts, .. } = error {
-            assert!(attempts >= 5, "{what}: {attempts} attempts");
+        if let SourceError::Transient { attempts, range, .. }
+        | SourceError::Throttled { attempts, range, .. } = error
+        {
+            let least = if kind == "throttled" { 2 } else { 5 };
+            assert!(attempts >= least, "{what}: {attempts} attempts");
+            assert!(range.is_some(), "{what}: no range");
         }
         assert!(source.stat().await.is_err(), "{what}: stat");
     }

@@ -245,7 +245,7 @@ async fn bodies_that_are_too_long_are_not_patched_up() {
 
         async fn stat(&self) -> Result<sources::ObjectStat, SourceError> {
             let version = sources::Version::strong("v");
-            Ok(sources::ObjectStat { len: 100, version, alignment: 1, part_bytes: 100 })
+            Ok(sources::ObjectStat::new(100, version).with_part_bytes(100))
         }
 
         async fn read(

@@ -401,6 +401,10 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// The UUID of the trail that the cursor is on.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format.
     pub fn uuid(&self) -> Result<Option<Uuid>, Error> {
         self.id.map(|id| self.reader.uuid(id)).transpose()
     }
@@ -442,6 +446,10 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// Puts the cursor before the first event of `trail`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTrail`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format: the cursor is then at the end of no trail.
     pub fn seek(&mut self, trail: u64) -> Result<(), Error> {
         if self.seek_decoded(trail) {
             return Ok(());
@@ -706,12 +714,19 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// The next event, or `None` at the end of the trail. After an error the trail is over.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format.
     #[inline(always)]
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, Error> {
         if self.advance()? { Ok(Some(self.current())) } else { Ok(None) }
     }
 
     /// The event that [`next_event`](Trail::next_event) will return.
+    ///
+    /// # Errors
+    /// Those of [`next_event`](Trail::next_event).
     pub fn peek_event(&mut self) -> Result<Option<Event<'_>>, Error> {
         if self.next == self.run_end && !self.decode_more()? {
             return Ok(None);
@@ -736,6 +751,9 @@ impl<'r, S: Storage> Trail<'r, S> {
     }
 
     /// Number of the events that are left, which are passed over.
+    ///
+    /// # Errors
+    /// Those of [`next_event`](Trail::next_event).
     pub fn count_rest(&mut self) -> Result<u64, Error> {
         let mut count = 0;
         while self.next < self.run_end || self.decode_more()? {

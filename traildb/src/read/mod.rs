@@ -94,6 +94,10 @@ struct Content {
 impl Reader<File> {
     /// Opens the database at `path`: a package, or a directory. If there is nothing at `path`,
     /// `path.tdb` is tried.
+    ///
+    /// # Errors
+    /// [`Error::File`] when there is no such file or it cannot be read; those of
+    /// [`new`](Reader::new).
     pub fn open(path: impl AsRef<Path>) -> Result<Reader<File>, Error> {
         let path = existing(path.as_ref());
         let failed = |source| Error::file(&path, source);
@@ -117,6 +121,10 @@ pub fn existing(path: &Path) -> std::path::PathBuf {
 
 impl<S: Storage> Reader<S> {
     /// Opens a database in the package form: one storage holds it all.
+    ///
+    /// # Errors
+    /// [`Error::Version`] for a version that is not known; [`Error::Storage`] when bytes cannot be
+    /// had, [`Error::Damaged`] when they break a rule of the format.
     pub fn new(storage: S) -> Result<Reader<S>, Error> {
         let members = package::open(storage)?;
         let version = info::read_version(&members)?;
@@ -127,6 +135,9 @@ impl<S: Storage> Reader<S> {
 
     /// Opens a database in the directory form: `open` gives the storage of each member by its name,
     /// or `None` if there is no such member.
+    ///
+    /// # Errors
+    /// What `open` returns, as [`Error::Storage`]; else those of [`new`](Reader::new).
     pub fn open_directory(
         open: impl FnMut(&str) -> io::Result<Option<S>>,
     ) -> Result<Reader<S>, Error> {
@@ -229,17 +240,28 @@ impl<S: Storage> Reader<S> {
     }
 
     /// The user fields.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format.
     pub fn fields(&self) -> Result<&Fields, Error> {
         once(&self.fields, || Fields::read(&self.members, &self.members.need("fields")?))
     }
 
     /// The number of the field `name`, as an error if there is none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchField`]; those of [`fields`](Reader::fields).
     pub fn field(&self, name: &str) -> Result<u16, Error> {
         self.fields()?.find(name).ok_or_else(|| Error::NoSuchField { field: name.into() })
     }
 
     /// Number of distinct values of `field` (from 1), NULL not counted. Value numbers go from 1 to
     /// this; 0 is NULL.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchField`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format.
     pub fn values(&self, field: u16) -> Result<u64, Error> {
         Ok(self.lexicon(field)?.count)
     }
@@ -270,6 +292,11 @@ impl<S: Storage> Reader<S> {
     /// The value of an item, in place. Empty for NULL.
     ///
     /// An item of the time field has no value: [`Error::NoSuchField`].
+    ///
+    /// # Errors
+    /// [`Error::NoSuchField`] and [`Error::NoSuchValue`] for an item that this database cannot
+    /// have; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule
+    /// of the format.
     #[inline]
     pub fn value(&self, item: Item) -> Result<Value<'_, S>, Error> {
         match self.located(item)? {
@@ -296,6 +323,9 @@ impl<S: Storage> Reader<S> {
     }
 
     /// Appends the value of an item to `out`: of any length, and nothing stays pinned.
+    ///
+    /// # Errors
+    /// Those of [`value`](Reader::value).
     pub fn append_value(&self, item: Item, out: &mut Vec<u8>) -> Result<(), Error> {
         match self.located(item)? {
             None => Ok(()),
@@ -323,6 +353,10 @@ impl<S: Storage> Reader<S> {
     /// at where the value must be. Without one, the first question about a field passes over its
     /// lexicon, and the second makes a table in memory for it and all that follow, if the storage is
     /// not remote ([`lookup_memory`](Reader::lookup_memory)).
+    ///
+    /// # Errors
+    /// [`Error::NoSuchField`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format, of the lexicon or of the index.
     pub fn item(&self, field: u16, value: &[u8]) -> Result<Option<Item>, Error> {
         Ok(self.items(field, &[value])?[0])
     }
@@ -330,6 +364,9 @@ impl<S: Storage> Reader<S> {
     /// The items of many values of a field, in their order: with an index by three rounds of requests
     /// to where they are, else as [`item`](Reader::item), passing over the lexicon at most once for
     /// all of them.
+    ///
+    /// # Errors
+    /// Those of [`item`](Reader::item).
     pub fn items(&self, field: u16, values: &[&[u8]]) -> Result<Vec<Option<Item>>, Error> {
         let lexicon = self.lexicon(field)?;
         if let Some(index) = &self.index {
@@ -347,11 +384,19 @@ impl<S: Storage> Reader<S> {
     }
 
     /// The UUID of a trail.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTrail`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format.
     pub fn uuid(&self, trail: u64) -> Result<Uuid, Error> {
         self.content_of(trail)?.uuids.get(&self.members, trail)
     }
 
     /// The UUIDs of the trails `range`, which must exist.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTrail`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format.
     pub fn uuids(&self, range: Range<u64>) -> Result<Vec<Uuid>, Error> {
         if range.start >= range.end {
             return Ok(Vec::new());
@@ -361,6 +406,10 @@ impl<S: Storage> Reader<S> {
 
     /// The UUIDs of these trails, in their order. Those near one another are read together, and those
     /// of a remote database take one round of requests.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTrail`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format.
     pub fn uuids_of(&self, trails: &[u64]) -> Result<Vec<Uuid>, Error> {
         /// Trails no further apart than this are read together: 1 KiB.
         const GAP: u64 = 64;
@@ -388,11 +437,19 @@ impl<S: Storage> Reader<S> {
     }
 
     /// The trail of a UUID, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format.
     pub fn trail_id(&self, uuid: Uuid) -> Result<Option<u64>, Error> {
         Ok(self.trail_ids(&[uuid])?[0])
     }
 
     /// The trails of many UUIDs, in their order. Costs as many round trips as one.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format.
     pub fn trail_ids(&self, uuids: &[Uuid]) -> Result<Vec<Option<u64>>, Error> {
         match &self.content {
             None => Ok(vec![None; uuids.len()]),
@@ -401,6 +458,10 @@ impl<S: Storage> Reader<S> {
     }
 
     /// Announces that these trails will be read, so that their bytes come in one round of requests.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTrail`]; [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when
+    /// they break a rule of the format. What was announced before the error is on its way.
     pub fn prefetch_trails(&self, trails: &[u64]) -> Result<(), Error> {
         if !self.members.is_remote() {
             return Ok(());
@@ -460,6 +521,9 @@ impl<S: Storage> Reader<S> {
 
     /// Fetches the values of these items in two rounds of requests: where they are, and themselves.
     /// Waits for the first round, not for the second.
+    ///
+    /// # Errors
+    /// Those of [`value`](Reader::value). What was announced before the error is on its way.
     pub fn prefetch_values(&self, items: &[Item]) -> Result<(), Error> {
         if !self.members.is_remote() {
             return Ok(());
@@ -491,17 +555,27 @@ impl<S: Storage> Reader<S> {
     }
 
     /// A cursor over the events of a trail.
+    ///
+    /// # Errors
+    /// Those of [`Trail::seek`].
     pub fn trail(&self, trail: u64) -> Result<Trail<'_, S>, Error> {
         self.view().trail(trail)
     }
 
     /// Number of events of a trail. Decodes it: the file does not say.
+    ///
+    /// # Errors
+    /// Those of [`Trail::seek`] and [`Trail::next_event`].
     pub fn trail_len(&self, trail: u64) -> Result<u64, Error> {
         self.view().trail_len(trail)
     }
 
     /// A cursor that is at the end of no trail: [`Trail::seek`] puts it on one. Passing over many
     /// trails with one cursor allocates nothing, and in ascending order reads ahead.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of
+    /// the format, in what every trail needs: the codebook.
     pub fn cursor(&self) -> Result<Trail<'_, S>, Error> {
         self.view().cursor()
     }

@@ -80,6 +80,9 @@ impl<'r, S: Storage> MultiCursor<'r, S> {
     }
 
     /// Moves cursors, with [`Trail::seek`] for example, and starts anew from where they then are.
+    ///
+    /// # Errors
+    /// What `each` returns.
     pub fn reset(
         &mut self,
         each: impl FnMut(&mut Trail<'r, S>) -> Result<(), Error>,
@@ -91,6 +94,9 @@ impl<'r, S: Storage> MultiCursor<'r, S> {
 
     /// The next event, or `None` when all cursors are at their ends. After an error of one cursor
     /// the others go on.
+    ///
+    /// # Errors
+    /// Those of [`Trail::next_event`], of the cursor whose turn it is.
     pub fn next_event(&mut self) -> Result<Option<MultiEvent<'_>>, Error> {
         let head = self.settle()?;
         if let Some(cursor) = head {
@@ -101,6 +107,9 @@ impl<'r, S: Storage> MultiCursor<'r, S> {
     }
 
     /// The event that [`next_event`](MultiCursor::next_event) will return.
+    ///
+    /// # Errors
+    /// Those of [`Trail::peek_event`].
     pub fn peek(&mut self) -> Result<Option<MultiEvent<'_>>, Error> {
         let head = self.settle()?;
         Ok(head.map(|cursor| self.event(cursor)))

@@ -146,6 +146,10 @@ impl Listed {
 impl<'r, S: Storage> Chunk<'_, 'r, S> {
     /// Puts the cursor on the next trail of the chunk; `None` when there are no more. Trails come in
     /// ascending order, or as they were listed.
+    ///
+    /// # Errors
+    /// Those of [`Trail::seek`], and of the list that the trails come from. Whoever goes on comes
+    /// to the end.
     pub fn next_trail(&mut self) -> Result<Option<&mut Trail<'r, S>>, Error> {
         let trail = match &mut self.trails {
             ChunkTrails::Range(range) => range.next(),

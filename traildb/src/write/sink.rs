@@ -14,11 +14,20 @@ use std::io;
 ///   had better collect them.
 pub trait Sink {
     /// The package will have `len` bytes.
+    ///
+    /// # Errors
+    /// When so much cannot be taken.
     fn begin(&mut self, len: u64) -> io::Result<()>;
 
     /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// When the bytes cannot be taken. Nothing is written after it.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// All bytes were written: makes them visible, and returns when they will stay so.
+    ///
+    /// # Errors
+    /// When it is not sure that all bytes will stay. Then none are visible.
     fn finish(self) -> io::Result<()>;
 }
