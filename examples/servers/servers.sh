@@ -1,13 +1,13 @@
 #!/bin/sh
 # Servers for the tests, on this machine: S3 near and far away, S3 whose answers can be made to go
-# wrong, files over HTTP. One process, `s3-endpoint --tests`; see examples/endpoint/src.
+# wrong, files over HTTP, and both over TLS. One process, `s3-endpoint --tests`; see examples/endpoint/src.
 #
 #   servers.sh start     starts it unless it runs, prints the environment that the tests read
 #   servers.sh stop      stops it and removes its files
 #   servers.sh status    says which
 #
-# SERVERS_RUN is its folder, SERVERS_PORT the first of five ports (0: free ones). The ports of the
-# encrypted endpoints are missing here: tests that want TLS are left out.
+# SERVERS_RUN is its folder, SERVERS_PORT the first of seven ports (0: free ones). There is no SQS
+# among them: tests that want it are left out, and the queues of s3db run in its embedded store.
 set -eu
 
 run=${SERVERS_RUN:-${TMPDIR:-/tmp}/extmem-servers-$(id -u)}

@@ -21,5 +21,6 @@ pub mod line; // what a connection costs: delay, rate, a shared link
 mod server; // sockets, and the runtime they live on
 mod service; // S3's operations, over the store
 pub mod store; // buckets of objects, changed under one lock
+pub mod tls; // a certificate for loopback
 
 pub use crate::server::{Counters, Door, Endpoint, Settings};

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    fs,
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use clap::Parser;
-use endpoint::{Door, Endpoint, Settings, line::Shape};
+use endpoint::{Door, Endpoint, Settings, line::Shape, tls};
 
 /// Serves buckets from memory, and files as objects, as S3 on 127.0.0.1.
 #[derive(Parser)]
@@ -61,8 +62,9 @@ struct Args {
     fault_switch: bool,
 
     /// Serve what the project's tests want as well, on the ports after --port: S3 that is far away
-    /// (as far as --first-byte-ms and --rate say; the first port is then not), S3 with /__fault, and
-    /// the files of this folder over HTTP, near and far away. Prints the environment for the tests.
+    /// (as far as --first-byte-ms and --rate say; the first port is then not), S3 with /__fault, the
+    /// files of this folder over HTTP, near and far away, and S3 and files over TLS. Prints the
+    /// environment for the tests; the certificate goes into FOLDER.pem.
     #[arg(long, value_name = "FOLDER")]
     tests: Option<PathBuf>,
 
@@ -136,16 +138,21 @@ fn open_for_tests(
     let far = Door { shape, ..near.clone() };
     let files = Some(root.to_owned());
     let doors = [
+        ("TEST_S3_TLS_ENDPOINT", Door { tls: true, ..near.clone() }),
+        ("TEST_HTTPS_BASE", Door { tls: true, files: files.clone(), ..near.clone() }),
         ("TEST_S3_SLOW_ENDPOINT", far.clone()),
         ("TEST_S3_FAULT_ENDPOINT", Door { fault_switch: true, ..near.clone() }),
         ("TEST_HTTP_BASE", Door { files: files.clone(), ..near }),
         ("TEST_HTTP_SLOW_BASE", Door { files, ..far }),
     ];
+    let ca = root.with_extension("pem");
+    fs::write(&ca, tls::CERTIFICATE).map_err(|e| format!("{}: {e}", ca.display()))?;
     let mut text = format!(
         "export AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1\n\
-         export TEST_S3_ENDPOINT={} TEST_HTTP_ROOT='{}'\n",
+         export TEST_S3_ENDPOINT={} TEST_HTTP_ROOT='{}' TEST_CA='{}'\n",
         endpoint.url(),
-        root.display()
+        root.display(),
+        ca.display(),
     );
     for (after, (name, door)) in (1..).zip(doors) {
         let port = if port == 0 { 0 } else { port + after };

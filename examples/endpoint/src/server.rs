@@ -23,7 +23,12 @@ use s3s::{
     auth::SimpleAuth,
     service::{S3Service, S3ServiceBuilder},
 };
-use tokio::{net::TcpStream, runtime::Runtime, sync::Semaphore};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::Runtime,
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     faults::{self, Fault, Faults, Mode},
@@ -31,10 +36,13 @@ use crate::{
     line::{Line, Link, Shape},
     service::{Access, Service},
     store::Store,
+    tls,
 };
 
 /// Connections served at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 1_024;
+/// Whoever begins a handshake has so long for it.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// How an endpoint behaves. The default is an unhurried S3 on a free port.
 #[derive(Clone, Debug)]
@@ -114,6 +122,8 @@ pub struct Door {
     pub seed: u64,
     /// Plain HTTP over the files of this folder, as [`files`](crate::files) has it, instead of S3.
     pub files: Option<PathBuf>,
+    /// Whether connections are encrypted, with the certificate of [`tls`](crate::tls).
+    pub tls: bool,
 }
 
 /// A running endpoint. Dropping it closes every connection.
@@ -161,6 +171,7 @@ impl Endpoint {
             fault_switch: settings.fault_switch,
             seed: settings.seed,
             files: None,
+            tls: false,
         };
         let (address, front) = listen(&runtime, door, s3.clone(), tally.clone())?;
         Ok(Endpoint { address, store, s3, front, tally, runtime: Some(runtime) })
@@ -172,8 +183,9 @@ impl Endpoint {
     /// When the port is taken.
     pub fn open(&self, door: Door) -> io::Result<String> {
         let runtime = self.runtime.as_ref().expect("there until the endpoint is dropped");
+        let scheme = if door.tls { "https" } else { "http" };
         let (address, _) = listen(runtime, door, self.s3.clone(), self.tally.clone())?;
-        Ok(format!("http://{address}"))
+        Ok(format!("{scheme}://{address}"))
     }
 
     /// Where it listens, such as `http://127.0.0.1:40123`.
@@ -234,12 +246,18 @@ fn listen(
     let guard = runtime.enter();
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let link = door.link_rate.map(Link::new);
-    runtime.spawn(accept(listener, link, front.clone()));
+    let tls = door.tls.then(tls::acceptor).transpose()?;
+    runtime.spawn(accept(listener, link, tls, front.clone()));
     drop(guard);
     Ok((address, front))
 }
 
-async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, front: Arc<Front>) {
+async fn accept(
+    listener: tokio::net::TcpListener,
+    link: Option<Link>,
+    tls: Option<TlsAcceptor>,
+    front: Arc<Front>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -257,15 +275,24 @@ async fn accept(listener: tokio::net::TcpListener, link: Option<Link>, front: Ar
         }
         front.tally.connections.fetch_add(1, Ordering::Relaxed);
         let line = Line::new(socket, front.shape, link.clone());
-        let front = front.clone();
+        let (front, tls) = (front.clone(), tls.clone());
         tokio::spawn(async move {
-            serve(line, front).await;
+            match tls {
+                None => serve(line, front).await,
+                // Who does not trust the certificate goes away.
+                Some(tls) => {
+                    let line = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(line)).await;
+                    if let Ok(Ok(line)) = line {
+                        serve(line, front).await;
+                    }
+                }
+            }
             drop(place);
         });
     }
 }
 
-async fn serve(line: Line<TcpStream>, front: Arc<Front>) {
+async fn serve(line: impl AsyncRead + AsyncWrite + Unpin, front: Arc<Front>) {
     let service = service_fn(|request| answer(request, front.clone()));
     // An error is a client that went away, or a fault that was asked for.
     let _ = http1::Builder::new().writev(true).serve_connection(TokioIo::new(line), service).await;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aws_sdk_s3::primitives::ByteStream;
-use endpoint::{Endpoint, Settings, line::Shape};
+use endpoint::{Door, Endpoint, Settings, line::Shape, tls};
 
 use crate::{client, client_as, fast, noise, refused, run};
 
@@ -113,5 +113,26 @@ fn a_dropped_endpoint_is_gone() {
         client.head_bucket().bucket("box").send().await.unwrap();
         drop(endpoint);
         assert!(client.head_bucket().bucket("box").send().await.is_err());
+    });
+}
+
+/// Encrypted for those who trust the certificate, and closed to others.
+#[test]
+fn a_door_may_be_encrypted() {
+    run(async {
+        let endpoint = Endpoint::start(Settings { anonymous_reads: true, ..Settings::default() });
+        let endpoint = endpoint.unwrap();
+        endpoint.store().create_bucket("box").unwrap();
+        let put = client(&endpoint).put_object().bucket("box").key("k");
+        put.body(ByteStream::from_static(b"body")).send().await.unwrap();
+        let url = endpoint.open(Door { tls: true, ..Door::default() }).unwrap();
+        assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+        let url = format!("{url}/box/k");
+        let certificate = reqwest::Certificate::from_pem(tls::CERTIFICATE.as_bytes()).unwrap();
+        let web = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+        assert_eq!(web.get(&url).send().await.unwrap().text().await.unwrap(), "body");
+        assert!(reqwest::get(&url).await.is_err(), "nobody vouches for it");
+        let plain = url.replace("https", "http");
+        assert!(reqwest::get(plain).await.is_err(), "what is not encrypted is no answer");
     });
 }
