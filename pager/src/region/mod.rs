@@ -53,6 +53,9 @@ pub enum Hint<'a> {
     DontNeed(Range<u64>),
 }
 
+/// How long to sleep at most while waiting for a pin: a lost wake-up costs this and no more.
+const UNPIN_WAIT: Duration = Duration::from_millis(20);
+
 /// One object at one version, readable as memory. Cheap to clone; clones are the same region.
 #[derive(Clone)]
 pub struct Region(Arc<Handle>);
@@ -162,12 +165,13 @@ impl Region {
             let since = Instant::now();
             // Each request keeps the deadline itself; this one, between two units, is for a runtime
             // that a source has blocked, where nobody is left to keep it.
-            let longest = self.object().deadline.saturating_mul(2) + Duration::from_secs(1);
+            let deadline = self.object().deadline;
+            let longest = deadline.saturating_mul(2) + Duration::from_secs(1);
             for waiter in waiters {
                 block_on(Decided(waiter), longest).ok_or_else(|| Error::Deadline {
                     object: self.name().to_owned(),
                     range: range.clone(),
-                    deadline: longest,
+                    deadline,
                 })??;
             }
             self.0.waits(since);
@@ -176,6 +180,13 @@ impl Region {
     }
 
     /// [`load`](Region::load) for async code. May be dropped at any point.
+    ///
+    /// Deadlines are kept by the pager's own runtime. A source that blocks the threads it is polled
+    /// on stops that, and this waits as long as it does; only `load` has a limit of its own.
+    ///
+    /// # Errors
+    /// Those of [`load`](Region::load). A source that does not answer is
+    /// [`SourceError::Transient`](crate::SourceError::Transient) after the deadline.
     pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
         let mut pins = Pins::new(&self.object().ledger, units.start);
@@ -190,10 +201,14 @@ impl Region {
         Ok(Guard::new(pins, range))
     }
 
-    /// Copies `buf.len()` bytes from `offset` on into `buf`, in pieces where they are many.
+    /// Copies `buf.len()` bytes from `offset` on into `buf`, in pieces where they are many. Pins a
+    /// piece no longer than it takes to come and be copied, so any number of threads may do this at a
+    /// time: where their pins meet the limit, they wait for each other.
     ///
     /// # Errors
-    /// As for [`load`](Region::load). `buf` may then hold part of the bytes.
+    /// As for [`load`](Region::load), but [`Error::PinLimit`] only when nothing could be pinned for
+    /// as long as the pager's deadline, because of guards that others hold, or the caller.
+    /// `buf` may then hold part of the bytes.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let end = offset.checked_add(buf.len() as u64);
         self.check(&(offset..end.unwrap_or(u64::MAX)))?;
@@ -205,18 +220,38 @@ impl Region {
         while !buf.is_empty() {
             // Up to the next edge of a piece: a piece that straddles units pins one more.
             let n = (piece - at % piece).min(buf.len() as u64);
-            match self.load(at..at + n) {
-                Ok(guard) => {
-                    let (head, rest) = buf.split_at_mut(n as usize);
-                    head.copy_from_slice(&guard);
-                    buf = rest;
-                    at += n;
+            let loaded = match self.load(at..at + n) {
+                Err(Error::PinLimit { .. }) if piece > unit => {
+                    piece = unit;
+                    continue;
                 }
-                Err(Error::PinLimit { .. }) if piece > unit => piece = unit,
-                Err(error) => return Err(error),
-            }
+                Err(Error::PinLimit { .. }) => self.load_when_others_unpin(at..at + n),
+                other => other,
+            };
+            let guard = loaded?;
+            let (head, rest) = buf.split_at_mut(n as usize);
+            head.copy_from_slice(&guard);
+            buf = rest;
+            at += n;
         }
         Ok(())
+    }
+
+    /// [`load`](Region::load), again and again while it meets the pin limit, until the deadline.
+    fn load_when_others_unpin(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
+        let budget = self.0.pager.budget();
+        let start = Instant::now();
+        loop {
+            // Whatever is unpinned after this line ends the wait below.
+            budget.want();
+            let freed = budget.freed().notified();
+            match self.load(range.clone()) {
+                Err(Error::PinLimit { .. }) if start.elapsed() < self.object().deadline => {
+                    let _ = block_on(freed, UNPIN_WAIT);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Tells the pager what will be read, or will not. Never waits: hints that come faster than the
@@ -262,7 +297,8 @@ impl Region {
     /// The whole object as a slice whose missing units are fetched when they are touched.
     ///
     /// A touch of bytes that cannot be had, after all retries of the source, raises SIGBUS in the
-    /// thread that touched them, which ends a process that does not handle it; the cause is logged.
+    /// thread that touched them, which ends a process that does not handle it. The cause is told
+    /// before that, as an error of `tracing`, or on stderr where no subscriber takes it.
     /// Use [`load`](Region::load) where errors must be values. In user mode only (see
     /// [`Pager::mode`]), a system call given a slice of it fails with EFAULT on missing units.
     ///
@@ -394,6 +430,8 @@ impl Region {
             }
         }
         self.ask_for(missing);
+        // What is refused reads nothing.
+        outcome?;
         let counters = &object.counters;
         add(if waiters.is_empty() { &counters.load_hits } else { &counters.load_waits }, 1);
         self.0.loads.increment(1);
@@ -401,7 +439,7 @@ impl Region {
             traced.note(units.clone(), if waiters.is_empty() { Kind::Hit } else { Kind::Wait });
         }
         debug_assert!(range.start <= range.end);
-        outcome.map(|()| waiters)
+        Ok(waiters)
     }
 
     fn ask_for(&self, missing: Option<Range<u64>>) {

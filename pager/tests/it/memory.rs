@@ -143,6 +143,47 @@ fn a_load_that_straddles_two_units_makes_progress_under_the_smallest_budget() {
     assert!(pager.budget().peak() <= least);
 }
 
+/// Some sixteen units may be pinned here, and the seventeenth reader was refused.
+#[test]
+fn any_number_of_threads_read_at_under_the_smallest_plan() {
+    let unit = 65_536u64;
+    let least = 36 * unit + 32 * 4096;
+    let pager = Pager::builder().unit_bytes(unit).budget_bytes(least).build().unwrap();
+    let len = 16 << 20;
+    let region = pager.open(Known::new(len)).unwrap();
+    std::thread::scope(|scope| {
+        for seed in 0..32 {
+            let region = &region;
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                let mut buf = vec![0; 5000];
+                for _ in 0..100 {
+                    let at = random.below(len - 5000);
+                    region.read_at(at, &mut buf).unwrap();
+                    assert_eq!(buf, bytes_of(at..at + 5000), "at {at}");
+                }
+            });
+        }
+    });
+    assert!(pager.budget().peak() <= least);
+    assert_eq!(pager.budget().pinned(), 0);
+}
+
+/// A reader waits for the guards of others, and for as long as the deadline at most.
+#[test]
+fn read_at_waits_for_guards_to_go() {
+    let builder = Pager::builder().unit_bytes(65_536).budget_bytes(4 << 20);
+    let pager = builder.deadline(std::time::Duration::from_secs(2)).build().unwrap();
+    let region = pager.open(Known::new(64 << 20)).unwrap();
+    let guard = region.load(0..30 * 65_536).unwrap();
+    let mut byte = [0];
+    let error = region.read_at(40 << 20, &mut byte).unwrap_err();
+    assert!(matches!(error, Error::PinLimit { .. }), "{error}");
+    drop(guard);
+    region.read_at(40 << 20, &mut byte).unwrap();
+    assert_eq!(byte[0], byte_at(40 << 20));
+}
+
 #[test]
 fn pins_take_half_and_more_is_an_error_at_once() {
     let pager = Pager::builder().unit_bytes(65536).budget_bytes(4 << 20).build().unwrap();
