@@ -275,12 +275,16 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The bytes did not come within the pager's deadline.
-    #[error("{object}: bytes {}..{} did not come within {deadline:?}", range.start, range.end)]
+    /// The pager's deadline is over and its source has not answered. It may have blocked the threads
+    /// that it is polled on.
+    #[error(
+        "{object}: {} did not come within the pager's deadline of {deadline:?}",
+        awaited(.range)
+    )]
     Deadline {
         /// The source's name.
         object: String,
-        /// The range asked for.
+        /// The range asked for. Empty where the object was being opened.
         range: Range<u64>,
         /// The deadline of the plan.
         deadline: Duration,
@@ -310,6 +314,14 @@ pub enum Error {
         /// What the system said.
         cause: Arc<io::Error>,
     },
+}
+
+/// What a source was asked for: the bytes of `range`, or, where that is empty, to open its object.
+fn awaited(range: &Range<u64>) -> String {
+    match range.is_empty() {
+        true => "its length and version".to_owned(),
+        false => format!("bytes {}..{}", range.start, range.end),
+    }
 }
 
 impl Error {

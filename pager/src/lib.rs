@@ -30,7 +30,7 @@ pub mod policy; // which unit to evict, which to prefetch
 mod fault; // the loop that answers the kernel
 mod region; // what a consumer holds
 pub mod sealed; // memory that a block server hands out and nobody can change
-mod sys; // mmap and userfaultfd: the only unsafe code
+mod sys; // mmap and userfaultfd; unsafe code is here, and where region and sealed make slices
 pub mod preset; // settings for what a program cares about most
 mod pager; // settings, threads, how an object becomes a region
 mod signals; // threads that take no signals of the program

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   engine, requests --> queue, bounded --> thread pager-log --> the program's tracing subscriber
+//!                                                           `-> stderr, why it gets SIGBUS, where
+//!                                                               no subscriber takes that
 //! ```
 //!
 //! A subscriber takes locks: its own, or that of stderr. The thread that waits in a fault may hold
-//! the same ones, so nobody who puts bytes in place may call it. What a full queue has no room for is
-//! left out.
+//! the same ones, so nobody who puts bytes in place may call it, or wait without end until it was
+//! called. What a full queue has no room for is left out.
 
 use std::{
     collections::HashMap,
@@ -15,14 +17,15 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     time::{Duration, Instant},
 };
 
+use tokio::sync::oneshot;
 use tracing::{Level, Span};
 
-use crate::{error::SourceError, units::ByteOffset};
+use crate::{error::SourceError, failure::say};
 
 /// Lines that wait to be told.
 const LINES_MAX: usize = 1024;
@@ -30,6 +33,9 @@ const LINES_MAX: usize = 1024;
 /// Requests whose end is waited for. An end that found the queue full never comes, so at this number
 /// all are taken to have ended.
 const SPANS_MAX: usize = 4096;
+
+/// How soon to look again whether the queue has room for a cause of SIGBUS.
+const FULL_WAIT: Duration = Duration::from_millis(5);
 
 /// Where what happened goes. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +47,11 @@ pub(crate) struct Log {
 enum Line {
     /// Something that somebody should look at.
     Error(String),
+    /// Why a reader is about to get SIGBUS; `told` is dropped when somebody has heard it.
+    Poisoned {
+        text: String,
+        told: oneshot::Sender<()>,
+    },
     Started {
         id: u64,
         object: Arc<str>,
@@ -75,13 +86,23 @@ impl Log {
         Ok(Log { lines, next_id: Arc::default() })
     }
 
-    /// A reader of the unit that starts at byte `start` of `object` gets SIGBUS because of `error`.
-    /// Never waits.
-    pub(crate) fn poisoned(&self, object: &str, start: ByteOffset, error: &SourceError) {
-        let start = start.0;
-        self.note(format!(
-            "{object}: the unit at byte {start} is poisoned, reading it raises SIGBUS: {error}"
-        ));
+    /// A reader of the bytes `range` of `object` is about to get SIGBUS because of `error`, which may
+    /// be the end of the process. The future, which may be dropped at any point, ends when the cause
+    /// was told: perhaps never, since the reader may hold the lock that telling takes.
+    pub(crate) async fn poisoned(&self, object: &str, range: Range<u64>, error: &SourceError) {
+        let (told, heard) = oneshot::channel();
+        let mut line = Line::Poisoned { text: poison_text(object, range, error), told };
+        while let Err(TrySendError::Full(back)) = self.lines.try_send(line) {
+            line = back;
+            tokio::time::sleep(FULL_WAIT).await;
+        }
+        let _ = heard.await;
+    }
+
+    /// The same, for who cannot wait.
+    pub(crate) fn poisoned_now(&self, object: &str, range: Range<u64>, error: &SourceError) {
+        let text = poison_text(object, range, error);
+        self.put(Line::Poisoned { text, told: oneshot::channel().0 });
     }
 
     /// Anything else that somebody should look at. Never waits.
@@ -161,6 +182,14 @@ impl Drop for Fetch {
 fn tell(line: Line, spans: &mut HashMap<u64, Span>) {
     match line {
         Line::Error(text) => tracing::error!(target: "pager", "{text}"),
+        Line::Poisoned { text, told } => {
+            // Where nobody listens, SIGBUS would end the process without a word.
+            match tracing::enabled!(target: "pager", Level::ERROR) {
+                true => tracing::error!(target: "pager", "{text}"),
+                false => say(&text),
+            }
+            drop(told);
+        }
         Line::Started { id, object, range, guess } => {
             if spans.len() >= SPANS_MAX {
                 spans.clear();
@@ -196,6 +225,24 @@ fn tell(line: Line, spans: &mut HashMap<u64, Span>) {
             tracing::trace!(target: "pager", units, used, limit, "evicted");
         }
     }
+}
+
+/// Which bytes raise SIGBUS, and why, down to the cause of the cause.
+fn poison_text(object: &str, range: Range<u64>, error: &SourceError) -> String {
+    let Range { start, end } = range;
+    let mut text = format!(
+        "{object}: bytes {start}..{end} cannot be had, reading them raises SIGBUS: {error}"
+    );
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn micros(time: Duration) -> u64 {

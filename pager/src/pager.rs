@@ -487,24 +487,36 @@ impl Pager {
     }
 
     /// [`open`](Pager::open) with settings of the region's own.
+    ///
+    /// # Errors
+    /// Those of [`open`](Pager::open), and [`Error::Config`] for a unit that is none, or that is too
+    /// large for the budget.
     pub fn open_with(
         &self,
         source: impl BlockSource,
         options: RegionOptions,
     ) -> Result<Region, Error> {
-        let longest = self.0.plan.deadline.saturating_mul(2) + Duration::from_secs(1);
+        let deadline = self.0.plan.deadline;
+        // `stat` keeps the deadline; this one is for a runtime that a source has blocked.
+        let longest = deadline.saturating_mul(2) + Duration::from_secs(1);
         let name = source.name().to_owned();
-        block_on(self.open_async_with(source, options), longest).unwrap_or_else(|| {
-            Err(Error::Deadline { object: name, range: 0..0, deadline: longest })
-        })
+        block_on(self.open_async_with(source, options), longest)
+            .unwrap_or_else(|| Err(Error::Deadline { object: name, range: 0..0, deadline }))
     }
 
-    /// [`open`](Pager::open) for async code.
+    /// [`open`](Pager::open) for async code. Waits as long as a source blocks the threads that it is
+    /// polled on; only `open` has a limit of its own.
+    ///
+    /// # Errors
+    /// Those of [`open`](Pager::open).
     pub async fn open_async(&self, source: impl BlockSource) -> Result<Region, Error> {
         self.open_async_with(source, RegionOptions::default()).await
     }
 
-    /// [`open_with`](Pager::open_with) for async code.
+    /// [`open_with`](Pager::open_with) for async code, as [`open_async`](Pager::open_async).
+    ///
+    /// # Errors
+    /// Those of [`open_with`](Pager::open_with).
     pub async fn open_async_with(
         &self,
         source: impl BlockSource,

@@ -20,8 +20,12 @@ use crate::{error::SourceError, frame::Frame};
 
 /// The body of one range request: chunks of any size, in order, from the first byte of the range.
 ///
-/// After an `Err` the stream is over. A stream that ends early, or yields more bytes than the range
-/// has, is a broken body; whoever consumes it reports [`SourceError::Corrupt`].
+/// After an `Err` the stream is over. Empty chunks mean nothing. A stream that ends early, or yields
+/// more bytes than the range has, is a broken body; whoever consumes it reports
+/// [`SourceError::Corrupt`]. A region does so for the unit in which the stream ended, or for the last
+/// unit of the range where bytes beyond it are there together with that one: in the same chunk, or at
+/// once when the stream is polled again. It waits for no more bytes than it asked for, nor for the
+/// end, which may take another round trip. [`collect_into`] reads to the end.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>;
 
 /// How far a [`Version`] can be trusted to name one sequence of bytes.
@@ -128,20 +132,25 @@ impl ObjectStat {
 /// - **Attempts.** A leaf tries once. Retry, hedge, limit and cache are wrappers around a source.
 /// - **Cancellation.** Dropping a future or a stream abandons the request and frees what it holds.
 /// - **Where it runs.** On the runtime of the pager that opened it. A source must not block the
-///   thread it is polled on; blocking work goes to `tokio::task::spawn_blocking`.
+///   thread it is polled on; blocking work goes to `tokio::task::spawn_blocking`. One that does stops
+///   what else this thread would do: requests of other regions, and the timers that keep deadlines.
+///   Only `Pager::open` and `Region::load` give up by themselves then, after twice the deadline and a
+///   second; bare reads and the async calls wait for as long as the source blocks.
 /// - **Secrets.** [`name`](BlockSource::name) and every error leave out credentials and signatures.
 #[async_trait]
 pub trait BlockSource: Send + Sync + 'static {
     /// A name for metrics and errors, such as `s3://bucket/key`.
     fn name(&self) -> &str;
 
-    /// Asks for length and version. One round trip at most, unless redirects demand more.
+    /// Asks for length and version. One round trip at most, unless redirects demand more. Must not
+    /// block its thread, as under "Where it runs".
     async fn stat(&self) -> Result<ObjectStat, SourceError>;
 
     /// Starts to read `range` (bytes from the start of the object) of `version`.
     ///
     /// Resolves when the source has accepted the request and checked what it can check before the
-    /// body (status, version, `Content-Range`); the bytes follow in the stream.
+    /// body (status, version, `Content-Range`); the bytes follow in the stream. Neither this nor the
+    /// stream may block its thread, as under "Where it runs".
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError>;
 
     /// Reads `range` of `version` and appends it to what `frame` already holds.
@@ -170,18 +179,30 @@ pub trait BlockSource: Send + Sync + 'static {
     }
 }
 
-/// Copies a body into `frame` and checks that it has exactly the bytes of `range`.
+/// Copies a body into `frame` and checks that it has exactly the bytes of `range`: reads it to its
+/// end, with no deadline of its own.
+///
+/// # Errors
+/// The stream's error; [`SourceError::Corrupt`] for a body that is shorter or longer than `range`. The
+/// frame goes back to its pool.
+///
+/// # Panics
+/// When `frame` has less room than `range` has bytes: a caller's mistake.
 pub async fn collect_into(
     object: &str,
     mut stream: ByteStream,
     range: Range<u64>,
     mut frame: Frame,
 ) -> Result<Frame, SourceError> {
-    let wanted = range.end - range.start;
+    let wanted = range.end.saturating_sub(range.start);
     assert!(wanted <= frame.room() as u64, "the frame has room for the range");
     let mut got = 0u64;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk?;
+        if chunk.is_empty() {
+            // A stream that has always another one must not keep the task from its deadline.
+            tokio::task::yield_now().await;
+        }
         got += chunk.len() as u64;
         if got > wanted {
             return Err(SourceError::long_body(object, range, got));

@@ -558,7 +558,10 @@ impl Ledger {
     /// Bytes of a claimed unit cannot be had: tells the loads that wait, and poisons the unit if a
     /// fault waits. Returns the state that it left the unit in; the error is the kernel's, when it
     /// cannot poison.
-    pub(crate) fn fail(&self, unit: u64, error: &SourceError) -> io::Result<State> {
+    ///
+    /// Unless the cause was `told`, a unit that a fault waits for stays as it is (`Fetching`): the
+    /// caller tells it first, because SIGBUS may leave no time for that afterwards.
+    pub(crate) fn fail(&self, unit: u64, error: &SourceError, told: bool) -> io::Result<State> {
         let flags = DEMANDED | FAULTED | WAITERS | SPECULATIVE | HEALING;
         let (before, next) = loop {
             let word = self.words.get(unit);
@@ -567,6 +570,9 @@ impl Ledger {
             // comes before the marker is set or after the word says so.
             let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             let next = if word.has(FAULTED) {
+                if !told && self.port.can_fail() {
+                    return Ok(word.state());
+                }
                 self.port.fail(self.mapping(), self.offset(unit), self.unit_len())?;
                 State::Poisoned
             } else if word.has(HEALING) {
@@ -803,6 +809,9 @@ mod tests {
         fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
             Ok(())
         }
+        fn can_fail(&self) -> bool {
+            true
+        }
         fn frees_tables(&self) -> bool {
             !self.keeps_tables
         }
@@ -946,7 +955,7 @@ mod tests {
         let error = SourceError::transient_read("x", 0..1, "reset", None);
         assert_eq!(ledger.speculate(3), Speculated::Claimed);
         assert_eq!(ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near")), Asked::Late);
-        assert_eq!(ledger.fail(3, &error).unwrap(), State::Absent);
+        assert_eq!(ledger.fail(3, &error, true).unwrap(), State::Absent);
         assert!(ledger.wait(3, &Waiter::new()) && ledger.claim_if_idle(3));
     }
 
@@ -958,7 +967,9 @@ mod tests {
         assert_eq!(ledger.fault(3), Asked::Claimed);
         let locked = |ledger: &Ledger| assert!(ledger.span_locks[0].try_lock().is_err());
         assert!(port.after_fail.set(Box::new(locked)).is_ok());
-        assert_eq!(ledger.fail(3, &error).unwrap(), State::Poisoned);
+        let untold = ledger.fail(3, &error, false).unwrap();
+        assert_eq!(untold, State::Fetching, "nothing changes before the cause is told");
+        assert_eq!(ledger.fail(3, &error, true).unwrap(), State::Poisoned);
         assert!(ledger.span_locks[0].try_lock().is_ok());
         assert_eq!(ledger.fault(3), Asked::Claimed, "a fault that finds no marker tries again");
     }

@@ -66,6 +66,10 @@ impl Kernel {
 }
 
 impl Port for Kernel {
+    fn can_fail(&self) -> bool {
+        true
+    }
+
     fn install(&self, _: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
         self.set(offset, frame.filled().len(), Some(Page::There), true);
         Ok(())
@@ -185,7 +189,7 @@ impl World {
 
     fn fail(&self, unit: u64) {
         let error = SourceError::transient_read("model", 0..1, "reset", None);
-        self.ledger.fail(unit, &error).unwrap();
+        self.ledger.fail(unit, &error, true).unwrap();
     }
 
     /// A request for `unit` ends, well or not.

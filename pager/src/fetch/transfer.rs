@@ -2,10 +2,10 @@
 
 use std::{ops::Range, time::Duration};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::{
     sync::mpsc::UnboundedSender,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{Object, Request, queue::Job};
@@ -19,7 +19,6 @@ use crate::{
     stats::add,
     sync::Arc,
     sys::{Next, Spare, Supply},
-    units::UnitIndex,
 };
 
 /// How long to sleep at most while waiting for a frame: a lost wake-up costs this and no more.
@@ -27,6 +26,13 @@ const FRAME_WAIT: Duration = Duration::from_millis(20);
 
 /// How long a body stays open while no frame is free for what it brings.
 const BODY_HELD: Duration = Duration::from_secs(1);
+
+/// How long a transfer waits at most, over all its units, until it is told why their readers get
+/// SIGBUS. A reader may hold the lock that telling takes, so the wait must end without that.
+const TELL_WAIT: Duration = Duration::from_secs(1);
+
+/// Chunks looked at, at most, for bytes beyond the end of a range.
+const EXCESS_LOOKS: usize = 16;
 
 /// A request under way. Units are settled from the front; whatever ends the transfer early (an
 /// error, a panic in the source, the end of the runtime) fails the rest.
@@ -40,7 +46,6 @@ pub(super) struct Transfer {
     frame: Option<Frame>,
     requests: UnboundedSender<Request>,
     log: Log,
-    error: Option<SourceError>,
     start: Instant,
     /// Units put in place so far.
     installed: u64,
@@ -70,7 +75,6 @@ impl Transfer {
             frame: None,
             requests,
             log,
-            error: None,
             object: job.object,
         }
     }
@@ -81,15 +85,17 @@ impl Transfer {
         } else {
             self.run_by_stream().await
         };
+        self.object.fetch_us.record(self.start.elapsed().as_micros() as f64);
         if let Err(error) = outcome {
             add(&self.object.counters.errors, 1);
             metrics::counter!("pager.fetch.errors", "kind" => error.kind()).increment(1);
             if let Some(told) = &mut self.told {
                 told.failed(error.kind());
             }
-            self.error = Some(error);
+            // The request is over, whatever the wait below takes.
+            drop(self.told.take());
+            self.fail(&error).await;
         }
-        self.object.fetch_us.record(self.start.elapsed().as_micros() as f64);
     }
 
     /// One request for the whole range; units are put in place as the stream delivers them.
@@ -119,6 +125,9 @@ impl Transfer {
                 let filled =
                     self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
                 filled.await?;
+                if unit + 1 == end {
+                    body.check_end(&object.name, &range)?;
+                }
                 self.settle(unit, frame, bytes.end - bytes.start)?;
             }
             if self.left.start < end {
@@ -128,11 +137,6 @@ impl Transfer {
                 continue;
             }
             most = most.saturating_mul(2);
-            if body.has_more().await {
-                // The units are in place already, and they are what the source gave for this range.
-                let name = &object.name;
-                self.log.note(format!("{name}: a body went on past bytes {range:?}"));
-            }
         }
         Ok(())
     }
@@ -271,48 +275,74 @@ impl Transfer {
         self.left.start = unit + 1;
         Ok(())
     }
+
+    /// Fails what is left because of `error`. Where that raises SIGBUS, the cause is told first.
+    ///
+    /// From the end: readers wait from the front, and when they hear of it and try again, no unit of
+    /// this transfer is left for them to join and fail with.
+    async fn fail(&mut self, error: &SourceError) {
+        drop(self.frame.take());
+        drop(self.supply.take());
+        let until = Instant::now() + TELL_WAIT;
+        while let Some(unit) = self.left.clone().next_back() {
+            if !self.fail_last(error, false, false) {
+                let bytes = self.object.ledger.geometry().bytes_of(&(unit..unit + 1));
+                let telling = self.log.poisoned(&self.object.name, bytes, error);
+                let _ = timeout_at(until, telling).await;
+                self.fail_last(error, true, false);
+            }
+        }
+    }
+
+    /// Fails the last unit that is left. False if its readers would get SIGBUS and the cause was not
+    /// `told`: then nothing has changed.
+    fn fail_last(&mut self, error: &SourceError, told: bool, closed: bool) -> bool {
+        let object = &self.object;
+        let unit = self.left.end - 1;
+        // Whoever came to wait for a guess is asked for once more.
+        let again = || self.requests.send(Request::Again { region: object.id, unit }).is_ok();
+        if !self.guess || (object.ledger.unclaim(unit) && !again()) {
+            match object.ledger.fail(unit, error, told) {
+                Ok(State::Fetching) => return false,
+                Ok(_) => {}
+                // Nobody waits for a region that is closed.
+                Err(_) if closed => {}
+                Err(system) => {
+                    let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
+                    stop_process(&format!(
+                        "{error}; a thread waits for bytes {}..{} in a page fault, and this kernel \
+                         cannot poison the page ({system})",
+                        bytes.start, bytes.end
+                    ))
+                }
+            }
+        }
+        self.left.end = unit;
+        true
+    }
 }
 
 impl Drop for Transfer {
     fn drop(&mut self) {
         drop(self.frame.take());
         drop(self.supply.take());
-        let object = &self.object;
+        // Something is left where the source panicked, and where the region or the pager is gone.
+        let closed = !std::thread::panicking();
         if !self.left.is_empty() {
-            let closed = self.error.is_none() && !std::thread::panicking();
-            let error = self.error.take().unwrap_or_else(|| SourceError::Permanent {
-                object: object.name.to_string(),
-                reason: match std::thread::panicking() {
-                    true => "the source panicked while it was read".to_owned(),
-                    false => "the region was closed while it was read".to_owned(),
+            let error = SourceError::Permanent {
+                object: self.object.name.to_string(),
+                reason: match closed {
+                    false => "the source panicked while it was read".to_owned(),
+                    true => "the region was closed while it was read".to_owned(),
                 },
                 cause: None,
-            });
-            // From the end: readers wait from the front, and when they hear of it and try again, no
-            // unit of this transfer is left for them to join and fail with.
-            for unit in self.left.clone().rev() {
-                if self.guess {
-                    if !object.ledger.unclaim(unit) {
-                        continue;
-                    }
-                    // Somebody came to wait for a guess: ask once more, for that reader.
-                    let again = Request::Again { region: object.id, unit };
-                    if self.requests.send(again).is_ok() {
-                        continue;
-                    }
-                }
-                match object.ledger.fail(unit, &error) {
-                    Ok(State::Poisoned) => {
-                        let start = object.ledger.geometry().start_of(UnitIndex(unit));
-                        self.log.poisoned(&object.name, start, &error);
-                    }
-                    Ok(_) => {}
-                    // Nobody waits for a region that is closed.
-                    Err(_) if closed => {}
-                    Err(system) => stop_process(&format!(
-                        "{error}; a thread waits for these bytes in a page fault, and this kernel \
-                         cannot poison the page ({system})"
-                    )),
+            };
+            while let Some(unit) = self.left.clone().next_back() {
+                // Nobody reads what is closed, so nobody is told.
+                if !self.fail_last(&error, closed, closed) {
+                    let bytes = self.object.ledger.geometry().bytes_of(&(unit..unit + 1));
+                    self.log.poisoned_now(&self.object.name, bytes, &error);
+                    self.fail_last(&error, true, closed);
                 }
             }
         }
@@ -338,6 +368,9 @@ impl Body {
         while frame.filled().len() < wanted {
             if self.chunk.is_empty() {
                 match self.stream.next().await {
+                    // A stream that has always another empty chunk must not keep the task from its
+                    // deadline.
+                    Some(Ok(chunk)) if chunk.is_empty() => tokio::task::yield_now().await,
                     Some(chunk) => self.chunk = chunk?,
                     None => {
                         let got = frame.filled().len() as u64;
@@ -351,10 +384,22 @@ impl Body {
         Ok(())
     }
 
-    /// Whether bytes are left over that nobody asked for, without waiting for any.
-    async fn has_more(&mut self) -> bool {
-        use futures::FutureExt;
-        !self.chunk.is_empty()
-            || matches!(self.stream.next().now_or_never(), Some(Some(Ok(chunk))) if !chunk.is_empty())
+    /// Refuses a body that brings more than `range`, all of which has been taken, or that says
+    /// itself that it is damaged. Looks at what is there: waits neither for more nor for the end.
+    fn check_end(&mut self, object: &str, range: &Range<u64>) -> Result<(), SourceError> {
+        let wanted = range.end - range.start;
+        for _ in 0..EXCESS_LOOKS {
+            if !self.chunk.is_empty() {
+                let got = wanted.saturating_add(self.chunk.len() as u64);
+                return Err(SourceError::long_body(object, range.clone(), got));
+            }
+            match self.stream.next().now_or_never() {
+                Some(Some(Ok(chunk))) => self.chunk = chunk,
+                Some(Some(Err(error @ SourceError::Corrupt { .. }))) => return Err(error),
+                // Every byte has come. What a connection does afterwards is no matter.
+                Some(Some(Err(_)) | None) | None => break,
+            }
+        }
+        Ok(())
     }
 }

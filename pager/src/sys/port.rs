@@ -65,6 +65,9 @@ pub(crate) trait Port: Send + Sync {
     /// Makes touches of the unit raise SIGBUS. `Unsupported` where the kernel has no poison.
     fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
 
+    /// Whether [`fail`](Port::fail) is supported.
+    fn can_fail(&self) -> bool;
+
     /// Wakes whoever waits for the unit, to look again.
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
 
@@ -204,7 +207,7 @@ impl Port for CopyPort {
     }
 
     fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
-        if !self.traits.poison || !self.uffd.has(FEATURE_POISON) {
+        if !self.can_fail() {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let addr = mapping.addr() + offset;
@@ -231,6 +234,10 @@ impl Port for CopyPort {
 
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         self.uffd.wake(mapping.addr() + offset, len)
+    }
+
+    fn can_fail(&self) -> bool {
+        self.traits.poison && self.uffd.has(FEATURE_POISON)
     }
 
     fn frees_tables(&self) -> bool {
@@ -302,6 +309,10 @@ impl Port for MovePort {
         self.copy.fail(mapping, offset, len)
     }
 
+    fn can_fail(&self) -> bool {
+        self.copy.can_fail()
+    }
+
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         self.copy.wake(mapping, offset, len)
     }
@@ -331,6 +342,10 @@ impl Port for PlainPort {
 
     fn fail(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn can_fail(&self) -> bool {
+        false
     }
 
     fn wake(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {

@@ -62,6 +62,41 @@ fn a_short_body_keeps_the_units_that_came_whole() {
     assert_eq!(source.requests().len(), before, "unit 0 came whole the first time");
 }
 
+/// A body that went on was noted and taken: what comes after its range may mean that it is another's.
+#[test]
+fn a_body_with_bytes_too_many_is_damage_to_its_last_unit() {
+    let source = Known::new(1 << 20);
+    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let region = builder.build().unwrap().open(source.clone()).unwrap();
+    let long = |range: std::ops::Range<u64>| {
+        let error = region.load(range).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Source(SourceError::Corrupt { .. })), "{error}");
+        assert!(error.to_string().contains("were asked for"), "{error}");
+    };
+    source.behave(Behaviour::Excess(1));
+    long(0..4 * 65_536);
+    source.behave(Behaviour::Serve);
+    let before = source.requests().len();
+    assert_eq!(region.load(0..3 * 65_536).unwrap()[..], bytes_of(0..3 * 65_536)[..]);
+    assert_eq!(source.requests().len(), before, "the units before the last one are whole");
+    assert_eq!(region.load(3 * 65_536..4 * 65_536).unwrap()[0], byte_at(3 * 65_536));
+    // The same by the way that frames are filled.
+    source.0.frames.store(true, std::sync::atomic::Ordering::SeqCst);
+    source.behave(Behaviour::Excess(1));
+    long(500_000..500_001);
+}
+
+#[test]
+fn a_body_that_brings_all_and_does_not_end_is_not_waited_for() {
+    let source = Known::new(1 << 20);
+    // The default deadline, a minute, is longer than a test may hang.
+    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    source.behave(Behaviour::NoEnd);
+    assert_eq!(region.load(0..200_000).unwrap()[..], bytes_of(0..200_000)[..]);
+    assert_eq!(region.stats().errors, 0);
+}
+
 #[test]
 fn all_who_wait_for_one_unit_get_the_error() {
     let source = Known::new(1 << 20);
@@ -90,6 +125,42 @@ fn a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus() {
         let mapped = pager.open(source.clone()).unwrap().map().unwrap();
         source.behave(Behaviour::Fail(reset()));
         println!("read {}", mapped[100_000]);
+    }
+}
+
+/// The log's thread had nobody to tell but `tracing`, and SIGBUS did not wait for it.
+#[test]
+fn without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process() {
+    const TEST: &str = "failure::without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process";
+    if !can_fault() || !Pager::probe().can_poison {
+        return println!("left out: poison: this kernel or user has none");
+    }
+    let told = |output: std::process::Output| {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(nix::libc::SIGBUS), "{text}");
+        let line = text.lines().find(|line| line.starts_with("extmem pager: ")).unwrap_or(&text);
+        for part in
+            ["test://known", "bytes 524288..589824", "connection reset", "SIGBUS", "by a peer"]
+        {
+            assert!(line.contains(part), "{part} in {text}");
+        }
+    };
+    if alone(TEST, told) {
+        let source = Known::new(1 << 20);
+        let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+        let mapped = builder.build().unwrap().open(source.clone()).unwrap().map().unwrap();
+        assert_eq!(mapped[0], byte_at(0));
+        let peer: pager::Cause = Arc::new(std::io::Error::other("by a\npeer"));
+        let error = SourceError::transient_read(
+            "test://known",
+            524_288..589_824,
+            "connection reset",
+            Some(peer),
+        );
+        source.behave(Behaviour::Fail(error));
+        // The reader holds stderr's lock, which must not keep the text from coming out.
+        let _lock = std::io::stderr().lock();
+        println!("read {}", mapped[524_299]);
     }
 }
 

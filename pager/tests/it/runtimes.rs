@@ -1,6 +1,9 @@
 //! The pager inside async code: nothing that a consumer blocks can block the pager.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
 
 use pager::{Error, Pager};
 
@@ -69,7 +72,49 @@ fn a_source_that_never_answers_meets_the_deadline() {
     assert!(error.to_string().contains("deadline"), "{error}");
     let error = pager.open(source).unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("length and version") && text.contains("deadline of 50ms"), "{text}");
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+/// A stream that is always ready kept its task from ever looking at the time.
+#[test]
+fn a_source_that_answers_with_nothing_for_ever_meets_the_deadline() {
+    for frames in [false, true] {
+        let source = Known::new(1 << 20);
+        source.0.frames.store(frames, std::sync::atomic::Ordering::SeqCst);
+        let builder = Pager::builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
+        let region = builder.build().unwrap().open(source.clone()).unwrap();
+        source.behave(Behaviour::Empty);
+        current_thread().block_on(async {
+            let load = tokio::time::timeout(Duration::from_secs(60), region.load_async(0..1));
+            let error = load.await.expect("an answer, some time").unwrap_err();
+            assert!(matches!(error, Error::Source(_)), "{error}");
+            assert!(error.to_string().contains("deadline of 50ms"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_bare_read_of_what_never_comes_ends_in_sigbus() {
+    const TEST: &str = "runtimes::a_bare_read_of_what_never_comes_ends_in_sigbus";
+    if !can_fault() || !Pager::probe().can_poison {
+        return println!("left out: poison: this kernel or user has none");
+    }
+    let judge = |output: std::process::Output| {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(nix::libc::SIGBUS), "{text}");
+        assert!(text.contains("deadline of 50ms"), "{text}");
+    };
+    if alone(TEST, judge) {
+        // A hang ends in another signal.
+        nix::unistd::alarm::set(60);
+        let source = Known::new(1 << 20);
+        let builder = Pager::builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
+        let mapped = builder.build().unwrap().open(source.clone()).unwrap().map().unwrap();
+        source.behave(Behaviour::Empty);
+        println!("read {}", mapped[100_000]);
+    }
 }
 
 #[test]

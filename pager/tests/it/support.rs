@@ -33,6 +33,12 @@ pub(crate) enum Behaviour {
     Fail(SourceError),
     /// Sends this many bytes, then ends the stream.
     Truncate(u64),
+    /// Sends this many bytes after those that were asked for, in a chunk of their own.
+    Excess(usize),
+    /// Sends what was asked for, then neither more nor an end.
+    NoEnd,
+    /// Sends chunks without a byte in them, as fast as they are taken, for ever.
+    Empty,
     /// Never answers.
     Hang,
     Panic,
@@ -151,8 +157,11 @@ impl BlockSource for Known {
             gate.acquire().await.unwrap().forget();
         }
         let behaviour = self.0.behaviour.lock().unwrap().clone();
-        let end = match behaviour {
-            Behaviour::Serve => range.end,
+        let end = match behaviour.clone() {
+            Behaviour::Serve | Behaviour::Excess(_) | Behaviour::NoEnd => range.end,
+            Behaviour::Empty => {
+                return Ok(futures::stream::repeat_with(|| Ok(Bytes::new())).boxed());
+            }
             Behaviour::Fail(error) => return Err(error),
             Behaviour::Truncate(n) => range.end.min(range.start + n),
             Behaviour::Hang => std::future::pending().await,
@@ -163,7 +172,16 @@ impl BlockSource for Known {
             let _while_streaming = &flight;
             Ok(Bytes::from(bytes_of(start..end.min(start + 10_007))))
         });
-        Ok(futures::stream::iter(chunks).boxed())
+        let body = futures::stream::iter(chunks);
+        Ok(match behaviour {
+            // An empty chunk before the others hides nothing.
+            Behaviour::Excess(n) => {
+                let more = [Ok(Bytes::new()), Ok(Bytes::from(vec![0xEE; n]))];
+                body.chain(futures::stream::iter(more)).boxed()
+            }
+            Behaviour::NoEnd => body.chain(futures::stream::pending()).boxed(),
+            _ => body.boxed(),
+        })
     }
 
     fn fills_frames(&self) -> bool {

@@ -1,6 +1,10 @@
 //! Databases through URLs: file, HTTP, S3, with a budget smaller than the file.
 
-use std::path::Path;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+};
 
 use pager::trace::{Overview, Reader};
 use serde_json::Value as Json;
@@ -194,6 +198,44 @@ fn a_frugal_dump_sends_fewer_requests_and_may_be_recorded() {
     };
     let ((usual, lost), (frugal, _)) = (gets(&[]), gets(&["--preset", "frugal"]));
     assert!(frugal * 2 < usual + lost, "{frugal} requests where the default takes {usual}");
+}
+
+/// SIGBUS, or the end where the kernel has no poison, came without a word.
+#[test]
+fn a_dump_through_page_faults_says_why_it_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/refused.tdb", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            std::thread::spawn(move || refuse_reads(connection));
+        }
+    });
+    let output = run(&["dump", "-i", &url, "--map"]);
+    let text = stderr(&output);
+    if text.contains("cannot be mapped") {
+        return println!("left out: the end of a dump through page faults: {text}");
+    }
+    assert_eq!(output.status.code(), None, "ended by a signal: {text}");
+    for part in [url.as_str(), "denied", "bytes 0.."] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+/// Says what there is to one request, and gives nothing of it.
+fn refuse_reads(mut connection: TcpStream) {
+    let (mut head, mut piece) = (Vec::<u8>::new(), [0u8; 1024]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match connection.read(&mut piece) {
+            Ok(n) if n > 0 => head.extend_from_slice(&piece[..n]),
+            _ => return,
+        }
+    }
+    let answer = match head.starts_with(b"HEAD ") {
+        true => "200 OK\r\nAccept-Ranges: bytes\r\nETag: \"1\"\r\nContent-Length: 1000000",
+        false => "403 Forbidden\r\nContent-Length: 0",
+    };
+    // Who is gone needs no answer.
+    let _ = write!(connection, "HTTP/1.1 {answer}\r\nConnection: close\r\n\r\n");
 }
 
 #[test]
