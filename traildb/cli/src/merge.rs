@@ -65,10 +65,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let began = Instant::now();
     let target = args.writing.target(&args.output)?;
     let selection = args.selection.read(false)?;
-    let shards = args.inputs.shards(None, selection.index)?;
+    let mut memory = args.writing.memory();
+    let parts = Parts::of(memory.bytes);
+    let shards = args.inputs.shards_within(None, selection.index, parts.fetched)?;
     let open = shards.open_all(args.threads.count())?;
     let databases = shards.databases(&open);
-    let filled = fill(args, &target, &selection, &shards, &open, &databases);
+    if databases.iter().any(Database::is_remote) && memory.bytes > 0 {
+        memory.reserved = shards.opener.budget() + parts.batch + parts.values;
+    }
+    let filled = fill(args, &target, &selection, &shards, &open, &databases, (memory, parts));
     // What a failed merge has cost is worth knowing too.
     args.stats.print(&Tally::of(&databases), &shards.opener);
     let builder = filled?;
@@ -76,6 +81,27 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
     args.writing.write(builder, &target, began)?;
     shards.result()
+}
+
+/// How memory is shared where inputs come from afar; the rest is the builder's.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// For what the pager fetched, over all inputs.
+    fetched: u64,
+    /// For events on their way.
+    batch: u64,
+    /// For their values.
+    values: u64,
+}
+
+impl Parts {
+    /// Of `memory` bytes; 0 for no limit.
+    fn of(memory: u64) -> Parts {
+        match memory {
+            0 => Parts { fetched: u64::MAX, batch: u64::MAX, values: u64::MAX },
+            _ => Parts { fetched: memory / 4, batch: memory / 16, values: memory / 16 },
+        }
+    }
 }
 
 /// A builder with the events of all shards. Events of equal times stay in the order of the shards,
@@ -87,12 +113,14 @@ fn fill(
     shards: &Shards<'_>,
     open: &[Opened<Store>],
     databases: &[Database<'_>],
+    (memory, parts): (writing::Memory, Parts),
 ) -> Result<Builder, Failure> {
     selection.check(databases)?;
     let (mut walks, mut left) = (Vec::new(), Vec::new());
     for (at, database) in databases.iter().enumerate() {
         match walk(selection, &open[at..=at], &databases[at..=at]) {
-            Ok(walk) => {
+            Ok(mut walk) => {
+                walk.hold_at_most(parts.batch);
                 walks.push(walk);
                 left.push(*database);
             }
@@ -105,15 +133,18 @@ fn fill(
         shards.result()?;
     }
     let names = union(&left)?;
-    let mut builder = args.writing.builder(names.all(), &args.threads, target)?;
+    let mut builder = args.writing.builder(names.all(), &args.threads, target, memory)?;
     let bar = progress::bar(walks.iter().map(Walk::trails_max).sum(), "trails", false);
     for (walk, database) in walks.into_iter().zip(left) {
         let fields = database.reader.fields()?;
         let become_of = |name| names.find(name).expect("the union has all names");
         let fields: Vec<u16> = fields.names().map(become_of).collect();
+        let mut values = Values::new(database, Form::Bytes, 1);
+        // With its table it takes twice as much.
+        values.keep_at_most(parts.values / 2);
         let mut joining = Joining {
             appender: builder.appender(database.reader, &fields)?,
-            values: Values::new(database, Form::Bytes, 1),
+            values,
             is_remote: database.is_remote(),
             fields: fields.len(),
             uuid: Uuid::default(),

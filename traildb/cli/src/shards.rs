@@ -91,12 +91,23 @@ impl Args {
         default: Option<&str>,
         index: Option<&'a side::Args>,
     ) -> Result<Shards<'a>, Failure> {
+        self.shards_within(default, index, u64::MAX)
+    }
+
+    /// The same, where bytes that are fetched take `fetched_max` bytes of memory at most, over all
+    /// inputs, unless a pager needs more.
+    pub(crate) fn shards_within<'a>(
+        &'a self,
+        default: Option<&str>,
+        index: Option<&'a side::Args>,
+        fetched_max: u64,
+    ) -> Result<Shards<'a>, Failure> {
         let mut inputs: Vec<String> = self.input.iter().chain(&self.inputs).cloned().collect();
         if inputs.is_empty() {
             let text = "no database is named";
             inputs.push(default.ok_or_else(|| Failure::Usage(text.to_owned()))?.to_owned());
         }
-        let opener = Arc::new(Opener::new(&self.reading, index));
+        let opener = Arc::new(Opener::new(&self.reading, index, fetched_max));
         let names = opener.databases(&inputs)?;
         if let Some(index) = index {
             index.check(names.len())?;

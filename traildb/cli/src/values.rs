@@ -71,6 +71,12 @@ impl<'d> Values<'d> {
         }
     }
 
+    /// Keeps no more than so many bytes of values, and about as many of a table.
+    pub(crate) fn keep_at_most(&mut self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.kept_max = self.kept_max.min(bytes).max(KEPT_BYTES_MIN);
+    }
+
     /// Whether values come from afar.
     pub(crate) fn is_remote(&self) -> bool {
         self.database.is_remote()

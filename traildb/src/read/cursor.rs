@@ -556,7 +556,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         let stride = self.stride;
         let len = rows::LANES * rows::LANE_ROWS * stride;
         if self.rows.len() < len {
-            // What is not used of it takes no memory.
+            // For all lanes: 400 KB where a row has eight items, half of it where it has four.
             self.rows = vec![Item(0); len];
         }
         let (from, len) = (self.window.at, self.window.len as u64);

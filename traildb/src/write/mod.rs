@@ -204,7 +204,11 @@ impl Builder {
     fn make_room(&mut self, events: usize, bytes: usize, others: u64) -> Result<(), Error> {
         let limit = match self.options.memory_bytes {
             0 => u64::MAX,
-            bytes => bytes - bytes / MEMORY_HEAPS - MEMORY_OTHER,
+            bytes => {
+                let limit = bytes - bytes / MEMORY_HEAPS - MEMORY_OTHER;
+                // Else every event would be a run of its own.
+                limit - self.options.reserved_bytes.min(limit / 2)
+            }
         };
         let tables = self.batches.tables();
         let (of_values, of_events) = (tables.values_memory(), tables.events_memory(self.threads));

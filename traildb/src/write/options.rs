@@ -27,6 +27,8 @@ pub struct Options {
     /// About the most memory to be used, in bytes; 0 for no limit (default). What does not fit goes
     /// to temporary files.
     pub memory_bytes: u64,
+    /// Of this, what the caller takes while events are added, in bytes. Default: 0.
+    pub reserved_bytes: u64,
     /// The directory of temporary files. Default: that of the system. Where it lies in memory, as it
     /// does on some systems, name another.
     pub temporary_directory: Option<PathBuf>,
@@ -56,6 +58,13 @@ impl Options {
     /// A single event, or its values, may need more: about four times the bytes of the longest.
     pub fn memory_bytes(mut self, bytes: u64) -> Options {
         self.memory_bytes = bytes;
+        self
+    }
+
+    /// Leaves `bytes` of the memory allowed to the caller while events are added: what they are read
+    /// from is often a cache. At most half of what there is for events counts.
+    pub fn reserved_bytes(mut self, bytes: u64) -> Options {
+        self.reserved_bytes = bytes;
         self
     }
 

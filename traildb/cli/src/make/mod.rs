@@ -151,7 +151,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Syntax::Csv(csv, columns.columns)
         }
     };
-    let mut builder = args.writing.builder(&fields, &args.threads, &target)?;
+    let mut builder =
+        args.writing.builder(&fields, &args.threads, &target, args.writing.memory())?;
 
     let (start, line) = match header {
         Some(header) => (header.rest, 1 + header.lines),

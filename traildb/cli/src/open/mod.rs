@@ -23,7 +23,8 @@ use crate::{bytes, failure::Failure};
 /// How databases are read.
 #[derive(clap::Args)]
 pub(crate) struct Reading {
-    /// For URLs: the most memory that fetched bytes may take, over all inputs; at least 32 units.
+    /// For URLs: the most memory that fetched bytes may take, over all inputs; at least 32 units. What
+    /// also has a `--memory` takes no more than a quarter of that.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes::parse)]
     budget: u64,
 
@@ -42,11 +43,35 @@ pub(crate) struct Reading {
     map: bool,
 }
 
+/// The least budget of a pager, in units.
+const UNITS_MIN: u64 = 32;
+
+impl Reading {
+    /// A pager's options, but for the budget.
+    fn builder(&self, budget: u64) -> Builder {
+        let mut builder = Pager::builder().budget_bytes(budget);
+        if let Some(preset) = self.preset {
+            builder = builder.preset(preset);
+        }
+        match self.unit {
+            Some(unit) => builder.unit_bytes(unit),
+            None => builder,
+        }
+    }
+}
+
+/// What is fetched as one, in bytes.
+fn unit_of(builder: &Builder) -> u64 {
+    builder.plan().map_or(64 << 10, |plan| plan.unit_bytes())
+}
+
 /// Opens databases, all under one memory budget.
 pub(crate) struct Opener<'r> {
     reading: &'r Reading,
     /// Which indexes are used, if the command uses any.
     index: Option<&'r side::Args>,
+    /// The most memory for bytes that are fetched, whatever the budget.
+    fetched_max: u64,
     /// Made for the first URL.
     pager: OnceLock<Pager>,
     /// Made with it.
@@ -67,11 +92,16 @@ pub(crate) enum Parts {
 type OpenMember = Box<dyn FnMut(&str) -> io::Result<Option<Store>>>;
 
 impl<'r> Opener<'r> {
-    pub(crate) fn new(reading: &'r Reading, index: Option<&'r side::Args>) -> Opener<'r> {
+    pub(crate) fn new(
+        reading: &'r Reading,
+        index: Option<&'r side::Args>,
+        fetched_max: u64,
+    ) -> Opener<'r> {
         let traffic = Traffic::default();
         let sources = sources::Options::default().traffic(traffic.clone());
         let (pager, recording, began) = (OnceLock::new(), OnceLock::new(), Instant::now());
-        Opener { reading, index, pager, recording, seen: OnceLock::new(), sources, traffic, began }
+        let seen = OnceLock::new();
+        Opener { reading, index, fetched_max, pager, recording, seen, sources, traffic, began }
     }
 
     /// The databases that `inputs` name: patterns, directories and lists are looked into.
@@ -117,8 +147,8 @@ impl<'r> Opener<'r> {
 
     /// What this command knows of an open database.
     pub(crate) fn database<'d>(&self, name: &'d str, reader: &'d Reader<Store>) -> Database<'d> {
-        let unit = self.builder().plan().map_or(64 << 10, |plan| plan.unit_bytes());
-        let plan_units = (self.reading.budget / 8 / unit).clamp(4, 1 << 16);
+        let unit = unit_of(&self.builder());
+        let plan_units = (self.budget() / 8 / unit).clamp(4, 1 << 16);
         Database { name, reader, plan_units, unit }
     }
 
@@ -140,15 +170,18 @@ impl<'r> Opener<'r> {
     }
 
     fn builder(&self) -> Builder {
-        let Reading { budget, unit, preset, .. } = *self.reading;
-        let mut builder = Pager::builder().budget_bytes(budget);
-        if let Some(preset) = preset {
-            builder = builder.preset(preset);
+        self.reading.builder(self.budget())
+    }
+
+    /// The most memory that fetched bytes may take, over all inputs.
+    pub(crate) fn budget(&self) -> u64 {
+        let budget = self.reading.budget;
+        if budget <= self.fetched_max {
+            return budget;
         }
-        match unit {
-            Some(unit) => builder.unit_bytes(unit),
-            None => builder,
-        }
+        // With less a pager does not start.
+        let least = UNITS_MIN * unit_of(&self.reading.builder(budget));
+        budget.min(self.fetched_max.max(least))
     }
 
     /// The pager that all regions share.

@@ -7,6 +7,10 @@ const BATCH_REMOTE: usize = 1 << 20;
 /// Items of a batch whose values are at hand: they stay in the processor's cache.
 const BATCH_LOCAL: usize = 1 << 15;
 
+/// Bytes that an item or an event of a batch takes at most, with room to grow, and in the lists of
+/// those whose values are looked for.
+const ITEM_BYTES: u64 = 64;
+
 /// Events of some shards, in the order in which they are printed.
 pub(crate) struct Batch {
     pub(crate) steps: Vec<Step>,
@@ -37,6 +41,12 @@ impl Batch {
             held: 0,
             items_max,
         }
+    }
+
+    /// Holds no more than so many bytes, unless few items take more.
+    pub(super) fn hold_at_most(&mut self, bytes: u64) {
+        let items = usize::try_from(bytes / ITEM_BYTES).unwrap_or(usize::MAX);
+        self.items_max = self.items_max.min(items.max(BATCH_LOCAL));
     }
 
     /// Adds an event of `shard`.

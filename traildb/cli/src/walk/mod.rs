@@ -73,6 +73,11 @@ impl<'d> Walk<'d> {
         })
     }
 
+    /// Holds no more than so many bytes of events at a time.
+    pub(crate) fn hold_at_most(&mut self, bytes: u64) {
+        self.batch.hold_at_most(bytes);
+    }
+
     /// Leaves out all trails but those of these UUIDs, each of which is named once.
     pub(crate) fn select(&mut self, uuids: &[Uuid]) -> Result<Asked, Ended> {
         let found = self.merge.select(uuids)?;

@@ -44,6 +44,15 @@ pub(crate) struct Args {
     verbose: bool,
 }
 
+/// How much memory may be used.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    /// In all; 0 for no limit.
+    pub(crate) bytes: u64,
+    /// Of this, what is not the builder's.
+    pub(crate) reserved: u64,
+}
+
 /// Where a database will be.
 pub(crate) enum Target {
     Path(PathBuf),
@@ -78,12 +87,18 @@ impl Args {
         }
     }
 
+    /// The memory that may be used, for the builder alone.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory { bytes: self.memory.unwrap_or_else(half_of_memory), reserved: 0 }
+    }
+
     /// A builder for a database of these fields, which goes to `target`.
     pub(crate) fn builder(
         &self,
         fields: &[String],
         threads: &threads::Args,
         target: &Target,
+        memory: Memory,
     ) -> Result<Builder, Failure> {
         let temporary = self.temp_dir.clone().unwrap_or_else(|| match target {
             Target::Path(path) => match path.parent() {
@@ -95,7 +110,8 @@ impl Args {
         let options = Options::default()
             .directory(self.tdb_format == "dir")
             .keep_existing(true)
-            .memory_bytes(self.memory.unwrap_or_else(half_of_memory))
+            .memory_bytes(memory.bytes)
+            .reserved_bytes(memory.reserved)
             .temporary_directory(temporary)
             .threads(threads.count())
             .bigrams(match self.bigrams.as_str() {

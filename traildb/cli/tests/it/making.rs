@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Sample, fixtures, printed, printed_bytes, run, stderr, tdb, uuid};
+use crate::support::{Sample, fixtures, peak_of, printed, printed_bytes, run, stderr, tdb, uuid};
 
 #[test]
 fn what_was_dumped_can_be_made_again() {
@@ -355,39 +355,6 @@ fn threads_memory_and_where_temporary_files_go_change_no_byte() {
         assert!(got == Some(code) && said.contains(part), "{options:?}: {said}");
         assert!(made.is_none(), "{options:?}");
     }
-}
-
-/// What a command takes at most, in bytes: its input is written to it, and then it is looked at until
-/// it ends.
-fn peak_of(
-    args: &[&str],
-    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
-) -> u64 {
-    use std::process::{Command, Stdio};
-
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin("tdb"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let mut input = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
-    write(&mut input).expect("it reads");
-    drop(input.into_inner().expect("it reads"));
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    let ended = loop {
-        // Of a process that has ended nothing is told.
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        peak = peak.max(kib.unwrap_or(0) << 10);
-        if let Some(status) = child.try_wait().expect("it is ours") {
-            break status;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    };
-    assert!(ended.success(), "{args:?}");
-    peak
 }
 
 /// Four times the memory that is allowed: what parses the rows, and hands them on, has its part in it.

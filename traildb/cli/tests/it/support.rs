@@ -40,6 +40,41 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a command takes at most, in bytes: its input is written to it, and then it is looked at until
+/// it ends.
+pub(crate) fn peak_of(
+    args: &[&str],
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> u64 {
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("tdb"))
+        .args(args)
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "testtest")
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut input = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
+    write(&mut input).expect("it reads");
+    drop(input.into_inner().expect("it reads"));
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        // Of a process that has ended nothing is told.
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) << 10);
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    };
+    assert!(ended.success(), "{args:?}");
+    peak
+}
+
 /// Says that a test is left out, which CI does not allow.
 pub(crate) fn left_out(what: &str, why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}: {why}, and CI is set");

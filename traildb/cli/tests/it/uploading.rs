@@ -1,10 +1,10 @@
 //! Databases that go straight into a bucket.
 
-use std::{fs, process::Output};
+use std::{fs, ops::Range, process::Output};
 
 use endpoint::{Endpoint, Settings};
 
-use crate::support::{Sample, printed, stderr, tdb, uuid};
+use crate::support::{Sample, peak_of, printed, stderr, tdb, uuid};
 
 fn start(settings: Settings) -> Endpoint {
     let endpoint = Endpoint::start(settings).expect("a port");
@@ -31,9 +31,14 @@ fn succeed(args: &[&str]) {
 
 /// Events that make a database of more than two parts of 8 MiB.
 fn many_events(sample: &Sample) -> String {
-    let path = sample.beside("many.csv");
+    events(sample, "many.csv", 0..70_000)
+}
+
+/// Events of these numbers, some 330 bytes each.
+fn events(sample: &Sample, name: &str, numbers: Range<u64>) -> String {
+    let path = sample.beside(name);
     let mut text = String::new();
-    for n in 0..70_000u64 {
+    for n in numbers {
         let random = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let value = format!("{random:020}").repeat(15);
         text.push_str(&format!("{},{n},{value},b{}\n", uuid((n % 200) as u8), n % 7));
@@ -104,4 +109,46 @@ fn what_is_there_stays_and_what_fails_is_not_there() {
         let (code, said) = make(output, "testtest", more);
         assert!(matches!(code, Some(1 | 2)) && said.contains(part), "{output}: {said}");
     }
+}
+
+/// Each of three objects is larger than what may be fetched, and all that there is to be had is larger
+/// than the memory: it is of all of them, and of what is sorted.
+#[test]
+fn a_merge_from_a_bucket_keeps_to_its_memory() {
+    const MEMORY: u64 = 64 << 20;
+    let endpoint = start(Settings::default());
+    let sample = Sample::new(&[]);
+    let made = |name: &str, events: u64| {
+        let (mut urls, mut files) = (Vec::new(), Vec::new());
+        for k in 0..3 {
+            let csv = self::events(&sample, "some.csv", k * events..(k + 1) * events);
+            let file = sample.beside(&format!("{name}{k}.tdb"));
+            let url = url(&endpoint, &format!("{name}{k}.tdb"));
+            for output in [&file, &url] {
+                succeed(&["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", output]);
+            }
+            urls.push(url);
+            files.push(file);
+        }
+        (urls, files)
+    };
+    let merge = |inputs: &[String], output: &str| {
+        let mut args = vec!["merge", "-T", "2", "--memory", "64MiB", "-o", output];
+        args.extend(inputs.iter().map(String::as_str));
+        peak_of(&args, |_| Ok(()))
+    };
+    let (few, _) = made("few", 10);
+    let base = merge(&few, &sample.beside("few-all.tdb"));
+    let (many, files) = made("many", 70_000);
+    for file in &files {
+        let bytes = fs::metadata(file).expect("made a moment ago").len();
+        assert!(bytes > MEMORY / 4, "{file}: {bytes} bytes");
+    }
+    let (far, near) = (sample.beside("far.tdb"), sample.beside("near.tdb"));
+    let peak = merge(&many, &far);
+    println!("peak {} MiB, of few events {} MiB", peak >> 20, base >> 20);
+    assert!(peak > MEMORY / 2, "not seen");
+    assert!(peak <= base + MEMORY + MEMORY / 10, "{} MiB beside {}", peak >> 20, base >> 20);
+    merge(&files, &near);
+    assert!(fs::read(&far).expect("made") == fs::read(&near).expect("made"), "other bytes");
 }
