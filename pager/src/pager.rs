@@ -317,6 +317,18 @@ impl Builder {
     }
 }
 
+/// Why nothing can be mapped: what each way to a userfaultfd was answered.
+fn why_unmappable(probe: &Probe) -> String {
+    if probe.tried.is_empty() {
+        return "its pager was built with ModeRequest::CheckedOnly, without page faults".to_owned();
+    }
+    let mut reason = "this process has no userfaultfd".to_owned();
+    for (way, answer) in &probe.tried {
+        reason.push_str(&format!("; {way}: {answer}"));
+    }
+    reason
+}
+
 /// log2 of a unit that is valid by itself and under `budget`.
 fn check_unit(unit: u64, budget: u64) -> Result<u32, ConfigError> {
     if !unit.is_power_of_two() || !(UNIT_BYTES_MIN..=UNIT_BYTES_MAX).contains(&unit) {
@@ -640,7 +652,7 @@ impl Pager {
                 }
                 None
             }
-            (None, Some(_)) => Some(self.why_unmappable()),
+            (None, Some(_)) => Some(why_unmappable(&inner.probe)),
             // An empty object maps to an empty slice everywhere.
             (_, None) => None,
         };
@@ -700,14 +712,6 @@ impl Pager {
         Ok(frames)
     }
 
-    fn why_unmappable(&self) -> String {
-        let mut reason = "this process has no userfaultfd".to_owned();
-        for (way, answer) in &self.0.probe.tried {
-            reason.push_str(&format!("; {way}: {answer}"));
-        }
-        reason
-    }
-
     pub(crate) fn forget(&self, region: u64) {
         lock(&self.0.objects).remove(&region);
         self.0.atlas.remove(region);
@@ -743,19 +747,33 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused_together() {
         type Change = fn(Builder) -> Builder;
-        let cases: [(&str, Change, bool); 7] = [
+        let cases: [(&str, Change, bool); 8] = [
             ("defaults", |b| b, true),
             ("no power of two", |b| b.unit_bytes(5000), false),
             ("a unit below a page", |b| b.unit_bytes(2048), false),
             ("a unit above a huge page", |b| b.unit_bytes(4 << 20), false),
-            ("31 units", |b| b.unit_bytes(4096).budget_bytes(31 * 8192), false),
+            // A unit counts with a page for its table, and four frames come beside the units.
+            ("32 units", |b| b.unit_bytes(4096).budget_bytes(32 * 8192 + 4 * 4096), true),
+            ("a byte less", |b| b.unit_bytes(4096).budget_bytes(32 * 8192 + 4 * 4096 - 1), false),
             ("no deadline", |b| b.deadline(Duration::ZERO), false),
             ("no requests", |b| b.demand_requests_max(0), false),
         ];
         for (what, change, works) in cases {
             assert_eq!(change(Pager::builder()).plan().is_ok(), works, "{what}");
         }
-        let least = UNITS_MIN * 8192 + FRAMES_MIN * 4096;
-        assert!(Pager::builder().unit_bytes(4096).budget_bytes(least).plan().is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_says_what_was_tried() {
+        let mut probe = Pager::probe();
+        probe.tried = vec![
+            ("userfaultfd(2)".to_owned(), "EPERM".to_owned()),
+            ("/dev/userfaultfd".to_owned(), "ENOENT".to_owned()),
+        ];
+        let expected = "this process has no userfaultfd; userfaultfd(2): EPERM; \
+                        /dev/userfaultfd: ENOENT";
+        assert_eq!(why_unmappable(&probe), expected);
+        probe.tried.clear();
+        assert!(why_unmappable(&probe).contains("CheckedOnly"));
     }
 }

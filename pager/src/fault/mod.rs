@@ -92,7 +92,12 @@ pub(crate) fn run(
     stop: &Wakeup,
     engine: &UnboundedSender<Request>,
 ) {
-    match catch_unwind(AssertUnwindSafe(|| answer(uffd, atlas, stop, engine))) {
+    stop_unless_well(|| answer(uffd, atlas, stop, engine));
+}
+
+/// Does `work`; an error or a panic of it ends the process.
+fn stop_unless_well(work: impl FnOnce() -> io::Result<()>) {
+    match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => stop_process(&format!("the page-fault thread failed: {error}")),
         Err(panic) => {
@@ -187,22 +192,31 @@ mod tests {
 
     use super::*;
 
+    const CHILD: &str = "PAGER_TEST_CHILD";
+
+    /// Runs this test again in a process of its own, which must abort and say this. False within it.
+    fn aborts(test: &str, says: &str) -> bool {
+        if std::env::var_os(CHILD).is_some() {
+            return false;
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
+        assert!(text.contains(says), "{text}");
+        true
+    }
+
     /// Readers would wait for ever, or read zeros, behind a fault thread that is gone: the process
-    /// must end, and say why. Runs in a process of its own.
+    /// must end, and say why.
     #[test]
     fn a_fault_thread_that_fails_takes_the_process_with_its_cause() {
         const TEST: &str =
             "fault::tests::a_fault_thread_that_fails_takes_the_process_with_its_cause";
-        const CHILD: &str = "PAGER_TEST_CHILD";
-        if std::env::var_os(CHILD).is_none() {
-            let output = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", TEST, "--nocapture"])
-                .env(CHILD, "1")
-                .output()
-                .unwrap();
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
-            assert!(text.contains("extmem pager: the page-fault thread failed"), "{text}");
+        if aborts(TEST, "extmem pager: the page-fault thread failed") {
             return;
         }
         // A pipe whose other end is gone reports an end of file where events are expected.
@@ -211,5 +225,16 @@ mod tests {
         let broken = Descriptor::new(read, 0);
         let (engine, _requests) = tokio::sync::mpsc::unbounded_channel();
         run(&broken, &Atlas::default(), &Wakeup::new().unwrap(), &engine);
+    }
+
+    #[test]
+    fn a_fault_thread_that_panics_takes_the_process_with_its_message() {
+        const TEST: &str =
+            "fault::tests::a_fault_thread_that_panics_takes_the_process_with_its_message";
+        if aborts(TEST, "extmem pager: the page-fault thread panicked: unit 7 of no region") {
+            return;
+        }
+        let unit = std::hint::black_box(7);
+        stop_unless_well(|| panic!("unit {unit} of no region"));
     }
 }

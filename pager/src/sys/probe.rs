@@ -87,6 +87,11 @@ pub(crate) struct Opened {
 /// Opens the best descriptor that `request` allows. The order is: whatever serves system calls too
 /// comes first.
 pub(crate) fn open_descriptor(request: ModeRequest) -> Opened {
+    first_of(request, open)
+}
+
+/// The same, where `open` gives a descriptor and the features that the kernel has.
+fn first_of(request: ModeRequest, open: impl Fn(Route) -> io::Result<(Descriptor, u64)>) -> Opened {
     let ways: &[(Route, Mode, &str)] = match request {
         ModeRequest::Auto => &[
             (Route::SystemCall, Mode::Full, "userfaultfd(2)"),
@@ -136,4 +141,55 @@ fn open(route: Route) -> io::Result<(Descriptor, u64)> {
     let fd = open_raw(route)?;
     handshake(&fd, wanted)?;
     Ok((Descriptor::new(fd, wanted), offered))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// What is opened where these routes work, and what was asked for on the way.
+    fn opened(request: ModeRequest, works: &[Route]) -> (Probe, Vec<Route>) {
+        let asked = RefCell::new(Vec::new());
+        let opened = first_of(request, |route| {
+            asked.borrow_mut().push(route);
+            if !works.contains(&route) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            // Any descriptor will do: nothing is asked of it.
+            let (read, _) = nix::unistd::pipe()?;
+            Ok((Descriptor::new(read, 0), FEATURE_POISON))
+        });
+        assert_eq!(opened.descriptor.is_some(), opened.probe.mode != Mode::CheckedOnly);
+        (opened.probe, asked.into_inner())
+    }
+
+    #[test]
+    fn what_serves_system_calls_too_comes_first() {
+        use Route::{Device, SystemCall, UserModeOnly};
+        let all = [SystemCall, Device, UserModeOnly];
+        let cases: [(&[Route], Mode, &[Route]); 5] = [
+            (&all, Mode::Full, &[SystemCall]),
+            (&[Device, UserModeOnly], Mode::Full, &[SystemCall, Device]),
+            (&[SystemCall, UserModeOnly], Mode::Full, &[SystemCall]),
+            // The device may be there and be root's, while this works.
+            (&[UserModeOnly], Mode::UserModeOnly, &all),
+            (&[], Mode::CheckedOnly, &all),
+        ];
+        for (works, mode, expected) in cases {
+            let (probe, asked) = opened(ModeRequest::Auto, works);
+            assert_eq!((probe.mode, &asked[..]), (mode, expected), "{works:?}");
+            assert_eq!(probe.can_poison, mode != Mode::CheckedOnly, "{works:?}");
+            // Each way that failed says why, the last one that it works.
+            let answers: Vec<_> = probe.tried.iter().map(|(_, answer)| answer.as_str()).collect();
+            assert_eq!(answers.len(), expected.len(), "{answers:?}");
+            let failed = answers.iter().filter(|answer| **answer == "permission denied").count();
+            assert_eq!(failed, expected.len() - usize::from(!works.is_empty()), "{answers:?}");
+        }
+        let (probe, asked) = opened(ModeRequest::UserModeOnly, &all);
+        assert_eq!((probe.mode, &asked[..]), (Mode::UserModeOnly, &[UserModeOnly][..]));
+        let (probe, asked) = opened(ModeRequest::CheckedOnly, &all);
+        assert_eq!((probe.mode, &asked[..]), (Mode::CheckedOnly, &[][..]));
+    }
 }

@@ -204,3 +204,20 @@ fn io_error(error: userfaultfd::Error) -> io::Error {
         other => io::Error::other(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without progress the kernel's count is a negative errno: as a length it would be 16 EiB.
+    #[test]
+    fn a_count_that_is_an_error_is_no_progress() {
+        let again = -i64::from(libc::EAGAIN);
+        assert_eq!(progress(Err(Errno::EAGAIN), again), Err(Errno::EAGAIN));
+        assert_eq!(progress(Err(Errno::EEXIST), -i64::from(libc::EEXIST)), Err(Errno::EEXIST));
+        assert_eq!(progress(Err(Errno::EAGAIN), 0), Err(Errno::EAGAIN));
+        assert_eq!(progress(Err(Errno::EAGAIN), 8192), Ok(8192));
+        assert_eq!(progress(Ok(0), 65_536), Ok(65_536));
+        assert_eq!(progress(Ok(0), again), Ok(0));
+    }
+}

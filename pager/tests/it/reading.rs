@@ -28,7 +28,8 @@ fn loads_and_maps_show_the_objects_bytes_in_every_mode() {
             region.read_at(0, &mut buf).unwrap();
             assert!(buf == bytes_of(0..LEN), "{mode:?}, unit {unit}: read_at");
             if mode == ModeRequest::CheckedOnly {
-                assert!(region.map().unwrap_err().to_string().contains("load()"));
+                let error = region.map().unwrap_err().to_string();
+                assert!(error.contains("load()") && error.contains("CheckedOnly"), "{error}");
                 continue;
             }
             let mapped = region.map().unwrap();
