@@ -95,6 +95,18 @@ pub(crate) fn damages() -> Vec<(&'static str, &'static str, Damage)> {
                 entry[16] = bits;
             }
         }),
+        // The second item of symbols, whose field stays: one value more than that field has.
+        ("B1 value", "trails.codebook", |m| {
+            let book = member(m, "trails.codebook");
+            let mut changed = 0;
+            for entry in book.chunks_exact_mut(20).filter(|entry| entry[8] != 0) {
+                let field = u16::from(entry[8]);
+                let values = if field == 1 { 3 } else { 2 };
+                entry[8..16].copy_from_slice(&Item::new(field, values + 1).raw().to_le_bytes());
+                changed += 1;
+            }
+            assert!(changed > 0, "a symbol of two items");
+        }),
         ("B3 copies differ", "trails.codebook", |m| {
             let book = member(m, "trails.codebook");
             let at = book.len() - 20;
@@ -127,9 +139,10 @@ fn a_version_of_the_future_is_refused() {
 #[test]
 fn damaged_trails_are_errors_at_their_place() {
     // A trail of one byte: 3 bits of unused count, a flag, 2 bits of field, 2 of value.
-    let cases: [(&str, u8, &str); 4] = [
+    let cases: [(&str, u8, &str); 5] = [
         ("no events", 0b0000_0101, "has no events"),
         ("a field that does not exist", 0b0011_0000, "a literal of a field that does not exist"),
+        ("a value that does not exist", 0b1110_0000, "a literal of a value that does not exist"),
         ("ends inside a literal", 0, "ends inside a symbol"),
         ("starts without a time", 0b0001_0000, "starts without a time"),
     ];
@@ -146,6 +159,64 @@ fn damaged_trails_are_errors_at_their_place() {
             "{what}"
         );
         assert!(error.to_string().contains(text), "{what}: {error}");
+    }
+}
+
+/// The members whose first trail is these numbers of so many bits, from that of unused bits on.
+fn with_first_trail(numbers: &[(u32, u32)]) -> Members {
+    let mut members = good();
+    let bits: Vec<bool> =
+        numbers.iter().flat_map(|&(number, n)| (0..n).map(move |k| number >> k & 1 == 1)).collect();
+    let byte = |bits: &[bool]| (0..bits.len()).map(|k| u8::from(bits[k]) << k).sum::<u8>();
+    let mut data: Vec<u8> = bits.chunks(8).map(byte).collect();
+    let ends = [0, data.len(), data.len() + 1, data.len() + 2];
+    data.extend([0; 10]);
+    members.insert("trails.data".into(), data);
+    let toc = ends.iter().flat_map(|&end| (end as u32).to_le_bytes());
+    members.insert("trails.toc".into(), toc.collect());
+    members
+}
+
+/// Behind events that are good, and before others, where whole trails are decoded fast.
+#[test]
+fn symbols_that_do_not_exist_are_found_in_the_middle() {
+    // A time with a delta of 0, and a literal of field 2 with a value of its two.
+    let time = [(0, 1), (0, 2), (0, 3)];
+    let second = |value: u32| [(0, 1), (2, 2), (value, 2)];
+    // No entry of this codebook is used: whatever code word comes has length 0.
+    let unused = |members: &mut Members| members.get_mut("trails.codebook").unwrap().fill(0);
+    let cases: [(&str, &[(u32, u32)], Option<&str>); 3] = [
+        ("a value that the field has", &second(2), None),
+        ("a value more", &second(3), Some("a literal of a value that does not exist")),
+        ("a code of length 0", &[(1, 1), (0, 4)], Some("no code word starts like this")),
+    ];
+    for (what, bad, text) in cases {
+        let good = [&time[..], &second(1)].concat();
+        let before: Vec<_> = (0..100).flat_map(|_| good.clone()).collect();
+        let unused_bits = [(0, 3)];
+        let trail = [&unused_bits[..], &before, bad, &before];
+        let mut numbers = trail.concat();
+        let bits: u32 = numbers.iter().map(|&(_, n)| n).sum();
+        numbers[0].0 = bits.wrapping_neg() % 8;
+        let mut members = with_first_trail(&numbers);
+        unused(&mut members);
+        let reader = open_members(&members).unwrap();
+        let events = || -> Result<usize, Error> {
+            let mut trail = reader.trail(0)?;
+            let mut events = 0;
+            while trail.next_event()?.is_some() {
+                events += 1;
+            }
+            Ok(events)
+        };
+        match (events(), text) {
+            (Ok(events), None) => assert_eq!(events, 200, "{what}"),
+            (Err(Error::Damaged { member, reason, .. }), Some(text)) => {
+                assert_eq!(member, "trails.data", "{what}");
+                assert!(reason.contains(text), "{what}: {reason}");
+            }
+            (got, _) => panic!("{what}: {got:?}"),
+        }
     }
 }
 
@@ -200,27 +271,14 @@ fn no_single_change_makes_the_reader_panic() {
 /// A trail of one event in which a field changes again and again, a few bits each time.
 #[test]
 fn changes_of_an_event_are_no_more_than_fields() {
-    let mut members = good();
-    let mut bits = Vec::new();
-    let mut put = |numbers: &[(u32, u32)]| {
-        for &(number, n) in numbers {
-            bits.extend((0..n).map(|k| number >> k & 1 == 1));
-        }
-    };
     // How many bits of the last byte are unused comes first: none. A time with a delta of 0, in the
     // bits of a delta of 4. Then literals of field 1 with its first value, of three.
-    put(&[(0, 3), (0, 1), (0, 2), (0, 3)]);
+    let mut numbers = vec![(0, 3), (0, 1), (0, 2), (0, 3)];
     for _ in 0..4099 {
-        put(&[(0, 1), (1, 2), (1, 2)]);
+        numbers.extend([(0, 1), (1, 2), (1, 2)]);
     }
-    assert_eq!(bits.len() % 8, 0);
-    let byte = |bits: &[bool]| (0..8).map(|k| u8::from(bits[k]) << k).sum::<u8>();
-    let mut data: Vec<u8> = bits.chunks(8).map(byte).collect();
-    let ends = [0, data.len(), data.len() + 1, data.len() + 2];
-    data.extend([0; 10]);
-    members.insert("trails.data".into(), data);
-    let toc = ends.iter().flat_map(|&end| (end as u32).to_le_bytes());
-    members.insert("trails.toc".into(), toc.collect());
+    assert_eq!(numbers.iter().map(|&(_, n)| n).sum::<u32>() % 8, 0);
+    let members = with_first_trail(&numbers);
     let reader = open_members(&members).unwrap();
     let mut trail = reader.trail(0).unwrap();
     let event = trail.next_event().unwrap().unwrap();
