@@ -185,7 +185,8 @@ fn symbols_that_do_not_exist_are_found_in_the_middle() {
     let second = |value: u32| [(0, 1), (2, 2), (value, 2)];
     // No entry of this codebook is used: whatever code word comes has length 0.
     let unused = |members: &mut Members| members.get_mut("trails.codebook").unwrap().fill(0);
-    let cases: [(&str, &[(u32, u32)], Option<&str>); 3] = [
+    type Case<'c> = (&'c str, &'c [(u32, u32)], Option<&'c str>);
+    let cases: [Case<'_>; 3] = [
         ("a value that the field has", &second(2), None),
         ("a value more", &second(3), Some("a literal of a value that does not exist")),
         ("a code of length 0", &[(1, 1), (0, 4)], Some("no code word starts like this")),
