@@ -827,6 +827,7 @@ mod tests {
             ("http://h/p?q=1", Scheme::Http, "http://h/p?q=1"),
             ("https://h/p?q=1#extmem:retries=2", Scheme::Http, "https://h/p?q=1"),
             ("gs://b/k", Scheme::Gs, "b/k"),
+            ("az://b/k%20?account=me", Scheme::Az, "b/k%20"),
         ];
         for (url, scheme, path) in cases {
             let address = Address::parse(url).expect(url);
@@ -957,5 +958,14 @@ mod tests {
     fn names_are_the_addresses_without_options() {
         let source = open("s3://bucket/a%20key?anonymous&region=r").expect("a source");
         assert_eq!(source.name(), "s3://bucket/a key");
+    }
+
+    #[cfg(feature = "azure")]
+    #[test]
+    fn containers_of_azure_are_opened_by_account() {
+        let source = open("az://box/a%20key?anonymous&account=me").expect("a source");
+        assert_eq!(source.name(), "az://box/a key");
+        let error = open("az://box?anonymous&account=me").map(drop).expect_err("no key");
+        assert!(error.to_string().contains("az://"), "{error}");
     }
 }

@@ -84,6 +84,17 @@ impl RetryPolicy {
         let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20));
         doubled.min(self.backoff_max)
     }
+
+    /// How long to wait this time.
+    fn wait(&self, failures: u32, error: &SourceError, chance: &Chance) -> Duration {
+        let wait = chance.up_to(self.bound(failures, error));
+        match error {
+            // On top of what was asked for, so that those who were told the same do not return
+            // together.
+            SourceError::Throttled { retry_after: Some(asked), .. } => wait.saturating_add(*asked),
+            _ => wait,
+        }
+    }
 }
 
 /// A source that tries again when the one within says that trying again may help: throttled,
@@ -243,12 +254,7 @@ impl Effort {
         if self.failures >= self.policy.attempts_max {
             return Err(self.give_up(error));
         }
-        let mut wait = self.chance.up_to(self.policy.bound(self.failures, &error));
-        if let SourceError::Throttled { retry_after: Some(asked), .. } = &error {
-            // On top of what was asked for, so that those who were told the same do not return
-            // together.
-            wait = wait.saturating_add(*asked);
-        }
+        let wait = self.policy.wait(self.failures, &error, &self.chance);
         if wait >= self.left() {
             return Err(self.give_up(error));
         }
@@ -502,5 +508,59 @@ impl<S: BlockSource> BlockSource for Retry<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transient() -> SourceError {
+        SourceError::Transient {
+            object: "x".to_owned(),
+            what: "read",
+            range: None,
+            attempts: 1,
+            reason: "reset".to_owned(),
+            cause: None,
+        }
+    }
+
+    /// Clients that failed together come back spread over the whole time from zero to the bound.
+    #[test]
+    fn waits_are_spread_from_zero_to_a_bound_that_doubles() {
+        let policy = RetryPolicy::default();
+        let throttled = |retry_after| {
+            let object = "x".to_owned();
+            let (what, range, attempts, cause) = ("read", None, 1, None);
+            SourceError::Throttled { object, what, range, attempts, retry_after, cause }
+        };
+        let ms = Duration::from_millis;
+        let cases = [
+            (1, transient(), ms(0), ms(50)),
+            (2, transient(), ms(0), ms(100)),
+            (4, transient(), ms(0), ms(400)),
+            (100, transient(), ms(0), ms(5000)),
+            (1, throttled(None), ms(0), ms(250)),
+            (3, throttled(None), ms(0), ms(1000)),
+            // Never earlier than the server asked for, and spread behind that.
+            (1, throttled(Some(ms(7000))), ms(7000), ms(250)),
+        ];
+        for (failures, error, least, bound) in cases {
+            let waits = (0..2000).map(|seed| {
+                let wait = policy.wait(failures, &error, &Chance::seeded(seed));
+                let late = wait.checked_sub(least).unwrap_or_else(|| panic!("{wait:?}"));
+                assert!(late <= bound, "{failures} failures, {error}: {wait:?}");
+                late.as_secs_f64() / bound.as_secs_f64()
+            });
+            let waits: Vec<f64> = waits.collect();
+            let mean = waits.iter().sum::<f64>() / waits.len() as f64;
+            assert!((0.45..0.55).contains(&mean), "{failures} failures, {error}: {mean}");
+            for tenth in 0..10 {
+                let from = f64::from(tenth) / 10.0;
+                let n = waits.iter().filter(|wait| (from..from + 0.1).contains(*wait)).count();
+                assert!((100..300).contains(&n), "{failures} failures, {error}: {n} from {from}");
+            }
+        }
     }
 }

@@ -261,18 +261,11 @@ async fn accept(
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(_) => {
-                // Out of descriptors, most likely: some will close.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        // Without it a small answer waits for the acknowledgement of its head, up to 40 ms.
-        if socket.set_nodelay(true).is_err() {
+        let Ok(socket) = next(&listener).await else {
+            // Out of descriptors, most likely: some will close.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
-        }
+        };
         front.tally.connections.fetch_add(1, Ordering::Relaxed);
         let line = Line::new(socket, front.shape, link.clone());
         let (front, tls) = (front.clone(), tls.clone());
@@ -290,6 +283,14 @@ async fn accept(
             drop(place);
         });
     }
+}
+
+/// The next connection.
+async fn next(listener: &tokio::net::TcpListener) -> io::Result<tokio::net::TcpStream> {
+    let (socket, _) = listener.accept().await?;
+    // Without it a small answer waits for the acknowledgement of its head, up to 40 ms.
+    socket.set_nodelay(true)?;
+    Ok(socket)
 }
 
 async fn serve(line: impl AsyncRead + AsyncWrite + Unpin, front: Arc<Front>) {
@@ -360,4 +361,22 @@ fn switch(query: &str, faults: &Faults) -> HttpResponse {
     let mut response = HttpResponse::new(Body::from(text));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_wait_for_no_acknowledgement() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let here = (Ipv4Addr::LOCALHOST, 0);
+            let listener = tokio::net::TcpListener::bind(here).await.expect("a free port");
+            let address = listener.local_addr().expect("an address");
+            let _client = tokio::net::TcpStream::connect(address).await.expect("it listens");
+            let socket = next(&listener).await.expect("a connection");
+            assert!(socket.nodelay().expect("an option"));
+        });
+    }
 }

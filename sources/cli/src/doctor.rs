@@ -36,7 +36,8 @@ struct Finding {
 
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
     let probe = Pager::probe();
-    let mut findings = vec![faults(&probe), moving(&probe), poison(&probe), tracking(&probe)];
+    let mut findings =
+        vec![faults(&probe, &Around::look()), moving(&probe), poison(&probe), tracking(&probe)];
     findings.extend([
         page_tables(&probe),
         address_space(),
@@ -139,7 +140,27 @@ fn try_it() -> Result<String, String> {
     }
 }
 
-fn faults(probe: &Probe) -> Finding {
+/// What decides beside the kernel whether a process gets page faults.
+struct Around {
+    /// `vm.unprivileged_userfaultfd`.
+    unprivileged: Option<u64>,
+    has_device: bool,
+    in_container: bool,
+    has_filters: bool,
+}
+
+impl Around {
+    fn look() -> Around {
+        Around {
+            unprivileged: sysctl("vm/unprivileged_userfaultfd"),
+            has_device: fs::metadata("/dev/userfaultfd").is_ok(),
+            in_container: in_container(),
+            has_filters: seccomp_filters(),
+        }
+    }
+}
+
+fn faults(probe: &Probe, around: &Around) -> Finding {
     let found = match probe.mode {
         Mode::Full => "faults of programs and of system calls are served".to_owned(),
         Mode::UserModeOnly => {
@@ -155,28 +176,29 @@ fn faults(probe: &Probe) -> Finding {
     };
     let mut remedies = Vec::new();
     if probe.mode != Mode::Full {
-        if sysctl("vm/unprivileged_userfaultfd") == Some(0) {
+        let or = if around.unprivileged == Some(0) {
             remedies.push("as root: sysctl vm.unprivileged_userfaultfd=1".to_owned());
-        }
-        if fs::metadata("/dev/userfaultfd").is_ok() {
-            remedies.push(
-                "or give this user's group /dev/userfaultfd: chgrp GROUP /dev/userfaultfd; chmod \
-                 660 /dev/userfaultfd (a udev rule makes it last)"
-                    .to_owned(),
-            );
+            "or "
         } else {
-            remedies.push("or, on Linux 6.1 and later, provide /dev/userfaultfd".to_owned());
-        }
+            ""
+        };
+        remedies.push(match around.has_device {
+            true => format!(
+                "{or}give this user's group /dev/userfaultfd: chgrp GROUP /dev/userfaultfd; chmod \
+                 660 /dev/userfaultfd (a udev rule makes it last)"
+            ),
+            false => format!("{or}provide /dev/userfaultfd, on Linux 6.1 and later"),
+        });
     }
     if probe.mode == Mode::CheckedOnly {
-        if in_container() {
+        if around.in_container {
             remedies.push(
                 "in a container: --device /dev/userfaultfd, or a seccomp profile that allows \
                  userfaultfd (--security-opt seccomp=PROFILE.json)"
                     .to_owned(),
             );
         }
-        if seccomp_filters() {
+        if around.has_filters {
             remedies
                 .push("a seccomp filter is active on this process and may forbid it".to_owned());
         }
@@ -333,4 +355,86 @@ fn in_container() -> bool {
 fn seccomp_filters() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe(mode: Mode, tried: &[(&str, &str)]) -> Probe {
+        let tried = tried.iter().map(|&(way, answer)| (way.to_owned(), answer.to_owned()));
+        Probe {
+            mode,
+            tried: tried.collect(),
+            can_move: mode != Mode::CheckedOnly,
+            can_poison: mode != Mode::CheckedOnly,
+            can_track_writes: mode != Mode::CheckedOnly,
+            frees_page_tables: true,
+            features: 0,
+        }
+    }
+
+    const OPEN: Around =
+        Around { unprivileged: Some(1), has_device: true, in_container: false, has_filters: false };
+
+    /// What is advised begins with these words, in this order.
+    fn advises(mode: Mode, around: &Around, expected: &[&str]) {
+        let tried = [("userfaultfd(2)", "EPERM"), ("/dev/userfaultfd", "EACCES")];
+        let finding = faults(&probe(mode, &tried), around);
+        assert_eq!(finding.good, mode == Mode::Full);
+        let advice = &finding.remedies;
+        assert_eq!(advice.len(), expected.len(), "{mode}: {advice:#?}");
+        for (line, start) in advice.iter().zip(expected) {
+            assert!(line.starts_with(start), "{mode}: {line:?} is not {start:?}");
+        }
+        for (way, answer) in tried.iter().filter(|_| mode == Mode::CheckedOnly) {
+            assert!(finding.found.contains(&format!("{way}: {answer}")), "{}", finding.found);
+        }
+    }
+
+    #[test]
+    fn each_way_to_lack_page_faults_has_its_advice() {
+        let root_only = "as root: sysctl vm.unprivileged_userfaultfd=1";
+        let group = "give this user's group /dev/userfaultfd: chgrp GROUP /dev/userfaultfd";
+        let or_group = format!("or {group}");
+        let provide = "provide /dev/userfaultfd, on Linux 6.1";
+        let or_provide = format!("or {provide}");
+        let container = "in a container: --device /dev/userfaultfd, or a seccomp profile";
+        let filter = "a seccomp filter is active";
+        let kernel = "the kernel needs CONFIG_USERFAULTFD=y";
+        advises(Mode::Full, &Around { unprivileged: Some(0), ..OPEN }, &[]);
+        // An ordinary user, whose device is root's or missing.
+        let closed = Around { unprivileged: Some(0), ..OPEN };
+        advises(Mode::UserModeOnly, &closed, &[root_only, &or_group]);
+        let no_device = Around { has_device: false, ..closed };
+        advises(Mode::UserModeOnly, &no_device, &[root_only, &or_provide]);
+        advises(Mode::UserModeOnly, &OPEN, &[group]);
+        // None at all: what keeps it away may be the kernel, a container or a filter.
+        advises(Mode::CheckedOnly, &OPEN, &[group, kernel]);
+        let old = Around { unprivileged: None, has_device: false, ..OPEN };
+        advises(Mode::CheckedOnly, &old, &[provide, kernel]);
+        let filtered = Around { has_filters: true, ..no_device };
+        advises(Mode::CheckedOnly, &filtered, &[root_only, &or_provide, filter, kernel]);
+        let boxed = Around { in_container: true, ..filtered };
+        let all = [root_only, or_provide.as_str(), container, filter, kernel];
+        advises(Mode::CheckedOnly, &boxed, &all);
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_says_since_when_it_is_there() {
+        let none = probe(Mode::CheckedOnly, &[]);
+        for (finding, since) in
+            [(moving(&none), "6.8"), (poison(&none), "6.6"), (tracking(&none), "6.7")]
+        {
+            assert!(!finding.good, "{}", finding.name);
+            assert!(
+                finding.remedies[0].contains(since),
+                "{}: {:?}",
+                finding.name,
+                finding.remedies
+            );
+        }
+        let full = probe(Mode::Full, &[]);
+        assert!([moving(&full), poison(&full), tracking(&full)].iter().all(|finding| finding.good));
+    }
 }

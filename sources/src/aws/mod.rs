@@ -296,6 +296,59 @@ mod tests {
         }
     }
 
+    /// Where a GET would go: the request is looked at and not sent.
+    async fn place(endpoint: &str, path_style: Option<bool>) -> String {
+        let aws = Aws::new(AwsOptions {
+            endpoint: Some(endpoint.to_owned()),
+            region: Some("us-east-1".to_owned()),
+            path_style,
+            anonymous: true,
+            ..AwsOptions::default()
+        });
+        let place = Arc::new(std::sync::Mutex::new(String::new()));
+        let seen = place.clone();
+        let get = aws.s3().await.expect("a client").get_object().bucket("bucket").key("key");
+        let get = get.customize().map_request(move |request| {
+            *seen.lock().expect("a place") = request.uri().to_owned();
+            Err(std::io::Error::other("seen"))
+        });
+        get.send().await.map(drop).expect_err("it is not sent");
+        let place = place.lock().expect("a place");
+        place.split('?').next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn the_bucket_is_in_the_path_where_that_is_asked_for_or_needed() {
+        let cases = [
+            ("https://s3.example.com", None, "https://bucket.s3.example.com/key"),
+            ("https://s3.example.com", Some(false), "https://bucket.s3.example.com/key"),
+            ("https://s3.example.com", Some(true), "https://s3.example.com/bucket/key"),
+            ("http://localhost:9000", None, "http://localhost:9000/bucket/key"),
+            ("http://localhost:9000", Some(false), "http://bucket.localhost:9000/key"),
+            ("http://127.0.0.1:9000", None, "http://127.0.0.1:9000/bucket/key"),
+        ];
+        for (endpoint, path_style, expected) in cases {
+            assert_eq!(place(endpoint, path_style).await, expected, "{endpoint} {path_style:?}");
+        }
+    }
+
+    /// Ours would be multiplied by the SDK's, and its guard ends bodies that our own may wait for.
+    #[tokio::test]
+    async fn retries_and_the_guard_of_slow_bodies_are_off() {
+        let options =
+            AwsOptions { anonymous: true, region: Some("r".to_owned()), ..AwsOptions::default() };
+        let aws = Aws::new(options);
+        let of_others = aws.config().await.expect("a configuration");
+        assert_eq!(of_others.retry_config().map(RetryConfig::max_attempts), Some(1));
+        assert_eq!(
+            of_others.stalled_stream_protection().map(|guard| guard.is_enabled()),
+            Some(false)
+        );
+        let s3 = aws.s3().await.expect("a client").config();
+        assert_eq!(s3.retry_config().map(RetryConfig::max_attempts), Some(1));
+        assert_eq!(s3.stalled_stream_protection().map(|guard| guard.is_enabled()), Some(false));
+    }
+
     #[tokio::test]
     async fn the_password_of_an_endpoint_is_not_repeated() {
         let endpoint = Some("ftp://user:secret@host".to_owned());

@@ -251,3 +251,30 @@ async fn leaving_waits_for_no_goodbye() {
     });
     tokio::time::timeout(WAIT, left).await.expect("an end").expect("no panic");
 }
+
+/// A server that hangs up on everybody is not called again at once by each that asks. Counted, not timed:
+/// the pauses double from 50 ms to 5 s, so that fifty calls are minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_up_is_called_less_and_less_often() {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            drop(stream);
+        }
+    });
+    let link = Link::new(Place::Unix(socket(folder.path())), String::new());
+    let source = Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source");
+    for _ in 0..2000 {
+        let error = source.stat().await.expect_err("nobody answers");
+        assert!(error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("extmem.sock"), "{error}");
+    }
+    let calls = calls.load(Relaxed);
+    assert!((1..50).contains(&calls), "{calls} calls");
+    server.abort();
+}

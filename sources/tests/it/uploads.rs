@@ -225,3 +225,45 @@ async fn an_older_object_is_never_taken_for_the_one_that_replaces_it() {
         assert_eq!(done.is_ok(), ours, "{what}: {done:?}");
     }
 }
+
+/// Not even who lists parts finds the head of an object that has no end: it goes when all others are
+/// there, and only behind it are they put together.
+#[tokio::test]
+async fn the_first_part_goes_last_and_then_they_are_put_together() {
+    let fake = Fake::start(|head| {
+        let line = head.lines().next().unwrap_or_default();
+        if line.starts_with("post ") && !line.contains("uploadid=") {
+            let text = "<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key>\
+                        <UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+            return answer("200 OK", &["Content-Type: application/xml"], text.as_bytes());
+        }
+        if line.starts_with("put ") {
+            return answer("200 OK", &["ETag: \"part\""], b"");
+        }
+        let text = "<CompleteMultipartUploadResult><Bucket>bucket</Bucket><Key>key</Key>\
+                    <ETag>\"0123-4\"</ETag></CompleteMultipartUploadResult>";
+        answer("200 OK", &["Content-Type: application/xml"], text.as_bytes())
+    });
+    let fake = fake.await;
+    let len = 3 * PART + 77;
+    upload(anonymous(&fake.base), "bucket", "key", sample(len), len, quick(true))
+        .await
+        .expect("done");
+    // What each request was, in the order in which they came first: a slow one may be sent again.
+    let asked = fake.seen().into_iter().map(|head| {
+        let line = head.lines().next().unwrap_or_default().to_owned();
+        let part = line.split(['?', '&', ' ']).find_map(|word| word.strip_prefix("partnumber="));
+        match (part, line.starts_with("post "), line.contains("uploadid=")) {
+            (Some(part), false, true) => part.to_owned(),
+            (None, true, false) => "create".to_owned(),
+            (None, true, true) => "complete".to_owned(),
+            _ => panic!("{line}"),
+        }
+    });
+    let mut known = std::collections::HashSet::new();
+    let mut asked: Vec<String> = asked.filter(|what| known.insert(what.clone())).collect();
+    // Those between may overtake each other.
+    let between = asked.len().saturating_sub(2).max(1);
+    asked[1..between].sort();
+    assert_eq!(asked, ["create", "2", "3", "4", "1", "complete"]);
+}

@@ -537,3 +537,29 @@ impl Server {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Clients of other machines have no business here unless somebody says so.
+    #[test]
+    fn it_listens_on_loopback_where_nothing_else_is_said() {
+        let args = |more: &[&str]| {
+            let words = ["serve", "--dir", "/var/cache/extmem"].iter().chain(more);
+            Command::try_parse_from(words).map(|command| command.args).expect("arguments")
+        };
+        let args_alone = args(&[]);
+        assert_eq!(args_alone.listen.to_string(), "127.0.0.1:9009");
+        assert!(args_alone.tcp.is_none() && args_alone.http.is_none() && args_alone.unix.is_none());
+        assert_eq!(args(&["--listen", "[::1]:0"]).listen.to_string(), "[::1]:0");
+    }
+}

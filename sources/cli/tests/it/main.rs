@@ -107,6 +107,39 @@ fn doctor_reports_and_its_exit_code_agrees() {
     assert!(text.contains("page faults") && text.contains("page tables"), "{text}");
 }
 
+/// An ordinary user is told how to get what root has. Only root can become one.
+#[test]
+fn doctor_advises_a_user_who_is_not_root() {
+    use std::os::unix::fs::PermissionsExt;
+    let doctor = |program: &std::path::Path, user: &str| {
+        let mut doctor = std::process::Command::new("setpriv");
+        doctor.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(program);
+        doctor.args(["doctor", "--json"]).output()
+    };
+    // Where every user can reach it.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("extmem");
+    std::fs::copy(assert_cmd::cargo::cargo_bin!("extmem"), &program).unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let output = doctor(&program, "65534");
+    let closed = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    let closed = closed.is_ok_and(|text| text.trim() == "0");
+    let json = output.as_ref().ok().and_then(|output| {
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().filter(|_| closed)
+    });
+    let Some(json) = json else {
+        return blocks::without_other_users(&(output, closed));
+    };
+    assert_eq!(output.unwrap().status.code(), Some(3), "{json}");
+    let findings = json["findings"].as_array().unwrap();
+    let faults = findings.iter().find(|finding| finding["name"] == "page faults").unwrap();
+    assert_eq!(faults["ok"], false, "{json}");
+    let advice = faults["do"].to_string();
+    assert!(advice.contains("sysctl vm.unprivileged_userfaultfd=1"), "{json}");
+    assert!(advice.contains("/dev/userfaultfd"), "{json}");
+    assert!(json["tried"].as_array().is_some_and(|tried| tried.len() == 3), "{json}");
+}
+
 #[test]
 fn doctor_knows_limits_and_what_does_not_work_at_all() {
     let doctor = |limit: &str| {
