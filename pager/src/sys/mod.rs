@@ -11,6 +11,7 @@ mod arena; // frames to move, and back
 mod frames; // either
 mod port;
 mod tables; // of pages, and whether they go
+mod writes; // which pages were written
 mod probe;
 
 pub(crate) use event::Wakeup;

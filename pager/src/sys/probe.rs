@@ -7,6 +7,7 @@ use super::{
     uffd::{
         Descriptor, FEATURE_MOVE, FEATURE_POISON, FEATURE_WP_ASYNC, Route, handshake, open_raw,
     },
+    writes,
 };
 
 /// How missing units reach the pager.
@@ -55,7 +56,8 @@ pub struct Probe {
     /// `UFFDIO_POISON` (Linux 6.6): a page that cannot be had raises SIGBUS instead of ending the
     /// process.
     pub can_poison: bool,
-    /// Asynchronous write protection (Linux 6.7), for writable regions.
+    /// Asynchronous write protection and `PAGEMAP_SCAN` (Linux 6.7), which was tried: what writable
+    /// regions will need.
     pub can_track_writes: bool,
     /// Whether the kernel frees a page table when the last page of its 2 MiB span is given up (Linux
     /// 6.14 on x86-64). Else it stays until the region closes, and is charged to the budget.
@@ -113,7 +115,7 @@ fn first_of(request: ModeRequest, open: impl Fn(Route) -> io::Result<(Descriptor
                     tried,
                     can_move: features & FEATURE_MOVE != 0,
                     can_poison: features & FEATURE_POISON != 0,
-                    can_track_writes: features & FEATURE_WP_ASYNC != 0,
+                    can_track_writes: features & FEATURE_WP_ASYNC != 0 && writes::are_seen(),
                     frees_page_tables: tables::are_freed(),
                     features,
                 };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use userfaultfd::{Event, EventBuffer, Uffd};
+use userfaultfd::{Event, EventBuffer, RegisterMode, Uffd};
 
 /// Feature bits of `linux/userfaultfd.h`.
 pub(crate) const FEATURE_POISON: u64 = 1 << 14;
@@ -123,6 +123,17 @@ impl Descriptor {
     /// Makes missing pages of the range raise faults here. Page aligned.
     pub(crate) fn register(&self, addr: usize, len: usize) -> io::Result<()> {
         self.uffd.register(addr as *mut libc::c_void, len).map(drop).map_err(io_error)
+    }
+
+    /// Makes accesses of another kind to the range known here. Page aligned.
+    pub(crate) fn register_for(
+        &self,
+        addr: usize,
+        len: usize,
+        mode: RegisterMode,
+    ) -> io::Result<()> {
+        let registered = self.uffd.register_with_mode(addr as *mut libc::c_void, len, mode);
+        registered.map(drop).map_err(io_error)
     }
 
     /// Wakes the threads that wait for a page of the range.
