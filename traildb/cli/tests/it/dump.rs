@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Sample, fixtures, printed, printed_bytes, run, stderr, uuid};
+use crate::support::{Sample, fixtures, left_out, printed, printed_bytes, run, stderr, uuid};
 
 /// Everything that CSV and JSON have to quote.
 const NASTY: &[(u8, u64, &[u8], &[u8])] = &[
@@ -274,4 +274,33 @@ fn options_of_the_c_tool_are_known() {
     assert_eq!(output.stdout.iter().filter(|&&byte| byte == b'\n').count(), 3);
     let quiet = run(&["dump", "-i", &path]);
     assert_eq!(stderr(&quiet), "");
+}
+
+/// On a terminal, which `script` makes: how many trails, how fast, and how long it will still take.
+#[test]
+fn a_bar_on_a_terminal_says_how_fast_and_what_is_left() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let name = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (path, out) = (name("s.tdb"), name("out.csv"));
+    printed(&["synth", "--events", "50000", "--trails", "4000", "-o", &path]);
+    let program = env!("CARGO_BIN_EXE_tdb");
+    let line = |to: &str| format!("stty cols 120; '{program}' dump -i '{path}' -o '{to}'");
+    let seen = |to: &str| {
+        let mut script = Command::new("script");
+        script.args(["-qec", &line(to), "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+        script.output()
+    };
+    let output = match seen(&out) {
+        Err(error) => return left_out("a bar on a terminal", &format!("script: {error}")),
+        Ok(output) => output,
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("/4,000 trails ") && text.contains("/s, "), "{text:?}");
+    assert!(text.contains("s left"), "{text:?}");
+    assert!(std::fs::metadata(&out).expect("made a moment ago").len() > 50_000);
+    // Not among the rows, where these go to the terminal, and not where there is none.
+    let text = seen("-").expect("it was there").stdout;
+    assert!(!String::from_utf8_lossy(&text).contains("s left"));
+    assert_eq!(stderr(&run(&["dump", "-i", &path, "-o", &name("quiet.csv")])), "");
 }
