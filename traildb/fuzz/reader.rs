@@ -7,7 +7,7 @@ mod compact;
 use bytes::Bytes;
 use compact::{Compact, PACKAGE, REMOTE};
 use libfuzzer_sys::fuzz_target;
-use traildb::{Error, Item, Reader, Storage, Uuid};
+use traildb::{Error, Item, Reader, Uuid};
 
 fuzz_target!(|input: &[u8]| {
     let compact = Compact::parse(input);
