@@ -1,15 +1,16 @@
 //! What all clients of a database agree upon: one object for the database, one per collection.
 //!
-//! Both are frames (see `frame`), of version 1 and 2:
+//! Both are frames (see `frame`), of version 1 or 2:
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
-//! | `database` | `s3dD` | id (16), log backend (1), shards (4) |
+//! | `database` | `s3dD` | id (16), log backend (1), shards (4); in version 2: 1, which is AES-256-GCM (1) |
 //! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1), kind of search key (1), what it needs (2 + n) |
 //!
 //! Kinds of search keys: 1 the payload; 2 a part: separator (1), number (2); 3 a JSON field: its name;
-//! 0 none: whoever writes records writes the entries too. In version 1 the last two fields are not
-//! there, and all are of that kind; in version 2 some are not.
+//! 0 none: whoever writes records writes the entries too. In version 1 of a collection the last two
+//! fields are not there, and all are of that kind; in version 2 some are not. A database of version 2 is
+//! encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
 
 use bytes::Bytes;
 
@@ -27,7 +28,12 @@ const DATABASE_MAGIC: &str = "s3dD";
 const COLLECTION_MAGIC: &str = "s3dC";
 const VERSION: u8 = 1;
 const COLLECTION_VERSION: u8 = 2;
-const DATABASE: &str = "database";
+/// Of databases that are encrypted.
+const ENCRYPTED_VERSION: u8 = 2;
+/// What encrypts them: AES-256-GCM.
+const CIPHER: u8 = 1;
+/// The object that says what a database is. It is never sealed.
+pub(crate) const DATABASE: &str = "database";
 /// What the names of all collections' objects start with.
 pub(crate) const CATALOG: &str = "catalog/";
 /// Bytes of the longest name of a collection or an index.
@@ -74,6 +80,8 @@ pub struct Database {
     pub backend: Backend,
     /// Queues of pending updates, for the backends that have them: 1 to 1,000.
     pub shards: u32,
+    /// Whether all other objects, and all messages, are sealed with keys that its clients have.
+    pub is_encrypted: bool,
 }
 
 /// A secondary index.
@@ -103,7 +111,8 @@ pub struct Collection {
 impl Database {
     /// The frame.
     pub fn encode(&self) -> Bytes {
-        let mut to = Writer::new(DATABASE_MAGIC, VERSION);
+        let version = if self.is_encrypted { ENCRYPTED_VERSION } else { VERSION };
+        let mut to = Writer::new(DATABASE_MAGIC, version);
         to.u128(self.id);
         to.u8(match self.backend {
             Backend::SqsStandard => 0,
@@ -111,6 +120,9 @@ impl Database {
             Backend::S3Log => 2,
         });
         to.u32(self.shards);
+        if self.is_encrypted {
+            to.u8(CIPHER);
+        }
         to.finish()
     }
 
@@ -119,7 +131,12 @@ impl Database {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(bytes: &Bytes) -> Result<Database, FrameError> {
-        let mut from = Reader::new(bytes, DATABASE_MAGIC, VERSION)?;
+        let (mut from, is_encrypted) = match Reader::new(bytes, DATABASE_MAGIC, ENCRYPTED_VERSION) {
+            Err(FrameError::Version { found: VERSION, .. }) => {
+                (Reader::new(bytes, DATABASE_MAGIC, VERSION)?, false)
+            }
+            from => (from?, true),
+        };
         let id = from.u128()?;
         let backend = match from.u8()? {
             0 => Backend::SqsStandard,
@@ -131,8 +148,11 @@ impl Database {
         if !(1..=1000).contains(&shards) {
             return Err(from.field("1 to 1,000 shards"));
         }
+        if is_encrypted && from.u8()? != CIPHER {
+            return Err(from.field("no known cipher"));
+        }
         from.done()?;
-        Ok(Database { id, backend, shards })
+        Ok(Database { id, backend, shards, is_encrypted })
     }
 }
 

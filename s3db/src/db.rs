@@ -18,6 +18,8 @@ use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
 use tokio::sync::Notify;
 
+#[cfg(feature = "encryption")]
+use crate::cloud::sealed::Keyring;
 use crate::{
     address::Address,
     catalog::{Backend, Collection},
@@ -58,6 +60,9 @@ pub struct Options {
     /// What may be spent on calls. When a share of it is spent work in the background waits, and when
     /// all of it is, everything fails until the next period. Default: anything.
     pub spending: Option<Spending>,
+    /// Keys of the database, if it is encrypted; and if it is created, it will be. Default: none.
+    #[cfg(feature = "encryption")]
+    pub keys: Option<Keyring>,
     /// Log backend, if the database is created. Default: s3-log, which needs no queues.
     pub backend: Backend,
     /// Queues of pending updates, if the database is created with a backend that has them: 1 to
@@ -75,6 +80,8 @@ impl Default for Options {
             has_worker: true,
             sweep_interval: Duration::from_secs(300),
             spending: None,
+            #[cfg(feature = "encryption")]
+            keys: None,
             backend: Backend::default(),
             shards: 16,
         }
@@ -186,7 +193,7 @@ impl Db {
         let pool = options.pool.clone().unwrap_or_else(|| {
             Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
         });
-        let store = Store::open(metered, options.settings, &pool).await?;
+        let store = open(metered, options, &pool).await?;
         let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
@@ -311,7 +318,20 @@ impl Db {
 }
 
 async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
-    Store::create(cloud, &options.settings, options.backend, options.shards).await.map(drop)
+    let Options { settings, backend, shards, .. } = options;
+    #[cfg(feature = "encryption")]
+    if options.keys.is_some() {
+        return Store::create_encrypted(cloud, settings, *backend, *shards).await.map(drop);
+    }
+    Store::create(cloud, settings, *backend, *shards).await.map(drop)
+}
+
+async fn open(cloud: Cloud, options: &Options, pool: &Pool) -> Result<Arc<Store>, StoreError> {
+    #[cfg(feature = "encryption")]
+    if let Some(keys) = &options.keys {
+        return Store::open_with_keys(cloud, options.settings, pool, keys).await;
+    }
+    Store::open(cloud, options.settings, pool).await
 }
 
 /// Work in the background. What fails is due again, and tried again.

@@ -85,6 +85,9 @@ pub enum StoreError {
     /// There is nothing of this name.
     #[error("there is no {0}")]
     NotFound(String),
+    /// The database is encrypted, and no keys are given.
+    #[error("the database is encrypted: open it with its keys")]
+    Encrypted,
     /// A key, a payload or a transaction that the store does not take.
     #[error(transparent)]
     Bound(#[from] BoundError),

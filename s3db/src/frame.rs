@@ -50,6 +50,9 @@ pub enum FrameError {
         /// What its bytes give.
         found: u32,
     },
+    /// In a database whose objects and messages are sealed: one that does not open.
+    #[error("{0}")]
+    Unopened(Unopened),
     /// A field that holds what it must not.
     #[error("byte {at}: {what}")]
     Field {
@@ -58,6 +61,64 @@ pub enum FrameError {
         /// What is wrong with it.
         what: &'static str,
     },
+}
+
+/// Why bytes of a database that is encrypted are none of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unopened {
+    /// They are not sealed.
+    #[error("the bytes are not sealed, in a database where all are: somebody else put them there")]
+    Plain,
+    /// They are not those that were written.
+    #[error("the bytes are sealed, and were damaged")]
+    Damaged,
+    /// They are whole, and do not open under the key of this number.
+    #[error(
+        "the bytes do not open under key {0}: they are of another object or database, or another key \
+         is given under this number"
+    )]
+    Key(u32),
+    /// They are sealed, where nobody expects that.
+    #[error("the bytes are sealed: they are read through their database and its keys alone")]
+    Sealed,
+}
+
+impl Unopened {
+    pub(crate) fn to_bytes(self) -> [u8; 5] {
+        let (kind, id) = match self {
+            Unopened::Plain => (0, 0),
+            Unopened::Damaged => (1, 0),
+            Unopened::Key(id) => (2, id),
+            Unopened::Sealed => (3, 0),
+        };
+        let [a, b, c, d] = u32::to_le_bytes(id);
+        [kind, a, b, c, d]
+    }
+
+    /// From what stands behind [`UNOPENED`].
+    fn from_bytes(bytes: &[u8]) -> Unopened {
+        match bytes {
+            [0, ..] => Unopened::Plain,
+            [2, a, b, c, d, ..] => Unopened::Key(u32::from_le_bytes([*a, *b, *c, *d])),
+            [3, ..] => Unopened::Sealed,
+            _ => Unopened::Damaged,
+        }
+    }
+}
+
+/// What bytes start with that did not open, before why, and what they are. No frame starts so.
+pub(crate) const UNOPENED: &[u8; 4] = b"s3dX";
+/// What sealed bytes start with.
+const SEALED: &[u8; 4] = b"s3dE";
+
+/// What it means that bytes do not start as they should.
+pub(crate) fn magic_error(bytes: &[u8], found: [u8; 4], expected: &'static str) -> FrameError {
+    match &found {
+        UNOPENED => FrameError::Unopened(Unopened::from_bytes(&bytes[4..])),
+        SEALED => FrameError::Unopened(Unopened::Sealed),
+        _ => FrameError::Magic { found, expected },
+    }
 }
 
 /// Whether a number can be a time in microseconds or a count. Those beyond are nobody's, and there
@@ -76,7 +137,12 @@ pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     pub(crate) fn new(magic: &'static str, version: u8) -> Writer {
-        let mut bytes = Vec::with_capacity(256);
+        Writer::with_room(magic, version, 256)
+    }
+
+    /// With room for a frame of `len` bytes.
+    pub(crate) fn with_room(magic: &'static str, version: u8, len: usize) -> Writer {
+        let mut bytes = Vec::with_capacity(len);
         bytes.extend_from_slice(magic.as_bytes());
         bytes.push(version);
         Writer(bytes)
@@ -118,6 +184,18 @@ impl Writer {
         self.raw(bytes);
     }
 
+    /// What is written.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn so_far(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The same, to be changed.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn so_far_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
     pub(crate) fn finish(mut self) -> Bytes {
         let sum = crc32c(&self.0);
         self.u32(sum);
@@ -143,7 +221,7 @@ impl Reader {
             return Err(FrameError::Truncated { have, need: 9 });
         };
         if found != magic.as_bytes() {
-            return Err(FrameError::Magic { found, expected: magic });
+            return Err(magic_error(frame, found, magic));
         }
         if have < 9 {
             return Err(FrameError::Truncated { have, need: 9 });

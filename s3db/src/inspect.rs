@@ -7,7 +7,7 @@ use crate::{
     catalog::{Collection, Database},
     client::ClientRecord,
     cloud::embedded::Stored,
-    frame::FrameError,
+    frame::{FrameError, magic_error},
     log::{
         LogRecord, Transaction,
         objects::{self, LogObject},
@@ -88,7 +88,7 @@ impl Inspected {
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             _ => {
                 let expected = "s3dP, s3dL, s3dT, s3dO, s3dI, s3dQ, s3dD or s3dC";
-                return Err(FrameError::Magic { found: *found, expected });
+                return Err(magic_error(bytes, *found, expected));
             }
         })
     }

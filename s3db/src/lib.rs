@@ -21,6 +21,8 @@ mod commit; // transactions, sessions, levels
 mod store; // what one process shares
 mod index; // secondary indexes: found by, built, compared
 mod gc; // pages that nothing leads to
+#[cfg(feature = "encryption")]
+mod rekey; // what is sealed, sealed again with another key
 mod verify; // every invariant, checked on what is there
 mod address; // where a database is
 mod estimate; // what transactions will cost
@@ -39,7 +41,7 @@ pub use crate::{
     db::{Db, IndexRecords, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},
-    frame::FrameError,
+    frame::{FrameError, Unopened},
     gc::Collected,
     index::{Found, IndexCheck},
     inspect::Inspected,
@@ -57,3 +59,5 @@ pub use crate::{
     store::Store,
     verify::{Status, Verified},
 };
+#[cfg(feature = "encryption")]
+pub use crate::{cloud::sealed::Keyring, rekey::Rekeyed};

@@ -10,11 +10,16 @@ use std::{
 
 use pager::pool::Pool;
 
+#[cfg(feature = "encryption")]
+use crate::cloud::{
+    Objects,
+    sealed::{Keyring, Sealed},
+};
 use crate::{
     catalog::{self, Backend, CATALOG, Collection, Database, Index},
     checkpoint::{self, Checkpointed},
     client::CLIENTS,
-    cloud::{Cloud, PutIf},
+    cloud::{Cloud, Listing, PutIf},
     error::StoreError,
     log::{Left, Log, Scope, objects::ObjectLog, queues::Queues},
     page::{INDEXES_MAX, Page, PageId},
@@ -121,6 +126,9 @@ impl Drop for Taken<'_> {
 /// A database, as one process sees it. Sessions share it.
 pub struct Store {
     pub(crate) cloud: Cloud,
+    /// Of a database that is encrypted: what seals it, and the objects as they lie there.
+    #[cfg(feature = "encryption")]
+    pub(crate) sealing: Option<Sealed<dyn Objects>>,
     pub(crate) settings: Settings,
     database: Database,
     pub(crate) pages: PageManager,
@@ -137,6 +145,23 @@ pub struct Store {
     apart_us: AtomicU64,
 }
 
+/// A database that is there, and what the object store's clock said when it was asked.
+struct Found {
+    database: Database,
+    date_ms: u64,
+    asked_us: u64,
+}
+
+impl Found {
+    async fn find(cloud: &Cloud, settings: &Settings) -> Result<Found, StoreError> {
+        let asked_us = cloud.clock.monotonic_us();
+        let (database, date_ms) = catalog::read_database(cloud, settings)
+            .await?
+            .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
+        Ok(Found { database, date_ms, asked_us })
+    }
+}
+
 /// By how much more the wall clock must have gone on than the monotonic one for a sleep.
 const SLEEP_US: u64 = 60_000_000;
 
@@ -151,10 +176,36 @@ impl Store {
         backend: Backend,
         shards: u32,
     ) -> Result<Database, StoreError> {
+        Store::create_as(cloud, settings, backend, shards, false).await
+    }
+
+    /// The same; what is put into it will be sealed, by all who open it with its keys
+    /// ([`Store::open_with_keys`]). This call needs none.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    #[cfg(feature = "encryption")]
+    pub async fn create_encrypted(
+        cloud: &Cloud,
+        settings: &Settings,
+        backend: Backend,
+        shards: u32,
+    ) -> Result<Database, StoreError> {
+        Store::create_as(cloud, settings, backend, shards, true).await
+    }
+
+    async fn create_as(
+        cloud: &Cloud,
+        settings: &Settings,
+        backend: Backend,
+        shards: u32,
+        is_encrypted: bool,
+    ) -> Result<Database, StoreError> {
         if !(1..=1000).contains(&shards) {
             return Err(StoreError::Invalid(format!("{shards} shards: 1 to 1,000 are possible")));
         }
-        let database = Database { id: cloud.chance.next_u128(), backend, shards };
+        let id = cloud.chance.next_u128();
+        let database = Database { id, backend, shards, is_encrypted };
         if catalog::create_database(cloud, settings, &database).await? {
             return Ok(database);
         }
@@ -164,16 +215,51 @@ impl Store {
     /// Opens the database in `cloud`. Its pages are kept in `pool`, under that pool's budget.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] when there is none, and whatever the object store says.
+    /// [`StoreError::NotFound`] when there is none, [`StoreError::Encrypted`] when it is encrypted, and
+    /// whatever the object store says.
     pub async fn open(
         cloud: Cloud,
         settings: Settings,
         pool: &Pool,
     ) -> Result<Arc<Store>, StoreError> {
-        let asked_us = cloud.clock.monotonic_us();
-        let (database, date_ms) = catalog::read_database(&cloud, &settings)
-            .await?
-            .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
+        let found = Found::find(&cloud, &settings).await?;
+        if found.database.is_encrypted {
+            return Err(StoreError::Encrypted);
+        }
+        Ok(Arc::new(Store::over(cloud, settings, pool, &found)?))
+    }
+
+    /// The same, of a database that is encrypted: one of `keys` seals what is put, all of them open
+    /// what is there.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`StoreError::Invalid`] when it is *not* encrypted. That the keys are wrong
+    /// shows when the first object is read.
+    #[cfg(feature = "encryption")]
+    pub async fn open_with_keys(
+        cloud: Cloud,
+        settings: Settings,
+        pool: &Pool,
+        keys: &Keyring,
+    ) -> Result<Arc<Store>, StoreError> {
+        let found = Found::find(&cloud, &settings).await?;
+        if !found.database.is_encrypted {
+            let text = "the database is not encrypted: open it without keys";
+            return Err(StoreError::Invalid(text.to_owned()));
+        }
+        let (cloud, raw) = Sealed::beneath(cloud, keys, found.database.id);
+        let mut store = Store::over(cloud, settings, pool, &found)?;
+        store.sealing = Some(raw);
+        Ok(Arc::new(store))
+    }
+
+    fn over(
+        cloud: Cloud,
+        settings: Settings,
+        pool: &Pool,
+        found: &Found,
+    ) -> Result<Store, StoreError> {
+        let database = found.database;
         let log: Arc<dyn Log> = match database.backend {
             Backend::SqsStandard => {
                 Arc::new(Queues::new(cloud.clone(), settings, database.shards, false))
@@ -184,11 +270,13 @@ impl Store {
             Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
         };
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
-        pages.saw_date(date_ms, asked_us);
+        pages.saw_date(found.date_ms, found.asked_us);
         let (due, due_later, working, probed) = Default::default();
         let apart_us = AtomicU64::new(0);
-        Ok(Arc::new(Store {
+        Ok(Store {
             cloud,
+            #[cfg(feature = "encryption")]
+            sealing: None,
             settings,
             database,
             pages,
@@ -198,7 +286,7 @@ impl Store {
             working,
             probed,
             apart_us,
-        }))
+        })
     }
 
     /// What the database was created with.
@@ -387,17 +475,26 @@ impl Store {
     /// Names of all objects that start with `prefix`.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let mut names: Vec<String> = Vec::new();
+        loop {
+            let part = self.list_after(prefix, names.last().map(String::as_str)).await?;
+            let is_end = !part.more || part.names.is_empty();
+            names.extend(part.names);
+            if is_end {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Some of them: those behind `after`.
+    pub(crate) async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Listing, StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
-            let after = names.last().map(String::as_str);
             match self.cloud.objects.list(prefix, after, LIST_MAX).await {
-                Ok(part) => {
-                    let is_end = !part.more || part.names.is_empty();
-                    names.extend(part.names);
-                    if is_end {
-                        return Ok(names);
-                    }
-                }
+                Ok(part) => return Ok(part),
                 Err(fault) => attempts.after(fault).await?,
             }
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     error::StoreError,
-    log::Pending,
+    log::{Pending, QUARANTINE},
     page::{PAGES, Page, PageId},
     store::Store,
     tree::{Freshness, Nodes, search::search},
@@ -112,7 +112,7 @@ impl Store {
         }
         let ids = listed.iter().filter_map(|name| PageId::of_object(name));
         found.orphans = ids.filter(|id| !met.contains(id)).count() as u64;
-        found.quarantined = self.list("quarantine/").await?.len() as u64;
+        found.quarantined = self.list(QUARANTINE).await?.len() as u64;
         self.verify_log(&mut found).await?;
         Ok(found)
     }
@@ -126,7 +126,7 @@ impl Store {
         let mut now = Status {
             pages: self.list(PAGES).await?.len() as u64,
             clients: clients.len() as u64,
-            quarantined: self.list("quarantine/").await?.len() as u64,
+            quarantined: self.list(QUARANTINE).await?.len() as u64,
             ..Status::default()
         };
         for pending in self.log.pending(&clients).await? {

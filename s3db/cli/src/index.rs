@@ -124,7 +124,7 @@ pub(crate) async fn run(command: &Command, output: &Output) -> Result<(), Failur
 
 async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = of;
-    let db = open(url).await?;
+    let db = open(url, output).await?;
     collection(&db, url, name).await?;
     let store = db.store();
     if let Some(by) = by {
@@ -141,7 +141,7 @@ async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Fai
 }
 
 async fn list(args: &List, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     for index in &of.indexes {
         let (name, is_ready) = (&index.name, index.is_ready);
@@ -156,7 +156,7 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = &args.of;
     let key = |text: &Option<String>| text.as_deref().map(Key::new).transpose();
     let (only, from, to) = (key(&args.key)?, key(&args.from)?, key(&args.to)?);
-    let db = open(url).await?;
+    let db = open(url, output).await?;
     let of = collection(&db, url, name).await?;
     let txn = db.begin();
     let (from, to) = match &only {
@@ -186,7 +186,7 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
 
 async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = of;
-    let db = open(url).await?;
+    let db = open(url, output).await?;
     collection(&db, url, name).await?;
     let progress = Progress::new();
     let found =

@@ -13,7 +13,7 @@ mod output; // what people and machines get to see, and exit codes
 mod records; // init, put, get, del, scan
 mod script; // txn
 mod index; // index
-mod upkeep; // checkpoint, sweep, verify, gc
+mod upkeep; // checkpoint, sweep, verify, gc, rekey
 mod watch; // watch
 mod cost; // cost
 mod bench; // bench
@@ -29,7 +29,7 @@ Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&end
 file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
 Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record, \
-4 verify or index check found problems, 141 the reader of the output went away.
+4 verify, rekey or index check found problems, 141 the reader of the output went away.
 
 Examples:
   s3db init file:///tmp/db users
@@ -74,6 +74,8 @@ enum Command {
     Verify(upkeep::Verify),
     /// Delete what nothing leads to any more
     Gc(upkeep::Gc),
+    /// Encrypt again, with the first of the keys, what is encrypted with another one
+    Rekey(upkeep::Rekey),
     /// Show live what is there and what waits
     Watch(watch::Args),
     /// Say what transactions cost
@@ -112,6 +114,7 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Checkpoint(args) | Command::Sweep(args) => upkeep::sweep(&args, output).await,
         Command::Verify(args) => upkeep::verify(&args, output).await,
         Command::Gc(args) => upkeep::gc(&args, output).await,
+        Command::Rekey(args) => upkeep::rekey(&args, output).await,
         Command::Watch(args) => watch::watch(&args, output).await,
         Command::Cost(args) => cost::cost(&args, output),
         Command::Bench(command) => bench::run(&command, output),

@@ -3,11 +3,12 @@
 use std::{
     error::Error,
     io::{self, ErrorKind, IsTerminal, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use s3db::{
-    Db, Options, StoreError,
+    Db, Keyring, Options, StoreError,
     cloud::{CallKind, Prices},
 };
 use serde_json::{Value, json};
@@ -25,6 +26,16 @@ pub(crate) struct Output {
     /// and gb_out per GB. What is left out costs what it does on S3 and SQS today
     #[arg(long, global = true, value_name = "PRICES")]
     pub(crate) prices: Option<Prices>,
+    /// Keys of an encrypted database: a file with a line `NUMBER HEX` for each, of 64 hexadecimal
+    /// digits. The first one encrypts, all of them decrypt
+    #[arg(
+        id = "keys_file",
+        long = "keys",
+        global = true,
+        env = "S3DB_KEYS_FILE",
+        value_name = "FILE"
+    )]
+    keys_file: Option<PathBuf>,
 }
 
 /// Why a command ends early.
@@ -88,6 +99,12 @@ fn with_causes(error: &dyn Error) -> String {
 }
 
 impl Output {
+    /// The keys of the database, if it has any.
+    pub(crate) fn keys(&self) -> Result<Option<Keyring>, Failure> {
+        let Some(path) = &self.keys_file else { return Ok(None) };
+        Ok(Some(Keyring::from_file(path)?))
+    }
+
     /// Prints a line for people, or an object for machines.
     pub(crate) fn say(&self, text: &str, value: &Value) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
@@ -155,12 +172,15 @@ impl Output {
 }
 
 /// A database for one command: nothing goes on in the background.
-pub(crate) async fn open(url: &str) -> Result<Db, Failure> {
-    let options = Options { has_worker: false, ..Options::default() };
+pub(crate) async fn open(url: &str, output: &Output) -> Result<Db, Failure> {
+    let options = Options { has_worker: false, keys: output.keys()?, ..Options::default() };
     match Db::open_with(url, &options).await {
         Err(StoreError::NotFound(_)) => {
             Err(Failure::Told(format!("there is no database at {url}: s3db init {url} makes one")))
         }
+        Err(StoreError::Encrypted) => Err(Failure::Told(format!(
+            "{url} is encrypted: give its keys by --keys FILE, or in S3DB_KEYS_FILE"
+        ))),
         db => Ok(db?),
     }
 }

@@ -14,7 +14,8 @@ use crate::output::{Failure, Output, collection, open};
 #[command(after_help = "Examples:
   s3db init file:///tmp/db
   s3db init file:///tmp/db users orders
-  s3db init file:///tmp/db --backend sqs-fifo --shards 4")]
+  s3db init file:///tmp/db --backend sqs-fifo --shards 4
+  echo \"1 $(openssl rand -hex 32)\" > keys; s3db init file:///tmp/db users --keys keys")]
 pub(crate) struct Init {
     /// Where the database is to be, as in file:///tmp/db
     url: String,
@@ -35,8 +36,8 @@ fn backend(name: &str) -> Result<Backend, String> {
 
 pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     let Init { url, collections, backend, shards } = args;
-    let options =
-        Options { backend: *backend, shards: *shards, has_worker: false, ..Options::default() };
+    let (backend, shards, keys) = (*backend, *shards, output.keys()?);
+    let options = Options { backend, shards, keys, has_worker: false, ..Options::default() };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
         // With collections to create, a database that is there is welcome.
@@ -48,11 +49,19 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     for name in collections {
         db.create_collection(name).await?;
     }
-    let backend = db.store().database().backend.name();
-    let text = if is_new { format!("created {url}, log backend {backend}") } else { String::new() };
+    let database = db.store().database();
+    let (backend, is_encrypted) = (database.backend.name(), database.is_encrypted);
+    let encrypted = if is_encrypted { ", encrypted" } else { "" };
+    let text = match is_new {
+        true => format!("created {url}, log backend {backend}{encrypted}"),
+        false => String::new(),
+    };
     output.say(
         &text,
-        &json!({"url": url, "created": is_new, "backend": backend, "collections": collections}),
+        &json!({
+            "url": url, "created": is_new, "backend": backend, "encrypted": is_encrypted,
+            "collections": collections,
+        }),
     )?;
     output.close(db).await
 }
@@ -81,7 +90,7 @@ pub(crate) struct Put {
 
 pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
     let (key, payload) = (Key::new(&args.key)?, payload(args.payload.as_deref())?);
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut txn = db.begin();
     if args.create {
@@ -125,7 +134,7 @@ pub(crate) struct Get {
 
 pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let found = db.begin().read(&of, &key).await?;
     if output.json {
@@ -160,7 +169,7 @@ pub(crate) struct Del {
 
 pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut txn = db.begin();
     txn.delete(&of, &key)?;
@@ -205,7 +214,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let key = |text: &str| Key::new(text);
     let from = args.from.as_deref().or(prefix).map(key).transpose()?;
     let to = args.to.as_deref().map(key).transpose()?;
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let txn = db.begin();
     let from = from.as_ref().map_or(Bound::Unbounded, Bound::Included);

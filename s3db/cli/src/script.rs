@@ -43,7 +43,7 @@ fn level(name: &str) -> Result<Level, String> {
 }
 
 pub(crate) async fn run(args: &Args, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let outcome = Script { args, output, db: &db, known: Vec::new() }.run().await;
     // What was committed before a line failed is committed.
     let closed = output.close(db).await;

@@ -1,4 +1,4 @@
-//! `sweep`, `verify` and `gc`: what keeps a database in order.
+//! `sweep`, `verify`, `gc` and `rekey`: what keeps a database in order.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) struct Sweep {
 }
 
 pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     loop {
         let done = db.store().sweep().await?;
         let text = format!(
@@ -54,7 +54,7 @@ pub(crate) struct Verify {
 }
 
 pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let progress = Progress::new();
     let found = db
         .store()
@@ -112,7 +112,7 @@ pub(crate) struct Gc {
 }
 
 pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let done = db.store().collect_garbage(Duration::from_secs(args.grace)).await?;
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
@@ -125,4 +125,47 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     });
     output.say(&text, &value)?;
     output.close(db).await
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "To change the key: write a new one as the last line of every client's file; then, when all \
+have it, move it to the front everywhere; then rekey. When that says that no other key is needed, take \
+the old line out. Any number of clients may be at work meanwhile. Exit code 4 when something does not \
+open, or waits in a queue.
+
+Example:
+  s3db rekey s3://bucket/db --keys keys"
+)]
+pub(crate) struct Rekey {
+    /// The database
+    url: String,
+}
+
+pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> {
+    let db = open(&args.url, output).await?;
+    let progress = Progress::new();
+    let done = db.store().rekey(|seen| progress.show(|| format!("{seen} objects"))).await?;
+    progress.end();
+    let mut text = format!(
+        "{} objects encrypted again, {} had the first key before\n",
+        done.sealed, done.current
+    );
+    for example in &done.examples {
+        text.push_str(&format!("does not open: {example}\n"));
+    }
+    text.push_str(&match (done.unopened, done.waiting) {
+        (0, 0) => "no other key is needed".to_owned(),
+        (unopened, waiting) => format!(
+            "{unopened} objects do not open, about {waiting} messages wait: keep the other keys, and \
+             rekey again"
+        ),
+    });
+    let value = json!({
+        "sealed": done.sealed, "current": done.current, "unopened": done.unopened,
+        "examples": done.examples, "waiting": done.waiting,
+    });
+    output.say(&text, &value)?;
+    output.close(db).await?;
+    if done.unopened + done.waiting > 0 { Err(Failure::Problems) } else { Ok(()) }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url).await?;
+    let db = open(&args.url, output).await?;
     let mut left = args.count.unwrap_or(u64::MAX);
     if !output.json {
         let mut out = std::io::stdout().lock();

@@ -19,6 +19,8 @@ pub mod queue; // send, receive, delete
 pub mod clock; // time, and waiting for it
 pub mod chance; // randomness
 pub mod ledger; // every call counted, and priced
+#[cfg(feature = "encryption")]
+pub mod sealed; // objects and messages that only holders of a key can read
 pub mod embedded; // the services in a directory or in memory
 #[cfg(feature = "aws")]
 pub mod aws; // S3 and SQS

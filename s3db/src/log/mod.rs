@@ -29,6 +29,9 @@ use crate::{
     stamp::Stamp,
 };
 
+/// What the names start with of objects that hold bytes which cannot be decoded.
+pub(crate) const QUARANTINE: &str = "quarantine/";
+
 /// One change of one index or record. Redo only: it says what holds afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogRecord {

@@ -53,7 +53,7 @@ use crate::{
 
 const MAGIC: &str = "s3dO";
 const VERSION: u8 = 1;
-const LOG: &str = "log/";
+pub(crate) const LOG: &str = "log/";
 
 /// Bytes of transactions that share an object, beyond the first.
 const GROUP_BYTES_MAX: usize = 4 << 20;

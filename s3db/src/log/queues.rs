@@ -33,8 +33,8 @@ use crate::{
     },
     error::StoreError,
     log::{
-        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
-        transaction::Body,
+        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, QUARANTINE, Scope, Ticket,
+        Transaction, transaction::Body,
     },
     page::{PageId, Stream},
     retry::Attempts,
@@ -50,6 +50,13 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// How long a drain goes on while messages come in one by one, before others have their turn.
 const TURN: Duration = Duration::from_secs(1);
+
+/// Bytes of the largest transaction that goes into a message, and of all of one batch: what a message
+/// takes, less what sealing adds to each.
+const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - BATCH_MAX * 64;
+
+/// What the names start with of objects that hold transactions too large for a message.
+pub(crate) const SPILLED: &str = "spill/";
 
 /// Bytes of messages after which a drain receives no more: those that are no transactions count for
 /// nothing else.
@@ -128,7 +135,7 @@ impl Queues {
             let (mut count, mut bytes) = (0, 0);
             for message in messages.iter().take(BATCH_MAX) {
                 bytes += message.body.len();
-                if count > 0 && bytes > MESSAGE_BYTES_MAX {
+                if count > 0 && bytes > BODY_BYTES_MAX {
                     break;
                 }
                 count += 1;
@@ -164,7 +171,7 @@ impl Queues {
             true => entry.page == first.page,
             false => self.shard(entry.page) == shard,
         };
-        let fits = transaction.encoded_bytes() <= MESSAGE_BYTES_MAX;
+        let fits = transaction.encoded_bytes() <= BODY_BYTES_MAX;
         (fits && rest.iter().all(is_together)).then_some(shard)
     }
 
@@ -236,7 +243,7 @@ fn parts(transaction: &Transaction, entries: Vec<Entry>) -> Vec<Transaction> {
     let mut parts = vec![transaction.part(Vec::new())];
     for entry in entries {
         let last = parts.last_mut().expect("starts with one");
-        if !last.entries.is_empty() && last.encoded_bytes() + entry.bytes() > MESSAGE_BYTES_MAX {
+        if !last.entries.is_empty() && last.encoded_bytes() + entry.bytes() > BODY_BYTES_MAX {
             parts.push(transaction.part(vec![entry]));
         } else {
             last.entries.push(entry);
@@ -255,7 +262,7 @@ impl QueueAppender {
     async fn spill(&self, transaction: &Transaction) -> Result<Bytes, Append> {
         let Transaction { client, epoch, number, .. } = *transaction;
         let clock = transaction.entries.first().map_or(0, |entry| entry.record.stamp.clock);
-        let object = format!("spill/{client:016x}/{epoch:016x}/{number:016x}-{clock:016x}");
+        let object = format!("{SPILLED}{client:016x}/{epoch:016x}/{number:016x}-{clock:016x}");
         let bytes = transaction.encode();
         let cloud = &self.queues.cloud;
         let mut attempts = Attempts::new(cloud, &self.queues.settings);
@@ -299,7 +306,7 @@ impl Appender for QueueAppender {
                 return Append::Failed(Fault::Invalid { what, cause });
             }
         };
-        let body = if transaction.encoded_bytes() <= MESSAGE_BYTES_MAX {
+        let body = if transaction.encoded_bytes() <= BODY_BYTES_MAX {
             transaction.encode()
         } else {
             match self.spill(transaction).await {
@@ -504,7 +511,7 @@ pub(crate) async fn quarantine(
     settings: &Settings,
     poison: &Poison,
 ) -> Result<(), StoreError> {
-    let object = format!("quarantine/{}", poison.name);
+    let object = format!("{QUARANTINE}{}", poison.name);
     let mut attempts = Attempts::new(cloud, settings);
     loop {
         let fault = match cloud.objects.put(&object, poison.bytes.clone(), PutIf::Absent).await {
@@ -534,7 +541,7 @@ mod tests {
         }
         let batch = queues.drain(Scope::Shard(0), 1000).await.unwrap();
         let bytes: usize = batch.poison.iter().map(|poison| poison.bytes.len()).sum();
-        assert!(bytes < DRAIN_BYTES_MAX + BATCH_MAX * MESSAGE_BYTES_MAX, "{bytes}");
+        assert!(bytes < DRAIN_BYTES_MAX + BATCH_MAX * BODY_BYTES_MAX, "{bytes}");
         assert_eq!(batch.left, Left::Backlog);
         let rest = queues.drain(Scope::Shard(0), 1000).await.unwrap();
         assert_eq!(batch.poison.len() + rest.poison.len(), count);

@@ -3,12 +3,16 @@
 use std::env;
 
 use s3db::{
-    Address, Backend,
+    Address, Backend, Options,
     cloud::{Cloud, aws::Place},
 };
 use sources::aws::{Aws, AwsOptions};
 
-use crate::{conformance, embedded};
+use crate::{
+    conformance,
+    embedded::{self, options},
+    sealed::keys,
+};
 
 /// What the test servers tell by the environment. A test without its servers is left out, and says
 /// so; where the environment says CI it fails.
@@ -55,14 +59,22 @@ async fn queues_keep_their_promises() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_in_a_bucket() {
     let Some(s3) = variable("TEST_S3_ENDPOINT", "a database in S3") else { return };
-    embedded::life_of_a_database(&bucket(&s3, None, "db").await, Backend::S3Log).await;
+    embedded::life_of_a_database(&bucket(&s3, None, "db").await, &options(Backend::S3Log)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_with_queues() {
     let Some(s3) = variable("TEST_S3_ENDPOINT", "a database with SQS") else { return };
     let Some(sqs) = variable("TEST_SQS_ENDPOINT", "a database with SQS") else { return };
-    embedded::life_of_a_database(&bucket(&s3, Some(&sqs), "sqs").await, Backend::SqsStandard).await;
+    let url = bucket(&s3, Some(&sqs), "sqs").await;
+    embedded::life_of_a_database(&url, &options(Backend::SqsStandard)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_database_in_a_bucket() {
+    let Some(s3) = variable("TEST_S3_ENDPOINT", "an encrypted database in S3") else { return };
+    let options = Options { keys: Some(keys(&[1])), ..options(Backend::S3Log) };
+    embedded::life_of_a_database(&bucket(&s3, None, "sealed").await, &options).await;
 }
 
 /// Errors name the object and what to do, and nothing secret.

@@ -56,16 +56,16 @@ async fn remains_of_a_killed_put_are_ignored() {
     assert_eq!(files.list("", None, 10).await.unwrap().names, ["page/a"]);
 }
 
-fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
-fn payload(text: &str) -> Payload {
+pub(crate) fn payload(text: &str) -> Payload {
     Payload::new(text).unwrap()
 }
 
 /// Short times, so that things happen within a test.
-fn options(backend: Backend) -> Options {
+pub(crate) fn options(backend: Backend) -> Options {
     let settings = Settings {
         ttl: Duration::from_millis(20),
         checkpoint_interval: Duration::from_millis(20),
@@ -76,7 +76,7 @@ fn options(backend: Backend) -> Options {
     Options { settings, backend, shards: 2, ..Options::default() }
 }
 
-async fn all(db: &Db, of: &s3db::Collection) -> Vec<(String, String)> {
+pub(crate) async fn all(db: &Db, of: &s3db::Collection) -> Vec<(String, String)> {
     let txn = db.begin();
     let mut records = txn.scan(of);
     let mut all = Vec::new();
@@ -86,10 +86,9 @@ async fn all(db: &Db, of: &s3db::Collection) -> Vec<(String, String)> {
     all
 }
 
-pub(crate) async fn life_of_a_database(url: &str, backend: Backend) {
-    let options = options(backend);
-    let db = Db::create(url, &options).await.unwrap();
-    let again = Db::create(url, &options).await.err();
+pub(crate) async fn life_of_a_database(url: &str, options: &Options) {
+    let db = Db::create(url, options).await.unwrap();
+    let again = Db::create(url, options).await.err();
     assert!(matches!(again, Some(StoreError::Exists(_))), "{again:?}");
     let missing = db.collection("users").await;
     assert!(matches!(missing, Err(StoreError::NotFound(_))), "{missing:?}");
@@ -130,7 +129,7 @@ pub(crate) async fn life_of_a_database(url: &str, backend: Backend) {
     db.close().await.unwrap();
 
     // Another client, another process for all it knows. Nobody beside it holds what it looks for.
-    let db = Db::open_with(url, &Options { has_worker: false, ..options }).await.unwrap();
+    let db = Db::open_with(url, &Options { has_worker: false, ..options.clone() }).await.unwrap();
     let users = db.collection("users").await.unwrap();
     db.store().sweep().await.unwrap();
     let records = all(&db, &users).await;
@@ -167,7 +166,7 @@ async fn a_database_in_a_directory() {
         let none = Db::open(&url).await.err();
         assert!(matches!(none, Some(StoreError::NotFound(_))), "{none:?}");
         assert!(!folder.path().join("db").exists(), "looking leaves nothing");
-        life_of_a_database(&url, backend).await;
+        life_of_a_database(&url, &options(backend)).await;
     }
 }
 

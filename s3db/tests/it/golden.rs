@@ -119,7 +119,9 @@ fn objects_of_version_1_are_still_written_and_read() {
         let (group, body) = (group.map(str::to_owned), body.into());
         Inspected::Message(Stored { hidden_until_ms, receives, holder, group, body })
     };
-    let database = |id, backend, shards| Inspected::Database(Database { id, backend, shards });
+    let database = |id, backend, shards| {
+        Inspected::Database(Database { id, backend, shards, is_encrypted: false })
+    };
     let mut expected: Vec<Inspected> = pages().into_iter().map(Inspected::Page).collect();
     expected.extend([
         transaction(&whole, None),

@@ -15,6 +15,7 @@ mod model;
 mod mutations;
 mod printed;
 mod scans;
+mod sealed;
 mod simulate;
 mod turns;
 

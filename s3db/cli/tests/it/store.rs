@@ -208,3 +208,43 @@ fn processes_share_a_database() {
     assert_eq!(records.len(), 30 + 6 * 30);
     run(&["verify", &url]);
 }
+
+#[test]
+fn keys_come_from_a_file_and_change() {
+    let (folder, url) = folder();
+    let file = folder.path().join("keys");
+    let keys = file.to_str().unwrap();
+    let (one, two) = (format!("1 {}\n", "01".repeat(32)), format!("2 {}\n", "02".repeat(32)));
+    std::fs::write(&file, &one).unwrap();
+    let created = run(&["init", &url, "users", "--keys", keys]);
+    assert!(created.ends_with("encrypted\n"), "{created}");
+    run(&["put", &url, "users", "ada", "1815", "--keys", keys]);
+    let get = || {
+        let mut get = s3db();
+        get.args(["get", &url, "users", "ada"]);
+        get
+    };
+    get().env("S3DB_KEYS_FILE", &file).assert().success().stdout("1815");
+    let failed = get().assert().code(1);
+    let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+    assert!(error.contains("encrypted") && error.contains("--keys"), "{error}");
+
+    std::fs::write(&file, format!("{two}{one}")).unwrap();
+    let rekeyed = run(&["rekey", &url, "--keys", keys]);
+    assert!(rekeyed.ends_with("no other key is needed\n"), "{rekeyed}");
+    std::fs::write(&file, &two).unwrap();
+    get().args(["--keys", keys]).assert().success().stdout("1815");
+    let verified = run(&["verify", &url, "--keys", keys]);
+    assert!(verified.ends_with("no problems\n"), "{verified}");
+    std::fs::write(&file, &one).unwrap();
+    let failed = get().args(["--keys", keys]).assert().code(1);
+    let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+    assert!(error.contains("sealed with key 2"), "{error}");
+
+    // What is wrong with a file is said, and no key is shown.
+    std::fs::write(&file, format!("{two}1 {}", "03".repeat(33))).unwrap();
+    let failed = get().args(["--keys", keys]).assert().code(1);
+    let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+    assert!(error.contains("line 2") && error.contains(keys) && !error.contains("0303"), "{error}");
+    get().args(["--keys", "/nowhere/keys"]).assert().code(1);
+}

@@ -1,0 +1,149 @@
+//! Another key for what is sealed already.
+//!
+//! ```text
+//!   a new key behind the old one, for all clients --> in front of it, for all --> rekey --> without the old
+//! ```
+//!
+//! An object under another key than the first is put again as it is, under the condition that nobody
+//! changes it meanwhile; its content, with version and write id, stays the same, so that to all others
+//! nothing has happened but a new ETag. Any client may be at work. Messages of queues cannot be put
+//! again; a sweep brings what they hold to pages.
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    catalog::CATALOG,
+    client::CLIENTS,
+    cloud::{
+        Fault, Get, Objects, Put, PutIf,
+        sealed::{Closed, Of, Sealed, Sealer},
+    },
+    error::StoreError,
+    log::{Pending, QUARANTINE, objects::LOG, queues::SPILLED},
+    page::PAGES,
+    retry::Attempts,
+    store::Store,
+};
+
+/// Objects that are looked at together.
+const AT_ONCE: usize = 16;
+/// Objects that are named.
+const NAMED_MAX: usize = 100;
+
+/// What [`Store::rekey`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rekeyed {
+    /// Objects that were sealed again with the first key.
+    pub sealed: u64,
+    /// Objects that had been before.
+    pub current: u64,
+    /// Objects that do not open, and stay as they are: damaged, or somebody else's.
+    pub unopened: u64,
+    /// Some of them, each with why.
+    pub examples: Vec<String>,
+    /// Messages that wait in queues, whatever they are sealed with: about so many.
+    pub waiting: u64,
+}
+
+/// What became of one object.
+enum Done {
+    Sealed,
+    Current,
+    Gone,
+    Unopened(String),
+}
+
+impl Store {
+    /// Brings what is in the log to its pages, and seals every object again that is sealed with
+    /// another key than the first one of those given. `progress` hears now and then how many objects
+    /// were seen.
+    ///
+    /// When it has come to its end, nothing is unopened and nothing waits, no other key is needed any
+    /// more, if all clients had the new one in front before it began. It reads every object whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when the database is not encrypted; whatever the services say, and a key
+    /// that is missing. Calling it again goes on.
+    pub async fn rekey(&self, mut progress: impl FnMut(u64)) -> Result<Rekeyed, StoreError> {
+        let Some(sealing) = &self.sealing else {
+            return Err(StoreError::Invalid("the database is not encrypted".to_owned()));
+        };
+        self.sweep().await?;
+        let mut all = Rekeyed::default();
+        let mut seen = 0;
+        for prefix in [CATALOG, CLIENTS, PAGES, LOG, SPILLED, QUARANTINE] {
+            let mut after: Option<String> = None;
+            loop {
+                let part = self.list_after(prefix, after.as_deref()).await?;
+                let each = stream::iter(&part.names)
+                    .map(|name| async move { Ok((name, self.seal_again(sealing, name).await?)) });
+                let mut each = each.buffer_unordered(AT_ONCE);
+                while let Some((name, done)) =
+                    each.try_next().await.map_err(|error: StoreError| error)?
+                {
+                    seen += 1;
+                    match done {
+                        Done::Sealed => all.sealed += 1,
+                        Done::Current => all.current += 1,
+                        Done::Gone => {}
+                        Done::Unopened(why) => {
+                            all.unopened += 1;
+                            if all.examples.len() < NAMED_MAX {
+                                all.examples.push(format!("{name}: {why}"));
+                            }
+                        }
+                    }
+                    progress(seen);
+                }
+                drop(each);
+                after = part.names.into_iter().next_back();
+                if !part.more || after.is_none() {
+                    break;
+                }
+            }
+        }
+        for pending in self.log.pending(&self.clients().await?).await? {
+            if let Pending::Messages(count) = pending {
+                all.waiting += count;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn seal_again(
+        &self,
+        sealing: &Sealed<dyn Objects>,
+        name: &str,
+    ) -> Result<Done, StoreError> {
+        let Sealed { inner: raw, sealer } = sealing;
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let fault = match raw.get(name, None).await {
+                Ok(Get::Found { bytes, etag, .. }) => {
+                    if Sealer::key_id(&bytes) == Ok(sealer.keys().current()) {
+                        return Ok(Done::Current);
+                    }
+                    let body = match sealer.open(Of::Object(name), &bytes) {
+                        Ok(body) => body,
+                        Err(Closed::Foreign(why)) => return Ok(Done::Unopened(why.to_string())),
+                        Err(Closed::NoKey(id)) => Err(sealer.no_key(name, id))
+                            .map_err(|source| StoreError::Cloud { attempts: 1, source })?,
+                    };
+                    match self.cloud.objects.put(name, body, PutIf::Matches(etag)).await {
+                        Put::Stored(_) => return Ok(Done::Sealed),
+                        // Somebody was faster, or it is gone: it is looked at again.
+                        Put::Refused | Put::Missing | Put::Conflict => {
+                            Fault::Throttled { what: name.to_owned() }
+                        }
+                        // It may be there: it is looked at again, too.
+                        Put::Unknown(fault) | Put::Failed(fault) => fault,
+                    }
+                }
+                Ok(_) => return Ok(Done::Gone),
+                Err(fault) => fault,
+            };
+            attempts.after(fault).await?;
+        }
+    }
+}
