@@ -44,7 +44,7 @@ package: setup
 	@sh examples/packaged/run.sh
 
 examples: setup
-	@for name in own_source own_policy other_format; do \
+	@for name in own_source own_policy other_format shards; do \
 		echo "== $$name"; \
 		$(CARGO) run -q $(PROFILE) -p extmem-examples --bin $$name || exit 1; \
 	done

@@ -8,6 +8,7 @@ fn every_program_ends_well() {
         ("own_source", env!("CARGO_BIN_EXE_own_source"), "were tried again"),
         ("own_policy", env!("CARGO_BIN_EXE_own_policy"), "keep their contracts"),
         ("other_format", env!("CARGO_BIN_EXE_other_format"), "s3://indexes/keys.fst"),
+        ("shards", env!("CARGO_BIN_EXE_shards"), "of 2016: 3 of 6 events, 1 users"),
     ];
     for (name, program, says) in programs {
         let output = Command::new(program).assert().success();

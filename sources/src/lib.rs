@@ -41,6 +41,7 @@ pub mod limit; // wrapper: as many at once as the server bears
 pub mod hedge; // wrapper: a second request when the first is late
 pub mod disk_cache; // wrapper: what was read, kept on disk
 pub mod concat; // several objects, or parts of them, as one
+pub mod expand; // one name for many objects
 pub mod server; // what block servers and their clients say to each other
 pub mod faulty; // wrapper: fails on a schedule, for tests
 pub mod traffic; // wrapper: counts requests and bytes
@@ -74,6 +75,7 @@ pub use crate::{
     allow::AllowList,
     concat::{Concat, Part},
     disk_cache::{Cache, CacheKey, CachePolicy, DiskCache},
+    expand::{Expand, ExpandError},
     faulty::Faulty,
     hedge::Hedge,
     limit::{Gate, Limit},

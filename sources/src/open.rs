@@ -384,6 +384,24 @@ impl Options {
         Ok((bucket, key, self.aws(&settings)))
     }
 
+    /// The clients and the patience for the bucket of an `s3` address, whatever its key.
+    #[cfg(feature = "s3")]
+    pub(crate) fn s3_bucket(&self, url: &str) -> Result<(Aws, RetryPolicy), SourceError> {
+        let address = Address::parse(url)?;
+        let settings = self.settings_for(&address)?;
+        Ok((self.aws(&settings), settings.retry))
+    }
+
+    /// The same settings, with connections of its own: for another runtime.
+    pub(crate) fn apart(&self) -> Options {
+        Options { shared: Arc::default(), ..self.clone() }
+    }
+
+    /// Whether there is no list of what is allowed.
+    pub(crate) fn allows_all(&self) -> bool {
+        self.allow.is_none()
+    }
+
     /// What was set here, and over it what the address says.
     fn settings_for(&self, address: &Address) -> Result<Settings, SourceError> {
         let mut settings = self.settings.clone();
@@ -724,7 +742,7 @@ impl Address {
     }
 }
 
-fn is_scheme(text: &str) -> bool {
+pub(crate) fn is_scheme(text: &str) -> bool {
     let mut letters = text.bytes();
     letters.next().is_some_and(|byte| byte.is_ascii_alphabetic())
         && letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))

@@ -33,26 +33,43 @@ pub async fn list(
     policy: &RetryPolicy,
     keys_max: usize,
 ) -> Result<Vec<Listed>, SourceError> {
+    let mut found = Vec::new();
+    let each = |key: &str, len| {
+        if found.len() >= keys_max {
+            let object = format!("s3://{bucket}/{prefix}");
+            let reason = format!("more than {keys_max} objects start like this");
+            return Err(SourceError::Permanent { object, reason, cause: None });
+        }
+        found.push(Listed { key: key.to_owned(), len });
+        Ok(())
+    };
+    list_each(bucket, prefix, aws, policy, each).await?;
+    Ok(found)
+}
+
+/// The same, where each key and its length in bytes is given to `each`, whose first error ends it.
+pub(crate) async fn list_each<E: From<SourceError>>(
+    bucket: &str,
+    prefix: &str,
+    aws: &Aws,
+    policy: &RetryPolicy,
+    mut each: impl FnMut(&str, u64) -> Result<(), E>,
+) -> Result<(), E> {
     let name = format!("s3://{bucket}/{prefix}");
     let asked = Asked { object: &name, what: "list", range: None, version: None };
     let chance = Chance::seeded(policy.seed.unwrap_or_else(Chance::any_seed));
-    let mut found = Vec::new();
     let mut token: Option<String> = None;
     loop {
         let page = page(bucket, prefix, aws, token.as_deref(), &asked, policy, &chance).await?;
         for object in page.contents() {
             let Some(key) = object.key() else { continue };
             let len = object.size().and_then(|len| u64::try_from(len).ok()).unwrap_or(0);
-            if found.len() >= keys_max {
-                let reason = format!("more than {keys_max} objects start like this");
-                return Err(SourceError::Permanent { object: name, reason, cause: None });
-            }
-            found.push(Listed { key: key.to_owned(), len });
+            each(key, len)?;
         }
         match page.next_continuation_token() {
             // A server that gives the same token again would be asked for ever.
             Some(next) if token.as_deref() != Some(next) => token = Some(next.to_owned()),
-            _ => return Ok(found),
+            _ => return Ok(()),
         }
     }
 }

@@ -47,6 +47,7 @@ use futures::stream;
 use pager::{BlockSource, ByteStream, ObjectStat, SourceError, Strength, Version};
 
 use self::failure::Asked;
+pub(crate) use self::list::list_each;
 pub use self::list::{Listed, list};
 use crate::{
     aws::Aws,

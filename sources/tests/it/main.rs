@@ -4,6 +4,7 @@ mod bad_servers;
 mod behind;
 mod concat;
 mod disk_cache;
+mod expand;
 mod fake;
 mod faults;
 mod golden;

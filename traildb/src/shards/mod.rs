@@ -57,6 +57,28 @@ const OPEN_MAX: usize = 256;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// Those that a pattern, a prefix, a directory or a list names, all under one budget (`Expand` is of
+/// the crate `extmem-sources`):
+///
+/// ```no_run
+/// # #[cfg(feature = "pager")]
+/// # fn query() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use traildb::{Reader, Shards, filter, shards::Query};
+///
+/// let pager = pager::Pager::builder().budget_bytes(256 << 20).build()?;
+/// let mut shards = Shards::default();
+/// for url in sources::Expand::new(".tdb").names(&["s3://bucket/2016-*/*.tdb", "logs", "@list"])? {
+///     let pager = pager.clone();
+///     shards.add(url.clone(), move || -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+///         Ok(Reader::new(pager.open(sources::open(&url)?)?)?)
+///     });
+/// }
+/// let alice = filter::parse("user=alice")?;
+/// let found = shards.query(Query::default().filter(&alice).threads(2))?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Shards<'o, S: Storage, E = BindError> {
     shards: Vec<Shard<'o, S, E>>,
     open_max: usize,

@@ -17,8 +17,9 @@ use sources::{Traffic, monitor::Monitor, traffic::TrafficCount};
 use traildb::{Reader, Storage};
 
 use self::recording::Recording;
-pub(crate) use self::{expand::without_options, store::Store};
+pub(crate) use self::store::Store;
 use crate::{bytes, failure::Failure};
+pub(crate) use sources::expand::{is_url, without_options};
 
 /// How databases are read.
 #[derive(clap::Args)]
@@ -242,15 +243,6 @@ fn of_path(path: &Path) -> Result<Parts, Failure> {
     Ok(Parts::Directory { name, open: Box::new(open) })
 }
 
-/// Whether `input` is a URL rather than a path.
-pub(crate) fn is_url(input: &str) -> bool {
-    let is_scheme = |scheme: &str| {
-        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
-    };
-    input.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
-}
-
 /// The URLs of the members of a database in the directory form.
 struct MemberUrls {
     directory: String,
@@ -326,23 +318,6 @@ impl Database<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_and_urls() {
-        let cases = [
-            ("a", false),
-            ("/x/a.tdb", false),
-            ("s3://b/k", true),
-            ("http://h/p", true),
-            ("file:///x", true),
-            ("nothing://x", true),
-            ("://x", false),
-            ("dir/a://b", false),
-        ];
-        for (input, expected) in cases {
-            assert_eq!(is_url(input), expected, "{input}");
-        }
-    }
 
     #[test]
     fn members_of_a_directory() {
