@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -83,7 +83,28 @@ impl std::fmt::Debug for Inner {
 #[derive(Debug, Default)]
 struct State {
     connection: Option<Arc<Connection>>,
+    /// Until a server has answered something again.
     failure: Option<Failure>,
+}
+
+impl State {
+    /// What went wrong a moment ago, for as long as that counts.
+    fn check(&self) -> Result<(), Lost> {
+        let now = Instant::now();
+        match self.failure.as_ref().filter(|failure| now < failure.until) {
+            Some(failure) => Err(Lost(failure.text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The server is left alone, twice as long each time.
+    fn fail(&mut self, lost: Lost) -> Lost {
+        let backoff = self.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
+        let until = Instant::now() + backoff;
+        let backoff = (backoff * 2).min(BACKOFF_MAX);
+        self.failure = Some(Failure { text: lost.0.clone(), until, backoff });
+        lost
+    }
 }
 
 #[derive(Debug)]
@@ -127,6 +148,8 @@ pub(super) struct Lost(pub(super) String);
 #[derive(Debug)]
 struct Waiting {
     by_id: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    /// Whether anything came after the welcome.
+    was_heard: AtomicBool,
     /// Handles to close, as soon as there is room to say so. Each is open, so they are no more than
     /// the server allows.
     unsaid: Mutex<Vec<u32>>,
@@ -171,41 +194,45 @@ impl Link {
         &self.inner.place
     }
 
-    /// The connection, made if there is none. A server that could not be reached a moment ago is
-    /// not tried again at once.
+    /// The connection, made if there is none. A server that could not be reached a moment ago, or that
+    /// hung up before it had answered anything, is not tried again at once.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Lost> {
         let mut state = self.inner.state.lock().await;
-        if let Some(connection) = &state.connection {
-            if !connection.waiting.is_over() {
-                return Ok(connection.clone());
-            }
-            state.connection = None;
-        }
-        let now = Instant::now();
-        if let Some(failure) = state.failure.as_ref().filter(|failure| now < failure.until) {
-            return Err(Lost(failure.text.clone()));
-        }
-        match self.own_connection().await {
-            Ok(connection) => {
+        if let Some(connection) = state.connection.take() {
+            let was_heard = connection.waiting.was_heard.load(Relaxed);
+            if was_heard {
                 state.failure = None;
-                Ok(state.connection.insert(connection).clone())
             }
-            Err(Lost(text)) => {
-                let backoff = state.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
-                let until = Instant::now() + backoff;
-                let backoff = (backoff * 2).min(BACKOFF_MAX);
-                state.failure = Some(Failure { text: text.clone(), until, backoff });
-                Err(Lost(text))
+            if !connection.waiting.is_over() {
+                return Ok(state.connection.insert(connection).clone());
             }
+            if !was_heard {
+                return Err(state.fail(self.lost(&"it hung up before it answered anything")));
+            }
+        }
+        state.check()?;
+        match self.connect().await {
+            Ok(connection) => Ok(state.connection.insert(connection).clone()),
+            Err(lost) => Err(state.fail(lost)),
         }
     }
 
-    /// A connection that nobody shares: what the server gives to it comes back when it is dropped.
+    /// A connection that nobody shares: what the server gives to it comes back when it is dropped. It is
+    /// made no sooner than a shared one would be.
     pub(super) async fn own_connection(&self) -> Result<Arc<Connection>, Lost> {
+        let mut state = self.inner.state.lock().await;
+        state.check()?;
+        self.connect().await.map_err(|lost| state.fail(lost))
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, Lost> {
         let made = timeout(CONNECT_WAIT, self.inner.connect()).await;
         let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let lost = |error| Lost(format!("the block server at {}: {error}", self.inner.place));
-        made.map(Arc::new).map_err(lost)
+        made.map(Arc::new).map_err(|error| self.lost(&error))
+    }
+
+    fn lost(&self, why: &dyn std::fmt::Display) -> Lost {
+        Lost(format!("the block server at {}: {why}", self.inner.place))
     }
 }
 
@@ -238,7 +265,8 @@ impl Inner {
             return Err(io::Error::other("it allows nothing"));
         }
         let by_id = Mutex::new(Some(HashMap::new()));
-        let waiting = Arc::new(Waiting { by_id, unsaid: Mutex::default() });
+        let (was_heard, unsaid) = (AtomicBool::new(false), Mutex::default());
+        let waiting = Arc::new(Waiting { by_id, was_heard, unsaid });
         let (sending, frames) = mpsc::channel(SENDING_MAX);
         let socket = Arc::new(socket);
         tokio::spawn(send(socket.clone(), frames, Ends(waiting.clone())));
@@ -284,6 +312,8 @@ async fn receive(
                     // This process has no descriptor left: bytes will do.
                     let until = Instant::now() + FILES_PAUSE;
                     *bare.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+                    // No fault of the server's: the next connection may come at once.
+                    ends.0.was_heard.store(true, Relaxed);
                 }
                 socket.close();
                 return;
@@ -303,7 +333,9 @@ async fn receive_one(
         return Ok(false);
     };
     let broken = |broken| io::Error::new(io::ErrorKind::InvalidData, broken);
-    let reply = match Answer::decode(head.kind, &body).map_err(broken)? {
+    let answer = Answer::decode(head.kind, &body).map_err(broken)?;
+    waiting.was_heard.store(true, Relaxed);
+    let reply = match answer {
         Answer::Bytes { .. } => Reply::Bytes(body),
         Answer::File { position, length } => {
             let file: OwnedFd = incoming.file().ok_or_else(|| io::Error::other("no descriptor"))?;

@@ -278,3 +278,35 @@ async fn a_server_that_hangs_up_is_called_less_and_less_often() {
     assert!((1..50).contains(&calls), "{calls} calls");
     server.abort();
 }
+
+/// One that welcomes everybody, and then hangs up, was called again by every question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_up_after_its_welcome_is_called_less_and_less_often() {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    let folder = tempfile::tempdir().expect("a folder");
+    let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let server = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Relaxed);
+            let (socket, mut incoming) = (Socket::Unix(stream), Incoming::default());
+            let hello = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
+            let (head, body) = hello.expect("a frame").expect("a hello");
+            let request = Request::decode(head.kind, &body).expect("a request");
+            let (welcome, _) = soundly(head.id, &request).expect("a welcome");
+            let _ = socket.send(&[welcome.into()], None, WAIT).await;
+            // And one question, which has no answer.
+            let _ = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
+        }
+    });
+    let link = Link::new(Place::Unix(socket(folder.path())), String::new());
+    let source = Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source");
+    for _ in 0..2000 {
+        let error = source.stat().await.expect_err("nobody answers");
+        assert!(error.is_retryable(), "{error}");
+    }
+    let calls = calls.load(Relaxed);
+    assert!((1..50).contains(&calls), "{calls} calls");
+    server.abort();
+}
