@@ -39,13 +39,28 @@ try {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
   const page = await context.newPage();
   const noise = [];
+  let refused = 0;
   const asked = [];
   page.on('console', (message) => {
-    if (['error', 'warning'].includes(message.type())) noise.push(message.text());
+    if (!['error', 'warning'].includes(message.type())) return;
+    // What the browser itself says of a request that was not answered, which no page can prevent.
+    const failed = message.text().startsWith('Failed to load resource: net::ERR_')
+      && message.location().url === new URL('api/state', url).href;
+    if (failed) refused += 1;
+    else noise.push(message.text());
   });
   page.on('pageerror', (error) => noise.push(String(error)));
   page.on('request', (request) => asked.push(request.url()));
   const quiet = () => must(noise.length === 0, `the console says: ${noise.join('; ')}`);
+  // What came from sources, as it is shown: GETs, and MiB.
+  const fetched = async () => {
+    const [size, unit] = (await text('#source-bytes')).split(' ');
+    const shown = await text('#source-detail');
+    const count = /^([\d,]+) GETs?, 0 errors$/.exec(shown);
+    must(count && ['B', 'KiB', 'MiB'].includes(unit), `from sources: ${size} ${unit}, ${shown}`);
+    const scale = { B: 2 ** -20, KiB: 2 ** -10, MiB: 1 }[unit];
+    return { gets: Number(count[1].replaceAll(',', '')), mib: Number(size) * scale };
+  };
   const text = (selector) => page.locator(selector).innerText();
   const shot = async (name) => {
     if (pictures) await page.screenshot({ path: `${pictures}/${name}.png`, fullPage: true });
@@ -67,11 +82,17 @@ try {
   must((await page.locator('.map').first().getAttribute('aria-label')).includes('1 of'), 'no label');
   must(await warm.count() >= 1, 'nothing is warm');
   must((await text('#clients')).includes('V000'), 'no client');
+  const one = await fetched();
+  must(one.gets === 1 && one.mib === 1 / 16, `one block: ${one.gets} GETs, ${one.mib} MiB`);
   await done('warm');
 
   // It has been read again and again, and others for the first time.
   await page.locator('#objects .cell.here.h3').first().waitFor(WAIT);
   await page.locator('#objects .cell').nth(6).and(page.locator('.here')).waitFor(WAIT);
+  await page.locator('#objects .cell').nth(69).and(page.locator('.here')).waitFor(WAIT);
+  // 65 blocks of 64 KiB at least, and no byte of the 9,000,000 twice.
+  const all = await fetched();
+  must(all.gets > 1 && all.mib >= 4.1 && all.mib <= 8.6, `${all.gets} GETs, ${all.mib} MiB`);
   must((await text('#hit-rate')).includes('%'), 'no hit rate');
   must((await text('#saved')).startsWith('$'), 'no dollars');
   await done('hot');
@@ -120,12 +141,22 @@ try {
   const elsewhere = asked.filter((one) => !one.startsWith(url));
   must(elsewhere.length === 0, `asked elsewhere: ${elsewhere}`);
   quiet();
+  must(refused === 0, 'a request was not answered by a server that is there');
   await done('shown');
 
   // The server was killed, and has come back at the same address.
   await page.locator('#status[data-state=lost]').waitFor(WAIT);
   await done('lost');
   await page.locator('#status[data-state=live]').waitFor(WAIT);
+  // The page by itself has nothing to say of that, and goes on as before.
+  quiet();
+  must(refused > 0, 'nothing was refused by a server that was gone');
+  const before = refused;
+  const answer = await page.waitForResponse((one) => one.url().endsWith('/api/state'), WAIT);
+  must(answer.ok(), `the state after that: ${answer.status()}`);
+  await page.locator('#status[data-state=live]').waitFor(WAIT);
+  quiet();
+  must(refused === before, 'a request was not answered by the server that came back');
   await done('back');
 } catch (error) {
   console.log(`failed: ${error.message.replaceAll('\n', ' ')}`);

@@ -25,6 +25,8 @@ pub(crate) enum Page {
     Cut(Arc<Vec<u8>>, String),
     /// These bytes, with this ETag; but no more than so many of each answer, until they are let go.
     Held(Arc<Vec<u8>>, String, usize),
+    /// These bytes, with this ETag; one at a time, and the last never.
+    Endless(Arc<Vec<u8>>, String),
     /// Look there.
     Redirect(String),
 }
@@ -133,12 +135,14 @@ impl Shared {
             Page::Object(bytes, _)
             | Page::Bare(bytes)
             | Page::Cut(bytes, _)
+            | Page::Endless(bytes, _)
             | Page::Held(bytes, ..) => {
                 let mut headers = "Accept-Ranges: bytes\r\n".to_owned();
                 let tag = match &page {
-                    Page::Object(_, tag) | Page::Cut(_, tag) | Page::Held(_, tag, _) => {
-                        tag.as_str()
-                    }
+                    Page::Object(_, tag)
+                    | Page::Cut(_, tag)
+                    | Page::Endless(_, tag)
+                    | Page::Held(_, tag, _) => tag.as_str(),
                     _ => "",
                 };
                 if !tag.is_empty() {
@@ -167,6 +171,14 @@ impl Shared {
                 let first = header("range").is_none_or(|range| range.starts_with("bytes=0-"));
                 socket.write_all(&body[..if first { 1000 } else { 0 }]).ok()?;
                 socket.shutdown(std::net::Shutdown::Both).ok()?;
+                return None;
+            }
+            if let Page::Endless(..) = page {
+                // Until whoever reads has left.
+                for byte in body.chunks(1) {
+                    socket.write_all(byte).ok()?;
+                    thread::sleep(Duration::from_millis(200));
+                }
                 return None;
             }
             self.bytes.fetch_add(body.len() as u64, Relaxed);

@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pager::BlockSource;
+use sources::server::{Link, Place, Served};
+
 use crate::{
     origin::{Origin, Page, sample},
     v000::{Client, Reply, frame},
@@ -29,6 +32,8 @@ pub(crate) struct Server {
     pub(crate) tcp: Option<String>,
     /// Where it serves the page.
     pub(crate) http: Option<String>,
+    /// What it said before it was ready.
+    pub(crate) lines: Vec<String>,
 }
 
 impl Server {
@@ -72,7 +77,8 @@ impl Server {
         let address = after("extmem: serving V000 on ").expect("an address");
         let http = after("extmem: serving a page on http://");
         let http = http.map(|url| url.trim_end_matches('/').to_owned());
-        Server { address, tcp: after("extmem: serving blocks on tcp://"), http, child }
+        let tcp = after("extmem: serving blocks on tcp://");
+        Server { address, tcp, http, lines, child }
     }
 
     /// For an origin alone, with 32 MiB.
@@ -96,9 +102,26 @@ impl Server {
 
     /// SIGTERM. Returns the exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
+        self.signal();
+        self.child.wait().expect("an end").code()
+    }
+
+    /// SIGTERM.
+    fn signal(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
-        self.child.wait().expect("an end").code()
+    }
+
+    /// The exit code, if it ends in time.
+    fn wait(&mut self, in_time: Duration) -> Option<Option<i32>> {
+        let end = Instant::now() + in_time;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return Some(status.code());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        None
     }
 
     /// The most memory that it ever had.
@@ -560,6 +583,64 @@ fn told_to_stop_it_answers_what_it_has_begun() {
     let server = Server::of(folder.path(), &origin);
     check(&mut server.client(), &url, &object, 0, 4096);
     assert_eq!(origin.count().0, before);
+}
+
+/// A request without end, on either protocol, does not keep the server from ending: what it has begun has
+/// ten seconds, and what is done by then is answered.
+#[test]
+fn told_to_stop_it_does_not_wait_for_ever() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(3_000_000, 61);
+    origin.put("/object", &object, "1");
+    let socket = folder.path().join("extmem.sock");
+    let args = ["--allow", origin.base(), "--unix", socket.to_str().expect("text")];
+    let mut server = Server::start(&folder.path().join("cache"), &args);
+    let url = origin.url("/object");
+    let mut clients = [server.client(), server.client()];
+    for client in &mut clients {
+        assert!(client.hello(&url).expect("an answer").is("OKOK"));
+    }
+    let [mut waiting, mut served] = clients;
+    check(&mut served, &url, &object, 2_900_000, 10);
+    let gets = origin.count().0;
+    origin.set("/object", Page::Endless(Arc::new(object.clone()), "\"1\"".to_owned()));
+    waiting.send(&frame(b"READ", 0, 4096, url.as_bytes())).expect("send");
+    let reading = thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let link = Link::new(Place::Unix(socket), String::new());
+        let source = Served::new(&url, &url, link).expect("a source");
+        runtime.block_on(async {
+            let version = source.stat().await?.version;
+            let frame = pager::Frame::with_capacity(4096);
+            source.read_into(&version, 1_500_000..1_504_096, frame).await.map(drop)
+        })
+    });
+    wait_until("both are asked for", || origin.count().0 >= gets + 2);
+    let began = Instant::now();
+    server.signal();
+    assert_eq!(
+        served.stream.read(&mut [0]).expect("the end"),
+        0,
+        "who asks nothing is told at once"
+    );
+    let code = server.wait(Duration::from_secs(120)).expect("it waits for ever");
+    assert_eq!(code, Some(0));
+    // It did wait for them.
+    assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    // Its source would have been given up later, and that would have been an answer.
+    assert_eq!(waiting.stream.read(&mut [0]).unwrap_or(0), 0, "it got no answer, and an end");
+    drop(server);
+    let error = reading.join().expect("no panic").expect_err("nobody serves it");
+    assert!(error.is_retryable(), "{error}");
+}
+
+/// Waits for something that another process does.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let in_time = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < in_time, "never: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
