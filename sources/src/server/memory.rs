@@ -24,6 +24,7 @@ use super::{
     frames::{Answer, Code, Request},
     served::{Failed, Served, Shared},
 };
+use crate::size;
 
 /// Pieces that are asked for at once: fewer than descriptors may wait.
 const PIECES_AT_ONCE: usize = 16;
@@ -33,6 +34,8 @@ const PIECE_WAIT: Duration = Duration::from_secs(180);
 /// Pieces of one object: each is a mapping, of which a process has some 65,000 (`vm.max_map_count`): so
 /// it can have three of the largest objects mapped.
 const PIECES_MAX: u64 = 16_384;
+/// What to do where nothing can be mapped.
+const ELSE: &str = "a region over the same source reads it all the same";
 
 /// A whole object, in memory that its server keeps as long as this lives.
 #[derive(Debug)]
@@ -58,11 +61,15 @@ impl AsRef<[u8]> for ServedMap {
 
 impl Served {
     /// Maps all of a version that [`stat`](pager::BlockSource::stat) has named. The server fetches
-    /// what it does not have, and must have been given memory for all of it (`--memory-bytes`).
+    /// what it does not have, and must have memory for all of it (`--memory-bytes`, by default a
+    /// quarter of what is available).
     ///
     /// # Errors
     /// [`SourceError::Permanent`] where the server has no memory to share, or too little for this
-    /// object, or is not on this machine; otherwise as for [`read`](pager::BlockSource::read). One
+    /// object while others have mapped theirs, or is not on this machine. Whoever can do without a map
+    /// of everything opens a region over this source then (`pager.open(served)`): its bytes come from
+    /// the files of the server's cache, which are in the page cache once for all programs, and it holds
+    /// no more of them than its budget. Otherwise as for [`read`](pager::BlockSource::read). One
     /// attempt; the fallback is not used.
     pub async fn map(&self, version: &Version) -> Result<ServedMap, SourceError> {
         let mapped = self.shared.map(version).await;
@@ -72,16 +79,16 @@ impl Served {
 
 impl Shared {
     async fn map(&self, version: &Version) -> Result<ServedMap, Failed> {
-        // Its own: what it is given the server counts until it ends, mapped or not.
-        let connection = self.link.own_connection().await?;
-        if !connection.has_memory {
-            let why = "the block server has no memory to share; start it with --memory-bytes, and \
-                       reach it by its Unix socket";
-            return Err(self.refused(why.to_owned()));
-        }
         let len = self.len_of(version);
         let len =
             len.ok_or_else(|| self.refused("a version that `stat` has not named".to_owned()))?;
+        // Its own: what it is given the server counts until it ends, mapped or not.
+        let connection = self.link.own_connection().await?;
+        if !connection.has_memory {
+            let why = "the block server has no memory to share: it needs --memory-bytes above 0, and \
+                       to be reached by its Unix socket";
+            return Err(self.refused(format!("{why}; {ELSE}")));
+        }
         let (handle, stat) = self.open_once(&connection, Some((version.clone(), len))).await?;
         if stat.version != *version {
             return Err(Failed::Told(self.changed(version, stat.version.to_string())));
@@ -136,7 +143,8 @@ impl Shared {
             }
             Reply::File { .. } => Err(self.broken("a piece in an impossible place")),
             Reply::Answer(Answer::Failed { code: Code::Throttled, text, .. }) => {
-                Err(self.refused(text))
+                let why = format!("{text}, and this object takes {}", size::show(len));
+                Err(self.refused(format!("{why}; {ELSE}, or --memory-bytes says more")))
             }
             other => Err(self.unexpected(other, Some(version), None)),
         }

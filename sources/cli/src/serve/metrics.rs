@@ -50,6 +50,8 @@ pub(super) fn text(server: &Server, used_bytes: u64, stopping: bool) -> String {
 
     let help = "Bytes in memory for clients that map them";
     out.gauge("extmem_memory_bytes", help, &[("", server.pieces.bytes())]);
+    let help = "The most that there may be";
+    out.gauge("extmem_memory_max_bytes", help, &[("", server.pieces.room_bytes())]);
 
     let requests = [("op=\"read\"", source.gets), ("op=\"stat\"", source.stats)];
     out.counter("extmem_source_requests_total", "Requests to sources: GETs, HEADs", &requests);

@@ -15,6 +15,7 @@
 //! `seen` notes what all of them do, and `page` shows it.
 
 mod ahead; // who reads on and on
+mod available; // memory that may be taken
 mod blocks; // the second protocol: requests side by side
 mod handles; // which version an old client may see
 mod metrics; // what Prometheus is told
@@ -118,10 +119,12 @@ pub(crate) struct Args {
     /// What is fetched at once for a byte that is missing: a power of two from 4KiB to 64MiB
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse)]
     block_bytes: u64,
-    /// Memory for clients of --unix that map objects: each byte is there once for all of them. Size, or
-    /// 0 for none. Users of --allow-uid could keep more of it than is counted
-    #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = size::parse)]
-    memory_bytes: u64,
+    /// Memory for clients of --unix that map objects: each byte is there once for all of them. It is
+    /// taken when they map, and given back when nobody has had it for five minutes. Size, or 0 for none.
+    /// Users of --allow-uid could keep more of it than is counted [default: a quarter of the memory that
+    /// is available at the start, limits of cgroups included, and 16GiB at most]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory_bytes: Option<u64>,
     /// Addresses that may be asked for start with this; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<String>,
@@ -222,7 +225,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => lock.take().map_err(failed)?,
     };
     let files_max = descriptors_max();
-    let pieces = Pieces::new(args.memory_bytes, args.block_bytes, files_max);
+    let memory_bytes = args.memory_bytes.unwrap_or_else(available::share);
+    let pieces = Pieces::new(memory_bytes, args.block_bytes, files_max);
     let shares = Shares {
         requests: args.requests_max.into(),
         files: usize::try_from(files_max / FILES_SHARE).unwrap_or(usize::MAX).min(FILES_MAX),
@@ -319,6 +323,12 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
     let mut lines = format!("extmem: serving V000 on {address}\n");
     lines.push_str(&blocks.lines()?);
+    if blocks.unix.is_some() {
+        lines.push_str(&match server.pieces.room_bytes() {
+            0 => "extmem: no memory for clients that map objects\n".to_owned(),
+            room => format!("extmem: up to {} for clients that map objects\n", size::show(room)),
+        });
+    }
     if let Some(page) = &page {
         lines.push_str(&format!("extmem: serving a page on http://{}/\n", page.address()));
     }
@@ -330,6 +340,9 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
         let server = server.clone();
         tokio::spawn(async move { server.objects.warm_up().await });
     }
+
+    let keeper = server.clone();
+    tokio::spawn(async move { keeper.pieces.give_back().await });
 
     // It says until the end how that goes.
     let (close, closing) = watch::channel(false);

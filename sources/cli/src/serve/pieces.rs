@@ -4,7 +4,7 @@
 //! What a connection was given is its own until it ends, and takes room until then: its client may
 //! have it mapped. A client that keeps a map or a descriptor beyond its connection takes the room, too:
 //! what it is given has a lock on it (`flock(2)`), which ends with the last of both. What nobody has
-//! leaves, oldest use first. A client may take the lock for itself alone: then others are given the
+//! leaves, oldest use first, and after some minutes in any case. A client may take the lock for itself alone: then others are given the
 //! same bytes anew, and what it keeps is counted until it lets go.
 
 use std::{
@@ -13,6 +13,7 @@ use std::{
     ops::Range,
     os::fd::AsRawFd,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -33,6 +34,10 @@ const FILES_SHARE: u64 = 4;
 /// Bytes of pieces that are being made.
 const FILLING_BYTES: u64 = 256 << 20;
 const FILLS_MAX: u64 = 16;
+/// What nobody has had for so long is given back to the machine: it is in the cache, too.
+const IDLE: Duration = Duration::from_secs(300);
+/// How often that is looked at.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
 
 /// See the module.
 pub(super) struct Pieces {
@@ -64,6 +69,8 @@ struct Held {
 pub(super) struct Piece {
     /// Made by the first who asks; others wait.
     file: OnceCell<File>,
+    /// Since when nobody has it, as far as somebody has looked.
+    free_since: Mutex<Option<Instant>>,
 }
 
 /// Why there is none.
@@ -84,6 +91,18 @@ impl Piece {
         Ok(own)
     }
 
+    /// Since when nobody has it; `now` if that is new, or if nobody does.
+    fn free_since(&self, is_free: bool, now: Instant) -> Instant {
+        let mut since = self.free_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_free {
+            true => *since.get_or_insert(now),
+            false => {
+                *since = None;
+                now
+            }
+        }
+    }
+
     /// Whether no client has it open or mapped any more.
     fn is_free(&self) -> bool {
         self.file.get().is_none_or(|file| file.try_lock().is_ok_and(|()| file.unlock().is_ok()))
@@ -101,6 +120,19 @@ impl Pieces {
     /// Whether there is room for any.
     pub(super) fn is_on(&self) -> bool {
         self.room.bytes >= self.piece_bytes
+    }
+
+    /// How much may be in memory, or 0 if nothing.
+    pub(super) fn room_bytes(&self) -> u64 {
+        if self.is_on() { self.room.bytes } else { 0 }
+    }
+
+    /// Gives back what nobody has, for ever.
+    pub(super) async fn give_back(&self) {
+        loop {
+            tokio::time::sleep(IDLE_LOOK).await;
+            self.with(|held| held.give_back(Instant::now()));
+        }
     }
 
     /// How many may be made at once.
@@ -200,6 +232,8 @@ impl Held {
     /// The piece of that name, there or to be made. `None` where there is no room, and then none leaves.
     fn piece(&mut self, key: &Key, len: u64, room: Room) -> Option<Arc<Piece>> {
         if let Some(piece) = self.pieces.touch(key) {
+            // It has been somebody's since it was looked at, even if it is free by the next time.
+            piece.free_since(false, Instant::now());
             return Some(piece.clone());
         }
         self.forget_lost();
@@ -227,6 +261,21 @@ impl Held {
         let piece = Arc::<Piece>::default();
         self.pieces.insert(key.clone(), piece.clone(), len);
         Some(piece)
+    }
+
+    /// Lets those go that nobody has had for long.
+    fn give_back(&mut self, now: Instant) {
+        self.forget_lost();
+        let mut leaving = Vec::new();
+        for (name, piece, _) in self.pieces.oldest_first() {
+            let is_free = Arc::strong_count(piece) == 1 && piece.is_free();
+            if now.saturating_duration_since(piece.free_since(is_free, now)) >= IDLE {
+                leaving.push(name.clone());
+            }
+        }
+        for name in leaving {
+            self.pieces.remove(&name);
+        }
     }
 
     /// Gives `piece` to nobody any more: somebody has it for himself. Unless another took its place.
@@ -331,6 +380,44 @@ mod tests {
         drop(own);
         assert!(held.piece(&key(1), 10, ROOM).is_some());
         assert_eq!((held.pieces.bytes(), held.lost_bytes()), (20, 0));
+    }
+
+    /// Memory is no longer something that only those have who ask for it: it was held until others needed
+    /// the room, and that may be never.
+    #[test]
+    fn what_nobody_has_had_for_minutes_is_given_back() {
+        const ROOM: Room = Room { bytes: 100, pieces: 10 };
+        let mut held = Held::default();
+        let mut made: Vec<_> = (0..3)
+            .map(|at| {
+                let piece = held.piece(&key(at), 10, ROOM).expect("room");
+                let file = sealed::seal(10, |file| file.write_all(&[7; 10])).expect("sealed");
+                piece.file.set(file).expect("the first");
+                piece
+            })
+            .collect();
+        let start = Instant::now();
+        let minute = Duration::from_secs(60);
+        let kept = made[0].file().expect("a file");
+        // One is mapped by a client, one is a connection's, and one is nobody's.
+        drop((made.remove(2), made.remove(0)));
+        let there = |held: &Held| -> Vec<u64> {
+            (0..3).filter(|at| held.pieces.peek(&key(*at)).is_some()).collect()
+        };
+        held.give_back(start);
+        held.give_back(start + 4 * minute);
+        assert_eq!(there(&held), [0, 1, 2], "too soon");
+        held.give_back(start + 5 * minute);
+        assert_eq!((there(&held), held.pieces.bytes()), (vec![0, 1], 20));
+        // From now on nobody has them; but one is asked for in between.
+        drop((kept, made));
+        held.give_back(start + 20 * minute);
+        drop(held.piece(&key(1), 10, ROOM).expect("it is there"));
+        held.give_back(start + 24 * minute);
+        held.give_back(start + 26 * minute);
+        assert_eq!(there(&held), [1]);
+        held.give_back(start + 29 * minute);
+        assert_eq!((there(&held), held.pieces.bytes()), (vec![], 0));
     }
 
     /// As long as no other piece was made, what nobody had any more was held, and shown.

@@ -1,4 +1,4 @@
-//! `extmem serve --memory-bytes`: objects mapped by many, in memory once.
+//! `extmem serve`: objects mapped by many, in memory once.
 
 use std::{
     collections::BTreeMap,
@@ -70,6 +70,47 @@ fn mapped() -> BTreeMap<String, usize> {
     count
 }
 
+/// How often this process has each file of a cache open.
+fn open_below(folder: &Path) -> BTreeMap<PathBuf, usize> {
+    let folder = folder.canonicalize().expect("a folder");
+    let mut count = BTreeMap::new();
+    for one in fs::read_dir("/proc/self/fd").expect("/proc").flatten() {
+        // What others close meanwhile has no name.
+        let Ok(path) = fs::read_link(one.path()) else { continue };
+        if path.starts_with(folder.join("cache")) {
+            *count.entry(path).or_default() += 1;
+        }
+    }
+    count
+}
+
+/// Nobody has to know of `--memory-bytes`: there was none unless somebody did.
+#[test]
+fn a_server_has_memory_where_nothing_is_said() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let object = sample(3_000_000, 62);
+    origin.put("/object", &object, "1");
+    let socket = socket(folder.path());
+    let args = ["--allow", origin.base(), "--http", "127.0.0.1:0", "--unix"];
+    let args = [&args[..], &[socket.to_str().expect("text")]].concat();
+    let server = Server::start(&folder.path().join("cache"), &args);
+    let url = origin.url("/object");
+    let metrics = || get(server.http.as_deref().expect("a page"), "/metrics");
+    let room = metric(&metrics(), "extmem_memory_max_bytes");
+    let total = fs::read_to_string("/proc/meminfo").expect("/proc");
+    let total = total.lines().find_map(|line| line.strip_prefix("MemTotal:")).expect("a line");
+    let total: f64 = total.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(room > 0.0 && room <= total * 1024.0 / 4.0, "{room} of {total} KiB");
+    assert_eq!(metric(&metrics(), "extmem_memory_bytes"), 0.0, "none is taken yet");
+    runtime().block_on(async {
+        let mapped = map(folder.path(), &url).await.expect("a map");
+        assert!(mapped[..] == object);
+    });
+    assert_eq!(metric(&metrics(), "extmem_memory_bytes"), 3_002_368.0, "whole pages");
+    let lines = server.lines.join("\n");
+    assert!(lines.contains("for clients that map objects"), "{lines}");
+}
+
 #[test]
 fn an_object_is_in_memory_once_however_many_map_it() {
     let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
@@ -114,12 +155,31 @@ fn memory_is_bounded_and_comes_back_when_clients_leave() {
             matches!(full, SourceError::Permanent { .. }) && text.contains("mapped by"),
             "{text}"
         );
-        // Others read all the same.
-        let source = served(folder.path(), &url("/two"));
-        let version = source.stat().await.expect("stat").version;
-        let frame = pager::Frame::with_capacity(3_000_000);
-        let frame = source.read_into(&version, 0..3_000_000, frame).await.expect("bytes");
-        assert!(frame.filled() == two);
+        assert!(
+            text.contains("a region over the same source") && text.contains("2.9 MiB"),
+            "{text}"
+        );
+        // Others read all the same: as files, which are in the page cache once for all of them.
+        let before = origin.count().1;
+        let sources = [served(folder.path(), &url("/two")), served(folder.path(), &url("/two"))];
+        let in_time = Instant::now() + Duration::from_secs(20);
+        loop {
+            for source in &sources {
+                let version = source.stat().await.expect("stat").version;
+                let frame = pager::Frame::with_capacity(3_000_000);
+                let frame = source.read_into(&version, 0..3_000_000, frame).await.expect("bytes");
+                assert!(frame.filled() == two);
+            }
+            // On its way to the disk it is bytes. Of the last file, which has one block of it, there is a
+            // descriptor for each.
+            let open = open_below(folder.path());
+            if open.len() == 2 && open.values().all(|times| *times >= 2) {
+                break;
+            }
+            assert!(Instant::now() < in_time, "{open:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(origin.count().1 - before <= two.len() as u64, "no byte twice");
         assert!(first[..] == one);
         drop(first);
         // As soon as the server has seen that the client is gone.
@@ -216,7 +276,17 @@ fn what_cannot_be_mapped_is_said() {
     let server = start(folder.path(), &origin, "0B");
     runtime().block_on(async {
         let error = map(folder.path(), &url).await.map(drop).expect_err("no memory");
-        assert!(error.to_string().contains("--memory-bytes"), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("--memory-bytes") && text.contains("a region over"), "{text}");
+        // And it does.
+        origin.put("/other", &object, "1");
+        let source = served(folder.path(), &origin.url("/other"));
+        let read = tokio::task::spawn_blocking(move || {
+            let pager = pager::Pager::builder().budget_bytes(16 << 20).build().expect("a pager");
+            pager.open(source).expect("a region").load(0..3_000_000).expect("bytes").to_vec()
+        });
+        assert!(read.await.expect("no panic") == object);
+        assert!(server.lines.iter().any(|line| line.contains("no memory for")));
         drop(server);
         let _server = start(folder.path(), &origin, "16MiB");
         let served = served(folder.path(), &url);
