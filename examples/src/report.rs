@@ -165,8 +165,8 @@ impl Section {
         })
     }
 
-    /// Puts the section into the file at `path`, in place of what an earlier run wrote or behind
-    /// what others did. All else stays as it is.
+    /// Puts the section into the file at `path`, in place of what an earlier run wrote, or else before
+    /// the first whose number is higher, or at the end. All else stays as it is.
     ///
     /// # Errors
     /// When the file cannot be read or written.
@@ -180,7 +180,8 @@ impl Section {
     }
 }
 
-/// `old` with `text` between the marks of `name`, which are put at the end if they are missing.
+/// `old` with `text` between the marks of `name`. If they are missing they are put where the number in
+/// the title of `text` belongs.
 fn replaced(old: &str, name: &str, text: &str) -> String {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end {name} -->\n"));
     let text = text.trim_end();
@@ -190,8 +191,36 @@ fn replaced(old: &str, name: &str, text: &str) -> String {
     });
     match place {
         Some((before, after)) => format!("{before}{begin}{text}\n{end}{after}"),
-        None => format!("{}\n\n{begin}{text}\n{end}", old.trim_end()).trim_start().to_owned(),
+        None => {
+            let (before, after) = old.split_at(place_of(number(text), old));
+            let (before, after) = (before.trim_end(), after.trim_start());
+            format!("{before}\n\n{begin}{text}\n{end}\n{after}").trim().to_owned() + "\n"
+        }
     }
+}
+
+/// `## 8. Title` is 8.
+fn number(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| line.strip_prefix("## ")?.split_once('.')?.0.parse().ok())
+}
+
+/// Where in `old` a section of this number begins: before the first with a higher one, and its mark.
+fn place_of(own: Option<u32>, old: &str) -> usize {
+    let (mut at, mut mark) = (0, None);
+    for line in old.split_inclusive('\n') {
+        if line.starts_with("<!-- ") && !line.starts_with("<!-- end ") {
+            mark = Some(at);
+        } else if let Some(title) = line.strip_prefix("## ") {
+            let number = title.split_once('.').and_then(|(number, _)| number.parse::<u32>().ok());
+            if own.zip(number).is_some_and(|(own, number)| number > own) {
+                return mark.unwrap_or(at);
+            }
+        } else if line.starts_with("<!-- end ") {
+            mark = None;
+        }
+        at += line.len();
+    }
+    old.len()
 }
 
 #[cfg(test)]
@@ -206,6 +235,22 @@ mod tests {
         assert_eq!(both, expected);
         assert_eq!(replaced(&both, "a", "three"), expected.replace("one", "three"));
         assert_eq!(replaced("", "a", "x"), "<!-- a -->\nx\n<!-- end a -->\n");
+    }
+
+    /// Section 8 stood behind section 9, which was there before it.
+    #[test]
+    fn a_new_section_goes_where_its_number_says() {
+        let one = "Head.\n\n<!-- a -->\n## 1. One\n<!-- end a -->\n\n";
+        let three = "<!-- c -->\n## 3. Three\n\nText.\n<!-- end c -->\n\n";
+        let ten = "<!-- j -->\n## 10. Ten\n<!-- end j -->\n";
+        let both = format!("{one}{ten}");
+        let all = format!("{one}{three}{ten}");
+        assert_eq!(replaced(&both, "c", "## 3. Three\n\nText."), all);
+        let twelve = "\n<!-- l -->\n## 12. Twelve\n<!-- end l -->\n";
+        assert_eq!(replaced(&all, "l", "## 12. Twelve\n"), format!("{all}{twelve}"));
+        let free = replaced("# Head\n\n## 2. Without a mark\n", "a", "## 1. One");
+        let expected = "# Head\n\n<!-- a -->\n## 1. One\n<!-- end a -->\n\n## 2. Without a mark\n";
+        assert_eq!(free, expected);
     }
 
     /// 0.983 of 0.985 was told as 0.98 of 0.98.
