@@ -19,6 +19,9 @@ pub(super) struct Job {
 #[derive(Default)]
 pub(super) struct Queue(VecDeque<Job>);
 
+/// Requests that a long job is cut into: enough to fill a link of which one connection has a part.
+const PIECES: u64 = 8;
+
 /// How many of the latest jobs a new one is compared with, to find its neighbour.
 const NEIGHBOURS: usize = 32;
 
@@ -51,7 +54,13 @@ impl Queue {
     pub(super) fn push(&mut self, job: Job) {
         let len = job.units.end - job.units.start;
         let least = job.object.extent_min.max(job.object.align);
-        let piece = (len / 8).max(least).min(job.object.extent_max);
+        let mut piece = (len / PIECES).max(least).min(job.object.extent_max);
+        // A few units that are left over would be a request of their own, as slow as the others: the
+        // pieces before them take them.
+        if len > piece && len % piece < piece / 2 {
+            let longer = len.div_ceil(len / piece).next_multiple_of(job.object.align);
+            piece = if longer <= job.object.extent_max { longer } else { piece };
+        }
         for joined in self.0.iter_mut().rev().take(NEIGHBOURS) {
             let together = job.units.end.saturating_sub(joined.units.start);
             if Arc::ptr_eq(&joined.object, &job.object)
@@ -94,5 +103,41 @@ impl Queue {
         self.0 = kept;
         let gone: VecDeque<Job> = gone;
         gone.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::windows::tests::object, *};
+    use crate::budget::Budget;
+
+    /// Of 481 units one was left over. It was a request of its own, and came last.
+    #[test]
+    fn no_request_is_for_what_is_left_over() {
+        let object = object(&Budget::new(4 << 20), 4096);
+        let pieces = |len: u64| {
+            let mut queue = Queue::default();
+            let (object, units) = (object.clone(), 3..3 + len);
+            queue.push(Job { object, units, marker: None, guess: true });
+            let ends: Vec<u64> = queue.0.iter().map(|job| job.units.end).collect();
+            assert!(
+                queue
+                    .0
+                    .iter()
+                    .skip(1)
+                    .map(|job| job.units.start)
+                    .eq(ends[..ends.len() - 1].iter().copied())
+            );
+            assert_eq!((queue.0[0].units.start, ends.last()), (3, Some(&(3 + len))));
+            queue.0.iter().map(|job| job.units.end - job.units.start).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(1), [1]);
+        assert_eq!(pieces(17), [17]);
+        assert_eq!(pieces(31), [16, 15]);
+        assert_eq!(pieces(128), [16; 8]);
+        assert_eq!(pieces(129), [17, 17, 17, 17, 17, 17, 17, 10]);
+        assert_eq!(pieces(481), [61, 61, 61, 61, 61, 61, 61, 54]);
+        // Where a request may have no more, there are as many as it takes.
+        assert_eq!(pieces(2049), [[256; 8].as_slice(), &[1]].concat());
     }
 }

@@ -272,7 +272,7 @@ impl Windows {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    fn object(budget: &Budget, units: u64) -> Arc<Object> {
+    pub(in crate::fetch) fn object(budget: &Budget, units: u64) -> Arc<Object> {
         let pool = Pool::new(budget, Box::new(Clock::default()));
         let memory = Mapping::reserve(units as usize * 4096, 2 << 20).unwrap();
         let traits = Traits { poison: true, frees_tables: true };
