@@ -97,6 +97,31 @@ impl<S: BlockSource> DiskCache<S> {
         range: Range<u64>,
         extent_bytes: u64,
     ) -> Result<Option<Placed>, SourceError> {
+        self.place_or_not(version, range, extent_bytes, FETCHES_MAX).await
+    }
+
+    /// Where `range` lies on the disk, as [`place`](DiskCache::place) says it; `None` also where some
+    /// of it is not there yet. Nothing is fetched.
+    ///
+    /// # Errors
+    /// [`SourceError`] for a range that is not within the object.
+    pub async fn placed(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        extent_bytes: u64,
+    ) -> Result<Option<Placed>, SourceError> {
+        self.place_or_not(version, range, extent_bytes, 0).await
+    }
+
+    /// With at most so many fetches.
+    async fn place_or_not(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        extent_bytes: u64,
+        fetches_max: u32,
+    ) -> Result<Option<Placed>, SourceError> {
         let Some(object) = self.object(version).await else { return Ok(None) };
         let inner = &self.cache.inner;
         let layout = object.identity.layout;
@@ -122,7 +147,7 @@ impl<S: BlockSource> DiskCache<S> {
                 return Ok(Some(placed));
             }
             let core = &inner.core;
-            if fetches == FETCHES_MAX || !core.directory.is_writable() || !core.writes.is_well() {
+            if fetches == fetches_max || !core.directory.is_writable() || !core.writes.is_well() {
                 return Ok(None);
             }
             // Ahead: it is asked for below, and what lies around it later.

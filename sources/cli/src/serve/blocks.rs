@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A read waits until what was announced before it is being fetched, and then has it as it comes: from
-//! memory while it is on its way, and from a file of the cache when it is there.
+//! memory while it is on its way, and from a file of the cache when it is there. What nobody announced
+//! is fetched by whole extents, and sent before all of its extent is here.
 //!
 //! `PROTOCOL.md`, part 2, is the text.
 
@@ -24,9 +25,12 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::Shared};
 use pager::{BlockSource, SourceError};
-use sources::server::{
-    frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
-    socket::{Incoming, Socket, has_no_descriptor},
+use sources::{
+    disk_cache::Announced,
+    server::{
+        frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
+        socket::{Incoming, Socket, has_no_descriptor},
+    },
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -168,6 +172,18 @@ struct Connection {
     announced: Mutex<(u64, Vec<Announcement>)>,
     unread: Arc<Semaphore>,
     sending: mpsc::Sender<Outgoing>,
+    /// What lies around bytes that were read, on its way. As much as announcements may be.
+    around: mpsc::UnboundedSender<Around>,
+}
+
+/// An extent of which some was read, and its part of what announcements may be.
+type Around = (Announced<Arc<dyn BlockSource>>, Part);
+
+/// Whether a file has to have what is asked for, or is to have it.
+#[derive(Clone, Copy)]
+enum Find {
+    Here,
+    Bring,
 }
 
 /// What a listener asks of its clients.
@@ -198,6 +214,7 @@ pub(super) async fn serve(
     let writer = tokio::spawn(write(server.clone(), socket.clone(), outgoing));
     // Kept until the last answer is gone, which takes room of its client's until then.
     let seat = Arc::new(seat);
+    let (around, mut arriving) = mpsc::unbounded_channel();
     let connection = Arc::new(Connection {
         server: server.clone(),
         client: client.clone(),
@@ -209,6 +226,7 @@ pub(super) async fn serve(
         announced: Mutex::default(),
         unread: Arc::new(Semaphore::new(UNREAD_BYTES / UNIT as usize)),
         sending,
+        around,
     });
     let mut tasks = JoinSet::new();
     // Nobody waits for these.
@@ -219,6 +237,10 @@ pub(super) async fn serve(
             _ = stopping.wait_for(|stop| *stop) => break,
             Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
             Some(_) = aheads.join_next(), if !aheads.is_empty() => continue,
+            Some((announced, part)) = arriving.recv() => {
+                aheads.spawn(arrive(announced, part));
+                continue;
+            }
             frame = incoming.frame(&socket, BODY_BYTES_MAX, FRAME_WAIT), if tasks.len() < REQUESTS_MAX => frame,
         };
         let (head, body) = match frame {
@@ -261,7 +283,7 @@ pub(super) async fn serve(
         }
     }
     // Who has left, or is told to leave, reads no further.
-    drop(aheads);
+    drop((aheads, arriving));
     // What was asked is answered, as long as the client reads.
     while tasks.join_next().await.is_some() {}
     drop(connection);
@@ -294,13 +316,18 @@ fn ahead(offset: u64, length: u64, len: u64, extent: u64) -> Option<Range<u64>> 
 
 /// Fetches what will be asked for, in as few requests as there are gaps.
 async fn fetch(seat: Arc<Seat>, opened: Opened, range: Range<u64>, pending: Pending) {
-    let Some(_part) = seat.announcement() else { return };
+    let Some(part) = seat.announcement() else { return };
     let begun = opened.object.announce(&opened.pinned.version, range).await;
     drop(pending);
     if let Ok(Some(announced)) = begun {
-        // Whoever asks for these bytes is told what is wrong with them.
-        let _ = announced.arrive().await;
+        arrive(announced, part).await;
     }
+}
+
+/// Brings what was announced, which takes its part until it is here.
+async fn arrive(announced: Announced<Arc<dyn BlockSource>>, _part: Part) {
+    // Whoever asks for these bytes is told what is wrong with them.
+    let _ = announced.arrive().await;
 }
 
 /// The hello and the welcome. Says what of `offers` the client may have.
@@ -576,7 +603,13 @@ impl Connection {
             if let Some(room) = comes.then(|| self.room_now(length)).flatten() {
                 return self.bytes(id, opened, range, Some(room)).await;
             }
-            if let Some(outgoing) = self.file(id, opened, &range).await? {
+            if let Some(outgoing) = self.file(id, opened, &range, Find::Here).await? {
+                return Ok(outgoing);
+            }
+            // What is not here is sent as it comes, and what lies around it comes behind.
+            if !self.bring(opened, &range).await?
+                && let Some(outgoing) = self.file(id, opened, &range, Find::Bring).await?
+            {
                 return Ok(outgoing);
             }
         }
@@ -632,12 +665,28 @@ impl Connection {
         (at - at % extent).saturating_add(extent)
     }
 
+    /// Begins to fetch the extents around `range`. False where nothing of them is on its way then: it
+    /// is here, would not be kept, or this client has as much on its way as it may.
+    async fn bring(&self, opened: &Opened, range: &Range<u64>) -> Result<bool, SourceError> {
+        let Opened { object, pinned, .. } = opened;
+        let Some(part) = self.seat.announcement() else { return Ok(false) };
+        let extent = self.extent(object);
+        let start = range.start - range.start % extent;
+        let end = self.extent_end(object, range.end - 1).min(pinned.len);
+        let announced = object.announce(&pinned.version, start..end).await?;
+        let Some(announced) = announced else { return Ok(false) };
+        // Nobody takes it who has left.
+        let _ = self.around.send((announced, part));
+        Ok(true)
+    }
+
     /// An answer that is a file, where the bytes are in one.
     async fn file(
         &self,
         id: u64,
         opened: &Opened,
         range: &Range<u64>,
+        find: Find,
     ) -> Result<Option<Outgoing>, SourceError> {
         // Opened when it may be sent, and not before.
         let part = tokio::time::timeout(FILE_WAIT, self.seat.file()).await;
@@ -647,7 +696,11 @@ impl Connection {
         // As much as lies in one extent: the client asks for the rest when it needs it.
         let extent = self.extent(object);
         let end = self.extent_end(object, range.start).min(range.end);
-        let placed = object.place(&pinned.version, range.start..end, extent).await?;
+        let (version, wanted) = (&pinned.version, range.start..end);
+        let placed = match find {
+            Find::Here => object.placed(version, wanted, extent).await?,
+            Find::Bring => object.place(version, wanted, extent).await?,
+        };
         let Some(placed) = placed else { return Ok(None) };
         match placed.open() {
             Ok(file) => {
