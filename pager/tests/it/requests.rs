@@ -87,8 +87,9 @@ fn a_stream_takes_few_large_requests() {
         for at in (0..len as usize).step_by(4096) {
             assert_eq!(mapped[at], byte_at(at as u64));
         }
+        // A fault may wait for a unit that is on its way. How often is a matter of who runs when.
         let stats = region.stats();
-        assert!(stats.faults < units / 4, "{stats:?}: prefetch spares faults");
+        assert!(units - stats.prefetched < units / 4, "{stats:?}: most units are guessed");
     } else {
         for at in (0..len).step_by(65_536) {
             assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
