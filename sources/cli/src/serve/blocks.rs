@@ -665,18 +665,19 @@ impl Connection {
         (at - at % extent).saturating_add(extent)
     }
 
-    /// Begins to fetch the extents around `range`. False where nothing of them is on its way then: it
-    /// is here, would not be kept, or this client has as much on its way as it may.
+    /// Begins to fetch what is missing of the extents around `range`. False where this client has as
+    /// much on its way as it may.
     async fn bring(&self, opened: &Opened, range: &Range<u64>) -> Result<bool, SourceError> {
         let Opened { object, pinned, .. } = opened;
         let Some(part) = self.seat.announcement() else { return Ok(false) };
         let extent = self.extent(object);
         let start = range.start - range.start % extent;
         let end = self.extent_end(object, range.end - 1).min(pinned.len);
-        let announced = object.announce(&pinned.version, start..end).await?;
-        let Some(announced) = announced else { return Ok(false) };
-        // Nobody takes it who has left.
-        let _ = self.around.send((announced, part));
+        // Nothing is missing of what is in memory until the disk has it. Nobody waits for that.
+        if let Some(announced) = object.announce(&pinned.version, start..end).await? {
+            // Nobody takes it who has left.
+            let _ = self.around.send((announced, part));
+        }
         Ok(true)
     }
 

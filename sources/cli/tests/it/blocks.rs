@@ -717,6 +717,40 @@ fn a_cold_read_waits_for_its_own_bytes_alone() {
     assert_eq!(origin.count(), (1, 1 << 20), "the block, once");
 }
 
+/// Of an extent of which some was on the disk, and the rest in memory on its way there, a read waited
+/// for the disk, for up to five seconds: a scan stood still when the disk, or the thread that writes, did.
+#[test]
+fn what_is_in_memory_is_sent_while_the_disk_is_slow() {
+    // The writer gives up what is locked for two seconds. Where getting here takes as long, once more.
+    let came = (0..5).any(|_| {
+        let (origin, place) = (Origin::start(), Place::new());
+        let object = sample(1 << 20, 67);
+        let tag = "\"1\"".to_owned();
+        origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
+        let _server = place.start(&origin, &["--block-bytes", "1MiB"]);
+        let mut client = Raw::connect(&place);
+        let (kind, opened) = client.open_now(&origin.url("/object"));
+        assert_eq!(kind, 130, "opened");
+        let wants = |offset: u64, length: u64| {
+            let mut wants = Raw::range(&opened[..4], offset, length);
+            wants.push(1);
+            wants
+        };
+        client.until_a_file(&wants(0, 4096));
+        // From here on nothing is written.
+        let lock = std::fs::File::open(place.folder.path().join("cache/lock")).expect("its lock");
+        lock.lock().expect("a turn");
+        origin.let_go();
+        let (kind, last) = client.ask(3, &wants((1 << 20) - 4096, 4096));
+        assert!(kind == 131 && last == object[(1 << 20) - 4096..], "{kind}");
+        let (kind, all) = client.ask(3, &wants(0, 1 << 20));
+        assert!(kind == 131 && all == object, "{kind}");
+        // What was not written would have been fetched again.
+        origin.count().0 == 1
+    });
+    assert!(came, "it waited for the disk");
+}
+
 /// Descriptors that nobody takes are counted as the server's by the kernel. A socket has room for some
 /// hundred answers that are files, so who took none was never noticed.
 #[test]
