@@ -83,6 +83,10 @@ impl Directory {
         check(policy).map_err(named)?;
         let open = || {
             DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+            // Before anything is put there: a folder that is something else stays as it is.
+            if !root.join("cache.json").exists() {
+                must_be_empty(root)?;
+            }
             let mut how = OpenOptions::new();
             how.read(true).write(true).create(true).truncate(false).mode(0o600);
             let lock = match how.open(root.join("lock")) {
@@ -119,7 +123,7 @@ impl Directory {
         let mut turn = self.turn()?;
         let found = match self.read_shape() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.must_be_empty()?;
+                must_be_empty(&self.root)?;
                 self.make(shape)?;
                 shape
             }
@@ -142,7 +146,7 @@ impl Directory {
         let text = fs::read_to_string(self.root.join("cache.json"))?;
         let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let shape: Shape = serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("cache.json cannot be understood: {error}")))?;
+            .map_err(|error| wrong(format!("cache.json cannot be understood: {error}; it is only a cache: remove the directory, or give another")))?;
         if shape.format != FORMAT {
             return Err(wrong(format!(
                 "this is a cache of format {}, and this program knows format {FORMAT}; give it \
@@ -155,21 +159,6 @@ impl Directory {
             true => Ok(shape),
             false => Err(wrong(format!("cache.json has impossible sizes: {shape:?}"))),
         }
-    }
-
-    fn must_be_empty(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.root)? {
-            let name = entry?.file_name();
-            if !["lock", "lost+found", "tmp", "objects", "CACHEDIR.TAG"]
-                .iter()
-                .any(|known| name == *known)
-            {
-                let text = "it is not empty and no cache; give an empty directory, or one that \
-                            does not exist";
-                return Err(invalid(text.to_owned()));
-            }
-        }
-        Ok(())
     }
 
     fn make(&self, shape: Shape) -> io::Result<()> {
@@ -288,6 +277,22 @@ impl Directory {
         ids.sort();
         Ok(ids)
     }
+}
+
+/// No folder of anything else.
+fn must_be_empty(root: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if !["lock", "lost+found", "tmp", "objects", "CACHEDIR.TAG"]
+            .iter()
+            .any(|known| name == *known)
+        {
+            let text = "it is not empty and no cache; give an empty directory, or one that \
+                        does not exist";
+            return Err(invalid(text.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 fn check(policy: &CachePolicy) -> io::Result<()> {

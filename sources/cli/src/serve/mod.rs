@@ -33,9 +33,11 @@ mod v000; // the first protocol
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
-    net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    net::{AddrParseError, SocketAddr},
+    num::NonZeroUsize,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -43,6 +45,7 @@ use std::{
     time::Duration,
 };
 
+use sd_notify::NotifyState;
 use sources::{
     AllowList, Cache, CachePolicy,
     server::socket::{Socket, descriptors_max},
@@ -69,6 +72,8 @@ use crate::Failure;
 /// Serve a disk cache to every program on this machine.
 #[derive(clap::Args)]
 #[command(
+    // A service has its options in two places: the last of those that are given twice counts.
+    args_override_self = true,
     after_help = "Addresses that clients may ask for start with one of the --allow prefixes; \
     without any, with s3://. Files are served from folders: --allow file:///srv/data.\n\
     There is no password on TCP: whoever reaches the port may ask, and only who may read the \
@@ -82,9 +87,9 @@ use crate::Failure;
     extmem serve --dir ./cache --allow s3://logs/2026/ --allow https://host/pub/"
 )]
 pub(crate) struct Args {
-    /// Address to serve protocol V000 on; port 0 takes any that is free
+    /// Address to serve protocol V000 on; port 0 takes any that is free. `none`: it is not served
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9009")]
-    listen: SocketAddr,
+    listen: Listen,
     /// Unix socket to serve our own protocol on
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
@@ -95,7 +100,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR", requires = "token_file")]
     tcp: Option<SocketAddr>,
     /// File with the token; this user alone should be able to read it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "tcp")]
     token_file: Option<PathBuf>,
     /// Address of a page for people that shows what the server does, and of /metrics, /healthz and
     /// /readyz
@@ -111,29 +116,29 @@ pub(crate) struct Args {
     #[arg(long, env = "EXTMEM_CACHE", value_name = "DIR")]
     dir: PathBuf,
     /// The most that the directory may take, whoever else uses it
-    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = room)]
     max_bytes: u64,
     /// What must stay free on its disk
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
     free_bytes: u64,
     /// What is fetched at once for a byte that is missing: a power of two from 4KiB to 64MiB
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = block)]
     block_bytes: u64,
     /// Memory for clients of --unix that map objects: each byte is there once for all of them. It is
     /// taken when they map, and given back when nobody has had it for five minutes. Size, or 0 for none.
     /// Users of --allow-uid could keep more of it than is counted [default: a quarter of the memory that
     /// is available at the start, limits of cgroups included, and 16GiB at most]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "unix")]
     memory_bytes: Option<u64>,
     /// Addresses that may be asked for start with this; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<String>,
     /// Connections at once, to each of the addresses; further ones are closed
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    connections_max: usize,
+    #[arg(long, value_name = "N", default_value = "1024")]
+    connections_max: NonZeroUsize,
     /// Connections at once from one address, or by one user of this machine
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    connections_per_client: usize,
+    #[arg(long, value_name = "N", default_value = "512")]
+    connections_per_client: NonZeroUsize,
     /// Requests that are worked on at once, half of them for one client; others wait
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     requests_max: u16,
@@ -150,6 +155,9 @@ const SPAN_BYTES_MIN: u64 = 16 << 20;
 /// to 10,000,000 bytes: so many, where that is no more than a quarter of all.
 const SPAN_BYTES_OF_HEADS: u64 = 32 << 20;
 const SPAN_BYTES_MAX: u64 = 256 << 20;
+
+/// The smallest cache: four files of 2 MiB, and spans.
+const ROOM_BYTES_MIN: u64 = (8 << 20) + SPAN_BYTES_MIN;
 
 /// Descriptors that are on their way to clients: at most this part of those that this process may have.
 /// The kernel counts them, too, for the user who sends them.
@@ -185,8 +193,8 @@ pub(crate) struct Counts {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let told = |text: String| Failure::Told(text);
-    if !args.block_bytes.is_power_of_two() || !(4 << 10..=64 << 20).contains(&args.block_bytes) {
-        return Err(told("--block-bytes: use a power of two from 4KiB to 64MiB".to_owned()));
+    if args.listen.0.is_none() && args.unix.is_none() && args.tcp.is_none() {
+        return Err(told("nobody could ask: give --listen, --unix or --tcp an address".to_owned()));
     }
     let mut allow = AllowList::new();
     let fallback = ["s3://".to_owned()];
@@ -198,6 +206,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // Larger files mean fewer ranges that cross two of them; a queue wants a few dozen at least.
     let segment = (cache_bytes / 64).clamp(2 << 20, 16 << 20);
     let segment_bytes = (1 << segment.ilog2()).max(args.block_bytes);
+    // Fewer of its files than four are no queue, and a file has a whole block.
+    if cache_bytes < 4 * segment_bytes {
+        let least = (4 * segment_bytes + SPAN_BYTES_OF_HEADS) >> 20;
+        let block = segment_bytes >> 20;
+        return Err(told(format!(
+            "--max-bytes: with blocks of {block}MiB use at least {least}MiB"
+        )));
+    }
     let policy = CachePolicy {
         bytes_max: Some(cache_bytes),
         free_bytes_min: args.free_bytes,
@@ -239,7 +255,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         objects: Objects::new(cache, allow),
         extent_bytes: args.block_bytes,
         ahead: Arc::new(Semaphore::new(ahead::FETCHES_MAX)),
-        seats: Seats::new(args.connections_max, args.connections_per_client, shares),
+        seats: Seats::new(args.connections_max.get(), args.connections_per_client.get(), shares),
         files_paused: blocks::Pause::default(),
         counts: Counts::default(),
         seen: Seen::default(),
@@ -252,6 +268,37 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // A disk or a name server that hangs must not keep us.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// Where protocol V000 is served, if it is.
+#[derive(Clone, Copy, Debug)]
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Listen, AddrParseError> {
+        match text {
+            "none" => Ok(Listen(None)),
+            address => address.parse().map(|address| Listen(Some(address))),
+        }
+    }
+}
+
+/// A size of the cache.
+fn room(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        bytes if bytes >= ROOM_BYTES_MIN => Ok(bytes),
+        _ => Err(format!("use at least {}MiB", ROOM_BYTES_MIN >> 20)),
+    }
+}
+
+/// A size of blocks.
+fn block(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        bytes if bytes.is_power_of_two() && (4 << 10..=64 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err("use a power of two from 4KiB to 64MiB".to_owned()),
+    }
 }
 
 /// How much of a cache that may take `bytes_max` is for ranges that lie in no single file.
@@ -296,19 +343,34 @@ fn warn_of_strangers(args: &Args) {
     let told = "it is no loopback address, so other machines may reach it";
     let v000 = "whoever does may make this server fetch what is allowed, and ask what is there";
     let tcp = "token and bytes cross the network as they are";
-    let listeners = [("--listen", Some(args.listen), v000), ("--tcp", args.tcp, tcp)];
+    let listeners = [("--listen", args.listen.0, v000), ("--tcp", args.tcp, tcp)];
     for (name, address, why) in listeners {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
             let line = format!("extmem: warning: {name} {address}: {told}: {why}\n");
             let _ = io::stderr().write_all(line.as_bytes());
         }
     }
+    // What others can read, they can say.
+    if let Some(file) = &args.token_file
+        && let Ok(found) = std::fs::metadata(file)
+        && found.permissions().mode() & 0o077 != 0
+    {
+        let file = file.display();
+        let line = format!("extmem: warning: --token-file {file}: others may read it: chmod 600\n");
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// Tells whoever started this process as a service, if it asks for that.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
 }
 
 async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     let (stop, stopping) = watch::channel(false);
-    let bound = TcpListener::bind(args.listen).await;
-    let listener = bound.map_err(|error| Failure::Told(format!("{}: {error}", args.listen)))?;
+    let v000 = V000::bind(args.listen).await?;
     let mut signals = signals().map_err(|error| Failure::Told(format!("signals: {error}")))?;
     let blocks = Blocks::bind(args).await?;
     warn_of_strangers(args);
@@ -320,8 +382,7 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
         None => None,
     };
     // Whoever waits for the last of these lines may connect.
-    let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
-    let mut lines = format!("extmem: serving V000 on {address}\n");
+    let mut lines = v000.lines()?;
     lines.push_str(&blocks.lines()?);
     if blocks.unix.is_some() {
         lines.push_str(&match server.pieces.room_bytes() {
@@ -335,6 +396,7 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     lines.push_str("extmem: ready\n");
     let mut out = io::stdout();
     out.write_all(lines.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)?;
+    notify(NotifyState::Ready);
 
     if args.allow.is_empty() || args.allow.iter().any(|prefix| prefix.starts_with("s3:")) {
         let server = server.clone();
@@ -352,7 +414,7 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     loop {
         tokio::select! {
             _ = signals.recv() => break,
-            accepted = listener.accept() => match accepted {
+            accepted = v000.accept() => match accepted {
                 Ok((stream, peer)) => server.take(&mut connections, stream, peer, &stopping),
                 // Out of descriptors, or a client that left at once: neither ends the server.
                 Err(error) => {
@@ -385,7 +447,8 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
-    drop((listener, blocks));
+    notify(NotifyState::Stopping);
+    drop((v000, blocks));
     let _ = stop.send(true);
     let drained =
         tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
@@ -414,6 +477,30 @@ async fn serve(args: &Args, server: Arc<Server>) -> Result<(), Failure> {
     );
     let _ = io::stderr().write_all(line.as_bytes());
     Ok(())
+}
+
+/// The listener of protocol V000.
+struct V000(Option<TcpListener>);
+
+impl V000 {
+    async fn bind(listen: Listen) -> Result<V000, Failure> {
+        let Some(address) = listen.0 else { return Ok(V000(None)) };
+        let bound = TcpListener::bind(address).await;
+        Ok(V000(Some(bound.map_err(|error| Failure::Told(format!("{address}: {error}")))?)))
+    }
+
+    fn lines(&self) -> Result<String, Failure> {
+        let Some(listener) = &self.0 else { return Ok(String::new()) };
+        let address = listener.local_addr().map_err(|error| Failure::Told(error.to_string()))?;
+        Ok(format!("extmem: serving V000 on {address}\n"))
+    }
+
+    async fn accept(&self) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
+        match &self.0 {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// The listeners of our own protocol.
@@ -571,8 +658,10 @@ mod tests {
             Command::try_parse_from(words).map(|command| command.args).expect("arguments")
         };
         let args_alone = args(&[]);
-        assert_eq!(args_alone.listen.to_string(), "127.0.0.1:9009");
+        let listens = |args: &Args| args.listen.0.map(|address| address.to_string());
+        assert_eq!(listens(&args_alone).as_deref(), Some("127.0.0.1:9009"));
         assert!(args_alone.tcp.is_none() && args_alone.http.is_none() && args_alone.unix.is_none());
-        assert_eq!(args(&["--listen", "[::1]:0"]).listen.to_string(), "[::1]:0");
+        assert_eq!(listens(&args(&["--listen", "[::1]:0"])).as_deref(), Some("[::1]:0"));
+        assert_eq!(listens(&args(&["--listen", "none"])), None);
     }
 }

@@ -155,7 +155,14 @@ pub(super) fn shown(text: &str) -> String {
                     out.extend(cut.chars().next_back().filter(|c| matches!(c, ':' | ',' | ';')));
                 }
             }
-            None => out.push_str(word),
+            // A path, with what would be a query if it were an address.
+            None => match word.find(['?', '#']).filter(|&end| word[..end].contains('/')) {
+                Some(end) => {
+                    out.push_str(&word[..end]);
+                    out.push_str("?...");
+                }
+                None => out.push_str(word),
+            },
         }
         if out.len() > TEXT_MAX {
             let end = out.floor_char_boundary(TEXT_MAX);
@@ -328,6 +335,7 @@ mod tests {
             ("https://user:word@host/a@b", "https://host/a@b"),
             ("(s3://bucket/key#extmem:token=x)", "(s3://bucket/key?..."),
             ("two\nlines\u{1b}[2J", "two lines [2J"),
+            ("/tmp/none?X-Sig=SECRET: no such", "/tmp/none?... no such"),
             ("a plain? text, 5 # of them", "a plain? text, 5 # of them"),
         ];
         for (text, expected) in cases {

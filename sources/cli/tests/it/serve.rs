@@ -74,7 +74,7 @@ impl Server {
             let mut found = lines.iter().filter_map(|line| line.strip_prefix(text));
             found.next().map(str::to_owned)
         };
-        let address = after("extmem: serving V000 on ").expect("an address");
+        let address = after("extmem: serving V000 on ").unwrap_or_default();
         let http = after("extmem: serving a page on http://");
         let http = http.map(|url| url.trim_end_matches('/').to_owned());
         let tcp = after("extmem: serving blocks on tcp://");
@@ -742,15 +742,22 @@ fn only_what_is_allowed_is_served() {
 #[test]
 fn what_cannot_be_served_is_said_at_the_start() {
     let folder = folder();
-    let cases: [(&[&str], &str); 6] = [
-        (&["--block-bytes", "5000"], "power of two"),
-        (&["--allow", "ftp://x"], "no such kind"),
-        (&["--allow", "file:///there/is/nothing"], "No such file"),
-        (&["--max-bytes", "1MiB"], "at least"),
-        (&["--max-bytes", "many"], "a size is"),
-        (&["--listen", "203.0.113.1:1"], "203.0.113.1"),
+    let cases: [(&[&str], &str, i32); 13] = [
+        (&["--block-bytes", "5000"], "power of two", 2),
+        (&["--allow", "ftp://x"], "no such kind", 1),
+        (&["--allow", "file:///there/is/nothing"], "No such file", 1),
+        (&["--max-bytes", "1MiB"], "use at least 24MiB", 2),
+        (&["--max-bytes", "many"], "a size is", 2),
+        (&["--max-bytes", "128MiB", "--block-bytes", "64MiB"], "use at least 288MiB", 1),
+        (&["--listen", "203.0.113.1:1"], "203.0.113.1", 1),
+        (&["--listen", "nowhere"], "--listen", 2),
+        (&["--listen", "none"], "nobody could ask", 1),
+        (&["--connections-max", "0"], "--connections-max", 2),
+        (&["--memory-bytes", "1GiB"], "--unix", 2),
+        (&["--token-file", "/nowhere"], "--tcp", 2),
+        (&["--tcp", "127.0.0.1:0"], "--token-file", 2),
     ];
-    for (args, expected) in cases {
+    for (args, expected, code) in cases {
         let mut command = crate::extmem();
         command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(folder.path().join("c"));
         // The last of an option given twice is what counts, or the parser says so.
@@ -761,8 +768,24 @@ fn what_cannot_be_served_is_said_at_the_start() {
         }
         let output = command.args(&args).timeout(Duration::from_secs(20)).output().expect("output");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.contains(expected), "{args:?}: {text}");
+        assert!(text.contains(expected), "{args:?}: {text}");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
     }
+    // A folder of something else is left as it was.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).expect("a folder");
+    std::fs::write(other.join("letter"), "dear").expect("a file");
+    let output = crate::extmem()
+        .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
+        .arg(&other)
+        .timeout(Duration::from_secs(20))
+        .output()
+        .expect("output");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("not empty") && text.contains("other"), "{text}");
+    let left: Vec<_> =
+        std::fs::read_dir(&other).expect("it").map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(left, ["letter"]);
     let output = crate::extmem()
         .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
         .arg(folder.path().join("c"))
@@ -771,6 +794,33 @@ fn what_cannot_be_served_is_said_at_the_start() {
         .output()
         .expect("output");
     assert!(String::from_utf8_lossy(&output.stderr).contains("encrypted"), "{output:?}");
+}
+
+/// Under systemd, whose socket it tells when it is ready and when it ends, and with the first protocol off.
+#[test]
+fn a_service_says_when_it_is_ready() {
+    use std::os::unix::net::UnixDatagram;
+    let folder = folder();
+    let told = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&told).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+    command.args(["serve", "--max-bytes", "1GiB", "--free-bytes", "0", "--dir"]);
+    command.arg(folder.path().join("c")).args(["--listen", "127.0.0.1:0", "--unix"]);
+    command.arg(folder.path().join("sock")).env("NOTIFY_SOCKET", &told);
+    // The last one counts: the options of a machine stand behind those of its unit.
+    command.args(["--listen", "none", "--max-bytes", "24MiB"]);
+    let server = Server::of_command(command);
+    assert_eq!(server.address(), "", "{:?}", server.lines);
+    let hear = || {
+        let mut bytes = [0; 100];
+        let len = socket.recv(&mut bytes).expect("a word");
+        String::from_utf8_lossy(&bytes[..len]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    assert!(folder.path().join("sock").exists());
+    assert_eq!(server.stop(), Some(0));
+    assert_eq!(hear(), "STOPPING=1");
 }
 
 /// What is asked for once makes no room for itself at the cost of what is asked for again.
