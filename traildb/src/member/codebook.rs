@@ -8,8 +8,8 @@
 //!            second    a symbol and its length; one for each short code word and for each field of
 //!                      a literal, and about one for each long code word
 //!
-//!   entry    0-5 length, flag included; 0: ask by another way | 6-12 field, 14-34 value
-//!            | 35-41 field, 43-63 value
+//!   entry    two narrow items as they are; of one item alone, also its field in place of the other
+//!   length   flag included, in a table of its own, which is smaller; 0: ask by another way
 //! ```
 //!
 //! Always two looks, rather than one for short code words, and the same two for a literal: neither how
@@ -35,19 +35,15 @@ pub(crate) const BYTES: u64 = (ENTRIES * ENTRY_BYTES) as u64;
 
 const FIRST_BITS: u32 = 11;
 const FIRST: usize = (1 << FIRST_BITS) - 1;
-/// A first entry: a mask of the bits that come next, which are added to a place in the second table;
-/// between them the kind of literal, 0 for a code word.
+/// A first entry: a mask of the bits that come next, which are added to a place in the second table,
+/// which comes then; and at last the kind of literal, 0 for a code word.
 const MORE_BITS: u32 = CODE_BITS_MAX + 1 - FIRST_BITS;
 const MORE: u32 = (1 << MORE_BITS) - 1;
 const LITERAL_BITS: u32 = 4;
-const PLACE_AT: u32 = MORE_BITS + LITERAL_BITS;
+const PLACE_AT: u32 = MORE_BITS;
+const KIND_AT: u32 = u32::BITS - LITERAL_BITS;
 /// More than there are code words and fields together. Only what is in use takes memory.
 const PLACES: usize = 1 << 17;
-/// The low bits of a second entry: the length of the symbol, or 0.
-const LENGTH_BITS: u32 = 6;
-const LENGTH: u64 = (1 << LENGTH_BITS) - 1;
-/// Bits of an item in an entry, if it fits: a narrow one of a value below 2^21.
-const ITEM_BITS: u32 = 29;
 /// Databases with at most so many fields, time included, have their literals in the tables.
 pub(crate) const FIELDS_NARROW: usize = 8;
 
@@ -110,15 +106,18 @@ impl Literals {
 /// The codebook, made small and quick to look up, and the literals beside it.
 #[derive(Debug)]
 pub(crate) struct Codebook {
-    first: Box<[u32; 1 << FIRST_BITS]>,
+    first: [u32; 1 << FIRST_BITS],
     /// The first is unused: what no symbol starts like leads there.
     second: Box<[u64; PLACES]>,
+    /// The lengths in the second: who goes on waits for these alone, and they stay in nearer caches.
+    lengths: Box<[u8; PLACES]>,
     /// Symbols that do not fit in an entry.
     wide: Vec<Symbol>,
     literals: Literals,
     /// By the kind of literal, that is 1 + its field: where its value is in the stream, and the greatest
     /// one in that place.
-    values: [(u64, u64); 1 << LITERAL_BITS],
+    masks: [u64; 1 << LITERAL_BITS],
+    values_max: [u64; 1 << LITERAL_BITS],
     /// What a value in its place is multiplied by to be where it is in an item.
     value_unit: u64,
 }
@@ -128,6 +127,8 @@ pub(crate) struct Codebook {
 pub(crate) struct Look {
     /// As in a [`Symbol`].
     pub(crate) first: u64,
+    /// The same, or the field of the first item if that is alone. The two are of one field in no other
+    /// case.
     pub(crate) second: u64,
     /// The length of the symbol, flag included; 0 when [`symbol`](Codebook::symbol) knows more.
     pub(crate) bits: u64,
@@ -138,18 +139,20 @@ pub(crate) struct Look {
 impl Codebook {
     /// The codebook of a database without trails.
     pub(crate) fn empty(literals: Literals) -> Codebook {
-        Codebook::new(Box::new([0; 1 << FIRST_BITS]), vec![0; PLACES], 1, Vec::new(), literals)
+        let (second, lengths) = (vec![0; PLACES], vec![0; PLACES]);
+        Codebook::new([0; 1 << FIRST_BITS], second, lengths, 1, Vec::new(), literals)
     }
 
     /// Puts the literals of `literals` in the tables, after `used` places.
     fn new(
-        mut first: Box<[u32; 1 << FIRST_BITS]>,
+        mut first: [u32; 1 << FIRST_BITS],
         mut second: Vec<u64>,
+        mut lengths: Vec<u8>,
         used: usize,
         wide: Vec<Symbol>,
         literals: Literals,
     ) -> Codebook {
-        let mut values = [(0, 0); 1 << LITERAL_BITS];
+        let (mut masks, mut values_max) = ([0; 1 << LITERAL_BITS], [0; 1 << LITERAL_BITS]);
         let value_at = 1 + literals.field_bits;
         if literals.fields.len() <= FIELDS_NARROW {
             for (field, &(bits, max)) in literals.fields.iter().enumerate() {
@@ -160,17 +163,19 @@ impl Codebook {
                 }
                 let (place, kind) = (used + field, field + 1);
                 let mask = (1 << bits) - 1;
-                values[kind] = (mask << value_at, max.min(mask) << value_at);
-                second[place] = (field as u64) << LENGTH_BITS | u64::from(length);
+                (masks[kind], values_max[kind]) = (mask << value_at, max.min(mask) << value_at);
+                second[place] = pack(field as u64, field as u64);
+                lengths[place] = length as u8;
                 for slot in first[field << 1..].iter_mut().step_by(1 << value_at) {
-                    *slot = (place as u32) << PLACE_AT | (kind as u32) << MORE_BITS;
+                    *slot = (place as u32) << PLACE_AT | (kind as u32) << KIND_AT;
                 }
             }
         }
+        let lengths = lengths.into_boxed_slice().try_into().expect("so many were made");
         let second = second.into_boxed_slice().try_into().expect("so many were made");
         // Items have their value from bit 8 on; with few fields, literals have it before.
         let value_unit = 1 << 8u32.saturating_sub(value_at);
-        Codebook { first, second, wide, literals, values, value_unit }
+        Codebook { first, second, lengths, wide, literals, masks, values_max, value_unit }
     }
 
     /// Number of fields, the time included.
@@ -184,16 +189,16 @@ impl Codebook {
         let place = self.first[word as usize & FIRST];
         let more = (word >> FIRST_BITS) as u32 & place & MORE;
         let at = (place >> PLACE_AT).wrapping_add(more);
-        let entry = self.second[at as usize & (PLACES - 1)];
-        let kind = (place >> MORE_BITS) as usize & ((1 << LITERAL_BITS) - 1);
-        let (mask, max) = self.values[kind];
-        let value = word & mask;
-        let first = entry >> LENGTH_BITS & ((1 << ITEM_BITS) - 1);
+        let at = at as usize & (PLACES - 1);
+        let entry = self.second[at];
+        let kind = (place >> KIND_AT) as usize;
+        let value = word & self.masks[kind];
+        let first = entry & u64::from(u32::MAX);
         Look {
             first: first.wrapping_add(value.wrapping_mul(self.value_unit)),
-            second: entry >> (LENGTH_BITS + ITEM_BITS),
-            bits: entry & LENGTH,
-            exists: value <= max,
+            second: entry >> 32,
+            bits: u64::from(self.lengths[at]),
+            exists: value <= self.values_max[kind],
         }
     }
 
@@ -214,7 +219,11 @@ impl Codebook {
             return self.find_wide(first, second);
         }
         let (first_field, second_field) = ((first & 127) as u16, (second & 127) as u16);
-        Ok((Symbol { first, second, first_field, second_field }, bits as u32))
+        let symbol = match first_field == second_field {
+            true => Symbol { first, second: 0, first_field, second_field: 0 },
+            false => Symbol { first, second, first_field, second_field },
+        };
+        Ok((symbol, bits as u32))
     }
 
     /// The same, for the rare.
@@ -299,8 +308,8 @@ impl Codebook {
             let more = &mut more[flagged(at) & FIRST];
             *more = (*more).max(bits + 1 - FIRST_BITS);
         }
-        let mut first = Box::new([0u32; 1 << FIRST_BITS]);
-        let (mut second, mut used) = (vec![0u64; PLACES], 1);
+        let mut first = [0u32; 1 << FIRST_BITS];
+        let (mut second, mut lengths, mut used) = (vec![0u64; PLACES], vec![0u8; PLACES], 1);
         let mut wide = Vec::new();
         for (bits, at) in owners {
             let symbol = match version {
@@ -310,13 +319,13 @@ impl Codebook {
             let symbol =
                 symbol.and_then(|symbol| symbol.check(&counts)).map_err(|e| damaged(at, e))?;
             let length = bits + 1;
-            let packed = symbol.pack(length, &mut wide);
+            let (packed, stored) = symbol.pack(length, &mut wide);
             let starts_alike = || damaged(at, "its code word starts with another one".into());
             // Code words of one length differ, and each place is for at least one window of 16 bits:
             // there are at most 65536.
             let place = (used as u32) << PLACE_AT;
             if length <= FIRST_BITS {
-                second[used] = packed;
+                (second[used], lengths[used]) = (packed, stored);
                 used += 1;
                 for slot in first[flagged(at)..].iter_mut().step_by(1 << length) {
                     if *slot != 0 {
@@ -335,16 +344,15 @@ impl Codebook {
                 return Err(starts_alike());
             }
             let base = (first[prefix] >> PLACE_AT) as usize;
-            let table = &mut second[base..base + (1 << more)];
-            let slots = table[flagged(at) >> FIRST_BITS..].iter_mut();
-            for slot in slots.step_by(1 << (length - FIRST_BITS)) {
-                if *slot != 0 {
+            for at in (flagged(at) >> FIRST_BITS..1 << more).step_by(1 << (length - FIRST_BITS)) {
+                let slot = base + at;
+                if (second[slot], lengths[slot]) != (0, 0) {
                     return Err(starts_alike());
                 }
-                *slot = packed;
+                (second[slot], lengths[slot]) = (packed, stored);
             }
         }
-        Ok(Codebook::new(first, second, used, wide, literals))
+        Ok(Codebook::new(first, second, lengths, used, wide, literals))
     }
 }
 
@@ -374,17 +382,20 @@ impl Symbol {
         Symbol::new(word(0), word(4))
     }
 
-    /// The entry of a symbol of `length` bits; it goes to `wide` if it does not fit.
-    fn pack(self, length: u32, wide: &mut Vec<Symbol>) -> u64 {
-        let length = u64::from(length);
-        let Symbol { first, second, .. } = self;
+    /// The entry of a symbol of `length` bits, and the length beside it; it goes to `wide` if it does not
+    /// fit.
+    fn pack(self, length: u32, wide: &mut Vec<Symbol>) -> (u64, u8) {
+        let Symbol { first, second, first_field, second_field } = self;
         // A narrow item, and a delta like one, has bit 7 clear, as what reads entries expects.
-        let fits = |item: u64| item >> ITEM_BITS == 0 && item >> 7 & 1 == 0;
-        if fits(first) && fits(second) {
-            return second << (LENGTH_BITS + ITEM_BITS) | first << LENGTH_BITS | length;
+        let fits = |item: u64| item >> 32 == 0 && item >> 7 & 1 == 0;
+        // Two items of one field, which nobody writes, would look like one.
+        let alone = second == 0;
+        if fits(first) && fits(second) && (alone || first_field != second_field) {
+            let second = if alone { u64::from(first_field) } else { second };
+            return (pack(first, second), length as u8);
         }
         wide.push(self);
-        length << (LENGTH_BITS + ITEM_BITS) | (wide.len() as u64 - 1) << LENGTH_BITS
+        (pack(wide.len() as u64 - 1, u64::from(length)), 0)
     }
 
     /// Both items must be of this database. A time item is bounded by checked addition instead.
@@ -403,6 +414,11 @@ impl Symbol {
         item(self.second_field, self.second)?;
         Ok(self)
     }
+}
+
+/// An entry of the second table.
+fn pack(first: u64, second: u64) -> u64 {
+    second << 32 | first
 }
 
 /// A code word: its bits, the first of the stream lowest, and their number.

@@ -195,6 +195,8 @@ pub struct Trail<'r, S: Storage> {
     filled: usize,
     /// Whether rows from `next` on are sparse, of a trail that is whole.
     sparse: bool,
+    /// Whether rows are of the block, which knows in which of them the item is that a filter needs.
+    marked: bool,
     /// Where `next` was when its row was looked at.
     peeked_at: usize,
     ahead: AheadOf,
@@ -223,6 +225,8 @@ pub struct Trail<'r, S: Storage> {
 /// A filter, and what was found out about it.
 struct Chosen {
     filter: Arc<Filter>,
+    /// Whether it lets nothing through.
+    is_none: bool,
     /// The last time that it can match.
     last: u64,
     /// If all it asks for is one item: its place in a row, itself, and whether it is not to be there.
@@ -239,18 +243,10 @@ impl Chosen {
         let needed = filter.needed_item().map(|(field, item)| (usize::from(field), item));
         Chosen {
             filter: filter.clone(),
+            is_none: filter.is_none(),
             last: filter.times().map_or(0, |times| *times.end()),
             only: only.filter(|&(place, ..)| exists(place)),
             needed: needed.filter(|&(place, _)| exists(place)),
-        }
-    }
-
-    /// Whether it is certain that no event of these sparse rows matches, if their trail starts there.
-    fn misses(&self, rows: &[Item], stride: usize) -> bool {
-        let Some((place, item)) = self.needed else { return false };
-        !match stride {
-            4 => rows::have::<4>(rows, place, item),
-            _ => rows::have::<8>(rows, place, item),
         }
     }
 }
@@ -361,6 +357,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             run_end: 0,
             filled: 0,
             sparse: false,
+            marked: false,
             peeked_at: usize::MAX,
             ahead: AheadOf::End,
             block: Block::default(),
@@ -427,6 +424,8 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.own_filter = filter;
         self.unfiltered = true;
         self.choose_filter();
+        let needed = self.filter.as_ref().and_then(|chosen| chosen.needed);
+        self.marked &= needed.is_some_and(|needed| self.block.is_marked(needed));
         // What was looked at stays; the filter decides anew about the rows behind it.
         let peeked = self.peeked_at == self.next && self.next < self.run_end;
         self.run_end = if peeked { self.next + self.stride } else { self.next };
@@ -476,17 +475,19 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The trail is over.
     fn stop(&mut self) {
         (self.run_end, self.filled, self.peeked_at) = (self.next, self.next, usize::MAX);
-        (self.sparse, self.ahead) = (false, AheadOf::End);
+        (self.sparse, self.marked, self.ahead) = (false, false, AheadOf::End);
     }
 
     fn hides_all(&self) -> bool {
-        self.filter.as_ref().is_some_and(|chosen| chosen.filter.is_none())
+        self.filter.as_ref().is_some_and(|chosen| chosen.is_none)
     }
 
     /// Puts the cursor on `trail` if it is decoded, and whole so far.
     #[inline]
     fn seek_decoded(&mut self, trail: u64) -> bool {
-        let Some(&Entry { lane, start, end, rest }) = self.block.get(trail) else { return false };
+        let Some(&Entry { lane, start, end, rest, full }) = self.block.get(trail) else {
+            return false;
+        };
         self.ahead = match rest {
             Rest::Damaged => return false,
             Rest::Nothing => AheadOf::End,
@@ -505,16 +506,20 @@ impl<'r, S: Storage> Trail<'r, S> {
         if self.unfiltered {
             self.choose_filter();
         }
-        self.sparse = true;
+        (self.sparse, self.marked) = (!full, false);
         self.run_end = self.next;
-        match (&self.filter, rest) {
-            (None, _) => {
+        match &self.filter {
+            None => {
                 self.fill();
                 self.run_end = self.filled;
             }
-            // What follows goes on from the row that is open.
-            (Some(_), Rest::Symbols { .. }) => self.fill(),
-            (Some(_), _) => {}
+            Some(chosen) => {
+                self.marked = chosen.needed.is_some_and(|needed| self.block.is_marked(needed));
+                if rest != Rest::Nothing {
+                    // What follows goes on from the row that is open.
+                    self.fill();
+                }
+            }
         }
         self.unread = self.hides_all();
         if self.unread {
@@ -525,25 +530,30 @@ impl<'r, S: Storage> Trail<'r, S> {
 
     /// Gives the sparse rows of a trail from `next` on, and the one that is open, all their items.
     fn fill(&mut self) {
-        self.sparse = false;
+        if !mem::replace(&mut self.sparse, false) {
+            return;
+        }
+        self.block.set_full(self.id.unwrap_or_default());
         let open = match self.ahead {
             AheadOf::Open => self.stride,
             _ => 0,
         };
-        self.fill_rows(self.next..self.filled + open);
+        let rows = self.next..self.filled + open;
+        self.fill_values(rows.clone());
+        match self.stride {
+            4 => rows::fill::<4>(&mut self.rows[rows], &self.nulls),
+            _ => rows::fill::<8>(&mut self.rows[rows], &self.nulls),
+        }
     }
 
-    fn fill_rows(&mut self, rows: Range<usize>) {
-        let (from, rows) = (rows.start, &mut self.rows[rows]);
+    /// Gives the values of sparse rows to those that have none of their own.
+    fn fill_values(&mut self, rows: Range<usize>) {
         if let (Some(values), true) = (&mut self.row_values, self.has_values) {
+            let (from, rows) = (rows.start, &self.rows[rows]);
             match self.stride {
                 4 => values.fill::<4>(rows, from),
                 _ => values.fill::<8>(rows, from),
             }
-        }
-        match self.stride {
-            4 => rows::fill::<4>(rows, &self.nulls),
-            _ => rows::fill::<8>(rows, &self.nulls),
         }
     }
 
@@ -577,10 +587,15 @@ impl<'r, S: Storage> Trail<'r, S> {
             Some(_) => rows::LANE_ROWS_VALUES,
             None => rows::LANE_ROWS,
         };
-        let (rows, time, codebook) = (&mut self.rows[..], self.nulls[0].0, self.codebook);
+        let (rows, codebook) = (&mut self.rows[..], self.codebook);
         match stride {
-            4 => self.block.decode::<4>(codebook, bytes, rows, rows_max, time, trail, next),
-            _ => self.block.decode::<8>(codebook, bytes, rows, rows_max, time, trail, next),
+            4 => self.block.decode::<4>(codebook, bytes, rows, rows_max, trail, next),
+            _ => self.block.decode::<8>(codebook, bytes, rows, rows_max, trail, next),
+        }
+        let needed = self.filter.as_ref().and_then(|chosen| chosen.needed);
+        match stride {
+            4 => self.block.mark::<4>(rows, needed),
+            _ => self.block.mark::<8>(rows, needed),
         }
         let used = self.block.rows() * stride;
         self.block_has_values = (0..rows::LANES).all(|lane| {
@@ -702,6 +717,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         let row = &mut self.rows[self.base..self.base + self.stride];
         row.copy_from_slice(&self.nulls);
         (self.next, self.run_end, self.filled) = (self.base, self.base, self.base);
+        self.marked = false;
         self.ahead = AheadOf::Pending(pending);
         // The first time is below TIME_MAX too where rows are narrow: the sum does not overflow.
         if self.narrow && pending.delta < rows::TIME_MAX {
@@ -876,10 +892,8 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Has the next rows that match at hand, of those that are decoded.
     fn find_run(&mut self) {
         if self.sparse {
-            let rows = &self.rows[self.next..self.filled];
-            let misses =
-                self.filter.as_ref().is_some_and(|chosen| chosen.misses(rows, self.stride));
-            if misses {
+            let rows = self.row_numbers(self.next);
+            if self.marked && self.block.first_marked(rows).is_none() {
                 (self.next, self.run_end, self.sparse) = (self.filled, self.filled, false);
                 return;
             }
@@ -889,6 +903,14 @@ impl<'r, S: Storage> Trail<'r, S> {
             (self.next, self.run_end) = (self.run_end, self.filled);
             return;
         };
+        // Behind a row that does not match, none does before one that came with the item.
+        if let (Some((place, item, false)), true) = (chosen.only, self.marked)
+            && self.rows[self.run_end + place] != item
+        {
+            let rows = self.row_numbers(self.run_end);
+            let row = self.block.first_marked(rows);
+            self.run_end = row.map_or(self.filled, |row| row * self.stride);
+        }
         let rows = &self.rows[self.run_end..self.filled];
         let run = match (chosen.only, self.stride) {
             // The most common question is asked without detours.
@@ -905,13 +927,19 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
     }
 
+    /// The numbers of rows of a block, from the one at `start` on.
+    fn row_numbers(&self, start: usize) -> Range<usize> {
+        let shift = self.stride.trailing_zeros();
+        start >> shift..self.filled >> shift
+    }
+
     /// Decodes events behind the open row, which becomes the first. Returns whether there are any.
     fn decode_rows(&mut self) -> Result<bool, Error> {
         let (base, stride) = (self.base, self.stride);
         // Its lane has no trail behind it, and those before it are given up.
         self.block.pass(self.id.unwrap_or_default());
         self.rows.copy_within(self.filled..self.filled + stride, base);
-        (self.next, self.run_end, self.filled) = (base, base, base);
+        (self.next, self.run_end, self.filled, self.marked) = (base, base, base, false);
         let mut open = [Item(0); FIELDS_NARROW];
         open[..stride].copy_from_slice(&self.rows[base..base + stride]);
         if (self.window.bit >> 3) as usize >= self.window.refill_at {
@@ -937,7 +965,13 @@ impl<'r, S: Storage> Trail<'r, S> {
                 }
                 let end = base + (row + 1) * stride;
                 self.has_values = self.look_up_rows(base..end);
-                self.fill_rows(base..end);
+                self.fill_values(base..end);
+                // The first row is full.
+                let (open, rows) = self.rows[base..end].split_at_mut(stride);
+                match stride {
+                    4 => rows::fill::<4>(rows, open),
+                    _ => rows::fill::<8>(rows, open),
+                }
             }
             // Once more, symbol by symbol, which finds out what is wrong, and where.
             _ => {

@@ -15,9 +15,13 @@
 //! What a symbol is of changes no branch, since it could not be guessed: each symbol writes to a row, the
 //! next one if it is a time. A lane that is full leaves the others to themselves.
 //!
-//! So written, rows are sparse: they have the items that changed. Reading a row back, to copy it to the
-//! next one, would make every symbol wait for what was stored just before; it is done when all symbols
-//! are decoded ([`fill`]), and not at all for trails in which a filter finds nothing.
+//! So written, rows are sparse: they have the items that changed, and the delta where the time goes.
+//! Reading a row back, to copy it to the next one, would make every symbol wait for what was stored just
+//! before; it is done when all symbols are decoded ([`fill`]), and not at all for trails in which a
+//! filter finds nothing. Where the item is that a filter needs is marked in all rows of a block at once.
+//!
+//! A step is some fifty instructions, and of three lanes that is what takes the time: what can be left
+//! to who reads a row is not done for each symbol.
 //!
 //! Nothing is reported here: where a rule is broken, the cursor decodes once more, symbol by symbol,
 //! and says what is wrong.
@@ -52,7 +56,6 @@ struct At {
     end: u64,
     /// The row of the event that symbols are of.
     row: usize,
-    time: u64,
 }
 
 impl At {
@@ -74,24 +77,24 @@ impl At {
         let word = bits::peek(bytes, self.bit);
         let look = codebook.look(word);
         let (mut first, mut second, mut length) = (look.first, look.second, look.bits);
-        let (mut first_field, mut second_field) = (first & 127, second & 127);
         if length == 0 || !look.exists {
             let (symbol, n) = codebook.rare_symbol(bytes, self.bit, word).map_err(|_| Damaged)?;
             (first, second, length) = (symbol.first, symbol.second, u64::from(n));
-            first_field = u64::from(symbol.first_field);
-            second_field = u64::from(symbol.second_field);
+            match symbol.second_field {
+                0 => second = u64::from(symbol.first_field),
+                // The later one counts.
+                field if field == symbol.first_field => first = second,
+                _ => {}
+            }
         }
-        // All ones for a time, else 0.
-        let is_time = ((first_field as i64).wrapping_sub(1) >> 63) as u64;
-        // The sum is in bounds, as TIME_MAX has it.
-        self.time = self.time.wrapping_add(first >> 8 & is_time);
         self.bit = self.bit.wrapping_add(length);
-        self.row = self.row.wrapping_sub(is_time as usize);
+        // A time has nothing but its delta, from the eighth bit on.
+        self.row = self.row.wrapping_add(usize::from(first as u8 == 0));
         let row = &mut rows[self.row & (ROWS - 1)];
-        // What is of no field goes where the time then is.
-        row[first_field as usize & (N - 1)] = Item(first);
-        row[second_field as usize & (N - 1)] = Item(second);
-        row[0] = Item(self.time);
+        // Fields are the lowest bits, also of wide items. Of a first item that is alone the second is a
+        // shadow, which it covers.
+        row[second as usize & (N - 1)] = Item(second);
+        row[first as usize & (N - 1)] = Item(first);
         Ok(())
     }
 }
@@ -116,22 +119,25 @@ pub(super) fn trail<const N: usize>(
 ) -> Result<Decoded, Damaged> {
     let rows: &mut [[Item; N]; TRAIL_ROWS] = array(rows);
     rows[1..].fill([SAME; N]);
-    let mut at = At { bit, end, row: 0, time: rows[0][0].0 };
+    let mut at = At { bit, end, row: 0 };
     while at.goes_on(TRAIL_ROWS - 1) {
         at.step(codebook, bytes, rows)?;
     }
     Ok(Decoded { row: at.row, bit: at.bit })
 }
 
-/// Gives sparse rows the items that did not change, the first of them those of `before`.
+/// Gives sparse rows the items that did not change, and their times. `before` is the full row that is
+/// before the first of them.
 pub(super) fn fill<const N: usize>(rows: &mut [Item], before: &[Item]) {
     let (rows, _) = rows.as_chunks_mut::<N>();
     let mut last: [Item; N] = *before.first_chunk().expect("a row is as wide");
     for row in rows {
-        for (item, last) in row[1..].iter_mut().zip(&mut last[1..]) {
-            let filled = if *item == SAME { *last } else { *item };
-            (*item, *last) = (filled, filled);
+        // The sum is in bounds, as TIME_MAX has it.
+        last[0] = Item(last[0].0.wrapping_add(row[0].0 >> 8));
+        for (item, last) in row[1..].iter().zip(&mut last[1..]) {
+            *last = if *item == SAME { *last } else { *item };
         }
+        *row = last;
     }
 }
 
@@ -149,11 +155,15 @@ pub(super) fn first_run<const N: usize>(
     start * N..run.map_or(rows.len(), |run| start + run) * N
 }
 
-/// Whether any row has `item` in its place.
-pub(super) fn have<const N: usize>(rows: &[Item], place: usize, item: Item) -> bool {
-    let (rows, _) = rows.as_chunks::<N>();
-    // Without a way out in the middle, which could not be guessed.
-    rows.iter().fold(false, |any, row| any | (row[place & (N - 1)] == item))
+/// Notes which rows have `item` in its place, a bit for each.
+fn mark<const N: usize>(rows: &[[Item; N]], place: usize, item: Item, marks: &mut [u64]) {
+    for (rows, marks) in rows.chunks(64).zip(marks) {
+        // Without a branch, which could not be guessed.
+        *marks = rows
+            .iter()
+            .rev()
+            .fold(0, |marks, row| marks << 1 | u64::from(row[place & (N - 1)] == item));
+    }
 }
 
 /// The first rows of a lane.
@@ -171,6 +181,9 @@ pub(super) struct Block {
     trails: Vec<Entry>,
     /// Rows of a lane that were used.
     rows: usize,
+    /// An item, and its place in a row: which sparse rows had it, a bit for each, lane after lane.
+    marked: Option<(usize, Item)>,
+    marks: Vec<u64>,
 }
 
 /// A trail of a block.
@@ -181,6 +194,8 @@ pub(super) struct Entry {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) rest: Rest,
+    /// Whether its rows are full.
+    pub(super) full: bool,
 }
 
 /// What is left of a trail of a block.
@@ -215,27 +230,61 @@ impl Block {
         self.trails.get(trail.wrapping_sub(self.first) as usize)
     }
 
+    /// Notes that the rows of `trail` are full.
+    pub(super) fn set_full(&mut self, trail: u64) {
+        if let Some(entry) = self.trails.get_mut(trail.wrapping_sub(self.first) as usize) {
+            entry.full = true;
+        }
+    }
+
+    /// Notes which rows of the block have that item, all of them sparse still.
+    pub(super) fn mark<const N: usize>(&mut self, rows: &[Item], needed: Option<(usize, Item)>) {
+        self.marked = needed;
+        let Some((place, item)) = needed else { return };
+        self.marks.resize(LANES * LANE_ROWS / 64, 0);
+        let lanes =
+            rows.chunks_exact(LANE_ROWS * N).zip(self.marks.chunks_exact_mut(LANE_ROWS / 64));
+        for (rows, marks) in lanes {
+            mark::<N>(&rows.as_chunks().0[..self.rows], place, item, marks);
+        }
+    }
+
+    /// Whether it is known which rows have that item.
+    pub(super) fn is_marked(&self, needed: (usize, Item)) -> bool {
+        self.marked == Some(needed)
+    }
+
+    /// The first of these rows that has the item, counted over all lanes.
+    #[inline]
+    pub(super) fn first_marked(&self, rows: Range<usize>) -> Option<usize> {
+        let mut at = rows.start;
+        while at < rows.end {
+            let left = self.marks.get(at / 64)? >> (at % 64);
+            if left != 0 {
+                let row = at + left.trailing_zeros() as usize;
+                return (row < rows.end).then_some(row);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
     /// Rows of each lane that the last block used.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
 
     /// Decodes trails from `first` on, as many as there is room for in lanes of at most `rows_max` rows,
-    /// into sparse rows. `next` says at which bits the next one has its events, and `time` is from when
-    /// on their deltas count.
-    #[expect(clippy::too_many_arguments, reason = "what decoding needs, once")]
+    /// into sparse rows. `next` says at which bits the next one has its events.
     pub(super) fn decode<const N: usize>(
         &mut self,
         codebook: &Codebook,
         bytes: &[u8],
         rows: &mut [Item],
         rows_max: usize,
-        time: u64,
         first: u64,
         next: impl FnMut() -> Option<(u64, u64)>,
     ) {
-        // Behind a trail that cannot be had others may be, each of which ends the use of a block.
-        let mut next = std::iter::from_fn(next).fuse();
         let goes_on = first == self.first.saturating_add(self.trails.len() as u64);
         self.rows = if goes_on { self.rows * 2 } else { 0 }.clamp(LANE_ROWS_MIN, rows_max);
         (self.first, self.from) = (first, first);
@@ -247,45 +296,53 @@ impl Block {
             rows[..self.rows].fill([SAME; N]);
         }
         let mut lanes: [Lane; LANES] = std::array::from_fn(Lane::new);
-        let last = self.rows - 1;
+        // Behind a trail that cannot be had others may be, each of which ends the use of a block.
+        let next = std::iter::from_fn(next).fuse();
+        let mut queue = Queue { next, trails: &mut self.trails, last: self.rows - 1, open: true };
         // Lanes that go on come first.
-        let (mut going, mut open) = (LANES, true);
-        loop {
-            let mut k = 0;
-            while k < going {
-                if lanes[k].at.goes_on(last) {
-                    k += 1;
-                    continue;
-                }
-                // So may others be behind a damaged one.
-                open &= lanes[k].close(&mut self.trails, rows[k]);
-                if !(open && lanes[k].open(&mut self.trails, last, time, &mut next)) {
-                    going -= 1;
-                    lanes.swap(k, going);
-                    rows.swap(k, going);
-                }
-            }
-            match going {
-                3 => together::<3, N>(codebook, bytes, &mut rows, &mut lanes, last),
-                2 => together::<2, N>(codebook, bytes, &mut rows, &mut lanes, last),
-                1 => together::<1, N>(codebook, bytes, &mut rows, &mut lanes, last),
-                _ => break,
-            }
+        let mut going = LANES;
+        while going > 0 {
+            let ended = match going {
+                3 => lanes_together::<3, N>(codebook, bytes, &mut rows, &mut lanes, &mut queue),
+                2 => lanes_together::<2, N>(codebook, bytes, &mut rows, &mut lanes, &mut queue),
+                _ => lanes_together::<1, N>(codebook, bytes, &mut rows, &mut lanes, &mut queue),
+            };
+            going -= 1;
+            lanes.swap(ended, going);
+            rows.swap(ended, going);
         }
     }
 }
 
-/// Decodes until one of the first lanes is at its end.
-#[inline(never)]
-fn together<const L: usize, const N: usize>(
+/// Decodes until there is nothing more for one of the first lanes, and returns which one.
+fn lanes_together<const L: usize, const N: usize>(
     codebook: &Codebook,
     bytes: &[u8],
     rows: &mut [&mut [[Item; N]; LANE_ROWS]; LANES],
     lanes: &mut [Lane; LANES],
-    last: usize,
-) {
+    queue: &mut Queue<'_, impl Iterator<Item = (u64, u64)>>,
+) -> usize {
     let lanes: &mut [Lane; L] = lanes.first_chunk_mut().expect("so many lanes");
     let rows: &mut [_; L] = rows.first_chunk_mut().expect("so many lanes");
+    loop {
+        for (k, (lane, rows)) in lanes.iter_mut().zip(rows.iter_mut()).enumerate() {
+            if !lane.at.goes_on(queue.last) && !lane.next(rows, queue) {
+                return k;
+            }
+        }
+        together(codebook, bytes, rows, lanes, queue.last);
+    }
+}
+
+/// Decodes until one of these lanes is at its end.
+#[inline(never)]
+fn together<const L: usize, const N: usize>(
+    codebook: &Codebook,
+    bytes: &[u8],
+    rows: &mut [&mut [[Item; N]; LANE_ROWS]; L],
+    lanes: &mut [Lane; L],
+    last: usize,
+) {
     let mut all: [At; L] = lanes.each_ref().map(|lane| lane.at);
     'decode: while all.iter().all(|at| at.goes_on(last)) {
         for (at, rows) in all.iter_mut().zip(rows.iter_mut()) {
@@ -298,6 +355,16 @@ fn together<const L: usize, const N: usize>(
     for (lane, at) in lanes.iter_mut().zip(all) {
         lane.at = at;
     }
+}
+
+/// The trails that are still to be decoded, and those that were begun.
+struct Queue<'b, I> {
+    next: I,
+    trails: &'b mut Vec<Entry>,
+    /// The last row of a lane, which is not for the start of a trail.
+    last: usize,
+    /// Whether all that are done are sound: behind a damaged one others may be.
+    open: bool,
 }
 
 /// Past every end.
@@ -318,24 +385,33 @@ impl Lane {
         Lane { number, at: At::default(), entry: usize::MAX, used: 0 }
     }
 
-    /// Starts with the next trail, if there is one and room for it.
-    fn open(
+    /// Starts with the next trail that has events, if there is one and room for it.
+    fn next<const N: usize>(
         &mut self,
-        trails: &mut Vec<Entry>,
-        last: usize,
-        time: u64,
-        next: &mut impl Iterator<Item = (u64, u64)>,
+        rows: &[[Item; N]; LANE_ROWS],
+        queue: &mut Queue<'_, impl Iterator<Item = (u64, u64)>>,
     ) -> bool {
-        if self.used >= last {
-            return false;
+        loop {
+            queue.open &= self.close(queue.trails, rows);
+            if !queue.open || self.used >= queue.last {
+                return false;
+            }
+            let Some((bit, end)) = queue.next.next() else { return false };
+            // The row before its first one stays free.
+            self.at = At { bit, end, row: self.used };
+            self.entry = queue.trails.len();
+            let start = self.used + 1;
+            queue.trails.push(Entry {
+                lane: self.number,
+                start,
+                end: start,
+                rest: Rest::Damaged,
+                full: false,
+            });
+            if self.at.goes_on(queue.last) {
+                return true;
+            }
         }
-        let Some((bit, end)) = next.next() else { return false };
-        // The row before its first one stays free.
-        self.at = At { bit, end, row: self.used, time };
-        self.entry = trails.len();
-        let start = self.used + 1;
-        trails.push(Entry { lane: self.number, start, end: start, rest: Rest::Damaged });
-        true
     }
 
     /// Notes how far its trail was decoded. Returns whether it is sound.

@@ -233,6 +233,26 @@ fn trails_of_all_lengths_and_databases_of_all_widths() {
     }
 }
 
+/// Nobody writes a symbol of two items of one field. Where one is, the second counts.
+#[test]
+fn the_second_of_two_items_of_one_field_counts() {
+    let mut members = database(3, &LENGTHS, 50, 11);
+    let codebook = members.get_mut("trails.codebook").unwrap();
+    let mut changed = 0;
+    for entry in codebook.chunks_exact_mut(20) {
+        let item = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let (first, second) = (item(&entry[..8]), item(&entry[8..16]));
+        if first & 127 != 0 && second != 0 {
+            // A value that there is, or, every other time, NULL.
+            let value = if first >> 8 & 1 == 0 { 1 } else { 0 };
+            entry[8..16].copy_from_slice(&(first & 127 | value << 8).to_le_bytes());
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "no symbol has two items");
+    check(&members, 3);
+}
+
 #[test]
 fn a_value_that_breaks_a_rule_is_an_error_of_its_event() {
     let mut members = database(3, &[5, 40, 2], 50, 3);
