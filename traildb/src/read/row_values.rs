@@ -2,17 +2,20 @@
 //!
 //! A value is two reads of memory, the second where the first says, and few of them are near. Looked
 //! up event by event, they are waited for nearly one by one; asked for in a row, first all offsets and
-//! then all values, a processor waits for ten at a time.
+//! then all values, a processor waits for dozens at a time.
 //!
 //! ```text
 //!   rows (sparse)  --> places and items, by field --> slices of the lexicon --> values
 //!   values         a slice beside each item of a row, filled up as rows are
 //! ```
 
-use std::hint::black_box;
-
 use super::{Reader, rows};
-use crate::{error::Error, item::Item, member::lexicon::Slices, storage::Storage};
+use crate::{
+    error::Error,
+    item::Item,
+    member::lexicon::{AT_ONCE, Slices},
+    storage::Storage,
+};
 
 /// Values beside the items of rows.
 pub(super) struct RowValues<'r> {
@@ -20,7 +23,7 @@ pub(super) struct RowValues<'r> {
     lexicons: Box<[Slices<'r>]>,
     /// Beside each item of a row its value, where it was looked up.
     values: Vec<&'r [u8]>,
-    /// Of the items of one field that rows have, in which rows they are, and their values.
+    /// The items of one field that rows have, and in which rows they are; and values of some.
     items: Vec<Item>,
     places: Vec<u32>,
     found: Vec<&'r [u8]>,
@@ -38,7 +41,7 @@ impl<'r> RowValues<'r> {
             values: Vec::new(),
             items: Vec::new(),
             places: Vec::new(),
-            found: Vec::new(),
+            found: vec![&[]; AT_ONCE],
         }))
     }
 
@@ -65,24 +68,13 @@ impl<'r> RowValues<'r> {
                 (items[n], places[n]) = (row[field], place);
                 n += usize::from(row[field] != rows::SAME);
             }
-            // Nothing but reads, so that a processor has many of them under way.
-            self.found.clear();
-            self.found.extend(items[..n].iter().map(|item| {
-                lexicon.get(item.value()).unwrap_or_else(|| {
-                    whole &= item.is_null();
-                    &[]
-                })
-            }));
-            // What a longer value has between its first and its last byte comes when it is read in
-            // order. The bytes are wanted for nothing else, which must not be noticed.
-            let mut bytes = 0;
-            for (&value, &place) in self.found.iter().zip(&*places) {
-                values[place as usize][field] = value;
-                if let [first, .., last] = value {
-                    bytes ^= first ^ last;
+            for (items, places) in items[..n].chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
+                let found = &mut self.found[..items.len()];
+                whole &= lexicon.get_all(items, found);
+                for (&value, &place) in found.iter().zip(places) {
+                    values[place as usize][field] = value;
                 }
             }
-            black_box(bytes);
         }
         whole
     }
