@@ -131,8 +131,46 @@ impl Drop for Pending {
 
 #[derive(Default)]
 struct Handles {
+    /// Numbers go round: one that was closed comes back after all others.
     next: u32,
     open: HashMap<u32, Opened>,
+}
+
+impl Handles {
+    /// `None` where as many are open as may be.
+    fn add(&mut self, opened: Opened) -> Option<u32> {
+        if self.open.len() >= HANDLES_MAX {
+            return None;
+        }
+        while self.open.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let handle = self.next;
+        self.next = handle.wrapping_add(1);
+        self.open.insert(handle, opened);
+        Some(handle)
+    }
+}
+
+/// A request that is to be answered, with what its handle means. That is found when the request comes:
+/// it may have to wait, and another object may have the handle by then.
+enum Asked {
+    Open {
+        url: String,
+        pinned: Option<Pinned>,
+    },
+    Read {
+        opened: Option<Opened>,
+        offset: u64,
+        length: u64,
+        file: bool,
+    },
+    Memory {
+        opened: Option<Opened>,
+        offset: u64,
+    },
+    /// The handle is closed.
+    Close,
 }
 
 /// What goes to the client.
@@ -251,36 +289,52 @@ pub(super) async fn serve(
                 break;
             }
         };
-        match Request::decode(head.kind, &body) {
-            Ok(Request::Hello { .. }) => {
+        let request = match Request::decode(head.kind, &body) {
+            Ok(request) => request,
+            Err(broken) => {
+                connection.refuse(head.id, &broken.to_string()).await;
+                break;
+            }
+        };
+        server.counts.requests.fetch_add(1, Relaxed);
+        // Before others come.
+        let announced = connection.announced_before(&request);
+        let asked = match request {
+            Request::Hello { .. } => {
                 connection.refuse(head.id, "one hello is enough").await;
                 break;
             }
-            Ok(Request::Ahead { handle, offset, length }) => {
-                server.counts.requests.fetch_add(1, Relaxed);
-                let opened = connection.with(|handles| handles.open.get(&handle).cloned());
-                if let Some(opened) = opened.filter(|_| aheads.len() < AHEAD_MAX)
+            Request::Ahead { handle, offset, length } => {
+                let opened = connection.opened(handle).filter(|_| aheads.len() < AHEAD_MAX);
+                if let Some(opened) = opened
                     && let Some(range) =
                         ahead(offset, length, opened.pinned.len, server.extent_bytes)
                 {
                     let pending = connection.clone().announce(handle, range.clone());
                     aheads.spawn(fetch(connection.seat.clone(), opened, range, pending));
                 }
+                continue;
             }
-            Ok(request) => {
-                let connection = connection.clone();
-                // Before others come.
-                let announced = connection.announced_before(&request);
-                tasks.spawn(async move {
-                    futures::future::join_all(announced).await;
-                    connection.work(head.id, request).await;
-                });
+            Request::Open { url, pinned } => {
+                let pinned = pinned.map(|(version, len)| Pinned { version, len });
+                Asked::Open { url, pinned }
             }
-            Err(broken) => {
-                connection.refuse(head.id, &broken.to_string()).await;
-                break;
+            Request::Read { handle, offset, length, file } => {
+                Asked::Read { opened: connection.opened(handle), offset, length, file }
             }
-        }
+            Request::Memory { handle, offset } => {
+                Asked::Memory { opened: connection.opened(handle), offset }
+            }
+            Request::Close { handle } => {
+                connection.with(|handles| handles.open.remove(&handle));
+                Asked::Close
+            }
+        };
+        let connection = connection.clone();
+        tasks.spawn(async move {
+            futures::future::join_all(announced).await;
+            connection.work(head.id, asked).await;
+        });
     }
     // Who has left, or is told to leave, reads no further.
     drop((aheads, arriving));
@@ -438,6 +492,11 @@ impl Connection {
         work(&mut self.handles.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What `handle` means now.
+    fn opened(&self, handle: u32) -> Option<Opened> {
+        self.with(|handles| handles.open.get(&handle).cloned())
+    }
+
     fn announced(&self) -> MutexGuard<'_, (u64, Vec<Announcement>)> {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -477,19 +536,16 @@ impl Connection {
         let _ = self.sending.send(Outgoing::answer(&answer, id)).await;
     }
 
-    async fn work(&self, id: u64, request: Request) {
-        self.server.counts.requests.fetch_add(1, Relaxed);
+    async fn work(&self, id: u64, asked: Asked) {
         let _seen = self.server.seen.turn(&self.client);
-        let answered = match request {
-            Request::Open { url, pinned } => {
+        let no_handle = "there is no such handle";
+        let answered = match asked {
+            Asked::Open { url, pinned } => {
                 let _turn = self.seat.turn().await;
-                let pinned = pinned.map(|(version, len)| Pinned { version, len });
                 self.open(&url, pinned).await.map(|answer| Outgoing::answer(&answer, id))
             }
-            Request::Read { handle, offset, length, file } => {
-                let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else {
-                    return self.refuse(id, "there is no such handle").await;
-                };
+            Asked::Read { opened, offset, length, file } => {
+                let Some(opened) = opened else { return self.refuse(id, no_handle).await };
                 let len = opened.pinned.len;
                 let end = offset.checked_add(length).filter(|end| *end <= len);
                 match end {
@@ -503,14 +559,9 @@ impl Connection {
                     }
                 }
             }
-            Request::Close { handle } => {
-                self.with(|handles| handles.open.remove(&handle));
-                Ok(Outgoing::answer(&Answer::Closed, id))
-            }
-            Request::Memory { handle, offset } => {
-                let Some(opened) = self.with(|handles| handles.open.get(&handle).cloned()) else {
-                    return self.refuse(id, "there is no such handle").await;
-                };
+            Asked::Close => Ok(Outgoing::answer(&Answer::Closed, id)),
+            Asked::Memory { opened, offset } => {
+                let Some(opened) = opened else { return self.refuse(id, no_handle).await };
                 if !self.memory || offset >= opened.pinned.len {
                     let text = "there is no such memory to be had: say so in the hello, and stay \
                                 within the object";
@@ -528,9 +579,6 @@ impl Connection {
                         Ok(Outgoing::answer(&answer, id))
                     }
                 }
-            }
-            Request::Hello { .. } | Request::Ahead { .. } => {
-                unreachable!("the reader has seen to it")
             }
         };
         let outgoing = answered.unwrap_or_else(|error| {
@@ -563,17 +611,8 @@ impl Connection {
             return Ok(Answer::Failed { code: Code::Malformed, retry_after_ms: 0, text });
         };
         let room = Arc::new(room);
-        let handle = self.with(|handles| {
-            if handles.open.len() >= HANDLES_MAX {
-                return None;
-            }
-            while handles.open.contains_key(&handles.next) {
-                handles.next = handles.next.wrapping_add(1);
-            }
-            let opened = Opened { url: url.into(), object, pinned, _room: room };
-            handles.open.insert(handles.next, opened);
-            Some(handles.next)
-        });
+        let opened = Opened { url: url.into(), object, pinned, _room: room };
+        let handle = self.with(|handles| handles.add(opened));
         match handle {
             Some(handle) => Ok(Answer::Opened { handle, len, alignment, part_bytes, version }),
             None => {

@@ -638,6 +638,58 @@ fn reads_wait_for_what_was_announced_before_them() {
     assert_eq!(origin.count(), (12, 24 << 20), "one request for each");
 }
 
+/// A read waits for what was announced before it, and found out only then what its handle meant: another
+/// object, which had been given the number of the one that was closed.
+#[test]
+fn a_read_is_of_the_object_that_its_handle_had_when_it_was_sent() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let (object, other) = (sample(1 << 20, 51), sample(1 << 20, 52));
+    origin.put("/object", &object, "1");
+    origin.put("/other", &other, "1");
+    let _server = place.start(&origin, &[]);
+    let mut client = Raw::connect(&place);
+    let frame = |kind: u8, id: u8, body: &[u8]| {
+        let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+        frame.extend([kind, 0, 0, 0, id, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend(body);
+        frame
+    };
+    // A version that is named is opened at once.
+    let pinned = |path: &str| {
+        let mut body = vec![1];
+        body.extend((1u64 << 20).to_le_bytes());
+        body.push(1);
+        for text in ["\"1\"", &origin.url(path)] {
+            body.extend((text.len() as u16).to_le_bytes());
+            body.extend(text.as_bytes());
+        }
+        body
+    };
+    let (mut open, other_bytes) = (pinned("/object"), &other[..16]);
+    let mut handle = client.ask(2, &open).1[..4].to_vec();
+    for round in 0..100 {
+        open = if round % 2 == 0 { pinned("/other") } else { pinned("/object") };
+        let expected = if round % 2 == 0 { &object[..16] } else { other_bytes };
+        let mut wants = Raw::range(&handle, 0, 16);
+        wants.push(0);
+        let announced = frame(4, 1, &Raw::range(&handle, 0, 100_000));
+        let frames = [announced, frame(3, 2, &wants), frame(5, 3, &handle), frame(2, 4, &open)];
+        client.stream.write_all(&frames.concat()).expect("send");
+        let before = std::mem::take(&mut handle);
+        for _ in 0..3 {
+            match client.hear().expect("an answer") {
+                (131, bytes) => assert!(bytes == expected, "round {round}: another object's"),
+                (130, opened) => handle = opened[..4].to_vec(),
+                (kind, body) => assert!(kind == 133, "round {round}: {kind} {body:?}"),
+            }
+        }
+        assert!(
+            !handle.is_empty() && handle != before,
+            "round {round}: its number came back at once"
+        );
+    }
+}
+
 /// Its second block was asked for when the first was here: a round trip more at the end of every scan.
 #[test]
 fn a_short_read_across_two_blocks_is_one_request() {
