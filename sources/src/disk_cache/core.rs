@@ -43,6 +43,8 @@ pub(super) struct Core {
     pub(super) key: Option<CacheKey>,
     pub(super) reads: Health,
     pub(super) writes: Health,
+    /// Whether there was room for what was written last.
+    pub(super) room: Health,
     pub(super) counts: Counts,
     open: Mutex<Open>,
 }
@@ -90,6 +92,7 @@ impl Core {
             key,
             reads: Health::default(),
             writes: Health::default(),
+            room: Health::default(),
             counts: Counts::default(),
             open: Mutex::default(),
         }
@@ -374,7 +377,7 @@ impl Core {
     fn try_store(&self, object: &Identity, blocks: &[(u64, Bytes, bool)]) -> io::Result<u64> {
         let layout = &object.layout;
         let mut turn = self.directory.turn()?;
-        let mut done = 0;
+        let (mut done, mut lacks) = (0, None);
         for group in blocks.chunk_by(|a, b| layout.segment_of(a.0) == layout.segment_of(b.0)) {
             let index = layout.segment_of(group[0].0);
             let cost = |bytes: &Bytes| (bytes.len() as u64).next_multiple_of(PAGE);
@@ -382,6 +385,7 @@ impl Core {
             let beside = overhead_bytes(layout, index) + OBJECT_OVERHEAD;
             // Before the segment is opened: making room may take it away.
             if !self.reserve(&mut turn, data + beside)? {
+                lacks = Some(data + beside);
                 continue;
             }
             let mut unused = beside;
@@ -411,6 +415,13 @@ impl Core {
             if unused > 0 {
                 turn.release(unused)?;
             }
+        }
+        match lacks {
+            Some(bytes) => {
+                let why = self.directory.no_room(bytes);
+                self.room.failed("the disk cache has no room", &why);
+            }
+            None => self.room.recovered(),
         }
         Ok(done)
     }

@@ -248,6 +248,30 @@ impl Directory {
         Ok(turn)
     }
 
+    /// Bytes that are free on its disk.
+    fn free_bytes(&self) -> io::Result<u64> {
+        let found = statvfs(&self.root)?;
+        Ok((found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64))
+    }
+
+    /// Of those, the ones that need not stay free.
+    pub(super) fn spare_bytes(&self) -> io::Result<u64> {
+        Ok(self.free_bytes()?.saturating_sub(self.free_bytes_min))
+    }
+
+    /// Why there is no room for `bytes` more.
+    pub(super) fn no_room(&self, bytes: u64) -> String {
+        match self.spare_bytes() {
+            Ok(spare) if spare < bytes => format!(
+                "the disk of {} has less than {bytes} bytes to spare beside the {} that must stay \
+                 free",
+                self.root.display(),
+                self.free_bytes_min
+            ),
+            _ => format!("{} holds as much as it may", self.root.display()),
+        }
+    }
+
     /// The folders of objects.
     pub(super) fn object_ids(&self) -> io::Result<Vec<String>> {
         let mut ids = Vec::new();
@@ -347,10 +371,8 @@ impl Turn<'_> {
     fn lacks(&self, bytes: u64) -> io::Result<u64> {
         let directory = self.directory;
         let over = self.used.saturating_add(bytes).saturating_sub(self.bytes_max);
-        let found = statvfs(&directory.root)?;
-        let free = (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64);
-        let short = directory.free_bytes_min.saturating_add(bytes).saturating_sub(free);
-        Ok(over.max(short))
+        let short = directory.free_bytes_min.saturating_add(bytes);
+        Ok(over.max(short.saturating_sub(directory.free_bytes()?)))
     }
 
     /// Evicts segments until `bytes` more may come, and some more.

@@ -21,6 +21,8 @@ pub(super) struct Health {
 struct State {
     until: Option<Instant>,
     warned: bool,
+    /// What was wrong last.
+    why: String,
 }
 
 impl Health {
@@ -39,10 +41,22 @@ impl Health {
         })
     }
 
+    /// It works again.
+    pub(super) fn recovered(&self) {
+        self.with(|state| state.until = None);
+    }
+
+    /// Why the disk is left alone now.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let is_on = |state: &State| state.until.is_some_and(|until| Instant::now() < until);
+        self.with(|state| is_on(state).then(|| state.why.clone()))
+    }
+
     /// Leaves the disk alone from now on. The first time is worth a warning.
     pub(super) fn failed(&self, what: &str, error: &dyn Display) {
         let first = self.with(|state| {
             state.until = Some(Instant::now() + PAUSE);
+            state.why = format!("{what}: {error}");
             !std::mem::replace(&mut state.warned, true)
         });
         if first {

@@ -88,6 +88,7 @@ use self::{
     core::{Core, Identity},
     directory::Directory,
     flight::Flights,
+    health::Health,
     layout::{Layout, OBJECT_BYTES_MAX, ObjectKey, PAGE},
     meta::Meta,
     reading::Reading,
@@ -236,6 +237,21 @@ impl Cache {
         self.inner.core.count()
     }
 
+    /// Why what is read is not kept, or not found, at the moment: a disk that has no room, fails, or is
+    /// slow. For people.
+    pub fn trouble(&self) -> Option<String> {
+        let core = &self.inner.core;
+        [&core.room, &core.writes, &core.reads].into_iter().find_map(Health::trouble)
+    }
+
+    /// How many bytes its disk can take until no more is free than must stay so.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn spare_bytes(&self) -> io::Result<u64> {
+        self.inner.core.directory.spare_bytes()
+    }
+
     /// Waits until everything that was read is on its way to the disk, so that another process can
     /// see it.
     ///
@@ -361,8 +377,13 @@ impl Inner {
 
     /// Whether the disk takes what is fetched, and gives it again.
     fn is_kept(&self) -> bool {
+        self.core.reads.is_well() && self.takes()
+    }
+
+    /// Whether it takes what is fetched, as far as is known.
+    fn takes(&self) -> bool {
         let core = &self.core;
-        core.reads.is_well() && core.writes.is_well() && core.directory.is_writable()
+        core.writes.is_well() && core.room.is_well() && core.directory.is_writable()
     }
 
     fn missed(&self) {

@@ -86,7 +86,7 @@ impl<S: BlockSource> DiskCache<S> {
 
     /// Brings `range` onto the disk and says where it is. What is missing is fetched by extents of
     /// `extent_bytes` (a power of two), aligned. `None` where it cannot be had there: the range
-    /// crosses a segment, the cache is encrypted or has no room, the version is weak and the cache
+    /// crosses a segment, the cache is encrypted or had no room a moment ago, the version is weak and the cache
     /// does not take such, or the disk fails or is slow. [`read`](BlockSource::read) works all the same.
     ///
     /// # Errors
@@ -146,8 +146,8 @@ impl<S: BlockSource> DiskCache<S> {
                 }
                 return Ok(Some(placed));
             }
-            let core = &inner.core;
-            if fetches == fetches_max || !core.directory.is_writable() || !core.writes.is_well() {
+            // Where there was no room a moment ago, the bytes would have to be fetched again.
+            if fetches == fetches_max || !self.cache.inner.takes() {
                 return Ok(None);
             }
             // Ahead: it is asked for below, and what lies around it later.
@@ -160,6 +160,22 @@ impl<S: BlockSource> DiskCache<S> {
             }
         }
         unreachable!("the loop ends by itself")
+    }
+
+    /// Whether the disk has all of `range` now: then [`read`](BlockSource::read) asks the source for
+    /// nothing, unless it is evicted before that.
+    pub async fn holds(&self, version: &Version, range: Range<u64>) -> bool {
+        let Some(object) = self.object(version).await else { return false };
+        let layout = object.identity.layout;
+        if check_range(self.name(), &range, layout.object_len).is_err() {
+            return false;
+        }
+        let blocks = layout.blocks_of(&range);
+        let look = move |core: &Core| match core.reads.is_well() {
+            true => Ok(core.gap(&object.identity, &blocks)?.is_none()),
+            false => Ok(false),
+        };
+        matches!(self.cache.inner.look(self.name(), &range, look).await, Ok(Some(true)))
     }
 
     /// Whether the byte at `at` is on its way: then [`read`](BlockSource::read) has it as soon as it

@@ -242,6 +242,11 @@ impl Shared {
         let now = Instant::now();
         let ago = |at: Instant| now.saturating_duration_since(at).as_secs();
         let text = |text: &Option<String>| text.as_deref().map(seen::shown);
+        // Nobody's request fails of it.
+        let trouble = text(&server.objects.cache().trouble());
+        let trouble = trouble
+            .iter()
+            .map(|what| json!({ "ago_s": 0, "who": "the cache", "what": what, "times": 1 }));
         let object = |map: &ObjectMap| {
             json!({
                 "id": map.id, "name": text(&map.name), "version": text(&map.version),
@@ -285,10 +290,10 @@ impl Shared {
                 "who": client.who, "protocol": client.protocol, "since_s": ago(client.since),
                 "requests": counted(&client.requests),
             })).collect::<Vec<_>>(),
-            "failures": seen.failures().iter().map(|failed| json!({
+            "failures": trouble.chain(seen.failures().iter().map(|failed| json!({
                 "ago_s": ago(failed.at), "who": failed.who, "what": failed.what,
                 "times": failed.times,
-            })).collect::<Vec<_>>(),
+            }))).collect::<Vec<_>>(),
             "objects": picture.maps.iter().map(object).collect::<Vec<_>>(),
             "objects_max": OBJECTS_MAX,
         })

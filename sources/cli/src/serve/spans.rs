@@ -94,7 +94,27 @@ impl Spans {
         work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A file with all of `range`.
+    /// The span with all of `range`, if there is one.
+    pub(super) fn find(&self, url: &str, pinned: &Pinned, range: &Range<u64>) -> Option<Span> {
+        let (name, _, span) = self.named(url, pinned, range);
+        let is_here = self.with(|held| held.spans.touch(&name).is_some()) && span.path.exists();
+        is_here.then_some(span)
+    }
+
+    /// What the span of `range` is called, which bytes it has, and where it will be.
+    fn named(&self, url: &str, pinned: &Pinned, range: &Range<u64>) -> (String, Range<u64>, Span) {
+        let start = range.start - range.start % EDGE_BYTES;
+        let end = range.end.next_multiple_of(EDGE_BYTES).min(pinned.len);
+        let version = &pinned.version;
+        let what =
+            format!("{}\0{}\0{:?}\0{}", url, version.token(), version.strength(), pinned.len);
+        let name = format!("{}-{start}-{end}", digest(what.as_bytes()));
+        let path = self.folder.join(&name);
+        let span = Span { path, at: range.start - start, len: end - range.start };
+        (name, start..end, span)
+    }
+
+    /// A file with all of `range`, made if there is none.
     pub(super) async fn get(
         &self,
         object: &Object,
@@ -102,45 +122,46 @@ impl Spans {
         pinned: &Pinned,
         range: Range<u64>,
     ) -> Result<Span, NoSpan> {
-        let start = range.start - range.start % EDGE_BYTES;
-        let end = range.end.next_multiple_of(EDGE_BYTES).min(pinned.len);
-        let bytes = end - start;
+        let (name, all, span) = self.named(url, pinned, &range);
+        let bytes = all.end - all.start;
         if bytes > self.span_bytes_max() {
             let text = format!("{bytes} bytes are more than this server has room for at once");
             return Err(NoSpan::Disk(io::Error::other(text)));
         }
-        let version = &pinned.version;
-        let what =
-            format!("{}\0{}\0{:?}\0{}", url, version.token(), version.strength(), pinned.len);
-        let name = format!("{}-{start}-{end}", digest(what.as_bytes()));
-        let path = self.folder.join(&name);
-        let span = Span { path: path.clone(), at: range.start - start, len: end - range.start };
-        if self.with(|held| held.spans.touch(&name).is_some()) && path.exists() {
+        if let Some(span) = self.find(url, pinned, &range) {
             return Ok(span);
         }
-        let room = self.reserve(bytes.next_multiple_of(PAGE)).map_err(NoSpan::Disk)?;
+        let cache = object.cache().clone();
+        let spare = move || cache.spare_bytes();
+        let room = self.reserve(bytes.next_multiple_of(PAGE), &spare).map_err(NoSpan::Disk)?;
         let number = self.temporaries.fetch_add(1, Relaxed);
         let temporary = Temporary(self.folder.join(format!("{number}.tmp")));
         let mut how = OpenOptions::new();
         let file = how.write(true).create_new(true).mode(0o600).open(&temporary.0);
         let mut file = file.map_err(NoSpan::Disk)?;
-        let body = object.read(version, start..end).await;
+        let body = object.read(&pinned.version, all).await;
         let mut body = body.map_err(NoSpan::Source)?;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(NoSpan::Source)?;
             file = blocking(move || file.write_all(&chunk).map(|()| file)).await?;
         }
         drop(file);
-        fs::rename(&temporary.0, &path).map_err(NoSpan::Disk)?;
+        fs::rename(&temporary.0, &span.path).map_err(NoSpan::Disk)?;
         room.keep(name);
         Ok(span)
     }
 
-    /// Takes room before it is used, from spans that were not used for longest.
-    fn reserve(&self, bytes: u64) -> io::Result<Room<'_>> {
-        let leaving = self.with(|held| held.make_room(bytes, self.bytes_max));
+    /// Takes room before it is used, from spans that were not used for longest. Of the disk, too, of which
+    /// so much is to `spare` that what must stay free does.
+    fn reserve(&self, bytes: u64, spare: &dyn Fn() -> io::Result<u64>) -> io::Result<Room<'_>> {
+        let short = bytes.saturating_sub(spare()?);
+        let leaving = self.with(|held| held.make_room(bytes, self.bytes_max, short));
         for name in leaving {
             let _ = fs::remove_file(self.folder.join(name));
+        }
+        if short > 0 && spare()? < bytes {
+            let text = "the disk has less free than must stay free (--free-bytes)";
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
         match self.with(|held| held.reserve(bytes, self.bytes_max)) {
             true => Ok(Room { spans: self, bytes }),
@@ -203,9 +224,9 @@ impl Held {
         self.spans.insert(name, (), bytes);
     }
 
-    /// Who leaves, so that `bytes` more stay within `bytes_max`.
-    fn make_room(&mut self, bytes: u64, bytes_max: u64) -> Vec<String> {
-        let mut over = (self.bytes() + bytes).saturating_sub(bytes_max);
+    /// Who leaves, so that `bytes` more stay within `bytes_max`, and the disk has `short` more.
+    fn make_room(&mut self, bytes: u64, bytes_max: u64, short: u64) -> Vec<String> {
+        let mut over = (self.bytes() + bytes).saturating_sub(bytes_max).max(short);
         if over == 0 {
             return Vec::new();
         }
@@ -237,10 +258,10 @@ mod tests {
         }
         assert!(held.spans.touch("b").is_some());
         assert_eq!(held.bytes(), 3 * 4096);
-        assert_eq!(held.make_room(4096, 3 * 4096), ["c"]);
-        assert_eq!(held.make_room(3 * 4096, 3 * 4096), ["a", "b"]);
+        assert_eq!(held.make_room(4096, 3 * 4096, 0), ["c"]);
+        assert_eq!(held.make_room(4096, 1 << 20, 8000), ["a", "b"]);
         assert_eq!((held.bytes(), held.spans.count()), (0, 0));
         assert!(held.reserve(4096, 4096) && !held.reserve(1, 4096), "what is under way counts");
-        assert_eq!(held.make_room(4096, 4096).len(), 0, "and does not leave");
+        assert_eq!(held.make_room(4096, 4096, 4096).len(), 0, "and does not leave");
     }
 }
