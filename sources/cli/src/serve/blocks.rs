@@ -541,7 +541,6 @@ impl Connection {
         let no_handle = "there is no such handle";
         let answered = match asked {
             Asked::Open { url, pinned } => {
-                let _turn = self.seat.turn().await;
                 self.open(&url, pinned).await.map(|answer| Outgoing::answer(&answer, id))
             }
             Asked::Read { opened, offset, length, file } => {
@@ -568,10 +567,7 @@ impl Connection {
                     return self.refuse(id, text).await;
                 }
                 match tokio::time::timeout(FRAME_WAIT, self.seat.file()).await {
-                    Ok(part) => {
-                        let _turn = self.seat.turn().await;
-                        self.memory(id, &opened, offset, part).await
-                    }
+                    Ok(part) => self.memory(id, &opened, offset, part).await,
                     Err(_) => {
                         let text = "too many descriptors are on their way".to_owned();
                         let code = Code::Throttled;
@@ -594,6 +590,7 @@ impl Connection {
         let (pinned, alignment, part_bytes) = match pinned {
             Some(pinned) => (pinned, self.server.extent_bytes, self.server.extent_bytes),
             None => {
+                let _turn = self.seat.turn(url).await;
                 let stat = object.stat().await?;
                 (Pinned::of(&stat), stat.alignment, stat.part_bytes)
             }
@@ -676,7 +673,7 @@ impl Connection {
         room: Option<Room>,
     ) -> Result<Outgoing, SourceError> {
         let (Opened { object, pinned, .. }, length) = (opened, range.end - range.start);
-        let _turn = self.seat.turn().await;
+        let _turn = self.turn(opened, &range).await;
         let mut parts: Vec<Bytes> = vec![Answer::Bytes { length }.encode(id).into()];
         let mut body = object.read(&pinned.version, range.clone()).await?;
         let mut got = 0;
@@ -691,6 +688,16 @@ impl Connection {
             return Err(SourceError::short_body(object.name(), range, got));
         }
         Ok(Outgoing { id, parts, file: None, _room: room })
+    }
+
+    /// A turn to ask the source, which the disk may spare us.
+    async fn turn(&self, opened: &Opened, range: &Range<u64>) -> Option<Part> {
+        let Opened { url, object, pinned, .. } = opened;
+        match self.seat.turn_now(url) {
+            Some(turn) => Some(turn),
+            None if object.holds(&pinned.version, range.clone()).await => None,
+            None => Some(self.seat.turn(url).await),
+        }
     }
 
     /// What is fetched at once, and lies in one file.
@@ -728,20 +735,22 @@ impl Connection {
         range: &Range<u64>,
         find: Find,
     ) -> Result<Option<Outgoing>, SourceError> {
-        // Opened when it may be sent, and not before.
-        let part = tokio::time::timeout(FILE_WAIT, self.seat.file()).await;
-        let Ok(part) = part else { return Ok(None) };
-        let _turn = self.seat.turn().await;
-        let Opened { object, pinned, .. } = opened;
+        let Opened { url, object, pinned, .. } = opened;
         // As much as lies in one extent: the client asks for the rest when it needs it.
         let extent = self.extent(object);
         let end = self.extent_end(object, range.start).min(range.end);
         let (version, wanted) = (&pinned.version, range.start..end);
         let placed = match find {
             Find::Here => object.placed(version, wanted, extent).await?,
-            Find::Bring => object.place(version, wanted, extent).await?,
+            Find::Bring => {
+                let _turn = self.seat.turn(url).await;
+                object.place(version, wanted, extent).await?
+            }
         };
         let Some(placed) = placed else { return Ok(None) };
+        // Opened when it may be sent, and not before.
+        let part = tokio::time::timeout(FILE_WAIT, self.seat.file()).await;
+        let Ok(part) = part else { return Ok(None) };
         match placed.open() {
             Ok(file) => {
                 let answer = Answer::File { position: placed.at(), length: placed.len() };

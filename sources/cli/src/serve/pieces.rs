@@ -174,7 +174,7 @@ impl Pieces {
             let piece = self.with(|held| held.piece(&key, len, self.room));
             let piece = piece.ok_or(NoPiece::Full)?;
             let make = || async {
-                let _turn = seat.fill().await;
+                let (_turn, _fill) = (seat.turn(url).await, seat.fill().await);
                 fill(object, pinned, range.clone()).await
             };
             let made = piece.file.get_or_try_init(make).await;

@@ -102,6 +102,42 @@ struct Client {
     seats: usize,
     left: Arc<Left>,
     handles: Arc<Semaphore>,
+    hosts: Arc<Hosts>,
+}
+
+/// A client's requests by the host that they ask. One that does not answer takes three quarters of them
+/// at most, and leaves the rest to other hosts.
+struct Hosts {
+    most: usize,
+    left: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Hosts {
+    /// Of a client that may have so many requests worked on.
+    fn of(requests: usize) -> Arc<Hosts> {
+        Arc::new(Hosts { most: (requests * 3 / 4).max(1), left: Mutex::default() })
+    }
+
+    /// What is left for the host of `url`.
+    fn left(&self, url: &str) -> Arc<Semaphore> {
+        let host = host(url);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = left.get(host) {
+            return left.clone();
+        }
+        // Whoever asks a host, or waits to, has it.
+        left.retain(|_, left| Arc::strong_count(left) > 1);
+        let fresh = Arc::new(Semaphore::new(self.most));
+        left.insert(host.to_owned(), fresh.clone());
+        fresh
+    }
+}
+
+/// An address to the end of its host, or bucket.
+fn host(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |end| start + end);
+    &url[..end]
 }
 
 /// A connection's place. Free again when dropped.
@@ -111,12 +147,15 @@ pub(super) struct Seat {
     /// What is left for its client.
     own: Arc<Left>,
     handles: Arc<Semaphore>,
+    hosts: Arc<Hosts>,
 }
 
 /// A part of what is shared, given back when it is dropped.
 pub(super) struct Part {
     _client: Option<OwnedSemaphorePermit>,
     _all: Option<OwnedSemaphorePermit>,
+    /// Of requests alone.
+    _host: Option<OwnedSemaphorePermit>,
 }
 
 impl Part {
@@ -124,14 +163,14 @@ impl Part {
     async fn of(client: &Arc<Semaphore>, all: &Arc<Semaphore>, count: u32) -> Part {
         let client = client.clone().acquire_many_owned(count).await.ok();
         let all = all.clone().acquire_many_owned(count).await.ok();
-        Part { _client: client, _all: all }
+        Part { _client: client, _all: all, _host: None }
     }
 
     /// So many, if they are there now.
     fn now(client: &Arc<Semaphore>, all: &Arc<Semaphore>, count: u32) -> Option<Part> {
         let client = client.clone().try_acquire_many_owned(count).ok()?;
         let all = all.clone().try_acquire_many_owned(count).ok()?;
-        Some(Part { _client: Some(client), _all: Some(all) })
+        Some(Part { _client: Some(client), _all: Some(all), _host: None })
     }
 }
 
@@ -155,7 +194,7 @@ impl Seats {
             Peer::Refused => (REFUSED_MAX, REFUSED_MAX),
             _ => (self.listener_max, self.client_max),
         };
-        let (own, handles) = self.with(|held| {
+        let (own, handles, hosts) = self.with(|held| {
             let seats = held.clients.get(&peer).map_or(0, |client| client.seats);
             let taken = &mut held.listeners[peer.listener()];
             if *taken >= listener_max || seats >= client_max {
@@ -166,18 +205,29 @@ impl Seats {
                 seats: 0,
                 left: Left::of(self.shares, 2),
                 handles: Arc::new(Semaphore::new((HANDLE_BYTES / HANDLE_UNIT) as usize)),
+                hosts: Hosts::of(self.shares.requests.div_ceil(2)),
             });
             client.seats += 1;
-            Some((client.left.clone(), client.handles.clone()))
+            Some((client.left.clone(), client.handles.clone(), client.hosts.clone()))
         })?;
-        Some(Seat { seats: self.clone(), peer, own, handles })
+        Some(Seat { seats: self.clone(), peer, own, handles, hosts })
     }
 }
 
 impl Seat {
-    /// Waits until one more request may be worked on.
-    pub(super) async fn turn(&self) -> Part {
-        Part::of(&self.own.requests, &self.seats.left.requests, 1).await
+    /// Waits until one more request for `url` may be worked on. What the disk has needs none: else a
+    /// source that does not answer would hold it up.
+    pub(super) async fn turn(&self, url: &str) -> Part {
+        let host = self.hosts.left(url).acquire_owned().await.ok();
+        let part = Part::of(&self.own.requests, &self.seats.left.requests, 1).await;
+        Part { _host: host, ..part }
+    }
+
+    /// The same, if it may be now.
+    pub(super) fn turn_now(&self, url: &str) -> Option<Part> {
+        let host = self.hosts.left(url).try_acquire_owned().ok()?;
+        let part = Part::now(&self.own.requests, &self.seats.left.requests, 1)?;
+        Some(Part { _host: Some(host), ..part })
     }
 
     /// Waits until there is room for an answer of so many bytes, which is given back when it is read.
@@ -279,20 +329,43 @@ mod tests {
         let (slow, too) = (slow.expect("a place"), too.expect("another of its connections"));
         let other = seats.take(Peer::User(2)).expect("a place");
         let mut held = Vec::new();
-        for seat in [&slow, &too, &slow] {
-            held.push((seat.turn().await, seat.file().await, seat.fill().await));
+        for (seat, url) in [(&slow, "s3://a/1"), (&too, "s3://b"), (&slow, "s3://c?x/y")] {
+            held.push((seat.turn(url).await, seat.file().await, seat.fill().await));
         }
-        assert!(too.turn().now_or_never().is_none(), "three of five, rounded up");
+        assert!(too.turn("s3://d").now_or_never().is_none(), "three of five, rounded up");
+        assert!(too.turn_now("s3://d").is_none());
         assert!(too.file().now_or_never().is_none() && too.fill().now_or_never().is_none());
-        for _ in 0..2 {
-            held.push((other.turn().await, other.file().await, other.fill().await));
+        for url in ["s3://a/1", "s3://a/2"] {
+            held.push((other.turn(url).await, other.file().await, other.fill().await));
         }
         held.remove(0);
-        held.push((too.turn().await, too.file().await, too.fill().await));
+        held.push((too.turn("s3://d").await, too.file().await, too.fill().await));
         let announced: Vec<_> = (0..100).map_while(|_| slow.announcement()).collect();
         assert_eq!(announced.len(), ANNOUNCED_MAX / 2);
         let others: Vec<_> = (0..100).map_while(|_| other.announcement()).collect();
         assert_eq!(others.len(), ANNOUNCED_MAX / 2);
+    }
+
+    /// A host that does not answer had all turns of its client, by however many connections.
+    #[tokio::test]
+    async fn one_host_leaves_a_quarter_to_the_others() {
+        let seats = seats(10, 10, 16);
+        let (one, two) = (seats.take(Peer::User(1)), seats.take(Peer::User(1)));
+        let (one, two) = (one.expect("a place"), two.expect("a place"));
+        let mut held = Vec::new();
+        for n in 0..3 {
+            held.push(one.turn(&format!("http://slow:80/{n}?a")).await);
+            held.push(two.turn_now(&format!("http://slow:80?{n}")).expect("six of eight"));
+        }
+        assert!(two.turn_now("http://slow:80/x").is_none());
+        assert!(one.turn("http://slow:80/x").now_or_never().is_none());
+        held.push(one.turn("http://slow:81/x").await);
+        held.push(two.turn_now("http://other/slow:80").expect("the last of eight"));
+        assert!(one.turn_now("s3://bucket").is_none());
+        drop(held);
+        assert!(two.turn_now("http://slow:80/x").is_some());
+        two.hosts.left("http://one-more");
+        assert_eq!(two.hosts.left.lock().expect("nobody panicked").len(), 1, "those in use");
     }
 
     /// 1024 objects on each of 512 connections, with 16 KiB of texts each, were 8 GiB.

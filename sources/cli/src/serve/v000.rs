@@ -157,11 +157,10 @@ async fn answer(
 ) -> Answer {
     server.counts.requests.fetch_add(1, Relaxed);
     let _seen = server.seen.turn(client);
-    let _turn = seat.turn().await;
     let Some(url) = url else { return Answer::Failed };
     let answered = match head.want {
-        Want::Hello => hello(server, handles, url).await,
-        Want::Read => read(server, handles, url, head).await,
+        Want::Hello => hello(server, seat, handles, url).await,
+        Want::Read => read(server, seat, handles, url, head).await,
         Want::Unknown(_) | Want::Exit => Ok(Answer::Unsupported),
     };
     let answer = answered.unwrap_or_else(|error| {
@@ -182,11 +181,14 @@ async fn answer(
 /// Pins the version that the object has now.
 async fn hello(
     server: &Server,
+    seat: &Seat,
     handles: &mut HashMap<String, Handle>,
     url: &str,
 ) -> Result<Answer, SourceError> {
     let object = server.objects.get(url)?;
+    let turn = seat.turn(url).await;
     let stat = object.stat().await?;
+    drop(turn);
     let pinned = Pinned::of(&stat);
     if let Some(before) = handles.remove(url).filter(|before| before.counted) {
         server.handles.end(url, &before.pinned);
@@ -210,6 +212,7 @@ async fn hello(
 /// A client that goes on after its connection was lost.
 async fn resume(
     server: &Server,
+    seat: &Seat,
     handles: &mut HashMap<String, Handle>,
     url: &str,
 ) -> Result<Answer, SourceError> {
@@ -219,7 +222,7 @@ async fn resume(
     let object = server.objects.get(url)?;
     match server.handles.resume(url) {
         Known::Unclear => Ok(Answer::Failed),
-        Known::None => hello(server, handles, url).await,
+        Known::None => hello(server, seat, handles, url).await,
         Known::One { pinned, counted } => {
             handles.insert(url.to_owned(), Handle::new(&object, pinned, counted));
             Ok(Answer::Welcome)
@@ -236,12 +239,13 @@ impl Handle {
 
 async fn read(
     server: &Arc<Server>,
+    seat: &Seat,
     handles: &mut HashMap<String, Handle>,
     url: &str,
     head: Head,
 ) -> Result<Answer, SourceError> {
     if !handles.contains_key(url) {
-        let resumed = resume(server, handles, url).await?;
+        let resumed = resume(server, seat, handles, url).await?;
         if resumed != Answer::Welcome {
             return Ok(resumed);
         }
@@ -255,20 +259,37 @@ async fn read(
     let range = head.offset..end;
     server.seen.asked(object, &pinned.version, pinned.len, &range);
     let segment = object.segment_bytes();
-    let mut placed = None;
-    if range.start / segment == (range.end - 1) / segment {
-        placed = object.place(&pinned.version, range.clone(), server.extent_bytes).await?;
-    }
-    let (path, position, size) = match placed {
-        Some(placed) => (placed.path().to_owned(), placed.at(), placed.len()),
-        None => match server.spans.get(object, url, pinned, range).await {
-            Ok(span) => (span.path, span.at, span.len),
-            Err(NoSpan::Source(error)) => return Err(error),
-            Err(NoSpan::Disk(error)) => {
-                tracing::warn!(%error, "no file for a range");
-                return Ok(Answer::Failed);
+    let (version, extent) = (&pinned.version, server.extent_bytes);
+    let is_in_one = range.start / segment == (range.end - 1) / segment;
+    let mut placed = match is_in_one {
+        true => object.placed(version, range.clone(), extent).await?,
+        false => None,
+    };
+    let mut span = match placed {
+        Some(_) => None,
+        None => server.spans.find(url, pinned, &range),
+    };
+    if placed.is_none() && span.is_none() {
+        // What is here waits for nobody.
+        let _turn = seat.turn(url).await;
+        if is_in_one {
+            placed = object.place(version, range.clone(), extent).await?;
+        }
+        if placed.is_none() {
+            match server.spans.get(object, url, pinned, range).await {
+                Ok(made) => span = Some(made),
+                Err(NoSpan::Source(error)) => return Err(error),
+                Err(NoSpan::Disk(error)) => {
+                    tracing::warn!(%error, "no file for a range");
+                    return Ok(Answer::Failed);
+                }
             }
-        },
+        }
+    }
+    let (path, position, size) = match (placed, span) {
+        (Some(placed), _) => (placed.path().to_owned(), placed.at(), placed.len()),
+        (None, Some(span)) => (span.path, span.at, span.len),
+        (None, None) => return Ok(Answer::Failed),
     };
     let answered = head.offset..head.offset + size;
     let next = streams.next(&answered, server.extent_bytes, pinned.len);
