@@ -281,6 +281,9 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<String, Broken> {
         let len = usize::from(self.u16()?);
+        if len > TEXT_BYTES_MAX {
+            return Err(Broken("a text is too long"));
+        }
         let text = std::str::from_utf8(self.bytes(len)?);
         text.map(str::to_owned).map_err(|_| Broken("a text is not UTF-8"))
     }

@@ -245,7 +245,10 @@ impl Incoming {
             self.filled -= frame.len();
             Ok(Some((head, frame.split_off(HEAD_BYTES))))
         };
-        timeout(wait, rest).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        timeout(wait, rest).await.unwrap_or_else(|_| {
+            let text = format!("a frame was not whole {wait:?} after its first byte");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
     }
 
     /// The descriptor that came with a frame. In the order of the frames.

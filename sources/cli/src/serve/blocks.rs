@@ -246,8 +246,12 @@ pub(super) async fn serve(
     let socket = Arc::new(socket);
     let mut incoming = Incoming::default();
     let memory = if server.pieces.is_on() { MEMORY } else { 0 };
-    let greeting = greet(&socket, &mut incoming, gate, FILES | memory);
-    let Ok(Ok(has)) = tokio::time::timeout(FRAME_WAIT, greeting).await else { return };
+    let greeted = tokio::select! {
+        biased;
+        () = seat.ousted() => return,
+        greeted = greet(&socket, &mut incoming, gate, FILES | memory) => greeted,
+    };
+    let Some(has) = greeted.ok().filter(|_| seat.begin()) else { return };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
     let writer = tokio::spawn(write(server.clone(), socket.clone(), outgoing));
     // Kept until the last answer is gone, which takes room of its client's until then.
@@ -391,11 +395,26 @@ async fn greet(
     gate: &Gate,
     offers: u32,
 ) -> io::Result<u32> {
-    let frame = incoming.frame(socket, BODY_BYTES_MAX, FRAME_WAIT).await?;
-    let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let refuse = |code, text: &str| {
-        Answer::Failed { code, retry_after_ms: 0, text: text.to_owned() }.encode(head.id)
+    let refusal = |id: u64, code, text: &str| {
+        Answer::Failed { code, retry_after_ms: 0, text: text.to_owned() }.encode(id)
     };
+    let frame = incoming.frame(socket, BODY_BYTES_MAX, FRAME_WAIT);
+    let frame = tokio::time::timeout(FRAME_WAIT, frame).await.unwrap_or_else(|_| {
+        let text = format!("no hello came within {FRAME_WAIT:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    });
+    let frame = match frame {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut) =>
+        {
+            let why = refusal(0, Code::Malformed, &error.to_string());
+            socket.send(&[why.into()], None, FRAME_WAIT).await?;
+            return Err(error);
+        }
+        other => other?,
+    };
+    let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let refuse = |code, text: &str| refusal(head.id, code, text);
     let answer = match (Request::decode(head.kind, &body), gate) {
         (_, Gate::Closed(why)) => Err(refuse(Code::Unauthorized, why)),
         (Ok(Request::Hello { token, .. }), Gate::Token(secret)) if !is_same(&token, secret) => {
@@ -773,13 +792,14 @@ impl Connection {
     ) -> Result<Outgoing, SourceError> {
         let Opened { url, object, pinned, .. } = opened;
         let pieces = &self.server.pieces;
-        let failed = |text: String| {
-            let answer = Answer::Failed { code: Code::Throttled, retry_after_ms: 0, text };
-            Ok(Outgoing::answer(&answer, id))
+        let refused = |code, text: String| {
+            Ok(Outgoing::answer(&Answer::Failed { code, retry_after_ms: 0, text }, id))
         };
+        let failed = |text: String| refused(Code::Throttled, text);
         if !object.keeps(&pinned.version) {
             // Its pieces might be of different versions.
-            return failed("an object whose version is weak is not mapped".to_owned());
+            let text = "an object whose version is weak is not mapped: read it".to_owned();
+            return refused(Code::Permanent, text);
         }
         let (piece, file, range) = match pieces.get(object, url, pinned, offset, &self.seat).await {
             Ok(piece) => piece,

@@ -11,11 +11,12 @@
 //! its browser sends. Addresses of objects are shown without what may be a secret (`seen::shown`).
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -33,13 +34,14 @@ use sources::disk_cache::ObjectMap;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Mutex, oneshot, watch},
     time::Sleep,
 };
 
 use super::{Server, metrics, saved::Saved, seen};
 
-/// Connections at once; further ones wait.
+/// Connections at once. A further one takes the place of the one that took nothing for longest: what asks
+/// whether the server lives has an answer, whoever else is slow.
 const CONNECTIONS_MAX: usize = 64;
 /// For a request to come in whole, and for some bytes of an answer to be taken.
 const STALL: Duration = Duration::from_secs(30);
@@ -134,7 +136,7 @@ impl Page {
             .route("/readyz", get(ready))
             .layer(middleware::from_fn_with_state(shared.clone(), guard))
             .with_state(shared);
-        let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let seats = Arc::<Seats>::default();
         let listener = Seated { listener: self.listener, address: self.address, seats };
         let closed = async move {
             let _ = closing.wait_for(|closing| *closing).await;
@@ -304,7 +306,63 @@ impl Shared {
 struct Seated {
     listener: TcpListener,
     address: SocketAddr,
-    seats: Arc<Semaphore>,
+    seats: Arc<Seats>,
+}
+
+/// Who has a connection, by when it last took something, and which of them came first.
+#[derive(Default)]
+struct Seats {
+    held: std::sync::Mutex<BTreeMap<(Instant, u64), oneshot::Sender<()>>>,
+    next: std::sync::atomic::AtomicU64,
+}
+
+/// A place, free again when it is dropped.
+struct Sitting {
+    seats: Arc<Seats>,
+    key: (Instant, u64),
+    /// Ends when another takes it.
+    ousted: oneshot::Receiver<()>,
+}
+
+impl Seats {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut BTreeMap<(Instant, u64), oneshot::Sender<()>>) -> T,
+    ) -> T {
+        work(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(self: &Arc<Seats>) -> Sitting {
+        let (stays, ousted) = oneshot::channel();
+        let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let key = (Instant::now(), number);
+        self.with(|held| {
+            if held.len() >= CONNECTIONS_MAX {
+                held.pop_first();
+            }
+            held.insert(key, stays);
+        });
+        Sitting { seats: self.clone(), key, ousted }
+    }
+}
+
+impl Sitting {
+    /// It has taken something.
+    fn took(&mut self) {
+        let key = (Instant::now(), self.key.1);
+        self.seats.with(|held| {
+            if let Some(stays) = held.remove(&self.key) {
+                held.insert(key, stays);
+                self.key = key;
+            }
+        });
+    }
+}
+
+impl Drop for Sitting {
+    fn drop(&mut self) {
+        self.seats.with(|held| held.remove(&self.key));
+    }
 }
 
 impl axum::serve::Listener for Seated {
@@ -313,13 +371,10 @@ impl axum::serve::Listener for Seated {
 
     async fn accept(&mut self) -> (Timed, SocketAddr) {
         loop {
-            let Ok(seat) = self.seats.clone().acquire_owned().await else {
-                unreachable!("nobody closes it")
-            };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     let _ = stream.set_nodelay(true);
-                    return (Timed::new(stream, seat), peer);
+                    return (Timed::new(stream, self.seats.take()), peer);
                 }
                 // Out of descriptors, or a client that left at once.
                 Err(error) => {
@@ -336,19 +391,22 @@ impl axum::serve::Listener for Seated {
 }
 
 /// A connection that ends when its client takes nothing for [`STALL`], be it that it sends no whole
-/// request or that it reads no answer.
+/// request or that it reads no answer, or when another has its place.
 struct Timed<S = TcpStream> {
     stream: S,
     end: Pin<Box<Sleep>>,
-    _seat: OwnedSemaphorePermit,
+    seat: Sitting,
 }
 
 impl<S> Timed<S> {
-    fn new(stream: S, seat: OwnedSemaphorePermit) -> Timed<S> {
-        Timed { stream, end: Box::pin(tokio::time::sleep(STALL)), _seat: seat }
+    fn new(stream: S, seat: Sitting) -> Timed<S> {
+        Timed { stream, end: Box::pin(tokio::time::sleep(STALL)), seat }
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if Pin::new(&mut self.seat.ousted).poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match self.end.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -377,6 +435,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         if written.is_ready() {
             self.end.as_mut().reset(tokio::time::Instant::now() + STALL);
+            self.seat.took();
         }
         written
     }
@@ -428,8 +487,8 @@ mod tests {
     async fn a_client_that_takes_nothing_is_given_up() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut client, stream) = tokio::io::duplex(64);
-        let seats = Arc::new(Semaphore::new(1));
-        let mut timed = Timed::new(stream, seats.clone().try_acquire_owned().expect("a seat"));
+        let seats = Arc::<Seats>::default();
+        let mut timed = Timed::new(stream, seats.take());
         let mut byte = [0];
         for _ in 0..2 {
             tokio::time::advance(STALL * 9 / 10).await;
@@ -444,6 +503,31 @@ mod tests {
         let late = timed.read_exact(&mut byte).await.expect_err("too late");
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
         drop(timed);
-        assert_eq!(seats.available_permits(), 1);
+        seats.with(|held| assert!(held.is_empty()));
+    }
+
+    /// A receiver that was polled to its end must not be polled again.
+    #[tokio::test]
+    async fn who_took_nothing_for_longest_gives_way() {
+        use tokio::io::AsyncWriteExt;
+        let seats = Arc::<Seats>::default();
+        let mut all: Vec<_> = (0..CONNECTIONS_MAX)
+            .map(|_| {
+                let (client, stream) = tokio::io::duplex(64);
+                (client, Timed::new(stream, seats.take()))
+            })
+            .collect();
+        all[0].1.write_all(b"x").await.expect("it has its place");
+        let _one_more = seats.take();
+        seats.with(|held| assert_eq!(held.len(), CONNECTIONS_MAX));
+        for _ in 0..2 {
+            let gone = all[1].1.write_all(b"x").await.expect_err("the second gave way");
+            assert_eq!(gone.kind(), io::ErrorKind::ConnectionAborted);
+        }
+        for n in [0, 2, CONNECTIONS_MAX - 1] {
+            all[n].1.write_all(b"x").await.expect("it has its place");
+        }
+        drop(all);
+        seats.with(|held| assert_eq!(held.len(), 1, "who was ousted took none along"));
     }
 }

@@ -4,17 +4,25 @@
 //! Each listener has places of its own, and each of its clients, an address or a user of this machine,
 //! at most so many of them, and half of everything that is shared: whatever one does, the others find
 //! some. Who is turned away takes one of a few places beside them, for as long as that takes to say.
+//!
+//! Who has just come and said nothing is a newcomer. There are few of them, and where there is no place
+//! left the one that has been silent for longest gives way to the next.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Connections that are being told that they are not served.
 const REFUSED_MAX: usize = 16;
+/// Connections of one listener that have not said anything yet.
+const NEWCOMERS_MAX: usize = 64;
 /// Bytes of answers that wait to be read, of all connections: half of them for one client.
 const UNREAD_BYTES: u64 = 256 << 20;
 /// They are counted by this.
@@ -96,6 +104,37 @@ pub(super) struct Seats {
 struct Held {
     clients: HashMap<Peer, Client>,
     listeners: [usize; 4],
+    /// Those who have said nothing yet, in the order in which they came.
+    newcomers: BTreeMap<u64, Newcomer>,
+    next: u64,
+}
+
+struct Newcomer {
+    peer: Peer,
+    leave: Arc<Notify>,
+}
+
+impl Held {
+    /// The place of a connection that came from `peer` is free.
+    fn free(&mut self, peer: Peer) {
+        self.listeners[peer.listener()] -= 1;
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.seats -= 1;
+            if client.seats == 0 {
+                self.clients.remove(&peer);
+            }
+        }
+    }
+
+    /// Takes the place of the newcomer that came first, of those that `concerns`.
+    fn oust(&mut self, concerns: impl Fn(Peer) -> bool) {
+        let first = self.newcomers.iter().find(|(_, one)| concerns(one.peer));
+        let Some(number) = first.map(|(number, _)| *number) else { return };
+        if let Some(newcomer) = self.newcomers.remove(&number) {
+            newcomer.leave.notify_one();
+            self.free(newcomer.peer);
+        }
+    }
 }
 
 struct Client {
@@ -144,6 +183,10 @@ fn host(url: &str) -> &str {
 pub(super) struct Seat {
     seats: Arc<Seats>,
     peer: Peer,
+    /// Of the newcomer that it was.
+    number: u64,
+    leave: Arc<Notify>,
+    has_begun: AtomicBool,
     /// What is left for its client.
     own: Arc<Left>,
     handles: Arc<Semaphore>,
@@ -194,8 +237,20 @@ impl Seats {
             Peer::Refused => (REFUSED_MAX, REFUSED_MAX),
             _ => (self.listener_max, self.client_max),
         };
-        let (own, handles, hosts) = self.with(|held| {
-            let seats = held.clients.get(&peer).map_or(0, |client| client.seats);
+        let leave = Arc::new(Notify::new());
+        let (number, own, handles, hosts) = self.with(|held| {
+            let seats_of = |held: &Held| held.clients.get(&peer).map_or(0, |client| client.seats);
+            let listener = peer.listener();
+            let is_of = |other: Peer| other.listener() == listener;
+            let newcomers = held.newcomers.values().filter(|one| is_of(one.peer)).count();
+            if peer == Peer::Refused {
+                // They are told, and go.
+            } else if seats_of(held) >= client_max {
+                held.oust(|other| other == peer);
+            } else if held.listeners[listener] >= listener_max || newcomers >= NEWCOMERS_MAX {
+                held.oust(is_of);
+            }
+            let seats = seats_of(held);
             let taken = &mut held.listeners[peer.listener()];
             if *taken >= listener_max || seats >= client_max {
                 return None;
@@ -208,13 +263,31 @@ impl Seats {
                 hosts: Hosts::of(self.shares.requests.div_ceil(2)),
             });
             client.seats += 1;
-            Some((client.left.clone(), client.handles.clone(), client.hosts.clone()))
+            held.next += 1;
+            held.newcomers.insert(held.next, Newcomer { peer, leave: leave.clone() });
+            Some((held.next, client.left.clone(), client.handles.clone(), client.hosts.clone()))
         })?;
-        Some(Seat { seats: self.clone(), peer, own, handles, hosts })
+        let (seats, has_begun) = (self.clone(), AtomicBool::new(false));
+        Some(Seat { seats, peer, number, leave, has_begun, own, handles, hosts })
     }
 }
 
 impl Seat {
+    /// It is a newcomer no more. False if another has its place already.
+    pub(super) fn begin(&self) -> bool {
+        self.seats.with(|held| {
+            if held.newcomers.remove(&self.number).is_some() {
+                self.has_begun.store(true, Relaxed);
+            }
+        });
+        self.has_begun.load(Relaxed)
+    }
+
+    /// Resolves when another has its place.
+    pub(super) async fn ousted(&self) {
+        self.leave.notified().await;
+    }
+
     /// Waits until one more request for `url` may be worked on. What the disk has needs none: else a
     /// source that does not answer would hold it up.
     pub(super) async fn turn(&self, url: &str) -> Part {
@@ -265,12 +338,9 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.seats.with(|held| {
-            held.listeners[self.peer.listener()] -= 1;
-            if let Some(client) = held.clients.get_mut(&self.peer) {
-                client.seats -= 1;
-                if client.seats == 0 {
-                    held.clients.remove(&self.peer);
-                }
+            let is_newcomer = held.newcomers.remove(&self.number).is_some();
+            if is_newcomer || self.has_begun.load(Relaxed) {
+                held.free(self.peer);
             }
         });
     }
@@ -291,10 +361,11 @@ mod tests {
     fn one_client_or_listener_leaves_places_to_the_others() {
         let seats = seats(3, 2, 1);
         let (one, two) = (Peer::User(1), Peer::User(2));
-        let first = seats.take(one).expect("a place");
-        let _second = seats.take(one).expect("a place");
+        let take = |peer| seats.take(peer).filter(Seat::begin);
+        let first = take(one).expect("a place");
+        let _second = take(one).expect("a place");
         assert!(seats.take(one).is_none(), "two for each client");
-        let _third = seats.take(two).expect("a place");
+        let _third = take(two).expect("a place");
         assert!(seats.take(two).is_none(), "three for the listener");
         let here = IpAddr::from([127, 0, 0, 1]);
         let _other = seats.take(Peer::V000(here)).expect("another listener has its own");
@@ -304,6 +375,34 @@ mod tests {
         assert!(seats.take(two).is_some());
         drop(refused);
         assert!(seats.take(Peer::Refused).is_some());
+    }
+
+    /// 512 connections that said nothing left no place to whoever had something to say.
+    #[test]
+    fn who_says_nothing_gives_way() {
+        let seats = seats(1000, 3, 1);
+        let (one, two) = (Peer::User(1), Peer::User(2));
+        let begun = seats.take(one).expect("a place");
+        assert!(begun.begin() && begun.begin());
+        let silent = [seats.take(one).expect("a place"), seats.take(one).expect("a place")];
+        let third = seats.take(one).expect("that of the first");
+        assert!(silent[0].ousted().now_or_never().is_some() && !silent[0].begin());
+        assert!(silent[1].ousted().now_or_never().is_none() && silent[1].begin());
+        assert!(third.begin());
+        assert!(seats.take(one).is_none(), "three have begun");
+        // Who was ousted has no place to give back.
+        drop(silent);
+        let _another = seats.take(one).filter(Seat::begin).expect("that of one of them");
+        assert!(seats.take(one).is_none());
+        // Of other clients, too, where they are many.
+        let here = |n: u8| Peer::Tcp(IpAddr::from([127, 0, 0, n]));
+        let many: Vec<_> = (0..=NEWCOMERS_MAX as u8).map(|n| seats.take(here(n))).collect();
+        assert!(many.iter().all(Option::is_some));
+        let ousted = many.iter().flatten().filter(|seat| seat.ousted().now_or_never().is_some());
+        assert_eq!(ousted.count(), 1);
+        assert!(seats.take(two).is_some(), "another listener has its own");
+        drop(many);
+        seats.with(|held| assert_eq!((held.listeners[2], held.newcomers.len()), (0, 0)));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! `PROTOCOL.md`, part 1, is the text. What the first server left open is decided so:
 //!
+//! - A connection says something within [`FRAME_WAIT`]; later it may be silent for days.
 //! - A frame must be whole within [`FRAME_WAIT`] of its first byte, and its path no longer than 1023
 //!   bytes; what is longer is answered `FAIL`, and the connection closed, since nobody can tell
 //!   where the next frame begins.
@@ -71,13 +72,18 @@ pub(super) async fn serve(
     let _ = stream.set_nodelay(true);
     let mut handles = HashMap::new();
     let mut goodbye = false;
+    let mut first_wait = Some(FRAME_WAIT);
     loop {
         // Only between requests: one that has begun is answered.
         let request = tokio::select! {
             biased;
             _ = stopping.wait_for(|stop| *stop) => break,
-            request = next_request(&mut stream) => request,
+            () = seat.ousted(), if first_wait.is_some() => break,
+            request = next_request(&mut stream, first_wait) => request,
         };
+        if first_wait.take().is_some() && !seat.begin() {
+            break;
+        }
         let (head, url) = match request {
             Ok(request) => request,
             Err(End::Left(agreed)) => {
@@ -103,13 +109,18 @@ pub(super) async fn serve(
     }
 }
 
-/// The next request, with its path if that is text.
+/// The next request, with its path if that is text. Waits for its first byte for ever, or not longer
+/// than `first_wait`.
 async fn next_request(
     stream: &mut (impl AsyncRead + Unpin),
+    first_wait: Option<Duration>,
 ) -> Result<(Head, Option<String>), End> {
     let mut head = [0; HEAD_BYTES];
-    // A client may be silent for days.
-    let first = stream.read(&mut head).await;
+    let first = stream.read(&mut head);
+    let first = match first_wait {
+        Some(wait) => timeout(wait, first).await.map_err(|_| End::Left(false))?,
+        None => first.await,
+    };
     let got = first.ok().filter(|got| *got > 0).ok_or(End::Left(false))?;
     let rest = async {
         stream.read_exact(&mut head[got..]).await.map_err(|_| End::Left(false))?;
