@@ -344,10 +344,13 @@ impl Options {
             }
         });
         let retry = settings.retry.clone();
-        let mut served = Served::new(&address.shown, &address.whole, link)?;
-        if server.fallback {
-            served = served.fallback(self.dressed(address, settings)?.source);
-        }
+        let served = Served::new(&address.shown, &address.whole, link)?;
+        let served = match server.fallback {
+            true => served.fallback(self.dressed(address, settings)?.source),
+            // A server that is started anew takes longer than all attempts at one that is there. Each waits
+            // for it, and ends before it would be taken for one that is silent.
+            false => served.patience(retry.stall.mul_f32(0.8)),
+        };
         Ok(Arc::new(Retry::with(served, retry)))
     }
 

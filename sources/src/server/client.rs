@@ -23,7 +23,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    frames::{Answer, FILES, MEMORY, READ_BYTES_MAX, Request},
+    frames::{Answer, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
 
@@ -92,7 +92,7 @@ impl State {
     fn check(&self) -> Result<(), Lost> {
         let now = Instant::now();
         match self.failure.as_ref().filter(|failure| now < failure.until) {
-            Some(failure) => Err(Lost(failure.text.clone())),
+            Some(failure) => Err(failure.lost.clone()),
             None => Ok(()),
         }
     }
@@ -102,14 +102,14 @@ impl State {
         let backoff = self.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
         let until = Instant::now() + backoff;
         let backoff = (backoff * 2).min(BACKOFF_MAX);
-        self.failure = Some(Failure { text: lost.0.clone(), until, backoff });
+        self.failure = Some(Failure { lost: lost.clone(), until, backoff });
         lost
     }
 }
 
 #[derive(Debug)]
 struct Failure {
-    text: String,
+    lost: Lost,
     until: Instant,
     backoff: Duration,
 }
@@ -141,8 +141,23 @@ pub(super) enum Reply {
 
 /// The connection is lost, or there is none.
 #[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct Lost {
+    pub(super) reason: String,
+    /// Whether the server does not want this client: then it is of no use to try again.
+    pub(super) refused: bool,
+}
+
+impl Lost {
+    pub(super) fn new(reason: impl Into<String>) -> Lost {
+        Lost { reason: reason.into(), refused: false }
+    }
+}
+
+/// A server that does not want this client.
+#[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Lost(pub(super) String);
+struct Refused(String);
 
 /// Who waits for which answer; `None` when the connection is over.
 #[derive(Debug)]
@@ -228,15 +243,32 @@ impl Link {
     async fn connect(&self) -> Result<Arc<Connection>, Lost> {
         let made = timeout(CONNECT_WAIT, self.inner.connect()).await;
         let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        made.map(Arc::new).map_err(|error| self.lost(&error))
+        made.map(Arc::new).map_err(|error| Lost {
+            refused: error.get_ref().is_some_and(|cause| cause.is::<Refused>()),
+            ..self.lost(&error)
+        })
     }
 
     fn lost(&self, why: &dyn std::fmt::Display) -> Lost {
-        Lost(format!("the block server at {}: {why}", self.inner.place))
+        Lost::new(format!("the block server at {}: {why}", self.inner.place))
     }
 }
 
 impl Inner {
+    /// What to do about a server that does not let this client in.
+    fn refusal(&self, text: String) -> String {
+        match (&self.place, self.token.is_empty()) {
+            (Place::Unix(_), _) => text,
+            (Place::Tcp(_), true) => {
+                format!("{text}; say which with ?token_file=/path in the server's address")
+            }
+            (Place::Tcp(_), false) => format!(
+                "{text}; the file that token_file names here has another one than the server's \
+                 --token-file"
+            ),
+        }
+    }
+
     async fn connect(&self) -> io::Result<Connection> {
         let socket = match &self.place {
             Place::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
@@ -257,6 +289,12 @@ impl Inner {
         let (has, requests_max, read_bytes_max) = match Answer::decode(head.kind, &body) {
             Ok(Answer::Welcome { has, requests_max, read_bytes_max }) => {
                 (has, requests_max, read_bytes_max)
+            }
+            Ok(Answer::Failed { code: Code::Unauthorized, text, .. }) => {
+                return Err(io::Error::other(Refused(self.refusal(text))));
+            }
+            Ok(Answer::Failed { code: Code::Malformed | Code::Permanent, text, .. }) => {
+                return Err(io::Error::other(Refused(text)));
             }
             Ok(Answer::Failed { text, .. }) => return Err(io::Error::other(text)),
             _ => return Err(io::Error::other("it speaks another protocol")),
@@ -358,7 +396,7 @@ async fn receive_one(
 impl Connection {
     /// Asks, and waits for the answer.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Lost> {
-        let lost = || Lost("the connection to the block server is lost".to_owned());
+        let lost = || Lost::new("the connection to the block server is lost");
         let _turn = self.turns.acquire().await.map_err(|_| lost())?;
         self.say_closings();
         let id = self.ids.fetch_add(1, Relaxed);

@@ -136,7 +136,7 @@ impl Shared {
     ) -> Result<Part, Failed> {
         let asked =
             timeout(PIECE_WAIT, connection.ask(&Request::Memory { handle, offset: at })).await;
-        let late = || Lost(format!("the block server gave no memory within {PIECE_WAIT:?}"));
+        let late = || Lost::new(format!("the block server gave no memory within {PIECE_WAIT:?}"));
         match asked.unwrap_or_else(|_| Err(late()))? {
             Reply::File { file, position: 0, length } if length > 0 && length <= len - at => {
                 Ok(Part { file, range: 0..length })

@@ -20,7 +20,10 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use nix::sys::resource::{Resource, getrlimit};
 use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     client::{Connection, Link, Lost, Reply},
@@ -44,6 +47,12 @@ const ASKED_BYTES_MIN: u64 = 64 << 10;
 /// A range this long is announced, so that the server fetches it as one: parts of it may be asked for
 /// one after the other, and lie in several of its blocks.
 const AHEAD_BYTES: u64 = 128 << 10;
+
+/// How often a server that cannot be reached is asked for. The link itself waits longer between attempts.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// In so many calls its return is waited for: after that they fail at once.
+const PATIENT_CALLS: u32 = 4;
 
 /// Places for open files, of the whole process: it has use for descriptors of its own.
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -71,6 +80,10 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Known {
+    /// How long one call waits for a server that cannot be reached.
+    patience: Duration,
+    /// Since when it cannot be, and when that was seen last.
+    away: Option<(Instant, Instant)>,
     versions: VecDeque<(Version, u64)>,
     /// Of this connection, which has this number.
     connection: Weak<Connection>,
@@ -140,11 +153,48 @@ impl Served {
     pub fn fallback(self, source: Arc<dyn BlockSource>) -> Served {
         Served { fallback: Some(source), ..self }
     }
+
+    /// Waits up to `patience` in each call for a server that cannot be reached, such as one that is being
+    /// started anew, and up to four times that in calls that follow each other. A [`fallback`](Served::fallback) is used after that. Default: zero.
+    pub fn patience(self, patience: Duration) -> Served {
+        self.shared.with(|known| known.patience = patience);
+        self
+    }
 }
 
 impl Shared {
     fn with<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The connection. A server that cannot be reached is tried for as long as patience lasts.
+    async fn connection(&self) -> Result<Arc<Connection>, Lost> {
+        let began = Instant::now();
+        loop {
+            match self.link.connection().await {
+                Err(lost) if !lost.refused && self.is_patient(began) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                found => {
+                    if found.is_ok() {
+                        self.with(|known| known.away = None);
+                    }
+                    return found;
+                }
+            }
+        }
+    }
+
+    /// Whether a call that `began` then goes on to wait for a server that is away.
+    fn is_patient(&self, began: Instant) -> bool {
+        self.with(|known| {
+            let (patience, now) = (known.patience, Instant::now());
+            // It was away before, and nobody has asked for it for long.
+            let since = known.away.filter(|(_, seen)| now - *seen < patience);
+            let since = since.map_or(now, |(since, _)| since);
+            known.away = Some((since, now));
+            now - began + LOOK_AGAIN < patience && now - since < patience * PATIENT_CALLS
+        })
     }
 
     pub(super) fn len_of(&self, version: &Version) -> Option<u64> {
@@ -257,7 +307,10 @@ impl Shared {
     ) -> SourceError {
         match failed {
             Failed::Told(error) => error,
-            Failed::Lost(Lost(reason)) => self.transient(what, range.cloned(), reason),
+            Failed::Lost(Lost { reason, refused: true }) => {
+                SourceError::Denied { object: self.name.clone(), reason, cause: None }
+            }
+            Failed::Lost(Lost { reason, .. }) => self.transient(what, range.cloned(), reason),
         }
     }
 
@@ -270,7 +323,7 @@ impl Shared {
     ) -> Failed {
         let object = self.name.clone();
         let Reply::Answer(Answer::Failed { code, retry_after_ms, text }) = reply else {
-            return Failed::Lost(Lost("the block server answered another question".to_owned()));
+            return Failed::Lost(Lost::new("the block server answered another question"));
         };
         let retry_after = Duration::from_millis(retry_after_ms.into());
         Failed::Told(match code {
@@ -342,7 +395,7 @@ impl Shared {
         if let Some(part) = self.part(version, range.start) {
             return Ok(Next::Part(part));
         }
-        let connection = self.link.connection().await?;
+        let connection = self.connection().await?;
         let handle = self.handle(&connection, version).await?;
         let place = if connection.has_files { self.place() } else { None };
         let file = place.is_some();
@@ -492,7 +545,7 @@ impl BlockSource for Served {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let opened = async {
-            let connection = self.shared.link.connection().await?;
+            let connection = self.shared.connection().await?;
             self.shared.open(&connection, None).await
         };
         match opened.await {
