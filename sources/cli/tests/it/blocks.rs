@@ -1190,6 +1190,267 @@ fn requests_that_take_long_hold_no_other_client_up() {
     }
 }
 
+/// Requests of a source that does not answer had all turns of their client, and what the disk had waited
+/// for them, as did other sources.
+#[test]
+fn a_source_that_does_not_answer_holds_up_no_hit_and_no_other_source() {
+    let (origin, well, place) = (Origin::start(), Origin::start(), Place::new());
+    let object = sample(2 << 20, 71);
+    origin.put("/object", &object, "1");
+    well.put("/object", &object, "1");
+    let held = Page::Held(std::sync::Arc::new(object.clone()), "\"1\"".to_owned(), 0);
+    origin.set("/held", held);
+    let more = ["--requests-max", "8", "--memory-bytes", "16MiB", "--allow", well.base()];
+    let server = place.start(&origin, &more);
+    let wants = |handle: &[u8], offset: u64, file: u8| {
+        let mut wants = Raw::range(handle, offset, 4096);
+        wants.push(file);
+        wants
+    };
+    let mut client = Raw::bare(&place);
+    assert_eq!(client.ask(1, b"extmem-1\x03\0\0\0\0\0").0, 129, "a welcome");
+    let (kind, here) = client.open_now(&origin.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    client.until_a_file(&wants(&here[..4], 0, 1));
+    let mut piece = here[..4].to_vec();
+    piece.extend(0u64.to_le_bytes());
+    assert_eq!(client.ask(6, &piece).0, 132, "memory");
+    let mut old = server.client();
+    let url = origin.url("/object");
+    assert!(old.hello(&url).expect("an answer").is("OKOK"));
+    assert!(old.read(&url, 0, 4096).expect("an answer").is_ok());
+    // More than one client may have worked on, in both protocols.
+    let held = origin.url("/held");
+    let mut slow: Vec<_> = (0..3).map(|_| (Raw::connect(&place), Vec::new())).collect();
+    for (client, opened) in &mut slow {
+        let (kind, answer) = client.open_now(&held);
+        assert_eq!(kind, 130, "opened");
+        *opened = answer;
+    }
+    let mut old_slow: Vec<_> = (0..6).map(|_| server.client()).collect();
+    for client in &mut old_slow {
+        assert!(client.hello(&held).expect("an answer").is("OKOK"));
+    }
+    for (n, (client, opened)) in slow.iter_mut().enumerate() {
+        for read in 0..8 {
+            let at = (n as u64 * 8 + read) * (64 << 10);
+            client.say(3, &wants(&opened[..4], at, 0)).expect("send");
+        }
+    }
+    for (n, client) in old_slow.iter_mut().enumerate() {
+        let frame = crate::v000::frame(b"READ", n as u64 * (64 << 10), 4096, held.as_bytes());
+        client.send(&frame).expect("send");
+    }
+    let in_time = Instant::now() + Duration::from_secs(20);
+    while origin.count().0 < 3 {
+        assert!(Instant::now() < in_time, "it was not asked for: {:?}", origin.count());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..20 {
+        assert_eq!(client.ask(3, &wants(&here[..4], 0, 1)).0, 132, "a file");
+        let (kind, bytes) = client.ask(3, &wants(&here[..4], 0, 0));
+        assert!(kind == 131 && bytes == object[..4096], "{kind}");
+        assert_eq!(client.ask(6, &piece).0, 132, "memory");
+        let bytes = old.read(&url, 0, 4096).expect("an answer").expect("OKOK");
+        assert!(bytes == object[..bytes.len()]);
+    }
+    let (kind, other) = client.open_now(&well.url("/object"));
+    assert_eq!(kind, 130, "opened");
+    let (kind, bytes) = client.ask(3, &wants(&other[..4], 1 << 20, 0));
+    assert!(kind == 131 && bytes == object[1 << 20..][..4096], "{kind}");
+    origin.let_go();
+}
+
+/// It was fetched three times for the disk, which did not take it, and once more for the client; and
+/// nobody was told.
+#[test]
+fn without_room_on_the_disk_bytes_are_fetched_once_and_people_told() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(16 << 20, 72);
+    origin.put("/object", &object, "1");
+    let (url, socket, cache) =
+        (origin.url("/object"), place.socket(), place.folder.path().join("cache"));
+    let server = Server::run(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--free-bytes",
+        "1000000TiB",
+        "--max-bytes",
+        "128MiB",
+        "--allow",
+        origin.base(),
+        "--dir",
+        cache.to_str().expect("text"),
+        "--unix",
+        socket.to_str().expect("text"),
+    ]);
+    let mut client = Raw::connect(&place);
+    let (kind, opened) = client.open_now(&url);
+    assert_eq!(kind, 130, "opened");
+    for part in 0..16u64 {
+        let mut wants = Raw::range(&opened[..4], part << 20, 1000);
+        wants.push(1);
+        let (kind, bytes) = client.ask(3, &wants);
+        assert!(kind == 131 && bytes == object[(part as usize) << 20..][..1000], "{kind}");
+    }
+    // The first one found out.
+    let (gets, bytes) = origin.count();
+    assert!(gets <= 18 && bytes <= 4 << 20, "{gets} GETs, {bytes} bytes");
+    let http = server.http.clone().expect("a page");
+    let state: serde_json::Value =
+        serde_json::from_str(&crate::page::get(&http, "/api/state")).expect("JSON");
+    let told = state["failures"][0]["what"].as_str().unwrap_or_default();
+    assert!(told.contains("no room") && told.contains("must stay free"), "{state:#}");
+    // An answer of V000 is a file, and takes disk: there is none to spare.
+    let mut old = server.client();
+    assert!(old.hello(&url).expect("an answer").is("OKOK"));
+    for offset in [0, 5 << 20] {
+        assert!(old.ask(b"READ", offset, 65_000, &url).expect("an answer").is("FAIL"));
+    }
+    assert_eq!(std::fs::read_dir(cache.join("serve/spans")).expect("a folder").count(), 0);
+    assert!(origin.count().0 <= gets + 2, "{:?}", origin.count());
+}
+
+/// One connection after the other that said nothing left no place for whoever knew the token.
+#[test]
+fn who_says_nothing_keeps_nobody_out() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", b"bytes", "1");
+    let token = place.folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef\n").expect("write");
+    let token_file = token.to_str().expect("text");
+    let args =
+        ["--tcp", "127.0.0.1:0", "--token-file", token_file, "--connections-per-client", "8"];
+    let server = place.start(&origin, &args);
+    let tcp = server.tcp.clone().expect("an address");
+    let connect = |address: &str| std::net::TcpStream::connect(address).expect("a connection");
+    let silent: Vec<_> = (0..40).map(|_| connect(&tcp)).collect();
+    let url = format!(
+        "server+tcp://{tcp}?url={}&token_file={token_file}",
+        origin.url("/object").replace('&', "%26")
+    );
+    runtime().block_on(async {
+        let hasty = RetryPolicy { attempts_max: 1, ..RetryPolicy::default() };
+        let source = Options::default().retry(hasty).open(&url).expect("a source");
+        assert_eq!(read(&source, 0..5).await.expect("bytes"), b"bytes");
+    });
+    drop(silent);
+    // V000, too; and who says nothing has ten seconds.
+    let url = origin.url("/object");
+    let mut silent: Vec<_> = (0..40).map(|_| connect(server.address())).collect();
+    let mut client = server.client();
+    assert!(client.hello(&url).expect("an answer").is("OKOK"));
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(Duration::from_secs(40))).expect("a time");
+        let end = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)), "{end:?}");
+    }
+    // Who has said something may be silent.
+    assert!(client.read(&url, 0, 1).expect("an answer").is_ok());
+}
+
+/// The pieces of what cannot be told from its next version are never mapped: to try later was no use.
+#[test]
+fn memory_of_a_weak_version_is_refused_for_good() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.set("/bare", Page::Bare(std::sync::Arc::new(sample(100_000, 73))));
+    let _server = place.start(&origin, &["--memory-bytes", "16MiB"]);
+    let mut client = Raw::bare(&place);
+    assert_eq!(client.ask(1, b"extmem-1\x03\0\0\0\0\0").0, 129, "a welcome");
+    let (kind, opened) = client.open_now(&origin.url("/bare"));
+    assert_eq!(kind, 130, "opened");
+    let mut piece = opened[..4].to_vec();
+    piece.extend(0u64.to_le_bytes());
+    let (kind, body) = client.ask(6, &piece);
+    assert_eq!((kind, &body[..2]), (255, &[7, 0][..]), "never");
+}
+
+/// What breaks the rules is told so, before the hello and after it.
+#[test]
+fn frames_that_break_the_rules_are_told_so() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let _server = place.start(&origin, &[]);
+    let refused = |client: &mut Raw, says: &str| {
+        let (kind, body) = client.hear().expect("an answer");
+        assert_eq!((kind, &body[..2]), (255, &[9, 0][..]), "malformed");
+        let text = String::from_utf8_lossy(&body[8..]).into_owned();
+        assert!(text.contains(says), "{text}");
+        assert!(client.hear().is_err(), "and closed");
+    };
+    // Too long, before the hello.
+    let mut client = Raw::bare(&place);
+    client.stream.write_all(&[0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).expect("send");
+    refused(&mut client, "too long");
+    // A text that is too long in a frame that is not: an address, and a version.
+    let long = "x".repeat(9000);
+    let mut client = Raw::connect(&place);
+    let mut body = vec![0];
+    body.extend((long.len() as u16).to_le_bytes());
+    body.extend(long.as_bytes());
+    client.say(2, &body).expect("send");
+    refused(&mut client, "too long");
+    let mut client = Raw::connect(&place);
+    let mut body = vec![1];
+    body.extend(5u64.to_le_bytes());
+    body.push(1);
+    for text in [long.as_str(), "s3://bucket/key"] {
+        body.extend((text.len() as u16).to_le_bytes());
+        body.extend(text.as_bytes());
+    }
+    client.say(2, &body).expect("send");
+    refused(&mut client, "too long");
+    // Half a frame, after the hello and before it.
+    let (mut after, mut before) = (Raw::connect(&place), Raw::bare(&place));
+    for client in [&mut after, &mut before] {
+        client.stream.write_all(&[4, 0, 0]).expect("send");
+    }
+    refused(&mut after, "10s after its first byte");
+    refused(&mut before, "10s");
+}
+
+/// A server that is started anew is away for longer than eight attempts took.
+#[test]
+fn a_server_that_is_started_anew_is_waited_for() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(300_000, 74);
+    origin.put("/object", &object, "1");
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("extmem"));
+    command.args(["cat", &origin.url("/object")]);
+    command.env("EXTMEM_SERVER", format!("unix://{}", place.socket().display()));
+    let child = command.stdout(std::process::Stdio::piped()).spawn().expect("a client");
+    // The waits between eight attempts are 6.35 s at most: it had given up by then.
+    std::thread::sleep(Duration::from_secs(10));
+    let _server = place.start(&origin, &[]);
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.success() && output.stdout == object, "{:?}", output.status);
+}
+
+/// It was tried eight times, as if it might be right the next time.
+#[test]
+fn a_wrong_token_is_no_reason_to_try_again() {
+    let (origin, place) = (Origin::start(), Place::new());
+    origin.put("/object", b"bytes", "1");
+    let (right, wrong) = (place.folder.path().join("right"), place.folder.path().join("wrong"));
+    std::fs::write(&right, "0123456789abcdef\n").expect("write");
+    std::fs::write(&wrong, "fedcba9876543210\n").expect("write");
+    let right = ["--tcp", "127.0.0.1:0", "--token-file", right.to_str().expect("text")];
+    let server = place.start(&origin, &right);
+    let tcp = server.tcp.clone().expect("an address");
+    for (options, says) in [
+        (String::new(), "?token_file="),
+        (format!("?token_file={}", wrong.display()), "--token-file"),
+    ] {
+        let mut cat = crate::extmem();
+        cat.env("EXTMEM_SERVER", format!("tcp://{tcp}{options}"));
+        let output = cat.args(["cat", &origin.url("/object")]).output().expect("output");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(says) && !text.contains("attempt"), "{text}");
+    }
+}
+
 /// A client that is killed leaves nothing behind, in the cache or at the server.
 #[test]
 fn clients_that_are_killed_leave_nothing_behind() {

@@ -495,3 +495,30 @@ fn left_out(why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "CI needs a browser: {why}");
     println!("left out: the page in a browser: {why}");
 }
+
+/// A hundred requests that never came in whole kept everybody out, and whoever restarts a server that does
+/// not answer would have restarted it.
+#[test]
+fn requests_that_are_slow_do_not_keep_others_out() {
+    let (origin, folder) = (Origin::start(), tempfile::tempdir().expect("a folder"));
+    let (_server, http) = start(folder.path(), &origin, &[]);
+    let slow: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&http).expect("a connection");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: loc").expect("send");
+            stream
+        })
+        .collect();
+    for path in ["/healthz", "/readyz"] {
+        let mut stream = TcpStream::connect(&http).expect("a connection");
+        // Sooner than the slow ones are given up by themselves.
+        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("a time");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    drop(slow);
+}
