@@ -74,6 +74,9 @@ use crate::{
     s3::{S3, S3Options},
 };
 
+/// How long one call waits for a block server that cannot be reached.
+const SERVER_WAIT: Duration = Duration::from_secs(8);
+
 /// Clients and gates that one set of options keeps. Beyond that they are made and not kept.
 const SHARED_MAX: usize = 256;
 
@@ -347,9 +350,10 @@ impl Options {
         let served = Served::new(&address.shown, &address.whole, link)?;
         let served = match server.fallback {
             true => served.fallback(self.dressed(address, settings)?.source),
+            false if retry.attempts_max == 1 => served,
             // A server that is started anew takes longer than all attempts at one that is there. Each waits
             // for it, and ends before it would be taken for one that is silent.
-            false => served.patience(retry.stall.mul_f32(0.8)),
+            false => served.patience((retry.stall / 5 * 4).min(SERVER_WAIT)),
         };
         Ok(Arc::new(Retry::with(served, retry)))
     }

@@ -159,6 +159,15 @@ impl Core {
         }
     }
 
+    /// Evicts until the disk has `bytes` to spare, or nothing is left.
+    pub(super) fn make_spare(&self, bytes: u64) -> io::Result<()> {
+        if self.directory.spare_bytes()? < bytes {
+            self.directory.turn()?.sweep(bytes)?;
+            self.close_gone();
+        }
+        Ok(())
+    }
+
     fn keep(&self, key: (ObjectKey, u64), segment: &Arc<Segment>) {
         self.with_open(|open| {
             if open.segments.insert(key, segment.clone()).is_none() {

@@ -376,7 +376,7 @@ impl Turn<'_> {
     }
 
     /// Evicts segments until `bytes` more may come, and some more.
-    fn sweep(&mut self, bytes: u64) -> io::Result<()> {
+    pub(super) fn sweep(&mut self, bytes: u64) -> io::Result<()> {
         let directory = self.directory;
         let (candidates, measured) = self.survey();
         self.used = measured;

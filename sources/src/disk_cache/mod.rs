@@ -252,6 +252,15 @@ impl Cache {
         self.inner.core.directory.spare_bytes()
     }
 
+    /// Evicts what it takes until its disk has so many [to spare](Cache::spare_bytes), if it has fewer, or
+    /// nothing is left. Blocks the thread, up to two seconds while others write.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make_spare(&self, bytes: u64) -> io::Result<()> {
+        self.inner.core.make_spare(bytes)
+    }
+
     /// Waits until everything that was read is on its way to the disk, so that another process can
     /// see it.
     ///

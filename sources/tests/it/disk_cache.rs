@@ -602,6 +602,13 @@ async fn a_disk_without_room_is_no_cache_and_no_error() {
     let count = cache.count();
     assert_eq!((count.stored_blocks, count.hit_blocks), (0, 0), "{count:?}");
     assert_eq!(count.skipped_blocks, count.missed_blocks, "{count:?}");
+    // Nothing is fetched to be placed where nothing stays.
+    let version = source.stat().await.expect("stat").version;
+    let placed = source.place(&version, 0..1000, 1 << 20).await.expect("no error");
+    assert!(placed.is_none() && !source.holds(&version, 0..1000).await);
+    assert_eq!(cache.count().missed_blocks, count.missed_blocks);
+    let trouble = cache.trouble().expect("it says so");
+    assert!(trouble.contains("no room") && trouble.contains("must stay free"), "{trouble}");
     check(source, &bytes).await.expect("it conforms without a disk");
 }
 

@@ -322,6 +322,7 @@ struct Sitting {
     key: (Instant, u64),
     /// Ends when another takes it.
     ousted: oneshot::Receiver<()>,
+    is_out: bool,
 }
 
 impl Seats {
@@ -342,7 +343,7 @@ impl Seats {
             }
             held.insert(key, stays);
         });
-        Sitting { seats: self.clone(), key, ousted }
+        Sitting { seats: self.clone(), key, ousted, is_out: false }
     }
 }
 
@@ -404,7 +405,10 @@ impl<S> Timed<S> {
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if Pin::new(&mut self.seat.ousted).poll(context).is_ready() {
+        if !self.seat.is_out {
+            self.seat.is_out = Pin::new(&mut self.seat.ousted).poll(context).is_ready();
+        }
+        if self.seat.is_out {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         match self.end.as_mut().poll(context) {
@@ -506,7 +510,6 @@ mod tests {
         seats.with(|held| assert!(held.is_empty()));
     }
 
-    /// A receiver that was polled to its end must not be polled again.
     #[tokio::test]
     async fn who_took_nothing_for_longest_gives_way() {
         use tokio::io::AsyncWriteExt;

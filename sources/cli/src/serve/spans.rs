@@ -131,9 +131,13 @@ impl Spans {
         if let Some(span) = self.find(url, pinned, &range) {
             return Ok(span);
         }
+        let bytes = bytes.next_multiple_of(PAGE);
         let cache = object.cache().clone();
-        let spare = move || cache.spare_bytes();
-        let room = self.reserve(bytes.next_multiple_of(PAGE), &spare).map_err(NoSpan::Disk)?;
+        let make = move || cache.make_spare(bytes).map(|()| cache);
+        let made = tokio::task::spawn_blocking(make).await;
+        let made = made.unwrap_or_else(|_| Err(io::Error::other("the server stops")));
+        let cache = made.map_err(NoSpan::Disk)?;
+        let room = self.reserve(bytes, &|| cache.spare_bytes()).map_err(NoSpan::Disk)?;
         let number = self.temporaries.fetch_add(1, Relaxed);
         let temporary = Temporary(self.folder.join(format!("{number}.tmp")));
         let mut how = OpenOptions::new();
