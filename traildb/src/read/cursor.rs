@@ -497,7 +497,7 @@ impl<'r, S: Storage> Trail<'r, S> {
                 AheadOf::Open
             }
         };
-        let from = lane * rows::LANE_ROWS;
+        let from = lane * rows::LANE_STRIDE;
         self.base = from * self.stride;
         self.next = (from + start) * self.stride;
         self.filled = (from + end) * self.stride;
@@ -564,7 +564,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             return false;
         }
         let stride = self.stride;
-        let len = rows::LANES * rows::LANE_ROWS * stride;
+        let len = rows::LANES * rows::LANE_STRIDE * stride;
         if self.rows.len() < len {
             // For all lanes: 400 KB where a row has eight items, half of it where it has four.
             self.rows = vec![Item(0); len];
@@ -597,10 +597,10 @@ impl<'r, S: Storage> Trail<'r, S> {
             4 => self.block.mark::<4>(rows, needed),
             _ => self.block.mark::<8>(rows, needed),
         }
-        let used = self.block.rows() * stride;
+        let used = self.block.used();
         self.block_has_values = (0..rows::LANES).all(|lane| {
-            let from = lane * rows::LANE_ROWS * stride;
-            self.look_up_rows(from..from + used)
+            let from = lane * rows::LANE_STRIDE * stride;
+            self.look_up_rows(from..from + used[lane] * stride)
         });
         true
     }
@@ -711,7 +711,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             Head::Items(..) => return Err(self.damaged("the trail starts without a time")),
         };
         if self.narrow {
-            let rows = rows::TRAIL_ROWS * self.stride;
+            let rows = rows::TRAIL_STRIDE * self.stride;
             self.rows.resize(self.rows.len().max(rows), Item(0));
         }
         let row = &mut self.rows[self.base..self.base + self.stride];

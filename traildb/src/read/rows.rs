@@ -34,12 +34,17 @@ use crate::{bits, item::Item, member::codebook::Codebook};
 pub(super) const LANES: usize = 3;
 /// Most rows of a lane: all lanes stay in the second cache.
 pub(super) const LANE_ROWS: usize = 2048;
-/// The same where rows have values beside them.
+/// Rows from the start of a lane to that of the next one: one more, which is cleared ahead, and as many
+/// as make a whole word of marks.
+pub(super) const LANE_STRIDE: usize = LANE_ROWS + 64;
+/// The same as `LANE_ROWS` where rows have values beside them.
 pub(super) const LANE_ROWS_VALUES: usize = 1024;
 /// Rows of a lane in the first block: who reads a few trails in order does not pay for thousands.
 const LANE_ROWS_MIN: usize = 256;
 /// Rows of a trail that is decoded alone.
 pub(super) const TRAIL_ROWS: usize = 128;
+/// And one that is cleared ahead.
+pub(super) const TRAIL_STRIDE: usize = TRAIL_ROWS + 1;
 /// What a sparse row has in place of an item that did not change: the item of no field.
 pub(super) const SAME: Item = Item(0);
 /// No time above this is decoded here, so that no sum can overflow: a delta has at most 48 bits.
@@ -65,15 +70,15 @@ impl At {
         self.bit < self.end && self.row < last
     }
 
-    /// Decodes a symbol into its row.
+    /// Decodes a symbol into its row, of the first `ROWS`. The row behind it becomes empty.
     #[inline(always)]
-    fn step<const N: usize, const ROWS: usize>(
+    fn step<const N: usize, const ROWS: usize, const STRIDE: usize>(
         &mut self,
         codebook: &Codebook,
         bytes: &[u8],
-        rows: &mut [[Item; N]; ROWS],
+        rows: &mut [[Item; N]; STRIDE],
     ) -> Result<(), Damaged> {
-        const { assert!(N.is_power_of_two() && ROWS.is_power_of_two()) };
+        const { assert!(N.is_power_of_two() && ROWS.is_power_of_two() && ROWS < STRIDE) };
         let word = bits::peek(bytes, self.bit);
         let look = codebook.look(word);
         let (mut first, mut second, mut length) = (look.first, look.second, look.bits);
@@ -90,7 +95,10 @@ impl At {
         self.bit = self.bit.wrapping_add(length);
         // A time has nothing but its delta, from the eighth bit on.
         self.row = self.row.wrapping_add(usize::from(first as u8 == 0));
-        let row = &mut rows[self.row & (ROWS - 1)];
+        let at = self.row & (ROWS - 1);
+        // While its part of the cache is near.
+        rows[at + 1] = [SAME; N];
+        let row = &mut rows[at];
         // Fields are the lowest bits, also of wide items. Of a first item that is alone the second is a
         // shadow, which it covers.
         row[second as usize & (N - 1)] = Item(second);
@@ -117,11 +125,11 @@ pub(super) fn trail<const N: usize>(
     bit: u64,
     end: u64,
 ) -> Result<Decoded, Damaged> {
-    let rows: &mut [[Item; N]; TRAIL_ROWS] = array(rows);
-    rows[1..].fill([SAME; N]);
+    let rows: &mut [[Item; N]; TRAIL_STRIDE] = array(rows);
+    rows[1] = [SAME; N];
     let mut at = At { bit, end, row: 0 };
     while at.goes_on(TRAIL_ROWS - 1) {
-        at.step(codebook, bytes, rows)?;
+        at.step::<N, TRAIL_ROWS, TRAIL_STRIDE>(codebook, bytes, rows)?;
     }
     Ok(Decoded { row: at.row, bit: at.bit })
 }
@@ -179,8 +187,9 @@ pub(super) struct Block {
     first: u64,
     from: u64,
     trails: Vec<Entry>,
-    /// Rows of a lane that were used.
+    /// Rows of a lane that were there, and those that each of them used.
     rows: usize,
+    used: [usize; LANES],
     /// An item, and its place in a row: which sparse rows had it, a bit for each, lane after lane.
     marked: Option<(usize, Item)>,
     marks: Vec<u64>,
@@ -241,11 +250,10 @@ impl Block {
     pub(super) fn mark<const N: usize>(&mut self, rows: &[Item], needed: Option<(usize, Item)>) {
         self.marked = needed;
         let Some((place, item)) = needed else { return };
-        self.marks.resize(LANES * LANE_ROWS / 64, 0);
-        let lanes =
-            rows.chunks_exact(LANE_ROWS * N).zip(self.marks.chunks_exact_mut(LANE_ROWS / 64));
-        for (rows, marks) in lanes {
-            mark::<N>(&rows.as_chunks().0[..self.rows], place, item, marks);
+        self.marks.resize(LANES * LANE_STRIDE / 64, 0);
+        for (lane, rows) in rows.chunks_exact(LANE_STRIDE * N).enumerate() {
+            let marks = &mut self.marks[lane * LANE_STRIDE / 64..];
+            mark::<N>(&rows.as_chunks().0[..self.used[lane]], place, item, marks);
         }
     }
 
@@ -270,8 +278,8 @@ impl Block {
     }
 
     /// Rows of each lane that the last block used.
-    pub(super) fn rows(&self) -> usize {
-        self.rows
+    pub(super) fn used(&self) -> [usize; LANES] {
+        self.used
     }
 
     /// Decodes trails from `first` on, as many as there is room for in lanes of at most `rows_max` rows,
@@ -289,11 +297,11 @@ impl Block {
         self.rows = if goes_on { self.rows * 2 } else { 0 }.clamp(LANE_ROWS_MIN, rows_max);
         (self.first, self.from) = (first, first);
         self.trails.clear();
-        let mut of_lanes = rows.chunks_exact_mut(LANE_ROWS * N);
-        let mut rows: [&mut [[Item; N]; LANE_ROWS]; LANES] =
+        let mut of_lanes = rows.chunks_exact_mut(LANE_STRIDE * N);
+        let mut rows: [&mut [[Item; N]; LANE_STRIDE]; LANES] =
             std::array::from_fn(|_| array(of_lanes.next().expect("as many as lanes")));
         for rows in &mut rows {
-            rows[..self.rows].fill([SAME; N]);
+            rows[0] = [SAME; N];
         }
         let mut lanes: [Lane; LANES] = std::array::from_fn(Lane::new);
         // Behind a trail that cannot be had others may be, each of which ends the use of a block.
@@ -311,6 +319,9 @@ impl Block {
             lanes.swap(ended, going);
             rows.swap(ended, going);
         }
+        for lane in &lanes {
+            self.used[lane.number] = lane.used;
+        }
     }
 }
 
@@ -318,7 +329,7 @@ impl Block {
 fn lanes_together<const L: usize, const N: usize>(
     codebook: &Codebook,
     bytes: &[u8],
-    rows: &mut [&mut [[Item; N]; LANE_ROWS]; LANES],
+    rows: &mut [&mut [[Item; N]; LANE_STRIDE]; LANES],
     lanes: &mut [Lane; LANES],
     queue: &mut Queue<'_, impl Iterator<Item = (u64, u64)>>,
 ) -> usize {
@@ -339,14 +350,14 @@ fn lanes_together<const L: usize, const N: usize>(
 fn together<const L: usize, const N: usize>(
     codebook: &Codebook,
     bytes: &[u8],
-    rows: &mut [&mut [[Item; N]; LANE_ROWS]; L],
+    rows: &mut [&mut [[Item; N]; LANE_STRIDE]; L],
     lanes: &mut [Lane; L],
     last: usize,
 ) {
     let mut all: [At; L] = lanes.each_ref().map(|lane| lane.at);
     'decode: while all.iter().all(|at| at.goes_on(last)) {
         for (at, rows) in all.iter_mut().zip(rows.iter_mut()) {
-            if at.step(codebook, bytes, rows).is_err() {
+            if at.step::<N, LANE_ROWS, LANE_STRIDE>(codebook, bytes, rows).is_err() {
                 at.bit = BIT_DAMAGED;
                 break 'decode;
             }
@@ -388,7 +399,7 @@ impl Lane {
     /// Starts with the next trail that has events, if there is one and room for it.
     fn next<const N: usize>(
         &mut self,
-        rows: &[[Item; N]; LANE_ROWS],
+        rows: &mut [[Item; N]; LANE_STRIDE],
         queue: &mut Queue<'_, impl Iterator<Item = (u64, u64)>>,
     ) -> bool {
         loop {
@@ -401,6 +412,7 @@ impl Lane {
             self.at = At { bit, end, row: self.used };
             self.entry = queue.trails.len();
             let start = self.used + 1;
+            rows[start] = [SAME; N];
             queue.trails.push(Entry {
                 lane: self.number,
                 start,
@@ -418,7 +430,7 @@ impl Lane {
     fn close<const N: usize>(
         &mut self,
         trails: &mut [Entry],
-        rows: &[[Item; N]; LANE_ROWS],
+        rows: &[[Item; N]; LANE_STRIDE],
     ) -> bool {
         let At { bit, end, row, .. } = self.at;
         let Some(entry) = trails.get_mut(self.entry) else { return true };
