@@ -209,9 +209,19 @@ impl Shared {
         connection: &Connection,
         pinned: Option<(Version, u64)>,
     ) -> Result<(u32, ObjectStat), Failed> {
+        let expected = pinned.clone();
         let request = Request::Open { url: self.url.clone(), pinned };
         match connection.ask(&request).await? {
             Reply::Answer(Answer::Opened { handle, len, alignment, part_bytes, version }) => {
+                // One version has one length: whoever reads on has counted on it.
+                if let Some((_, expected)) =
+                    expected.filter(|(one, had)| *one == version && *had != len)
+                {
+                    connection.close(handle);
+                    let reason = format!("a version of {expected} bytes has {len} by now");
+                    let object = self.name.clone();
+                    return Err(Failed::Told(SourceError::Corrupt { object, range: None, reason }));
+                }
                 let (alignment, part_bytes) = (alignment.max(1), part_bytes.max(1));
                 Ok((
                     handle,

@@ -175,6 +175,32 @@ async fn what_a_read_makes_of_each_answer() {
     assert_eq!(read(&fake.source(), 50..60).await.expect("bytes"), [7; 10]);
 }
 
+/// After a lost connection a server had another length for the same version, and was believed: a map was
+/// shorter than its object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_has_one_length() {
+    let fake = Fake::start(|id, request| match request {
+        // No answer of the protocol: the connection is over.
+        Request::Read { .. } => Some((Request::Close { handle: 1 }.encode(id), None)),
+        Request::Open { pinned: Some(_), .. } => {
+            let (alignment, part_bytes) = (4096, 1 << 20);
+            let (len, version) = (LEN / 2, version());
+            let answer = Answer::Opened { handle: 4, len, alignment, part_bytes, version };
+            Some((answer.encode(id), None))
+        }
+        other => soundly(id, other),
+    });
+    let source = fake.source();
+    assert_eq!(source.stat().await.expect("stat").len, LEN);
+    let lost = read(&source, 0..10).await.expect_err("no answer");
+    assert!(matches!(lost, SourceError::Transient { .. }), "{lost}");
+    let error = read(&source, 0..10).await.expect_err("another length");
+    assert!(matches!(error, SourceError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("100000") && error.to_string().contains("50000"), "{error}");
+    let error = source.map(&version()).await.map(drop).expect_err("another length");
+    assert!(matches!(error, SourceError::Corrupt { .. }), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_map_makes_of_each_answer() {
     type Lie = fn(u64) -> Said;
