@@ -3,6 +3,7 @@
 //! ```text
 //!   FOLDER/v000     what clients say
 //!   FOLDER/blocks   0, what clients say; 1, what servers say
+//!   FOLDER/client   a place in an object, and sound answers; at the end each kind of another one
 //! ```
 
 use std::{fs, path::Path};
@@ -22,6 +23,16 @@ fn main() {
             let input: Vec<u8> = first.into_iter().chain(frames.flatten()).collect();
             let side = if who == '>' { "client" } else { "server" };
             fs::write(folder.join(format!("golden-{side}-{number}")), input).expect("written");
+        }
+    }
+    let folder = root.join("client");
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    // Nothing else for as long as the client asks; or something else, after so many sound answers.
+    for sound in [0usize, 1, 2, 3, 5, 8, 40] {
+        for other in [0, 165, 175, 185, 192, 200, 210, 225, 235, 244, 250] {
+            let place = [0xff, 0x7f, 0x10, 0x20, 0x00, 0x60];
+            let input = [&place[..], &vec![0; sound], &[other], &[3; 64]].concat();
+            fs::write(folder.join(format!("sound-{sound}-{other}")), input).expect("written");
         }
     }
 }
