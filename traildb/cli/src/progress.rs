@@ -1,11 +1,12 @@
 //! Bars on stderr, when that is a terminal and nothing else is written to one.
 
 use std::{
+    fmt,
     io::{IsTerminal, stderr, stdout},
     time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 /// A bar that counts to `total` `unit`s. Hidden where it would get in the way.
 pub(crate) fn bar(total: u64, unit: &str, to_stdout: bool) -> ProgressBar {
@@ -13,7 +14,7 @@ pub(crate) fn bar(total: u64, unit: &str, to_stdout: bool) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let template =
-        format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{per_sec}}, {{eta}} left");
+        format!("{{wide_bar}} {{human_pos}}/{{human_len}} {unit} {{rate}}, {{eta}} left");
     styled(ProgressBar::new(total), &template)
 }
 
@@ -46,13 +47,22 @@ pub(crate) fn working(what: &str) -> ProgressBar {
     bar
 }
 
+/// How many of them a second: whole ones, unless these are few.
+fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
+    // What cannot be written is seen by nobody.
+    let _ = match state.per_sec() {
+        few if few < 10.0 => write!(out, "{few:.1}/s"),
+        many => write!(out, "{}/s", HumanCount(many.round() as u64)),
+    };
+}
+
 fn is_seen(to_stdout: bool) -> bool {
     stderr().is_terminal() && !(to_stdout && stdout().is_terminal())
 }
 
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(style.with_key("rate", rate));
     }
     bar
 }

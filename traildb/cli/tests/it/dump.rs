@@ -298,6 +298,14 @@ fn a_bar_on_a_terminal_says_how_fast_and_what_is_left() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("/4,000 trails ") && text.contains("/s, "), "{text:?}");
     assert!(text.contains("s left"), "{text:?}");
+    // Nobody reads "40,774.7617/s": whole ones, or tenths of fewer than ten.
+    let rates = text.split("/s, ").filter_map(|before| before.rsplit_once(" trails "));
+    let rates: Vec<&str> = rates.map(|(_, rate)| rate).collect();
+    let is_plain = |rate: &&str| match rate.split_once('.') {
+        None => rate.chars().all(|c| c.is_ascii_digit() || c == ','),
+        Some((whole, tenths)) => whole.len() == 1 && tenths.len() == 1,
+    };
+    assert!(!rates.is_empty() && rates.iter().all(is_plain), "{rates:?} of {text:?}");
     assert!(std::fs::metadata(&out).expect("made a moment ago").len() > 50_000);
     // Not among the rows, where these go to the terminal, and not where there is none.
     let text = seen("-").expect("it was there").stdout;
