@@ -154,6 +154,12 @@ impl Builder {
     /// Adds an event: one value for each field, the empty string for NULL. `time` is a number of
     /// any unit, usually seconds since 1970.
     ///
+    /// Any time is taken. In the file an event lies no more than 2^47 - 2 behind the one before it in
+    /// its trail, the first of a trail behind the earliest of all, and that one behind 0. Events may
+    /// come in any order, so whatever is too far away now may get others between, or one that is
+    /// earlier: not before the end is it known, and there [`finish`](Builder::finish) tells, before it
+    /// writes anything at its path.
+    ///
     /// # Errors
     /// [`InputError`] when the number of values is not that of the fields, or one is too long: the
     /// event has not been added then. [`Error::File`] when a temporary file cannot be written: then
@@ -261,9 +267,10 @@ impl Builder {
     /// Writes the database to `path`, under another name until it is whole and on the disk.
     ///
     /// # Errors
-    /// [`InputError`] when timestamps lie too far apart for the format, or there are too many
-    /// values, before anything is written; [`Error::File`] when the system refuses to write. What
-    /// was at `path` before is untouched then.
+    /// [`InputError`] when timestamps lie too far apart for the format ([`InputError::Delta`] names
+    /// the trail and both times), or there are too many values, before anything is written but
+    /// temporary files; [`Error::File`] when the system refuses to write. What was at `path` before is
+    /// untouched then.
     pub fn finish(self, path: impl AsRef<Path>) -> Result<Written, Error> {
         let options = self.options.clone();
         let parts = self.into_parts()?;

@@ -125,6 +125,63 @@ fn pairs_of_wide_events_read_back() {
     }
 }
 
+/// Of so many values that have nothing to do with each other only a few pairs come twice, by chance. These
+/// save less than the thousandth that `Auto` wants, so its bytes are those without any; `On` takes them.
+#[test]
+fn pairs_that_do_not_pay_are_left_out() {
+    let folder = scratch();
+    let write = |bigrams| {
+        let path = folder.path().join("a.tdb");
+        let mut builder =
+            Builder::with_options(&["a", "b", "c"], Options::default().bigrams(bigrams)).unwrap();
+        let mut state = 11u64;
+        let mut random = || {
+            // SplitMix64.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ z >> 31
+        };
+        for _ in 0..20_000 {
+            let values = [(); 3].map(|()| (random() % 8_000).to_string());
+            let (trail, time) = (random() % 300, random() % (1 << 40));
+            builder.add(Uuid::from_number(trail.into()), time, &values).unwrap();
+        }
+        builder.finish(&path).unwrap();
+        std::fs::read(&path).unwrap()
+    };
+    let [off, auto, on] = [Bigrams::Off, Bigrams::Auto, Bigrams::On].map(write);
+    assert!(auto == off, "{} bytes, and {} without pairs", auto.len(), off.len());
+    assert!(on != off, "there are pairs that could be taken");
+}
+
+/// What is too far away when it is added need not stay so: events between may follow. So the end tells,
+/// before there is anything at the path.
+#[test]
+fn events_too_far_apart_may_get_others_between_until_the_end() {
+    let folder = scratch();
+    let path = folder.path().join("a.tdb");
+    let (step, far) = (1u64 << 46, 1u64 << 50);
+    for filled in [false, true] {
+        let mut builder = Builder::new(&["a"]).unwrap();
+        for time in [far, 3, u64::from(filled)] {
+            builder.add(Uuid::default(), time, &["v"]).unwrap();
+        }
+        if filled {
+            (1..far / step).rev().for_each(|n| {
+                builder.add(Uuid::default(), n * step, &["v"]).unwrap();
+            });
+            builder.finish(&path).unwrap();
+            assert_eq!(Reader::open(&path).unwrap().events(), 2 + far / step);
+            continue;
+        }
+        let error = builder.finish(&path).unwrap_err();
+        let expected = InputError::Delta { uuid: Uuid::default(), before: 3, time: far };
+        assert!(matches!(&error, Error::Input(got) if *got == expected), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
+    }
+}
+
 #[test]
 fn events_too_far_apart_are_named() {
     let folder = scratch();
