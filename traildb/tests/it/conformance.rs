@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use traildb::{Builder, Options, Uuid};
+use traildb::{Bigrams, Builder, Options, Uuid};
 
 use crate::{
     rules::{self, Content},
@@ -90,11 +90,14 @@ fn files_of_every_fixtures_events_keep_every_rule() {
     for fixture in fixtures() {
         let (fields, added) = (fields(&fixture), flat(&fixture.trails));
         let (lexicons, trails) = expected(&fields, &added);
-        for content in written(&fields, &added, Options::default()) {
-            assert_eq!(content.fields, fields, "{}", fixture.name);
-            assert!(content.lexicons == lexicons, "{}: lexicons", fixture.name);
-            assert!(content.trails == trails, "{}: events", fixture.name);
-            assert_eq!(content.unused, 0, "{}", fixture.name);
+        for bigrams in [Bigrams::Auto, Bigrams::On, Bigrams::Off] {
+            let name = format!("{}, pairs: {bigrams:?}", fixture.name);
+            for content in written(&fields, &added, Options::default().bigrams(bigrams)) {
+                assert_eq!(content.fields, fields, "{name}");
+                assert!(content.lexicons == lexicons, "{name}: lexicons");
+                assert!(content.trails == trails, "{name}: events");
+                assert_eq!(content.unused, 0, "{name}");
+            }
         }
     }
 }

@@ -245,6 +245,24 @@ fn mend(bytes: &mut [u8]) {
     }
 }
 
+/// Sound pages of another version: nothing is damaged, and what to do is said.
+#[test]
+fn an_index_of_another_version_says_so() {
+    let (dir, reader, _) = database(&vec![vec![(1, [1, 1, 1]), (2, [2, 2, 2])]]);
+    let sound = index(&reader, &dir.path().join("index"), 1, 0);
+    assert_eq!(sound[8..12], 2u32.to_le_bytes());
+    for version in [0u32, 1, 3, 9, u32::MAX] {
+        let mut bytes = sound.clone();
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        mend(&mut bytes);
+        let Err(error) = Index::open(Mended(bytes), &reader) else { panic!("{version}: taken") };
+        let text = error.to_string();
+        let Error::IndexVersion { version: told, .. } = error else { panic!("{version}: {text}") };
+        assert_eq!(told, u64::from(version));
+        assert!(text.contains("version 2") && text.contains("make it again"), "{text}");
+    }
+}
+
 /// Each number of an entry that does not follow from the others is refused, slots too narrow for a
 /// value and its hash among them.
 #[test]

@@ -1,9 +1,16 @@
 //! Which number a value has: the same whether a lexicon is passed over, or a table made.
 
-use std::sync::Barrier;
+use std::{
+    fs, io,
+    ops::Range,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use proptest::prelude::*;
-use traildb::{Item, Reader, storage::File};
+use traildb::{Item, Reader, Storage, storage::File};
 
 use crate::{
     queries::{database, large, plain, value},
@@ -51,6 +58,51 @@ fn a_table_holds_every_value_and_no_other() {
     }
     assert!(reader.item(3, b"1").is_err(), "there are two fields");
     assert!(reader.item(0, b"1").is_err(), "time has no values");
+}
+
+/// Bytes in memory that counts how many of them are asked for.
+struct Counting(Vec<u8>, AtomicU64);
+
+impl Storage for Counting {
+    type Bytes<'a> = &'a [u8];
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn bytes(&self, range: Range<u64>) -> io::Result<&[u8]> {
+        self.1.fetch_add(range.end - range.start, Relaxed);
+        Ok(&self.0[range.start as usize..range.end as usize])
+    }
+}
+
+/// With the answers alone nobody would see that there is none.
+#[test]
+fn the_second_question_makes_a_table_if_it_may_and_then_little_is_read() {
+    let (dir, reader) = large();
+    // An offset of four bytes for each value; and five slots of eight for four values, and one more.
+    let (pass, table) = (4 * 20_000, 8 * (20_000 + 5_000 + 1));
+    let lexicon = reader.members().iter().find(|member| member.0 == "lexicon.n").unwrap().1;
+    assert!(lexicon > 2 * pass);
+    let bytes = fs::read(dir.path().join("db.tdb")).unwrap();
+    for memory in [table, table - 1, 0] {
+        let storage = Arc::new(Counting(bytes.clone(), AtomicU64::new(0)));
+        let reader = Reader::new(storage.clone()).unwrap().lookup_memory(memory);
+        let read = |value: &str, is_there: bool| {
+            let before = storage.1.load(Relaxed);
+            assert_eq!(reader.item(1, value.as_bytes()).unwrap().is_some(), is_there, "{value}");
+            storage.1.load(Relaxed) - before
+        };
+        assert!(read("17", true) >= pass / 2, "the first passes over the lexicon");
+        assert!(read("19999", true) >= pass, "the second, too, or makes a table");
+        for (value, is_there) in [("1234", true), ("0", true), ("no", false), ("20000", false)] {
+            let read = read(value, is_there);
+            match memory == table {
+                true => assert!(read < 200, "{value}: {read} bytes with a table"),
+                false => assert!(read >= pass / 2, "{value}: {read} bytes with {memory} of memory"),
+            }
+        }
+    }
 }
 
 #[test]

@@ -139,6 +139,76 @@ fn what_dead_writers_left_is_removed_and_what_live_ones_write_is_not() {
     assert_eq!(value(&path), b"newer");
 }
 
+/// Where the process that is traced writes; set by the test that starts it.
+const TRACED: &str = "TRAILDB_TEST_TRACED";
+
+/// Not a test by itself: the other process of the next one.
+#[test]
+fn traced() {
+    let Some(folder) = std::env::var_os(TRACED) else { return };
+    for text in ["old", "new"] {
+        for directory in [false, true] {
+            let path = Path::new(&folder).join(if directory { "dir" } else { "a.tdb" });
+            write(&path, directory, text).unwrap();
+        }
+    }
+    let keep = Options::default().keep_existing(true);
+    Builder::with_options(&["a"], keep).unwrap().finish(Path::new(&folder).join("b.tdb")).unwrap();
+}
+
+/// Killing a process loses nothing that the system has, so only this sees it: before a name is taken, the
+/// file, or each member and their directory, is on the disk, and after it the folder is. `strace` looks.
+#[test]
+fn what_takes_its_name_is_on_the_disk_before_and_its_folder_after() {
+    let (folder, log) = (scratch(), scratch());
+    let (folder, log) = (folder.path().canonicalize().unwrap(), log.path().join("calls"));
+    let strace = |program: &Path| {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-y", "-qq", "-s", "4096"]);
+        command.args(["-e", "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat"]);
+        command.arg("-o").arg(&log).arg(program).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    if !strace(Path::new("true")).status().is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "strace traces nothing, and CI is set");
+        return println!(
+            "left out: what is on the disk when: strace is missing, or traces nothing"
+        );
+    }
+    let mut command = strace(&std::env::current_exe().unwrap());
+    command.args(["--exact", "placing::traced", "--test-threads=1"]).env(TRACED, &folder);
+    assert!(command.status().unwrap().success());
+
+    let calls = fs::read_to_string(&log).unwrap();
+    let (mut synced, mut placed) = (Vec::<String>::new(), Vec::<String>::new());
+    // The folder whose entry has changed, until it is on the disk.
+    let mut open: Option<String> = None;
+    for line in calls.lines().filter(|line| line.contains(folder.to_str().unwrap())) {
+        if line.contains("sync(") {
+            assert!(!line.contains("= -1"), "{line}");
+            let path = line.split(['<', '>']).nth(1).unwrap().to_owned();
+            if open.as_ref() == Some(&path) {
+                open = None;
+            }
+            synced.push(path);
+            continue;
+        }
+        let mut names = line.split('"').skip(1).step_by(2);
+        let (from, to) = (names.next().unwrap(), names.next().unwrap());
+        assert_eq!(open, None, "the folder of the one before is not on the disk: {calls}");
+        assert!(synced.iter().any(|path| path == from), "{from} is not on the disk: {calls}");
+        let members = ["info", "fields", "lexicon.a", "trails.data", "uuids", "version"];
+        for member in members.iter().filter(|_| to.ends_with("dir")) {
+            let path = format!("{from}/{member}");
+            assert!(synced.contains(&path), "{path} is not on the disk: {calls}");
+        }
+        placed.push(Path::new(to).file_name().unwrap().to_str().unwrap().to_owned());
+        open = Some(folder.to_str().unwrap().to_owned());
+    }
+    assert_eq!(open, None, "the folder is not on the disk: {calls}");
+    assert_eq!(placed, ["a.tdb", "dir", "a.tdb", "dir", "b.tdb"], "{calls}");
+}
+
 /// Where the process that is to be killed writes; set by the test that starts it.
 const VICTIM: &str = "TRAILDB_TEST_VICTIM";
 

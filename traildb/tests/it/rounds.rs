@@ -387,6 +387,50 @@ fn a_filtered_query_with_an_index_takes_eight_round_trips() {
     }
 }
 
+/// The bytes of lexicons far away, which are not read whole: with an index a value is found by it and
+/// looked at, and without one its neighbours of the same length are.
+#[test]
+fn a_far_lexicon_is_not_read_whole_to_find_a_value() {
+    let (database, index) = indexed(60_000);
+    let far = Arc::new(Far::of(database, &Arc::default(), 0));
+    let index = Arc::new(Far::of(index, &Arc::default(), 0));
+    let mut reader = Reader::new(far.clone()).unwrap();
+    let index = Index::open(index, &reader).unwrap();
+    reader.attach(index).unwrap();
+    let lexicon = reader.members().iter().find(|member| member.0 == "lexicon.one").unwrap().1;
+    assert!(lexicon > 20 * UNIT, "{lexicon} bytes");
+    for (value, is_there) in [(77, true), (31_234, true), (60_001, false)] {
+        let before = far.bytes_fetched();
+        let found = reader.item(1, format!("{value:020}").as_bytes()).unwrap();
+        assert_eq!(found.is_some(), is_there, "{value}");
+        let fetched = far.bytes_fetched() - before;
+        assert!(fetched <= 5 * UNIT, "{value}: {fetched} of {lexicon} bytes");
+    }
+
+    let dir = support::scratch();
+    let path = dir.path().join("db.tdb");
+    let mut builder = Builder::new(&["text"]).unwrap();
+    for n in 0..20_000u64 {
+        let width = if n % 5_000 == 1_234 { 7 } else { 200 + n as usize % 50 };
+        builder.add(Uuid::default(), n, &[format!("{n:0width$}")]).unwrap();
+    }
+    builder.finish(&path).unwrap();
+    let far = Arc::new(Far::of(std::fs::read(&path).unwrap(), &Arc::default(), 0));
+    let reader = Reader::new(far.clone()).unwrap();
+    let lexicon = reader.members().iter().find(|member| member.0 == "lexicon.text").unwrap().1;
+    assert!(lexicon > 60 * UNIT, "{lexicon} bytes");
+    let before = far.bytes_fetched();
+    // Again and again, too: no table is made of what is far away.
+    for n in [1_234u64, 6_234, 11_234, 16_234] {
+        let found = reader.item(1, format!("{n:07}").as_bytes()).unwrap();
+        assert_eq!(found, Some(Item::new(1, n + 1)));
+    }
+    assert_eq!(reader.item(1, b"no such").unwrap(), None);
+    // The offsets are two units, and four values lie in as many.
+    let fetched = far.bytes_fetched() - before;
+    assert!(fetched <= 10 * UNIT, "{fetched} of {lexicon} bytes");
+}
+
 #[test]
 fn a_thousand_trails_at_random_take_a_few_round_trips_for_each_chunk() {
     let trails = 4_000_000u64;

@@ -115,6 +115,7 @@ fn spiller() {
     let files = fs::read_to_string("/proc/self/limits").unwrap();
     assert!(files.contains("Max open files            64 "), "the parent set a limit: {files}");
     fs::write(folder.join("peak"), peak()).unwrap();
+    fs::write(folder.join("io"), fs::read_to_string("/proc/self/io").unwrap()).unwrap();
 }
 
 /// The most memory that this process has had so far.
@@ -156,6 +157,33 @@ fn events_of_four_times_the_memory() {
         events.write(bytes, Options::default().threads(2), &whole).unwrap();
         assert!(fs::read(whole).unwrap() == fs::read(folder.join("a.tdb")).unwrap(), "{events:?}");
         fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// Four times the events: four times the bytes that are written and read, temporary files and all, within
+/// a tenth. Times would say the same on a quiet machine only.
+#[test]
+fn more_events_take_more_of_everything_in_proportion() {
+    let folder = scratch();
+    let events = Events::Values;
+    let counted = |times: u64| {
+        let folder = folder.path().join(times.to_string());
+        fs::create_dir(&folder).unwrap();
+        assert!(spiller_of(&folder, events, times * MEMORY, 2).status().unwrap().success());
+        let io = fs::read_to_string(folder.join("io")).unwrap();
+        let count = |name: &str| -> u64 {
+            let line = io.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse().unwrap()
+        };
+        let counted = [count("wchar:"), count("rchar:")];
+        fs::remove_dir_all(folder).unwrap();
+        counted
+    };
+    let (some, many) = (counted(2), counted(8));
+    for (what, (some, many)) in ["written", "read"].into_iter().zip(some.into_iter().zip(many)) {
+        let ratio = many as f64 / some as f64;
+        println!("{some} and {many} bytes {what}, {ratio:.2} times");
+        assert!(many <= some * 44 / 10, "{ratio:.2} times as many bytes {what}");
     }
 }
 

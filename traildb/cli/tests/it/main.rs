@@ -11,3 +11,4 @@ mod verifying; // verify
 mod shell; // completions and man pages
 mod remote; // the same through URLs
 mod uploading; // databases that go into a bucket
+mod killed; // what make and merge leave when they are killed

@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::Value as Json;
 
-use crate::support::{fixtures, printed, run, stderr, tdb, three, uuid};
+use traildb::Builder;
+
+use crate::support::{Sample, fixtures, printed, run, stderr, tdb, three, uuid};
 
 #[test]
 fn a_dump_merges_trails_by_uuid_and_events_by_time() {
@@ -280,6 +282,73 @@ fn a_merge_has_all_events_of_all_fields() {
     printed(&["merge", &swapped, &first, "-o", &sorted, "-u", &uuid(3).to_string()]);
     let header = printed(&["dump", "-i", &sorted, "--csv-header"]);
     assert_eq!(header, format!("uuid time b c\n{0} 5  z\n{0} 7 bee see\n", uuid(3)));
+}
+
+/// Databases of random events, each of some of four fields in some order: what `tdb merge` makes of them is
+/// what a list of all events says.
+#[test]
+fn a_merge_is_the_union_of_random_databases() {
+    const FIELDS: [&str; 4] = ["a", "b", "c", "d"];
+    let sample = Sample::new(&[]);
+    for seed in 0..40u64 {
+        let mut state = seed;
+        let mut random = |below: u64| {
+            // SplitMix64.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let z = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (z ^ z >> 31) % below
+        };
+        let mut all: Vec<(u8, u64, [String; 4])> = Vec::new();
+        let (mut names, mut inputs) = (Vec::new(), Vec::new());
+        for n in 0..1 + random(4) {
+            let mut some: Vec<usize> = (0..4).filter(|_| random(3) > 0).collect();
+            if random(2) == 0 {
+                some.reverse();
+            }
+            let fields: Vec<&str> = some.iter().map(|&field| FIELDS[field]).collect();
+            let mut builder = Builder::new(&fields).expect("good names");
+            for _ in 0..random(60) {
+                let (trail, time) = (random(5) as u8, random(8) << random(40));
+                let mut values: [String; 4] = Default::default();
+                for &field in &some {
+                    let value = random(6);
+                    values[field] = if value == 0 { String::new() } else { format!("v{value}") };
+                }
+                let own: Vec<&String> = some.iter().map(|&field| &values[field]).collect();
+                builder.add(uuid(trail), time, &own).expect("a good event");
+                all.push((trail, time, values));
+            }
+            let path = sample.beside(&format!("{seed}-{n}.tdb"));
+            builder.finish(&path).expect("a database");
+            inputs.push(path);
+            names.push(fields);
+        }
+        // Equal times in the order of the databases, and within one of addition.
+        all.sort_by_key(|&(trail, time, _)| (trail, time));
+        let mut union = names[0].clone();
+        if names.iter().any(|fields| *fields != union) {
+            union =
+                FIELDS.iter().copied().filter(|f| names.iter().flatten().any(|n| n == f)).collect();
+        }
+        let mut expected =
+            ["uuid", "time"].into_iter().chain(union.clone()).collect::<Vec<_>>().join(",");
+        for (trail, time, values) in &all {
+            expected += &format!("\n{},{time}", uuid(*trail));
+            for name in &union {
+                let at = FIELDS.iter().position(|field| field == name).expect("one of four");
+                expected += &format!(",{}", values[at]);
+            }
+        }
+        let merged = sample.beside(&format!("{seed}.tdb"));
+        let threads = (1 + seed % 2).to_string();
+        let mut args = vec!["merge", "-T", &threads, "-o", &merged];
+        args.extend(inputs.iter().map(String::as_str));
+        printed(&args);
+        let got = printed(&["dump", "-i", &merged, "-d", ",", "--csv-header"]);
+        assert_eq!(got, expected + "\n", "seed {seed}: {names:?}");
+        printed(&["verify", "-i", &merged, "--strict"]);
+    }
 }
 
 #[test]
