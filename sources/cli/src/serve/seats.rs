@@ -5,8 +5,9 @@
 //! at most so many of them, and half of everything that is shared: whatever one does, the others find
 //! some. Who is turned away takes one of a few places beside them, for as long as that takes to say.
 //!
-//! Who has just come and said nothing is a newcomer. There are few of them, and where there is no place
-//! left the one that has been silent for longest gives way to the next.
+//! Who has just come and said nothing is a newcomer. Where there is no place left, the newcomer that has
+//! been silent for longest gives way to the next: of its client, if that has all it may have, else of
+//! the listener. Where there are places, any number may come at once.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,8 +22,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Connections that are being told that they are not served.
 const REFUSED_MAX: usize = 16;
-/// Connections of one listener that have not said anything yet.
-const NEWCOMERS_MAX: usize = 64;
 /// Bytes of answers that wait to be read, of all connections: half of them for one client.
 const UNREAD_BYTES: u64 = 256 << 20;
 /// They are counted by this.
@@ -241,14 +240,12 @@ impl Seats {
         let (number, own, handles, hosts) = self.with(|held| {
             let seats_of = |held: &Held| held.clients.get(&peer).map_or(0, |client| client.seats);
             let listener = peer.listener();
-            let is_of = |other: Peer| other.listener() == listener;
-            let newcomers = held.newcomers.values().filter(|one| is_of(one.peer)).count();
             if peer == Peer::Refused {
                 // They are told, and go.
             } else if seats_of(held) >= client_max {
                 held.oust(|other| other == peer);
-            } else if held.listeners[listener] >= listener_max || newcomers >= NEWCOMERS_MAX {
-                held.oust(is_of);
+            } else if held.listeners[listener] >= listener_max {
+                held.oust(|other| other.listener() == listener);
             }
             let seats = seats_of(held);
             let taken = &mut held.listeners[peer.listener()];
@@ -380,7 +377,7 @@ mod tests {
     /// 512 connections that said nothing left no place to whoever had something to say.
     #[test]
     fn who_says_nothing_gives_way() {
-        let seats = seats(1000, 3, 1);
+        let seats = seats(5, 3, 1);
         let (one, two) = (Peer::User(1), Peer::User(2));
         let begun = seats.take(one).expect("a place");
         assert!(begun.begin() && begun.begin());
@@ -394,9 +391,11 @@ mod tests {
         drop(silent);
         let _another = seats.take(one).filter(Seat::begin).expect("that of one of them");
         assert!(seats.take(one).is_none());
-        // Of other clients, too, where they are many.
+        // Of other clients, too, where the listener is full.
         let here = |n: u8| Peer::Tcp(IpAddr::from([127, 0, 0, n]));
-        let many: Vec<_> = (0..=NEWCOMERS_MAX as u8).map(|n| seats.take(here(n))).collect();
+        let many: Vec<_> = (0..5).map(|n| seats.take(here(n))).collect();
+        assert!(many.iter().flatten().all(|seat| seat.ousted().now_or_never().is_none()));
+        let many: Vec<_> = many.into_iter().chain([seats.take(here(5))]).collect();
         assert!(many.iter().all(Option::is_some));
         let ousted = many.iter().flatten().filter(|seat| seat.ousted().now_or_never().is_some());
         assert_eq!(ousted.count(), 1);

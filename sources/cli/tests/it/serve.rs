@@ -823,6 +823,19 @@ fn a_service_says_when_it_is_ready() {
     assert_eq!(hear(), "STOPPING=1");
 }
 
+/// Two hundred who come at the same moment, and speak later, are all served.
+#[test]
+fn many_come_at_once() {
+    let (origin, folder) = (Origin::start(), folder());
+    origin.put("/object", b"bytes", "1");
+    let server = Server::of(folder.path(), &origin);
+    let mut clients: Vec<_> = (0..200).map(|_| server.client()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        let answer = client.hello(&origin.url("/object"));
+        assert!(answer.is_ok_and(|answer| answer.is("OKOK")), "client {n}");
+    }
+}
+
 /// What is asked for once makes no room for itself at the cost of what is asked for again.
 #[test]
 fn a_scan_takes_nothing_away() {
