@@ -145,8 +145,12 @@ impl Directory {
     fn read_shape(&self) -> io::Result<Shape> {
         let text = fs::read_to_string(self.root.join("cache.json"))?;
         let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-        let shape: Shape = serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("cache.json cannot be understood: {error}; it is only a cache: remove the directory, or give another")))?;
+        let shape: Shape = serde_json::from_str(&text).map_err(|error| {
+            wrong(format!(
+                "cache.json cannot be understood: {error}; it is only a cache: remove the \
+                 directory, or give it another"
+            ))
+        })?;
         if shape.format != FORMAT {
             return Err(wrong(format!(
                 "this is a cache of format {}, and this program knows format {FORMAT}; give it \
