@@ -50,7 +50,8 @@ examples: setup
 	done
 
 # BENCH_ARGS passes more options, such as --only needle,cold or --quick; see `bench --help`.
-# TDB=/path/to/the/C/tdb and BENCH_CSV=events.csv are for its section `tdb`.
+# TDB=/path/to/the/C/tdb and BENCH_CSV=events.csv are for its section `tdb`; `make interop-peer` builds what
+# reads with the C library there.
 bench: export TDB := $(TDB)
 bench: export BENCH_CSV := $(BENCH_CSV)
 bench: setup
