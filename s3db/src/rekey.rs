@@ -64,12 +64,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Invalid`] when the database is not encrypted; whatever the services say, and a key
-    /// that is missing. Calling it again goes on.
+    /// that is missing. Calling it again goes on. What kept a sweep from its end, such as a damaged page
+    /// that records wait for, is told when everything else is sealed.
     pub async fn rekey(&self, mut progress: impl FnMut(u64)) -> Result<Rekeyed, StoreError> {
         let Some(sealing) = &self.sealing else {
             return Err(StoreError::Invalid("the database is not encrypted".to_owned()));
         };
-        self.sweep().await?;
+        // What cannot be brought to its pages stays in the log, which is sealed again as all is.
+        let swept = self.sweep().await;
         let mut all = Rekeyed::default();
         let mut seen = 0;
         for prefix in [CATALOG, CLIENTS, PAGES, LOG, SPILLED, QUARANTINE] {
@@ -108,7 +110,7 @@ impl Store {
                 all.waiting += count;
             }
         }
-        Ok(all)
+        swept.map(|_| all)
     }
 
     async fn seal_again(

@@ -15,7 +15,7 @@ use crate::output::{Failure, Output, collection, open};
   s3db init file:///tmp/db
   s3db init file:///tmp/db users orders
   s3db init file:///tmp/db --backend sqs-fifo --shards 4
-  echo \"1 $(openssl rand -hex 32)\" > keys; s3db init file:///tmp/db users --keys keys")]
+  (umask 077; echo \"1 $(openssl rand -hex 32)\" > keys); s3db init file:///tmp/db users --keys keys")]
 pub(crate) struct Init {
     /// Where the database is to be, as in file:///tmp/db
     url: String,

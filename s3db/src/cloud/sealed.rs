@@ -250,6 +250,9 @@ impl Sealer {
         let short = |_| foreign(Unopened::Damaged);
         let id = from.u32().map_err(short)?;
         let salt = from.raw(SALT_BYTES).map_err(short)?;
+        if id == 0 {
+            return Err(foreign(Unopened::Damaged));
+        }
         let secret = self.keys.secret(id).ok_or(Closed::NoKey(id))?;
         let wrong = |_| foreign(Unopened::Key(id));
         let key = self.frame_key(secret, &salt).map_err(wrong)?;

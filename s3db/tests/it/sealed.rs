@@ -202,6 +202,41 @@ async fn what_is_put_there_by_others_is_found() {
     assert_eq!(db.begin().read(&users, &key("ada")).await.unwrap(), None);
 }
 
+/// Records wait for a page that is damaged: that is told, and everything else has its new key.
+#[tokio::test]
+async fn damage_keeps_no_key_from_changing() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = url(folder.path());
+    let options = Options { has_worker: false, ..with_keys(Backend::S3Log, &[1]) };
+    let db = Db::create(&url, &options).await.unwrap();
+    let users = db.create_collection("users").await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&users, &key("ada"), payload("1815")).unwrap();
+    txn.commit().await.unwrap();
+    let files = Files::open(&folder.path().join("db")).unwrap();
+    let object = format!("page/{}", users.root);
+    let own = bytes_of(&files, &object).await;
+    files.put(&object, "noise".into(), PutIf::Always).await;
+    let changed = Options { has_worker: false, ..with_keys(Backend::S3Log, &[2, 1]) };
+    let rekeyer = Db::open_with(&url, &changed).await.unwrap();
+    let error = rekeyer.store().rekey(|_| {}).await.unwrap_err();
+    assert!(text(&error).contains(&object), "{}", text(&error));
+    let key_of = async |name: &str| bytes_of(&files, name).await[5..9].to_vec();
+    assert_eq!(key_of("catalog/users").await, [2, 0, 0, 0]);
+    for name in files.list("log/", None, 10).await.unwrap().names {
+        assert_eq!(key_of(&name).await, [2, 0, 0, 0], "{name}");
+    }
+    // When the page is back, nothing is lost.
+    files.put(&object, own, PutIf::Always).await;
+    let done = rekeyer.store().rekey(|_| {}).await.unwrap();
+    assert_eq!((done.unopened, done.waiting), (0, 0), "{done:?}");
+    drop(db);
+    let options = Options { has_worker: false, ..with_keys(Backend::S3Log, &[2]) };
+    let db = Db::open_with(&url, &options).await.unwrap();
+    let there = db.begin().read(&users, &key("ada")).await.unwrap();
+    assert_eq!(there, Some(payload("1815")));
+}
+
 /// A message of somebody else's is set aside, and is in nobody's way.
 #[tokio::test]
 async fn messages_of_others_are_set_aside() {

@@ -84,8 +84,13 @@ impl Directory {
         let open = || {
             DirBuilder::new().recursive(true).mode(0o700).create(root)?;
             // Before anything is put there: a folder that is something else stays as it is.
-            if !root.join("cache.json").exists() {
-                must_be_empty(root)?;
+            let is_cache = || root.join("cache.json").exists();
+            if !is_cache()
+                && let Err(error) = must_be_empty(root)
+                // Another process may have made it one meanwhile.
+                && !is_cache()
+            {
+                return Err(error);
             }
             let mut how = OpenOptions::new();
             how.read(true).write(true).create(true).truncate(false).mode(0o600);

@@ -235,9 +235,12 @@ impl Link {
     /// A connection that nobody shares: what the server gives to it comes back when it is dropped. It is
     /// made no sooner than a shared one would be.
     pub(super) async fn own_connection(&self) -> Result<Arc<Connection>, Lost> {
-        let mut state = self.inner.state.lock().await;
-        state.check()?;
-        self.connect().await.map_err(|lost| state.fail(lost))
+        self.inner.state.lock().await.check()?;
+        // Not under the lock: those who share a connection go on meanwhile.
+        match self.connect().await {
+            Ok(connection) => Ok(connection),
+            Err(lost) => Err(self.inner.state.lock().await.fail(lost)),
+        }
     }
 
     async fn connect(&self) -> Result<Arc<Connection>, Lost> {

@@ -12,7 +12,7 @@ use std::{
 use pager::{BlockSource, Frame, Pager, SourceError, Version};
 use sources::server::{
     Link, Place, Served,
-    frames::{Answer, BODY_BYTES_MAX, FILES, MEMORY, READ_BYTES_MAX, Request},
+    frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
 use tokio::net::UnixListener;
@@ -173,6 +173,41 @@ async fn what_a_read_makes_of_each_answer() {
         other => soundly(id, other),
     });
     assert_eq!(read(&fake.source(), 50..60).await.expect("bytes"), [7; 10]);
+}
+
+/// What its source says to a server, the server's clients hear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_are_of_the_same_kind_on_both_sides() {
+    type Kind = fn(&SourceError) -> bool;
+    let wait = Duration::from_millis(1500);
+    let cases: [(Code, Kind); 9] = [
+        (Code::NotFound, |error| matches!(error, SourceError::NotFound { .. })),
+        (Code::Changed, |error| matches!(error, SourceError::Changed { .. })),
+        (Code::Throttled, |error| {
+            let wait = Some(Duration::from_millis(1500));
+            matches!(error, SourceError::Throttled { retry_after, .. } if *retry_after == wait)
+        }),
+        (Code::Denied, |error| matches!(error, SourceError::Denied { .. })),
+        (Code::Transient, |error| matches!(error, SourceError::Transient { .. })),
+        (Code::Corrupt, |error| matches!(error, SourceError::Corrupt { .. })),
+        (Code::Permanent, |error| matches!(error, SourceError::Permanent { .. })),
+        (Code::Unauthorized, |error| matches!(error, SourceError::Denied { .. })),
+        (Code::Malformed, |error| matches!(error, SourceError::Permanent { .. })),
+    ];
+    for (code, is_it) in cases {
+        let fake = Fake::start(move |id, request| match request {
+            Request::Read { .. } => {
+                let text = "so it is".to_owned();
+                let retry_after_ms = wait.as_millis() as u32;
+                Some((Answer::Failed { code, retry_after_ms, text }.encode(id), None))
+            }
+            other => soundly(id, other),
+        });
+        let error = read(&fake.source(), 50..60).await.expect_err("an error");
+        assert!(is_it(&error), "{code:?}: {error:?}");
+        let is_named = error.to_string().contains("s3://bucket/key");
+        assert!(is_named, "{code:?}: {error}");
+    }
 }
 
 /// After a lost connection a server had another length for the same version, and was believed: a map was

@@ -51,7 +51,7 @@ pub(crate) fn working(what: &str) -> ProgressBar {
 fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
     // What cannot be written is seen by nobody.
     let _ = match state.per_sec() {
-        few if few < 10.0 => write!(out, "{few:.1}/s"),
+        few if few < 9.95 => write!(out, "{few:.1}/s"),
         many => write!(out, "{}/s", HumanCount(many.round() as u64)),
     };
 }

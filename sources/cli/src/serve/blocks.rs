@@ -40,7 +40,7 @@ use tokio::{
 use super::{
     Server,
     handles::Pinned,
-    objects::Object,
+    objects::{Object, turn_for},
     pieces::{NoPiece, Piece},
     seats::{Part, Seat},
     seen::Client,
@@ -249,9 +249,9 @@ pub(super) async fn serve(
     let greeted = tokio::select! {
         biased;
         () = seat.ousted() => return,
-        greeted = greet(&socket, &mut incoming, gate, FILES | memory) => greeted,
+        greeted = greet(&socket, &mut incoming, gate, &seat, FILES | memory) => greeted,
     };
-    let Some(has) = greeted.ok().filter(|_| seat.begin()) else { return };
+    let Ok(has) = greeted else { return };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
     let writer = tokio::spawn(write(server.clone(), socket.clone(), outgoing));
     // Kept until the last answer is gone, which takes room of its client's until then.
@@ -393,6 +393,7 @@ async fn greet(
     socket: &Socket,
     incoming: &mut Incoming,
     gate: &Gate,
+    seat: &Seat,
     offers: u32,
 ) -> io::Result<u32> {
     let refusal = |id: u64, code, text: &str| {
@@ -421,6 +422,10 @@ async fn greet(
             Err(refuse(Code::Unauthorized, "the token is not the one of this server"))
         }
         (Ok(Request::Hello { wants, .. }), _) => {
+            // Nobody takes its place any more, or somebody has.
+            if !seat.begin() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
             let has = if socket.carries_files() { wants & offers } else { 0 };
             let welcome = Answer::Welcome {
                 has,
@@ -712,11 +717,7 @@ impl Connection {
     /// A turn to ask the source, which the disk may spare us.
     async fn turn(&self, opened: &Opened, range: &Range<u64>) -> Option<Part> {
         let Opened { url, object, pinned, .. } = opened;
-        match self.seat.turn_now(url) {
-            Some(turn) => Some(turn),
-            None if object.holds(&pinned.version, range.clone()).await => None,
-            None => Some(self.seat.turn(url).await),
-        }
+        turn_for(&self.seat, (url, object), &pinned.version, range).await
     }
 
     /// What is fetched at once, and lies in one file.

@@ -2,16 +2,34 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sources::{AllowList, BlockSource, Cache, DiskCache, Options, SourceError, Traffic};
+use sources::{AllowList, BlockSource, Cache, DiskCache, Options, SourceError, Traffic, Version};
+
+use super::seats::{Part, Seat};
 
 /// Sources that are kept open. Beyond that, those that nobody uses are closed.
 const OPEN_MAX: usize = 1024;
 
 /// An object as the cache reads it.
 pub(super) type Object = DiskCache<Arc<dyn BlockSource>>;
+
+/// A turn to ask the source of `object` for `range`, which the disk may spare it: what is there waits for
+/// no source.
+pub(super) async fn turn_for(
+    seat: &Seat,
+    (url, object): (&str, &Object),
+    version: &Version,
+    range: &Range<u64>,
+) -> Option<Part> {
+    match seat.turn_now(url) {
+        Some(turn) => Some(turn),
+        None if object.holds(version, range.clone()).await => None,
+        None => Some(seat.turn(url).await),
+    }
+}
 
 /// See the module.
 pub(super) struct Objects {

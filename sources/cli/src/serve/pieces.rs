@@ -20,7 +20,13 @@ use futures::StreamExt;
 use pager::{BlockSource, SourceError, Version, sealed};
 use tokio::sync::OnceCell;
 
-use super::{handles::Pinned, objects::Object, recent::Recent, seats::Seat};
+use super::{
+    handles::Pinned,
+    objects::{Object, turn_for},
+    recent::Recent,
+    seats::Seat,
+    seen::shown,
+};
 
 /// A piece has at least so many bytes, where all memory is in no more pieces than there may be files:
 /// each is a descriptor, and a mapping of every client.
@@ -174,7 +180,8 @@ impl Pieces {
             let piece = self.with(|held| held.piece(&key, len, self.room));
             let piece = piece.ok_or(NoPiece::Full)?;
             let make = || async {
-                let (_turn, _fill) = (seat.turn(url).await, seat.fill().await);
+                let turn = turn_for(seat, (url, object), &pinned.version, &range).await;
+                let (_turn, _fill) = (turn, seat.fill().await);
                 fill(object, pinned, range.clone()).await
             };
             let made = piece.file.get_or_try_init(make).await;
@@ -187,7 +194,10 @@ impl Pieces {
             match piece.file() {
                 Ok(file) => return Ok((piece, file, range)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_second => {
-                    tracing::warn!(url, "a client has locked memory for itself: made anew");
+                    tracing::warn!(
+                        url = shown(url),
+                        "a client has locked memory for itself: made anew"
+                    );
                     self.with(|held| held.lose(&key, &piece));
                     is_second = true;
                 }

@@ -28,7 +28,7 @@ use super::{
     Server,
     ahead::Streams,
     handles::{Known, Pinned},
-    objects::Object,
+    objects::{Object, turn_for},
     seats::Seat,
     seen::Client,
     spans::NoSpan,
@@ -282,7 +282,7 @@ async fn read(
     };
     if placed.is_none() && span.is_none() {
         // What is here waits for nobody.
-        let _turn = seat.turn(url).await;
+        let _turn = turn_for(seat, (url, object), version, &range).await;
         if is_in_one {
             placed = object.place(version, range.clone(), extent).await?;
         }

@@ -1195,7 +1195,7 @@ fn requests_that_take_long_hold_no_other_client_up() {
 #[test]
 fn a_source_that_does_not_answer_holds_up_no_hit_and_no_other_source() {
     let (origin, well, place) = (Origin::start(), Origin::start(), Place::new());
-    let object = sample(2 << 20, 71);
+    let object = sample(3 << 20, 71);
     origin.put("/object", &object, "1");
     well.put("/object", &object, "1");
     let held = Page::Held(std::sync::Arc::new(object.clone()), "\"1\"".to_owned(), 0);
@@ -1215,6 +1215,12 @@ fn a_source_that_does_not_answer_holds_up_no_hit_and_no_other_source() {
     let mut piece = here[..4].to_vec();
     piece.extend(0u64.to_le_bytes());
     assert_eq!(client.ask(6, &piece).0, 132, "memory");
+    // What is on the disk, and neither in memory yet nor in a span.
+    let mut other_piece = here[..4].to_vec();
+    other_piece.extend((1u64 << 20).to_le_bytes());
+    for at in (1 << 20..3 << 20).step_by(64 << 10) {
+        client.until_a_file(&wants(&here[..4], at, 1));
+    }
     let mut old = server.client();
     let url = origin.url("/object");
     assert!(old.hello(&url).expect("an answer").is("OKOK"));
@@ -1254,6 +1260,11 @@ fn a_source_that_does_not_answer_holds_up_no_hit_and_no_other_source() {
         let bytes = old.read(&url, 0, 4096).expect("an answer").expect("OKOK");
         assert!(bytes == object[..bytes.len()]);
     }
+    assert_eq!(client.ask(6, &other_piece).0, 132, "memory");
+    // Files of so small a cache have 2 MiB.
+    let across = (2 << 20) - 2048;
+    let bytes = old.read(&url, across, 4096).expect("an answer").expect("OKOK");
+    assert!(bytes.len() >= 4096 && object[across as usize..].starts_with(&bytes[..4096]));
     let (kind, other) = client.open_now(&well.url("/object"));
     assert_eq!(kind, 130, "opened");
     let (kind, bytes) = client.ask(3, &wants(&other[..4], 1 << 20, 0));

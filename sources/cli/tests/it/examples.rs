@@ -34,6 +34,10 @@ fn tdb_reads_through_the_server_that_the_environment_names() {
     let run = |arguments: &[&str], server: Option<&str>| {
         let mut command = Command::new(&tdb);
         command.args(arguments).env_remove("EXTMEM_SERVER").env_remove("EXTMEM_CACHE");
+        for key in ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"]
+        {
+            command.env_remove(key);
+        }
         let output = command.envs(server.map(|server| ("EXTMEM_SERVER", server))).output();
         let output = output.expect("tdb");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -63,6 +67,29 @@ fn tdb_reads_through_the_server_that_the_environment_names() {
         assert!(run(&dump, Some(&name)).0 == expected);
     }
     assert_eq!(origin.count(), once, "and never again");
+    // In a bucket, too, of which the server alone has the keys.
+    for key in ["/bucket/events.tdb", "/bucket/events.tdb?x-id=GetObject"] {
+        origin.put(key, &bytes, "1");
+    }
+    let of_bucket = folder.path().join("bucket.sock");
+    let args = ["--allow", "s3://bucket", "--max-bytes", "64MiB", "--unix"];
+    let args = [&args[..], &[of_bucket.to_str().expect("text")]].concat();
+    let keys = [
+        ("AWS_ENDPOINT_URL", origin.base()),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "key"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let bucket = Server::start_in(&folder.path().join("cache-of-bucket"), &args, &keys);
+    let (before, named) = (origin.count(), format!("unix://{}", of_bucket.display()));
+    for _ in 0..2 {
+        let dump = ["dump", "-i", "s3://bucket/events.tdb", "--json-trails"];
+        assert!(run(&dump, Some(&named)).0 == expected);
+    }
+    let read = origin.count().1 - before.1;
+    assert!(read > 0 && read <= bytes.len() as u64, "{read} of {} bytes", bytes.len());
+    drop(bucket);
+    let once = origin.count();
     // Somebody else's words for the same, in the address.
     let through = format!("server+{name}?url={url}");
     assert!(run(&["dump", "-i", &through, "--json-trails"], None).0 == expected);

@@ -92,8 +92,9 @@ fn nothing_is_there_or_all_of_it_and_nothing_is_in_the_way() {
         let is_begun = || names(&folder).iter().any(|name| name.ends_with(".part"));
         let moments: [(&str, &dyn Fn() -> bool); 2] = [("spills", &spills), ("a part", &is_begun)];
         for (what, is_there) in moments {
-            let mut early = 0;
-            for _ in 0..4 {
+            let (mut early, mut tries) = (0, 0);
+            while tries < 4 || (early == 0 && tries < 60) {
+                tries += 1;
                 // So that what is seen is of this one.
                 fs::remove_dir_all(&temporary).expect("ours");
                 fs::create_dir(&temporary).expect("ours");
