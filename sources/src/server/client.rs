@@ -8,8 +8,8 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    frames::{Answer, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
+    frames::{Answer, Code, FILES, MEMORY, NO_HANDLE, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
 
@@ -34,6 +34,13 @@ const FRAME_WAIT: Duration = Duration::from_secs(10);
 /// How long a server that could not be reached is left alone: at first, and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// And so many times as long as it took to see that.
+const TOOK_SHARE: u32 = 4;
+/// A server that has said nothing for so long, although it was asked, is asked whether it is still there: the
+/// answer to a read may take as long as its source does, that one comes at once.
+const SILENCE: Duration = Duration::from_secs(5);
+/// If it says nothing for so long then, the connection is lost. A frame may take as long.
+const SIGN_WAIT: Duration = FRAME_WAIT;
 /// How long answers come without files when there was no descriptor for one.
 const FILES_PAUSE: Duration = Duration::from_secs(60);
 /// Frames that may wait to be sent.
@@ -98,9 +105,11 @@ impl State {
     }
 
     /// The server is left alone, twice as long each time.
-    fn fail(&mut self, lost: Lost) -> Lost {
+    /// `took` is how long it took to see that it does not answer: whoever can do without the server is not
+    /// to spend its time on that.
+    fn fail(&mut self, lost: Lost, took: Duration) -> Lost {
         let backoff = self.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
-        let until = Instant::now() + backoff;
+        let until = Instant::now() + backoff.max(took * TOOK_SHARE);
         let backoff = (backoff * 2).min(BACKOFF_MAX);
         self.failure = Some(Failure { lost: lost.clone(), until, backoff });
         lost
@@ -163,8 +172,8 @@ struct Refused(String);
 #[derive(Debug)]
 struct Waiting {
     by_id: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
-    /// Whether anything came after the welcome.
-    was_heard: AtomicBool,
+    /// Frames that came after the welcome.
+    heard: AtomicU64,
     /// Handles to close, as soon as there is room to say so. Each is open, so they are no more than
     /// the server allows.
     unsaid: Mutex<Vec<u32>>,
@@ -180,6 +189,16 @@ impl Waiting {
 
     fn is_over(&self) -> bool {
         self.with(|by_id| by_id.is_none())
+    }
+
+    fn was_heard(&self) -> bool {
+        self.heard.load(Relaxed) > 0
+    }
+
+    /// The frames that came, where somebody waits for more.
+    fn heard_while_asked(&self) -> Option<u64> {
+        let is_asked = self.with(|by_id| by_id.as_ref().is_some_and(|by_id| !by_id.is_empty()));
+        is_asked.then(|| self.heard.load(Relaxed))
     }
 
     fn unsaid<T>(&self, work: impl FnOnce(&mut Vec<u32>) -> T) -> T {
@@ -214,7 +233,7 @@ impl Link {
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Lost> {
         let mut state = self.inner.state.lock().await;
         if let Some(connection) = state.connection.take() {
-            let was_heard = connection.waiting.was_heard.load(Relaxed);
+            let was_heard = connection.waiting.was_heard();
             if was_heard {
                 state.failure = None;
             }
@@ -222,13 +241,15 @@ impl Link {
                 return Ok(state.connection.insert(connection).clone());
             }
             if !was_heard {
-                return Err(state.fail(self.lost(&"it hung up before it answered anything")));
+                let lost = self.lost(&"it hung up before it answered anything");
+                return Err(state.fail(lost, Duration::ZERO));
             }
         }
         state.check()?;
+        let began = Instant::now();
         match self.connect().await {
             Ok(connection) => Ok(state.connection.insert(connection).clone()),
-            Err(lost) => Err(state.fail(lost)),
+            Err(lost) => Err(state.fail(lost, began.elapsed())),
         }
     }
 
@@ -237,9 +258,10 @@ impl Link {
     pub(super) async fn own_connection(&self) -> Result<Arc<Connection>, Lost> {
         self.inner.state.lock().await.check()?;
         // Not under the lock: those who share a connection go on meanwhile.
+        let began = Instant::now();
         match self.connect().await {
             Ok(connection) => Ok(connection),
-            Err(lost) => Err(self.inner.state.lock().await.fail(lost)),
+            Err(lost) => Err(self.inner.state.lock().await.fail(lost, began.elapsed())),
         }
     }
 
@@ -306,13 +328,17 @@ impl Inner {
             return Err(io::Error::other("it allows nothing"));
         }
         let by_id = Mutex::new(Some(HashMap::new()));
-        let (was_heard, unsaid) = (AtomicBool::new(false), Mutex::default());
-        let waiting = Arc::new(Waiting { by_id, was_heard, unsaid });
+        let (heard, unsaid) = (AtomicU64::new(0), Mutex::default());
+        let waiting = Arc::new(Waiting { by_id, heard, unsaid });
         let (sending, frames) = mpsc::channel(SENDING_MAX);
         let socket = Arc::new(socket);
         tokio::spawn(send(socket.clone(), frames, Ends(waiting.clone())));
+        if requests_max > 1 {
+            let (socket, sending) = (Arc::downgrade(&socket), sending.downgrade());
+            tokio::spawn(watch(socket, sending, waiting.clone()));
+        }
         let ends = Ends(waiting.clone());
-        tokio::spawn(receive(socket.clone(), incoming, ends, self.bare.clone()));
+        tokio::spawn(receive(socket, incoming, ends, self.bare.clone()));
         Ok(Connection {
             generation: self.generations.fetch_add(1, Relaxed),
             has_files: takes_files && has & FILES != 0,
@@ -320,7 +346,8 @@ impl Inner {
             read_bytes_max: read_bytes_max.min(READ_BYTES_MAX),
             sending,
             waiting,
-            turns: Semaphore::new((requests_max as usize).min(1024)),
+            // One is left for the question whether it is there.
+            turns: Semaphore::new((requests_max as usize - 1).clamp(1, 1024)),
             ids: AtomicU64::new(1),
         })
     }
@@ -354,10 +381,34 @@ async fn receive(
                     let until = Instant::now() + FILES_PAUSE;
                     *bare.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
                     // No fault of the server's: the next connection may come at once.
-                    ends.0.was_heard.store(true, Relaxed);
+                    ends.0.heard.fetch_add(1, Relaxed);
                 }
                 socket.close();
                 return;
+            }
+        }
+    }
+}
+
+/// Ends a connection whose server does not answer: one that was stopped, or hangs, keeps its sockets open,
+/// and nobody who waits for it would ever be told. Ends with the connection.
+async fn watch(socket: Weak<Socket>, sending: mpsc::WeakSender<Vec<u8>>, waiting: Arc<Waiting>) {
+    while !waiting.is_over() {
+        let before = waiting.heard_while_asked();
+        tokio::time::sleep(SILENCE).await;
+        if before.is_none() || waiting.heard_while_asked() != before {
+            continue;
+        }
+        let Some(sending) = sending.upgrade() else { return };
+        // Its answer has the number of no question. Where there is no room the server leaves more unread.
+        let _ = sending.try_send(Request::Close { handle: NO_HANDLE }.encode(0));
+        drop(sending);
+        tokio::time::sleep(SIGN_WAIT).await;
+        if waiting.heard_while_asked() == before {
+            debug!("the block server does not answer");
+            waiting.with(Option::take);
+            if let Some(socket) = socket.upgrade() {
+                socket.close();
             }
         }
     }
@@ -375,7 +426,7 @@ async fn receive_one(
     };
     let broken = |broken| io::Error::new(io::ErrorKind::InvalidData, broken);
     let answer = Answer::decode(head.kind, &body).map_err(broken)?;
-    waiting.was_heard.store(true, Relaxed);
+    waiting.heard.fetch_add(1, Relaxed);
     let reply = match answer {
         Answer::Bytes { .. } => Reply::Bytes(body),
         Answer::File { position, length } => {

@@ -24,6 +24,8 @@ pub const BODY_BYTES_MAX: usize = 16 << 10;
 pub const READ_BYTES_MAX: u64 = 4 << 20;
 /// The longest text.
 pub const TEXT_BYTES_MAX: usize = 8 << 10;
+/// The handle that no server gives to anybody: to close it is allowed, and has an answer at once.
+pub const NO_HANDLE: u32 = u32::MAX;
 
 /// Wants files where it can have them; in an answer: may have them.
 pub const FILES: u32 = 1;

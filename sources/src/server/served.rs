@@ -155,7 +155,8 @@ impl Served {
     }
 
     /// Waits up to `patience` in each call for a server that cannot be reached, such as one that is being
-    /// started anew, and up to four times that in calls that follow each other. A [`fallback`](Served::fallback) is used after that. Default: zero.
+    /// started anew, and up to four times that in calls that follow each other. Where there is a
+    /// [`fallback`](Served::fallback), `stat` and `read` use it after that, and `read_into` at once. Default: zero.
     pub fn patience(self, patience: Duration) -> Served {
         self.shared.with(|known| known.patience = patience);
         self

@@ -5,17 +5,20 @@ use std::{
     io::Write,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use pager::{BlockSource, Frame, Pager, SourceError, Version};
 use sources::server::{
     Link, Place, Served,
-    frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
+    frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, NO_HANDLE, READ_BYTES_MAX, Request},
     socket::{Incoming, Socket},
 };
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 /// What never comes must fail.
 const WAIT: Duration = Duration::from_secs(30);
@@ -313,61 +316,102 @@ async fn leaving_waits_for_no_goodbye() {
     tokio::time::timeout(WAIT, left).await.expect("an end").expect("no panic");
 }
 
+/// One that stood still after its welcome was waited for until somebody else lost patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_left() {
+    let fake = Fake::start(|id, request| match request {
+        Request::Close { .. } => None,
+        other => soundly(id, other),
+    });
+    let error = tokio::time::timeout(WAIT, read(&fake.source(), 50..60)).await.expect("an end");
+    let error = error.expect_err("no bytes came");
+    assert!(matches!(error, SourceError::Transient { .. }), "{error}");
+}
+
+/// A read may take as long as the server's source does, as long as the server says that it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_there_is_waited_for() {
+    // Whose question it is, and how often the client has asked for a sign.
+    let asked = std::sync::Mutex::new((0, 0));
+    let fake = Fake::start(move |id, request| match request {
+        Request::Read { .. } => {
+            asked.lock().expect("no panic").0 = id;
+            None
+        }
+        Request::Close { handle: NO_HANDLE } => {
+            let (read, signs) = &mut *asked.lock().expect("no panic");
+            *signs += 1;
+            let mut said = Answer::Closed.encode(id);
+            if *signs == 2 {
+                said.extend(Answer::Bytes { length: 10 }.encode(*read));
+                said.extend([7; 10]);
+            }
+            Some((said, None))
+        }
+        other => soundly(id, other),
+    });
+    let got = tokio::time::timeout(2 * WAIT, read(&fake.source(), 50..60)).await;
+    assert_eq!(got.expect("an end").expect("bytes"), [7; 10]);
+}
+
+/// A server that does `serve` with each connection, and counts them.
+struct Counted {
+    folder: tempfile::TempDir,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn start<F>(serve: impl Fn(UnixStream) -> F + Send + 'static) -> Counted
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Relaxed);
+                serve(stream).await;
+            }
+        });
+        Counted { folder, calls }
+    }
+
+    /// How often it is called by two thousand questions that it does not answer.
+    async fn calls(&self) -> usize {
+        let link = Link::new(Place::Unix(socket(self.folder.path())), String::new());
+        let source = Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source");
+        for _ in 0..2000 {
+            let error = source.stat().await.expect_err("nobody answers");
+            assert!(error.is_retryable(), "{error}");
+            assert!(error.to_string().contains("block server"), "{error}");
+        }
+        self.calls.load(Relaxed)
+    }
+}
+
 /// A server that hangs up on everybody is not called again at once by each that asks. Counted, not timed:
 /// the pauses double from 50 ms to 5 s, so that fifty calls are minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_up_is_called_less_and_less_often() {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    let folder = tempfile::tempdir().expect("a folder");
-    let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let server = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Relaxed);
-            drop(stream);
-        }
-    });
-    let link = Link::new(Place::Unix(socket(folder.path())), String::new());
-    let source = Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source");
-    for _ in 0..2000 {
-        let error = source.stat().await.expect_err("nobody answers");
-        assert!(error.is_retryable(), "{error}");
-        assert!(error.to_string().contains("extmem.sock"), "{error}");
-    }
-    let calls = calls.load(Relaxed);
+    let calls = Counted::start(async |stream| drop(stream)).calls().await;
     assert!((1..50).contains(&calls), "{calls} calls");
-    server.abort();
 }
 
 /// One that welcomes everybody, and then hangs up, was called again by every question.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_up_after_its_welcome_is_called_less_and_less_often() {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    let folder = tempfile::tempdir().expect("a folder");
-    let listener = UnixListener::bind(socket(folder.path())).expect("a socket");
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = calls.clone();
-    let server = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Relaxed);
-            let (socket, mut incoming) = (Socket::Unix(stream), Incoming::default());
-            let hello = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
-            let (head, body) = hello.expect("a frame").expect("a hello");
-            let request = Request::decode(head.kind, &body).expect("a request");
-            let (welcome, _) = soundly(head.id, &request).expect("a welcome");
-            let _ = socket.send(&[welcome.into()], None, WAIT).await;
-            // And one question, which has no answer.
-            let _ = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
-        }
+    let server = Counted::start(async |stream| {
+        let (socket, mut incoming) = (Socket::Unix(stream), Incoming::default());
+        let hello = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
+        let (head, body) = hello.expect("a frame").expect("a hello");
+        let request = Request::decode(head.kind, &body).expect("a request");
+        let (welcome, _) = soundly(head.id, &request).expect("a welcome");
+        let _ = socket.send(&[welcome.into()], None, WAIT).await;
+        // And one question, which has no answer.
+        let _ = incoming.frame(&socket, BODY_BYTES_MAX, WAIT).await;
     });
-    let link = Link::new(Place::Unix(socket(folder.path())), String::new());
-    let source = Served::new("s3://bucket/key", "s3://bucket/key", link).expect("a source");
-    for _ in 0..2000 {
-        let error = source.stat().await.expect_err("nobody answers");
-        assert!(error.is_retryable(), "{error}");
-    }
-    let calls = calls.load(Relaxed);
+    let calls = server.calls().await;
     assert!((1..50).contains(&calls), "{calls} calls");
-    server.abort();
 }

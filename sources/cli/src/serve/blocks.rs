@@ -28,7 +28,7 @@ use pager::{BlockSource, SourceError};
 use sources::{
     disk_cache::Announced,
     server::{
-        frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, READ_BYTES_MAX, Request},
+        frames::{Answer, BODY_BYTES_MAX, Code, FILES, MEMORY, NO_HANDLE, READ_BYTES_MAX, Request},
         socket::{Incoming, Socket, has_no_descriptor},
     },
 };
@@ -142,7 +142,7 @@ impl Handles {
         if self.open.len() >= HANDLES_MAX {
             return None;
         }
-        while self.open.contains_key(&self.next) {
+        while self.next == NO_HANDLE || self.open.contains_key(&self.next) {
             self.next = self.next.wrapping_add(1);
         }
         let handle = self.next;
@@ -251,7 +251,11 @@ pub(super) async fn serve(
         () = seat.ousted() => return,
         greeted = greet(&socket, &mut incoming, gate, &seat, FILES | memory) => greeted,
     };
-    let Ok(has) = greeted else { return };
+    let has = match greeted {
+        Ok(Ok(has)) => has,
+        Ok(Err(why)) => return server.denied(client, why),
+        Err(_) => return,
+    };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
     let writer = tokio::spawn(write(server.clone(), socket.clone(), outgoing));
     // Kept until the last answer is gone, which takes room of its client's until then.
@@ -388,14 +392,14 @@ async fn arrive(announced: Announced<Arc<dyn BlockSource>>, _part: Part) {
     let _ = announced.arrive().await;
 }
 
-/// The hello and the welcome. Says what of `offers` the client may have.
+/// The hello and the welcome. Says what of `offers` the client may have, or why it may have nothing.
 async fn greet(
     socket: &Socket,
     incoming: &mut Incoming,
     gate: &Gate,
     seat: &Seat,
     offers: u32,
-) -> io::Result<u32> {
+) -> io::Result<Result<u32, &'static str>> {
     let refusal = |id: u64, code, text: &str| {
         Answer::Failed { code, retry_after_ms: 0, text: text.to_owned() }.encode(id)
     };
@@ -415,11 +419,19 @@ async fn greet(
         other => other?,
     };
     let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let refuse = |code, text: &str| refusal(head.id, code, text);
-    let answer = match (Request::decode(head.kind, &body), gate) {
-        (_, Gate::Closed(why)) => Err(refuse(Code::Unauthorized, why)),
+    let refuse = async |code, text: &str| {
+        socket.send(&[refusal(head.id, code, text).into()], None, FRAME_WAIT).await
+    };
+    let wrong = match (Request::decode(head.kind, &body), gate) {
+        (_, Gate::Closed(why)) => {
+            // It may have left.
+            let _ = refuse(Code::Unauthorized, why).await;
+            return Ok(Err(*why));
+        }
         (Ok(Request::Hello { token, .. }), Gate::Token(secret)) if !is_same(&token, secret) => {
-            Err(refuse(Code::Unauthorized, "the token is not the one of this server"))
+            let why = "the token is not the one of this server";
+            let _ = refuse(Code::Unauthorized, why).await;
+            return Ok(Err(why));
         }
         (Ok(Request::Hello { wants, .. }), _) => {
             // Nobody takes its place any more, or somebody has.
@@ -432,21 +444,14 @@ async fn greet(
                 requests_max: REQUESTS_MAX as u32,
                 read_bytes_max: READ_BYTES_MAX,
             };
-            Ok((welcome.encode(head.id), has))
+            socket.send(&[welcome.encode(head.id).into()], None, FRAME_WAIT).await?;
+            return Ok(Ok(has));
         }
-        (Ok(_), _) => Err(refuse(Code::Malformed, "a connection begins with a hello")),
-        (Err(broken), _) => Err(refuse(Code::Malformed, &broken.to_string())),
+        (Ok(_), _) => "a connection begins with a hello".to_owned(),
+        (Err(broken), _) => broken.to_string(),
     };
-    match answer {
-        Ok((frame, has)) => {
-            socket.send(&[frame.into()], None, FRAME_WAIT).await?;
-            Ok(has)
-        }
-        Err(frame) => {
-            socket.send(&[frame.into()], None, FRAME_WAIT).await?;
-            Err(io::ErrorKind::PermissionDenied.into())
-        }
-    }
+    refuse(Code::Malformed, &wrong).await?;
+    Err(io::ErrorKind::InvalidData.into())
 }
 
 /// Compares without telling by its time how much was right.

@@ -76,8 +76,13 @@ pub(super) fn text(server: &Server, used_bytes: u64, stopping: bool) -> String {
     let connections = [
         ("what=\"accepted\"", counted(&counts.connections)),
         ("what=\"refused\"", counted(&counts.refused)),
+        ("what=\"denied\"", counted(&counts.denied)),
     ];
-    out.counter("extmem_connections_total", "Connections of clients so far", &connections);
+    out.counter(
+        "extmem_connections_total",
+        "Connections of clients so far; refused: too many, denied: a wrong token or user",
+        &connections,
+    );
     let help = "Requests of clients";
     out.counter("extmem_requests_total", help, &[("", counted(&counts.requests))]);
     let help = "Requests of clients that were answered with an error";

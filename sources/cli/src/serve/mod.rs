@@ -133,13 +133,13 @@ pub(crate) struct Args {
     /// Addresses that may be asked for start with this; may be given more than once
     #[arg(long, value_name = "PREFIX")]
     allow: Vec<String>,
-    /// Connections at once, to each of the addresses; further ones are closed
+    /// Connections at once, to each of the addresses; further ones are closed, or take the place of one that has said nothing yet
     #[arg(long, value_name = "N", default_value = "1024")]
     connections_max: NonZeroUsize,
     /// Connections at once from one address, or by one user of this machine
     #[arg(long, value_name = "N", default_value = "512")]
     connections_per_client: NonZeroUsize,
-    /// Requests that are worked on at once, half of them for one client; others wait
+    /// Requests of sources that are worked on at once, half of them for one client; others wait. What the disk has does not
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     requests_max: u16,
 }
@@ -187,6 +187,8 @@ pub(crate) struct Server {
 pub(crate) struct Counts {
     connections: AtomicU64,
     refused: AtomicU64,
+    /// Connections of those who may ask for nothing.
+    denied: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
 }
@@ -614,6 +616,12 @@ impl Server {
             v000::serve(&server, &listed.client, stream, &seat, stopping).await;
             drop((seat, listed));
         });
+    }
+
+    /// Notes that `client` may ask for nothing: somebody tries, or has a wrong token or user by mistake.
+    fn denied(&self, client: &seen::Client, why: &str) {
+        self.counts.denied.fetch_add(1, Relaxed);
+        self.seen.refused(client, why);
     }
 
     fn take_blocks(

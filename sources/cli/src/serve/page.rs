@@ -286,6 +286,7 @@ impl Shared {
             "connections": {
                 "total": counted(&server.counts.connections),
                 "refused": counted(&server.counts.refused),
+                "denied": counted(&server.counts.denied),
                 "open": by_protocol.values().sum::<usize>(),
             },
             "clients": clients.iter().map(|client| json!({

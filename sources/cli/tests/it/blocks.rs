@@ -131,6 +131,37 @@ impl Raw {
         body.extend(length.to_le_bytes());
         body
     }
+
+    /// As a file if it may be.
+    fn file(handle: &[u8], offset: u64, length: u64) -> Vec<u8> {
+        let mut body = Raw::range(handle, offset, length);
+        body.push(1);
+        body
+    }
+}
+
+/// An object that its origin sends 300 kB of until it is let go, and a client that has it open.
+struct Held {
+    origin: Origin,
+    place: Place,
+    object: Vec<u8>,
+    server: Server,
+    client: Raw,
+    handle: Vec<u8>,
+}
+
+impl Held {
+    fn open(len: usize, seed: u64) -> Held {
+        let (origin, place) = (Origin::start(), Place::new());
+        let object = sample(len, seed);
+        let tag = "\"1\"".to_owned();
+        origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
+        let server = place.start(&origin, &["--block-bytes", "1MiB"]);
+        let mut client = Raw::connect(&place);
+        let (kind, opened) = client.open_now(&origin.url("/object"));
+        assert_eq!(kind, 130, "opened");
+        Held { origin, place, object, server, client, handle: opened[..4].to_vec() }
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -252,6 +283,30 @@ fn a_server_that_dies_is_waited_for_or_gone_around() {
         let source = Options::default().retry(hasty).open(&place.url(&origin.url("/object"), ""));
         let error = source.unwrap().stat().await.expect_err("nobody is there");
         assert!(error.to_string().contains("block server"), "{error}");
+    });
+}
+
+/// One that was stopped, or hangs, keeps its sockets open: whoever had asked it waited for minutes, also where
+/// the object itself could be read.
+#[test]
+fn a_server_that_stands_still_is_gone_around() {
+    let (origin, place) = (Origin::start(), Place::new());
+    let object = sample(8 << 20, 68);
+    origin.put("/object", &object, "1");
+    let server = place.start(&origin, &[]);
+    let url = place.url(&origin.url("/object"), "&fallback=direct");
+    runtime().block_on(async {
+        let source = quick().open(&url).expect("a source");
+        assert!(read(&source, 0..1 << 20).await.expect("bytes") == object[..1 << 20]);
+        server.signal("STOP");
+        for n in 1..8 {
+            let range = n << 20..(n + 1) << 20;
+            let got = tokio::time::timeout(Duration::from_secs(60), read(&source, range.clone()));
+            let got = got.await.expect("an end").expect("bytes");
+            assert!(got == object[range.start as usize..range.end as usize], "{range:?}");
+        }
+        server.signal("CONT");
+        assert_eq!(server.stop(), Some(0));
     });
 }
 
@@ -738,19 +793,9 @@ fn bytes_are_sent_as_they_come() {
 /// Nobody had announced it, and so it waited for all of its block, which may be 64 MiB, on the disk.
 #[test]
 fn a_cold_read_waits_for_its_own_bytes_alone() {
-    let (origin, place) = (Origin::start(), Place::new());
-    let object = sample(8 << 20, 66);
-    let tag = "\"1\"".to_owned();
-    origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
-    let _server = place.start(&origin, &["--block-bytes", "1MiB"]);
-    let mut client = Raw::connect(&place);
-    let (kind, opened) = client.open_now(&origin.url("/object"));
-    assert_eq!(kind, 130, "opened");
-    let wants = |offset: u64, length: u64| {
-        let mut wants = Raw::range(&opened[..4], offset, length);
-        wants.push(1);
-        wants
-    };
+    let Held { origin, place: _place, object, server: _server, mut client, handle } =
+        Held::open(8 << 20, 66);
+    let wants = |offset: u64, length: u64| Raw::file(&handle, offset, length);
     let at = (2 << 20) + 100_000;
     let (kind, bytes) = client.ask(3, &wants(at, 4096));
     assert!(kind == 131 && bytes == object[at as usize..][..4096], "{kind}");
@@ -775,19 +820,9 @@ fn a_cold_read_waits_for_its_own_bytes_alone() {
 fn what_is_in_memory_is_sent_while_the_disk_is_slow() {
     // The writer gives up what is locked for two seconds. Where getting here takes as long, once more.
     let came = (0..5).any(|_| {
-        let (origin, place) = (Origin::start(), Place::new());
-        let object = sample(1 << 20, 67);
-        let tag = "\"1\"".to_owned();
-        origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
-        let _server = place.start(&origin, &["--block-bytes", "1MiB"]);
-        let mut client = Raw::connect(&place);
-        let (kind, opened) = client.open_now(&origin.url("/object"));
-        assert_eq!(kind, 130, "opened");
-        let wants = |offset: u64, length: u64| {
-            let mut wants = Raw::range(&opened[..4], offset, length);
-            wants.push(1);
-            wants
-        };
+        let Held { origin, place, object, server: _server, mut client, handle } =
+            Held::open(1 << 20, 67);
+        let wants = |offset: u64, length: u64| Raw::file(&handle, offset, length);
         client.until_a_file(&wants(0, 4096));
         // From here on nothing is written.
         let lock = std::fs::File::open(place.folder.path().join("cache/lock")).expect("its lock");
@@ -1003,19 +1038,9 @@ fn files_of_this_machine_are_handed_out_as_files() {
 /// The end of what is asked for was fetched by itself where its beginning was on its way.
 #[test]
 fn a_read_behind_what_is_coming_makes_no_small_request() {
-    let (origin, place) = (Origin::start(), Place::new());
-    let object = sample(8 << 20, 64);
-    let tag = "\"1\"".to_owned();
-    origin.set("/object", Page::Held(std::sync::Arc::new(object.clone()), tag, 300_000));
-    let _server = place.start(&origin, &["--block-bytes", "1MiB"]);
-    let mut client = Raw::connect(&place);
-    let (kind, opened) = client.open_now(&origin.url("/object"));
-    assert_eq!(kind, 130, "opened");
-    let wants = |offset: u64, length: u64| {
-        let mut wants = Raw::range(&opened[..4], offset, length);
-        wants.push(1);
-        wants
-    };
+    let Held { origin, place: _place, server: _server, mut client, handle, .. } =
+        Held::open(8 << 20, 64);
+    let wants = |offset: u64, length: u64| Raw::file(&handle, offset, length);
     // The first extent, as a client that maps does it, and a read across its end.
     client.say(3, &wants(0, 4096)).expect("send");
     let in_time = Instant::now() + Duration::from_secs(20);
@@ -1446,8 +1471,9 @@ fn a_wrong_token_is_no_reason_to_try_again() {
     let (right, wrong) = (place.folder.path().join("right"), place.folder.path().join("wrong"));
     std::fs::write(&right, "0123456789abcdef\n").expect("write");
     std::fs::write(&wrong, "fedcba9876543210\n").expect("write");
-    let right = ["--tcp", "127.0.0.1:0", "--token-file", right.to_str().expect("text")];
-    let server = place.start(&origin, &right);
+    let token = ["--token-file", right.to_str().expect("text")];
+    let args = [&["--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"], &token[..]].concat();
+    let server = place.start(&origin, &args);
     let tcp = server.tcp.clone().expect("an address");
     for (options, says) in [
         (String::new(), "?token_file="),
@@ -1460,6 +1486,17 @@ fn a_wrong_token_is_no_reason_to_try_again() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(says) && !text.contains("attempt"), "{text}");
     }
+    // Whoever runs the server hears of it.
+    let http = server.http.clone().expect("a page");
+    let metrics = crate::page::get(&http, "/metrics");
+    let denied = crate::page::metric(&metrics, "extmem_connections_total{what=\"denied\"}");
+    assert_eq!(denied, 2.0);
+    let state: serde_json::Value =
+        serde_json::from_str(&crate::page::get(&http, "/api/state")).expect("JSON");
+    assert_eq!(state["connections"]["denied"], 2);
+    let told = state["failures"].as_array().expect("a list").iter();
+    let told = told.filter(|one| one["what"].as_str().expect("text").contains("token"));
+    assert_eq!(told.map(|one| one["times"].as_u64().expect("times")).sum::<u64>(), 2);
 }
 
 /// A client that is killed leaves nothing behind, in the cache or at the server.

@@ -102,14 +102,13 @@ impl Server {
 
     /// SIGTERM. Returns the exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        self.signal();
+        self.signal("TERM");
         self.child.wait().expect("an end").code()
     }
 
-    /// SIGTERM.
-    fn signal(&self) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().expect("kill").success());
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill").success());
     }
 
     /// The exit code, if it ends in time.
@@ -617,7 +616,7 @@ fn told_to_stop_it_does_not_wait_for_ever() {
     });
     wait_until("both are asked for", || origin.count().0 >= gets + 2);
     let began = Instant::now();
-    server.signal();
+    server.signal("TERM");
     assert_eq!(
         served.stream.read(&mut [0]).expect("the end"),
         0,

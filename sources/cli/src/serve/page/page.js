@@ -185,9 +185,10 @@ function clientsOf(state) {
   byId('clients').tBodies[0].replaceChildren(...rows);
   byId('clients').hidden = rows.length === 0;
   byId('clients-empty').hidden = rows.length > 0;
-  const { open, refused } = state.connections;
+  const { open, refused, denied } = state.connections;
   say('clients-count', (open > rows.length ? `${whole(rows.length)} of ${whole(open)}` : whole(open)) +
-    (refused ? `, ${whole(refused)} refused` : ''));
+    (refused ? `, ${whole(refused)} too many` : '') +
+    (denied ? `, ${whole(denied)} refused` : ''));
 }
 
 function failuresOf(state) {
