@@ -15,7 +15,6 @@
 //! `seen` notes what all of them do, and `page` shows it.
 
 mod ahead; // who reads on and on
-mod available; // memory that may be taken
 mod blocks; // the second protocol: requests side by side
 mod handles; // which version an old client may see
 mod metrics; // what Prometheus is told
@@ -158,6 +157,11 @@ const SPAN_BYTES_MAX: u64 = 256 << 20;
 
 /// The smallest cache: four files of 2 MiB, and spans.
 const ROOM_BYTES_MIN: u64 = (8 << 20) + SPAN_BYTES_MIN;
+/// Clients that map objects get this part of the memory that is available, unless told otherwise: what
+/// is shared cannot be reclaimed without swap, and others have use for the rest.
+const MEMORY_SHARE: u64 = 4;
+/// And no more than this: in pieces of 1 MiB as many as there may be descriptors for.
+const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
 /// Descriptors that are on their way to clients: at most this part of those that this process may have.
 /// The kernel counts them, too, for the user who sends them.
@@ -243,7 +247,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         None => lock.take().map_err(failed)?,
     };
     let files_max = descriptors_max();
-    let memory_bytes = args.memory_bytes.unwrap_or_else(available::share);
+    let memory_bytes =
+        args.memory_bytes.unwrap_or_else(|| memory_share(sources::available::memory()));
     let pieces = Pieces::new(memory_bytes, args.block_bytes, files_max);
     let shares = Shares {
         requests: args.requests_max.into(),
@@ -301,6 +306,12 @@ fn block(text: &str) -> Result<u64, String> {
         bytes if bytes.is_power_of_two() && (4 << 10..=64 << 20).contains(&bytes) => Ok(bytes),
         _ => Err("use a power of two from 4KiB to 64MiB".to_owned()),
     }
+}
+
+/// What memory for clients is where nobody says how much, of what is available. 0 where the system does
+/// not say what that is.
+fn memory_share(available: Option<u64>) -> u64 {
+    (available.unwrap_or(0) / MEMORY_SHARE).min(MEMORY_BYTES_MAX)
 }
 
 /// How much of a cache that may take `bytes_max` is for ranges that lie in no single file.
@@ -656,6 +667,19 @@ mod tests {
     struct Command {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[test]
+    fn clients_get_a_quarter_of_the_memory_that_there_is() {
+        let cases = [
+            (None, 0),
+            (Some(0), 0),
+            (Some(8 << 30), 2 << 30),
+            (Some(200 << 30), MEMORY_BYTES_MAX),
+        ];
+        for (available, expected) in cases {
+            assert_eq!(memory_share(available), expected, "{available:?}");
+        }
     }
 
     /// Clients of other machines have no business here unless somebody says so.

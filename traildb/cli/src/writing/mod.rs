@@ -3,7 +3,7 @@
 mod object; // into a bucket
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     tdb_format: String,
 
     /// About the most memory to use, 64 MiB or more; what does not fit goes to temporary files. 0 for
-    /// no limit. Default: half of what is available.
+    /// no limit. Default: half of what is available, limits of cgroups included.
     #[arg(long, value_name = "SIZE", value_parser = bytes::parse)]
     memory: Option<u64>,
 
@@ -150,26 +150,14 @@ impl Args {
     }
 }
 
-/// Half of the memory that is available to this process, or no limit where nobody tells how much that
-/// is.
+/// Half of the memory that is available to this process, limits of its cgroups included, or no limit
+/// where nobody tells how much that is.
 fn half_of_memory() -> u64 {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let group = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
-    match available(&read("/proc/meminfo")) {
-        None if group == u64::MAX => 0,
-        machine => (machine.unwrap_or(u64::MAX).min(group) / 2).max(MEMORY_MIN),
-    }
+    sources::available::memory().map_or(0, |bytes| (bytes / 2).max(MEMORY_MIN))
 }
 
 /// The least that a builder takes.
 const MEMORY_MIN: u64 = 64 << 20;
-
-/// What `/proc/meminfo` says is available, in bytes.
-fn available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,23 +166,5 @@ impl fmt::Display for Target {
             // Options may hold what is nobody's business.
             Target::Object(url) => f.write_str(open::without_options(url)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_available() {
-        let text = "MemTotal:       24684820 kB\nMemFree: 1 kB\nMemAvailable:   22767000 kB\n";
-        assert_eq!(available(text), Some(22_767_000 << 10));
-        for text in
-            ["", "MemAvailable: x kB", "MemAvailable: 5", "MemAvailable: 18446744073709551615 kB"]
-        {
-            assert_eq!(available(text), None, "{text}");
-        }
-        let half = half_of_memory();
-        assert!(half == 0 || half >= MEMORY_MIN);
     }
 }

@@ -11,23 +11,15 @@ use std::{
     path::{Component, Path},
 };
 
-/// Clients that map objects get this part of the memory that is available, unless told otherwise: what
-/// is shared cannot be reclaimed without swap, and others have use for the rest.
-const SHARE: u64 = 4;
-/// And no more than this: in pieces of 1 MiB as many as there may be descriptors for.
-pub(super) const BYTES_MAX: u64 = 16 << 30;
-
-/// What memory for clients is where nobody says how much. 0 where the system does not say what is
-/// available.
-pub(super) fn share() -> u64 {
-    share_of(Path::new("/"))
+/// Bytes of memory that this process may take: what the machine has available, or the least limit of
+/// the process's cgroups and of those above them, if that is less. `None` where the system says neither.
+pub fn memory() -> Option<u64> {
+    memory_below(Path::new("/"))
 }
 
 /// The same, of a system whose files are below `root`.
-fn share_of(root: &Path) -> u64 {
-    let available = available(root).unwrap_or(0);
-    let least = limits(root).into_iter().fold(available, u64::min);
-    (least / SHARE).min(BYTES_MAX)
+fn memory_below(root: &Path) -> Option<u64> {
+    available(root).into_iter().chain(limits(root)).min()
 }
 
 /// Bytes that the whole machine has to give.
@@ -78,19 +70,27 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// What it is, the system's files, and the share.
-    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u64);
+    /// What it is, the system's files, and the memory.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<u64>);
 
     #[test]
-    fn it_is_a_quarter_of_the_least_limit() {
+    fn it_is_the_least_limit() {
         let meminfo = |gib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {} kB\n", gib << 20);
-        let (large, small) = (meminfo(200), meminfo(8));
+        let small = meminfo(8);
         let cases: [Case; 9] = [
-            ("nothing is known", &[], 0),
-            ("the machine's", &[("proc/meminfo", &small)], 2 * GIB),
-            ("a large machine's", &[("proc/meminfo", &large)], BYTES_MAX),
-            ("no number", &[("proc/meminfo", "MemAvailable: much kB\n")], 0),
-            ("no unit", &[("proc/meminfo", "MemAvailable: 18446744073709551615 kB\n")], 0),
+            ("nothing is known", &[], None),
+            ("the machine's", &[("proc/meminfo", &small)], Some(8 * GIB)),
+            ("no number", &[("proc/meminfo", "MemAvailable: much kB\n")], None),
+            (
+                "too large a number",
+                &[("proc/meminfo", "MemAvailable: 18446744073709551615 kB\n")],
+                None,
+            ),
+            (
+                "a limit, where the machine says nothing",
+                &[("proc/self/cgroup", "0::/a\n"), ("sys/fs/cgroup/a/memory.max", "1073741824\n")],
+                Some(GIB),
+            ),
             (
                 "its group's",
                 &[
@@ -100,7 +100,7 @@ mod tests {
                     ("sys/fs/cgroup/system.slice/extmem.service/memory.high", "max\n"),
                     ("sys/fs/cgroup/system.slice/memory.max", "max\n"),
                 ],
-                GIB / 4,
+                Some(GIB),
             ),
             (
                 "that of a group above",
@@ -110,7 +110,7 @@ mod tests {
                     ("sys/fs/cgroup/a/memory.high", "2147483648\n"),
                     ("sys/fs/cgroup/a/b/c/memory.max", "4294967296\n"),
                 ],
-                GIB / 2,
+                Some(2 * GIB),
             ),
             (
                 "a container's, which sees its own group at the top",
@@ -119,7 +119,7 @@ mod tests {
                     ("proc/self/cgroup", "0::/../../other\n"),
                     ("sys/fs/cgroup/memory.max", "1073741824\n"),
                 ],
-                GIB / 4,
+                Some(GIB),
             ),
             (
                 "that of the first version",
@@ -132,7 +132,7 @@ mod tests {
                     ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
                     ("sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", "2147483648\n"),
                 ],
-                GIB / 2,
+                Some(2 * GIB),
             ),
         ];
         for (what, files, expected) in cases {
@@ -142,14 +142,21 @@ mod tests {
                 fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
                 fs::write(path, text).expect("write");
             }
-            assert_eq!(share_of(root.path()), expected, "{what}");
+            assert_eq!(memory_below(root.path()), expected, "{what}");
         }
     }
 
     /// Of this very machine.
     #[test]
     fn it_is_no_more_than_the_machine_has() {
-        let available = available(Path::new("/")).expect("every Linux of today says so");
-        assert!((1..=available.min(BYTES_MAX)).contains(&share()), "{} of {available}", share());
+        let text = fs::read_to_string("/proc/meminfo").expect("every Linux has it");
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib: u64 = total
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .expect("as ever")
+            .parse()
+            .expect("a number");
+        let memory = memory().expect("every Linux of today says so");
+        assert!((1..=kib << 10).contains(&memory), "{memory} of {kib} KiB");
     }
 }
