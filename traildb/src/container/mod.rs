@@ -171,7 +171,7 @@ pub(crate) struct Plan {
 }
 
 /// Ranges closer than this are announced as one.
-const MERGE_GAP: u64 = 4 << 10;
+pub(crate) const MERGE_GAP: u64 = 4 << 10;
 
 impl Plan {
     /// Adds the part of `range` that lies inside `member`.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    container::{Member, Members, Plan},
+    container::{MERGE_GAP, Member, Members, Plan},
     error::Error,
     item::{Item, VALUES_MAX},
     storage::Storage,
@@ -23,6 +23,13 @@ use crate::{
 
 /// Bytes read at a time where a member is scanned.
 const CHUNK_BYTES: u64 = 64 << 10;
+/// Where a value is looked for far away, those of its length are asked for together: at first as many as
+/// lie in so many places, since the first may be the one, then in twice as many each time.
+const APART_MIN: usize = 8;
+/// And no more than this.
+const APART_MAX: usize = 256;
+/// Bytes of values asked for together, at most.
+const ANNOUNCED_BYTES: u64 = 4 << 20;
 
 /// Where a lexicon is and how many values it has.
 #[derive(Clone, Debug)]
@@ -167,6 +174,17 @@ impl LexiconMember {
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
         let span = self.span(members, number)?;
+        self.append_span(members, number, span, out)
+    }
+
+    /// The same, of a value that is known to be in `span`.
+    fn append_span<S: Storage>(
+        &self,
+        members: &Members<S>,
+        number: u64,
+        span: Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
         let len = match self.zero_ended {
             true => self.zero_end(members, number, span.clone())?,
             false => span.end - span.start,
@@ -273,6 +291,8 @@ impl LexiconMember {
         let mut number = 1;
         let mut value = Vec::new();
         let mut offsets = Vec::new();
+        let mut fitting: Vec<(u64, Range<u64>)> = Vec::new();
+        let mut apart = APART_MIN;
         while number <= self.count && missing > 0 {
             let n = step.min(self.count - number + 1);
             let mut plan = Plan::default();
@@ -284,6 +304,7 @@ impl LexiconMember {
             members.read(&self.member, self.width * number, &mut offsets)?;
             let starts: Vec<u64> =
                 offsets.chunks_exact(self.width as usize).map(le_number).collect();
+            fitting.clear();
             for k in 0..n as usize {
                 let missing_end = self.zero_ended && number + k as u64 == self.count;
                 let end = if missing_end { self.member.len } else { starts[k + 1] };
@@ -295,12 +316,28 @@ impl LexiconMember {
                     false => lengths & bit(span.end - span.start) != 0,
                 };
                 if fits {
+                    fitting.push((number + k as u64, span));
+                }
+            }
+            let mut rest = &fitting[..];
+            while !rest.is_empty() && missing > 0 {
+                let now = match members.is_remote() {
+                    true => self.announce_values(members, rest, apart)?,
+                    false => rest.len(),
+                };
+                apart = (2 * apart).min(APART_MAX);
+                let (now, later) = rest.split_at(now);
+                rest = later;
+                for (number, span) in now {
                     value.clear();
-                    self.append(members, number + k as u64, &mut value)?;
+                    self.append_span(members, *number, span.clone(), &mut value)?;
                     // The first of equal values counts.
                     if let Some(slot @ None) = found.get_mut(&*value) {
-                        *slot = Some(number + k as u64);
+                        *slot = Some(*number);
                         missing -= 1;
+                        if missing == 0 {
+                            break;
+                        }
                     }
                 }
             }
@@ -308,6 +345,34 @@ impl LexiconMember {
         }
         let number = |value: &&[u8]| if value.is_empty() { Some(0) } else { found[value] };
         Ok(wanted.iter().map(number).collect())
+    }
+
+    /// Announces the first of these values, which ascend: as many as lie in `apart` places, and
+    /// [`ANNOUNCED_BYTES`] from the first to the last of each. Returns how many, at least one.
+    fn announce_values<S: Storage>(
+        &self,
+        members: &Members<S>,
+        values: &[(u64, Range<u64>)],
+        apart: usize,
+    ) -> Result<usize, Error> {
+        let mut plan = Plan::default();
+        let (mut places, mut bytes, mut end) = (0, 0, None);
+        let mut count = 0;
+        for (_, span) in values {
+            // As the plan sees it.
+            let is_near = end.is_some_and(|end: u64| span.start.saturating_sub(end) <= MERGE_GAP);
+            let from = end.filter(|_| is_near).unwrap_or(span.start);
+            places += usize::from(!is_near);
+            bytes += span.end.saturating_sub(from);
+            if count > 0 && (places > apart || bytes > ANNOUNCED_BYTES) {
+                break;
+            }
+            plan.add(&self.member, span.start..span.end.min(span.start + ANNOUNCED_BYTES));
+            end = Some(span.end.max(from));
+            count += 1;
+        }
+        plan.announce(members)?;
+        Ok(count)
     }
 }
 

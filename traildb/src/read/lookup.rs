@@ -1,14 +1,16 @@
 //! Which number a value has: a hash table in memory, of a field that is asked again.
 //!
 //! ```text
-//!   first question about a field     passes over its lexicon: 4 bytes for each value, no memory
+//!   first question about a field     passes over its lexicon: 4 bytes for each value, and those that
+//!                                    are as long as the wanted one; no memory
 //!   second                           makes the table, 10 bytes for each value
 //!   from then on                     a look at one or two slots, and at the value found there
 //! ```
 //!
 //! Values of a lexicon are in no order (FORMAT.md X3), so the C library passes over it for every
-//! question. A lexicon far away is never read whole for this: there an [`Index`](crate::Index)
-//! answers.
+//! question. A lexicon far away is not read whole to make a table: there an [`Index`](crate::Index)
+//! answers, and where there is none, every question passes over the offsets, and reads the values that
+//! are as long as the wanted one (of version 0, whose values end with a NUL byte, all of them).
 
 use std::{
     hash::BuildHasher,

@@ -419,7 +419,7 @@ fn a_far_lexicon_is_not_read_whole_to_find_a_value() {
     let reader = Reader::new(far.clone()).unwrap();
     let lexicon = reader.members().iter().find(|member| member.0 == "lexicon.text").unwrap().1;
     assert!(lexicon > 60 * UNIT, "{lexicon} bytes");
-    let before = far.bytes_fetched();
+    let (before, rounds) = (far.bytes_fetched(), far.round_trips());
     // Again and again, too: no table is made of what is far away.
     for n in [1_234u64, 6_234, 11_234, 16_234] {
         let found = reader.item(1, format!("{n:07}").as_bytes()).unwrap();
@@ -429,6 +429,53 @@ fn a_far_lexicon_is_not_read_whole_to_find_a_value() {
     // The offsets are two units, and four values lie in as many.
     let fetched = far.bytes_fetched() - before;
     assert!(fetched <= 10 * UNIT, "{fetched} of {lexicon} bytes");
+    // For the first one: the lexicon's head, the offsets, and those of its length.
+    let rounds = far.round_trips() - rounds;
+    assert!(rounds <= 5, "{rounds} round trips");
+}
+
+/// Values of the length of the wanted one, of which each lies in a unit of its own: they were read one
+/// after the other, a round trip each.
+#[test]
+fn values_of_one_length_are_asked_for_together() {
+    const VALUES: u64 = 20_000;
+    const EACH: u64 = 400;
+    let dir = support::scratch();
+    let path = dir.path().join("db.tdb");
+    let mut builder = Builder::new(&["text"]).unwrap();
+    for n in 0..VALUES {
+        // None of the others has a length that shares the bit of seven, as 519 has.
+        let width = if n % EACH == 123 { 7 } else { 520 + n as usize % 50 };
+        builder.add(Uuid::default(), n, &[format!("{n:0width$}")]).unwrap();
+    }
+    builder.finish(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let wanted = [0, 1, 25, 48, 49].map(|k| EACH * k + 123);
+    for n in wanted.into_iter().map(Some).chain([None]) {
+        let far = Arc::new(Far::of(bytes.clone(), &Arc::default(), 0));
+        let reader = Reader::new(far.clone()).unwrap();
+        let before = far.bytes_fetched();
+        let rounds = far.round_trips();
+        let value = n.map_or("no such".to_owned(), |n| format!("{n:07}"));
+        let found = reader.item(1, value.as_bytes()).unwrap();
+        assert_eq!(found, n.map(|n| Item::new(1, n + 1)), "{value}");
+        // The lexicon's head; its offsets; of fifty values 8, 16, and the rest.
+        let rounds = far.round_trips() - rounds;
+        assert!(rounds <= 6, "{value}: {rounds} round trips");
+        // Of the first one at most seven more are fetched than are looked at.
+        let units = (far.bytes_fetched() - before) / UNIT;
+        let most = n.map_or(50, |n| 2 * (n / EACH) + 8).min(50) + 5;
+        assert!(units <= most, "{value}: {units} units");
+    }
+    // Many of them at once take no more.
+    let far = Arc::new(Far::of(bytes, &Arc::default(), 0));
+    let reader = Reader::new(far.clone()).unwrap();
+    let rounds = far.round_trips();
+    let terms: Vec<String> = wanted.iter().map(|n| format!("text={n:07}")).collect();
+    let bound = filter::parse(&terms.join(" ")).unwrap().bind(&reader);
+    assert!(bound.is_ok());
+    let rounds = far.round_trips() - rounds;
+    assert!(rounds <= 6, "{rounds} round trips");
 }
 
 #[test]
