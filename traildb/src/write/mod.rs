@@ -178,9 +178,7 @@ impl Builder {
         let mut cells = 1;
         for value in values {
             let len = value.as_ref().len() as u64;
-            if len > VALUE_BYTES_MAX {
-                return Err(InputError::ValueTooLong(len).into());
-            }
+            check_value(len)?;
             cells += u64::from(len > 0);
         }
         self.totals.add(time, cells);
@@ -365,6 +363,14 @@ impl Builder {
     }
 }
 
+/// Whether a value may be so long.
+fn check_value(len: u64) -> Result<(), InputError> {
+    match len {
+        0..=VALUE_BYTES_MAX => Ok(()),
+        _ => Err(InputError::ValueTooLong(len)),
+    }
+}
+
 /// Groups all rows, and forgets them and their trails.
 fn group(
     tables: &batch::Tables,
@@ -407,6 +413,8 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -428,6 +436,50 @@ mod tests {
         let time = prop_oneof![8 => 0..50u64, 1 => 0..1u64 << 46];
         // Many values: some are met in one epoch alone, some in all.
         (0..6u8, time, prop::array::uniform3(0..40u8), then)
+    }
+
+    #[test]
+    fn no_value_is_longer_than_a_lexicon_can_say() {
+        for len in [0, 1, u64::from(u32::MAX) + 1, VALUE_BYTES_MAX] {
+            assert_eq!(check_value(len).map_err(|error| error.to_string()), Ok(()), "{len}");
+        }
+        for len in [VALUE_BYTES_MAX + 1, u64::MAX] {
+            let error = check_value(len).expect_err("too long").to_string();
+            assert!(error.contains(&len.to_string()), "{error}");
+        }
+    }
+
+    /// Grouping, modelling and encoding have more than one part, and are told to use all threads.
+    #[test]
+    fn every_stage_is_given_all_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        for (spills, of_mod, encodes) in [(false, 2, "mod.rs"), (true, 1, "encode.rs")] {
+            let options = Options::default().threads(2).temporary_directory(folder.path());
+            let mut builder = Builder::with_options(&["a"], options.bigrams(Bigrams::On)).unwrap();
+            for n in 0..8 * rows::BUCKET_TRAILS as u64 {
+                let value = format!("value {}", n % 100);
+                builder.add(Uuid::from_number(u128::from(n / 2) << 64), n, &[value]).unwrap();
+            }
+            parallel::calls::take();
+            if spills {
+                builder.settle();
+                builder.spill_events().unwrap();
+            }
+            builder.finish(folder.path().join("a.tdb")).unwrap();
+            let calls = parallel::calls::take();
+            // What was spilled is so little that it is one chunk.
+            let least = if spills { 1 } else { 2 };
+            let lines = |file: &str| -> BTreeSet<u32> {
+                let of_it = calls.iter().filter(|call| call.by.file().ends_with(file));
+                of_it.filter(|call| call.parts >= least).map(|call| call.by.line()).collect()
+            };
+            assert!(calls.iter().all(|call| call.threads == 2), "{calls:?}");
+            // One call there is grouping, and the other one encoding, unless that is elsewhere.
+            assert_eq!(lines("write/mod.rs").len(), of_mod, "{calls:?}");
+            assert!(!lines(&format!("write/{encodes}")).is_empty(), "{calls:?}");
+            assert!(!lines("write/count.rs").is_empty(), "counting, {calls:?}");
+            assert!(!lines("write/model.rs").is_empty(), "covering with pairs, {calls:?}");
+        }
     }
 
     proptest! {

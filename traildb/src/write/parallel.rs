@@ -11,11 +11,14 @@ use std::{
 };
 
 /// `work` of each part.
+#[cfg_attr(test, track_caller)]
 pub(super) fn map<T: Send, R: Send>(
     threads: usize,
     parts: Vec<T>,
     work: impl Fn(T) -> R + Sync,
 ) -> Vec<R> {
+    #[cfg(test)]
+    calls::note(threads, parts.len());
     if threads < 2 || parts.len() < 2 {
         return parts.into_iter().map(work).collect();
     }
@@ -37,12 +40,15 @@ pub(super) fn map<T: Send, R: Send>(
 ///
 /// # Errors
 /// The first error of any part. Threads end with the part that they are at then.
+#[cfg_attr(test, track_caller)]
 pub(super) fn fold<A: Send, E: Send>(
     threads: usize,
     parts: usize,
     init: impl Fn() -> A + Sync,
     work: impl Fn(&mut A, usize) -> Result<(), E> + Sync,
 ) -> Result<Vec<A>, E> {
+    #[cfg(test)]
+    calls::note(threads, parts);
     let next = AtomicUsize::new(0);
     let each = each(threads.clamp(1, parts.max(1)), || {
         let mut state = init();
@@ -72,9 +78,78 @@ fn each<R: Send>(threads: usize, work: impl Fn() -> R + Sync) -> Vec<R> {
     })
 }
 
+/// What the stages of writing ask for, for their tests.
+#[cfg(test)]
+pub(super) mod calls {
+    use std::{cell::RefCell, panic::Location};
+
+    /// Who asked, and for how many threads on how many parts.
+    #[derive(Clone, Copy, Debug)]
+    pub(in crate::write) struct Call {
+        pub(in crate::write) by: &'static Location<'static>,
+        pub(in crate::write) threads: usize,
+        pub(in crate::write) parts: usize,
+    }
+
+    thread_local! {
+        static CALLS: RefCell<Vec<Call>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[track_caller]
+    pub(super) fn note(threads: usize, parts: usize) {
+        let by = Location::caller();
+        CALLS.with_borrow_mut(|calls| calls.push(Call { by, threads, parts }));
+    }
+
+    /// The calls of this thread since they were taken last.
+    pub(in crate::write) fn take() -> Vec<Call> {
+        CALLS.take()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{sync::Condvar, time::Duration};
+
     use super::*;
+
+    /// Waits for another part to wait here too. False if none has come for a minute: then it never
+    /// will.
+    #[derive(Default)]
+    struct Meeting {
+        here: Mutex<usize>,
+        more: Condvar,
+    }
+
+    impl Meeting {
+        fn meet(&self) -> bool {
+            let mut here = self.here.lock().unwrap();
+            *here += 1;
+            self.more.notify_all();
+            let (_here, waited) = self
+                .more
+                .wait_timeout_while(here, Duration::from_secs(60), |here| *here < 2)
+                .unwrap();
+            !waited.timed_out()
+        }
+    }
+
+    /// Parts that wait for each other, which one thread alone cannot work on.
+    #[test]
+    fn two_threads_work_at_the_same_time() {
+        for (threads, parts) in [(2, 2), (2, 3), (3, 2), (8, 100)] {
+            let meeting = Meeting::default();
+            let met = map(threads, (0..parts).collect(), |part| part > 1 || meeting.meet());
+            assert!(met.into_iter().all(|met| met), "map, {threads} threads, {parts} parts");
+            let meeting = Meeting::default();
+            let meet = |met: &mut bool, part| {
+                *met &= part > 1 || meeting.meet();
+                Ok::<_, ()>(())
+            };
+            let met = fold(threads, parts, || true, meet).unwrap();
+            assert!(met.into_iter().all(|met| met), "fold, {threads} threads, {parts} parts");
+        }
+    }
 
     #[test]
     fn results_come_in_the_order_of_the_parts() {

@@ -115,6 +115,7 @@ fn spiller() {
     let files = fs::read_to_string("/proc/self/limits").unwrap();
     assert!(files.contains("Max open files            64 "), "the parent set a limit: {files}");
     fs::write(folder.join("peak"), peak()).unwrap();
+    fs::write(folder.join("ticks"), ticks().to_string()).unwrap();
     fs::write(folder.join("io"), fs::read_to_string("/proc/self/io").unwrap()).unwrap();
 }
 
@@ -161,30 +162,46 @@ fn events_of_four_times_the_memory() {
 }
 
 /// Four times the events: four times the bytes that are written and read, temporary files and all, within
-/// a tenth. Times would say the same on a quiet machine only.
+/// a tenth, and no more than eight times the processor's time, which is sixteen times where work is
+/// quadratic. Time by a clock would say the same on a quiet machine only.
 #[test]
 fn more_events_take_more_of_everything_in_proportion() {
     let folder = scratch();
-    let events = Events::Values;
-    let counted = |times: u64| {
+    let counted = |events: Events, threads: usize, times: u64| {
         let folder = folder.path().join(times.to_string());
         fs::create_dir(&folder).unwrap();
-        assert!(spiller_of(&folder, events, times * MEMORY, 2).status().unwrap().success());
+        let spilled = spiller_of(&folder, events, times * MEMORY, threads).status().unwrap();
+        assert!(spilled.success());
         let io = fs::read_to_string(folder.join("io")).unwrap();
         let count = |name: &str| -> u64 {
             let line = io.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.trim().parse().unwrap()
         };
-        let counted = [count("wchar:"), count("rchar:")];
+        let ticks = fs::read_to_string(folder.join("ticks")).unwrap().parse().unwrap();
         fs::remove_dir_all(folder).unwrap();
-        counted
+        [count("wchar:"), count("rchar:"), ticks]
     };
-    let (some, many) = (counted(2), counted(8));
-    for (what, (some, many)) in ["written", "read"].into_iter().zip(some.into_iter().zip(many)) {
-        let ratio = many as f64 / some as f64;
-        println!("{some} and {many} bytes {what}, {ratio:.2} times");
-        assert!(many <= some * 44 / 10, "{ratio:.2} times as many bytes {what}");
+    for (events, threads) in [(Events::Values, 2), (Events::Short, 2), (Events::Trail, 1)] {
+        let (some, many) = (counted(events, threads, 2), counted(events, threads, 8));
+        // In tenths.
+        let bounds = [("bytes written", 44), ("bytes read", 44), ("ticks", 80)];
+        for ((what, most), (some, many)) in bounds.into_iter().zip(some.into_iter().zip(many)) {
+            let ratio = many as f64 / some as f64;
+            println!("{events:?}: {some} and {many} {what}, {ratio:.2} times");
+            assert!(many <= some * most / 10, "{events:?}: {ratio:.2} times as many {what}");
+        }
     }
+}
+
+/// Processor time that this process has taken so far, in the system's and its own code, of all its
+/// threads: in ticks, of which there are 100 a second.
+fn ticks() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    // The name before it may hold blanks.
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let field =
+        |n: usize| -> u64 { rest.split_ascii_whitespace().nth(n - 3).unwrap().parse().unwrap() };
+    field(14) + field(15)
 }
 
 fn names(folder: &Path) -> Vec<String> {
