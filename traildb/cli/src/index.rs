@@ -27,8 +27,8 @@ use crate::{
 
 const NOTES: &str = "\
 `tdb query`, `tdb dump` and `tdb merge` with a filter find the index beside the database and look only
-at trails that can match; values of a filter are found without reading lexicons. It says nothing of
-times and of items that must not be. An index belongs to its database alone: once that is written
+at trails that can match. Which number a value of a filter has, the index says too: of a lexicon only
+the values are read that it points to. It says nothing of times and of items that must not be. An index belongs to its database alone: once that is written
 anew, the index is ignored, and is to be made again.
 
 Examples:

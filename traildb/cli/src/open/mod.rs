@@ -319,6 +319,47 @@ impl Database<'_> {
 mod tests {
     use super::*;
 
+    /// Twelve databases that are open at once, each larger than the budget: they are regions of one pager,
+    /// and whatever is read of them, it never holds more than that.
+    #[test]
+    fn all_databases_are_read_under_one_budget() {
+        const BUDGET: u64 = 3 << 20;
+        const VALUES: u64 = 12_000;
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let at = |n: u64| directory.path().join(format!("{n}.tdb"));
+        let mut builder = traildb::Builder::new(&["a"]).expect("a good name");
+        for n in 0..VALUES {
+            let value = format!("{:020}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).repeat(15);
+            builder.add(traildb::Uuid::default(), n, &[value]).expect("a good event");
+        }
+        let written = builder.finish(at(0)).expect("a database");
+        assert!(written.bytes > BUDGET, "{} bytes", written.bytes);
+        (1..12).for_each(|n| std::fs::hard_link(at(0), at(n)).expect("the same disk"));
+        let reading = Reading { budget: BUDGET, unit: None, preset: None, map: false };
+        let opener = Opener::new(&reading, None, u64::MAX);
+        let open = |n: u64| opener.open(&format!("file://{}", at(n).display()));
+        let open: Vec<Reader<Store>> = (0..12).map(|n| open(n).expect("sound")).collect();
+        thread::scope(|scope| {
+            for half in open.chunks(6) {
+                scope.spawn(move || {
+                    for number in 1..=VALUES {
+                        for reader in half {
+                            let value = reader.value(traildb::Item::new(1, number)).expect("there");
+                            assert_eq!(value.len(), 300);
+                        }
+                    }
+                });
+            }
+        });
+        let pager = opener.pager().expect("made for the first");
+        assert_eq!(pager.regions().len(), 12, "all are of one pager");
+        let regions = open.iter().flat_map(Reader::storages).filter_map(Store::region);
+        let fetched: u64 = regions.map(|region| region.stats().bytes_fetched).sum();
+        let peak = pager.budget().peak();
+        assert!(fetched > 12 * BUDGET, "{fetched} bytes were fetched");
+        assert!((BUDGET / 2..=BUDGET).contains(&peak), "{peak} bytes at a time");
+    }
+
     #[test]
     fn members_of_a_directory() {
         let cases = [

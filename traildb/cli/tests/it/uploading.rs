@@ -114,7 +114,7 @@ fn what_is_there_stays_and_what_fails_is_not_there() {
 /// Each of three objects is larger than what may be fetched, and all that there is to be had is larger
 /// than the memory: it is of all of them, and of what is sorted.
 #[test]
-fn a_merge_from_a_bucket_keeps_to_its_memory() {
+fn a_merge_or_a_query_of_a_bucket_keeps_to_its_memory() {
     const MEMORY: u64 = 64 << 20;
     let endpoint = start(Settings::default());
     let sample = Sample::new(&[]);
@@ -151,4 +151,20 @@ fn a_merge_from_a_bucket_keeps_to_its_memory() {
     assert!(peak <= base + MEMORY + MEMORY / 10, "{} MiB beside {}", peak >> 20, base >> 20);
     merge(&files, &near);
     assert!(fs::read(&far).expect("made") == fs::read(&near).expect("made"), "other bytes");
+
+    // A query of them has one budget too, which each of them is larger than: no value is the one that it
+    // looks for, and all are as long.
+    const BUDGET: u64 = 12 << 20;
+    let filter = format!("a={}", "x".repeat(300));
+    let query = |inputs: &[String]| {
+        let mut args = vec!["query", "-T", "2", "--budget", "12MiB", "-F", &filter];
+        args.extend(inputs.iter().map(String::as_str));
+        peak_of(&args, |_| Ok(()))
+    };
+    let base = query(&few);
+    let peak = query(&many);
+    println!("query: peak {} MiB, of few events {} MiB", peak >> 20, base >> 20);
+    assert!(peak > base + BUDGET / 2, "{} MiB beside {}: not seen", peak >> 20, base >> 20);
+    // With what is on its way over connections, but not that of two at a time.
+    assert!(peak < base + 2 * BUDGET, "{} MiB beside {}", peak >> 20, base >> 20);
 }
