@@ -13,7 +13,7 @@ help:
 	@echo "make demo        a TrailDB in an S3 answers through page faults; URL=s3://bucket/key for yours"
 	@echo "make test        every test that this machine can run; says what it left out"
 	@echo "make examples    the small programs of examples/, one after the other"
-	@echo "make bench       the benchmarks; writes BENCHMARKS.md"
+	@echo "make bench       the benchmarks; writes BENCHMARKS.md. Beside the C library: make interop-peer before it"
 	@echo "make bench-blog  the charts of the article that the project started from"
 	@echo "make bench-paper the paper that s3db follows, and what its protocols cost today"
 	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
@@ -50,10 +50,12 @@ examples: setup
 	done
 
 # BENCH_ARGS passes more options, such as --only needle,cold or --quick; see `bench --help`.
-# TDB=/path/to/the/C/tdb and BENCH_CSV=events.csv are for its section `tdb`; `make interop-peer` builds what
-# reads with the C library there.
+# TDB=/path/to/the/C/tdb, BENCH_CSV=events.csv and BENCH_NOTE="how these were made" are for its section `tdb`.
+# Figures of the C library want `make interop-peer` before it, and TDB= alone gives none, also of its index: the
+# file that the tool is asked about is written by the library.
 bench: export TDB := $(TDB)
 bench: export BENCH_CSV := $(BENCH_CSV)
+bench: export BENCH_NOTE := $(BENCH_NOTE)
 bench: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p extmem-cli -p tdb-cli
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin bench -- --write BENCHMARKS.md $(BENCH_ARGS)

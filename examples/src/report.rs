@@ -75,6 +75,8 @@ impl Display for Aim {
 
 /// Variables that say what is measured, and against what: of paths the last part.
 const VARIABLES: [&str; 2] = ["TDB", "BENCH_CSV"];
+/// A variable that is text.
+const NOTE: &str = "BENCH_NOTE";
 
 /// The command that runs this program again: `target` of the Makefile, with what it was told by
 /// variables, and the program's options.
@@ -85,6 +87,9 @@ pub fn command(target: &str) -> String {
         if let Some(file) = Path::new(&value).file_name() {
             target += &format!(" {name}={}", file.display());
         }
+    }
+    if let Some(note) = std::env::var(NOTE).ok().filter(|note| !note.is_empty()) {
+        target += &format!(" {NOTE}=\"{note}\"");
     }
     let mut arguments = std::env::args().skip(1);
     let mut options = Vec::new();

@@ -18,6 +18,7 @@ use examples::{
     measure::median,
     report::{Aim, Goal, Section},
 };
+use traildb::Reader;
 
 use self::figures::{Figures, Side};
 
@@ -33,6 +34,10 @@ pub(crate) struct Args {
     /// `make interop-peer`.
     #[arg(long, value_name = "FILE")]
     tdb: Option<PathBuf>,
+
+    /// How the events of --csv were made, for the report. Default: what BENCH_NOTE says.
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
 }
 
 /// Writes of each kind.
@@ -62,6 +67,7 @@ enum Unit {
     Rate,
     MiB,
     Bytes,
+    Times,
 }
 
 impl Unit {
@@ -72,6 +78,7 @@ impl Unit {
             Unit::Rate => format!("{:.1} M/s", value / 1e6),
             Unit::MiB => format!("{:.0} MiB", value / 1024.0),
             Unit::Bytes => format!("{value:.0}"),
+            Unit::Times => format!("{value:.1}"),
         }
     }
 }
@@ -138,7 +145,37 @@ pub(crate) fn run(rounds: usize, args: &Args) -> Result<Section, String> {
     if let Some(tool) = named(&args.tdb, "TDB") {
         index::run(&tool, &files, rounds, &csv, &mut rows, &mut goals)?;
     }
-    Ok(section(&csv, made, theirs.is_some(), &rows, goals))
+    let told = std::env::var("BENCH_NOTE").ok().filter(|note| !note.is_empty());
+    let note = if made { None } else { args.note.clone().or(told) };
+    let events = events(&csv, &files.ours, made, note.as_deref())?;
+    Ok(section(&events, theirs.is_some(), &rows, goals))
+}
+
+/// What the events are, as far as the database of them and whoever started this says so.
+fn events(csv: &Path, database: &Path, made: bool, note: Option<&str>) -> Result<String, String> {
+    let reader = Reader::open(database).map_err(text)?;
+    let fields: Vec<&str> = reader.fields().map_err(text)?.names().collect();
+    let name = csv.file_name().unwrap_or_default().to_string_lossy();
+    let made = match (made, note) {
+        (true, _) => ", made up by the seeded generator of `tdb synth`".to_owned(),
+        (false, Some(note)) => format!(", made by `{note}`"),
+        (false, None) => String::new(),
+    };
+    Ok(format!(
+        "Events: {name}, {} events of {} trails with the fields {}{made}.",
+        grouped(reader.events()),
+        grouped(reader.trails()),
+        fields.join(", "),
+    ))
+}
+
+/// A number with commas between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let groups = digits.as_bytes()[first..].chunks(3).map(String::from_utf8_lossy);
+    let head = (first > 0).then(|| digits[..first].into());
+    head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
 
 /// The databases of the same events.
@@ -262,21 +299,24 @@ fn goal(goals: &mut Vec<Goal>, row: &Row, aim: Aim) {
     }
 }
 
-fn section(csv: &Path, made: bool, beside: bool, rows: &[Row], goals: Vec<Goal>) -> Section {
-    let name = csv.file_name().unwrap_or_default().to_string_lossy();
-    let events = match made {
-        true => format!("Events: made up by the seeded generator of `tdb synth` ({name})."),
-        false => format!("Events: {name}."),
-    };
+fn section(events: &str, beside: bool, rows: &[Row], goals: Vec<Goal>) -> Section {
     let other = match beside {
         true => {
-            "Both sides run in turn, each figure in a process of its own. Parsing is off the \
-                 clock of writing; reading is one thread on a file that is in memory already."
+            "Both sides run in turn, each figure in a process of its own: the library's in the program \
+                 that `make interop-peer` compiles. Parsing is off the clock of writing; reading is one \
+                 thread on a file that is in memory already."
         }
-        false => "The C library was not given (`make interop-peer`): these are our figures alone.",
+        false => {
+            "The C library was not given: these are our figures alone. `make interop-peer`, before \
+                 `make bench`, compiles the program that reads with it."
+        }
+    };
+    let readings = match rows.iter().any(|row| matches!(row.unit, Unit::Times)) {
+        true => format!(" {}", index::READINGS),
+        false => String::new(),
     };
     let mut body = format!(
-        "{events} {other}\n\n| | C library | ours | ours / C |\n| --- | --- | --- | --- |\n"
+        "{events} {other}{readings}\n\n| | C library | ours | ours / C |\n| --- | --- | --- | --- |\n"
     );
     for row in rows {
         let theirs = row.theirs.map_or_else(String::new, |value| row.unit.show(value));
@@ -299,4 +339,39 @@ fn path(path: &Path) -> Result<&str, String> {
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_commas() {
+        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (51_091_456, "51,091,456")];
+        for (number, expected) in cases {
+            assert_eq!(grouped(number), expected);
+        }
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.tdb");
+        let mut builder = traildb::Builder::new(&["user", "title"]).expect("good names");
+        for time in 0..1200u64 {
+            builder.add(traildb::Uuid::default(), time, &["a", "b"]).expect("a good event");
+        }
+        builder.finish(&path).expect("a database");
+        let csv = Path::new("somewhere/edits.csv");
+        let cases = [
+            (true, None, ", made up by the seeded generator of `tdb synth`."),
+            (false, None, "."),
+            (false, Some("gen.py --seed 1"), ", made by `gen.py --seed 1`."),
+        ];
+        for (made, note, end) in cases {
+            let text = events(csv, &path, made, note).expect("a database");
+            let start = "Events: edits.csv, 1,200 events of 1 trails with the fields user, title";
+            assert_eq!(text, format!("{start}{end}"));
+        }
+    }
 }
