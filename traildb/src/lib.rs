@@ -35,7 +35,7 @@ pub use crate::{
     member::{fields::Fields, lexicon::Value},
     read::{
         Batch, Chunk, Event, LastValues, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail,
-        Valued, View, existing,
+        Valued, View, existing, ordered,
     },
     shards::Shards,
     storage::Storage,

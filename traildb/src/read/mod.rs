@@ -17,7 +17,7 @@ mod batch; // events in bulk
 mod multi; // many trails in the order of time
 mod view; // which events are seen
 mod scan; // many trails with many threads
-pub(crate) mod ordered; // work on threads, its results in order
+pub mod ordered; // work on threads, its results in order
 mod lookup; // numbers of values, in memory
 mod values; // values of events that follow one another
 mod row_values; // values of many events at once

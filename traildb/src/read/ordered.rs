@@ -15,18 +15,23 @@ use std::{
     thread,
 };
 
-/// Jobs that may be done, or in work, and not be taken yet, for each thread.
-const AHEAD: u64 = 4;
+/// Jobs for each thread that may be done, or in work, and not be taken yet, where nothing says how many
+/// better.
+pub(crate) const AHEAD: u64 = 4;
 
 /// Runs `work` on `jobs`, with `threads` threads that have a `state` each, and `take` on what it
-/// returns: on the thread of the caller, in the order of jobs. With one thread, all runs there.
+/// returns: on the thread of the caller, in the order of jobs. With one thread, all runs there. No more
+/// than `ahead` jobs, at least one, are done or in work and not taken yet; one thread at a time gets the
+/// next one.
 ///
+/// # Errors
 /// An error of `take` ends it. Threads then stop after the job that they are at.
 ///
 /// # Panics
 /// When `work` or `take` panics.
-pub(crate) fn run<J: Send, W, T: Send, E>(
+pub fn run<J: Send, W, T: Send, E>(
     threads: usize,
+    ahead: u64,
     jobs: impl Iterator<Item = J> + Send,
     state: impl Fn() -> W + Sync,
     work: impl Fn(&mut W, J) -> T + Sync,
@@ -39,7 +44,7 @@ pub(crate) fn run<J: Send, W, T: Send, E>(
         }
         return Ok(());
     }
-    let turn = Turn::new(jobs, AHEAD * threads as u64);
+    let turn = Turn::new(jobs, ahead.max(1));
     thread::scope(|scope| {
         let (sender, results) = mpsc::channel();
         let (turn, state, work) = (&turn, &state, &work);

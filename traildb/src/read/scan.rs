@@ -247,6 +247,7 @@ impl<'r, S: Storage> Scan<'r, S> {
         };
         ordered::run(
             threads,
+            ordered::AHEAD * threads as u64,
             std::iter::from_fn(|| trails.next_chunk(range_max)),
             || None,
             chunk,

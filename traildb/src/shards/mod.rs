@@ -194,6 +194,7 @@ impl<S: Storage, E: From<Error> + fmt::Display + Send> Shards<'_, S, E> {
         let threads = threads.clamp(1, self.open_max).min(self.shards.len().max(1));
         ordered::run(
             threads,
+            ordered::AHEAD * threads as u64,
             self.shards.iter().enumerate(),
             || (),
             |(), (number, shard)| (number, (shard.open)().and_then(|reader| work(number, reader))),

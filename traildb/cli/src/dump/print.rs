@@ -1,5 +1,7 @@
 //! Events as lines: CSV, JSON, a trail to a line.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use traildb::{Item, Uuid};
 
 use crate::{
@@ -12,6 +14,11 @@ use crate::{
     walk::{Batch, Lose, Step},
 };
 
+/// Bytes rendered before they are written.
+const PUT_BYTES: usize = 64 << 10;
+/// Bytes of a batch that is rendered ahead of its turn, and of the line that these end in.
+pub(super) const AHEAD_BYTES: usize = 4 << 20;
+
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -20,7 +27,7 @@ pub(super) enum Layout {
     Trails,
 }
 
-/// Prints batches.
+/// Prints batches, or renders them ahead of their turn for another that prints them.
 pub(super) struct Printer<'d> {
     layout: Layout,
     compat: bool,
@@ -29,50 +36,92 @@ pub(super) struct Printer<'d> {
     fields: usize,
     /// Of each shard.
     values: Vec<Values<'d>>,
-    line: Vec<u8>,
-    uuid: Uuid,
-    /// Whether the trail's first event is still to come.
-    first: bool,
-    /// Events, and trails of which one was printed.
-    printed: (u64, u64),
+    /// What is rendered and not written yet.
+    out: Vec<u8>,
+    trail: Trail,
+    printed: Printed,
     /// Shards of which an event was printed.
     begun: Vec<bool>,
     /// Shards of which no more can be printed.
     lost: Vec<bool>,
 }
 
+/// The trail that events are of.
+#[derive(Clone, Copy)]
+struct Trail {
+    uuid: Uuid,
+    /// Whether its first event is still to come.
+    first: bool,
+}
+
+/// What was printed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Printed {
+    pub(super) events: u64,
+    /// Trails of which an event was printed.
+    pub(super) trails: u64,
+}
+
+/// How far a batch is rendered.
+struct Place {
+    /// The next step.
+    step: usize,
+    /// Of each shard, the first item of its next event.
+    items: Vec<usize>,
+}
+
+impl Place {
+    fn start(batch: &Batch) -> Place {
+        Place { step: 0, items: vec![0; batch.items.len()] }
+    }
+}
+
+/// A batch rendered ahead of its turn, as far as that went.
+pub(super) struct Ahead {
+    batch: Batch,
+    out: Vec<u8>,
+    to: Place,
+    /// What was taken for granted, which printing what is before the batch may have changed.
+    lost: Vec<bool>,
+    /// What is so when `out` is printed.
+    trail: Trail,
+    printed: Printed,
+    begun: Vec<bool>,
+}
+
 impl<'d> Printer<'d> {
-    /// A printer of these columns, for events of these shards.
+    /// A printer of these columns, for events of these shards. It is one of so many `printers`, which
+    /// share the memory for values.
     pub(super) fn new(
         layout: Layout,
         compat: bool,
         columns: Vec<Column>,
         shards: &[Database<'d>],
+        printers: usize,
     ) -> Printer<'d> {
         let form = match layout {
             _ if compat => Form::Plain,
             Layout::Csv { delimiter, .. } => Form::Csv(delimiter),
             Layout::Json { .. } | Layout::Trails => Form::Json,
         };
-        let share = shards.len();
-        let values = shards.iter().map(|&database| Values::new(database, form, share));
+        let shares = shards.len() * printers;
+        let values = shards.iter().map(|&database| Values::new(database, form, shares));
         Printer {
             layout,
             compat,
             fields: columns.iter().filter(|c| matches!(c.content, Content::Field(_))).count(),
             columns,
             values: values.collect(),
-            line: Vec::new(),
-            uuid: Uuid::default(),
-            first: true,
-            printed: (0, 0),
-            begun: vec![false; share],
-            lost: vec![false; share],
+            out: Vec::new(),
+            trail: Trail { uuid: Uuid::default(), first: true },
+            printed: Printed::default(),
+            begun: vec![false; shards.len()],
+            lost: vec![false; shards.len()],
         }
     }
 
-    /// How many events were printed, and of how many trails.
-    pub(super) fn printed(&self) -> (u64, u64) {
+    /// What was printed so far.
+    pub(super) fn printed(&self) -> Printed {
         self.printed
     }
 
@@ -111,41 +160,134 @@ impl<'d> Printer<'d> {
                 lose(place, failure, self.begun[place])?;
             }
         }
-        let mut items: Vec<_> = batch.items.iter().map(|items| items.iter().copied()).collect();
-        for step in &batch.steps {
-            self.line.clear();
-            match *step {
-                Step::Begin(uuid) => (self.uuid, self.first) = (uuid, true),
-                Step::Event(time, shard) => {
-                    let place = shard as usize;
-                    if self.lost[place] {
-                        continue;
-                    }
-                    // There is an item for each field of each event of the batch.
-                    let mut items = items[place].by_ref().take(self.fields);
-                    if let Err(failure) = self.event(time, place, &mut items) {
-                        self.lost[place] = true;
-                        lose(place, failure, self.begun[place])?;
-                        continue;
-                    }
-                    self.printed.0 += 1;
-                    self.printed.1 += u64::from(self.first);
-                    (self.first, self.begun[place]) = (false, true);
+        self.print_from(Place::start(batch), batch, output, lose)
+    }
+
+    fn print_from(
+        &mut self,
+        mut place: Place,
+        batch: &Batch,
+        output: &mut Output,
+        lose: &mut Lose<'_>,
+    ) -> Result<(), Failure> {
+        loop {
+            let rendered = self.render(batch, &mut place, PUT_BYTES);
+            let put = output.put(&self.out);
+            self.out.clear();
+            put?;
+            match rendered {
+                Ok(()) if place.step == batch.steps.len() => return Ok(()),
+                Ok(()) => {}
+                Err((shard, failure)) => {
+                    self.lost[shard] = true;
+                    lose(shard, failure, self.begun[shard])?;
                 }
-                Step::End if self.layout == Layout::Trails && !self.first => {
-                    self.line.extend_from_slice(b"]}\n");
+            }
+        }
+    }
+
+    /// Renders `batch` as if what is before it was printed, and no shard lost but those that are
+    /// `leaving` now: to its end, to the first event that cannot be rendered, or until it takes
+    /// [`AHEAD_BYTES`].
+    pub(super) fn ahead(&mut self, batch: Batch, leaving: &[AtomicBool]) -> Ahead {
+        let first = batch.within.is_none();
+        self.trail = Trail { uuid: batch.within.unwrap_or_default(), first };
+        self.printed = Printed::default();
+        self.begun.fill(false);
+        for (lost, leaving) in self.lost.iter_mut().zip(leaving) {
+            *lost = leaving.load(Ordering::Relaxed);
+        }
+        for (values, items) in self.values.iter_mut().zip(&batch.items) {
+            // What is wrong is met again at the event that it is of.
+            let _ = values.fetch(items);
+        }
+        let mut to = Place::start(&batch);
+        self.out.reserve(PUT_BYTES);
+        // The same: in its turn it fails again, and then it counts.
+        let _ = self.render(&batch, &mut to, AHEAD_BYTES);
+        Ahead {
+            batch,
+            out: std::mem::take(&mut self.out),
+            to,
+            lost: self.lost.clone(),
+            trail: self.trail,
+            printed: self.printed,
+            begun: self.begun.clone(),
+        }
+    }
+
+    /// Prints a batch that another printer has rendered ahead, in its turn: the bytes are those that
+    /// [`print`](Printer::print) would print.
+    pub(super) fn take(
+        &mut self,
+        ahead: Ahead,
+        output: &mut Output,
+        lose: &mut Lose<'_>,
+    ) -> Result<(), Failure> {
+        let Ahead { batch, out, to, lost, trail, printed, begun } = ahead;
+        // Of a trail that goes on an event was printed, unless all were of shards that are lost.
+        if lost != self.lost || (batch.within.is_some() && self.trail.first) {
+            return self.print(&batch, output, lose);
+        }
+        output.put(&out)?;
+        drop(out);
+        self.trail = trail;
+        self.printed.events += printed.events;
+        self.printed.trails += printed.trails;
+        self.begun.iter_mut().zip(begun).for_each(|(all, one)| *all |= one);
+        if to.step == batch.steps.len() {
+            return Ok(());
+        }
+        self.print_from(to, &batch, output, lose)
+    }
+
+    /// Renders steps from `at` on, until there are no more or they take `bytes_max`. An event that
+    /// cannot be rendered is the next step then, and its shard comes with the error.
+    fn render(
+        &mut self,
+        batch: &Batch,
+        at: &mut Place,
+        bytes_max: usize,
+    ) -> Result<(), (usize, Failure)> {
+        while let Some(step) = batch.steps.get(at.step) {
+            match *step {
+                Step::Begin(uuid) => self.trail = Trail { uuid, first: true },
+                Step::Event(time, shard) => {
+                    let shard = shard as usize;
+                    let start = at.items[shard];
+                    if !self.lost[shard] {
+                        // There is an item for each field of each event of the batch.
+                        let items = &batch.items[shard][start..start + self.fields];
+                        let line = self.out.len();
+                        if let Err(failure) = self.event(time, shard, items) {
+                            self.out.truncate(line);
+                            return Err((shard, failure));
+                        }
+                        self.printed.events += 1;
+                        self.printed.trails += u64::from(self.trail.first);
+                        (self.trail.first, self.begun[shard]) = (false, true);
+                    }
+                    at.items[shard] = start + self.fields;
+                }
+                Step::End if self.layout == Layout::Trails && !self.trail.first => {
+                    self.out.extend_from_slice(b"]}\n");
                 }
                 Step::End => {}
             }
-            output.put(&self.line)?;
+            at.step += 1;
+            if self.out.len() >= bytes_max {
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Writes an event of the shard at a place into `line`.
-    fn event(&mut self, time: u64, place: usize, items: &mut Items<'_>) -> Result<(), Failure> {
-        let (uuid, values) = (self.uuid, &mut self.values[place]);
-        let mut line = Line { out: &mut self.line, columns: &self.columns, values };
+    /// Appends an event of the shard at a place to `out`.
+    fn event(&mut self, time: u64, place: usize, items: &[Item]) -> Result<(), Failure> {
+        let (Trail { uuid, first }, values) = (self.trail, &mut self.values[place]);
+        let items = &mut items.iter().copied();
+        let start = self.out.len();
+        let mut line = Line { out: &mut self.out, start, columns: &self.columns, values };
         match self.layout {
             Layout::Csv { delimiter, .. } => {
                 let form = if self.compat { Form::Plain } else { Form::Csv(delimiter) };
@@ -153,7 +295,7 @@ impl<'d> Printer<'d> {
             }
             Layout::Json { no_empty } => line.json(uuid, time, items, no_empty, self.compat),
             Layout::Trails => {
-                match self.first {
+                match first {
                     true => line.out.extend_from_slice(
                         format!("{{\"uuid\":\"{uuid}\",\"events\":[").as_bytes(),
                     ),
@@ -168,6 +310,8 @@ impl<'d> Printer<'d> {
 /// A line being written.
 struct Line<'l, 'd> {
     out: &'l mut Vec<u8>,
+    /// Where it starts there.
+    start: usize,
     columns: &'l [Column],
     values: &'l mut Values<'d>,
 }
@@ -198,7 +342,7 @@ impl Line<'_, '_> {
                 }
             }
         }
-        if self.out.is_empty() && form != Form::Plain {
+        if self.out.len() == self.start && form != Form::Plain {
             // A lone empty field: an empty line is no record to many readers.
             self.out.extend_from_slice(b"\"\"");
         }
@@ -224,7 +368,7 @@ impl Line<'_, '_> {
             if no_empty && empty {
                 continue;
             }
-            if self.out.len() > 1 {
+            if self.out.len() > self.start + 1 {
                 self.out.extend_from_slice(b", ");
             }
             // Names consist of letters, digits, `_`, `-` and `%`.

@@ -14,6 +14,8 @@ const ITEM_BYTES: u64 = 64;
 /// Events of some shards, in the order in which they are printed.
 pub(crate) struct Batch {
     pub(crate) steps: Vec<Step>,
+    /// The trail that the first steps are of, if it began in a batch before.
+    pub(crate) within: Option<Uuid>,
     /// Of each shard, for each of its events, its items: one for each column that is a field.
     pub(crate) items: Vec<Vec<Item>>,
     /// Shards that any event was of, in this batch or one before.
@@ -36,6 +38,7 @@ impl Batch {
         let items_max = if is_remote { BATCH_REMOTE } else { BATCH_LOCAL };
         Batch {
             steps: Vec::new(),
+            within: None,
             items: vec![Vec::new(); shards],
             seen: vec![false; shards],
             held: 0,
@@ -64,9 +67,23 @@ impl Batch {
         self.held >= self.items_max || self.steps.len() >= self.items_max
     }
 
-    pub(super) fn clear(&mut self) {
-        self.steps.clear();
-        self.items.iter_mut().for_each(Vec::clear);
-        self.held = 0;
+    /// An empty batch that goes on behind this one.
+    pub(super) fn next(&self, within: Option<Uuid>) -> Batch {
+        Batch {
+            steps: Vec::new(),
+            within,
+            items: vec![Vec::new(); self.items.len()],
+            seen: self.seen.clone(),
+            held: 0,
+            items_max: self.items_max,
+        }
+    }
+
+    /// Takes over the memory of a batch that is done with. There must be nothing in this one.
+    pub(super) fn take_memory(&mut self, old: Batch) {
+        let Batch { mut steps, mut items, .. } = old;
+        steps.clear();
+        items.iter_mut().for_each(Vec::clear);
+        (self.steps, self.items) = (steps, items);
     }
 }

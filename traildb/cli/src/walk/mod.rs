@@ -3,8 +3,16 @@
 //! ```text
 //!   traildb::shards::Merge --> events in order --> items of columns --> Batch --> printer, builder
 //! ```
+//!
+//! Who takes batches may be several behind the walk, on other threads: what becomes of a shard is told in
+//! the order of batches, and the walk is told of it when it comes to the next one.
 
 mod batch; // decoded events whose values are still numbers
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use indicatif::ProgressBar;
 use traildb::{
@@ -29,8 +37,63 @@ pub(crate) struct Walk<'d> {
     /// or `None` if there is none.
     fields: Vec<Vec<Option<u16>>>,
     batch: Batch,
+    at: At,
+    /// What the walk met behind the batch that it handed out last.
+    error: Option<ShardError>,
+    /// Shards that are wanted no more; those that have left the merge.
+    leaving: Arc<[AtomicBool]>,
+    left: Vec<bool>,
+}
+
+/// Where a walk is.
+#[derive(Clone, Copy)]
+enum At {
+    /// Before a trail.
+    Between,
+    /// In the trails of a UUID, of which there was an event, or not yet.
+    In(Uuid, bool),
+    End,
+}
+
+/// What a walk comes to next.
+pub(crate) enum Piece {
+    /// Events. Whoever took them may [give the batch back](Walk::reuse).
+    Batch(Batch),
+    /// A shard that has no more to give, and whether any event was of it.
+    Failed(ShardError, bool),
+}
+
+/// What becomes of the shards of a walk, for who takes its pieces, in their order.
+pub(crate) struct Fates<'w> {
+    shards: &'w Shards<'w>,
+    numbers: Vec<usize>,
     /// Shards of which no more is wanted.
     gone: Vec<bool>,
+    leaving: Arc<[AtomicBool]>,
+}
+
+impl Fates<'_> {
+    /// Passes over the rest of the shard at `place` because of `failure`, or gives that back. `in_part`
+    /// says whether any event of it was taken.
+    pub(crate) fn lose(
+        &mut self,
+        place: usize,
+        failure: Failure,
+        in_part: bool,
+    ) -> Result<(), Failure> {
+        self.leaving[place].store(true, Ordering::Relaxed);
+        self.gone[place] = true;
+        self.shards.pass_over(self.numbers[place], failure, in_part)
+    }
+
+    /// Goes on without a shard that the walk could not read, if that is wanted.
+    pub(crate) fn failed(&mut self, error: ShardError, in_part: bool) -> Result<(), Failure> {
+        let ShardError { place, error } = error;
+        match std::mem::replace(&mut self.gone[place], true) {
+            true => Ok(()),
+            false => self.shards.pass_over(self.numbers[place], error.into(), in_part),
+        }
+    }
 }
 
 /// What takes batches calls this with the place of a shard that it can take no more of, why, and
@@ -69,7 +132,10 @@ impl<'d> Walk<'d> {
             shards: open.iter().map(|one| one.shard).collect(),
             fields: all,
             batch: Batch::new(open.len(), is_remote),
-            gone: vec![false; open.len()],
+            at: At::Between,
+            error: None,
+            leaving: open.iter().map(|_| AtomicBool::new(false)).collect(),
+            left: vec![false; open.len()],
         })
     }
 
@@ -94,6 +160,17 @@ impl<'d> Walk<'d> {
         self.merge.trails_max()
     }
 
+    /// What becomes of its shards.
+    pub(crate) fn fates<'w>(&self, shards: &'w Shards<'w>) -> Fates<'w> {
+        let gone = vec![false; self.shards.len()];
+        Fates { shards, numbers: self.shards.clone(), gone, leaving: self.leaving.clone() }
+    }
+
+    /// Which shards are wanted no more, by place.
+    pub(crate) fn leaving(&self) -> Arc<[AtomicBool]> {
+        self.leaving.clone()
+    }
+
     /// Gives all events to `print`, a batch at a time.
     ///
     /// The cursor announces trails ahead of itself, and values are planned by batch. Telling the
@@ -105,82 +182,97 @@ impl<'d> Walk<'d> {
         bar: &ProgressBar,
         mut print: impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        loop {
-            match self.merge.next_trail() {
-                Ok(Some(uuid)) => {
-                    self.trail(uuid, shards, &mut print)?;
-                    bar.inc(self.merge.places().len() as u64);
+        let mut fates = self.fates(shards);
+        while let Some(piece) = self.next(bar) {
+            match piece {
+                Piece::Batch(batch) => {
+                    print(&batch, &mut |place, failure, in_part| {
+                        fates.lose(place, failure, in_part)
+                    })?;
+                    self.reuse(batch);
                 }
-                Ok(None) => break,
-                Err(error) => self.pass_over(error, shards, &mut print)?,
+                Piece::Failed(error, in_part) => fates.failed(error, in_part)?,
             }
         }
-        self.flush(shards, &mut print)
+        Ok(())
     }
 
-    /// Takes the events of the trails of a UUID.
-    fn trail(
-        &mut self,
-        uuid: Uuid,
-        shards: &Shards<'_>,
-        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let mut begun = false;
-        loop {
-            match self.merge.next_event() {
-                Ok(Some(next)) => {
-                    if !std::mem::replace(&mut begun, true) {
-                        self.batch.steps.push(Step::Begin(uuid));
-                    }
-                    let items = self.fields[next.place].iter().map(|field| match field {
-                        Some(field) => next.event.items[usize::from(*field) - 1],
-                        None => Item::default(),
-                    });
-                    self.batch.event(next.event.time, next.place, items);
-                }
-                Ok(None) => break,
-                Err(error) => self.pass_over(error, shards, print)?,
+    /// The next piece. What was read before a shard failed comes before the failure, so that one sees
+    /// how far it went.
+    pub(crate) fn next(&mut self, bar: &ProgressBar) -> Option<Piece> {
+        for (place, leaving) in self.leaving.iter().enumerate() {
+            if leaving.load(Ordering::Relaxed) && !std::mem::replace(&mut self.left[place], true) {
+                self.merge.leave(place);
             }
+        }
+        if self.error.is_none() {
+            self.error = self.fill(bar);
+            if !self.batch.steps.is_empty() {
+                return Some(Piece::Batch(self.take_batch()));
+            }
+        }
+        let error = self.error.take()?;
+        let in_part = self.batch.seen[error.place];
+        Some(Piece::Failed(error, in_part))
+    }
+
+    /// Fills the batch, as far as the shards let it.
+    fn fill(&mut self, bar: &ProgressBar) -> Option<ShardError> {
+        loop {
+            match self.at {
+                At::Between => match self.merge.next_trail() {
+                    Ok(Some(uuid)) => self.at = At::In(uuid, false),
+                    Ok(None) => self.at = At::End,
+                    Err(error) => return Some(error),
+                },
+                At::In(uuid, begun) => match self.trail(uuid, begun) {
+                    Ok(true) => bar.inc(self.merge.places().len() as u64),
+                    Ok(false) => return None,
+                    Err(error) => return Some(error),
+                },
+                At::End => return None,
+            }
+        }
+    }
+
+    /// Adds the events of the trails of a UUID to the batch. Returns whether these are all: else the
+    /// batch is full.
+    fn trail(&mut self, uuid: Uuid, mut begun: bool) -> Result<bool, ShardError> {
+        while let Some(next) = self.merge.next_event()? {
+            if !std::mem::replace(&mut begun, true) {
+                self.batch.steps.push(Step::Begin(uuid));
+                self.at = At::In(uuid, true);
+            }
+            let items = self.fields[next.place].iter().map(|field| match field {
+                Some(field) => next.event.items[usize::from(*field) - 1],
+                None => Item::default(),
+            });
+            self.batch.event(next.event.time, next.place, items);
             if self.batch.is_full() {
-                self.flush(shards, print)?;
+                return Ok(false);
             }
         }
         if begun {
             self.batch.steps.push(Step::End);
         }
-        Ok(())
+        self.at = At::Between;
+        Ok(true)
     }
 
-    /// Goes on without a shard, if that is wanted. What was read before the damage is printed first,
-    /// so that one sees how far it went.
-    fn pass_over(
-        &mut self,
-        error: ShardError,
-        shards: &Shards<'_>,
-        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        self.flush(shards, print)?;
-        let ShardError { place, error } = error;
-        match std::mem::replace(&mut self.gone[place], true) {
-            true => Ok(()),
-            false => shards.pass_over(self.shards[place], error.into(), self.batch.seen[place]),
+    /// Takes the batch, and begins another one.
+    fn take_batch(&mut self) -> Batch {
+        let within = match self.at {
+            At::In(uuid, true) => Some(uuid),
+            _ => None,
+        };
+        let next = self.batch.next(within);
+        std::mem::replace(&mut self.batch, next)
+    }
+
+    /// Takes back the memory of a batch.
+    pub(crate) fn reuse(&mut self, batch: Batch) {
+        if self.batch.steps.is_empty() {
+            self.batch.take_memory(batch);
         }
-    }
-
-    /// Has everything printed that is in the batch. Shards that cannot be printed leave the walk.
-    fn flush(
-        &mut self,
-        shards: &Shards<'_>,
-        print: &mut impl FnMut(&Batch, &mut Lose<'_>) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let Walk { merge, gone, batch, .. } = self;
-        let numbers = &self.shards;
-        print(batch, &mut |place, failure, in_part| {
-            merge.leave(place);
-            gone[place] = true;
-            shards.pass_over(numbers[place], failure, in_part)
-        })?;
-        batch.clear();
-        Ok(())
     }
 }

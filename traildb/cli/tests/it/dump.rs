@@ -5,7 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Sample, fixtures, left_out, printed, printed_bytes, run, stderr, uuid};
+use traildb::Builder;
+
+use crate::support::{
+    Sample, anonymous_peak_of, fixtures, left_out, printed, printed_bytes, run, stderr, uuid,
+};
 
 /// Everything that CSV and JSON have to quote.
 const NASTY: &[(u8, u64, &[u8], &[u8])] = &[
@@ -239,19 +243,21 @@ fn a_reader_that_goes_away_is_no_error() {
     let path = directory.path().join("s.tdb");
     let path = path.to_str().expect("a plain path");
     printed(&["synth", "--events", "50000", "-o", path]);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tdb"))
-        .args(["dump", "-i", path])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let mut first = [0; 10];
-    let mut stdout = child.stdout.take().expect("piped");
-    stdout.read_exact(&mut first).expect("some output");
-    drop(stdout);
-    let output = child.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(141));
-    assert_eq!(stderr(&output), "");
+    for threads in ["1", "4"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tdb"))
+            .args(["dump", "-i", path, "-T", threads])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let mut first = [0; 10];
+        let mut stdout = child.stdout.take().expect("piped");
+        stdout.read_exact(&mut first).expect("some output");
+        drop(stdout);
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(141), "{threads} threads");
+        assert_eq!(stderr(&output), "");
+    }
 }
 
 /// The options of the C library's `dump`, all that go together.
@@ -311,4 +317,156 @@ fn a_bar_on_a_terminal_says_how_fast_and_what_is_left() {
     let text = seen("-").expect("it was there").stdout;
     assert!(!String::from_utf8_lossy(&text).contains("s left"));
     assert_eq!(stderr(&run(&["dump", "-i", &path, "-o", &name("quiet.csv")])), "");
+}
+
+/// `make` has another bar: of the bytes of its input.
+#[test]
+fn the_bar_of_make_says_how_fast_and_what_is_left() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let name = |name: &str| directory.path().join(name).to_str().expect("a plain path").to_owned();
+    let (path, rows, made) = (name("s.tdb"), name("rows.csv"), name("made.tdb"));
+    printed(&["synth", "--events", "50000", "--trails", "4000", "-o", &path]);
+    printed(&["dump", "-i", &path, "-o", &rows]);
+    let fields = ["-f", "uuid,time,user,ip,title"];
+    let program = env!("CARGO_BIN_EXE_tdb");
+    let line =
+        format!("stty cols 120; '{program}' make {} -i '{rows}' -o '{made}'", fields.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+    let output = match script.output() {
+        Err(error) => return left_out("the bar of make", &format!("script: {error}")),
+        Ok(output) => output,
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    // How much of how much, how fast, and how long it will take.
+    let bytes = std::fs::metadata(&rows).expect("made a moment ago").len() as f64;
+    let whole = format!("/{:.2} MiB ", bytes / f64::from(1 << 20));
+    for part in [&whole, "B/s, ", "s left"] {
+        assert!(text.contains(part), "{part:?} in {text:?}");
+    }
+    assert!(std::fs::metadata(&made).expect("made a moment ago").len() > 50_000);
+    // Not where there is no terminal.
+    let quiet = name("quiet.tdb");
+    let output = run(&[&["make", "-i", &rows, "-o", &quiet], &fields[..]].concat());
+    assert_eq!(stderr(&output), "");
+}
+
+/// A database of made-up events, and one of three trails that go over several batches each: the fields
+/// `title` and `more`.
+fn large() -> Sample {
+    let sample = Sample::new(NASTY);
+    let made =
+        ["synth", "--events", "60000", "--trails", "5000", "--titles", "20000", "--seed", "3"];
+    printed(&[&made[..], &["-o", &sample.beside("synth.tdb")]].concat());
+    let mut builder = Builder::new(&["title", "more"]).expect("good names");
+    for n in 0..90_000u64 {
+        let (title, more) = (format!("title \"{}\",", n % 30_000), format!("{}", n % 7));
+        let values = [title.as_str(), if n % 3 == 0 { "" } else { &more }];
+        builder.add(uuid((n % 3) as u8 + 90), n, &values).expect("a good event");
+    }
+    builder.finish(sample.beside("long.tdb")).expect("a database");
+    sample
+}
+
+/// Threads render batches of their own, and what is printed is what one thread prints.
+#[test]
+fn threads_change_no_byte() {
+    let sample = large();
+    let (made, long, x) = (sample.beside("synth.tdb"), sample.beside("long.tdb"), sample.path());
+    let one = printed(&["query", &made, &long, "-F", "title!=", "--trails"]);
+    let some: Vec<&str> =
+        one.lines().step_by(7).filter_map(|line| line.split(' ').next()).collect();
+    let list = sample.beside("list");
+    std::fs::write(&list, some.join("\n")).expect("room");
+    let list = format!("@{list}");
+    let inputs: [&[&str]; 4] = [&[&made], &[&long], &[&made, &long], &[&long, &x, &made, &x]];
+    let options: [&[&str]; 9] = [
+        &[],
+        &["-d", ",", "--csv-header"],
+        &["-f", "title"],
+        &["-f", "uuid,title,time,title"],
+        &["-j", "--json-no-empty"],
+        &["--json-trails"],
+        &["--compat"],
+        &["-F", "title!= & time>=20000", "-j"],
+        &["-u", &list, "--json-trails", "--from", "80000"],
+    ];
+    for inputs in inputs {
+        for options in options {
+            let dump = |threads: &str| {
+                printed_bytes(&[&["dump", "-T", threads], inputs, options].concat())
+            };
+            let one = dump("1");
+            assert!(one.len() > 1000, "{inputs:?} {options:?}");
+            for threads in ["2", "5"] {
+                assert!(dump(threads) == one, "{inputs:?} {options:?}, {threads} threads");
+            }
+        }
+    }
+}
+
+/// Where a database is damaged, the output ends at the same event, and the same is said: with any number of
+/// threads, with and without others to go on with.
+#[test]
+fn threads_end_where_one_does() {
+    let sample = large();
+    let (long, made) = (sample.beside("long.tdb"), sample.beside("synth.tdb"));
+    let (whole, bad) = (std::fs::read(&made).expect("made a moment ago"), sample.beside("bad.tdb"));
+    // What is wrong with a value is met in the midst of a batch: one that ends before it starts.
+    let reader = traildb::Reader::open(&made).expect("sound");
+    let field = reader.fields().expect("sound").find("title").expect("a field");
+    let count = reader.values(field).expect("sound") as u32;
+    let head = [count.to_le_bytes(), (4 * (count + 2)).to_le_bytes()].concat();
+    let lexicon = whole.windows(8).position(|bytes| bytes == head).expect("the head of a lexicon");
+    let places = (1..12).map(|part| whole.len() * part / 12);
+    let values = [count / 9, count / 2, count - 5].map(|number| lexicon + 4 * number as usize);
+    let (mut ended, mut passed) = (0, 0);
+    for at in places.chain(values) {
+        let mut bytes = whole.clone();
+        let n = if values.contains(&at) { 4 } else { 16 };
+        bytes[at..at + n].fill(0xff);
+        std::fs::write(&bad, bytes).expect("room");
+        for (inputs, layout) in [
+            (&["-i", &bad][..], "-c"),
+            (&["-i", &bad], "--json-trails"),
+            (&["-i", &long, "-i", &bad, "--keep-going"], "-j"),
+            (&["-i", &bad, "-i", &long, "--keep-going"], "--json-trails"),
+        ] {
+            let dump = |threads: &str| {
+                let output = run(&[&["dump", "-T", threads, layout], inputs].concat());
+                (output.status.code(), stderr(&output), output.stdout)
+            };
+            let one = dump("1");
+            for threads in ["2", "5"] {
+                let (code, said, printed) = dump(threads);
+                assert_eq!((code, &said), (one.0, &one.1), "{inputs:?} {layout} damaged at {at}");
+                assert!(printed == one.2, "{inputs:?} {layout} damaged at {at}, {threads} threads");
+            }
+            ended += usize::from(one.0 == Some(1) && one.2.len() > 100_000);
+            passed += usize::from(one.0 == Some(4) && one.1.contains("in part"));
+        }
+    }
+    assert!(ended > 3 && passed > 3, "{ended} ended in the midst of it, {passed} were passed over");
+}
+
+/// However many threads there are, and however long the values: 64 MiB of values and as much of their table
+/// for all, and 12 MiB of batches for each.
+#[test]
+fn threads_share_the_memory_for_values() {
+    let sample = Sample::new(&[]);
+    let path = sample.beside("values.tdb");
+    let mut builder = Builder::new(&["a"]).expect("a good name");
+    for n in 0..400_000u64 {
+        let random = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let value = format!("{random:020}").repeat(15);
+        builder.add(uuid((n % 50) as u8), n, &[value]).expect("a good event");
+    }
+    builder.finish(&path).expect("a database");
+    for (threads, most) in [("1", 150), ("4", 200)] {
+        let args = ["dump", "-i", &path, "-T", threads, "-o", "/dev/null"];
+        let peak = anonymous_peak_of(&args) >> 20;
+        println!("{threads} threads: {peak} MiB");
+        assert!((32..most).contains(&peak), "{threads} threads: {peak} MiB");
+    }
 }

@@ -46,6 +46,20 @@ pub(crate) fn peak_of(
     args: &[&str],
     write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
 ) -> u64 {
+    greatest(args, "VmHWM:", write)
+}
+
+/// The same without files that it has mapped, as often as it is looked at.
+pub(crate) fn anonymous_peak_of(args: &[&str]) -> u64 {
+    greatest(args, "RssAnon:", |_| Ok(()))
+}
+
+/// The greatest of what a line of its status says while it runs.
+fn greatest(
+    args: &[&str],
+    line: &str,
+    write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+) -> u64 {
     use std::process::{Command, Stdio};
 
     let mut child = Command::new(assert_cmd::cargo::cargo_bin("tdb"))
@@ -63,8 +77,8 @@ pub(crate) fn peak_of(
     let ended = loop {
         // Of a process that has ended nothing is told.
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        let value = text.lines().find_map(|told| told.strip_prefix(line));
+        let kib = value.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         peak = peak.max(kib.unwrap_or(0) << 10);
         if let Some(status) = child.try_wait().expect("it is ours") {
             break status;
