@@ -8,85 +8,20 @@
 //! same reason the bytes are copied into plain new memory as well: with room for all of the object a
 //! region cannot cost less than that. Medians.
 
-use std::{
-    io::Write,
-    ops::Range,
-    time::{Duration, Instant},
-};
+mod shared;
 
-use futures::StreamExt;
-use pager::{
-    BlockSource, ByteStream, Bytes, Frame, Hint, Mapped, Mechanism, ObjectStat, Pager,
-    RegionOptions, SourceError, Version, async_trait,
-};
+use std::{io::Write, time::Instant};
+
+use pager::{Bytes, Hint, Mapped, Mechanism, Pager, RegionOptions};
+use shared::{Folios, Memory, cpu, median, ns_per_byte, shuffled, sum, words, work_of};
 
 const LEN: usize = 512 << 20;
 const ROUNDS: usize = 11;
-/// Rounds of arithmetic on each word, to see how long they take.
-const ROUNDS_TRIED: u32 = 32;
 /// Room for all of the object, and for about a seventh of it: 36 units of 2 MiB.
 const BUDGETS: [u64; 2] = [1 << 30, 80 << 20];
 /// Units in KiB, and how they are put in place.
 const UNITS: [(u64, Mechanism); 3] =
     [(64, Mechanism::Copy), (256, Mechanism::Move), (2048, Mechanism::Move)];
-
-struct Memory(Bytes);
-
-#[async_trait]
-impl BlockSource for Memory {
-    fn name(&self) -> &str {
-        "bench://memory"
-    }
-    async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        Ok(ObjectStat::new(self.0.len() as u64, Version::strong("1")))
-    }
-    async fn read(&self, _: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
-        let bytes = self.0.slice(range.start as usize..range.end as usize);
-        Ok(futures::stream::once(async { Ok(bytes) }).boxed())
-    }
-    async fn read_into(
-        &self,
-        _: &Version,
-        range: Range<u64>,
-        mut frame: Frame,
-    ) -> Result<Frame, SourceError> {
-        frame.put(&self.0[range.start as usize..range.end as usize]);
-        Ok(frame)
-    }
-    fn fills_frames(&self) -> bool {
-        true
-    }
-}
-
-/// The sum of all words, and `work` rounds of arithmetic on each.
-fn sum(bytes: &[u8], work: u32) -> u64 {
-    let (words, tail) = bytes.as_chunks::<8>();
-    assert!(tail.is_empty(), "whole words");
-    let mut total = 0u64;
-    for word in words {
-        let mut word = u64::from_le_bytes(*word);
-        for _ in 0..work {
-            word = (word ^ (word >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        }
-        total = total.wrapping_add(word);
-    }
-    total
-}
-
-/// Where `n` comes in an order that looks like chance.
-fn shuffled(n: u64) -> u64 {
-    let word = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (word ^ (word >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
-}
-
-/// User and system time of this process.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
-    let ticks: u64 =
-        fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-    Duration::from_millis(ticks * 10)
-}
 
 /// One way to read the object.
 #[derive(Clone, Copy)]
@@ -139,11 +74,6 @@ impl Row {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     // `--only TEXT` measures the regions whose names contain it, `--rounds N` in so many rounds.
     let args: Vec<String> = std::env::args().collect();
@@ -161,25 +91,16 @@ fn main() {
         }
     }
     // Filled with words that compress to nothing special; the sum is checked.
-    let bytes: Vec<u8> = (0..LEN as u64 / 8)
-        .flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
-        .collect();
+    let bytes = words(LEN);
     let mut file = tempfile::tempfile().expect("a file for mmap");
     file.write_all(&bytes).expect("room for 512 MiB");
     let plain = sum(&bytes, 0);
     let bytes = Bytes::from(bytes);
 
-    let per_byte = |bytes: &[u8], work| {
-        let start = Instant::now();
-        std::hint::black_box(sum(bytes, work));
-        start.elapsed().as_secs_f64() * 1e9 / bytes.len() as f64
-    };
-    // So many rounds of arithmetic as take 2 ns on this machine, by the median of some short runs.
-    let tried = (0..9).map(|_| per_byte(&bytes[..16 << 20], ROUNDS_TRIED)).collect();
-    let two_ns = (f64::from(ROUNDS_TRIED) * 2.0 / median(tried)).round().max(1.0) as u32;
+    let two_ns = work_of(2.0, &bytes);
     for (title, work) in [("bare sum of u64", 0u32), ("about 2 ns of work per byte", two_ns)] {
         let expected = if work == 0 { plain } else { sum(&bytes, work) };
-        let per_byte = per_byte(&bytes, work);
+        let per_byte = ns_per_byte(&bytes, work);
         let mut rows: Vec<Row> = ways.iter().map(|way| Row::new(way.name())).collect();
         let mut baseline = String::new();
         for round in 0..rounds {
@@ -218,8 +139,8 @@ fn main() {
                 };
                 rows[at].wall.push(start.elapsed().as_secs_f64());
                 rows[at].cpu += (cpu() - before).as_secs_f64() / rounds as f64;
-                if matches!(kept, Kept::Mmap(_)) {
-                    baseline = folios();
+                if let Kept::Mmap(mapped) = &kept {
+                    baseline = format!("the file's cache has {}", Folios::of(mapped));
                 }
             }
         }
@@ -237,20 +158,5 @@ fn main() {
                 row.cpu / rows[0].cpu.max(0.001)
             );
         }
-    }
-}
-
-/// Whether the kernel maps the file by huge pages.
-fn folios() -> String {
-    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("procfs");
-    let kib: u64 = smaps
-        .lines()
-        .filter_map(|line| line.strip_prefix("FilePmdMapped:"))
-        .filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-        .sum();
-    if kib > LEN as u64 >> 11 {
-        format!("the file's cache has large folios ({kib} KiB mapped by 2 MiB entries)")
-    } else {
-        format!("the file's cache has small folios ({kib} KiB mapped by 2 MiB entries)")
     }
 }

@@ -42,6 +42,8 @@ pub mod trace; // what readers ask for, recorded and replayed
 mod block_on; // waiting for a future on a thread of any kind
 mod sync; // locks and atomics
 
+#[doc(hidden)]
+pub use crate::sys::bench;
 pub use crate::{
     budget::Budget,
     error::{Cause, ConfigError, Error, SourceError},

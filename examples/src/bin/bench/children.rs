@@ -64,7 +64,7 @@ fn column(table: &str, at: usize) -> impl Iterator<Item = f64> {
 }
 
 /// Runs a benchmark of the pager and returns what it prints.
-fn printed(name: &str) -> Result<String, String> {
+pub(crate) fn printed(name: &str) -> Result<String, String> {
     eprintln!("  cargo bench -p extmem-pager --bench {name}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -1,6 +1,7 @@
 //! The benchmarks: how much a region costs over `mmap`, how long from a question to its answer, how
 //! near a cold scan comes to a download, how much may be asked until a download wins, how the event
-//! database compares with the library whose files it shares, and what one cache for all costs.
+//! database compares with the library whose files it shares, what one cache for all costs, and how near
+//! each way of putting bytes in place comes to the kernel's.
 //!
 //! ```text
 //! bench [--only needle,cold] [--quick] [--json] [--write BENCHMARKS.md]
@@ -16,6 +17,7 @@ mod children; // benchmarks that the pager carries itself
 mod cold; // reading everything, once
 mod needle; // a few users of a large database
 mod serve; // one cache for every program
+mod strength; // each way of putting bytes in place, beside the kernel's
 mod tdb; // writing and reading beside the C library
 
 use std::{path::PathBuf, process::ExitCode};
@@ -61,6 +63,10 @@ struct Args {
     /// A program of section `serve`: the socket, and the object.
     #[arg(long, hide = true, num_args = 2, value_names = ["SOCKET", "URL"])]
     serve_child: Option<Vec<String>>,
+
+    /// A program of section `strength`: the way to read, and the file.
+    #[arg(long, hide = true, num_args = 2, value_names = ["WAY", "FILE"])]
+    limited_child: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -80,6 +86,8 @@ enum Which {
     Tdb,
     /// One cache for every program of a machine.
     Serve,
+    /// Each way of putting bytes in place beside the kernel's.
+    Strength,
 }
 
 /// What the benchmarks need to know.
@@ -120,6 +128,9 @@ fn run(args: &Args) -> Result<(), String> {
     if let Some([socket, url]) = args.serve_child.as_deref() {
         return serve::child(socket.as_ref(), url);
     }
+    if let Some([way, file]) = args.limited_child.as_deref() {
+        return strength::child(way, file.as_ref());
+    }
     let rounds = if args.quick { 3 } else { args.rounds as usize };
     let setup = Setup { rounds, large: args.large, small: args.small };
     let which = if args.only.is_empty() { Which::value_variants() } else { &args.only };
@@ -136,6 +147,7 @@ fn run(args: &Args) -> Result<(), String> {
             Which::Random => children::random_reads(),
             Which::Tdb => tdb::run(setup.rounds, &args.tdb),
             Which::Serve => serve::run(&setup),
+            Which::Strength => strength::run(&setup),
         };
         tell(args, &section?)?;
     }
