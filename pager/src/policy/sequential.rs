@@ -478,6 +478,24 @@ mod tests {
                 ],
             ),
             (
+                "skips forwards and back within what was asked for",
+                vec![
+                    (0, Miss, 0..0, None),
+                    (1, Miss, 2..4, Some(2)),
+                    (2, Marker, 4..8, Some(4)),
+                    (4, Marker, 8..16, Some(8)),
+                    // Over the marker: where it lands is in the newest window all the same.
+                    (11, Hit, 16..32, Some(16)),
+                    (9, Hit, 0..0, None),
+                    (12, Late, 0..0, None),
+                    (25, Late, 32..96, Some(32)),
+                    (17, Hit, 0..0, None),
+                    (95, Hit, 96..224, Some(96)),
+                    (33, Hit, 0..0, None),
+                    (96, Marker, 224..480, Some(224)),
+                ],
+            ),
+            (
                 "hits prove nothing",
                 vec![(5, Hit, 0..0, None), (6, Hit, 0..0, None), (7, Miss, 0..0, None)],
             ),

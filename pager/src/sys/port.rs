@@ -418,6 +418,73 @@ mod tests {
         }
     }
 
+    /// Another thread puts a page of the unit in place while it is installed: before the kernel comes
+    /// there, which then stops half way and next refuses, or after it. All of the unit is the frame's in
+    /// the end, and nobody is left waiting.
+    #[test]
+    fn a_page_that_comes_from_elsewhere_meanwhile_is_replaced() {
+        const PAGES: usize = 64;
+        const LEN: usize = PAGES * PAGE;
+        const ROUNDS: usize = 400;
+        let Some(uffd) = open_descriptor(ModeRequest::Auto).descriptor.map(Arc::new) else {
+            return println!("left out: page faults");
+        };
+        let traits = Traits { poison: true, frees_tables: true };
+        let can_move = uffd.has(FEATURE_MOVE).then_some(Mechanism::Move);
+        for mechanism in [Mechanism::Copy].into_iter().chain(can_move) {
+            let mapping = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+            uffd.register(mapping.addr(), mapping.len()).unwrap();
+            let port = port_for(mechanism, Some(uffd.clone()), None, traits);
+            let old = Frame::with_capacity(PAGE);
+            let both = std::sync::Barrier::new(2);
+            // What is wrong is told at the end: neither thread may leave the other at the barrier.
+            let mut wrong = Vec::new();
+            let put = std::thread::scope(|scope| {
+                let (uffd, mapping, both, old) = (&uffd, &mapping, &both, old.addr());
+                // SAFETY: a page of this test's mapping, which nobody relies on.
+                let put = move |page: usize| unsafe {
+                    uffd.copy(mapping.addr() + page * PAGE, old, PAGE)
+                };
+                let other = scope.spawn(move || {
+                    let in_round = |round: usize| {
+                        both.wait();
+                        // Later and later, from well before the other is done to after it.
+                        (0..round * 16).for_each(|_| std::hint::spin_loop());
+                        let outcome = put(round % PAGES);
+                        both.wait();
+                        both.wait();
+                        outcome
+                    };
+                    (0..ROUNDS).map(in_round).collect::<Vec<_>>()
+                });
+                for round in 0..ROUNDS {
+                    let mut frame = Frame::with_capacity(LEN);
+                    frame.put(&[7; LEN]);
+                    both.wait();
+                    let installed = port.install(mapping, 0, frame);
+                    both.wait();
+                    // Where a page is missing a read would wait for ever.
+                    let is_whole = (0..PAGES).all(|page| put(page) == Err(Errno::EEXIST));
+                    let is_right = is_whole && {
+                        let start = mapping.base().as_ptr();
+                        // SAFETY: all of the unit is there, and nobody discards it meanwhile.
+                        let all = unsafe { std::slice::from_raw_parts(start, LEN) };
+                        all.iter().all(|&byte| byte == 7)
+                    };
+                    if installed.is_err() || !is_right {
+                        wrong.push((round, installed, is_whole));
+                    }
+                    mapping.discard(0, LEN).unwrap();
+                    both.wait();
+                }
+                other.join().unwrap()
+            });
+            assert!(wrong.is_empty(), "{mechanism:?}: {wrong:?}");
+            let late = [Err(Errno::EEXIST), Err(Errno::EAGAIN)];
+            assert!(put.iter().all(|put| *put == Ok(PAGE) || late.contains(put)), "{put:?}");
+        }
+    }
+
     /// Installs, discards and installs again, in every mechanism that this kernel has, and reads
     /// the bytes back through the mapping.
     #[test]

@@ -6,6 +6,7 @@ mod reading;
 mod runtimes;
 mod failure;
 mod kernel;
+mod clock;
 mod memory;
 mod requests;
 mod seeing;
