@@ -159,6 +159,10 @@ impl Region {
     /// [`Error::Closed`].
     pub fn load(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
+        if let Some(memory) = self.object().ledger.memory() {
+            // A pin lets nothing overtake it: what follows would wait for memory only after it.
+            memory.prepare(range.start as usize, (range.end - range.start) as usize);
+        }
         let mut pins = Pins::new(&self.object().ledger, units.start);
         let waiters = self.pin(&units, &range, &mut pins)?;
         if !waiters.is_empty() {

@@ -10,6 +10,12 @@ pub(crate) const PAGE: usize = 4096;
 /// The kernel's huge page.
 pub(crate) const HUGE: usize = 2 << 20;
 
+/// Bytes that a processor takes from memory at a time.
+const LINE: usize = 64;
+
+/// What [`Mapping::prepare`] asks for at most: the processor itself goes on in longer slices.
+const PREPARED_MAX: usize = 512;
+
 /// `MADV_DONTNEED` for locked memory too; from `linux/mman.h`.
 const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
@@ -87,6 +93,16 @@ impl Mapping {
         self.len
     }
 
+    /// Says that the first bytes of `offset .. offset + len` are read next, so that they come from memory
+    /// while something else is done. Reads nothing: a page that is missing stays so.
+    pub(crate) fn prepare(&self, offset: usize, len: usize) {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        let lines = len.min(PREPARED_MAX).div_ceil(LINE);
+        for line in 0..lines {
+            prefetch(self.addr() + offset + line * LINE);
+        }
+    }
+
     /// `madvise` on `offset .. offset + len`.
     pub(crate) fn advise(&self, offset: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
@@ -131,6 +147,24 @@ fn refusal(len: usize, error: io::Error) -> io::Error {
         ),
         _ => error,
     }
+}
+
+/// Has the line at `addr` brought into the processor's cache.
+#[inline(always)]
+fn prefetch(addr: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which no address can make fault; SSE is part of this architecture.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(addr as *const i8);
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) addr, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = addr;
 }
 
 /// What is left of a frame's pages.
