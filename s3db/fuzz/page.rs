@@ -4,4 +4,4 @@
 
 mod frame;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &[b"s3dP\x01"]));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &[b"s3dP\x01", b"s3dP\x02"]));

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use crate::cloud::sealed::Keyring;
 use crate::{
     address::Address,
+    blob::{Content, Value, Writing},
     catalog::{Backend, Collection},
     checkpoint::Checkpointed,
     cloud::{
@@ -225,7 +226,8 @@ impl Db {
 
     /// The calls that were made for each collection that was used: reads, scans and probes, commits
     /// that changed nothing else, indexes that were created, and checkpoints. What is for several, as
-    /// a log that is drained, is in [`Db::ledger`] alone. One transaction's calls are in
+    /// a log that is drained, is in [`Db::ledger`] alone, and so is what is written part by part
+    /// ([`Db::write_blob`]). One transaction's calls are in
     /// [`Transaction::ledger`].
     pub fn collection_ledgers(&self) -> BTreeMap<String, Arc<Ledger>> {
         self.books.collections.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -270,6 +272,17 @@ impl Db {
             store.build_index(&of.name, index, |_| {}).await
         };
         charged_to(&self.books.of(of), made).await
+    }
+
+    /// Begins to write a payload of any length, up to [`BLOB_BYTES_MAX`](crate::BLOB_BYTES_MAX), part by
+    /// part. Nobody sees it before a transaction is committed that puts what comes of it
+    /// ([`Transaction::put_value`]), which must be soon: within half of
+    /// [`Settings::tombstone_age`](crate::Settings).
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn write_blob(&self) -> Result<Writing, StoreError> {
+        self.session.write_blob().await
     }
 
     /// Begins a transaction at the atomic level.
@@ -399,6 +412,22 @@ impl<'a> Transaction<'a> {
         charged_to(&self.ledger, charged_to(&account, read)).await
     }
 
+    /// The payload of `key`, to be read part by part: for those that are too large to be held in
+    /// memory. `None` when there is no such record.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn open_content(
+        &self,
+        of: &Collection,
+        key: &Key,
+    ) -> Result<Option<Content>, StoreError> {
+        let account = self.books.of(of);
+        let opened = self.session.open_content(&self.txn, of.root, key);
+        let content = charged_to(&self.ledger, charged_to(&account, opened)).await?;
+        Ok(content.map(|content| content.paid_by([self.ledger.clone(), account])))
+    }
+
     /// A new record.
     ///
     /// Nobody is asked whether another client creates the same key at this moment: then the later
@@ -441,6 +470,21 @@ impl<'a> Transaction<'a> {
     pub fn put(&mut self, of: &Collection, key: &Key, payload: Payload) -> Result<(), StoreError> {
         self.writes(of);
         self.txn.put(of.root, key, payload)
+    }
+
+    /// The record of `key` shall have what was written before ([`Db::write_blob`]), whether there is one
+    /// or not. Reads nothing. Every change of this transaction, blobs included, counts or none.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn put_value(
+        &mut self,
+        of: &Collection,
+        key: &Key,
+        value: Value,
+    ) -> Result<(), StoreError> {
+        self.writes(of);
+        self.txn.put_value(of.root, key, value)
     }
 
     /// There shall be no record of `key`, whether there is one or not. Reads nothing.
@@ -567,6 +611,26 @@ impl Records<'_> {
         let next = charged_to(transaction, charged_to(collection, self.scan.next()));
         let record = next.await?;
         Ok(record.map(|(key, payload)| Record { key, payload }))
+    }
+
+    /// The next one, whose payload is read part by part.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
+        let [transaction, collection] = &self.accounts;
+        let next = charged_to(transaction, charged_to(collection, self.scan.next_content()));
+        let record = next.await?;
+        Ok(record.map(|(key, content)| (key, content.paid_by(self.accounts.clone()))))
+    }
+
+    /// The key of the next one. No blob is read.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
+        let [transaction, collection] = &self.accounts;
+        charged_to(transaction, charged_to(collection, self.scan.next_key())).await
     }
 }
 

@@ -82,6 +82,12 @@ pub enum StoreError {
     /// There is already something of this name.
     #[error("{0} exists already")]
     Exists(String),
+    /// A part of a record's blob, which is committed, is not there.
+    #[error("{object} is not there, and a record names it: restore it from a copy")]
+    Lost {
+        /// The object's name.
+        object: String,
+    },
     /// There is nothing of this name.
     #[error("there is no {0}")]
     NotFound(String),

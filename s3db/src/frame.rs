@@ -238,7 +238,18 @@ impl Reader {
         Ok(Reader { frame: frame.clone(), at: 5, end })
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+    /// The same of any version up to `newest`. Returns which one it is.
+    pub(crate) fn up_to(
+        frame: &Bytes,
+        magic: &'static str,
+        newest: u8,
+    ) -> Result<(Reader, u8), FrameError> {
+        let version = frame.get(4).copied().filter(|found| (1..=newest).contains(found));
+        let version = version.unwrap_or(newest);
+        Ok((Reader::new(frame, magic, version)?, version))
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
         let mut array = [0; N];
         array.copy_from_slice(&self.raw(N)?);
         Ok(array)

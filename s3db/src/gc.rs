@@ -8,6 +8,13 @@
 //!             3  walk again: delete what is still not met, if it is still the version that was seen
 //! ```
 //!
+//! Blobs are collected by the same walk: what was listed before it and no leaf names, and is so old that
+//! nothing in the log, and no client that may still commit, can name it. A client commits no record that
+//! names a blob older than half of what a tombstone stays ([`blob_age_us`]), and what is in the log is
+//! younger than a tombstone stays, or no blob goes (`horizon_us`): so a blob that is older than both
+//! together is named by leaves alone. While a page is missing none goes. Nothing that is put again keeps it: names of blobs are in no other
+//! page, and its name is used once.
+//!
 //! Two things must not happen. A page must not go while a cached copy of another still leads to it:
 //! so a candidate's last put is older than any cache and any scan (`grace`), and a reader that meets
 //! a hole reads the newest parent. And a page must not go that a stalled client is about to link:
@@ -22,11 +29,13 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    blob::{self, BLOBS},
     client,
     cloud::{Delete, ETag},
     error::StoreError,
     page::{Entries, PAGES, Page, PageId},
-    settings::Rule,
+    settings::{Rule, Settings},
+    stamp::Stamp,
     store::Store,
     tree::{Freshness, Held, Nodes, Swap, update::update},
 };
@@ -48,6 +57,10 @@ pub struct Collected {
     pub waiting: u64,
     /// Clients that wrote nothing for longer than a tombstone stays, and are forgotten.
     pub retired: u64,
+    /// Blobs that no record names and no transaction can name any more, which were deleted.
+    pub blobs: u64,
+    /// Blobs that no record names yet, or no longer, which may go when they are older.
+    pub blobs_waiting: u64,
     /// Lives of such clients whose log objects were deleted.
     pub log: u64,
 }
@@ -72,7 +85,7 @@ impl Store {
         for &root in &roots {
             outcome = outcome.and(tidy(self, root, horizon_us, &mut done).await);
         }
-        outcome = outcome.and(collect(self, grace, &mut done).await);
+        outcome = outcome.and(collect(self, grace, horizon_us, &mut done).await);
         for client in self.clients().await? {
             let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
             done.retired += u64::from(is_over);
@@ -240,15 +253,29 @@ fn forget(page: &mut Page, gone: PageId, heir: PageId) -> bool {
     *links != had
 }
 
+/// How old a blob may be, in microseconds, when a transaction is committed that names it.
+pub(crate) fn blob_age_us(settings: &Settings) -> u64 {
+    settings.tombstone_age.as_micros() as u64 / 2
+}
+
 /// Everything that leads somewhere.
 struct Walk {
     met: HashSet<PageId>,
+    /// Stamps of blobs that leaves name, of those that were asked for.
+    blobs: HashSet<Stamp>,
     /// Links to pages that are not there: parent's level, key, child.
     dangling: Vec<(PageId, u8, Bytes, PageId)>,
+    /// A root or a right neighbour is not there: it is lost, and nobody knows what it named.
+    has_hole: bool,
 }
 
-async fn walk(store: &Store, roots: &[PageId]) -> Result<Walk, StoreError> {
-    let mut walk = Walk { met: HashSet::new(), dangling: Vec::new() };
+async fn walk(
+    store: &Store,
+    roots: &[PageId],
+    blobs: &BTreeMap<Stamp, Vec<u32>>,
+) -> Result<Walk, StoreError> {
+    let (met, blobs_met, dangling) = Default::default();
+    let mut walk = Walk { met, blobs: blobs_met, dangling, has_hole: false };
     for &root in roots {
         let mut stack = vec![(root, None)];
         while let Some((id, from)) = stack.pop() {
@@ -256,10 +283,13 @@ async fn walk(store: &Store, roots: &[PageId]) -> Result<Walk, StoreError> {
                 continue;
             }
             let Some(held) = newest(store, id).await? else {
+                walk.has_hole |= from.is_none();
                 walk.dangling.extend(from.map(|(level, key)| (root, level, key, id)));
                 continue;
             };
             walk.met.insert(id);
+            let named = held.page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp()));
+            walk.blobs.extend(named.filter(|stamp| blobs.contains_key(stamp)));
             stack.extend(held.page.right.map(|right| (right, None)));
             for link in held.page.links() {
                 stack.push((link.child, Some((held.page.level, link.key.clone()))));
@@ -269,14 +299,28 @@ async fn walk(store: &Store, roots: &[PageId]) -> Result<Walk, StoreError> {
     Ok(walk)
 }
 
-async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result<(), StoreError> {
+async fn collect(
+    store: &Store,
+    grace: Duration,
+    horizon_us: u64,
+    done: &mut Collected,
+) -> Result<(), StoreError> {
     let pages = &store.pages;
+    let mut blobs: BTreeMap<Stamp, Vec<u32>> = BTreeMap::new();
+    for (stamp, part) in store.list(BLOBS).await?.iter().filter_map(|name| blob::parse(name)) {
+        blobs.entry(stamp).or_default().push(part);
+    }
     // 1. The list comes before the walk: what is created after it is no candidate. And before the
     // catalogue is read, which names every root before it is put: a tree of which any page is
     // listed is walked, whenever it was created.
     let listed = store.list(PAGES).await?;
     let roots = &store.roots().await?;
-    let first = walk(store, roots).await?;
+    let first = walk(store, roots, &blobs).await?;
+    // A link may lead to what died and is gone, or to what is lost: it is forgotten below, and the next
+    // time tells. What is lost may be restored, with the names of blobs.
+    let is_whole = !first.has_hole && first.dangling.is_empty();
+    let horizon_us = if is_whole { horizon_us } else { 0 };
+    collect_blobs(store, blobs, &first.blobs, horizon_us, done).await?;
     // In an order, so that the same seed is the same run.
     let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
     let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
@@ -317,7 +361,7 @@ async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result
         return Ok(());
     }
     // 3
-    let second = walk(store, roots).await?;
+    let second = walk(store, roots, &BTreeMap::new()).await?;
     for (id, etag) in candidates {
         if second.met.contains(&id) {
             continue;
@@ -327,6 +371,34 @@ async fn collect(store: &Store, grace: Duration, done: &mut Collected) -> Result
             // Next time.
             _ => done.waiting += 1,
         }
+    }
+    Ok(())
+}
+
+/// Deletes blobs that were listed before a walk which did not meet them, part by part.
+async fn collect_blobs(
+    store: &Store,
+    blobs: BTreeMap<Stamp, Vec<u32>>,
+    named: &HashSet<Stamp>,
+    horizon_us: u64,
+    done: &mut Collected,
+) -> Result<(), StoreError> {
+    let mut oldest_us = horizon_us.saturating_sub(blob_age_us(&store.settings));
+    if !store.settings.rules.hold(Rule::BlobAge) {
+        oldest_us = u64::MAX;
+    }
+    for (stamp, parts) in blobs.into_iter().filter(|(stamp, _)| !named.contains(stamp)) {
+        if stamp.clock >= oldest_us {
+            done.blobs_waiting += 1;
+            continue;
+        }
+        let mut is_gone = true;
+        for part in parts {
+            let object = blob::object(stamp, part);
+            is_gone &= store.cloud.objects.delete(&object, None).await == Delete::Gone;
+        }
+        // The rest goes next time.
+        *(if is_gone { &mut done.blobs } else { &mut done.blobs_waiting }) += 1;
     }
     Ok(())
 }

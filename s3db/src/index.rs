@@ -19,13 +19,14 @@ use std::{collections::BTreeSet, ops::Bound};
 use bytes::Bytes;
 
 use crate::{
+    blob::Value,
     catalog::{CATALOG, Collection, Index},
     checkpoint::{apply_to_indexes, follow},
     commit::{Scan, Session, Txn, Write},
     error::StoreError,
     log::Entry,
     page::{Follower, INDEXES_MAX, Page, PageId, Slot},
-    record::{Key, Record},
+    record::{Key, Payload, Record},
     search_by::SearchBy,
     settings::Rule,
     stamp::Stamp,
@@ -92,9 +93,12 @@ impl Found<'_> {
             let Some(pair) = pair else { return Ok(None) };
             let Some((search, record)) = divide(&pair) else { continue };
             // The entry says that the record said so once. Only the record says what it is.
-            let Some(payload) = self.session.read(self.txn, self.root, &record).await? else {
-                continue;
-            };
+            let value = self.session.read_value(self.txn, self.root, &record).await?;
+            let most = self.session.inline_bytes_max();
+            // What lies in a blob has no entry.
+            let payload = value.as_ref().and_then(Value::here).filter(|it| it.len() <= most);
+            let Some(payload) = payload else { continue };
+            let payload = Payload::new(payload)?;
             let verifies = self.session.store().settings.rules.hold(Rule::Verify);
             if !verifies || self.by.key(payload.as_bytes()).as_ref() == Some(&search) {
                 return Ok(Some((search, Record { key: record, payload })));
@@ -155,6 +159,7 @@ impl Session {
         let mut own = BTreeSet::new();
         for write in txn.writes_of(of.root) {
             if let Write::Primary(key, Some(payload)) = write
+                && payload.as_bytes().len() <= self.inline_bytes_max()
                 && let Some(search) = by.key(payload.as_bytes())
             {
                 own.insert(secondary::join(search.as_bytes(), key.as_bytes()));
@@ -337,7 +342,8 @@ impl Store {
                     }
                 }
                 let Some(there) = there.filter(|there| there.stamp > slot.stamp) else { continue };
-                let says = there.payload.as_ref().and_then(|payload| follower.by.key(payload));
+                let says = there.payload.as_ref().and_then(Value::here);
+                let says = says.and_then(|payload| follower.by.key(payload));
                 if says.as_ref() != Some(&search) {
                     found.dangling += 1;
                     // What whoever put that record should have done.
@@ -367,7 +373,7 @@ impl Store {
             }
         }
         // Changed meanwhile?
-        let record = entry.record.change.payload().as_bytes();
+        let record = entry.record.change.payload().map_or(&[][..], Payload::as_bytes);
         let now = self.slot(of.root, record, Freshness::Newest).await?;
         Ok(now.filter(|now| now.stamp == stamp).map(|_| lack))
     }

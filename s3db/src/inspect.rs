@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::{
+    blob::Part,
     catalog::{Collection, Database},
     client::ClientRecord,
     cloud::embedded::Stored,
@@ -28,6 +29,8 @@ pub enum Inspected {
     Transaction(Transaction, Option<String>),
     /// `s3dO`: a log object of this stream and number, with its transactions; a fence has none.
     Log(Stream, u64, Vec<Inspected>),
+    /// `s3dB`: a part of a blob.
+    Part(Part),
     /// `s3dI`: a client in this epoch.
     Client(u64),
     /// `s3dQ`: a message of a queue in a directory.
@@ -82,19 +85,20 @@ impl Inspected {
                 });
                 Inspected::Log(stream, sequence, inner.collect::<Result<_, _>>()?)
             }
+            b"s3dB" => Inspected::Part(Part::decode(bytes)?),
             b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?.epoch),
             b"s3dQ" => Inspected::Message(Stored::decode(bytes)?),
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             _ => {
-                let expected = "s3dP, s3dL, s3dT, s3dO, s3dI, s3dQ, s3dD or s3dC";
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD or s3dC";
                 return Err(magic_error(bytes, *found, expected));
             }
         })
     }
 
-    /// The bytes again, of what is written as it is read: pages, records, transactions, messages,
-    /// databases and collections. `None` for the rest.
+    /// The bytes again, of what is written as it is read: pages, records, transactions, parts of blobs,
+    /// messages, databases and collections. `None` for the rest.
     pub fn encode(&self) -> Option<Bytes> {
         match self {
             Inspected::Page(page) => Some(page.encode()),
@@ -103,6 +107,7 @@ impl Inspected {
             Inspected::Transaction(transaction, Some(object)) => {
                 transaction.entries.is_empty().then(|| transaction.encode_spilled(object))
             }
+            Inspected::Part(part) => Some(part.encode()),
             Inspected::Message(message) => Some(message.encode()),
             Inspected::Database(database) => Some(database.encode()),
             Inspected::Collection(collection) => Some(collection.encode()),

@@ -8,6 +8,7 @@ mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
 mod stamp; // the order of all writes
 mod search_by; // what a record is found by besides its key
+pub mod blob; // payloads that are objects of their own
 mod frame; // bytes: magic, body, checksum
 pub mod page; // one node of a tree
 mod tree; // a B-link tree over pages handed to it
@@ -35,6 +36,7 @@ pub mod simulation; // whole clusters from one seed, and the invariants
 
 pub use crate::{
     address::Address,
+    blob::{BLOB_BYTES_MAX, Blob, Content, PART_BYTES_MAX, Value, Writing},
     catalog::{Backend, Collection, Database, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
@@ -52,7 +54,9 @@ pub use crate::{
     },
     page::INDEXES_MAX,
     pool::PoolCounts,
-    record::{BoundError, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record},
+    record::{
+        BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,
+    },
     search_by::SearchBy,
     settings::{Rule, Rules, Settings},
     stamp::Stamp,

@@ -1,16 +1,21 @@
 //! A record: a key, and the bytes that belong to it.
 //!
 //! Both are byte strings without meaning to the store. Together they must fit into a page with room
-//! to spare, since a page that holds a single record cannot be split; larger values will be objects
-//! of their own, named by a record.
+//! to spare, since a page that holds a single record cannot be split; larger payloads are objects of
+//! their own, named by their records (see `blob`).
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
+
 /// Bytes of the longest key. Keys are copied into every level of an index.
 pub const KEY_BYTES_MAX: usize = 1 << 10;
-/// Bytes of the longest payload: a record of this size and its key fit three times into a page of
-/// 100 KB.
-pub const PAYLOAD_BYTES_MAX: usize = 32 << 10;
+/// Bytes of the longest payload that lies in its page and in the log: a record of this size and its
+/// key fit three times into a page of 100 KB.
+pub const INLINE_BYTES_MAX: usize = 32 << 10;
+/// Bytes of the longest payload that is held in memory as a whole. Larger ones, up to
+/// [`BLOB_BYTES_MAX`](crate::BLOB_BYTES_MAX), are written and read in parts.
+pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 
 /// What names a record within its collection. It never changes; 1 to [`KEY_BYTES_MAX`] bytes, in
 /// the order of its bytes.
@@ -43,8 +48,14 @@ pub enum BoundError {
     #[error("a key of {0} bytes: at most {KEY_BYTES_MAX} are allowed")]
     LongKey(usize),
     /// The payload is too long.
-    #[error("a payload of {0} bytes: at most {PAYLOAD_BYTES_MAX} are allowed")]
+    #[error(
+        "a payload of {0} bytes: at most {PAYLOAD_BYTES_MAX} are held in memory; larger ones are \
+         written and read in parts"
+    )]
     LongPayload(usize),
+    /// In the log there are no such payloads: they are blobs.
+    #[error("a payload of {0} bytes in the log: at most {INLINE_BYTES_MAX} are there")]
+    LongInline(usize),
 }
 
 impl Key {
@@ -83,6 +94,11 @@ impl Payload {
     /// The bytes, of which there may be none.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The same, shared.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        Bytes::from_owner(self.0.clone())
     }
 }
 

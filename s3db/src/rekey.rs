@@ -12,6 +12,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
+    blob::BLOBS,
     catalog::CATALOG,
     client::CLIENTS,
     cloud::{
@@ -74,7 +75,7 @@ impl Store {
         let swept = self.sweep().await;
         let mut all = Rekeyed::default();
         let mut seen = 0;
-        for prefix in [CATALOG, CLIENTS, PAGES, LOG, SPILLED, QUARANTINE] {
+        for prefix in [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, QUARANTINE] {
             let mut after: Option<String> = None;
             loop {
                 let part = self.list_after(prefix, after.as_deref()).await?;

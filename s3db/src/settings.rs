@@ -28,7 +28,9 @@ pub struct Settings {
     pub clock_ahead_max: Duration,
     /// How old a tombstone is before garbage collection drops it: longer than any log record can
     /// be on its way. Default: 29 days, one more than a message stays in a queue of whole
-    /// transactions and, sent on at its last moment, in that of its shard.
+    /// transactions and, sent on at its last moment, in that of its shard. A blob that no record
+    /// names goes when it is half as old again, by the setting of who collects; no client commits one that
+    /// is older than half of this, by its own.
     pub tombstone_age: Duration,
     /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
     /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.
@@ -36,6 +38,12 @@ pub struct Settings {
     /// Bytes of own changes that a session remembers until pages show them. Beyond, a commit first
     /// checkpoints what this client wrote, and forgets what is on its pages. Default: 64 MiB.
     pub own_bytes_max: usize,
+    /// Bytes of the longest payload that lies in its page; longer ones become blobs. Default, and
+    /// most: [`INLINE_BYTES_MAX`](crate::INLINE_BYTES_MAX).
+    pub inline_bytes_max: usize,
+    /// Bytes of each part of a blob but the last, each an object: 1 to
+    /// [`PART_BYTES_MAX`](crate::PART_BYTES_MAX). Default: 8 MiB.
+    pub part_bytes: usize,
     /// Which rules hold. All, outside simulations.
     pub rules: Rules,
 }
@@ -55,6 +63,8 @@ impl Default for Settings {
             tombstone_age: Duration::from_secs(29 * 24 * 3600),
             reader_factor: 1.0,
             own_bytes_max: 64 << 20,
+            inline_bytes_max: crate::record::INLINE_BYTES_MAX,
+            part_bytes: 8 << 20,
             rules: Rules::HARDENED,
         }
     }
@@ -96,6 +106,10 @@ pub enum Rule {
     FollowerFirst,
     /// Someone looks at every shard before its messages expire (W6).
     Sweep,
+    /// A blob is there before the commit that names it, not after.
+    BlobFirst,
+    /// A blob that no record names goes only when nothing that is on its way can name it.
+    BlobAge,
 }
 
 /// The rules that hold.

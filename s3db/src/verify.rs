@@ -4,6 +4,7 @@
 //!   trees       each level from left to right: fences meet, keys rise, links lead to pages that are
 //!               there and begin where the link says, no circle
 //!   pages       each one is in a tree, or an orphan that garbage collection will take
+//!   blobs       each part of each blob that a record names is there, and is what was written
 //!   log         each object decodes; its records are on their pages, or wait
 //! ```
 //!
@@ -15,9 +16,11 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use crate::{
+    blob::{self, BLOBS, Content, Value},
     error::StoreError,
     log::{Pending, QUARANTINE},
-    page::{PAGES, Page, PageId},
+    page::{PAGES, Page, PageId, Slot},
+    stamp::Stamp,
     store::Store,
     tree::{Freshness, Nodes, search::search},
 };
@@ -44,6 +47,13 @@ pub struct Verified {
     pub tombstones: u64,
     /// Pages that nothing leads to: of splits that lost, or dead. Garbage collection takes them.
     pub orphans: u64,
+    /// Blobs that records name.
+    pub blobs: u64,
+    /// Bytes in these.
+    pub blob_bytes: u64,
+    /// Blobs that no record names: of transactions that are not committed, or not on their pages yet,
+    /// and of records that were written again. Garbage collection takes them when they are old.
+    pub blob_orphans: u64,
     /// Log records that are not on their pages yet.
     pub waiting: u64,
     /// Log objects and messages that are there, applied or not.
@@ -90,6 +100,10 @@ impl Store {
         let mut found = Verified::default();
         let mut met = HashSet::new();
         let listed = self.list(PAGES).await?;
+        let blobs = self.list(BLOBS).await?;
+        let blobs: HashSet<Stamp> =
+            blobs.iter().filter_map(|name| Some(blob::parse(name)?.0)).collect();
+        let mut named = HashSet::new();
         for name in self.collections().await? {
             let collection = match self.peek_collection(&name).await {
                 Ok(collection) => collection,
@@ -105,13 +119,14 @@ impl Store {
             for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
                 found.trees += 1;
                 let followers = if root == collection.root { &ready[..] } else { &[] };
-                let mut walk =
-                    Walk { store: self, tree, followers, met: &mut met, found: &mut found };
+                let (met, named, found) = (&mut met, &mut named, &mut found);
+                let mut walk = Walk { store: self, tree, root, followers, met, named, found };
                 walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
             }
         }
         let ids = listed.iter().filter_map(|name| PageId::of_object(name));
         found.orphans = ids.filter(|id| !met.contains(id)).count() as u64;
+        found.blob_orphans = blobs.difference(&named).count() as u64;
         found.quarantined = self.list(QUARANTINE).await?.len() as u64;
         self.verify_log(&mut found).await?;
         Ok(found)
@@ -168,9 +183,12 @@ impl Store {
 struct Walk<'a> {
     store: &'a Store,
     tree: &'a str,
+    root: PageId,
     /// Indexes that must follow its leaves.
     followers: &'a [PageId],
     met: &'a mut HashSet<PageId>,
+    /// Blobs that were met.
+    named: &'a mut HashSet<Stamp>,
     found: &'a mut Verified,
 }
 
@@ -288,6 +306,40 @@ impl Walk<'_> {
         Ok(None)
     }
 
+    /// The blob of a record, part by part.
+    async fn blob(&mut self, slot: &Slot) -> Result<(), StoreError> {
+        let Some(blob) = slot.blob() else { return Ok(()) };
+        self.named.insert(blob.stamp());
+        self.found.blobs += 1;
+        self.found.blob_bytes += blob.bytes();
+        let Store { cloud, settings, .. } = self.store;
+        let read = async {
+            let value = Value::Blob(*blob);
+            let Some(mut content) = Content::open(cloud, settings, value).await? else {
+                return Err(StoreError::Lost { object: blob.object(0) });
+            };
+            while content.next().await?.is_some() {}
+            Ok(())
+        };
+        match read.await {
+            Ok(()) => Ok(()),
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Lost { .. })) => {
+                // Someone may have written the record again, and collected what it held.
+                let (pages, key) = (&self.store.pages, &slot.key);
+                let now = search(pages, self.root, key, 0, Freshness::Newest).await?;
+                if now.is_some_and(|leaf| leaf.held.page.slot(key) == Some(slot)) {
+                    let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+                    let (tree, key) = (self.tree, key.escape_ascii());
+                    let what =
+                        format!("{tree}: record {key}: {error}{}", cause.unwrap_or_default());
+                    self.found.problem(what);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// What one page says about itself and its children.
     async fn look(&mut self, page: &Page) -> Result<(), StoreError> {
         self.found.pages += 1;
@@ -309,6 +361,9 @@ impl Walk<'_> {
             let gone = page.slots().iter().filter(|slot| slot.payload.is_none()).count() as u64;
             self.found.tombstones += gone;
             self.found.records += page.slots().len() as u64 - gone;
+            for slot in page.slots() {
+                self.blob(slot).await?;
+            }
             let is_named = |root: &PageId| page.followers.iter().any(|it| it.root == *root);
             if !self.followers.iter().all(is_named) {
                 self.problem(page.id, "does not name an index that is ready: build it again");

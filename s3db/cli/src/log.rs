@@ -57,7 +57,20 @@ pub(crate) fn decode(path: &Path, json: bool) -> Result<(), Failure> {
 
 fn print(output: &mut impl Write, record: &LogRecord, json: bool) -> io::Result<()> {
     let (stamp, change) = (&record.stamp, &record.change);
-    let (key, payload) = (change.key(), change.payload());
+    let key = change.key();
+    if let s3db::Change::Blob(_, blob) = change {
+        let (object, bytes, name) = (blob.object(0), blob.bytes(), change.name());
+        if json {
+            let line = json!({
+                "clock": stamp.clock, "client": stamp.client, "sequence": stamp.sequence,
+                "change": name, "key": key.to_string(), "bytes": bytes, "parts": blob.parts(),
+                "object": object,
+            });
+            return writeln!(output, "{line}");
+        }
+        return writeln!(output, "{stamp} {name} {key} {bytes} bytes from {object} on");
+    }
+    let payload = change.payload().cloned().unwrap_or_default();
     if json {
         let line = json!({
             "clock": stamp.clock,

@@ -1,11 +1,13 @@
 //! `init`, `put`, `get`, `del` and `scan`.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal, Read, Write},
     ops::Bound,
+    path::PathBuf,
 };
 
-use s3db::{Backend, Db, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError};
+use s3db::{Backend, Content, Db, Key, Options, StoreError, Value};
 use serde_json::json;
 
 use crate::output::{Failure, Output, collection, open};
@@ -70,6 +72,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
 #[command(after_help = "Examples:
   s3db put file:///tmp/db users ada '{\"born\": 1815}'
   s3db put file:///tmp/db users portrait < ada.png
+  s3db put file:///tmp/db users film --file ada.mkv
   s3db put file:///tmp/db users ada x --create     fails if there is a record")]
 pub(crate) struct Put {
     /// The database
@@ -78,8 +81,11 @@ pub(crate) struct Put {
     collection: String,
     /// The key: 1 to 1024 bytes
     key: String,
-    /// The payload: up to 32 KiB. Left out, it is read from standard input
+    /// The payload. Left out, it is read from standard input, up to 16 GiB of it
     payload: Option<String>,
+    /// Read the payload from this file
+    #[arg(long, value_name = "PATH", conflicts_with = "payload")]
+    file: Option<PathBuf>,
     /// Fail if there is a record of this key
     #[arg(long, conflicts_with = "update")]
     create: bool,
@@ -89,32 +95,55 @@ pub(crate) struct Put {
 }
 
 pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
-    let (key, payload) = (Key::new(&args.key)?, payload(args.payload.as_deref())?);
+    let key = Key::new(&args.key)?;
+    let input = match &args.file {
+        Some(path) => Some(File::open(path).map_err(|error| unreadable(args, &error))?),
+        None => None,
+    };
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let mut txn = db.begin();
-    if args.create {
-        txn.create(&of, &key, payload).await?;
-    } else if args.update {
-        txn.update(&of, &key, payload).await?;
-    } else {
-        txn.put(&of, &key, payload)?;
+    // Before anything is read: what may not be put needs no upload.
+    if args.create || args.update {
+        let is_there = db.begin().open_content(&of, &key).await?.is_some();
+        let told = |what: &str| Err(Failure::Told(format!("record {key} of {} {what}", of.name)));
+        match is_there {
+            true if args.create => return told("exists already"),
+            false if args.update => return told("is not there"),
+            _ => {}
+        }
     }
+    let value = written(&db, args, input).await?;
+    let mut txn = db.begin();
+    txn.put_value(&of, &key, value)?;
     txn.commit().await?;
     output.say("", &json!({"committed": 1}))?;
     output.close(db).await
 }
 
-fn payload(given: Option<&str>) -> Result<Payload, Failure> {
-    let Some(text) = given else {
-        let mut bytes = Vec::new();
-        // One byte more than there may be tells that there are too many.
-        let most = PAYLOAD_BYTES_MAX as u64 + 1;
-        let read = io::stdin().lock().take(most).read_to_end(&mut bytes);
-        read.map_err(|error| Failure::Told(format!("standard input: {error}")))?;
-        return Ok(Payload::new(bytes)?);
+/// Reads what is to be put, and puts it as it comes, without holding more than a part of it.
+async fn written(db: &Db, args: &Put, file: Option<File>) -> Result<Value, Failure> {
+    let mut input: Box<dyn Read> = match (&args.payload, file) {
+        (Some(payload), _) => Box::new(payload.as_bytes()),
+        (None, Some(file)) => Box::new(file),
+        (None, None) => Box::new(io::stdin().lock()),
     };
-    Ok(Payload::new(text)?)
+    let mut writing = db.write_blob().await?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return Ok(writing.finish().await?),
+            Ok(len) => writing.write(&buffer[..len]).await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(args, &error)),
+        }
+    }
+}
+
+fn unreadable(args: &Put, error: &io::Error) -> Failure {
+    Failure::Told(match &args.file {
+        Some(path) => format!("{}: {error}", path.display()),
+        None => format!("standard input: {error}"),
+    })
 }
 
 #[derive(clap::Args)]
@@ -136,13 +165,18 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let found = db.begin().read(&of, &key).await?;
+    let mut found = db.begin().open_content(&of, &key).await?;
     if output.json {
-        let payload = found.as_ref().map(ToString::to_string);
+        let payload = match &mut found {
+            Some(content) => Some(text(content).await?),
+            None => None,
+        };
         output.say("", &json!({"key": key.to_string(), "payload": payload}))?;
-    } else if let Some(payload) = &found {
+    } else if let Some(content) = &mut found {
         let mut out = io::stdout().lock();
-        out.write_all(payload.as_bytes())?;
+        while let Some(bytes) = content.next().await? {
+            out.write_all(&bytes)?;
+        }
         // A file gets the bytes as they are; a person gets a line.
         if out.is_terminal() {
             writeln!(out)?;
@@ -151,6 +185,15 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     }
     output.close(db).await?;
     found.map(drop).ok_or(Failure::NoRecord)
+}
+
+/// A payload as scripts write it.
+async fn text(content: &mut Content) -> Result<String, Failure> {
+    let mut text = String::new();
+    while let Some(bytes) = content.next().await? {
+        text.push_str(&bytes.escape_ascii().to_string());
+    }
+    Ok(text)
 }
 
 #[derive(clap::Args)]
@@ -224,17 +267,31 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
         left -= 1;
-        let Some(record) = records.next().await? else { break };
-        let is_over = |prefix: &str| !record.key.as_bytes().starts_with(prefix.as_bytes());
+        let (key, content) = if args.keys {
+            (records.next_key().await?, None)
+        } else {
+            records.next_content().await?.unzip()
+        };
+        let Some(key) = key else { break };
+        let is_over = |prefix: &str| !key.as_bytes().starts_with(prefix.as_bytes());
         if prefix.is_some_and(is_over) {
             break;
         }
-        let (key, payload) = (record.key.to_string(), record.payload.to_string());
-        match (output.json, args.keys) {
-            (true, true) => writeln!(out, "{}", json!({"key": key}))?,
-            (true, false) => writeln!(out, "{}", json!({"key": key, "payload": payload}))?,
-            (false, true) => writeln!(out, "{key}")?,
-            (false, false) => writeln!(out, "{key}\t{payload}")?,
+        let key = key.to_string();
+        match (output.json, content) {
+            (true, None) => writeln!(out, "{}", json!({"key": key}))?,
+            (true, Some(mut content)) => {
+                let payload = text(&mut content).await?;
+                writeln!(out, "{}", json!({"key": key, "payload": payload}))?;
+            }
+            (false, None) => writeln!(out, "{key}")?,
+            (false, Some(mut content)) => {
+                write!(out, "{key}\t")?;
+                while let Some(bytes) = content.next().await? {
+                    write!(out, "{}", bytes.escape_ascii())?;
+                }
+                writeln!(out)?;
+            }
         }
     }
     out.flush()?;

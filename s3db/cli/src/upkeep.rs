@@ -63,6 +63,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     progress.end();
     let mut text = format!(
         "{} trees of up to {} levels: {} pages, {} bytes, {} records, {} tombstones\n\
+         {} blobs of {} bytes, {} that no record names\n\
          {} pages that nothing leads to, {} parts of the log, {} records waiting there, \
          {} in quarantine\n",
         found.trees,
@@ -71,6 +72,9 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         found.bytes,
         found.records,
         found.tombstones,
+        found.blobs,
+        found.blob_bytes,
+        found.blob_orphans,
         found.orphans,
         found.log,
         found.waiting,
@@ -89,6 +93,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     let value = json!({
         "trees": found.trees, "levels": found.levels, "pages": found.pages, "bytes": found.bytes,
         "records": found.records, "tombstones": found.tombstones, "orphans": found.orphans,
+        "blobs": found.blobs, "blob_bytes": found.blob_bytes, "blob_orphans": found.blob_orphans,
         "log": found.log, "waiting": found.waiting, "quarantined": found.quarantined,
         "problems": found.problems, "problem_count": found.problem_count,
     });
@@ -116,12 +121,20 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     let done = db.store().collect_garbage(Duration::from_secs(args.grace)).await?;
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
-         {} clients forgotten",
-        done.deleted, done.waiting, done.pruned, done.buried, done.unlinked, done.retired
+         {} clients forgotten, {} blobs deleted, {} wait",
+        done.deleted,
+        done.waiting,
+        done.pruned,
+        done.buried,
+        done.unlinked,
+        done.retired,
+        done.blobs,
+        done.blobs_waiting,
     );
     let value = json!({
         "deleted": done.deleted, "waiting": done.waiting, "pruned": done.pruned,
         "buried": done.buried, "unlinked": done.unlinked, "retired": done.retired,
+        "blobs": done.blobs, "blobs_waiting": done.blobs_waiting,
     });
     output.say(&text, &value)?;
     output.close(db).await

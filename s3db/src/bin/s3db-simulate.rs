@@ -18,7 +18,8 @@ const USAGE: &str = "\
 Runs seeded schedules of whole clusters in virtual time and checks the store's invariants.
 
 usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sqs-fifo]
-                     [--plan usual|crowd|splits|deaths|restarts|index|build|index-deaths|build-deaths]
+                     [--plan usual|crowd|splits|deaths|restarts|index|build|index-deaths|build-deaths|
+                             blobs|blob-deaths|blob-index]
                      [--mode today|2007] [--replay SEED]
 
   --seeds N     how many seeds per backend (default 1000)

@@ -2,13 +2,15 @@
 //!
 //! A write of a record under a stamp says two things of an index: the entry of the record is there
 //! since that stamp, and every other entry of the same record is gone since. Both are true for ever,
-//! so they can be applied by anyone, in any order, any number of times (H1).
+//! so they can be applied by anyone, in any order, any number of times (H1). A record whose payload is
+//! a blob has no entry.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 use crate::{
+    blob::Value,
     log::{Entry, transaction},
     page::{Follower, Page},
     record::Key,
@@ -28,7 +30,7 @@ pub(super) fn implied(page: &Page, changes: &[(Bytes, Entry)]) -> Vec<Entry> {
         // Too long for a record: an entry of an index, sent here by mistake.
         let Ok(key) = Key::new(leaf_key) else { continue };
         let there = page.slot(leaf_key).map(|slot| (slot.stamp, slot.payload.clone()));
-        let all: Vec<(Stamp, Option<Bytes>)> = there
+        let all: Vec<(Stamp, Option<Value>)> = there
             .iter()
             .cloned()
             .chain(same.iter().map(|(_, entry)| (entry.record.stamp, entry.leaf_payload())))
@@ -36,7 +38,7 @@ pub(super) fn implied(page: &Page, changes: &[(Bytes, Entry)]) -> Vec<Entry> {
         let Some((stamp, payload)) = all.iter().max_by_key(|(stamp, _)| *stamp) else { continue };
         let is_new = there.as_ref().is_none_or(|(there, _)| there < stamp);
         for follower in &page.followers {
-            let search = |payload: &Option<Bytes>| follower.by.key(payload.as_ref()?);
+            let search = |payload: &Option<Value>| follower.by.key(payload.as_ref()?.here()?);
             let now = search(payload);
             if let (true, Some(now)) = (is_new, &now) {
                 implied.extend(entry(follower, *stamp, now.clone(), &key, true));
@@ -54,7 +56,8 @@ pub(super) fn implied(page: &Page, changes: &[(Bytes, Entry)]) -> Vec<Entry> {
 /// The entries of what a leaf holds.
 pub(crate) fn entries(page: &Page, follower: &Follower) -> Vec<Entry> {
     let of = |slot: &crate::page::Slot| {
-        let (key, search) = (Key::new(&slot.key).ok()?, follower.by.key(slot.payload.as_ref()?)?);
+        let (key, search) =
+            (Key::new(&slot.key).ok()?, follower.by.key(slot.payload.as_ref()?.here()?)?);
         entry(follower, slot.stamp, search, &key, true)
     };
     page.slots().iter().filter_map(of).collect()
@@ -101,7 +104,8 @@ mod tests {
         let show = |entry: &Entry| {
             let sign = if entry.leaf_payload().is_some() { '+' } else { '-' };
             let change = &entry.record.change;
-            let record = Record { key: change.key().clone(), payload: change.payload().clone() };
+            let record =
+                Record { key: change.key().clone(), payload: change.payload().cloned().unwrap() };
             format!("{sign}{}:{}@{}", record.key, record.payload, entry.record.stamp.clock)
         };
         entries.iter().map(show).collect()
@@ -112,7 +116,11 @@ mod tests {
         let mut page = followed();
         let change = |page: &Page, changes: &[(Bytes, Entry)]| show(&implied(page, changes));
         assert_eq!(change(&page, &[write(5, "k", Some("a"))]), ["+a:k@5"]);
-        page.apply(&Bytes::from_static(b"k"), write(5, "k", None).1.record.stamp, Some("a".into()));
+        page.apply(
+            &Bytes::from_static(b"k"),
+            write(5, "k", None).1.record.stamp,
+            Some(Bytes::from("a").into()),
+        );
         // Replaced, deleted, written again as it was, and beaten by what is there.
         assert_eq!(change(&page, &[write(6, "k", Some("b"))]), ["+b:k@6", "-a:k@6"]);
         assert_eq!(change(&page, &[write(6, "k", None)]), ["-a:k@6"]);

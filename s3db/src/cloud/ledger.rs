@@ -26,6 +26,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::blob::BLOBS;
 use crate::cloud::{
     Clock, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue, QueueSettings,
     Receipt, Sent, ToSend,
@@ -42,6 +43,10 @@ pub enum CallKind {
     Get,
     /// Storing an object, 412 and 409 included.
     Put,
+    /// Reading a part of a blob.
+    GetBlob,
+    /// Storing a part of a blob.
+    PutBlob,
     /// Deleting an object.
     Delete,
     /// One part of a list of names.
@@ -58,9 +63,11 @@ pub enum CallKind {
 
 impl CallKind {
     /// All kinds, in the order in which tables show them.
-    pub const ALL: [CallKind; 8] = [
+    pub const ALL: [CallKind; 10] = [
         CallKind::Get,
         CallKind::Put,
+        CallKind::GetBlob,
+        CallKind::PutBlob,
         CallKind::Delete,
         CallKind::List,
         CallKind::Send,
@@ -69,11 +76,23 @@ impl CallKind {
         CallKind::QueueOther,
     ];
 
+    /// Of a get of this object.
+    pub(crate) fn get(object: &str) -> CallKind {
+        if object.starts_with(BLOBS) { CallKind::GetBlob } else { CallKind::Get }
+    }
+
+    /// Of a put of this object.
+    pub(crate) fn put(object: &str) -> CallKind {
+        if object.starts_with(BLOBS) { CallKind::PutBlob } else { CallKind::Put }
+    }
+
     /// As tables show it.
     pub fn name(self) -> &'static str {
         match self {
             CallKind::Get => "get",
             CallKind::Put => "put",
+            CallKind::GetBlob => "get-blob",
+            CallKind::PutBlob => "put-blob",
             CallKind::Delete => "delete",
             CallKind::List => "list",
             CallKind::Send => "send",
@@ -142,7 +161,12 @@ impl Ledger {
 /// What a call of so many bytes counts as: at least one request.
 fn requests(kind: CallKind, bytes: u64) -> u64 {
     match kind {
-        CallKind::Get | CallKind::Put | CallKind::Delete | CallKind::List => 1,
+        CallKind::Get
+        | CallKind::Put
+        | CallKind::GetBlob
+        | CallKind::PutBlob
+        | CallKind::Delete
+        | CallKind::List => 1,
         _ => bytes.div_ceil(QUEUE_UNIT_BYTES).max(1),
     }
 }
@@ -180,14 +204,14 @@ impl Prices {
     /// US dollars for calls of one kind.
     pub fn of(&self, kind: CallKind, charge: Charge) -> f64 {
         let per_million = match kind {
-            CallKind::Get => self.get,
-            CallKind::Put | CallKind::List => self.put,
+            CallKind::Get | CallKind::GetBlob => self.get,
+            CallKind::Put | CallKind::PutBlob | CallKind::List => self.put,
             CallKind::Delete => 0.0,
             CallKind::Send => self.send,
             CallKind::Receive | CallKind::DeleteMessage | CallKind::QueueOther => self.queue,
         };
         let transfer = match kind {
-            CallKind::Get | CallKind::Put => {
+            CallKind::Get | CallKind::Put | CallKind::GetBlob | CallKind::PutBlob => {
                 charge.bytes_out as f64 * self.gb_in + charge.bytes_in as f64 * self.gb_out
             }
             _ => 0.0,
@@ -427,10 +451,11 @@ impl<T: ?Sized> Metered<T> {
 impl<T: Objects + ?Sized> Objects for Metered<T> {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
         self.check(name)?;
-        self.charge(CallKind::Get, 0);
+        let kind = CallKind::get(name);
+        self.charge(kind, 0);
         let answer = self.inner.get(name, unless).await;
         if let Ok(Get::Found { bytes, .. }) = &answer {
-            self.charge_answer(CallKind::Get, bytes.len() as u64);
+            self.charge_answer(kind, bytes.len() as u64);
         }
         answer
     }
@@ -439,7 +464,7 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
         if let Err(fault) = self.check(name) {
             return Put::Failed(fault);
         }
-        self.charge(CallKind::Put, bytes.len() as u64);
+        self.charge(CallKind::put(name), bytes.len() as u64);
         self.inner.put(name, bytes, condition).await
     }
 
@@ -523,7 +548,7 @@ mod tests {
     fn every_kind_has_its_price() {
         let prices =
             Prices { get: 1.0, put: 20.0, send: 300.0, queue: 4000.0, gb_in: 0.0, gb_out: 0.0 };
-        let expected = [1.0, 20.0, 0.0, 20.0, 300.0, 4000.0, 4000.0, 4000.0];
+        let expected = [1.0, 20.0, 1.0, 20.0, 0.0, 20.0, 300.0, 4000.0, 4000.0, 4000.0];
         for (kind, price) in CallKind::ALL.into_iter().zip(expected) {
             let charge = Charge { calls: 3, requests: 1_000_000, ..Charge::default() };
             assert_eq!(prices.of(kind, charge), price, "{}", kind.name());
@@ -531,7 +556,9 @@ mod tests {
         let transfer = Prices { gb_in: 2.0, gb_out: 5.0, ..prices };
         let charge =
             Charge { bytes_out: 1_000_000_000, bytes_in: 2_000_000_000, ..Charge::default() };
-        assert_eq!(transfer.of(CallKind::Get, charge), 12.0);
+        for kind in [CallKind::Get, CallKind::GetBlob] {
+            assert_eq!(transfer.of(kind, charge), 12.0);
+        }
     }
 
     /// An object store that never answers.

@@ -20,14 +20,16 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
+    blob::{self, Blob, Content, PART_BYTES_MAX, Value, Writing},
     catalog::{Backend, Index},
     client::Incarnation,
     cloud::{Fault, ledger::in_background},
     commit::{Committed, Level, Txn, Write},
     error::StoreError,
+    gc,
     log::{Append, Appender, Entry, Scope, Transaction},
     page::{Page, PageId, Stream},
-    record::{Key, Payload},
+    record::{INLINE_BYTES_MAX, Key, Payload},
     settings::Rule,
     stamp::Stamp,
     store::Store,
@@ -67,13 +69,13 @@ struct Life {
 /// Own changes that no fetched page has shown yet, by tree and leaf key.
 #[derive(Default)]
 struct Own {
-    changes: BTreeMap<(PageId, Bytes), (Stamp, Option<Bytes>)>,
+    changes: BTreeMap<(PageId, Bytes), (Stamp, Option<Value>)>,
     /// What they take, nearly.
     bytes: usize,
 }
 
 impl Own {
-    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Bytes>) {
+    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Value>) {
         // Commits return in any order, and one that was unclear may be committed again after others.
         if self.changes.get(&at).is_some_and(|(there, _)| *there >= stamp) {
             return;
@@ -89,8 +91,8 @@ impl Own {
         }
     }
 
-    fn weight(at: &(PageId, Bytes), payload: Option<&Bytes>) -> usize {
-        OWN_FIXED_BYTES + at.1.len() + payload.map_or(0, Bytes::len)
+    fn weight(at: &(PageId, Bytes), payload: Option<&Value>) -> usize {
+        OWN_FIXED_BYTES + at.1.len() + payload.map_or(0, Value::weight)
     }
 }
 
@@ -107,10 +109,10 @@ struct Memory {
 impl Memory {
     /// An own change: it, and the entry that it implies in every index that was probed. The entry of
     /// what it replaces stays: probes read the record.
-    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Bytes>) {
+    fn insert(&mut self, at: (PageId, Bytes), stamp: Stamp, payload: Option<Value>) {
         for index in self.probed.get(&at.0).into_iter().flatten() {
             if let Some(pair) = entry_of(index, &at.1, payload.as_ref()) {
-                self.own.insert((index.root, pair), stamp, Some(Bytes::new()));
+                self.own.insert((index.root, pair), stamp, Some(Value::EMPTY));
             }
         }
         self.own.insert(at, stamp, payload);
@@ -129,8 +131,8 @@ impl Memory {
 }
 
 /// The leaf key of the entry that a record has in an index.
-fn entry_of(index: &Index, key: &[u8], payload: Option<&Bytes>) -> Option<Bytes> {
-    let search = index.by.as_ref()?.key(payload?)?;
+fn entry_of(index: &Index, key: &[u8], payload: Option<&Value>) -> Option<Bytes> {
+    let search = index.by.as_ref()?.key(payload?.here()?)?;
     Some(secondary::join(search.as_bytes(), key))
 }
 
@@ -139,7 +141,7 @@ fn entry_of(index: &Index, key: &[u8], payload: Option<&Bytes>) -> Option<Bytes>
 pub(crate) struct Seen {
     /// The stamp of the write that made it so; zero if there never was one.
     pub(crate) stamp: Stamp,
-    pub(crate) payload: Option<Bytes>,
+    pub(crate) payload: Option<Value>,
 }
 
 impl Session {
@@ -300,24 +302,113 @@ impl Session {
         self.memory().own.changes.len()
     }
 
-    /// The payload of `key` in the primary index `tree`, as `txn` sees it.
+    /// The payload of `key` in the primary index `tree`, as `txn` sees it. A blob is read whole.
     ///
     /// # Errors
-    /// Whatever the object store says.
+    /// [`BoundError::LongPayload`](crate::BoundError) when it is a blob that is too large to be held
+    /// in memory ([`Session::open_content`] reads it), [`StoreError::Lost`] when a part of a blob is not there, and
+    /// whatever the object store says.
     pub async fn read(
         &self,
         txn: &Txn,
         tree: PageId,
         key: &Key,
     ) -> Result<Option<Payload>, StoreError> {
-        if let Some(own) = txn.own(tree, key) {
-            return Ok(own);
+        let mut value = self.read_value(txn, tree, key).await?;
+        loop {
+            let blob = match value {
+                None => return Ok(None),
+                Some(Value::Here(payload)) => return Ok(Some(Payload::new(&payload)?)),
+                Some(Value::Blob(blob)) => blob,
+            };
+            let store = &self.store;
+            if let Some(bytes) = blob::whole(&store.cloud, &store.settings, &blob).await? {
+                return Ok(Some(Payload::new(bytes)?));
+            }
+            value = self.instead(txn, tree, key.as_bytes(), blob).await?;
         }
-        let seen = self.read_stamped(tree, key.as_bytes(), txn.level).await?;
-        Ok(match seen.payload {
-            Some(payload) => Some(Payload::new(&payload)?),
-            None => None,
-        })
+    }
+
+    /// The same, to be read part by part, however large it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] when the first part of a blob is not there, and whatever the object store
+    /// says.
+    pub async fn open_content(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        key: &Key,
+    ) -> Result<Option<Content>, StoreError> {
+        let Some(value) = self.read_value(txn, tree, key).await? else { return Ok(None) };
+        self.content(txn, tree, key.as_bytes(), value).await
+    }
+
+    /// What a value that was read for a key holds, part by part.
+    pub(crate) async fn content(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        key: &[u8],
+        value: Value,
+    ) -> Result<Option<Content>, StoreError> {
+        let store = &self.store;
+        let mut value = Some(value);
+        while let Some(there) = value {
+            if let Some(content) =
+                Content::open(&store.cloud, &store.settings, there.clone()).await?
+            {
+                return Ok(Some(content));
+            }
+            let Value::Blob(blob) = there else { break };
+            value = self.instead(txn, tree, key, blob).await?;
+        }
+        Ok(None)
+    }
+
+    /// What a key holds instead of a blob that is not there: its record was written again since the copy
+    /// of the page was put that was read here.
+    async fn instead(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        key: &[u8],
+        blob: Blob,
+    ) -> Result<Option<Value>, StoreError> {
+        let now = match txn.own_value(tree, key) {
+            Some(own) => own,
+            None => self.read_at(tree, key, txn.level, Freshness::Newest).await?.payload,
+        };
+        match now {
+            Some(Value::Blob(same)) if same == blob => {
+                Err(StoreError::Lost { object: blob.object(0) })
+            }
+            now => Ok(now),
+        }
+    }
+
+    /// What `key` holds in the primary index `tree`, as `txn` sees it. No blob is read.
+    pub(crate) async fn read_value(
+        &self,
+        txn: &Txn,
+        tree: PageId,
+        key: &Key,
+    ) -> Result<Option<Value>, StoreError> {
+        match txn.own_value(tree, key.as_bytes()) {
+            Some(own) => Ok(own),
+            None => Ok(self.read_stamped(tree, key.as_bytes(), txn.level).await?.payload),
+        }
+    }
+
+    /// Begins to write a payload of any length, up to [`BLOB_BYTES_MAX`](crate::BLOB_BYTES_MAX). What
+    /// comes of it can be put by a transaction that is committed soon: one that names a blob begun longer
+    /// ago than half of [`Settings::tombstone_age`](crate::Settings) is refused.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn write_blob(&self) -> Result<Writing, StoreError> {
+        let stamp = self.stamp(&self.life().await?.me, &mut false).await?;
+        Ok(Writing::new(self.store.cloud.clone(), self.store.settings, stamp))
     }
 
     /// What a leaf key holds, and since which write.
@@ -327,7 +418,17 @@ impl Session {
         key: &[u8],
         level: Level,
     ) -> Result<Seen, StoreError> {
-        let mut age = Freshness::Cached;
+        self.read_at(tree, key, level, Freshness::Cached).await
+    }
+
+    /// The same, by copies of pages that are as new as that.
+    async fn read_at(
+        &self,
+        tree: PageId,
+        key: &[u8],
+        level: Level,
+        mut age: Freshness,
+    ) -> Result<Seen, StoreError> {
         for reread in 0.. {
             let found = search(&self.store.pages, tree, key, 0, age).await?;
             let found = found.ok_or(StoreError::Tree { page: tree, what: "has no leaves" })?;
@@ -435,7 +536,7 @@ impl Session {
             })
             .collect();
         for (pair, stamp) in implied {
-            memory.own.insert((index.root, pair), stamp, Some(Bytes::new()));
+            memory.own.insert((index.root, pair), stamp, Some(Value::EMPTY));
         }
         drop(memory);
         // Who committed nothing has nothing that the copies could lack.
@@ -483,6 +584,20 @@ impl Session {
             self.make_room().await?;
         }
         self.seal(txn).await?;
+        if let Err(error) = self.check_blobs(txn).await {
+            return Err(match (txn.is_unclear, error) {
+                (false, error) => error,
+                (true, StoreError::Cloud { source, .. }) => StoreError::CommitUnknown { source },
+                (true, error) => {
+                    let (what, cause) = ("a commit".to_owned(), error.to_string());
+                    StoreError::CommitUnknown { source: Fault::Invalid { what, cause } }
+                }
+            });
+        }
+        let puts_first = self.store.settings.rules.hold(Rule::BlobFirst);
+        if puts_first {
+            self.put_blobs(txn).await?;
+        }
         let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
         let total = entries.len() as u32;
         let (client, epoch) = (self.client, self.epoch());
@@ -511,6 +626,9 @@ impl Session {
             }
         }
         self.after_commit(&entries, is_whole);
+        if !puts_first {
+            self.put_blobs(txn).await?;
+        }
         Ok(Committed { number, records: total })
     }
 
@@ -524,6 +642,7 @@ impl Session {
         // Write follows read.
         me.observe(self.observed.load(Ordering::Relaxed));
         let mut entries = Vec::with_capacity(txn.writes.len());
+        let mut blobs = Vec::new();
         let mut was_asked = false;
         for ((tree, key), write) in &txn.writes {
             let pages = &self.store.pages;
@@ -534,20 +653,80 @@ impl Session {
                 me.observe(there.stamp.clock);
             }
             let page = page.map_or(*tree, |page| page.id);
-            let stamp = match me.stamp(|| pages.date_ms()).await {
-                // Ahead of what the object store said last, which may be long ago.
-                Err(StoreError::Clock { .. }) if !was_asked => {
-                    was_asked = true;
-                    self.store.ask_date().await?;
-                    me.stamp(|| pages.date_ms()).await?
-                }
-                stamp => stamp?,
-            };
-            entries.push(write.entry(*tree, page, stamp)?);
+            let mut blob = None;
+            if let Write::Primary(_, Some(payload)) = write
+                && payload.as_bytes().len() > self.inline_bytes_max()
+            {
+                let (bytes, part) = (payload.to_bytes(), self.store.settings.part_bytes);
+                let stamp = self.stamp(me, &mut was_asked).await?;
+                let whole = Blob::of(stamp, &bytes, part.clamp(1, PART_BYTES_MAX));
+                let whole = whole.ok_or_else(|| {
+                    StoreError::Invalid(format!("no payload has parts of {part} bytes"))
+                })?;
+                blobs.push((whole, bytes));
+                blob = Some(whole);
+            }
+            let stamp = self.stamp(me, &mut was_asked).await?;
+            entries.push(write.entry(*tree, page, stamp, blob)?);
         }
+        txn.unput = blobs;
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         txn.sealed = Some((number, entries.clone()));
         Ok(entries)
+    }
+
+    /// The next stamp of this life. The object store's date is asked once.
+    async fn stamp(&self, me: &Incarnation, was_asked: &mut bool) -> Result<Stamp, StoreError> {
+        let pages = &self.store.pages;
+        match me.stamp(|| pages.date_ms()).await {
+            // Ahead of what the object store said last, which may be long ago.
+            Err(StoreError::Clock { .. }) if !*was_asked => {
+                *was_asked = true;
+                self.store.ask_date().await?;
+                me.stamp(|| pages.date_ms()).await
+            }
+            stamp => stamp,
+        }
+    }
+
+    /// Bytes of the longest payload that is no blob.
+    pub(crate) fn inline_bytes_max(&self) -> usize {
+        self.store.settings.inline_bytes_max.min(INLINE_BYTES_MAX)
+    }
+
+    /// That no blob of a transaction is so old that garbage collection could take it before what names
+    /// it is on its page: see `gc`.
+    async fn check_blobs(&self, txn: &Txn) -> Result<(), StoreError> {
+        let Some((_, entries)) = &txn.sealed else { return Ok(()) };
+        if !entries.iter().any(|entry| entry.blob().is_some()) {
+            return Ok(());
+        }
+        self.store.ask_date_after_sleep().await?;
+        let now_us = self.store.pages.date_ms() * 1000;
+        let most_us = gc::blob_age_us(&self.store.settings);
+        for entry in entries {
+            let Some(blob) = entry.blob() else { continue };
+            let age_us = now_us.max(entry.record.stamp.clock).saturating_sub(blob.stamp().clock);
+            if age_us > most_us {
+                return Err(StoreError::Invalid(format!(
+                    "blob {} was begun {} s ago, and must be committed within {} s: write it again",
+                    blob.object(0),
+                    age_us / 1_000_000,
+                    most_us / 1_000_000
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what a transaction has in memory of its blobs.
+    async fn put_blobs(&self, txn: &mut Txn) -> Result<(), StoreError> {
+        let Store { cloud, settings, .. } = &*self.store;
+        for (blob, payload) in &txn.unput {
+            blob::put_whole(cloud, settings, blob, payload).await?;
+        }
+        txn.unput.clear();
+        Ok(())
     }
 
     /// Forgets own changes that are on their pages, when there are too many: who only writes never
@@ -646,23 +825,52 @@ pub struct Scan<'a> {
     from: Bytes,
     to: Option<Bytes>,
     leaves: Leaves,
-    ready: VecDeque<(Bytes, Bytes)>,
+    ready: VecDeque<(Bytes, Value)>,
     is_done: bool,
 }
 
 impl Scan<'_> {
-    /// The next record; `None` at the end.
+    /// The next record; `None` at the end. A blob is read whole.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
+        while let Some((key, value)) = self.next_raw().await? {
+            let key = Key::new(&key)?;
+            let payload = match value {
+                Value::Here(payload) => Some(Payload::new(&payload)?),
+                // As it is now: gone since, or another one.
+                Value::Blob(_) => self.session.read(self.txn, self.tree, &key).await?,
+            };
+            if let Some(payload) = payload {
+                return Ok(Some((key, payload)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next record, whose payload is read part by part.
+    ///
+    /// # Errors
+    /// As [`Session::open_content`].
+    pub async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
+        while let Some((key, value)) = self.next_raw().await? {
+            if let Some(content) = self.session.content(self.txn, self.tree, &key, value).await? {
+                return Ok(Some((Key::new(&key)?, content)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next key. No blob is read.
     ///
     /// # Errors
     /// Whatever the object store says.
-    pub async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
-        Ok(match self.next_raw().await? {
-            Some((key, payload)) => Some((Key::new(&key)?, Payload::new(&payload)?)),
-            None => None,
-        })
+    pub async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
+        Ok(self.next_raw().await?.map(|(key, _)| Key::new(&key)).transpose()?)
     }
 
-    pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Value)>, StoreError> {
         while self.ready.is_empty() && !self.is_done {
             let Some(held) = self.leaves.next(&self.session.store.pages).await? else {
                 self.is_done = true;
@@ -716,11 +924,7 @@ impl Scan<'_> {
             .range((self.tree, self.from.clone())..)
             .take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
         {
-            let payload = match write {
-                Write::Primary(_, payload) => payload.as_ref().map(|payload| payload.as_bytes()),
-                Write::Secondary { is_there, .. } => is_there.then_some(&[][..]),
-            };
-            let payload = payload.map(Bytes::copy_from_slice);
+            let payload = write.value();
             merged.insert(key.clone(), Seen { stamp: Stamp::default(), payload });
         }
         let shown = merged.into_iter().filter_map(|(key, seen)| Some((key, seen.payload?)));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
+    blob::{Blob, REFERENCE_BYTES, Value},
     commit::Level,
     error::StoreError,
     log::{Entry, transaction},
@@ -33,6 +34,8 @@ pub struct Txn {
     bytes: usize,
     /// Set by the first attempt to commit: a second one must be the same transaction.
     pub(crate) sealed: Option<(u64, Vec<Entry>)>,
+    /// Of blobs that it names and that are not put yet, what is in them.
+    pub(crate) unput: Vec<(Blob, Bytes)>,
     /// An attempt to commit it was made whose outcome is not known: it may be durable, whatever
     /// comes of the next.
     pub(crate) is_unclear: bool,
@@ -41,7 +44,13 @@ pub struct Txn {
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
     Primary(Key, Option<Payload>),
-    Secondary { search: Key, record: Key, is_there: bool },
+    /// A record whose payload is a blob that is there already.
+    Blob(Key, Blob),
+    Secondary {
+        search: Key,
+        record: Key,
+        is_there: bool,
+    },
 }
 
 /// A commit that succeeded.
@@ -55,7 +64,8 @@ pub struct Committed {
 
 impl Txn {
     pub(crate) fn new(level: Level) -> Txn {
-        Txn { level, writes: BTreeMap::new(), bytes: 0, sealed: None, is_unclear: false }
+        let (writes, unput) = Default::default();
+        Txn { level, writes, bytes: 0, sealed: None, unput, is_unclear: false }
     }
 
     /// What was written to one tree.
@@ -85,6 +95,18 @@ impl Txn {
     /// When the transaction has too many changes, or an attempt to commit it was made.
     pub fn put(&mut self, tree: PageId, key: &Key, payload: Payload) -> Result<(), StoreError> {
         self.write(tree, leaf_key(key), Write::Primary(key.clone(), Some(payload)))
+    }
+
+    /// The record of `key` in the primary index `tree` shall have what was written before, by
+    /// [`Session::write_blob`](crate::Session::write_blob).
+    ///
+    /// # Errors
+    /// As [`Txn::put`].
+    pub fn put_value(&mut self, tree: PageId, key: &Key, value: Value) -> Result<(), StoreError> {
+        match value {
+            Value::Here(payload) => self.put(tree, key, Payload::new(&payload)?),
+            Value::Blob(blob) => self.write(tree, leaf_key(key), Write::Blob(key.clone(), blob)),
+        }
     }
 
     /// The primary index `tree` shall have no record of `key`.
@@ -133,11 +155,9 @@ impl Txn {
     }
 
     /// What this transaction itself wrote: `None` if nothing, else the payload, or that it is gone.
-    pub(crate) fn own(&self, tree: PageId, key: &Key) -> Option<Option<Payload>> {
-        match self.writes.get(&(tree, leaf_key(key)))? {
-            Write::Primary(_, payload) => Some(payload.clone()),
-            Write::Secondary { .. } => None,
-        }
+    pub(crate) fn own_value(&self, tree: PageId, key: &[u8]) -> Option<Option<Value>> {
+        let write = self.writes.get(&(tree, Bytes::copy_from_slice(key)))?;
+        (!matches!(write, Write::Secondary { .. })).then(|| write.value())
     }
 }
 
@@ -149,22 +169,36 @@ impl Write {
                 Write::Primary(key, payload) => {
                     key.as_bytes().len() + payload.as_ref().map_or(0, |it| it.as_bytes().len())
                 }
+                Write::Blob(key, _) => key.as_bytes().len() + REFERENCE_BYTES,
                 Write::Secondary { search, record, .. } => {
                     search.as_bytes().len() + record.as_bytes().len()
                 }
             }
     }
 
+    /// What a leaf holds afterwards; a payload is here, however large.
+    pub(crate) fn value(&self) -> Option<Value> {
+        match self {
+            Write::Primary(_, payload) => payload.as_ref().map(|it| Value::Here(it.to_bytes())),
+            Write::Blob(_, blob) => Some(Value::Blob(*blob)),
+            Write::Secondary { is_there, .. } => is_there.then_some(Value::EMPTY),
+        }
+    }
+
+    /// `large` is the blob that a payload is put into which is too large for a page.
     pub(crate) fn entry(
         &self,
         tree: PageId,
         page: PageId,
         stamp: Stamp,
+        large: Option<Blob>,
     ) -> Result<Entry, StoreError> {
         Ok(match self {
-            Write::Primary(key, payload) => {
-                transaction::primary(tree, page, stamp, key.clone(), payload.clone())
-            }
+            Write::Blob(key, blob) => transaction::in_blob(tree, page, stamp, key.clone(), *blob),
+            Write::Primary(key, payload) => match large {
+                Some(blob) => transaction::in_blob(tree, page, stamp, key.clone(), blob),
+                None => transaction::primary(tree, page, stamp, key.clone(), payload.clone()),
+            },
             Write::Secondary { search, record, is_there } => {
                 transaction::secondary(tree, page, stamp, search.clone(), record, *is_there)?
             }
@@ -179,13 +213,13 @@ fn leaf_key(key: &Key) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::PAYLOAD_BYTES_MAX;
+    use crate::record::INLINE_BYTES_MAX;
 
     /// Of any number of the largest records no more are taken than one put can carry.
     #[test]
     fn a_transaction_is_bounded_in_bytes() {
         let mut txn = Txn::new(Level::Atomic);
-        let large = Payload::new(vec![7; PAYLOAD_BYTES_MAX]).unwrap();
+        let large = Payload::new(vec![7; INLINE_BYTES_MAX]).unwrap();
         let tree = PageId(1);
         let key = |n: usize| Key::new(format!("{n:06}")).unwrap();
         let taken = (0..WRITES_MAX).take_while(|&n| txn.put(tree, &key(n), large.clone()).is_ok());
@@ -199,7 +233,7 @@ mod tests {
         let entries: Vec<Entry> = txn
             .writes
             .values()
-            .map(|write| write.entry(tree, tree, Stamp::default()).unwrap())
+            .map(|write| write.entry(tree, tree, Stamp::default(), None).unwrap())
             .collect();
         let whole = crate::log::Transaction { client: 1, epoch: 1, number: 1, total: 1, entries };
         assert!(whole.encoded_bytes() <= TRANSACTION_BYTES_MAX + 100);

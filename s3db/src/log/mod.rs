@@ -21,6 +21,7 @@ use async_trait::async_trait;
 pub use transaction::{Entry, Transaction};
 
 use crate::{
+    blob::{Blob, REFERENCE_BYTES},
     cloud::{Fault, Receipt},
     error::StoreError,
     page::Stream,
@@ -41,7 +42,7 @@ pub struct LogRecord {
     pub change: Change,
 }
 
-/// The three kinds of change.
+/// The kinds of change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The key belongs to the index, with this payload. In a secondary index the key is the search
@@ -52,28 +53,43 @@ pub enum Change {
     Delete(Key, Payload),
     /// The record of this key has this payload: the whole new state, not a difference.
     Update(Key, Payload),
+    /// The record of this key has what this blob holds. Only in primary indexes.
+    Blob(Key, Blob),
 }
 
 impl Change {
     /// The key that the change is about.
     pub fn key(&self) -> &Key {
-        let (Change::Insert(key, _) | Change::Delete(key, _) | Change::Update(key, _)) = self;
+        let (Change::Insert(key, _)
+        | Change::Delete(key, _)
+        | Change::Update(key, _)
+        | Change::Blob(key, _)) = self;
         key
     }
 
-    /// The payload of an insert or update; of a delete, the record whose entry goes.
-    pub fn payload(&self) -> &Payload {
-        let (Change::Insert(_, payload) | Change::Delete(_, payload) | Change::Update(_, payload)) =
-            self;
-        payload
+    /// The payload of an insert or update; of a delete, the record whose entry goes. `None` where
+    /// the payload is a blob.
+    pub fn payload(&self) -> Option<&Payload> {
+        match self {
+            Change::Insert(_, payload)
+            | Change::Delete(_, payload)
+            | Change::Update(_, payload) => Some(payload),
+            Change::Blob(..) => None,
+        }
     }
 
-    /// `insert`, `delete` or `update`.
+    /// Bytes of the payload, or of what names the blob.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.payload().map_or(REFERENCE_BYTES, |payload| payload.as_bytes().len())
+    }
+
+    /// `insert`, `delete`, `update` or `blob`.
     pub fn name(&self) -> &'static str {
         match self {
             Change::Insert(..) => "insert",
             Change::Delete(..) => "delete",
             Change::Update(..) => "update",
+            Change::Blob(..) => "blob",
         }
     }
 }

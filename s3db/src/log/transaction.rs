@@ -14,6 +14,7 @@
 use bytes::Bytes;
 
 use crate::{
+    blob::{Blob, Value},
     frame::{FrameError, Reader, Writer, is_number},
     log::{Change, LogRecord},
     page::PageId,
@@ -44,29 +45,39 @@ impl Entry {
     /// The key in the tree's leaves.
     pub(crate) fn leaf_key(&self) -> Bytes {
         let change = &self.record.change;
-        if self.is_secondary {
-            secondary::join(change.key().as_bytes(), change.payload().as_bytes())
-        } else {
-            Bytes::copy_from_slice(change.key().as_bytes())
+        match change.payload() {
+            Some(record) if self.is_secondary => {
+                secondary::join(change.key().as_bytes(), record.as_bytes())
+            }
+            _ => Bytes::copy_from_slice(change.key().as_bytes()),
         }
     }
 
     /// What the leaf holds afterwards; `None` is a tombstone.
-    pub(crate) fn leaf_payload(&self) -> Option<Bytes> {
+    pub(crate) fn leaf_payload(&self) -> Option<Value> {
         match &self.record.change {
             Change::Delete(..) => None,
-            _ if self.is_secondary => Some(Bytes::new()),
+            _ if self.is_secondary => Some(Value::EMPTY),
             Change::Insert(_, payload) | Change::Update(_, payload) => {
-                Some(Bytes::copy_from_slice(payload.as_bytes()))
+                Some(Value::Here(Bytes::copy_from_slice(payload.as_bytes())))
             }
+            Change::Blob(_, blob) => Some(Value::Blob(*blob)),
+        }
+    }
+
+    /// The blob that it names.
+    pub(crate) fn blob(&self) -> Option<&Blob> {
+        match &self.record.change {
+            Change::Blob(_, blob) => Some(blob),
+            _ => None,
         }
     }
 
     /// Bytes within a transaction's frame.
     pub(crate) fn bytes(&self) -> usize {
         let change = &self.record.change;
-        let (key, payload) = (change.key().as_bytes(), change.payload().as_bytes());
-        ENTRY_FIXED_BYTES + super::codec::FRAME_BYTES_MIN - 1 + key.len() + payload.len()
+        let bytes = change.key().as_bytes().len() + change.payload_bytes();
+        ENTRY_FIXED_BYTES + super::codec::FRAME_BYTES_MIN - 1 + bytes
     }
 }
 
@@ -176,7 +187,7 @@ impl Transaction {
             let (record, len) = LogRecord::decode(&bytes)
                 .map_err(|_| from.field("a log record that cannot be decoded"))?;
             from.raw(len)?;
-            let named = record.change.payload().as_bytes().len();
+            let named = record.change.payload().map_or(0, |payload| payload.as_bytes().len());
             if is_secondary && !(1..=KEY_BYTES_MAX).contains(&named) {
                 return Err(from.field("a secondary entry that names no record"));
             }
@@ -208,6 +219,12 @@ pub(crate) fn primary(
     Entry { tree, page, is_secondary: false, record: LogRecord { stamp, change } }
 }
 
+/// A record whose payload is a blob.
+pub(crate) fn in_blob(tree: PageId, page: PageId, stamp: Stamp, key: Key, blob: Blob) -> Entry {
+    let record = LogRecord { stamp, change: Change::Blob(key, blob) };
+    Entry { tree, page, is_secondary: false, record }
+}
+
 /// An entry of a secondary index that comes or goes.
 pub(crate) fn secondary(
     tree: PageId,
@@ -226,7 +243,7 @@ pub(crate) fn secondary(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::PAYLOAD_BYTES_MAX;
+    use crate::record::INLINE_BYTES_MAX;
 
     fn decode(entry: Entry) -> bool {
         let all = Transaction { client: 1, epoch: 1, number: 1, total: 1, entries: vec![entry] };
@@ -247,7 +264,7 @@ mod tests {
         {
             assert_eq!(decode(entry(len)), is_sound, "{len}");
         }
-        assert!(!decode(entry(PAYLOAD_BYTES_MAX)));
+        assert!(!decode(entry(INLINE_BYTES_MAX)));
     }
 
     #[test]

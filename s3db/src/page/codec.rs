@@ -1,4 +1,4 @@
-//! The bytes of a page: a frame (see `frame`) of magic `s3dP`, version 1, with this body.
+//! The bytes of a page: a frame (see `frame`) of magic `s3dP`, version 1 or 2, with this body.
 //!
 //! | bytes | field |
 //! | --- | --- |
@@ -17,14 +17,16 @@
 //! | 2 + 24 each | applied: client, epoch, sequence |
 //! | 2, and each | indexes, where flagged, of a leaf alone: root (16), kind of search key (1), what it needs (2 + n), as in the catalogue |
 //! | 4 | number of entries |
-//! | each | leaf: key (2 + n), stamp (3 x 8), 1 byte: 0 tombstone, 1 payload (4 + n) |
+//! | each | leaf: key (2 + n), stamp (3 x 8), 1 byte: 0 tombstone, 1 payload (4 + n), in version 2 also: 2 blob (40, see `blob`) |
 //! | each | inner: key (2 + n), child (16) |
 //!
-//! Keys rise strictly and lie between the fences. A decoder refuses what does not.
+//! Keys rise strictly and lie between the fences. A decoder refuses what does not. A page is of version
+//! 2 exactly if it names a blob: whoever knows version 1 alone reads all others.
 
 use bytes::Bytes;
 
 use crate::{
+    blob::{Blob, REFERENCE_BYTES, Value},
     frame::{FrameError, Reader, Writer, is_number},
     page::{Entries, Follower, INDEXES_MAX, Link, Page, PageId, SLOT_KEY_BYTES_MAX, Slot, Stream},
     search_by::SearchBy,
@@ -32,8 +34,10 @@ use crate::{
 };
 
 const MAGIC: &str = "s3dP";
-/// The version of the format of pages that this program writes and reads.
-pub const PAGE_VERSION: u8 = 1;
+/// The newest version of the format of pages that this program writes and reads.
+pub const PAGE_VERSION: u8 = 2;
+/// That of pages that name no blob.
+const PLAIN_VERSION: u8 = 1;
 /// Levels above the leaves that no tree reaches: with two children each, 64 make all page names.
 const LEVEL_MAX: u8 = 64;
 const DEAD: u8 = 1;
@@ -50,7 +54,8 @@ const LINK_FIXED_BYTES: usize = 2 + 16;
 impl Page {
     /// The page's frame.
     pub fn encode(&self) -> Bytes {
-        let mut to = Writer::new(MAGIC, PAGE_VERSION);
+        let names_blob = self.slots().iter().any(|slot| slot.blob().is_some());
+        let mut to = Writer::new(MAGIC, if names_blob { PAGE_VERSION } else { PLAIN_VERSION });
         to.u8(u8::from(matches!(self.entries, Entries::Inner(_))));
         to.u8(self.level);
         to.u8(DEAD * u8::from(self.dead)
@@ -97,9 +102,16 @@ impl Page {
                     to.u64(slot.stamp.clock);
                     to.u64(slot.stamp.client);
                     to.u64(slot.stamp.sequence);
-                    to.u8(u8::from(slot.payload.is_some()));
-                    if let Some(payload) = &slot.payload {
-                        to.long(payload);
+                    match &slot.payload {
+                        None => to.u8(0),
+                        Some(Value::Here(payload)) => {
+                            to.u8(1);
+                            to.long(payload);
+                        }
+                        Some(Value::Blob(blob)) => {
+                            to.u8(2);
+                            to.raw(&blob.to_bytes());
+                        }
                     }
                 }
             }
@@ -119,7 +131,7 @@ impl Page {
     /// # Errors
     /// When the bytes are no page, were damaged, or hold what no page holds.
     pub fn decode(frame: &Bytes) -> Result<Page, FrameError> {
-        let mut from = Reader::new(frame, MAGIC, PAGE_VERSION)?;
+        let (mut from, version) = Reader::up_to(frame, MAGIC, PAGE_VERSION)?;
         let (kind, level, flags) = (from.u8()?, from.u8()?, from.u8()?);
         if kind > 1 || (kind == 0) != (level == 0) {
             return Err(from.field("leaves, and only leaves, have level 0"));
@@ -201,7 +213,11 @@ impl Page {
                 }
                 let payload = match from.u8()? {
                     0 => None,
-                    1 => Some(from.long()?),
+                    1 => Some(Value::Here(from.long()?)),
+                    2 if version == PAGE_VERSION => {
+                        let blob = Blob::from_bytes(&from.array()?);
+                        Some(Value::Blob(blob.ok_or_else(|| from.field("no name of a blob"))?))
+                    }
                     _ => return Err(from.field("neither payload nor tombstone")),
                 };
                 slots.push(Slot { key, stamp, payload });
@@ -215,6 +231,9 @@ impl Page {
             }
             Entries::Inner(links)
         };
+        if version == PAGE_VERSION && !page.slots().iter().any(|slot| slot.blob().is_some()) {
+            return Err(from.field("version 2 without a blob, which is version 1"));
+        }
         from.done()?;
         Ok(page)
     }
@@ -248,7 +267,12 @@ pub(crate) fn encoded_bytes(page: &Page) -> usize {
 
 /// Bytes of one slot.
 pub(crate) fn slot_bytes(slot: &Slot) -> usize {
-    SLOT_FIXED_BYTES + slot.key.len() + slot.payload.as_ref().map_or(0, |payload| 4 + payload.len())
+    let payload = match &slot.payload {
+        None => 0,
+        Some(Value::Here(payload)) => 4 + payload.len(),
+        Some(Value::Blob(_)) => REFERENCE_BYTES,
+    };
+    SLOT_FIXED_BYTES + slot.key.len() + payload
 }
 
 #[cfg(test)]
@@ -303,7 +327,7 @@ mod tests {
             assert!(matches!(decoded, Err(FrameError::Field { .. })), "{decoded:?}");
         }
         // Kind, and what it needs.
-        let mut short = Writer::new(MAGIC, PAGE_VERSION);
+        let mut short = Writer::new(MAGIC, PLAIN_VERSION);
         short.raw(&frame[5..frame.len() - 4]);
         assert_eq!(short.finish(), frame);
         let lies: [(&[u8], &[u8]); 2] =
@@ -312,7 +336,7 @@ mod tests {
             let at = frame.windows(of.len()).rposition(|bytes| bytes == of).unwrap();
             let mut bytes = frame[5..frame.len() - 4].to_vec();
             bytes[at - 5..at - 5 + of.len()].copy_from_slice(with);
-            let mut to = Writer::new(MAGIC, PAGE_VERSION);
+            let mut to = Writer::new(MAGIC, PLAIN_VERSION);
             to.raw(&bytes);
             let decoded = Page::decode(&to.finish());
             assert!(matches!(decoded, Err(FrameError::Field { .. })), "{decoded:?}");

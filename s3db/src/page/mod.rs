@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A page owns the keys from its `low` fence up to, not including, its `high` fence. A slot of a
-//! leaf holds a key, the stamp of the write that made it, and a payload or a tombstone; of an inner
-//! page a key and the child that starts there.
+//! leaf holds a key, the stamp of the write that made it, and a payload, the name of one that is a blob,
+//! or a tombstone; of an inner page a key and the child that starts there.
 //!
 //! Applying a record is rule H1: it changes a slot only if its stamp is greater than the slot's. So
 //! any records applied in any order, any number of times, give the same page.
@@ -18,7 +18,11 @@ mod codec; // its bytes
 
 use bytes::Bytes;
 
-use crate::{search_by::SearchBy, stamp::Stamp};
+use crate::{
+    blob::{Blob, Value},
+    search_by::SearchBy,
+    stamp::Stamp,
+};
 
 pub use crate::page_id::{PAGES, PageId};
 pub use codec::PAGE_VERSION;
@@ -48,7 +52,17 @@ pub struct Slot {
     /// Of the write that made it so.
     pub stamp: Stamp,
     /// What belongs to the key; `None` is a tombstone.
-    pub payload: Option<Bytes>,
+    pub payload: Option<Value>,
+}
+
+impl Slot {
+    /// The blob that it names.
+    pub fn blob(&self) -> Option<&Blob> {
+        match &self.payload {
+            Some(Value::Blob(blob)) => Some(blob),
+            _ => None,
+        }
+    }
 }
 
 /// One key of an inner page.
@@ -190,7 +204,7 @@ impl Page {
     ///
     /// # Panics
     /// On an inner page.
-    pub fn apply(&mut self, key: &Bytes, stamp: Stamp, payload: Option<Bytes>) -> Applied {
+    pub fn apply(&mut self, key: &Bytes, stamp: Stamp, payload: Option<Value>) -> Applied {
         self.apply_if(key, stamp, payload, |there| stamp > there)
     }
 
@@ -200,7 +214,7 @@ impl Page {
         &mut self,
         key: &Bytes,
         stamp: Stamp,
-        payload: Option<Bytes>,
+        payload: Option<Value>,
         may_replace: impl Fn(Stamp) -> bool,
     ) -> Applied {
         let Entries::Leaf(slots) = &mut self.entries else { panic!("records live in leaves") };
@@ -276,7 +290,7 @@ mod tests {
         let mut page = Page::root(PageId(1));
         for (n, key) in keys.iter().enumerate() {
             let stamp = Stamp { clock: n as u64 + 1, ..Stamp::default() };
-            page.apply(&Bytes::from_static(key.as_bytes()), stamp, Some(Bytes::new()));
+            page.apply(&Bytes::from_static(key.as_bytes()), stamp, Some(Value::EMPTY));
         }
         page
     }

@@ -275,7 +275,7 @@ fn page(number: u64) -> Result<Page, StoreError> {
         page.apply_if(
             &key(slot)?.as_bytes().to_vec().into(),
             Stamp::default(),
-            Some(bytes),
+            Some(bytes.into()),
             |_| true,
         );
     }

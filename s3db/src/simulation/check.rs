@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    blob::{BLOBS, Part},
     catalog::{CATALOG, Collection},
     cloud::{
         CallKind, Ledger,
@@ -188,7 +189,8 @@ pub(super) fn index(world: &World, name: &str, records: &Tree) -> Vec<Violation>
         };
         let mut due: BTreeMap<Bytes, Stamp> = BTreeMap::new();
         for record in live(records) {
-            let search = index.by.as_ref().zip(record.payload).and_then(|(by, it)| by.key(&it));
+            let search =
+                index.by.as_ref().zip(record.payload).and_then(|(by, it)| by.key(it.here()?));
             if let Some(search) = search {
                 due.insert(secondary::join(search.as_bytes(), &record.key), record.stamp);
             }
@@ -315,6 +317,34 @@ pub(super) fn contents(tree: &Tree, history: &History, prunes: bool) -> Vec<Viol
         }
     }
     broken
+}
+
+/// Invariants 1 and 9: every blob that a record names is there, as it was written; and no other is, after
+/// nothing happened for long and garbage was collected. Returns how many are there.
+pub(super) fn blobs(world: &World, tree: &Tree, history: &History) -> (u64, Vec<Violation>) {
+    let parts: BTreeMap<String, Bytes> = world
+        .history(BLOBS)
+        .into_iter()
+        .filter_map(|(name, versions)| Some((name, versions.last()?.bytes.clone()?)))
+        .collect();
+    let (mut named, mut broken, mut count) = (HashSet::new(), Vec::new(), 0);
+    for slot in tree.slots.values() {
+        let Some(blob) = slot.blob() else { continue };
+        count += 1;
+        let names: Vec<String> = (0..blob.parts()).map(|part| blob.object(part)).collect();
+        let bodies = names.iter().map(|name| Some(Part::decode(parts.get(name)?).ok()?.body));
+        let content = bodies.collect::<Option<Vec<Bytes>>>().map(|bodies| bodies.concat());
+        let is_whole = |content: &Vec<u8>| history.contents.contains(&content[..]);
+        if !content.is_some_and(|content| is_whole(&content)) {
+            let what = format!("{} of {} is lost", blob.object(0), slot.key.escape_ascii());
+            broken.push(Violation::new(1, what));
+        }
+        named.extend(names);
+    }
+    if let Some(left) = parts.keys().find(|name| !named.contains(*name)) {
+        broken.push(Violation::new(9, format!("{left} is of no record, and stays")));
+    }
+    (count, broken)
 }
 
 /// Invariant 8: nothing is added behind the fence that ends a stream. A fence that arrives where

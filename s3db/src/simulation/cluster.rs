@@ -11,6 +11,7 @@ use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
 
 use crate::{
+    blob::Value,
     catalog::{Backend, Collection},
     cloud::{
         Cloud, Ledger,
@@ -54,6 +55,7 @@ struct Roster {
     tried: HashMap<u64, u32>,
     crashes: u64,
     collected: u64,
+    blobs_collected: u64,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,7 +125,8 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
             *lock(&swept) = Some(outcome);
         });
     }
-    executor.run(settled_us + 16 * 24 * 3_600_000_000, STEPS_MAX);
+    let rest_us = plan.rest().as_micros() as u64;
+    executor.run(settled_us + 16 * 24 * 3_600_000_000 + rest_us, STEPS_MAX);
     let swept = lock(&swept).take();
 
     let mut history = lock(&cluster.history);
@@ -140,7 +143,9 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     if plan.index != Indexed::Not {
         violations.extend(check::index(&world, COLLECTION, &tree));
     }
-    violations.extend(check::contents(&tree, &history, plan.prunes()));
+    violations.extend(check::contents(&tree, &history, plan.prunes() || plan.has_blobs));
+    let (blobs, found) = check::blobs(&world, &tree, &history);
+    violations.extend(found);
     violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
     violations.extend(check::fences(&world));
     if plan.backend == Backend::S3Log {
@@ -150,9 +155,9 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     let count = |outcome| {
         history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
     };
-    let (crashes, collected) = {
+    let (crashes, collected, blobs_collected) = {
         let roster = lock(&cluster.roster);
-        (roster.crashes, roster.collected)
+        (roster.crashes, roster.collected, roster.blobs_collected)
     };
     Report {
         seed,
@@ -165,6 +170,8 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
             .map(|&kind| world.ledger.charge(kind).calls)
             .sum(),
         collected,
+        blobs_collected,
+        blobs,
         leaves: tree.leaves.len() as u64,
         virtual_time: Duration::from_micros(world.time.now_us()),
         violations,
@@ -378,7 +385,11 @@ impl Cluster {
             let Ok(store) = self.open(process).await else { continue };
             // Longer than any cache here keeps a page.
             if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
-                lock(&self.roster).collected += done.deleted;
+                {
+                    let mut roster = lock(&self.roster);
+                    roster.collected += done.deleted;
+                    roster.blobs_collected += done.blobs;
+                }
                 self.world.note(process, || format!("collected {done:?}"));
             }
         }
@@ -397,6 +408,17 @@ impl Cluster {
             let done = store.sweep().await?;
             idle = if done.records == 0 && done.poison == 0 { idle + 1 } else { 0 };
             if idle == 2 {
+                if self.plan.has_blobs {
+                    // Nothing can name them any more.
+                    self.world.time.sleep(self.plan.rest().as_micros() as u64).await;
+                    // What died is unlinked, deleted and forgotten one time after the other.
+                    for _ in 0..5 {
+                        let done = store.collect_garbage(Duration::from_secs(6)).await?;
+                        if done.blobs_waiting == 0 {
+                            break;
+                        }
+                    }
+                }
                 return match self.plan.index {
                     Indexed::Not => Ok(()),
                     _ => self.check_index(&store).await,
@@ -448,7 +470,7 @@ impl Witness<'_> {
                         self.session.epoch(),
                         world.time.now_us()
                     );
-                    txn.put(root, &key, Payload::new(value)?)?;
+                    self.put(&mut txn, root, &key, value.into()).await?;
                 }
             }
         }
@@ -456,7 +478,15 @@ impl Witness<'_> {
             return Ok(());
         }
         let entries = self.session.seal(&mut txn).await?;
-        let writes: Vec<(Bytes, Stamp, Option<Bytes>)> = entries
+        {
+            let contents = txn.unput.iter().map(|(_, content)| content.clone());
+            lock(&self.cluster.history).contents.extend(contents);
+        }
+        if self.cluster.plan.has_blobs && world.below(10) == 0 {
+            world.note(process, || "gives a transaction up".into());
+            return Ok(());
+        }
+        let writes: Vec<(Bytes, Stamp, Option<Value>)> = entries
             .iter()
             .filter(|entry| !entry.is_secondary)
             .map(|entry| (entry.leaf_key(), entry.record.stamp, entry.leaf_payload()))
@@ -500,8 +530,46 @@ impl Witness<'_> {
         outcome.map(drop)
     }
 
+    /// A new payload of a record: at once, or written part by part before, if there are blobs.
+    async fn put(
+        &self,
+        txn: &mut Txn,
+        root: PageId,
+        key: &Key,
+        content: Bytes,
+    ) -> Result<(), StoreError> {
+        if !self.cluster.plan.has_blobs || self.cluster.world.below(3) > 0 {
+            return txn.put(root, key, Payload::new(content)?);
+        }
+        let mut writing = self.session.write_blob().await?;
+        for bytes in content.chunks(7) {
+            writing.write(bytes).await?;
+        }
+        lock(&self.cluster.history).contents.insert(content);
+        txn.put_value(root, key, writing.finish().await?)
+    }
+
     async fn read(&mut self, txn: &Txn, root: PageId, key: &Key) -> Result<(), StoreError> {
         let seen = self.session.read_stamped(root, key.as_bytes(), txn.level()).await?;
+        // Of its own, what is not committed may not be put yet.
+        let is_own = txn.own_value(root, key.as_bytes()).is_some();
+        if let (Some(Value::Blob(blob)), false) = (seen.payload, is_own) {
+            match self.session.read(txn, root, key).await {
+                // What was short was no blob, and may be there by now.
+                Ok(None) => {}
+                Ok(Some(there))
+                    if there.as_bytes().len() <= 45
+                        || lock(&self.cluster.history).contents.contains(there.as_bytes()) => {}
+                Ok(there) => {
+                    let what = format!("{key} holds {there:?}, which nobody put there");
+                    self.broken(2, what);
+                }
+                Err(error @ (StoreError::Lost { .. } | StoreError::Damaged { .. })) => {
+                    self.broken(1, format!("{key} names {}: {error}", blob.object(0)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
         lock(&self.cluster.history).read.insert(seen.stamp);
         if !txn.level().is_session() {
             return Ok(());
@@ -546,11 +614,12 @@ impl Witness<'_> {
             return Ok(());
         }
         for (key, stamp) in &self.own {
-            if keys.contains(key) || txn.own(of.root, key).is_some() {
+            if keys.contains(key) || txn.own_value(of.root, key.as_bytes()).is_some() {
                 continue;
             }
             let seen = self.session.read_stamped(of.root, key.as_bytes(), txn.level()).await?;
-            if seen.stamp != *stamp || !seen.payload.is_some_and(|payload| is_own(&payload)) {
+            let payload = seen.payload.as_ref().and_then(Value::here);
+            if seen.stamp != *stamp || !payload.is_some_and(|payload| is_own(payload)) {
                 continue;
             }
             // A later write may have reached the index and not yet the record.
@@ -582,6 +651,10 @@ impl Witness<'_> {
         Ok(())
     }
 
+    fn broken(&self, invariant: u8, what: String) {
+        lock(&self.cluster.history).violations.push(Violation::new(invariant, what));
+    }
+
     fn violation(&self, what: &'static str, detail: String) {
         let (client, epoch) = (self.session.client(), self.session.epoch());
         let detail = format!("client {client} epoch {epoch}: {detail}");
@@ -589,8 +662,8 @@ impl Witness<'_> {
     }
 }
 
-fn show(writes: &[(Bytes, Stamp, Option<Bytes>)]) -> String {
-    let show = |(key, stamp, payload): &(Bytes, Stamp, Option<Bytes>)| {
+fn show(writes: &[(Bytes, Stamp, Option<Value>)]) -> String {
+    let show = |(key, stamp, payload): &(Bytes, Stamp, Option<Value>)| {
         let sign = if payload.is_some() { '+' } else { '-' };
         format!("{sign}{}@{stamp}", key.escape_ascii())
     };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::{commit::Level, simulation::Violation, stamp::Stamp};
+use crate::{blob::Value, commit::Level, simulation::Violation, stamp::Stamp};
 
 /// What a client knows of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Attempt {
     /// At which level.
     pub level: Level,
     /// Leaf key, stamp, and what was written.
-    pub writes: Vec<(Bytes, Stamp, Option<Bytes>)>,
+    pub writes: Vec<(Bytes, Stamp, Option<Value>)>,
     /// A later life of the same client had begun before the commit did.
     pub is_late: bool,
     /// What it knows.
@@ -39,6 +39,8 @@ pub struct Attempt {
 pub(super) struct History {
     pub(super) attempts: Vec<Attempt>,
     pub(super) violations: Vec<Violation>,
+    /// What was put into blobs.
+    pub(super) contents: BTreeSet<Bytes>,
     /// Stamps of values that were read.
     pub(super) read: BTreeSet<Stamp>,
     /// Lives that have begun, in the order in which they did.

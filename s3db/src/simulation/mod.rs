@@ -51,6 +51,8 @@ pub struct Plan {
     pub has_janitor: bool,
     /// Whether the records have an index.
     pub index: Indexed,
+    /// Whether about half of the payloads are blobs, of a few parts each.
+    pub has_blobs: bool,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
     /// How long clients work, in virtual time.
@@ -83,6 +85,7 @@ impl Default for Plan {
             leaf_bytes_max: 900,
             has_janitor: true,
             index: Indexed::Not,
+            has_blobs: false,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
             work: Duration::from_secs(60),
         }
@@ -91,7 +94,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 12] = [
         "usual",
         "crowd",
         "splits",
@@ -101,6 +104,9 @@ impl Plan {
         "build",
         "index-deaths",
         "build-deaths",
+        "blobs",
+        "blob-deaths",
+        "blob-index",
     ];
 
     /// A plan by its name, so that tests and replays agree.
@@ -156,6 +162,11 @@ impl Plan {
                 tombstone_age: usual.tombstone_age,
                 ..Plan::named("deaths")?
             },
+            // Garbage collection looks at blobs that are on their way all the time.
+            "blobs" => Plan { clients: 4, transactions: 12, has_blobs: true, ..usual },
+            // And takes those of records that were written again, and of transactions that were given up.
+            "blob-deaths" => Plan { has_blobs: true, ..Plan::named("deaths")? },
+            "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             _ => return None,
         })
     }
@@ -163,6 +174,12 @@ impl Plan {
     /// Whether tombstones are dropped within the run.
     fn prunes(&self) -> bool {
         self.tombstone_age < Duration::from_secs(24 * 3600)
+    }
+
+    /// How long nothing happens before the last garbage is collected, if there is any that waits for
+    /// that.
+    fn rest(&self) -> Duration {
+        if self.has_blobs { 2 * self.tombstone_age } else { Duration::ZERO }
     }
 
     /// How the clients of a run are set: everything short, so that it happens within the run.
@@ -181,6 +198,8 @@ impl Plan {
             reader_factor: 1.0,
             // Reached by some dozen changes.
             own_bytes_max: 4000,
+            inline_bytes_max: if self.has_blobs { 45 } else { crate::record::INLINE_BYTES_MAX },
+            part_bytes: 20,
             rules: self.rules,
         }
     }
@@ -205,6 +224,10 @@ pub struct Report {
     pub calls: u64,
     /// Pages that garbage collection deleted.
     pub collected: u64,
+    /// Blobs that it deleted while clients were at work.
+    pub blobs_collected: u64,
+    /// Blobs that records named at the end.
+    pub blobs: u64,
     /// Leaves of the tree at the end.
     pub leaves: u64,
     /// Virtual time it took.

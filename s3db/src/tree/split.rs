@@ -114,7 +114,11 @@ mod tests {
         page.version = 3;
         for n in 0..count {
             let key = Bytes::from(format!("key{n:04}"));
-            page.apply(&key, Stamp { clock: 1, ..Stamp::default() }, Some(vec![0; payload].into()));
+            page.apply(
+                &key,
+                Stamp { clock: 1, ..Stamp::default() },
+                Some(Bytes::from(vec![0; payload]).into()),
+            );
         }
         page
     }

@@ -9,7 +9,7 @@ use s3db::{
 use sources::aws::{Aws, AwsOptions};
 
 use crate::{
-    conformance,
+    blobs, conformance,
     embedded::{self, options},
     sealed::keys,
 };
@@ -75,6 +75,16 @@ async fn an_encrypted_database_in_a_bucket() {
     let Some(s3) = variable("TEST_S3_ENDPOINT", "an encrypted database in S3") else { return };
     let options = Options { keys: Some(keys(&[1])), ..options(Backend::S3Log) };
     embedded::life_of_a_database(&bucket(&s3, None, "sealed").await, &options).await;
+}
+
+/// With parts as large as they are for everyone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_in_a_bucket() {
+    let Some(s3) = variable("TEST_S3_ENDPOINT", "blobs in S3") else { return };
+    let plain = options(Backend::S3Log);
+    blobs::life_of_blobs(&bucket(&s3, None, "blobs").await, &plain, 20 << 20).await;
+    let sealed = Options { keys: Some(keys(&[1])), ..options(Backend::S3Log) };
+    blobs::life_of_blobs(&bucket(&s3, None, "sealed-blobs").await, &sealed, 9 << 20).await;
 }
 
 /// Errors name the object and what to do, and nothing secret.

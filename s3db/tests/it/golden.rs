@@ -1,9 +1,10 @@
-//! Bytes written by version 1, which every later version reads.
+//! Bytes written by versions 1 and 2, which every later version reads.
 
 use bytes::Bytes;
 use s3db::{
-    Backend, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key, LogRecord,
-    LoggedTransaction, Payload, SearchBy, Stamp,
+    Backend, Blob, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key,
+    LogRecord, LoggedTransaction, Payload, SearchBy, Stamp, Value,
+    blob::Part,
     cloud::embedded::Stored,
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
 };
@@ -27,7 +28,7 @@ fn pages() -> Vec<Page> {
     let slot = |key, stamp, payload: Option<&'static [u8]>| Slot {
         key: bytes(key),
         stamp,
-        payload: payload.map(bytes),
+        payload: payload.map(|payload| bytes(payload).into()),
     };
     let stream = |client, epoch| Stream { client, epoch };
     let mut leaf = Page {
@@ -67,8 +68,18 @@ fn pages() -> Vec<Page> {
     };
     let followers = rules().into_iter().zip(0..);
     let followers = followers.map(|(by, n)| Follower { root: PageId(ROOT.0 + n), by });
+    let mut with_blob = Page { version: 1, write_id: 5, ..Page::root(LEFT) };
+    with_blob.entries = Entries::Leaf(vec![
+        slot(b"b", stamp(5, 1, 2), Some(b"here")),
+        Slot { key: bytes(b"large"), stamp: stamp(9, 7, 4), payload: Some(Value::Blob(blob())) },
+    ]);
     let followed = Page { followers: followers.collect(), ..leaf.clone() };
-    vec![Page::root(ROOT), leaf, inner, dead, followed]
+    vec![Page::root(ROOT), leaf, inner, dead, followed, with_blob]
+}
+
+fn blob() -> Blob {
+    Blob::new(stamp(1_763_690_400_000_000, 0xfeed, 3), (20 << 20) + 1, 8 << 20, 0xdead_beef)
+        .unwrap()
 }
 
 /// One of each kind of search keys.
@@ -122,6 +133,19 @@ fn objects_of_version_1_are_still_written_and_read() {
     let database = |id, backend, shards| {
         Inspected::Database(Database { id, backend, shards, is_encrypted: false })
     };
+    let with_blob = LoggedTransaction {
+        client: 7,
+        epoch: 2,
+        number: 7,
+        total: 1,
+        entries: vec![Entry {
+            tree: ROOT,
+            page: LEFT,
+            is_secondary: false,
+            record: expected().pop().unwrap(),
+        }],
+    };
+    let part = Part { stamp: blob().stamp(), number: 2, body: Bytes::from_static(b"body") };
     let mut expected: Vec<Inspected> = pages().into_iter().map(Inspected::Page).collect();
     expected.extend([
         transaction(&whole, None),
@@ -139,6 +163,8 @@ fn objects_of_version_1_are_still_written_and_read() {
         database(1, Backend::SqsFifo, 1000),
         collection(indexes),
         collection(with_rules),
+        transaction(&with_blob, None),
+        Inspected::Part(part),
     ]);
     let lines: Vec<_> = OBJECTS.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines.len(), expected.len());
@@ -177,6 +203,7 @@ fn expected() -> Vec<LogRecord> {
         ),
         record(stamp(u64::MAX, u64::MAX, u64::MAX), Change::Delete(key("user/1"), payload(b""))),
         record(stamp(5, 2, 4), Change::Delete(key("by-age/42"), payload(b"user/1"))),
+        record(stamp(9, 7, 4), Change::Blob(key("large"), blob())),
     ]
 }
 

@@ -75,10 +75,10 @@ fn each_lie_has_its_name() {
     // (what, byte, value, expected)
     let cases = [
         ("another file", 0, b'P', DecodeError::Magic(*b"P3dL")),
-        ("a later version", 4, 2, DecodeError::Version(2)),
+        ("a later version", 4, 3, DecodeError::Version(3)),
         ("an empty key", 6, 0, DecodeError::Bound(BoundError::EmptyKey)),
         ("a huge key", 7, 0xff, DecodeError::Bound(BoundError::LongKey(0xff01))),
-        ("a huge payload", 11, 0xff, DecodeError::Bound(BoundError::LongPayload(0xff00_0000))),
+        ("a huge payload", 11, 0xff, DecodeError::Bound(BoundError::LongInline(0xff00_0000))),
         ("a payload past the end", 8, 200, DecodeError::Truncated { have: 60, need: 241 }),
     ];
     for (what, at, value, expected) in cases {

@@ -1,6 +1,7 @@
 //! The store's types, from outside.
 
 mod aws;
+mod blobs;
 mod claims;
 mod conformance;
 mod embedded;
@@ -20,7 +21,7 @@ mod simulate;
 mod turns;
 
 use proptest::prelude::*;
-use s3db::{Change, KEY_BYTES_MAX, Key, LogRecord, PAYLOAD_BYTES_MAX, Payload, Stamp};
+use s3db::{Blob, Change, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, LogRecord, Payload, Stamp};
 
 /// Any log record; short ones mostly, the longest now and then.
 fn any_record() -> impl Strategy<Value = LogRecord> {
@@ -30,18 +31,23 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
             1 => prop::collection::vec(any::<u8>(), most..=most),
         ]
     };
-    let parts = (bytes(1, KEY_BYTES_MAX), bytes(0, PAYLOAD_BYTES_MAX));
+    let parts = (bytes(1, KEY_BYTES_MAX), bytes(0, INLINE_BYTES_MAX));
     let stamp = any::<(u64, u64, u64)>().prop_map(|(clock, client, sequence)| Stamp {
         clock,
         client,
         sequence,
     });
-    (stamp, parts, 0..3).prop_map(|(stamp, (key, payload), kind)| {
+    (stamp, parts, 0..4).prop_map(|(stamp, (key, payload), kind)| {
         let key = Key::new(key).expect("within the bounds");
         let payload = Payload::new(payload).expect("within the bounds");
         let change = match kind {
             0 => Change::Insert(key, payload),
             1 => Change::Delete(key, payload),
+            2 => {
+                let clock = stamp.clock & i64::MAX as u64;
+                let bytes = payload.as_bytes().len() as u64 + 1;
+                Change::Blob(key, Blob::new(Stamp { clock, ..stamp }, bytes, 7, 9).unwrap())
+            }
             _ => Change::Update(key, payload),
         };
         LogRecord { stamp, change }

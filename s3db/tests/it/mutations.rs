@@ -165,6 +165,22 @@ fn cases() -> Vec<Case> {
             plan: Plan { keys: 100, leaf_bytes_max: 400, transactions: 20, ..plan(log, stalls()) },
         },
         Case {
+            weakness: "gc: a blob goes before what names it is on its page",
+            rule: Rule::BlobAge,
+            invariants: &[1],
+            plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("blobs").unwrap() },
+        },
+        Case {
+            weakness: "step order: a blob is put after the commit that names it",
+            rule: Rule::BlobFirst,
+            invariants: &[1],
+            plan: Plan {
+                second_life: 0.0,
+                faults: only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
+                ..Plan::named("blobs").unwrap()
+            },
+        },
+        Case {
             weakness: "step order: acknowledged before it is on its page",
             rule: Rule::AcknowledgeLast,
             invariants: &[1],

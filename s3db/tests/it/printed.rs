@@ -271,8 +271,12 @@ fn w18_a_page_that_takes_longer_than_the_lock_is_never_checkpointed() {
         let mut page = Page::root(PAGE);
         for n in 0..8 {
             let key = Bytes::from(format!("{n}"));
-            page.apply(&key, Stamp::default(), Some(vec![0; 32_000].into()));
-            page.apply(&key, Stamp { clock: 1, ..Stamp::default() }, Some(vec![0; 32_000].into()));
+            page.apply(&key, Stamp::default(), Some(bytes::Bytes::from(vec![0; 32_000]).into()));
+            page.apply(
+                &key,
+                Stamp { clock: 1, ..Stamp::default() },
+                Some(bytes::Bytes::from(vec![0; 32_000]).into()),
+            );
         }
         page
     };

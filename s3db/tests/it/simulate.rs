@@ -14,6 +14,7 @@ const SEEDS: u64 = 300;
 fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let plan = Plan { backend, ..Plan::named(name).unwrap() };
     let (mut committed, mut leaves, mut collected) = (0, 0, 0);
+    let (mut blobs, mut blobs_collected) = (0, 0);
     for seed in seeds {
         let report = run(&plan, seed);
         assert!(
@@ -26,10 +27,14 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
         committed += report.committed;
         leaves += report.leaves;
         collected += report.collected;
+        blobs += report.blobs;
+        blobs_collected += report.blobs_collected;
     }
     // A run in which nothing happens proves nothing.
     assert!(committed > 0 && leaves > 0, "{committed} {leaves}");
     assert!(name != "deaths" || collected > 0, "{backend:?}: nothing died");
+    assert!(!name.starts_with("blob") || blobs > 0, "{backend:?}: there are no blobs");
+    assert!(name != "blob-deaths" || blobs_collected > 0, "{backend:?}: no blob went");
 }
 
 #[test]
@@ -86,6 +91,16 @@ fn an_index_is_made_while_others_write() {
     for backend in Backend::ALL {
         hold("build", backend, 0..40);
         hold("build-deaths", backend, 0..5);
+    }
+}
+
+/// No blob that a record names is lost, none is seen before its commit, and none is left over.
+#[test]
+fn blobs_are_there_as_their_records_are() {
+    for backend in Backend::ALL {
+        hold("blobs", backend, 0..60);
+        hold("blob-index", backend, 0..15);
+        hold("blob-deaths", backend, 0..5);
     }
 }
 

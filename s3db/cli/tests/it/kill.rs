@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use s3db::INLINE_BYTES_MAX;
 use sources::aws::{Aws, AwsOptions};
 
 use crate::{folder, proxy::Proxy, run, scan};
@@ -21,7 +22,7 @@ const PARTS: [&str; 4] = ["a", "g", "m", "t"];
 
 /// A process that commits one transaction after the other, until it is killed. Returns how many it
 /// said to be committed.
-fn write_until_killed(url: &str, name: &str, life: Duration) -> u64 {
+fn write_until_killed(url: &str, name: &str, life: Duration, pad: usize) -> u64 {
     let mut child: Child = Command::new(env!("CARGO_BIN_EXE_s3db"))
         .args(["txn", url])
         .stdin(Stdio::piped())
@@ -34,7 +35,7 @@ fn write_until_killed(url: &str, name: &str, life: Duration) -> u64 {
     let committed = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let pad = "x".repeat(700);
+            let pad = "x".repeat(pad);
             for n in 0..10_000 {
                 let mut script = String::new();
                 for part in PARTS {
@@ -80,8 +81,8 @@ fn build_until_killed(url: &str, life: Duration) {
 }
 
 /// Kills processes at `url` until `kills` are dead, then compares what is there with what they said.
-/// `direct` leads to the same database by a line on which nothing goes wrong.
-fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
+/// `direct` leads to the same database by a line on which nothing goes wrong. Each record has `pad` bytes.
+fn chaos(url: &str, direct: &str, kills: u64, life: Duration, pad: usize) {
     let mut said = Vec::new();
     let rounds = kills.div_ceil(AT_ONCE);
     for round in 0..rounds {
@@ -95,7 +96,7 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
                     // Some die early, in the middle of their first commit.
                     let life = life.mul_f64(0.2 + (n * rounds + round) as f64 / kills as f64);
                     scope.spawn(move || {
-                        let count = write_until_killed(url, &name, life);
+                        let count = write_until_killed(url, &name, life, pad);
                         (name, count)
                     })
                 })
@@ -120,6 +121,11 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
             let is_there = there == [true; 4];
             assert!(is_there || there == [false; 4], "{direct}: {name} {n} is torn: {there:?}");
             assert!(is_there || n >= *count, "{direct}: {name} {n} of {count} is lost");
+            for part in PARTS.iter().filter(|_| is_there) {
+                let (number, x) = records[&format!("{part}-{name}-{n}")].split_once(' ').unwrap();
+                let is_right = number == n.to_string() && x.len() == pad;
+                assert!(is_right, "{direct}: {part}-{name}-{n} is not what was written");
+            }
             whole += u64::from(is_there);
             if !is_there && n >= *count {
                 break;
@@ -130,11 +136,13 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration) {
     let [of, name, by] = INDEX;
     run(&["index", "create", direct, of, name, by]);
     run(&["verify", direct]);
-    index_is_exact(direct, records.len() as u64);
+    // What is a blob is in no index.
+    let indexed = if pad > INLINE_BYTES_MAX { 0 } else { records.len() as u64 };
+    index_is_exact(direct, indexed);
     run(&["gc", direct, "--grace", "0"]);
     assert_eq!(scan(direct, "t"), records, "{direct}: garbage collection took something");
     run(&["verify", direct]);
-    index_is_exact(direct, records.len() as u64);
+    index_is_exact(direct, indexed);
 }
 
 /// The index, which was made while processes died, says what the records say.
@@ -174,7 +182,17 @@ fn killed_processes_lose_nothing_and_tear_nothing() {
     for (backend, of_50) in [("s3-log", 18), ("sqs-standard", 6)] {
         let (_folder, url) = folder();
         run(&["init", &url, "t", "--backend", backend, "--shards", "2"]);
-        chaos(&url, &url, kills(of_50), Duration::from_millis(600));
+        chaos(&url, &url, kills(of_50), Duration::from_millis(600), 700);
+    }
+}
+
+/// Every record is a blob.
+#[test]
+fn killed_processes_lose_no_blob() {
+    for (backend, of_50) in [("s3-log", 9), ("sqs-standard", 6)] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "t", "--backend", backend, "--shards", "2"]);
+        chaos(&url, &url, kills(of_50), Duration::from_millis(900), INLINE_BYTES_MAX + 1000);
     }
 }
 
@@ -191,7 +209,7 @@ fn killed_processes_on_a_bad_line() {
         let direct = format!("s3://{name}/db?endpoint={s3}&sqs={sqs}");
         let url = format!("s3://{name}/db?endpoint={}&sqs={}", bad_s3.base, bad_sqs.base);
         run(&["init", &direct, "t", "--backend", backend, "--shards", "2"]);
-        chaos(&url, &direct, kills(of_50), Duration::from_millis(1500));
+        chaos(&url, &direct, kills(of_50), Duration::from_millis(1500), 700);
         let hits = bad_s3.hits() + bad_sqs.hits();
         println!("{backend}: {hits} times something went wrong on the line");
         assert!(hits > 0, "{backend}: nothing went wrong");

@@ -37,6 +37,49 @@ fn records_come_and_go() {
     }
 }
 
+/// Larger than a page, and than a part of a blob.
+#[test]
+fn files_come_and_go() {
+    let (folder, url) = folder();
+    run(&["init", &url, "films"]);
+    let mut word = 1u64;
+    let next = || {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (word >> 33) as u8
+    };
+    let bytes: Vec<u8> = std::iter::repeat_with(next).take((9 << 20) + 7).collect();
+    let file = folder.path().join("film");
+    std::fs::write(&file, &bytes).unwrap();
+    let path = file.to_str().unwrap();
+    let put = s3db().args(["put", &url, "films", "a", "--file", path, "--bill"]).assert().success();
+    let bill = String::from_utf8_lossy(&put.get_output().stderr).into_owned();
+    assert!(bill.lines().any(|line| line.starts_with("put-blob               2")), "{bill}");
+    let short = &bytes[..100_000];
+    s3db().args(["put", &url, "films", "b"]).write_stdin(short).assert().success();
+    for (key, expected) in [("a", &bytes[..]), ("b", short)] {
+        let got = s3db().args(["get", &url, "films", key]).assert().success();
+        assert!(got.get_output().stdout == expected, "{key}: any byte comes back");
+    }
+    assert_eq!(run(&["scan", &url, "films", "--keys"]), "a\nb\n");
+    assert_eq!(scan(&url, "films")["b"], short.escape_ascii().to_string());
+    let json: serde_json::Value =
+        serde_json::from_str(&run(&["get", &url, "films", "b", "--json"])).unwrap();
+    assert_eq!(json["payload"], short.escape_ascii().to_string());
+    let put = ["put", &url, "films", "a", "--file", path];
+    s3db().args(put).arg("--create").assert().code(1);
+    s3db().args(["put", &url, "films", "c", "--file", path, "--update"]).assert().code(1);
+    let missing = s3db().args(["put", &url, "films", "c", "--file", "/no/such"]).assert().code(1);
+    let error = String::from_utf8_lossy(&missing.get_output().stderr).into_owned();
+    assert!(error.contains("/no/such"), "{error}");
+    run(&["del", &url, "films", "b"]);
+    let verified = run(&["verify", &url]);
+    assert!(
+        verified.contains("\n1 blobs of 9437191 bytes, 1 that no record names\n"),
+        "{verified}"
+    );
+    assert!(run(&["gc", &url]).ends_with("0 blobs deleted, 1 wait\n"));
+}
+
 #[test]
 fn a_script_is_a_transaction() {
     let (_folder, url) = folder();

@@ -130,7 +130,7 @@ fn check_put(
 impl Objects for Caller {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
         let world = &self.world;
-        world.ledger.add(CallKind::Get, 0);
+        world.ledger.add(CallKind::get(name), 0);
         let base_us = {
             let state = world.state();
             let len = state.objects.newest(name).and_then(|there| there.bytes.as_ref());
@@ -168,7 +168,7 @@ impl Objects for Caller {
         self.after(name).await;
         match fate {
             Fate::Fine => {
-                world.ledger.add_answer(CallKind::Get, bytes_in);
+                world.ledger.add_answer(CallKind::get(name), bytes_in);
                 world.note(self.process, || format!("get {name} {}", show(&answer)));
                 Ok(answer)
             }
@@ -183,7 +183,7 @@ impl Objects for Caller {
 
     async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
         let world = &self.world;
-        world.ledger.add(CallKind::Put, bytes.len() as u64);
+        world.ledger.add(CallKind::put(name), bytes.len() as u64);
         let base_us = {
             let latency = &world.state().latency;
             let get =

@@ -1,0 +1,533 @@
+//! Payloads that do not fit into a page: blobs, each of one or more objects.
+//!
+//! ```text
+//!   blob/CLIENT/CLOCK-SEQUENCE/0  1  2 ...      created once each, before the commit that names them
+//!        slot or log record --names--> stamp, bytes, bytes of a part, CRC-32C
+//! ```
+//!
+//! A blob has a stamp of its own, which nobody has a second time, and its objects are named after it: an
+//! object with that name is this blob's, or nobody's. No part is ever put again. So whoever reads the name
+//! reads these bytes, or learns which object is damaged or gone; and whoever has not read the name, since
+//! nothing that names it is committed, finds nothing.
+//!
+//! Each part is a frame (see `frame`) of magic `s3dB`, version 1: the blob's stamp (3 x 8), the number of
+//! the part (4), its bytes. The name of a blob in a slot or a log record is its stamp (3 x 8), its bytes
+//! (8), bytes of each part but the last (4), CRC-32C of all of it (4).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::{
+    cloud::{Cloud, Fault, Get, Ledger, Put, PutIf, ledger::charged_to},
+    error::StoreError,
+    frame::{FrameError, Reader, Writer, crc32c, is_number},
+    record::PAYLOAD_BYTES_MAX,
+    retry::Attempts,
+    settings::Settings,
+    stamp::Stamp,
+};
+
+/// What the names of all parts of blobs start with.
+pub const BLOBS: &str = "blob/";
+/// Bytes of the largest blob.
+pub const BLOB_BYTES_MAX: u64 = 16 << 30;
+/// Bytes of the largest part of a blob.
+pub const PART_BYTES_MAX: usize = 64 << 20;
+/// Parts of one blob.
+const PARTS_MAX: u64 = 1 << 20;
+/// Bytes of what names a blob.
+pub(crate) const REFERENCE_BYTES: usize = 40;
+/// Parts of one blob that are on their way together.
+pub(crate) const AT_ONCE: usize = 4;
+
+const MAGIC: &str = "s3dB";
+const VERSION: u8 = 1;
+const PART_FIXED_BYTES: usize = 9 + 24 + 4;
+
+/// What names a blob, and says what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Blob {
+    stamp: Stamp,
+    bytes: u64,
+    part_bytes: u32,
+    sum: u32,
+}
+
+/// What belongs to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// The payload.
+    Here(Bytes),
+    /// The payload lies in this blob.
+    Blob(Blob),
+}
+
+impl Value {
+    /// A payload of no bytes.
+    pub const EMPTY: Value = Value::Here(Bytes::new());
+
+    /// The payload, if it is here.
+    pub fn here(&self) -> Option<&Bytes> {
+        match self {
+            Value::Here(payload) => Some(payload),
+            Value::Blob(_) => None,
+        }
+    }
+
+    /// Bytes of the payload, wherever it lies.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Value::Here(payload) => payload.len() as u64,
+            Value::Blob(blob) => blob.bytes,
+        }
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn weight(&self) -> usize {
+        self.here().map_or(REFERENCE_BYTES, Bytes::len)
+    }
+}
+
+impl From<Bytes> for Value {
+    fn from(payload: Bytes) -> Value {
+        Value::Here(payload)
+    }
+}
+
+impl Blob {
+    /// `None` when there is no such blob: nothing in it, too much, or too many parts.
+    pub fn new(stamp: Stamp, bytes: u64, part_bytes: u32, sum: u32) -> Option<Blob> {
+        let blob = Blob { stamp, bytes, part_bytes, sum };
+        let is_sound = is_number(stamp.clock)
+            && (1..=BLOB_BYTES_MAX).contains(&bytes)
+            && (1..=PART_BYTES_MAX as u32).contains(&part_bytes)
+            && bytes.div_ceil(u64::from(part_bytes)) <= PARTS_MAX;
+        is_sound.then_some(blob)
+    }
+
+    /// Of a payload that is in memory.
+    pub(crate) fn of(stamp: Stamp, payload: &[u8], part_bytes: usize) -> Option<Blob> {
+        Blob::new(stamp, payload.len() as u64, u32::try_from(part_bytes).ok()?, crc32c(payload))
+    }
+
+    /// Its own stamp, not that of the record that names it.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many parts there are: at least one.
+    pub fn parts(&self) -> u32 {
+        self.bytes.div_ceil(u64::from(self.part_bytes)) as u32
+    }
+
+    /// The name of a part's object.
+    pub fn object(&self, part: u32) -> String {
+        object(self.stamp, part)
+    }
+
+    /// Bytes of a part.
+    fn bytes_of(&self, part: u32) -> u64 {
+        let begin = u64::from(part) * u64::from(self.part_bytes);
+        self.bytes.saturating_sub(begin).min(u64::from(self.part_bytes))
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; REFERENCE_BYTES] {
+        let mut bytes = [0; REFERENCE_BYTES];
+        bytes[..8].copy_from_slice(&self.stamp.clock.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.stamp.client.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.stamp.sequence.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.part_bytes.to_le_bytes());
+        bytes[36..].copy_from_slice(&self.sum.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; REFERENCE_BYTES]) -> Option<Blob> {
+        let number = |at: usize, len: usize| {
+            let mut number = [0; 8];
+            number[..len].copy_from_slice(&bytes[at..at + len]);
+            u64::from_le_bytes(number)
+        };
+        let stamp = Stamp { clock: number(0, 8), client: number(8, 8), sequence: number(16, 8) };
+        // Of four bytes each.
+        Blob::new(stamp, number(24, 8), number(32, 4) as u32, number(36, 4) as u32)
+    }
+
+    pub(crate) fn from_slice(bytes: &[u8]) -> Option<Blob> {
+        Blob::from_bytes(bytes.try_into().ok()?)
+    }
+}
+
+/// The name of a part's object.
+pub(crate) fn object(stamp: Stamp, part: u32) -> String {
+    let Stamp { clock, client, sequence } = stamp;
+    format!("{BLOBS}{client:016x}/{clock:016x}-{sequence:016x}/{part:08x}")
+}
+
+/// The stamp of the blob, and the number of the part, whose object has this name.
+pub(crate) fn parse(name: &str) -> Option<(Stamp, u32)> {
+    let mut words = name.strip_prefix(BLOBS)?.split(['/', '-']);
+    let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+    let (client, clock, sequence) = (number()?, number()?, number()?);
+    let (stamp, part) = (Stamp { clock, client, sequence }, u32::try_from(number()?).ok()?);
+    (object(stamp, part) == name).then_some((stamp, part))
+}
+
+/// One part of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Of the blob.
+    pub stamp: Stamp,
+    /// From 0 on.
+    pub number: u32,
+    /// What it holds.
+    pub body: Bytes,
+}
+
+impl Part {
+    /// The frame.
+    pub fn encode(&self) -> Bytes {
+        let len = PART_FIXED_BYTES + self.body.len();
+        let mut to = Writer::with_room(MAGIC, VERSION, len);
+        to.u64(self.stamp.clock);
+        to.u64(self.stamp.client);
+        to.u64(self.stamp.sequence);
+        to.u32(self.number);
+        to.raw(&self.body);
+        to.finish()
+    }
+
+    /// Decodes a frame.
+    ///
+    /// # Errors
+    /// When the bytes are no part of a blob, or were damaged.
+    pub fn decode(frame: &Bytes) -> Result<Part, FrameError> {
+        let mut from = Reader::new(frame, MAGIC, VERSION)?;
+        let stamp = Stamp { clock: from.u64()?, client: from.u64()?, sequence: from.u64()? };
+        let number = from.u32()?;
+        let body = from.raw(from.rest())?;
+        if body.is_empty() || body.len() > PART_BYTES_MAX {
+            return Err(from.field("a part of no bytes, or of too many"));
+        }
+        Ok(Part { stamp, number, body })
+    }
+}
+
+/// Puts one part. Nobody else has its name: what is there is of an earlier attempt.
+pub(crate) async fn put_part(
+    cloud: &Cloud,
+    settings: &Settings,
+    part: &Part,
+) -> Result<(), StoreError> {
+    let name = object(part.stamp, part.number);
+    let bytes = part.encode();
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        let fault = match cloud.objects.put(&name, bytes.clone(), PutIf::Absent).await {
+            Put::Stored(_) => return Ok(()),
+            Put::Refused | Put::Missing => match get(cloud, settings, &name).await? {
+                Some(there) if there == bytes => return Ok(()),
+                Some(there) => {
+                    let source = Part::decode(&there).err();
+                    let what = "the bytes of another blob";
+                    let source = source.unwrap_or(FrameError::Field { at: 9, what });
+                    return Err(StoreError::Damaged { object: name, source });
+                }
+                None => Fault::Throttled { what: name.clone() },
+            },
+            Put::Conflict => Fault::Throttled { what: name.clone() },
+            Put::Unknown(fault) | Put::Failed(fault) => fault,
+        };
+        attempts.after(fault).await?;
+    }
+}
+
+/// Puts all parts of a payload that is in memory.
+pub(crate) async fn put_whole(
+    cloud: &Cloud,
+    settings: &Settings,
+    blob: &Blob,
+    payload: &Bytes,
+) -> Result<(), StoreError> {
+    let mut begin = 0;
+    let parts = (0..blob.parts()).map(|number| {
+        let end = begin + blob.bytes_of(number) as usize;
+        let body = payload.slice(std::mem::replace(&mut begin, end)..end);
+        Part { stamp: blob.stamp, number, body }
+    });
+    let parts: Vec<Part> = parts.collect();
+    let puts =
+        stream::iter(parts).map(|part| async move { put_part(cloud, settings, &part).await });
+    let mut puts = puts.buffer_unordered(AT_ONCE);
+    while puts.try_next().await?.is_some() {}
+    Ok(())
+}
+
+async fn get(cloud: &Cloud, settings: &Settings, name: &str) -> Result<Option<Bytes>, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        match cloud.objects.get(name, None).await {
+            Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
+            Ok(_) => return Ok(None),
+            Err(fault) => attempts.after(fault).await?,
+        }
+    }
+}
+
+/// Reads one part. `None` when it is not there.
+pub(crate) async fn part(
+    cloud: &Cloud,
+    settings: &Settings,
+    blob: &Blob,
+    number: u32,
+) -> Result<Option<Bytes>, StoreError> {
+    let name = blob.object(number);
+    let Some(bytes) = get(cloud, settings, &name).await? else { return Ok(None) };
+    let part = Part::decode(&bytes).and_then(|part| {
+        let is_it = (part.stamp, part.number) == (blob.stamp, number);
+        let what = "a part of another name, or of another length";
+        match is_it && part.body.len() as u64 == blob.bytes_of(number) {
+            true => Ok(part.body),
+            false => Err(FrameError::Field { at: 5, what }),
+        }
+    });
+    part.map(Some).map_err(|source| StoreError::Damaged { object: name, source })
+}
+
+/// Reads a blob whole: at most [`PAYLOAD_BYTES_MAX`]. `None` when a part is not there.
+pub(crate) async fn whole(
+    cloud: &Cloud,
+    settings: &Settings,
+    blob: &Blob,
+) -> Result<Option<Bytes>, StoreError> {
+    // Of 16 GiB at most, where a count has 64 bits.
+    if blob.bytes > PAYLOAD_BYTES_MAX as u64 {
+        return Err(crate::record::BoundError::LongPayload(blob.bytes as usize).into());
+    }
+    let parts = stream::iter(0..blob.parts()).map(|number| part(cloud, settings, blob, number));
+    let mut parts = parts.buffered(AT_ONCE);
+    let mut all = Vec::with_capacity(blob.bytes as usize);
+    while let Some(part) = parts.try_next().await? {
+        let Some(part) = part else { return Ok(None) };
+        all.extend_from_slice(&part);
+    }
+    let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    sum.update(&all);
+    check(blob, &sum)?;
+    Ok(Some(all.into()))
+}
+
+/// That the parts, each of which is sound, are those that were written together.
+fn check(blob: &Blob, sum: &Digest) -> Result<(), StoreError> {
+    let found = sum.finalize() as u32;
+    if found == blob.sum {
+        return Ok(());
+    }
+    let source = FrameError::Checksum { stored: blob.sum, found };
+    Err(StoreError::Damaged { object: blob.object(0), source })
+}
+
+/// Writes a payload of unknown length, part by part. What is short enough to lie in a page stays in
+/// memory; parts of what is dropped before it is finished, or never committed, are garbage that gc takes.
+pub struct Writing {
+    cloud: Cloud,
+    settings: Settings,
+    stamp: Stamp,
+    buffer: Vec<u8>,
+    /// Parts that are put.
+    parts: u32,
+    bytes: u64,
+    sum: Digest,
+}
+
+impl Writing {
+    pub(crate) fn new(cloud: Cloud, settings: Settings, stamp: Stamp) -> Writing {
+        let sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        Writing { cloud, settings, stamp, buffer: Vec::new(), parts: 0, bytes: 0, sum }
+    }
+
+    fn part_bytes(&self) -> usize {
+        self.settings.part_bytes.clamp(1, PART_BYTES_MAX)
+    }
+
+    /// Appends bytes. Puts parts as they fill.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when it would have more than [`BLOB_BYTES_MAX`], and whatever the object
+    /// store says. After an error it is to be begun again.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        self.bytes += bytes.len() as u64;
+        let parts = self.bytes.div_ceil(self.part_bytes() as u64);
+        if self.bytes > BLOB_BYTES_MAX || parts > PARTS_MAX {
+            let most = BLOB_BYTES_MAX.min(PARTS_MAX * self.part_bytes() as u64);
+            return Err(StoreError::Invalid(format!("a blob has at most {most} bytes")));
+        }
+        self.sum.update(bytes);
+        // What may still lie in a page is kept until it may not.
+        let most = self.part_bytes().max(self.settings.inline_bytes_max);
+        while self.buffer.len() + bytes.len() > most {
+            let (now, rest) = bytes.split_at(most - self.buffer.len());
+            self.buffer.extend_from_slice(now);
+            bytes = rest;
+            self.put(self.part_bytes()).await?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn put(&mut self, bytes: usize) -> Result<(), StoreError> {
+        let body = Bytes::copy_from_slice(&self.buffer[..bytes]);
+        let part = Part { stamp: self.stamp, number: self.parts, body };
+        put_part(&self.cloud, &self.settings, &part).await?;
+        self.parts += 1;
+        self.buffer.drain(..bytes);
+        Ok(())
+    }
+
+    /// Puts the rest. The result is what a transaction can say that a record holds
+    /// ([`Transaction::put_value`](crate::Transaction::put_value)).
+    ///
+    /// # Errors
+    /// Whatever the object store says.
+    pub async fn finish(mut self) -> Result<Value, StoreError> {
+        if self.parts == 0 && self.buffer.len() <= self.settings.inline_bytes_max {
+            return Ok(Value::Here(self.buffer.into()));
+        }
+        while !self.buffer.is_empty() {
+            self.put(self.buffer.len().min(self.part_bytes())).await?;
+        }
+        let sum = self.sum.finalize() as u32;
+        let blob = Blob::new(self.stamp, self.bytes, self.part_bytes() as u32, sum);
+        blob.map(Value::Blob).ok_or_else(|| StoreError::Invalid("no such blob can be".to_owned()))
+    }
+}
+
+/// Reads a payload part by part, wherever it lies. Each part is checked before it is given out, and all
+/// of them together at the end.
+pub struct Content {
+    cloud: Cloud,
+    settings: Settings,
+    value: Value,
+    /// Read ahead: whether the first part is there was asked already.
+    first: Option<Bytes>,
+    next: u32,
+    sum: Digest,
+    /// Accounts of whoever reads.
+    payers: Option<[Arc<Ledger>; 2]>,
+}
+
+impl Content {
+    /// `None` when the first part is not there.
+    pub(crate) async fn open(
+        cloud: &Cloud,
+        settings: &Settings,
+        value: Value,
+    ) -> Result<Option<Content>, StoreError> {
+        let first = match &value {
+            Value::Here(payload) => Some(payload.clone()),
+            Value::Blob(blob) => part(cloud, settings, blob, 0).await?,
+        };
+        if first.is_none() {
+            return Ok(None);
+        }
+        let sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        let (cloud, settings) = (cloud.clone(), *settings);
+        Ok(Some(Content { cloud, settings, value, first, next: 1, sum, payers: None }))
+    }
+
+    /// The same; the rest is charged to these accounts.
+    pub(crate) fn paid_by(self, payers: [Arc<Ledger>; 2]) -> Content {
+        Content { payers: Some(payers), ..self }
+    }
+
+    /// How many bytes there are in all.
+    pub fn bytes(&self) -> u64 {
+        self.value.bytes()
+    }
+
+    /// The next bytes; `None` at the end, after everything was found to be what was written.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] and [`StoreError::Lost`], which name the object, and whatever the object
+    /// store says.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self.payers.clone() {
+            Some([one, other]) => charged_to(&one, charged_to(&other, self.read())).await,
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Value::Blob(blob) = self.value else {
+            return Ok(self.first.take().filter(|payload| !payload.is_empty()));
+        };
+        let bytes = match self.first.take() {
+            Some(first) => first,
+            None if self.next >= blob.parts() => {
+                check(&blob, &self.sum)?;
+                return Ok(None);
+            }
+            None => {
+                let number = self.next;
+                self.next += 1;
+                let part = part(&self.cloud, &self.settings, &blob, number).await?;
+                part.ok_or_else(|| StoreError::Lost { object: blob.object(number) })?
+            }
+        };
+        self.sum.update(&bytes);
+        Ok(Some(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp() -> Stamp {
+        Stamp { clock: 1_763_690_400_000_000, client: 0xfeed, sequence: 3 }
+    }
+
+    #[test]
+    fn names_are_written_in_one_way() {
+        let blob = Blob::new(stamp(), 10, 4, 7).unwrap();
+        assert_eq!(blob.parts(), 3);
+        assert_eq!((0..4).map(|part| blob.bytes_of(part)).collect::<Vec<_>>(), [4, 4, 2, 0]);
+        assert_eq!(parse(&blob.object(2)), Some((stamp(), 2)));
+        for other in [
+            blob.object(2).to_uppercase().replace("BLOB", "blob"),
+            blob.object(2).replace("/0000000000", "/+000000000"),
+            format!("{}/x", blob.object(2)),
+            "blob/".to_owned(),
+        ] {
+            assert_eq!(parse(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_no_blob_is_is_refused() {
+        let new = |bytes, part_bytes| Blob::new(stamp(), bytes, part_bytes, 0);
+        let blob = new(BLOB_BYTES_MAX, PART_BYTES_MAX as u32).unwrap();
+        assert_eq!(Blob::from_bytes(&blob.to_bytes()), Some(blob));
+        for (bytes, part_bytes) in [
+            (0, 1),
+            (1, 0),
+            (BLOB_BYTES_MAX + 1, PART_BYTES_MAX as u32),
+            (1, PART_BYTES_MAX as u32 + 1),
+            // More parts than anyone lists.
+            (BLOB_BYTES_MAX, 1),
+        ] {
+            assert_eq!(new(bytes, part_bytes), None, "{bytes} {part_bytes}");
+        }
+        let late = Stamp { clock: u64::MAX, ..stamp() };
+        assert_eq!(Blob::new(late, 1, 1, 0), None);
+        assert_eq!(Blob::from_slice(&blob.to_bytes()[1..]), None);
+    }
+}

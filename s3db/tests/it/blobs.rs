@@ -1,0 +1,357 @@
+//! Payloads that are objects of their own.
+
+use std::{sync::Arc, time::Duration};
+
+use s3db::{
+    Address, Backend, BoundError, Collection, Db, Inspected, Options, PAYLOAD_BYTES_MAX, Payload,
+    SearchBy, Settings, StoreError, Value,
+    cloud::{CallKind, Cloud, Delete, Get, Put, PutIf, embedded, embedded::Memory},
+};
+
+use crate::{
+    embedded::{key, options},
+    sealed::keys,
+};
+
+/// Bytes that are nowhere the same for long.
+fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+async fn written(db: &Db, content: &[u8]) -> Value {
+    let mut writing = db.write_blob().await.unwrap();
+    for bytes in content.chunks(777_777) {
+        writing.write(bytes).await.unwrap();
+    }
+    writing.finish().await.unwrap()
+}
+
+/// A payload, part by part.
+async fn streamed(db: &Db, of: &Collection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(mut content) = db.begin().open_content(of, &key(name)).await? else {
+        return Ok(None);
+    };
+    let mut all = Vec::new();
+    while let Some(bytes) = content.next().await? {
+        all.extend_from_slice(&bytes);
+    }
+    assert_eq!(content.bytes(), all.len() as u64);
+    Ok(Some(all))
+}
+
+async fn objects(cloud: &Cloud) -> Vec<String> {
+    cloud.objects.list("blob/", None, 1000).await.unwrap().names
+}
+
+/// Written, read, replaced, damaged and lost, at any address. `len` is that of the largest blob.
+pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
+    let cloud = url.parse::<Address>().unwrap().cloud().unwrap();
+    let db = Db::create(url, options).await.unwrap();
+    let films = db.create_collection("films").await.unwrap();
+    let reader = Db::open_with(url, options).await.unwrap();
+    let part = options.settings.part_bytes;
+    let (large, medium, small) = (content(1, len), content(2, 40_000), content(3, 100));
+
+    // Nobody sees it before the commit; aborted, it is garbage.
+    let given_up = written(&db, &large).await;
+    let mut txn = db.begin();
+    txn.put_value(&films, &key("large"), given_up).unwrap();
+    let own = txn.read(&films, &key("large")).await.unwrap();
+    assert!(own.is_some_and(|own| own.as_bytes() == large), "the transaction itself does");
+    txn.abort();
+    let parts = len.div_ceil(part);
+    assert_eq!(objects(&cloud).await.len(), parts);
+    assert_eq!(db.ledger().charge(CallKind::PutBlob).calls, parts as u64);
+    assert_eq!(streamed(&reader, &films, "large").await.unwrap(), None);
+
+    let mut txn = db.begin();
+    txn.put_value(&films, &key("large"), written(&db, &large).await).unwrap();
+    txn.put(&films, &key("medium"), Payload::new(&medium).unwrap()).unwrap();
+    txn.put_value(&films, &key("small"), written(&db, &small).await).unwrap();
+    assert_eq!(objects(&cloud).await.len(), 2 * parts, "what is in memory is put by the commit");
+    txn.commit().await.unwrap();
+    let medium_parts = 40_000usize.div_ceil(part);
+    assert_eq!(objects(&cloud).await.len(), 2 * parts + medium_parts);
+    db.checkpoint().await.unwrap();
+    // Which has no copies of pages from before.
+    reader.close().await.unwrap();
+    let reader = Db::open_with(url, options).await.unwrap();
+    for (of, who) in [(&db, "who wrote it"), (&reader, "others")] {
+        for (name, content) in [("large", &large), ("medium", &medium), ("small", &small)] {
+            let all = streamed(of, &films, name).await.unwrap().unwrap();
+            assert!(all == *content, "{who}: {name}");
+            let whole = of.begin().read(&films, &key(name)).await.unwrap().unwrap();
+            assert!(whole.as_bytes() == content, "{who}: {name}");
+        }
+        let txn = of.begin();
+        let mut scan = txn.scan(&films);
+        let record = scan.next().await.unwrap().unwrap();
+        assert!(record.key == key("large") && record.payload.as_bytes() == large, "{who}");
+        let gets = of.ledger().charge(CallKind::GetBlob).calls;
+        assert_eq!(scan.next_key().await.unwrap(), Some(key("medium")));
+        let (name, mut rest) = scan.next_content().await.unwrap().unwrap();
+        assert_eq!(
+            (name, rest.next().await.unwrap().unwrap().to_vec()),
+            (key("small"), small.clone())
+        );
+        assert!(scan.next_key().await.unwrap().is_none(), "{who}");
+        assert_eq!(of.ledger().charge(CallKind::GetBlob).calls, gets, "{who}: keys read no blob");
+    }
+    // Who reads pays for every part.
+    let txn = reader.begin();
+    let mut all = txn.open_content(&films, &key("large")).await.unwrap().unwrap();
+    while all.next().await.unwrap().is_some() {}
+    assert_eq!(txn.ledger().charge(CallKind::GetBlob).calls, parts as u64);
+    let found = db.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!(found.problems, Vec::<String>::new());
+    assert_eq!((found.blobs, found.blob_orphans), (2, 1));
+    assert_eq!(found.blob_bytes, (len + medium.len()) as u64);
+
+    // What is damaged, of another name, or gone is named.
+    let before = objects(&cloud).await;
+    // The last part of the one that is committed.
+    let last = format!("/{:08x}", parts - 1);
+    let name = before.iter().rfind(|name| name.ends_with(&last)).unwrap().clone();
+    let Ok(Get::Found { bytes, .. }) = cloud.objects.get(&name, None).await else {
+        panic!("{name} is there")
+    };
+    let mut damaged = bytes.to_vec();
+    damaged[60] ^= 1;
+    let other = name.replace(&last, "/00000000");
+    let Ok(Get::Found { bytes: moved, .. }) = cloud.objects.get(&other, None).await else {
+        panic!("{other} is there")
+    };
+    for (bytes, why) in
+        [(Some(damaged.into()), "damaged"), (Some(moved), "damaged"), (None, "restore")]
+    {
+        match bytes {
+            Some(bytes) => {
+                let put = cloud.objects.put(&name, bytes, PutIf::Always).await;
+                assert!(matches!(put, Put::Stored(_)));
+            }
+            None => assert_eq!(cloud.objects.delete(&name, None).await, Delete::Gone),
+        }
+        let error = streamed(&reader, &films, "large").await.err().unwrap().to_string();
+        assert!(error.contains(&name) && error.contains(why), "{error}");
+        assert!(reader.begin().read(&films, &key("large")).await.is_err());
+        let found = db.store().verify(|_, _| {}).await.unwrap();
+        assert_eq!(found.problem_count, 1, "{:?}", found.problems);
+        let problem = &found.problems[0];
+        assert!(problem.contains("films: record large") && problem.contains(&name), "{problem}");
+    }
+    // Written again, nothing is wrong any more.
+    let mut txn = db.begin();
+    txn.put(&films, &key("large"), Payload::new(&medium).unwrap()).unwrap();
+    txn.delete(&films, &key("medium")).unwrap();
+    txn.commit().await.unwrap();
+    db.checkpoint().await.unwrap();
+    let found = db.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!((found.problem_count, found.blobs, found.blob_orphans), (0, 1, 3));
+    // What is younger than any transaction can be stays.
+    let done = db.store().collect_garbage(Duration::ZERO).await.unwrap();
+    assert_eq!((done.blobs, done.blobs_waiting), (0, 3));
+    reader.close().await.unwrap();
+    db.close().await.unwrap();
+}
+
+fn in_parts(backend: Backend) -> Options {
+    let settings = Settings { part_bytes: 15_000, ..options(backend).settings };
+    Options { settings, ..options(backend) }
+}
+
+#[tokio::test]
+async fn blobs_in_a_directory_and_in_memory() {
+    for backend in Backend::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/db", folder.path().display());
+        life_of_blobs(&url, &in_parts(backend), 100_000).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/db", folder.path().display());
+    let sealed = Options { keys: Some(keys(&[1])), ..in_parts(Backend::S3Log) };
+    life_of_blobs(&url, &sealed, 100_000).await;
+}
+
+fn memory() -> Cloud {
+    embedded::memory(Arc::new(Memory::new()))
+}
+
+/// A database in `cloud`, to whose client nothing is too young.
+async fn collector(cloud: &Cloud) -> Db {
+    let settings = Settings { tombstone_age: Duration::ZERO, ..in_parts(Backend::S3Log).settings };
+    Db::over(cloud.clone(), &Options { settings, ..in_parts(Backend::S3Log) }).await.unwrap()
+}
+
+async fn create(cloud: &Cloud, backend: Backend) -> (Db, Collection) {
+    let of = in_parts(backend);
+    s3db::Store::create(cloud, &of.settings, backend, 2).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    (db, things)
+}
+
+/// Those of records that were written again or deleted, and of transactions that were given up, go; all
+/// others stay. Whoever holds a copy of a page that names one which is gone reads what is there now.
+#[tokio::test]
+async fn garbage_goes_and_nothing_else() {
+    for backend in Backend::ALL {
+        let cloud = memory();
+        let (db, things) = create(&cloud, backend).await;
+        let reader = Db::over(cloud.clone(), &in_parts(backend)).await.unwrap();
+        let put = async |name: &str, seed: u64| {
+            let mut txn = db.begin();
+            let payload = Payload::new(content(seed, 50_000)).unwrap();
+            txn.put(&things, &key(name), payload).unwrap();
+            txn.commit().await.unwrap();
+            db.checkpoint().await.unwrap();
+        };
+        for (name, seed) in [("again", 1), ("deleted", 2), ("stays", 3)] {
+            put(name, seed).await;
+        }
+        for name in ["again", "deleted", "stays"] {
+            assert!(streamed(&reader, &things, name).await.unwrap().is_some());
+        }
+        put("again", 4).await;
+        let mut txn = db.begin();
+        txn.delete(&things, &key("deleted")).unwrap();
+        txn.commit().await.unwrap();
+        db.checkpoint().await.unwrap();
+        drop(written(&db, &content(5, 50_000)).await);
+        assert_eq!(objects(&cloud).await.len(), 5 * 4);
+        let collector = collector(&cloud).await;
+        let (mut gone, mut turns) = (0, 0);
+        while gone < 3 {
+            // The last one is as young as a millisecond.
+            gone += collector.store().collect_garbage(Duration::ZERO).await.unwrap().blobs;
+            turns += 1;
+            assert!(turns < 10_000, "{backend:?}: {gone}");
+        }
+        assert_eq!((gone, objects(&cloud).await.len()), (3, 2 * 4), "{backend:?}");
+        for (name, seed) in [("again", Some(4)), ("deleted", None), ("stays", Some(3))] {
+            let expected = seed.map(|seed| content(seed, 50_000));
+            assert!(streamed(&reader, &things, name).await.unwrap() == expected, "{name}");
+            let whole = reader.begin().read(&things, &key(name)).await.unwrap();
+            assert!(whole.map(|it| it.as_bytes().to_vec()) == expected, "{name}");
+        }
+        assert_eq!(db.store().verify(|_, _| {}).await.unwrap().problem_count, 0);
+    }
+}
+
+/// A leaf that is lost may be restored from a copy: the blobs that it names are there until then.
+#[tokio::test]
+async fn what_a_lost_leaf_named_stays() {
+    let cloud = memory();
+    let of = in_parts(Backend::S3Log);
+    let of = Options { settings: Settings { inline_bytes_max: 10, ..of.settings }, ..of };
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    let mut txn = db.begin();
+    for n in 0..100 {
+        txn.put(&things, &key(&format!("{n:03}")), Payload::new(content(n, 20)).unwrap()).unwrap();
+    }
+    txn.commit().await.unwrap();
+    db.checkpoint().await.unwrap();
+    let mut lost = None;
+    for name in cloud.objects.list("page/", None, 1000).await.unwrap().names {
+        if let Ok(Get::Found { bytes, .. }) = cloud.objects.get(&name, None).await
+            && let Ok(Inspected::Page(page)) = Inspected::decode(&bytes)
+            && page.level == 0
+            && !page.low.is_empty()
+        {
+            lost = Some((name, bytes));
+        }
+    }
+    let (name, bytes) = lost.unwrap();
+    assert_eq!(cloud.objects.delete(&name, None).await, Delete::Gone);
+    let collector = collector(&cloud).await;
+    for _ in 0..3 {
+        // It says that the tree has a hole.
+        assert!(collector.store().collect_garbage(Duration::ZERO).await.is_err());
+        assert_eq!(objects(&cloud).await.len(), 100);
+    }
+    assert!(matches!(cloud.objects.put(&name, bytes, PutIf::Absent).await, Put::Stored(_)));
+    let reader = Db::over(cloud.clone(), &of).await.unwrap();
+    for n in 0..100 {
+        let there = streamed(&reader, &things, &format!("{n:03}")).await.unwrap();
+        assert!(there == Some(content(n, 20)), "{n}");
+    }
+}
+
+/// Garbage collection may have taken it by then.
+#[tokio::test]
+async fn an_old_blob_is_not_committed() {
+    let cloud = memory();
+    let (_db, things) = create(&cloud, Backend::S3Log).await;
+    let old = collector(&cloud).await;
+    let mut txn = old.begin();
+    txn.put_value(&things, &key("k"), written(&old, &content(1, 50_000)).await).unwrap();
+    let error = txn.commit().await.unwrap_err().to_string();
+    assert!(error.contains("write it again"), "{error}");
+    old.checkpoint().await.unwrap();
+    assert_eq!(streamed(&old, &things, "k").await.unwrap(), None);
+}
+
+/// What is larger than memory should hold is read in parts, and scans go on behind it.
+#[tokio::test]
+async fn more_than_memory_should_hold() {
+    let cloud = memory();
+    let of = options(Backend::S3Log);
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    let large = content(1, PAYLOAD_BYTES_MAX + 1);
+    assert_eq!(Payload::new(&large), Err(BoundError::LongPayload(large.len())));
+    let mut txn = db.begin();
+    txn.put_value(&things, &key("large"), written(&db, &large).await).unwrap();
+    txn.put(&things, &key("next"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let error = db.begin().read(&things, &key("large")).await.unwrap_err();
+    assert_eq!(error, StoreError::Bound(BoundError::LongPayload(large.len())));
+    assert!(streamed(&db, &things, "large").await.unwrap().unwrap() == large);
+    let txn = db.begin();
+    let mut scan = txn.scan(&things);
+    assert_eq!(scan.next_key().await.unwrap(), Some(key("large")));
+    assert_eq!(scan.next().await.unwrap().unwrap().key, key("next"));
+}
+
+/// What lies in a blob is in no index, and what was short before leaves it.
+#[tokio::test]
+async fn blobs_are_in_no_index() {
+    let cloud = memory();
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let by = SearchBy::Part { separator: b',', number: 0 };
+    db.create_index(&things, "first", &by).await.unwrap();
+    let things = db.collection("things").await.unwrap();
+    let long = format!("a,{}", "x".repeat(50_000));
+    let find = async || {
+        let txn = db.begin();
+        let mut found = txn.probe(&things, "first", &key("a")).await.unwrap();
+        let mut keys = Vec::new();
+        while let Some((_, record)) = found.next().await.unwrap() {
+            keys.push(record.key);
+        }
+        keys
+    };
+    for (payload, expected) in [("a,1", 1), (&long, 0), ("a,2", 1)] {
+        let mut txn = db.begin();
+        txn.put(&things, &key("k"), Payload::new(payload).unwrap()).unwrap();
+        let mut own = txn.probe(&things, "first", &key("a")).await.unwrap();
+        assert_eq!(own.next().await.unwrap().is_some(), expected == 1, "{expected}");
+        drop(own);
+        txn.commit().await.unwrap();
+        assert_eq!(find().await.len(), expected);
+        db.checkpoint().await.unwrap();
+        assert_eq!(find().await.len(), expected);
+        let checked = db.store().check_index("things", "first", |_| {}).await.unwrap();
+        assert_eq!((checked.records, checked.entries), (expected as u64, expected as u64));
+        assert_eq!((checked.missing, checked.dangling), (0, 0));
+    }
+}
