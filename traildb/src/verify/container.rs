@@ -1,6 +1,8 @@
 //! The package around its members: tar headers, padding, order (FORMAT.md P1-P6).
 //!
-//! Readers use the index alone, so most of this is a warning: `tar` cannot unpack such a file.
+//! Readers use the index alone, so most of this is a warning: `tar` cannot unpack such a file. But what lies
+//! around a member is all that tells whether its bytes are where the index says: a file that has lost some, or
+//! has some more, is read without a complaint where nothing contradicts itself.
 
 use super::{Log, stream};
 use crate::{
@@ -98,6 +100,11 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
     }
     plan.announce(members)?;
 
+    let odd = whole.len % BLOCK;
+    if odd != 0 {
+        let reason = format!("{odd} bytes too many, or {} too few: not in blocks", BLOCK - odd);
+        log.error(PACKAGE, whole.len, reason);
+    }
     let mut seen = 0;
     let mut at = 0;
     let mut long_name = None;
@@ -125,7 +132,15 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
             return Ok(());
         }
         let Some(header) = Header::parse(&block) else {
-            log.warning(PACKAGE, at, "no tar header, or one whose checksum is wrong");
+            let reason = "no tar header, or one whose checksum is wrong";
+            match list.iter().find(|member| member.start() + member.len > at) {
+                None => log.warning(PACKAGE, at, reason),
+                Some(member) => log.error(
+                    PACKAGE,
+                    at,
+                    format!("{reason}: {:?} may lie elsewhere than the index says", member.name),
+                ),
+            }
             return Ok(());
         };
         let data = at + BLOCK;
@@ -155,7 +170,7 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
                             member.start(),
                             member.len
                         );
-                        log.warning(PACKAGE, at, reason);
+                        log.error(PACKAGE, at, reason);
                     }
                 }
             }

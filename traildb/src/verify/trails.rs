@@ -207,7 +207,10 @@ fn check_run<S: Storage>(
     totals: &Totals,
     log: &Log,
 ) -> Result<(), Error> {
-    let mut cursor = reader.cursor()?;
+    // As changes: in whole events a field that comes twice looks like one that comes once.
+    let mut cursor = reader.view().only_changes().cursor()?;
+    // The latest event that carried each field.
+    let mut carried = vec![0; reader.fields()?.len()];
     // An offset that is out of place was told of already.
     let known = log.has_errors("trails.toc");
     let (mut whole, mut events) = (0, 0);
@@ -221,11 +224,21 @@ fn check_run<S: Storage>(
                 }
             }
         }
-        let mut before = info.time_min;
+        let (mut before, mut is_told) = (info.time_min, false);
         let sound = loop {
             let Some(event) = log.take_in(Some(trail), cursor.next_event())? else { break false };
             let Some(event) = event else { break true };
             events += 1;
+            let twice = event.items.iter().find(|item| {
+                std::mem::replace(&mut carried[usize::from(item.field()) - 1], events) == events
+            });
+            if let Some(item) = twice
+                && !is_told
+            {
+                let reason = format!("an event carries field {} twice (T9)", item.field());
+                log.trail(trail, "trails.data", 0, reason);
+                is_told = true;
+            }
             least = least.min(event.time);
             greatest = greatest.max(event.time);
             delta_max = delta_max.max(event.time - before);

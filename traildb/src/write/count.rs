@@ -77,21 +77,24 @@ type Table = HashMap<u64, u32>;
 
 /// What is counted.
 trait Counted: Sync {
+    /// Whether there may be many more of them than a table has room for, however few occur twice.
+    const IS_MANY: bool;
+
     /// Calls `count` for everything in a part of the sample.
     fn each(&self, sample: &Sample<'_>, part: usize, count: impl FnMut(u64)) -> Result<(), Error>;
 }
 
 /// Counts what is in every part of the sample, if it occurs `least` times or more. The
 /// most frequent come first, equal ones by ascending key.
-fn frequent(
+fn frequent<C: Counted>(
     sample: &Sample<'_>,
     threads: usize,
     least: u32,
-    counted: &impl Counted,
+    counted: &C,
 ) -> Result<Vec<(u64, u64)>, Error> {
     let mut least = least.min(u32::from(u8::MAX));
     let mut sieve = None;
-    if least > 1 {
+    if least > 1 || C::IS_MANY {
         let count = |sieve: &mut Sieve, part| counted.each(sample, part, |key| sieve.add(key));
         let sum = Sieve::sum(parallel::fold(threads, sample.parts(), Sieve::new, count)?);
         least = sum.least(least);
@@ -130,6 +133,8 @@ pub(super) fn items(
 struct Items;
 
 impl Counted for Items {
+    const IS_MANY: bool = false;
+
     #[inline]
     fn each(
         &self,
@@ -160,6 +165,8 @@ pub(super) fn pairs(
 struct Pairs<'s>(&'s Symbols);
 
 impl Counted for Pairs<'_> {
+    const IS_MANY: bool = true;
+
     #[inline]
     fn each(
         &self,

@@ -97,7 +97,9 @@ impl Model {
             }
             let search = Search { sample, thinned, thin, threads, fallback: &fallback };
             let alone_bits = total(&alone, &item_lengths);
-            let least = least(keys / thin).max(2);
+            // Words cost nothing as long as there are enough of them, so that even pairs that occur once
+            // are worth theirs where the text is short.
+            let least = least(keys / thin);
             let found = search.pairs(&mut symbols, &keys_by_id, item_lengths.clone(), least)?;
             let pays = found.bits + alone_bits / (1 << 16) * PAIRS_GAIN_MIN < alone_bits;
             if bigrams == Bigrams::On || pays {

@@ -1,7 +1,7 @@
 //! Whole databases checked: nothing to find in good ones, every broken rule in damaged ones.
 
 use traildb::{
-    Builder, Reader, Uuid,
+    Builder, Options, Reader, Uuid,
     verify::{Finding, Report, Severity, Verifier},
 };
 
@@ -163,7 +163,7 @@ fn rules_that_reading_does_not_check() {
             "(package)",
             "padding",
         ),
-        ("a header's checksum", put(1024 + 3, b"x"), Severity::Warning, "(package)", "checksum"),
+        ("a header's checksum", put(1024 + 3, b"x"), Severity::Error, "(package)", "checksum"),
         (
             "the end of the archive",
             put(file.len() - 1, b"x"),
@@ -197,6 +197,62 @@ fn rules_that_reading_does_not_check() {
         };
         assert!(report.findings.iter().any(|f| hit(&f)), "{what}: {report:?}");
     }
+}
+
+/// Readers go by the index alone: of a package that had lost a byte before its last member they read other UUIDs
+/// than were written, and it was called sound, with a warning.
+#[test]
+fn a_package_that_has_lost_a_byte_is_not_sound() {
+    let file = package();
+    let uuids = member_at(&file, "uuids").0;
+    for at in [uuids - 512, uuids - 300, uuids - 1] {
+        for lost in [1, 16, 512] {
+            let mut file = file.clone();
+            file.drain(at - lost..at);
+            assert!(!of_package(&file).is_sound(), "without {lost} bytes before {at}");
+        }
+    }
+}
+
+/// To every reader it is one that carries it once; the index refused what was called sound.
+#[test]
+fn an_event_that_carries_a_field_twice_is_not_sound() {
+    let folder = scratch();
+    let path = folder.path().join("db");
+    let options = Options::default().directory(true);
+    let mut builder = Builder::with_options(&["a"], options).unwrap();
+    builder.add(Uuid::from_number(1), 5, &["x"]).unwrap();
+    builder.add(Uuid::from_number(2), 6, &["y"]).unwrap();
+    builder.finish(&path).unwrap();
+    let read = |name: &str| std::fs::read(path.join(name)).unwrap();
+    let names = ["version", "info", "fields", "lexicon.a", "trails.codebook", "uuids"];
+    let mut members: Members = names.iter().map(|&name| (name.to_owned(), read(name))).collect();
+
+    // Literals: a 0, the field in two bits, the number in one for the time, and in two for the field.
+    let (time, a) = (|delta| [(0, 1), (0, 2), (delta, 1)], |number| [(0, 1), (1, 2), (number, 2)]);
+    let trail = |symbols: &[[(u32, u32); 3]]| {
+        let bits: u32 = 3 + symbols.iter().flatten().map(|&(_, bits)| bits).sum::<u32>();
+        let (mut out, mut at) = (u64::from(8 * bits.div_ceil(8) - bits), 3);
+        for &(value, bits) in symbols.iter().flatten() {
+            out |= u64::from(value) << at;
+            at += bits;
+        }
+        out.to_le_bytes()[..bits.div_ceil(8) as usize].to_vec()
+    };
+    let mut put = |first: &[[(u32, u32); 3]]| {
+        let trails = [trail(first), trail(&[time(1), a(2)])];
+        let ends = [0, trails[0].len(), trails[0].len() + trails[1].len()];
+        let toc = ends.iter().flat_map(|&end| (end as u32).to_le_bytes()).collect();
+        members.insert("trails.toc".to_owned(), toc);
+        members.insert("trails.data".to_owned(), [trails.concat(), vec![0; 8]].concat());
+        of_members(&members, 1)
+    };
+    let report = put(&[time(0), a(1)]);
+    assert_eq!((report.errors, report.warnings, report.events), (0, 0, 2), "{report:?}");
+    let report = put(&[time(0), a(2), a(1)]);
+    assert!(!report.is_sound(), "{report:?}");
+    assert!(report.findings[0].reason.contains("twice"), "{report:?}");
+    assert_eq!(report.findings[0].trail, Some(0));
 }
 
 #[test]
