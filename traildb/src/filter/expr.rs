@@ -14,8 +14,10 @@ use super::{
 };
 use crate::{error::Error, item::Item, read::Reader, storage::Storage};
 
-/// A filter may come to so many clauses.
+/// Clauses that have to be multiplied out may come to so many.
 const CLAUSES_MAX: usize = 4096;
+/// And all of a filter to so many, which are no more than its text has where nothing is multiplied.
+const ALL_MAX: usize = 1 << 20;
 /// And to so many items in all of them, where clauses had to be multiplied out.
 const ITEMS_MAX: usize = 1 << 22;
 
@@ -77,8 +79,8 @@ pub enum BindError {
     Text(#[from] ParseError),
     /// The filter has too many alternatives of alternatives to be brought into clauses.
     #[error(
-        "the filter is too large: brought into clauses that all must hold, it has more than \
-         {CLAUSES_MAX} of them or {ITEMS_MAX} values; take some of its parentheses apart"
+        "the filter is too large: alternatives of parentheses come to more than {CLAUSES_MAX} clauses \
+         that all must hold, or {ITEMS_MAX} values, or there are more than {ALL_MAX} clauses in all"
     )]
     TooLarge,
     /// The database could not be read.
@@ -145,6 +147,20 @@ impl Leaf {
             Place { text: Arc::from(&*self.field), at: 0 }
         });
         ParseError::new(place, reason)
+    }
+
+    /// The same, where the text names the file of values.
+    fn error_at_file(&self, reason: String) -> ParseError {
+        let error = self.error(reason);
+        // No field's name has an @, nor has what stands between it and the value.
+        let at =
+            self.place.as_ref().and_then(|Place { text, at }| Some(at + text[*at..].find('@')?));
+        match (&self.place, at) {
+            (Some(place), Some(at)) => {
+                ParseError::new(Place { text: place.text.clone(), at }, error.reason())
+            }
+            _ => error,
+        }
     }
 }
 
@@ -234,8 +250,8 @@ impl Expr {
     ) -> Result<Expr, ParseError> {
         self.0.leaves_mut(&mut |leaf| {
             let Values::File(path) = &leaf.values else { return Ok(()) };
-            let bytes =
-                read(path).map_err(|error| leaf.error(format!("{}: {error}", path.display())))?;
+            let failed = |error| leaf.error_at_file(format!("{}: {error}", path.display()));
+            let bytes = read(path).map_err(failed)?;
             leaf.values = Values::These(match format {
                 FileValues::Whole => vec![bytes],
                 FileValues::Lines => {
@@ -394,7 +410,7 @@ fn conjunction(
     let mut all = Vec::new();
     for node in nodes {
         all.extend(clauses(node, negate, sets)?);
-        if all.len() > CLAUSES_MAX {
+        if all.len() > ALL_MAX {
             return Err(BindError::TooLarge);
         }
     }
@@ -420,7 +436,7 @@ fn disjunction(
     }
     let mut product = vec![united(common)];
     for factor in factors {
-        if product.len() * factor.len() > CLAUSES_MAX {
+        if product.len().saturating_mul(factor.len()) > CLAUSES_MAX {
             return Err(BindError::TooLarge);
         }
         let mut next = Vec::with_capacity(product.len() * factor.len());

@@ -10,6 +10,7 @@
 mod date; // points in time as text
 mod expr; // names and bytes; binding them to a database
 mod parse; // the grammar
+mod compat; // that of the C library's command
 mod place; // errors that show where
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
     sync::Arc,
 };
 
+pub use compat::parse_compat;
 pub use expr::{BindError, Expr, FileValues, UnknownFields};
 pub use parse::parse;
 pub use place::ParseError;

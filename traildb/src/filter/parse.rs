@@ -9,10 +9,11 @@
 //!   value   := bare | "quoted" | @file               `field=` asks for the empty value
 //! ```
 //!
-//! Every filter that the C library's command understands means the same here. In particular a bare
-//! value goes up to the next blank, whatever it holds: `title=AT&T` asks for `AT&T`, so an `&`
-//! between clauses has blanks around it. Inside parentheses, a `)` that closes none of the value's
-//! own ends it too. What is new starts with a character that no field's name starts with, or stands
+//! What the C library's command understands means the same here, but for a `)` in a bare value that
+//! closes nothing, which is an error ([`parse_compat`](super::parse_compat()) takes it). In particular
+//! a bare value goes up to the next blank: `title=AT&T` asks for `AT&T`, so an `&` between clauses has
+//! blanks around it. Inside parentheses, a `)` that closes none of the value's own ends it too. What is
+//! new starts with a character that no field's name starts with, or stands
 //! where a value starts with a quote.
 
 use std::sync::Arc;
@@ -239,8 +240,12 @@ impl Parser<'_> {
             match byte {
                 _ if is_blank(byte) => break,
                 b')' if self.groups > 0 && open == 0 => break,
+                b')' if open == 0 => {
+                    let reason = "no parenthesis is open here; quotes make it a part of the value";
+                    return Err(self.error_at(self.at + len, reason));
+                }
                 b'(' => open += 1,
-                b')' => open = open.saturating_sub(1),
+                b')' => open -= 1,
                 _ => {}
             }
             len += 1;
@@ -356,7 +361,7 @@ mod tests {
             ("values go to a blank", "a=b&c=d", "a:b&c=d"),
             ("an & that touches what follows", "a=b &c=d", "{a:b & c:d}"),
             ("equal signs in values", "a==b c=!=", "[a:=b | c:!=]"),
-            ("parentheses in values", "a=b) c=(d", "[a:b) | c:(d]"),
+            ("parentheses in values", "a=b(c) d=(e f=\")\"", "[a:b(c) | d:(e | f:)]"),
             ("a file", "a=@b c!=@\"d e\"", "[a@b | !c@d e]"),
             ("an address in a value", "a=b@c", "a:b@c"),
             (
@@ -403,6 +408,8 @@ mod tests {
             ("an open parenthesis", "a=b & (c=d", 6),
             ("a closed one", "(a=b)) c=d", 5),
             ("an empty one", "a=b & ()", 7),
+            ("one that closes nothing", "a=b) c=d", 3),
+            ("and behind one that does", "a=(b)) c=d", 5),
             ("no blank between", "(a=b)(c=d)", 5),
             ("an open quote", "a=b c=\"d", 6),
             ("after a quote", "a=\"b\"c", 5),

@@ -141,8 +141,9 @@ fn shards_are_asked_as_one() {
 fn filters_that_cannot_be_meant() {
     let sample = three();
     let (logs, one) = (sample.beside("logs"), sample.beside("logs/a"));
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 8] = [
         (&["query", "-i", &one, "-F", "a"], 2, "^"),
+        (&["query", "-i", &one, "-F", "a=x)"], 2, "no parenthesis is open"),
         (&["query", "-i", &one, "-F", "a=x & zz=y"], 2, "\"zz\""),
         (&["query", &logs, "-F", "a=x & zz=y"], 2, "\"zz\""),
         (&["dump", &logs, "-F", "zz=y"], 2, "\"zz\""),
@@ -157,4 +158,7 @@ fn filters_that_cannot_be_meant() {
     }
     // The C library's tool lets it pass.
     assert_eq!(printed(&["dump", "--compat", "-i", &one, "-F", "zz=y"]), "");
+    assert_eq!(printed(&["dump", "--compat", "-i", &one, "-F", ""]), "", "as an empty clause");
+    assert_eq!(printed(&["dump", "--compat", "-i", &one, "-F", "a=\"x\""]), "", "with quotes");
+    assert_eq!(printed(&["dump", "-i", &one, "-F", "a=\"x\""]).lines().count(), 1);
 }

@@ -1,0 +1,58 @@
+//! The text of filters as the C library's command reads it.
+//!
+//! ```text
+//!   filter := clause { "&..." clause }      a word that starts with an & ends a clause
+//!   clause := { word }                      words between blanks; of none, nothing matches
+//!   word   := field ( "=" | "!=" ) value    the value goes to the blank, quotes and all
+//! ```
+
+use std::sync::Arc;
+
+use super::{
+    expr::{Expr, Leaf, Node, Values},
+    place::{ParseError, Place},
+};
+
+/// Reads the text of a filter as the C library's command does: quotes, parentheses and negation mean
+/// nothing, an empty clause matches nothing, and so does an empty text.
+///
+/// ```
+/// # fn main() -> Result<(), traildb::filter::ParseError> {
+/// use traildb::filter::parse_compat;
+///
+/// parse_compat("user=alice user=bob && action!=login")?;
+/// parse_compat(r#"page="Main"#)?; // with a quote in front
+/// assert_eq!(parse_compat("user=alice time>2").unwrap_err().at(), 11);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`ParseError`] names the first word without a `=`.
+pub fn parse_compat(text: &str) -> Result<Expr, ParseError> {
+    let source: Arc<str> = text.into();
+    let mut clauses = vec![Vec::new()];
+    for word in text.split([' ', '\t', '\n', '\r']).filter(|word| !word.is_empty()) {
+        if word.starts_with('&') {
+            clauses.push(Vec::new());
+            continue;
+        }
+        let place =
+            Place { text: source.clone(), at: word.as_ptr() as usize - text.as_ptr() as usize };
+        let Some((name, value)) = word.split_once('=') else {
+            return Err(ParseError::new(place, "= or != and a value are expected in each word"));
+        };
+        let (field, negated) = match name.strip_suffix('!') {
+            Some(field) => (field, true),
+            None => (name, false),
+        };
+        let values = match value.strip_prefix('@') {
+            Some(path) => Values::File(path.into()),
+            None => Values::These(vec![value.as_bytes().to_vec()]),
+        };
+        let leaf = Node::Leaf(Leaf { field: field.into(), values, place: Some(place) });
+        let last = clauses.last_mut().expect("there is always one");
+        last.push(if negated { Node::not(leaf) } else { leaf });
+    }
+    Ok(Expr(Node::all(clauses.into_iter().map(Node::any).collect())))
+}
