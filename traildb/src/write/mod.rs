@@ -49,7 +49,7 @@ use self::{
     model::Model,
     pack::{Lexicons, Parts},
     sample::{Sample, Sampler},
-    spill::{Joined, Spill, Spilled},
+    spill::{Joined, Spill, Spilled, remove_stale},
     symbols::Literals,
 };
 use crate::{
@@ -141,6 +141,11 @@ impl Builder {
             threads => threads,
         };
         let threads = threads.min(THREADS_MAX);
+        // Whether this one will spill or not, it is the next one there.
+        if options.memory_bytes > 0 {
+            let parent = options.temporary_directory.clone();
+            remove_stale(&parent.unwrap_or_else(env::temp_dir));
+        }
         let batches = Batches::new(fields.len(), threads);
         let totals = Totals { events: 0, cells: 0, time_min: u64::MAX, time_max: 0 };
         Ok(Builder { options, threads, fields, batches, totals, spill: None, failed: None })

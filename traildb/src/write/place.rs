@@ -16,7 +16,7 @@ use std::{
         self,
         ErrorKind::{AlreadyExists, InvalidInput, NotFound, PermissionDenied, Unsupported},
     },
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -78,10 +78,11 @@ impl Unfinished {
             .ok_or_else(|| io::Error::new(InvalidInput, "this is no name for a database"))?;
         check_target(target, directory, replace)?;
         let folder = folder(target);
-        remove_stale(folder, name)?;
+        let stem = stem(name);
+        remove_stale(folder, stem)?;
         // Somebody who removes what is stale may take ours for it before it is locked: try again.
         for _ in 0..100 {
-            let mut part = name.to_owned();
+            let mut part = stem.to_owned();
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
             part.push(format!(".{}-{n}{SUFFIX}", std::process::id()));
             let path = folder.join(part);
@@ -199,6 +200,21 @@ fn remove_stale(folder: &Path, name: &std::ffi::OsStr) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The start of a name, with room behind it for what tells parts apart: names have 255 bytes at most.
+/// Long names may have it in common, which does no harm, since a part that has an owner is left alone.
+fn stem(name: &OsStr) -> &OsStr {
+    const NAME_BYTES_MAX: usize = 255;
+    // A process's number has 10 digits at most, and one of its parts 20.
+    const MARK_BYTES_MAX: usize = ".4294967295-18446744073709551615".len() + SUFFIX.len();
+    let bytes = name.as_bytes();
+    let mut end = bytes.len().min(NAME_BYTES_MAX - MARK_BYTES_MAX);
+    // Not inside a character, where there are any: some file systems take whole ones only.
+    if let Some(text) = name.to_str() {
+        end = text.floor_char_boundary(end);
+    }
+    OsStr::from_bytes(&bytes[..end])
 }
 
 /// Whether this is what tells parts of one name apart: the process, and its number there.
@@ -330,6 +346,25 @@ mod tests {
             assert_eq!(fs::read(at("a")).unwrap(), b"new", "{how}");
             assert_eq!(fs::read(at("b/info")).unwrap(), b"new", "{how}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "{how}: no litter");
+        }
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_names_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x".repeat(255), "\u{20ac}".repeat(85)] {
+            let target = folder.path().join(&name);
+            let unfinished = Unfinished::file(&target, false).unwrap();
+            let part = unfinished.path().file_name().unwrap().to_owned();
+            assert!(Unfinished::is_name(&part) && part.to_str().is_some(), "{part:?}");
+            drop(unfinished);
+            // One that a dead process left, whose lock is gone with it.
+            let stale = part.to_str().unwrap().replace(&format!("{}-", std::process::id()), "1-");
+            fs::write(folder.path().join(&stale), "").unwrap();
+            Unfinished::file(&target, false).unwrap().place().unwrap();
+            assert!(target.exists());
+            fs::remove_file(&target).unwrap();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no litter");
         }
     }
 

@@ -1,7 +1,8 @@
 //! A folder of its own for the temporary files of one builder.
 //!
 //! It is locked while its builder lives, and removed with it. A process that is killed leaves it
-//! behind without the lock; whoever makes the next one beside it removes it.
+//! behind without the lock; the next builder whose folder would be beside it removes it. A file of a
+//! name that nobody else gives says that a folder is one of these.
 
 use std::{
     ffi::OsStr,
@@ -24,6 +25,9 @@ const PREFIX: &str = "traildb-spill-";
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 256 << 10;
 
+/// The file that says what a folder is.
+const MARKER: &str = "traildb-spill";
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The folder.
@@ -36,15 +40,9 @@ pub(in super::super) struct Folder {
 }
 
 impl Folder {
-    /// A new folder in `parent`. Removes those of dead owners.
+    /// A new folder in `parent`.
     pub(in super::super) fn create(parent: &Path) -> Result<Folder, Error> {
         let create = || {
-            for entry in fs::read_dir(parent)? {
-                let entry = entry?;
-                if is_ours(&entry.file_name()) && entry.file_type()?.is_dir() {
-                    place::remove_if_unowned(&entry.path());
-                }
-            }
             for _ in 0..100 {
                 let n = NEXT.fetch_add(1, Ordering::Relaxed);
                 let path = parent.join(format!("{PREFIX}{}-{n}", std::process::id()));
@@ -57,6 +55,7 @@ impl Folder {
                 let Ok(file) = File::open(&path) else { continue };
                 file.lock()?;
                 if place::same(&file, &path) {
+                    File::create_new(path.join(MARKER))?;
                     return Ok(Folder { path, _file: file, next: AtomicU64::new(0) });
                 }
             }
@@ -75,8 +74,25 @@ impl Folder {
     }
 }
 
+/// Removes the folders in `parent` whose owners are dead. What cannot be looked at or removed is left.
+pub(in super::super) fn remove_stale(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && is_name(&entry.file_name()) && is_marked(&entry.path()) {
+            place::remove_if_unowned(&entry.path());
+        }
+    }
+}
+
+/// Whether a folder has the marker, or nothing in it: then its owner was killed before there was one.
+fn is_marked(folder: &Path) -> bool {
+    let is_empty = || fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+    folder.join(MARKER).symlink_metadata().is_ok_and(|marker| marker.is_file()) || is_empty()
+}
+
 /// Whether a name is the prefix, a process and a number.
-fn is_ours(name: &OsStr) -> bool {
+fn is_name(name: &OsStr) -> bool {
     let rest = name.as_encoded_bytes().strip_prefix(PREFIX.as_bytes());
     rest.is_some_and(|rest| rest.iter().all(|b| b.is_ascii_digit() || *b == b'-'))
 }
@@ -164,5 +180,35 @@ impl Writer {
     /// A part of the file up to what was put so far.
     pub(in super::super) fn part_from(&self, start: u64, record_max: usize) -> Part {
         Part { path: self.path.clone(), range: start..self.len(), record_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_dead_owners_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let at = |name: &str| parent.path().join(name);
+        let made: [(&str, &[&str]); 5] = [
+            ("traildb-spill-1-0", &[MARKER, "data-0"]),
+            ("traildb-spill-1-1", &[]),
+            ("traildb-spill-1-2", &["thesis.tex"]),
+            ("traildb-spill-mine", &[MARKER]),
+            ("logs", &[MARKER]),
+        ];
+        for (folder, files) in made {
+            fs::create_dir(at(folder)).unwrap();
+            files.iter().for_each(|file| fs::write(at(folder).join(file), "x").unwrap());
+        }
+        let living = Folder::create(parent.path()).unwrap();
+        remove_stale(parent.path());
+        assert!(living.path.join(MARKER).exists(), "it has an owner");
+        drop(living);
+        let left = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["logs", "traildb-spill-1-2", "traildb-spill-mine"]);
     }
 }

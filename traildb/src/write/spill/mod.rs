@@ -16,7 +16,7 @@ use std::path::Path;
 
 pub(super) use self::{
     dictionary::Lexicon,
-    folder::{Folder, Writer},
+    folder::{Folder, Writer, remove_stale},
     merge::Merged,
 };
 use super::{group::Block, sample::Sampler, values::Values, window::Part};
