@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// The world did not do its part.
     Failed(String),
+    /// An index is damaged; without it, it would be done.
+    Index(String),
     /// None of what was asked for is there.
     Nothing(String),
     /// Done, but for databases that were passed over.
@@ -29,7 +31,7 @@ impl Failure {
     /// The exit code of the process; `--help` lists them.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Failure::Failed(_) => 1,
+            Failure::Failed(_) | Failure::Index(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Nothing(_) => 3,
             Failure::Partial(_) => 4,
@@ -44,6 +46,7 @@ impl Failure {
         match self {
             Failure::Usage(text)
             | Failure::Failed(text)
+            | Failure::Index(text)
             | Failure::Nothing(text)
             | Failure::Partial(text)
             | Failure::Damaged(text) => Some(text),
@@ -74,7 +77,15 @@ impl Display for Failure {
 impl From<traildb::Error> for Failure {
     fn from(error: traildb::Error) -> Failure {
         match error {
-            traildb::Error::NoSuchField { .. } => Failure::Usage(error.to_string()),
+            traildb::Error::NoSuchField { .. }
+            | traildb::Error::Input(traildb::InputError::Memory { .. }) => {
+                Failure::Usage(error.to_string())
+            }
+            traildb::Error::Damaged { ref member, .. } if member == traildb::index::MEMBER => {
+                Failure::Index(format!(
+                    "{error}; make it again with `tdb index`, or pass --no-index"
+                ))
+            }
             _ => Failure::Failed(error.to_string()),
         }
     }

@@ -1,6 +1,10 @@
 //! `--filter`, `--from` and `--until`: which events are wanted.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use traildb::{
     Filter,
@@ -19,13 +23,14 @@ Filters:
   user=\"Main Page\"   quotes around values with blanks; a= is the empty value
   user=@FILE         the value in a file, or with --filter-files lines any of its lines
   !(a=b & c=d)       parentheses and negation
+  a=b&c              the value `b&c`: an & between clauses has blanks around it
   time>=2016-01-01   times as ISO 8601 (UTC) or as numbers; also < <= > = !=";
 
 /// Which events are wanted.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Takes only the events that match; see below.
-    #[arg(short = 'F', long, value_name = "FILTER")]
+    #[arg(short = 'F', long, value_name = "FILTER", allow_hyphen_values = true)]
     filter: Option<String>,
 
     /// Takes only events from this time on: ISO 8601 (UTC), as 2016-01-31T12:00:00Z or 2016-01, or a
@@ -44,8 +49,9 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The condition, if there is any.
-    pub(crate) fn expr(&self) -> Result<Option<Expr>, Failure> {
+    /// The condition, if there is any. With `compat` the filter means what it does to the C library's
+    /// tool.
+    pub(crate) fn expr(&self, compat: bool) -> Result<Option<Expr>, Failure> {
         let mut all: Option<Expr> = None;
         let mut add = |expr| {
             all = Some(match all.take() {
@@ -54,9 +60,12 @@ impl Args {
             })
         };
         if let Some(text) = &self.filter {
-            // As for the C library's tool: an empty filter lets everything pass.
-            if !text.trim().is_empty() {
-                add(filter::parse(text).map_err(|error| Failure::Usage(error.to_string()))?);
+            let usage = |error: filter::ParseError| Failure::Usage(error.to_string());
+            if compat {
+                add(filter::parse_compat(text).map_err(usage)?);
+            } else if !text.trim().is_empty() {
+                // An empty filter lets everything pass.
+                add(filter::parse(text).map_err(usage)?);
             }
         }
         for (option, sign, text) in [("--from", ">=", &self.from), ("--until", "<", &self.until)] {
@@ -81,11 +90,18 @@ impl Args {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let stat = fs::metadata(path)?;
-    if stat.is_file() && stat.len() > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "values have at most 1 GiB"));
+    read_at_most(path, FILE_BYTES_MAX)
+}
+
+/// The bytes of a file, or of a device or a pipe, which may have no end.
+pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        let text = format!("longer than {max} bytes, which is the most that is read of it");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
-    fs::read(path)
+    Ok(bytes)
 }
 
 /// `expr` for each database. A field that one lacks has no value there.
@@ -98,4 +114,20 @@ pub(crate) fn bind(expr: &Expr, databases: &[Database<'_>]) -> Result<Vec<Filter
         })
     };
     databases.iter().enumerate().map(bind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_not_read_to_it() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary directory");
+        std::fs::write(&file, "12345").expect("room");
+        assert_eq!(read_at_most(file.path(), 5).expect("as long as it may be"), b"12345");
+        for path in [file.path(), Path::new("/dev/zero")] {
+            let error = read_at_most(path, 4).expect_err("it is longer");
+            assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{}", path.display());
+        }
+    }
 }

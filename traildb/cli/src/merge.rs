@@ -20,7 +20,7 @@ use crate::{
     stats::{self, Tally},
     threads,
     values::{Form, Values},
-    walk::{Batch, Step, Walk},
+    walk::{Asked, Batch, Step, Walk},
     writing,
 };
 
@@ -62,9 +62,13 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let began = Instant::now();
     let target = args.writing.target(&args.output)?;
-    let selection = args.selection.read(false)?;
+    args.selection.read(false)?.without_damaged_index(|selection| merge(args, &target, selection))
+}
+
+/// Merges what is selected into `target`.
+fn merge(args: &Args, target: &writing::Target, selection: &Selection<'_>) -> Result<(), Failure> {
+    let began = Instant::now();
     let mut memory = args.writing.memory();
     let parts = Parts::of(memory.bytes);
     let shards = args.inputs.shards_within(None, selection.index, parts.fetched)?;
@@ -73,13 +77,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     if databases.iter().any(Database::is_remote) && memory.bytes > 0 {
         memory.reserved = shards.opener.budget() + parts.batch + parts.values;
     }
-    let filled = fill(args, &target, &selection, &shards, &open, &databases, (memory, parts));
-    // What a failed merge has cost is worth knowing too.
-    args.stats.print(&Tally::of(&databases), &shards.opener);
+    let filled = fill(args, target, selection, &shards, &open, &databases, (memory, parts));
+    // What a failed merge has cost is worth knowing too, but not before it begins anew.
+    if !matches!(filled, Err(Failure::Index(_))) {
+        args.stats.print(&Tally::of(&databases), &shards.opener);
+    }
     let builder = filled?;
     drop(open);
 
-    args.writing.write(builder, &target, began)?;
+    args.writing.write(builder, target, began)?;
     shards.result()
 }
 
@@ -117,10 +123,12 @@ fn fill(
 ) -> Result<Builder, Failure> {
     selection.check(databases)?;
     let (mut walks, mut left) = (Vec::new(), Vec::new());
+    let mut found = 0;
     for (at, database) in databases.iter().enumerate() {
         match walk(selection, &open[at..=at], &databases[at..=at]) {
-            Ok(mut walk) => {
+            Ok((mut walk, asked)) => {
                 walk.hold_at_most(parts.batch);
+                found += asked.map_or(0, |asked| asked.found);
                 walks.push(walk);
                 left.push(*database);
             }
@@ -131,6 +139,12 @@ fn fill(
     // Of none at all nothing is made.
     if left.is_empty() {
         shards.result()?;
+    }
+    if let Some(uuids) = &selection.uuids
+        && found == 0
+        && !(left.is_empty() || uuids.is_empty())
+    {
+        return Err(selection::none_there(uuids.len(), left.len() as u64));
     }
     let names = union(&left)?;
     let mut builder = args.writing.builder(names.all(), &args.threads, target, memory)?;
@@ -160,16 +174,16 @@ fn fill(
     Ok(builder)
 }
 
-/// The walk over one shard, with all of its fields.
+/// The walk over one shard, with all of its fields, and which of the UUIDs are there.
 fn walk<'d>(
     selection: &Selection<'_>,
     open: &'d [Opened<Store>],
     databases: &[Database<'_>],
-) -> Result<Walk<'d>, Ended> {
+) -> Result<(Walk<'d>, Option<Asked>), Ended> {
     let own = Names::of(databases)?;
     let mut walk = Walk::new(open, databases, &select::fields(&own), &own)?;
-    selection.apply(&mut walk, databases)?;
-    Ok(walk)
+    let asked = selection.apply(&mut walk, databases)?;
+    Ok((walk, asked))
 }
 
 /// The fields of the new database, in their order.

@@ -3,11 +3,15 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, BufWriter, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use traildb::Unfinished;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, open};
 
 /// Bytes collected for one system call.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -18,6 +22,10 @@ pub(crate) struct Output {
     sink: BufWriter<Box<dyn Write>>,
     name: String,
     unfinished: Option<Unfinished>,
+    /// Bytes so far.
+    put: usize,
+    /// Set once some of them are out.
+    out: Arc<AtomicBool>,
 }
 
 impl Output {
@@ -26,6 +34,10 @@ impl Output {
     pub(crate) fn create(path: &str) -> Result<Output, Failure> {
         let (sink, name, unfinished): (Box<dyn Write>, _, _) = match path {
             "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
+            url if open::is_url(url) => {
+                let url = open::without_options(url);
+                return Err(Failure::Usage(format!("{url}: this goes to local files and pipes")));
+            }
             _ if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
                 let opened = OpenOptions::new().write(true).open(path);
                 let device = opened.map_err(|error| Failure::file(path, error))?;
@@ -38,11 +50,32 @@ impl Output {
                 (Box::new(file), path.to_owned(), Some(unfinished))
             }
         };
-        Ok(Output { sink: BufWriter::with_capacity(BUFFER_BYTES, sink), name, unfinished })
+        let sink = BufWriter::with_capacity(BUFFER_BYTES, sink);
+        Ok(Output { sink, name, unfinished, put: 0, out: Arc::default() })
+    }
+
+    /// Sets `out` once something is written that cannot be taken back.
+    pub(crate) fn tell(&mut self, out: &Arc<AtomicBool>) {
+        self.out = out.clone();
+    }
+
+    /// Takes back what was written. Returns false if some of it is out.
+    pub(crate) fn retract(self) -> bool {
+        let is_out = self.out.load(Ordering::Relaxed);
+        if !is_out {
+            // Dropped, it would write what it holds.
+            drop(self.sink.into_parts());
+        }
+        !is_out
     }
 
     /// Writes `bytes`.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.put = self.put.saturating_add(bytes.len());
+        // The buffer takes less than it has room for.
+        if self.put >= BUFFER_BYTES && self.unfinished.is_none() {
+            self.out.store(true, Ordering::Relaxed);
+        }
         self.sink.write_all(bytes).map_err(|error| Failure::output(&self.name, error))
     }
 

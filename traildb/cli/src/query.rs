@@ -15,7 +15,7 @@ use crate::{
     failure::Failure,
     filtering,
     output::{self, Output},
-    selection,
+    selection::{self, Selection},
     shards::{self, Shards},
     stats::{self, Tally},
     threads,
@@ -58,8 +58,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    args.selection.read(false)?.without_damaged_index(|selection| ask(args, selection))
+}
+
+/// Asks all databases, and prints the answer.
+fn ask(args: &Args, selection: &Selection<'_>) -> Result<(), Failure> {
     let began = Instant::now();
-    let selection = args.selection.read(false)?;
     let shards = args.inputs.shards(Some("a"), selection.index)?;
     let names: Vec<&str> = shards.all.names().collect();
     let mut query = Query::default().threads(args.threads.count());
@@ -76,9 +80,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let found = shards.all.query_with(query, |number, reader| {
         tally.add(&shards.opener.database(names[number], &reader));
     });
-    // What a failed query has cost is worth knowing too.
-    args.stats.print(&tally, &shards.opener);
+    // What a failed query has cost is worth knowing too, but not before it begins anew.
+    if !matches!(found, Err(Failure::Index(_))) {
+        args.stats.print(&tally, &shards.opener);
+    }
     let found = found?;
+    if let Some(uuids) = &selection.uuids
+        && found.trails_asked == 0
+        && found.shards > 0
+        && !uuids.is_empty()
+    {
+        return Err(selection::none_there(uuids.len(), found.shards));
+    }
 
     if args.trails {
         print_trails(&found.matches, args.json)?;

@@ -1,10 +1,13 @@
 //! Which trails (`--uuids`) and which fields (`--fields`).
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, path::Path};
 
 use traildb::{Fields, Uuid};
 
-use crate::{failure::Failure, open::Database, shards::Ended};
+use crate::{failure::Failure, filtering, open::Database, shards::Ended};
+
+/// The longest list of UUIDs: some 120 million.
+const LIST_BYTES_MAX: u64 = 4 << 30;
 
 /// One column of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +154,8 @@ pub(crate) fn uuids(list: &str, lenient: bool) -> Result<Vec<Uuid>, Failure> {
             }
         }
         Some(path) => {
-            let file = fs::read(path).map_err(|error| Failure::file(path, error))?;
+            let file = filtering::read_at_most(Path::new(path), LIST_BYTES_MAX);
+            let file = file.map_err(|error| Failure::file(path, error))?;
             for (line, number) in file.split(|&b| b == b'\n').zip(1u64..) {
                 let line = line.trim_ascii();
                 if !line.is_empty() {

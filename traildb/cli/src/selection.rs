@@ -38,7 +38,7 @@ pub(crate) struct Selection<'a> {
 
 impl Args {
     /// Reads what the options say. With `lenient`, what is no UUID and what is no field is passed
-    /// over, as in the C library's tool.
+    /// over, and a filter means what it does to the C library's tool.
     pub(crate) fn read(&self, lenient: bool) -> Result<Selection<'_>, Failure> {
         let uuids = self.uuids.as_deref().map(|list| select::uuids(list, lenient)).transpose()?;
         let uuids = uuids.map(|mut uuids| {
@@ -46,14 +46,37 @@ impl Args {
             uuids.dedup();
             uuids
         });
-        let expr = self.filter.expr()?;
+        let expr = self.filter.expr(lenient)?;
         // Without a filter every trail matches, whatever an index says.
         let index = expr.is_some().then_some(&self.index);
         Ok(Selection { expr, uuids, index, lenient })
     }
 }
 
+/// What is said where none of the UUIDs is in any of so many databases.
+pub(crate) fn none_there(uuids: usize, databases: u64) -> Failure {
+    let of = if databases > 1 { "databases" } else { "database" };
+    Failure::Nothing(format!("none of the {uuids} UUIDs is in the {of}"))
+}
+
 impl Selection<'_> {
+    /// Does what gives its result at the end, with indexes. Should one turn out to be damaged that
+    /// nobody has named, it is told, and all is done again without: an index says nothing that its
+    /// database does not.
+    pub(crate) fn without_damaged_index(
+        mut self,
+        mut run: impl FnMut(&Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        match run(&self) {
+            Err(Failure::Index(text)) if self.index.is_some_and(|index| !index.is_named()) => {
+                side::ignored(&text);
+                self.index = None;
+                run(&self)
+            }
+            done => done,
+        }
+    }
+
     /// Makes sure that some of these databases has each field of the filter.
     pub(crate) fn check(&self, databases: &[Database<'_>]) -> Result<(), Failure> {
         match &self.expr {

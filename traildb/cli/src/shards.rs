@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use traildb::shards::{Opened, ShardError};
@@ -54,6 +54,8 @@ pub(crate) struct Shards<'a> {
     keep_going: bool,
     /// Of those that were passed over, how many gave something before.
     in_part: AtomicUsize,
+    /// Whether results are out, so that nothing can be done again.
+    pub(crate) settled: Arc<AtomicBool>,
 }
 
 /// Why work on several databases that are open came to an end.
@@ -127,7 +129,8 @@ impl Args {
             let opener = opener.clone();
             all.add(name.clone(), move || opener.open(&name));
         }
-        Ok(Shards { all, opener, keep_going: self.keep_going, in_part: AtomicUsize::new(0) })
+        let (in_part, settled) = (AtomicUsize::new(0), Arc::default());
+        Ok(Shards { all, opener, keep_going: self.keep_going, in_part, settled })
     }
 }
 
@@ -145,6 +148,11 @@ impl Shards<'_> {
         failure: Failure,
         in_part: bool,
     ) -> Result<(), Failure> {
+        let failure = match failure {
+            // A loss like any other.
+            Failure::Index(text) if self.settled.load(Ordering::Relaxed) => Failure::Failed(text),
+            failure => failure,
+        };
         if !(self.keep_going && in_part) {
             return self.all.pass_over(shard, failure);
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use traildb::{Builder, synth};
+use traildb::{Builder, Options, synth};
 
 use crate::{bytes, failure::Failure, output, progress};
 
@@ -27,8 +27,8 @@ pub(crate) struct Args {
     /// Equal seeds give equal events.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The database to be made.
-    #[arg(short, long, default_value = "a.tdb")]
+    /// The database to be made: a file that does not exist yet.
+    #[arg(short, long, default_value = "a.tdb", allow_hyphen_values = true)]
     output: PathBuf,
 }
 
@@ -43,7 +43,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         let text = "at least one trail, one title, and as many events as trails are needed";
         return Err(Failure::Usage(text.into()));
     }
-    let mut builder = Builder::new(&synth::FIELDS)?;
+    // Looked at again when it is put there: this look only spares the work in between.
+    if args.output.symlink_metadata().is_ok() {
+        return Err(Failure::file(&args.output, "exists already, and is not overwritten"));
+    }
+    let options = Options::default().keep_existing(true);
+    let mut builder = Builder::with_options(&synth::FIELDS, options)?;
     let bar = progress::bar(spec.events, "events", false);
     synth::fill(&spec, &mut builder, |events| bar.set_position(events))?;
     bar.finish_and_clear();

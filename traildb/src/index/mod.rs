@@ -41,6 +41,9 @@ use crate::{
 /// What is added to the name of a database to name its index.
 pub const SUFFIX: &str = ".tdbidx";
 
+/// What [`Error::Damaged`] calls the member, where an index is what is damaged.
+pub const MEMBER: &str = "index";
+
 /// Where the index of the database at `path` is by convention: `events.tdb` has
 /// `events.tdb.tdbidx`, and the directory `events` has `events.tdbidx`.
 pub fn path_of(path: &Path) -> PathBuf {

@@ -15,6 +15,7 @@ use std::{
 
 use crc_fast::{CrcAlgorithm, checksum};
 
+use super::MEMBER;
 use crate::{
     container::{Member, Members, Plan},
     error::Error,
@@ -47,8 +48,8 @@ pub(super) struct Pages<S: Storage> {
 
 impl<S: Storage> Pages<S> {
     pub(super) fn new(storage: S) -> Result<Pages<S>, Error> {
-        let members = Members::single("index", storage);
-        let member = members.need("index")?;
+        let members = Members::single(MEMBER, storage);
+        let member = members.need(MEMBER)?;
         if member.len == 0 || member.len % PAGE != 0 {
             let reason = format!("{} bytes are no whole pages: this is no index", member.len);
             return Err(member.damaged(&members, 0, reason));

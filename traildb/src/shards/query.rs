@@ -86,6 +86,9 @@ pub struct Found {
     pub users: u64,
     /// Events that match.
     pub events: u64,
+    /// Trails of the [UUIDs](Query::uuids) that were asked for, matching or not, those of different
+    /// shards counted each; without UUIDs all trails.
+    pub trails_asked: u64,
     /// All trails of the shards, matching or not.
     pub trails_all: u64,
     /// All events of the shards, matching or not.
@@ -180,6 +183,7 @@ impl Found {
         self.trails += one.trails;
         self.events += one.events;
         // What a file says of itself, which nobody has counted.
+        self.trails_asked = self.trails_asked.saturating_add(one.trails_asked);
         self.trails_all = self.trails_all.saturating_add(one.trails_all);
         self.events_all = self.events_all.saturating_add(one.events_all);
         self.first = [self.first, one.first].into_iter().flatten().min();
@@ -266,6 +270,7 @@ impl Asked<'_> {
         let mut found = Found {
             shards: 1,
             indexed: u64::from(reader.index().is_some()),
+            trails_asked: reader.trails(),
             trails_all: reader.trails(),
             events_all: reader.events(),
             ..Found::default()
@@ -275,6 +280,7 @@ impl Asked<'_> {
             Some(uuids) => {
                 let mut trails: Vec<u64> = reader.trail_ids(uuids)?.into_iter().flatten().collect();
                 trails.sort_unstable();
+                found.trails_asked = trails.len() as u64;
                 view.scan().trails(trails)
             }
         };

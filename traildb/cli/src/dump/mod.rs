@@ -99,7 +99,7 @@ pub(crate) struct Args {
     delimiter: u8,
 
     /// The fields to print, separated by commas; `uuid` and `time` count as fields. Default: all.
-    #[arg(short, long, value_name = "FIELDS")]
+    #[arg(short, long, value_name = "FIELDS", allow_hyphen_values = true)]
     fields: Option<String>,
 
     #[command(flatten)]
@@ -114,7 +114,8 @@ pub(crate) struct Args {
     json_no_empty: bool,
 
     /// Prints the bytes that the C library's tool prints: no quotes around CSV, no escapes in JSON,
-    /// values cut at NUL bytes. What is no UUID is then passed over, and finding none is no error.
+    /// values cut at NUL bytes. What is no UUID is then passed over, finding none is no error, and a
+    /// filter means what it does there.
     #[arg(long)]
     compat: bool,
 
@@ -142,10 +143,15 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let selection = args.selection.read(args.compat)?;
+    selection.without_damaged_index(|selection| dump(args, selection))
+}
+
+/// Prints what is selected.
+fn dump(args: &Args, selection: &Selection<'_>) -> Result<(), Failure> {
     let shards = args.inputs.shards(Some("a"), selection.index)?;
     let mut open = shards.open_all(args.threads.count())?;
     let found = loop {
-        let ended = match find(args, &selection, &shards, &open) {
+        let ended = match find(args, selection, &shards, &open) {
             Ok(found) => break Ok(found),
             Err(ended) => ended,
         };
@@ -160,8 +166,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let databases = shards.databases(&open);
     let done = found.and_then(|found| print(args, found, &shards, &databases));
-    // What a failed query has cost is worth knowing too.
-    args.stats.print(&Tally::of(&databases), &shards.opener);
+    // What a failed query has cost is worth knowing too, but not before it begins anew.
+    if !matches!(done, Err(Failure::Index(_))) {
+        args.stats.print(&Tally::of(&databases), &shards.opener);
+    }
     done?;
     shards.result()
 }
@@ -226,12 +234,22 @@ fn print(
     let printers = if threads > 1 { threads + 1 } else { 1 };
     let printer = || Printer::new(layout, args.compat, columns.clone(), databases, printers);
     let mut output = Output::create(&args.output)?;
+    output.tell(&shards.settled);
     let bar = progress::bar(walk.trails_max(), "trails", args.output == "-");
     let mut own = printer();
     own.head(&mut output)?;
-    match threads {
-        1 => walk.run(shards, &bar, |batch, lose| own.print(batch, &mut output, lose))?,
-        _ => print_ahead(walk, shards, &bar, threads, printer, &mut own, &mut output)?,
+    let walked = match threads {
+        1 => walk.run(shards, &bar, |batch, lose| own.print(batch, &mut output, lose)),
+        _ => print_ahead(walk, shards, &bar, threads, printer, &mut own, &mut output),
+    };
+    match walked {
+        Err(Failure::Index(text)) => {
+            return Err(match output.retract() {
+                true => Failure::Index(text),
+                false => Failure::Failed(text),
+            });
+        }
+        walked => walked?,
     }
     bar.finish_and_clear();
     output.finish()?;

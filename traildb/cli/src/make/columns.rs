@@ -40,8 +40,14 @@ enum From<'s> {
 
 impl Columns {
     /// Reads `--fields` (uuid and time if there is none): `name,name,...` or `FROM:name,...`, where
-    /// FROM is a column's number from 1, its name in the `header`, or a key of JSON.
-    pub(super) fn new(spec: Option<&str>, header: Option<&[String]>) -> Result<Columns, Failure> {
+    /// FROM is a column's number from 1, its name in the `header`, or a key of JSON. With `keys` it is
+    /// a key whatever it looks like: the keys of JSON may be numbers.
+    pub(super) fn new(
+        spec: Option<&str>,
+        header: Option<&[String]>,
+        keys: bool,
+    ) -> Result<Columns, Failure> {
+        let number = |from: &str| if keys { None } else { number(from) };
         let joined = header.map(|names| names.join(","));
         let parts: Vec<&str> = match (spec, header) {
             (Some(spec), _) => spec.split(',').collect(),
@@ -153,44 +159,44 @@ mod tests {
 
     #[test]
     fn by_order_and_number() {
-        let got = Columns::new(Some("uuid,x,time"), None).unwrap();
+        let got = Columns::new(Some("uuid,x,time"), None, false).unwrap();
         assert_eq!(got.columns, [To::Uuid, To::Field(0), To::Time]);
         assert_eq!(got.fields, ["x"]);
-        let got = Columns::new(Some("3:uuid,1:time"), None).unwrap();
+        let got = Columns::new(Some("3:uuid,1:time"), None, false).unwrap();
         assert_eq!(got.columns, [To::Time, To::Nowhere, To::Uuid]);
         assert_eq!(got.keys, [("uuid".to_owned(), To::Uuid), ("time".to_owned(), To::Time)]);
         for bad in ["uuid", "time,x", "uuid,time,uuid", "1:uuid,1:time", "", "uuid,,time,"] {
-            let got = Columns::new(Some(bad), None);
+            let got = Columns::new(Some(bad), None, false);
             let refused = got.as_ref().map_or(true, |c| c.fields.iter().any(String::is_empty));
             assert!(refused, "{bad}: {got:?}");
         }
         for bad in ["0:uuid,1:time", "a:uuid,b:time", "1:uuid,99999999999:time", "1:uuid,time"] {
-            assert!(Columns::new(Some(bad), None).unwrap().need_columns().is_err(), "{bad}");
+            assert!(Columns::new(Some(bad), None, false).unwrap().need_columns().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn by_the_names_of_a_header() {
         let header = names("when,who,what,uuid");
-        let got = Columns::new(Some("uuid,when:time,what"), Some(&header)).unwrap();
+        let got = Columns::new(Some("uuid,when:time,what"), Some(&header), false).unwrap();
         assert_eq!(got.columns, [To::Time, To::Nowhere, To::Field(0), To::Uuid]);
-        let got = Columns::new(Some("4:uuid,1:time,2:user"), Some(&header)).unwrap();
+        let got = Columns::new(Some("4:uuid,1:time,2:user"), Some(&header), false).unwrap();
         assert_eq!(got.columns, [To::Time, To::Field(0), To::Nowhere, To::Uuid]);
         assert_eq!(got.fields, ["user"]);
-        assert!(Columns::new(Some("uuid,time"), Some(&header)).is_err(), "no `time` there");
-        assert!(Columns::new(None, Some(&header)).is_err(), "no `time` there");
-        let got = Columns::new(None, Some(&names("time,uuid,a"))).unwrap();
+        assert!(Columns::new(Some("uuid,time"), Some(&header), false).is_err(), "no `time` there");
+        assert!(Columns::new(None, Some(&header), false).is_err(), "no `time` there");
+        let got = Columns::new(None, Some(&names("time,uuid,a")), false).unwrap();
         assert_eq!(got.columns, [To::Time, To::Uuid, To::Field(0)]);
     }
 
     #[test]
     fn by_the_keys_of_json() {
-        let got = Columns::new(Some("id:uuid,ts:time,3:x"), None).unwrap();
+        let got = Columns::new(Some("id:uuid,ts:time,404:x"), None, true).unwrap();
         let keys: Vec<&str> = got.keys.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(keys, ["id", "ts", "x"]);
+        assert_eq!(keys, ["id", "ts", "404"]);
         assert!(got.need_keys().is_ok());
         for bad in ["uuid,time,title:a,title:b", "uuid,time,a,a:b", "x:uuid,x:time"] {
-            assert!(Columns::new(Some(bad), None).unwrap().need_keys().is_err(), "{bad}");
+            assert!(Columns::new(Some(bad), None, true).unwrap().need_keys().is_err(), "{bad}");
         }
     }
 }

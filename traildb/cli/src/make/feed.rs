@@ -26,10 +26,19 @@ use super::{
 
 /// Bytes read at a time.
 const BLOCK: usize = 256 << 10;
-/// A row longer than this is no event: 64 MiB.
-pub(super) const ROW_BYTES_MAX: usize = 64 << 20;
+/// A row may always be so long: 64 MiB.
+const ROW_BYTES_LEAST: usize = 64 << 20;
+/// A row is never longer: batches count their bytes in 31 bits.
+const ROW_BYTES_MOST: usize = 1 << 30;
 /// Batches between the threads.
 const BATCHES: usize = 4;
+
+/// The longest row where `memory` bytes may be used, 0 for no limit: one is held up to eight times, in
+/// what was read, which may have room for as much again, and in the batches.
+pub(super) fn row_bytes_max(memory: u64) -> usize {
+    let share = if memory == 0 { u64::MAX } else { memory / 16 };
+    usize::try_from(share).unwrap_or(usize::MAX).clamp(ROW_BYTES_LEAST, ROW_BYTES_MOST)
+}
 
 /// What rows look like.
 pub(super) enum Syntax {
@@ -52,6 +61,8 @@ pub(super) struct Feed {
     bytes: u64,
     /// The number of the next line.
     line: u64,
+    /// A row longer than this is no event.
+    row_max: usize,
     pub(super) tally: Tally,
 }
 
@@ -63,11 +74,12 @@ impl Feed {
         line: u64,
         syntax: Syntax,
         fields: usize,
+        row_max: usize,
         tally: Tally,
     ) -> Feed {
         let (at, bytes) = (0, text.len() as u64);
         let (ended, discarding) = (false, false);
-        Feed { input, syntax, fields, text, at, ended, discarding, bytes, line, tally }
+        Feed { input, syntax, fields, text, at, ended, discarding, bytes, line, row_max, tally }
     }
 
     /// Gives all batches to `take`, which runs on the caller's thread. With `threads` more than
@@ -137,13 +149,13 @@ impl Feed {
             };
             self.line = line;
             if taken == 0 && !self.ended && batch.problem.is_none() {
-                if text.len() <= ROW_BYTES_MAX {
+                if text.len() <= self.row_max {
                     batch.clear();
                     self.fill()?;
                     continue;
                 }
                 let mut sink = Sink::new(batch, &mut self.tally, self.fields);
-                sink.reject(self.line, Problem::too_long(ROW_BYTES_MAX));
+                sink.reject(self.line, Problem::too_long(self.row_max));
                 self.discard();
             }
             batch.text.extend_from_slice(&self.text[self.at..][..taken]);
@@ -169,7 +181,7 @@ impl Feed {
         self.text.shrink_to(KEPT_BYTES);
         self.at = 0;
         let have = self.text.len();
-        let wanted = have.min((ROW_BYTES_MAX + BLOCK).saturating_sub(have)).max(BLOCK);
+        let wanted = have.min((self.row_max + BLOCK).saturating_sub(have)).max(BLOCK);
         let read = self.input.by_ref().take(wanted as u64).read_to_end(&mut self.text)?;
         self.ended = read < wanted;
         self.bytes += read as u64;
@@ -213,7 +225,7 @@ mod tests {
             vec![To::Uuid, To::Time, To::Field(0)],
         );
         let input = Box::new(Drip(io::Cursor::new(text.as_bytes().to_vec()), 0));
-        let feed = Feed::new(input, Vec::new(), 1, syntax, 1, Tally::new(skip));
+        let feed = Feed::new(input, Vec::new(), 1, syntax, 1, ROW_BYTES_LEAST, Tally::new(skip));
         let (mut events, mut problem) = (Vec::new(), None);
         let tally = feed.run(threads, |batch| {
             for (row, cells) in batch.events(1) {
@@ -274,7 +286,8 @@ mod tests {
             let keys = [("u".to_owned(), To::Uuid), ("t".to_owned(), To::Time)];
             let syntax = Syntax::Json(Json::new(keys, false));
             let input = Box::new(io::Cursor::new(text.into_bytes()));
-            let feed = Feed::new(input, Vec::new(), 1, syntax, fields, Tally::new(false));
+            let tally = Tally::new(false);
+            let feed = Feed::new(input, Vec::new(), 1, syntax, fields, ROW_BYTES_LEAST, tally);
             let mut times = Vec::new();
             let tally = feed.run(1, |batch| {
                 let count = batch.events(fields).count();
@@ -290,18 +303,30 @@ mod tests {
 
     #[test]
     fn a_row_that_is_too_long_is_passed_over() {
-        let long = "v".repeat(ROW_BYTES_MAX + 2 * BLOCK);
+        let most = 3 * BLOCK;
+        let long = "v".repeat(most + 2 * BLOCK);
         let text = format!("a,1,x\nb,2,{long}\nc,3,z\n");
-        let input = Box::new(io::Cursor::new(text.into_bytes()));
-        let csv = Csv { delimiter: b',', quotes: true };
-        let syntax = Syntax::Csv(csv, vec![To::Uuid, To::Time]);
-        let feed = Feed::new(input, Vec::new(), 1, syntax, 0, Tally::new(true));
-        let mut lines = Vec::new();
-        let tally = feed.run(1, |batch| {
-            lines.extend(batch.rows.iter().map(|row| row.line));
-            Ok::<_, ()>(true)
-        });
-        let Ok(tally) = tally else { panic!("memory does not fail") };
-        assert_eq!((lines, tally.total()), (vec![1, 3], 1), "{}", tally.table());
+        // Where it is too long, and where it is not.
+        for (row_max, expected) in [(most, (vec![1, 3], 1)), (2 * most, (vec![1, 2, 3], 0))] {
+            let input = Box::new(io::Cursor::new(text.clone().into_bytes()));
+            let csv = Csv { delimiter: b',', quotes: true };
+            let syntax = Syntax::Csv(csv, vec![To::Uuid, To::Time]);
+            let feed = Feed::new(input, Vec::new(), 1, syntax, 0, row_max, Tally::new(true));
+            let mut lines = Vec::new();
+            let tally = feed.run(1, |batch| {
+                lines.extend(batch.rows.iter().map(|row| row.line));
+                Ok::<_, ()>(true)
+            });
+            let Ok(tally) = tally else { panic!("memory does not fail") };
+            assert_eq!((lines, tally.total()), expected, "{row_max}: {}", tally.table());
+        }
+    }
+
+    #[test]
+    fn the_longest_row_goes_with_the_memory() {
+        let cases = [(64 << 20, 64 << 20), (4 << 30, 256 << 20), (1 << 40, 1 << 30), (0, 1 << 30)];
+        for (memory, expected) in cases {
+            assert_eq!(row_bytes_max(memory), expected, "{memory}");
+        }
     }
 }

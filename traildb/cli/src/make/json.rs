@@ -98,8 +98,9 @@ impl Json {
                 return Ok(());
             }
             Some(b'"') => {
-                let value: Cow<'_, str> = serde_json::from_str(raw)
-                    .map_err(|error| Problem::not_json(error.column(), &what(&error)))?;
+                let value: Cow<'_, str> = serde_json::from_str(raw).map_err(|error| {
+                    Problem::not_json(column(text, raw) + error.column(), &what(&error))
+                })?;
                 sink.batch.extra.extend_from_slice(value.as_bytes());
             }
             Some(b'n') => {
@@ -140,6 +141,13 @@ fn within(text: &[u8], part: &[u8]) -> Cell {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     debug_assert!(start + part.len() <= text.len());
     Cell::text(start, start + part.len())
+}
+
+/// How many bytes of its line, blanks in front left out, are before `part` of `text`.
+fn column(text: &[u8], part: &str) -> usize {
+    let before = &text[..part.as_ptr() as usize - text.as_ptr() as usize];
+    let line = memchr::memrchr(b'\n', before).map_or(0, |n| n + 1);
+    before[line..].trim_ascii_start().len()
 }
 
 fn what(error: &serde_json::Error) -> String {

@@ -29,7 +29,7 @@ use self::{
     json::Json,
     problem::{Problem, Tally},
 };
-use crate::{dump, failure::Failure, output, progress, select, threads, writing};
+use crate::{dump, failure::Failure, open, output, progress, select, threads, writing};
 
 /// The byte order mark, in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
@@ -42,6 +42,7 @@ whole number). What --fields does not name is left out; a field that an event la
 
 CSV: a value that starts with a quote goes on to the closing quote, over delimiters and line ends,
 and a doubled quote inside is a quote. Lines end with LF or CR LF; empty lines are passed over.
+A row, of JSON too, has at most a sixteenth of --memory, but 64 MiB at least and 1 GiB at most.
 
 JSON: numbers and true and false are kept as they are written, null is empty, and {\"hex\":\"c3ff\"} is
 two bytes, as `tdb dump -j` prints what is no UTF-8.
@@ -49,7 +50,7 @@ two bytes, as `tdb dump -j` prints what is no UTF-8.
 --fields:
   uuid,time,title           columns 1 to 3, or the keys of JSON
   2:uuid,5:time,3:title     columns by number
-  uuid,when:time,title      with --csv-header: columns by name; with --json: keys; FROM:FIELD renames
+  uuid,when:time,title      with --csv-header: columns by name; with --json: keys, numbers too; FROM:FIELD renames
 
 Examples:
   tdb make -i edits.csv -d , --csv-header -o edits.tdb
@@ -84,7 +85,7 @@ pub(crate) struct Args {
 
     /// The fields and where they come from, separated by commas; see below. Default: uuid,time, or
     /// all that the header names.
-    #[arg(short, long, value_name = "FIELDS")]
+    #[arg(short, long, value_name = "FIELDS", allow_hyphen_values = true)]
     fields: Option<String>,
 
     /// Takes the names of the columns from the first row.
@@ -96,7 +97,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "UUIDS|@FILE")]
     uuids: Option<String>,
 
-    /// Passes over rows that are no events, and says at the end how many, why, and where at first.
+    /// Passes over rows that are no events, and says at the end how many, why, and where at first. A
+    /// time 2^47 - 1 or more behind the one before it in its trail is none of these: it is known when
+    /// all events are, and ends it, as with the C library's tool.
     #[arg(long)]
     skip_bad_input: bool,
 
@@ -123,6 +126,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::file(name, error);
     let (mut input, len): (Box<dyn Read + Send>, u64) = match args.input.as_str() {
         "-" => (Box::new(io::stdin()), 0),
+        url if open::is_url(url) => {
+            let text = "events are read from local files and pipes; `extmem cat URL | tdb make` takes \
+                        them from a URL";
+            return Err(Failure::Usage(format!("{}: {text}", open::without_options(url))));
+        }
         path => {
             let file = fs::File::open(path).map_err(failed)?;
             let stat = file.metadata().map_err(failed)?;
@@ -139,7 +147,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         false => None,
     };
     let names = header.as_ref().map(|header| header.names.as_slice());
-    let columns = Columns::new(args.fields.as_deref(), names)?;
+    // The C library's tool takes a number for a column's there, too.
+    let keys = args.json && !args.compat;
+    let columns = Columns::new(args.fields.as_deref(), names, keys)?;
     let fields = columns.fields.clone();
     let syntax = match args.json {
         true => {
@@ -151,20 +161,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Syntax::Csv(csv, columns.columns)
         }
     };
-    let mut builder =
-        args.writing.builder(&fields, &args.threads, &target, args.writing.memory())?;
+    let memory = args.writing.memory();
+    let row_max = feed::row_bytes_max(memory.bytes);
+    let mut builder = args.writing.builder(&fields, &args.threads, &target, memory)?;
 
     let (start, line) = match header {
         Some(header) => (header.rest, 1 + header.lines),
         None if args.compat => (Vec::new(), 1),
         None => (behind_mark(&mut input).map_err(failed)?, 1),
     };
-    let feed = Feed::new(input, start, line, syntax, fields.len(), Tally::new(args.skip_bad_input));
+    let tally = Tally::new(args.skip_bad_input);
+    let feed = Feed::new(input, start, line, syntax, fields.len(), row_max, tally);
     let bar = progress::reading(len);
     let mut refused = Tally::new(args.skip_bad_input);
     let mut lines = 0;
+    let mut any = false;
     let fed = feed.run(args.threads.count(), |batch| {
-        let taken = add(batch, fields.len(), wanted.as_ref(), &mut builder, &mut refused);
+        let taken = add(batch, fields.len(), wanted.as_ref(), &mut builder, &mut refused, &mut any);
         bar.set_position(batch.bytes);
         lines = batch.lines;
         taken.map_err(|(line, problem)| match problem {
@@ -183,24 +196,33 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         output::note(text.trim_end());
     }
 
+    if let Some(wanted) = &wanted
+        && !(any || wanted.is_empty() || args.compat)
+    {
+        let text = format!("none of the {} UUIDs is in the input", wanted.len());
+        return Err(Failure::Nothing(text));
+    }
     args.writing.write(builder, &target, began)
 }
 
 type Bad = (u64, Result<Problem, Failure>);
 
-/// Adds the events of a batch. Returns whether to go on, or the line of the row that ends it.
+/// Adds the events of a batch, and notes whether there are `any` of trails that are wanted. Returns
+/// whether to go on, or the line of the row that ends it.
 fn add(
     batch: &Batch,
     fields: usize,
     wanted: Option<&HashSet<Uuid>>,
     builder: &mut Builder,
     refused: &mut Tally,
+    any: &mut bool,
 ) -> Result<bool, Bad> {
     let mut values: Vec<&[u8]> = Vec::with_capacity(fields);
     for (row, cells) in batch.events(fields) {
         if wanted.is_some_and(|wanted| !wanted.contains(&row.uuid)) {
             continue;
         }
+        *any = true;
         values.clear();
         values.extend(cells.iter().map(|cell| cell.of(&batch.text, &batch.extra)));
         match builder.add(row.uuid, row.time, &values) {

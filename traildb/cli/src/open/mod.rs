@@ -209,8 +209,7 @@ impl<'r> Opener<'r> {
             Err(pager::Error::Source(SourceError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error.into()),
         };
-        // Not the URL as it was given: it may hold a password or a signature.
-        let name = "the database in the directory form".to_owned();
+        let name = without_secrets(url);
         Ok(Parts::Directory { name, open: Box::new(open) })
     }
 }
@@ -264,9 +263,22 @@ impl MemberUrls {
     }
 }
 
+/// A URL without its options, which may hold a signature, and without a user's name and password.
+fn without_secrets(url: &str) -> String {
+    let url = without_options(url);
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
 /// The error of a directory: a member that is not there cannot say where it is not.
 pub(crate) fn in_directory(directory: &str, error: traildb::Error) -> Failure {
     let text = error.to_string();
+    if text.ends_with("member fields, offset 0: the member is missing") {
+        let text = format!("{directory}: there is no database: no file `fields` is in it");
+        return Failure::Failed(text);
+    }
     match text.contains(directory) {
         true => error.into(),
         false => Failure::Failed(format!("{directory}: {text}")),
@@ -318,6 +330,18 @@ impl Database<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_secret_of_a_url_is_told() {
+        for (url, expected) in [
+            ("http://h/d/", "http://h/d/"),
+            ("https://user:pass@h:80/d@e/?sig=1#x", "https://h:80/d@e/"),
+            ("s3://bucket/d/?region=x", "s3://bucket/d/"),
+            ("http://user:pass@h", "http://h"),
+        ] {
+            assert_eq!(without_secrets(url), expected, "{url}");
+        }
+    }
 
     /// Twelve databases that are open at once, each larger than the budget: they are regions of one pager,
     /// and whatever is read of them, it never holds more than that.

@@ -36,6 +36,11 @@ impl Args {
         }
     }
 
+    /// Whether an index is named, and has to be used then.
+    pub(crate) fn is_named(&self) -> bool {
+        self.index_path.is_some()
+    }
+
     /// Where the index of the database `input` is: whether it must be there, and its path or URL.
     pub(super) fn place(&self, input: &str) -> Option<(bool, String)> {
         match (&self.index_path, self.no_index) {
@@ -113,7 +118,7 @@ impl Opener<'_> {
         match attached {
             Err(error) if needed => Err(error.into()),
             Err(error) => {
-                ignored(&error.to_string());
+                ignored(&Failure::from(error).to_string());
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -137,7 +142,8 @@ fn is_older(index: &str, database: &str) -> bool {
     }
 }
 
-fn ignored(reason: &str) {
+/// Tells of an index that nobody has named.
+pub(crate) fn ignored(reason: &str) {
     output::note(&format!("an index is not used: {reason}"));
 }
 

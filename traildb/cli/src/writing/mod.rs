@@ -74,6 +74,22 @@ impl Args {
             return Ok(Target::Object(url.to_owned()));
         }
         let mut path = output.to_owned();
+        let place = |why: &str| Err(Failure::file(output, why));
+        // With a `.tdb` behind it, a name that can be nobody's wish.
+        if output.as_os_str().as_encoded_bytes().ends_with(b"/") && !is_directory {
+            return place(
+                "a name that ends in `/` is that of a directory; name the database in it",
+            );
+        }
+        match output.metadata() {
+            Ok(there) if there.is_dir() && !is_directory => {
+                return place("a directory is there; name a database in it, or another one");
+            }
+            Ok(there) if !there.is_file() && !there.is_dir() => {
+                return place("neither a file nor a directory; a database cannot be written to it");
+            }
+            _ => {}
+        }
         if path.as_os_str() == "-" {
             let text = "a database is written out of order, so it cannot go to stdout";
             return Err(Failure::Usage(text.to_owned()));

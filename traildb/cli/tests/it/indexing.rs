@@ -166,3 +166,53 @@ fn nothing_but_an_index_is_overwritten() {
     let named = ["query", &path, &path, "-F", "a=", "--index-path", "x"];
     assert_eq!(run(&named).status.code(), Some(2));
 }
+
+/// An index says nothing that its database does not: what is damaged in it is told, and does without.
+#[test]
+fn a_damaged_page_of_an_index_stops_nothing() {
+    let (sample, path, title) = events();
+    let filter = format!("title=\"{title}\"");
+    let dump = ["dump", "-i", &path, "-F", &filter];
+    let query = ["query", &path, "-F", &filter, "--trails"];
+    let before = [printed(&dump), printed(&query)];
+    printed(&["index", &path]);
+    let index = format!("{path}.tdbidx");
+    let whole = fs::read(&index).expect("made above");
+    let merged = sample.beside("merged.tdb");
+    let merge = ["merge", &path, "-F", &filter, "-o", &merged];
+    let (mut told, pages) = (0, whole.len() / 4096);
+    for page in [1, pages / 4, pages / 2, 3 * pages / 4, pages - 1] {
+        let mut damaged = whole.clone();
+        damaged[page * 4096 + 900] ^= 4;
+        fs::write(&index, damaged).expect("room");
+        for keep_going in [&[][..], &["--keep-going"]] {
+            for (args, expected) in [&dump[..], &query].iter().zip(&before) {
+                let output = run(&[args, keep_going].concat());
+                assert_eq!(output.status.code(), Some(0), "page {page}: {}", stderr(&output));
+                assert!(output.stdout == expected.as_bytes(), "page {page}: {args:?}");
+                let text = stderr(&output);
+                if !text.is_empty() {
+                    told += 1;
+                    assert!(text.contains("not used") && text.contains("--no-index"), "{text}");
+                    assert!(text.contains("s.tdb.tdbidx"), "{text}");
+                }
+            }
+        }
+        printed(&merge);
+        let got = printed(&["dump", "-i", &merged]);
+        assert_eq!(got.lines().count(), before[0].lines().count(), "page {page}");
+        fs::remove_file(&merged).expect("made a moment ago");
+    }
+    assert!(told > 0, "no page that was damaged is one that is read");
+    // One that is named has to be used.
+    fs::write(&index, [&whole[..4096], &[0xff; 4096][..], &whole[8192..]].concat()).expect("room");
+    let named = run(&[&query[..], &["--index-path", &index]].concat());
+    let plain = run(&query);
+    assert_eq!(plain.status.code(), Some(0), "{}", stderr(&plain));
+    assert_eq!(
+        named.status.code(),
+        Some(i32::from(!plain.stderr.is_empty())),
+        "{}",
+        stderr(&named)
+    );
+}

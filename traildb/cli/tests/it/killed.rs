@@ -153,3 +153,33 @@ fn nothing_is_at_a_key_before_all_of_it_is() {
         assert!(endpoint.store().get("logs", key).expect("it is there").bytes[..] == bytes[..]);
     }
 }
+
+/// One that does not spill removes what a killed one has spilled, and nothing else.
+#[test]
+fn what_was_spilled_goes_with_the_next_one() {
+    let sample = Sample::new(&[]);
+    let csv = sample.beside("events.csv");
+    events(&csv, 0..70_000);
+    let temporary = sample.beside("temporary");
+    fs::create_dir(&temporary).expect("a directory");
+    let somebodys = Path::new(&temporary).join("traildb-spill-1-0");
+    fs::create_dir(&somebodys).expect("a directory");
+    fs::write(somebodys.join("thesis.tex"), "x").expect("room");
+    let make =
+        ["make", "-d", ",", "-f", "uuid,time,a,b", "--memory", "64MiB", "--temp-dir", &temporary];
+    let made = sample.beside("made");
+    let spilling = [&make[..], &["-i", &csv, "-o", &made]].concat();
+    let spills = || names(&temporary).len() > 1;
+    let mut tries = 0;
+    while names(&temporary).len() < 2 {
+        tries += 1;
+        assert!(tries < 60, "it was always quicker");
+        let _ = fs::remove_file(format!("{made}.tdb"));
+        killed(&spilling, spills);
+    }
+    let small = sample.beside("small.csv");
+    events(&small, 0..10);
+    printed(&[&make[..], &["-i", &small, "-o", &sample.beside("small")]].concat());
+    assert_eq!(names(&temporary), ["traildb-spill-1-0"]);
+    assert!(somebodys.join("thesis.tex").exists());
+}

@@ -346,7 +346,7 @@ fn threads_memory_and_where_temporary_files_go_change_no_byte() {
     assert!(off.0 == Some(0) && off == make("no.tdb", &["--no-bigrams"]), "{}", off.1);
 
     let wrong: [(&[&str], i32, &str); 3] = [
-        (&["--memory", "1MiB"], 1, "64 MiB"),
+        (&["--memory", "1MiB"], 2, "64 MiB"),
         (&["--bigrams", "maybe"], 2, "bigrams"),
         (&["--no-bigrams", "--bigrams", "on"], 2, "cannot be used with"),
     ];
@@ -394,4 +394,99 @@ fn short_lines_of_many_fields_take_little_memory() {
     });
     println!("peak {} MiB", peak >> 20);
     assert!(peak <= 100 << 20, "{} MiB", peak >> 20);
+}
+
+#[test]
+fn a_key_of_json_may_be_a_number() {
+    let sample = Sample::new(&[]);
+    let event = "{\"uuid\":\"1\",\"time\":5,\"404\":\"x\",\"status\":\"y\"}\n";
+    let cases: [(&[&str], &str); 2] = [(&[], "5 x\n"), (&["--compat"], "5 y\n")];
+    for (k, (compat, expected)) in cases.into_iter().enumerate() {
+        let made = sample.beside(&format!("made{k}"));
+        let args = [&["make", "-j", "-f", "uuid,time,404:status", "-o", &made], compat].concat();
+        tdb(&args).write_stdin(event).assert().success();
+        assert_eq!(printed(&["dump", "-i", &made, "-f", "time,status"]), expected, "{compat:?}");
+    }
+}
+
+#[test]
+fn none_of_the_uuids_makes_nothing() {
+    let sample = Sample::new(&[(1, 10, b"x", b"y")]);
+    let (absent, there) = (uuid(9).to_string(), uuid(1).to_string());
+    let made = sample.beside("made.tdb");
+    let make = ["make", "-o", &made, "-u"];
+    let merge = ["merge", &sample.path(), "-o", &made, "-u"];
+    let query = ["query", &sample.path(), "-u"];
+    for args in [&make[..], &merge, &query] {
+        let ask = |uuids: &str| {
+            let output =
+                tdb(&[args, &[uuids]].concat()).write_stdin(format!("{there} 1\n")).output();
+            output.expect("the command starts")
+        };
+        let output = ask(&absent);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {text}");
+        assert!(text.contains("none of the 1 UUIDs") && output.stdout.is_empty(), "{text}");
+        assert!(!fs::exists(&made).expect("a look"), "{args:?}: a database was made");
+        let output = ask(&format!("{absent},{there}"));
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        if args[0] != "query" {
+            fs::remove_file(&made).expect("it was made");
+        }
+    }
+}
+
+#[test]
+fn outputs_that_cannot_be_meant() {
+    let sample = Sample::new(&[(1, 10, b"x", b"y")]);
+    fs::create_dir(sample.beside("folder")).expect("a directory");
+    fs::write(sample.beside("precious"), "text").expect("room");
+    let slash = sample.beside("folder/");
+    let no_folder = sample.beside("none/");
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["make", "-o", "/dev/null"], 1, "neither a file nor a directory"),
+        (&["make", "-o", &slash], 1, "ends in `/`"),
+        (&["merge", &sample.path(), "-o", &no_folder], 1, "ends in `/`"),
+        (&["merge", &sample.path(), "-o", &sample.beside("folder")], 1, "a directory is there"),
+        (&["make", "--tdb-format", "dir", "-o", &slash], 1, "exists already"),
+        (&["synth", "--events", "10", "-o", &sample.beside("precious")], 1, "not overwritten"),
+        (&["dump", "-i", &sample.path(), "-o", "s3://b/k"], 2, "local files"),
+        (&["make", "-i", "s3://b/k", "-o", &sample.beside("made")], 2, "local files"),
+    ];
+    for (args, code, said) in cases {
+        let output = tdb(args).write_stdin("").output().expect("the command starts");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.contains(said) && !text.contains("panicked"), "{args:?}: {text}");
+    }
+    assert_eq!(fs::read_dir(sample.beside("folder")).expect("a directory").count(), 0);
+    assert_eq!(fs::read_to_string(sample.beside("precious")).expect("text"), "text");
+    assert!(!fs::exists("/dev/null.tdb").expect("a look"));
+    // A name as long as names may be.
+    let long = sample.beside(&format!("{}.tdb", "n".repeat(251)));
+    tdb(&["make", "-o", &long]).write_stdin(format!("{} 1\n", uuid(1))).assert().success();
+    assert!(fs::exists(&long).expect("a look"));
+}
+
+#[test]
+fn an_error_in_a_string_of_json_is_shown_in_its_line() {
+    let sample = Sample::new(&[]);
+    let good = "{\"uuid\":\"1\",\"time\":1,\"a\":\"x\"}";
+    let bad = "  {\"uuid\":\"1\",\"time\":1,\"a\":\"\\ud83d\"}";
+    let made = sample.beside("made");
+    let args = ["make", "-j", "-f", "uuid,time,a", "-o", &made];
+    let output = tdb(&args).write_stdin(format!("{good}\n{bad}\n")).output().expect("it starts");
+    let text = stderr(&output);
+    let column = text.split("column ").nth(1).and_then(|rest| rest.split(':').next()?.parse().ok());
+    let column: usize = column.expect("a column");
+    assert!(text.contains("line 2") && (27..=34).contains(&column), "{text}");
+}
+
+#[test]
+fn values_may_begin_like_options() {
+    let sample = Sample::new(&[]);
+    let made = sample.beside("made");
+    let args = ["make", "-f", "-dash,uuid,time", "-o", &made];
+    tdb(&args).write_stdin(format!("v {} 1\nw {} 2\n", uuid(1), uuid(1))).assert().success();
+    assert_eq!(printed(&["dump", "-i", &made, "-F", "-dash=w", "-f", "-dash"]), "w\n");
 }
