@@ -528,8 +528,7 @@ impl Ledger {
     }
 
     /// Puts the bytes of a claimed unit in place, or stages it as a `marker`, if they are still in
-    /// `frame` since it was evicted. False if they cannot be put there: then it must be fetched. The
-    /// fault thread calls this, so no metric is looked up: the recorder may have a lock.
+    /// `frame` since it was evicted. False if they cannot be put there: then it must be fetched.
     pub(crate) fn restore(&self, unit: u64, mut frame: Frame, marker: bool) -> bool {
         let Some(mut charge) = frame.take_charge() else { return false };
         let missing = self.unit_cost().saturating_sub(charge.bytes());
@@ -541,6 +540,7 @@ impl Ledger {
         };
         if restored.is_ok() {
             add(&self.counters.units_recalled, 1);
+            metrics::counter!("pager.recall.units").increment(1);
         }
         restored.is_ok()
     }

@@ -23,10 +23,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     cache::{Asked, Ledger},
     failure::stop_process,
-    fetch::{Found, Object, Request},
+    fetch::Request,
     stats::Counters,
     stats::add,
-    sync::{Arc, Mutex, Weak, lock},
+    sync::{Arc, Mutex, lock},
     sys::{Descriptor, PAGE, Wakeup},
     trace::{Kind, Traced},
     units::ByteOffset,
@@ -35,9 +35,6 @@ use crate::{
 /// Events read at a time.
 const BATCH: usize = 64;
 
-/// Bytes of a unit that the fault thread copies at most. More would hold up the faults behind it.
-pub(crate) const COPIED_MAX: u64 = 64 << 10;
-
 /// One region's place in the address space.
 #[derive(Clone)]
 pub(crate) struct Placed {
@@ -45,10 +42,6 @@ pub(crate) struct Placed {
     pub(crate) len: usize,
     pub(crate) region: u64,
     pub(crate) ledger: Arc<Ledger>,
-    /// For bytes that are in memory. Never the last to hold it: see [`Request::Found`].
-    pub(crate) object: Weak<Object>,
-    /// Whether a staged unit is put in place as fast as another thread is woken to do it.
-    pub(crate) unstages: bool,
     pub(crate) counters: Arc<Counters>,
     /// A handle, because looking a metric up may take the recorder's lock.
     pub(crate) metric: metrics::Counter,
@@ -169,41 +162,13 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     }
     let request = match placed.ledger.fault(unit) {
         Asked::Resident | Asked::Used | Asked::Coming => return true,
-        Asked::Claimed => {
-            recall(placed, unit).unwrap_or(Request::Missing { region, units: unit..unit + 1 })
-        }
+        Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },
         Asked::Late => Request::Late { region, unit },
-        Asked::Marker => unstage(placed, unit).unwrap_or(Request::Marker { region, unit }),
+        Asked::Marker => Request::Marker { region, unit },
     };
     // The engine outlives every region; without it the process is going down.
     let _ = engine.send(request);
     true
-}
-
-/// Puts the claimed `unit` in place if its bytes are still there since it was given up.
-fn recall(placed: &Placed, unit: u64) -> Option<Request> {
-    let object = placed.object.upgrade()?;
-    let restored = object.frames.recall(object.id, unit).map(|frame| {
-        // The frame is gone if it could not be put there.
-        object.ledger.restore(unit, frame, false)
-    });
-    let found = match restored {
-        Some(true) => Found::Recalled,
-        Some(false) | None => Found::Nothing,
-    };
-    Some(Request::Found { object, unit, found })
-}
-
-/// Puts the staged `unit` in place.
-fn unstage(placed: &Placed, unit: u64) -> Option<Request> {
-    let object = placed.unstages.then(|| placed.object.upgrade()).flatten()?;
-    // Before the reader goes on, who may look.
-    add(&placed.counters.marker_faults, 1);
-    let found = match object.ledger.install_staged(unit) {
-        Ok(()) => Found::Staged,
-        Err(error) => Found::Lost(error),
-    };
-    Some(Request::Found { object, unit, found })
 }
 
 /// Ends the wait at `addr`, where no region is.

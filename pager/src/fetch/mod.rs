@@ -45,8 +45,7 @@ use crate::{
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
 /// wait; what is in it is bounded by the threads that wait (one fault or load each), by the
-/// requests under way, by the units that are guesses, by those that were given up and are still in
-/// memory, and by the regions (one word of hints each).
+/// requests under way, by the units that are guesses, and by the regions (one word of hints each).
 pub(crate) enum Request {
     /// An object was opened.
     Open(Arc<Object>),
@@ -58,9 +57,6 @@ pub(crate) enum Request {
     Late { region: u64, unit: u64 },
     /// A reader waits for a unit that is staged.
     Marker { region: u64, unit: u64 },
-    /// A page fault on a unit that was claimed for it, or staged, and what the fault thread has done about
-    /// it. It passes on the object, so that it is never the last to hold it.
-    Found { object: Arc<Object>, unit: u64, found: Found },
     /// A load found a unit there that was a guess.
     Used { region: u64, unit: u64 },
     /// The application has said what it will do: see [`Object::hints`].
@@ -69,18 +65,6 @@ pub(crate) enum Request {
     Again { region: u64, unit: u64 },
     /// A request has ended.
     Done { guess: bool },
-}
-
-/// What the fault thread found of a unit.
-pub(crate) enum Found {
-    /// No bytes: it must be fetched.
-    Nothing,
-    /// Its bytes, which had been given up and were still there: they are in place.
-    Recalled,
-    /// Staged bytes: they are in place.
-    Staged,
-    /// Staged bytes that could not be put in place and are gone.
-    Lost(std::io::Error),
 }
 
 /// How much may be under way at once.
@@ -184,14 +168,10 @@ impl Engine {
                     let object = object.clone();
                     self.demand.push(Job { object, units, marker: None, guess: false });
                 }
-                self.missed(&object, units);
-            }
-            Request::Found { object, unit, found } => {
-                // Of a region that is closed nobody waits for anything.
-                if !self.objects.contains_key(&object.id) {
-                    return;
-                }
-                self.found(&object, unit, found);
+                self.windows.missed(&object, &units);
+                self.ask_policy(&object, |policy, limits, wants| {
+                    policy.missed(units, limits, wants)
+                });
             }
             Request::Again { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
@@ -209,11 +189,16 @@ impl Engine {
             Request::Marker { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
                 add(&object.counters.marker_faults, 1);
-                let found = match object.ledger.install_staged(unit) {
-                    Ok(()) => Found::Staged,
-                    Err(error) => Found::Lost(error),
-                };
-                self.found(&object, unit, found);
+                if let Err(error) = object.ledger.install_staged(unit) {
+                    // The bytes are gone with the frame; ask for them again.
+                    let name = &object.name;
+                    self.log.note(format!("{name}: staged unit {unit} was lost: {error}"));
+                    let units = unit..unit + 1;
+                    let object = object.clone();
+                    self.demand.push(Job { object, units, marker: None, guess: false });
+                }
+                self.windows.reached(&object, unit);
+                self.signal(&object, unit, Signal::Marker);
             }
             Request::Used { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
@@ -232,37 +217,6 @@ impl Engine {
             Request::Done { guess: true } => self.running_guesses -= 1,
             Request::Done { guess: false } => self.running_demand -= 1,
         }
-    }
-
-    /// Goes on where a reader found `unit` missing or staged.
-    fn found(&mut self, object: &Arc<Object>, unit: u64, found: Found) {
-        let units = unit..unit + 1;
-        let refetch = matches!(found, Found::Nothing | Found::Lost(_));
-        if refetch {
-            let (object, units) = (object.clone(), units.clone());
-            self.demand.push(Job { object, units, marker: None, guess: false });
-        }
-        match found {
-            Found::Nothing => return self.missed(object, units),
-            Found::Recalled => {
-                metrics::counter!("pager.recall.units").increment(1);
-                return self.missed(object, units);
-            }
-            Found::Staged => {}
-            Found::Lost(error) => {
-                // The bytes are gone with the frame, and were asked for again.
-                let name = &object.name;
-                self.log.note(format!("{name}: staged unit {unit} was lost: {error}"));
-            }
-        }
-        self.windows.reached(object, unit);
-        self.signal(object, unit, Signal::Marker);
-    }
-
-    /// A reader found `units` missing, wherever their bytes come from.
-    fn missed(&mut self, object: &Arc<Object>, units: Range<u64>) {
-        self.windows.missed(object, &units);
-        self.ask_policy(object, |policy, limits, wants| policy.missed(units, limits, wants));
     }
 
     /// A queued guess turns out to be wanted from `unit` on.
@@ -516,7 +470,6 @@ fn recall(object: &Object, units: Range<u64>, marker: Option<u64>) -> Vec<Range<
     for unit in units {
         let frame = object.frames.recall(object.id, unit);
         if frame.is_some_and(|frame| object.ledger.restore(unit, frame, marker == Some(unit))) {
-            metrics::counter!("pager.recall.units").increment(1);
             continue;
         }
         match others.last_mut() {
