@@ -144,6 +144,8 @@ fn fill(
         && found == 0
         && !(left.is_empty() || uuids.is_empty())
     {
+        // They may be in one that was passed over.
+        shards.result()?;
         return Err(selection::none_there(uuids.len(), left.len() as u64));
     }
     let names = union(&left)?;

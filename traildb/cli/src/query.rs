@@ -90,6 +90,8 @@ fn ask(args: &Args, selection: &Selection<'_>) -> Result<(), Failure> {
         && found.shards > 0
         && !uuids.is_empty()
     {
+        // They may be in one that was passed over.
+        shards.result()?;
         return Err(selection::none_there(uuids.len(), found.shards));
     }
 

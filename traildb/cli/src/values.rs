@@ -12,8 +12,9 @@ use crate::{failure::Failure, open::Database, render};
 /// Rendered values that are kept, of all shards. What does not fit is read again each time it is
 /// printed.
 const KEPT_BYTES: usize = 64 << 20;
-/// A shard keeps so much, however many there are.
-const KEPT_BYTES_MIN: usize = 256 << 10;
+/// A shard keeps so much, however many there are: of the most that are open, with as many threads as there may
+/// be, this is what all may keep.
+const KEPT_BYTES_MIN: usize = 8 << 10;
 /// Bytes for each value that may be kept: it takes some 20 bytes of table beside its own.
 const KEPT_BYTES_EACH: usize = 32;
 

@@ -19,7 +19,8 @@ use crate::{
 const NOTES: &str = "\
 Looks at every byte: the package and its tar headers, every value, every code word, every event of
 every trail. Goes on after damage where it can. An error is what makes a reader fail or read
-something else than was written; a warning breaks a rule that no reader depends on.
+something else than was written, or a sign that it may, such as a broken tar header before a member;
+a warning breaks a rule that no reader depends on.
 
 Exit codes: 0 sound, 5 damaged (or with --strict: any warning), 1 not read.
 

@@ -215,8 +215,9 @@ fn print(
         let of = if databases.len() > 1 { "databases" } else { "database" };
         let (found, wanted) = (asked.found, asked.wanted);
         if found == 0 {
-            let text = format!("none of the {wanted} UUIDs is in the {of}");
-            return Err(Failure::Nothing(text));
+            // They may be in one that was passed over.
+            shards.result()?;
+            return Err(selection::none_there(wanted, databases.len() as u64));
         }
         let missing = wanted - found;
         output::note(&format!("{missing} of {wanted} UUIDs are not in the {of}"));

@@ -26,7 +26,7 @@ const PREFIX: &str = "traildb-spill-";
 const WRITE_BYTES: usize = 256 << 10;
 
 /// The file that says what a folder is.
-const MARKER: &str = "traildb-spill";
+pub(super) const MARKER: &str = "traildb-spill";
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
