@@ -344,6 +344,8 @@ pub struct Writing {
     buffer: Vec<u8>,
     /// Parts that are put.
     parts: u32,
+    /// Bytes of these.
+    put: u64,
     bytes: u64,
     sum: Digest,
 }
@@ -351,7 +353,7 @@ pub struct Writing {
 impl Writing {
     pub(crate) fn new(cloud: Cloud, settings: Settings, stamp: Stamp) -> Writing {
         let sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        Writing { cloud, settings, stamp, buffer: Vec::new(), parts: 0, bytes: 0, sum }
+        Writing { cloud, settings, stamp, buffer: Vec::new(), parts: 0, put: 0, bytes: 0, sum }
     }
 
     fn part_bytes(&self) -> usize {
@@ -388,6 +390,7 @@ impl Writing {
         let part = Part { stamp: self.stamp, number: self.parts, body };
         put_part(&self.cloud, &self.settings, &part).await?;
         self.parts += 1;
+        self.put += bytes as u64;
         self.buffer.drain(..bytes);
         Ok(())
     }
@@ -397,7 +400,12 @@ impl Writing {
     ///
     /// # Errors
     /// Whatever the object store says.
+    /// [`StoreError::Invalid`] if a [`write`](Writing::write) has failed, or was given up: something is missing.
     pub async fn finish(mut self) -> Result<Value, StoreError> {
+        if self.put + self.buffer.len() as u64 != self.bytes {
+            let text = "a part of this payload was not written: begin it again".to_owned();
+            return Err(StoreError::Invalid(text));
+        }
         if self.parts == 0 && self.buffer.len() <= self.settings.inline_bytes_max {
             return Ok(Value::Here(self.buffer.into()));
         }
@@ -477,9 +485,11 @@ impl Content {
             }
             None => {
                 let number = self.next;
-                self.next += 1;
                 let part = part(&self.cloud, &self.settings, &blob, number).await?;
-                part.ok_or_else(|| StoreError::Lost { object: blob.object(number) })?
+                let part = part.ok_or_else(|| StoreError::Lost { object: blob.object(number) })?;
+                // Whoever asks again after an error, or gave up waiting, gets the same part.
+                self.next += 1;
+                part
             }
         };
         self.sum.update(&bytes);

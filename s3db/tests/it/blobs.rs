@@ -322,6 +322,23 @@ async fn more_than_memory_should_hold() {
     assert_eq!(scan.next().await.unwrap().unwrap().key, key("next"));
 }
 
+/// After a write that failed, what was written before was finished, and committed as if it were all.
+#[tokio::test]
+async fn what_was_not_written_whole_is_not_finished() {
+    let cloud = memory();
+    let settings = Settings { part_bytes: 1, ..options(Backend::S3Log).settings };
+    let of = Options { settings, ..options(Backend::S3Log) };
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let mut writing = db.write_blob().await.unwrap();
+    writing.write(b"some").await.unwrap();
+    // More parts than a blob may have.
+    let error = writing.write(&content(3, (1 << 20) + 1)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Invalid(_)), "{error}");
+    let error = writing.finish().await.map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::Invalid(_)), "{error}");
+}
+
 /// What lies in a blob is in no index, and what was short before leaves it.
 #[tokio::test]
 async fn blobs_are_in_no_index() {
