@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     net::{TcpStream, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tracing::debug;
@@ -34,8 +34,9 @@ const FRAME_WAIT: Duration = Duration::from_secs(10);
 /// How long a server that could not be reached is left alone: at first, and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// And so many times as long as it took to see that.
+/// And so many times as long as it took to see that, but not longer than this.
 const TOOK_SHARE: u32 = 4;
+const TOOK_MAX: Duration = Duration::from_secs(20);
 /// A server that has said nothing for so long, although it was asked, is asked whether it is still there: the
 /// answer to a read may take as long as its source does, that one comes at once.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -109,7 +110,7 @@ impl State {
     /// to spend its time on that.
     fn fail(&mut self, lost: Lost, took: Duration) -> Lost {
         let backoff = self.failure.as_ref().map_or(BACKOFF_MIN, |failure| failure.backoff);
-        let until = Instant::now() + backoff.max(took * TOOK_SHARE);
+        let until = Instant::now() + backoff.max((took * TOOK_SHARE).min(TOOK_MAX));
         let backoff = (backoff * 2).min(BACKOFF_MAX);
         self.failure = Some(Failure { lost: lost.clone(), until, backoff });
         lost
@@ -136,7 +137,8 @@ pub(super) struct Connection {
     pub(super) read_bytes_max: u64,
     sending: mpsc::Sender<Vec<u8>>,
     waiting: Arc<Waiting>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
+    since: Instant,
     ids: AtomicU64,
 }
 
@@ -168,10 +170,18 @@ impl Lost {
 #[error("{0}")]
 struct Refused(String);
 
+/// Who waits for an answer, and the turn of the question: the server works on it, whether somebody waits still
+/// or not, and reads no further where it works on too many.
+#[derive(Debug)]
+struct Asked {
+    sender: oneshot::Sender<Reply>,
+    _turn: OwnedSemaphorePermit,
+}
+
 /// Who waits for which answer; `None` when the connection is over.
 #[derive(Debug)]
 struct Waiting {
-    by_id: Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>,
+    by_id: Mutex<Option<HashMap<u64, Asked>>>,
     /// Frames that came after the welcome.
     heard: AtomicU64,
     /// Handles to close, as soon as there is room to say so. Each is open, so they are no more than
@@ -180,10 +190,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&mut Option<HashMap<u64, oneshot::Sender<Reply>>>) -> T,
-    ) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut Option<HashMap<u64, Asked>>) -> T) -> T {
         work(&mut self.by_id.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -242,7 +249,7 @@ impl Link {
             }
             if !was_heard {
                 let lost = self.lost(&"it hung up before it answered anything");
-                return Err(state.fail(lost, Duration::ZERO));
+                return Err(state.fail(lost, connection.since.elapsed()));
             }
         }
         state.check()?;
@@ -347,7 +354,8 @@ impl Inner {
             sending,
             waiting,
             // One is left for the question whether it is there.
-            turns: Semaphore::new((requests_max as usize - 1).clamp(1, 1024)),
+            turns: Arc::new(Semaphore::new((requests_max as usize - 1).clamp(1, 1024))),
+            since: Instant::now(),
             ids: AtomicU64::new(1),
         })
     }
@@ -438,7 +446,7 @@ async fn receive_one(
     let waiter = waiting.with(|by_id| by_id.as_mut().and_then(|by_id| by_id.remove(&head.id)));
     // Whoever asked may have left, and then nobody else knows of what was opened.
     let unheard = match waiter {
-        Some(waiter) => waiter.send(reply).err(),
+        Some(waiter) => waiter.sender.send(reply).err(),
         None => Some(reply),
     };
     if let Some(Reply::Answer(Answer::Opened { handle, .. })) = unheard {
@@ -451,13 +459,14 @@ impl Connection {
     /// Asks, and waits for the answer.
     pub(super) async fn ask(&self, request: &Request) -> Result<Reply, Lost> {
         let lost = || Lost::new("the connection to the block server is lost");
-        let _turn = self.turns.acquire().await.map_err(|_| lost())?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| lost())?;
         self.say_closings();
         let id = self.ids.fetch_add(1, Relaxed);
         let (sender, receiver) = oneshot::channel();
+        let asked = Asked { sender, _turn: turn };
         let known = self
             .waiting
-            .with(|by_id| by_id.as_mut().map(|by_id| by_id.insert(id, sender)).is_some());
+            .with(|by_id| by_id.as_mut().map(|by_id| by_id.insert(id, asked)).is_some());
         if !known || self.sending.send(request.encode(id)).await.is_err() {
             return Err(lost());
         }

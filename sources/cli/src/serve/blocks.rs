@@ -253,7 +253,12 @@ pub(super) async fn serve(
     };
     let has = match greeted {
         Ok(Ok(has)) => has,
-        Ok(Err(why)) => return server.denied(client, why),
+        Ok(Err((why, frame))) => {
+            server.denied(client, why);
+            // It may have left.
+            let _ = socket.send(&[frame.into()], None, FRAME_WAIT).await;
+            return;
+        }
         Err(_) => return,
     };
     let (sending, outgoing) = mpsc::channel(REQUESTS_MAX);
@@ -392,14 +397,15 @@ async fn arrive(announced: Announced<Arc<dyn BlockSource>>, _part: Part) {
     let _ = announced.arrive().await;
 }
 
-/// The hello and the welcome. Says what of `offers` the client may have, or why it may have nothing.
+/// The hello and the welcome. Says what of `offers` the client may have; or why it may have nothing, which it is
+/// still to be told.
 async fn greet(
     socket: &Socket,
     incoming: &mut Incoming,
     gate: &Gate,
     seat: &Seat,
     offers: u32,
-) -> io::Result<Result<u32, &'static str>> {
+) -> io::Result<Result<u32, (&'static str, Vec<u8>)>> {
     let refusal = |id: u64, code, text: &str| {
         Answer::Failed { code, retry_after_ms: 0, text: text.to_owned() }.encode(id)
     };
@@ -419,19 +425,13 @@ async fn greet(
         other => other?,
     };
     let (head, body) = frame.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let refuse = async |code, text: &str| {
-        socket.send(&[refusal(head.id, code, text).into()], None, FRAME_WAIT).await
-    };
     let wrong = match (Request::decode(head.kind, &body), gate) {
         (_, Gate::Closed(why)) => {
-            // It may have left.
-            let _ = refuse(Code::Unauthorized, why).await;
-            return Ok(Err(*why));
+            return Ok(Err((why, refusal(head.id, Code::Unauthorized, why))));
         }
         (Ok(Request::Hello { token, .. }), Gate::Token(secret)) if !is_same(&token, secret) => {
             let why = "the token is not the one of this server";
-            let _ = refuse(Code::Unauthorized, why).await;
-            return Ok(Err(why));
+            return Ok(Err((why, refusal(head.id, Code::Unauthorized, why))));
         }
         (Ok(Request::Hello { wants, .. }), _) => {
             // Nobody takes its place any more, or somebody has.
@@ -450,7 +450,7 @@ async fn greet(
         (Ok(_), _) => "a connection begins with a hello".to_owned(),
         (Err(broken), _) => broken.to_string(),
     };
-    refuse(Code::Malformed, &wrong).await?;
+    socket.send(&[refusal(head.id, Code::Malformed, &wrong).into()], None, FRAME_WAIT).await?;
     Err(io::ErrorKind::InvalidData.into())
 }
 

@@ -75,7 +75,7 @@ use crate::Failure;
     args_override_self = true,
     after_help = "Addresses that clients may ask for start with one of the --allow prefixes; \
     without any, with s3://. Files are served from folders: --allow file:///srv/data.\n\
-    There is no password on TCP: whoever reaches the port may ask, and only who may read the \
+    There is no password on --listen: whoever reaches the port may ask, and only who may read the \
     directory (its owner) gets anything out of the answer. Listen on loopback addresses only.\n\
     SIGTERM and SIGINT stop it: requests under way are answered, what was read is written.\n\n\
     Examples:\n  \
@@ -631,8 +631,8 @@ impl Server {
 
     /// Notes that `client` may ask for nothing: somebody tries, or has a wrong token or user by mistake.
     fn denied(&self, client: &seen::Client, why: &str) {
-        self.counts.denied.fetch_add(1, Relaxed);
-        self.seen.refused(client, why);
+        let before = self.counts.denied.fetch_add(1, Relaxed);
+        self.seen.denied(client, why, before + 1);
     }
 
     fn take_blocks(

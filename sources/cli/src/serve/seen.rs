@@ -197,28 +197,26 @@ impl Seen {
         self.note(client, shown(&crate::with_causes(error)));
     }
 
-    /// `client` may ask for nothing.
-    pub(super) fn refused(&self, client: &Client, why: &str) {
-        let times = self.note(client, format!("refused: {why}"));
+    /// `client` may ask for nothing, the latest of `times` such ones.
+    pub(super) fn denied(&self, client: &Client, why: &str, times: u64) {
+        self.note(client, format!("denied: {why}"));
         // Who tries again and again does not fill the log.
         if times.is_power_of_two() {
-            tracing::warn!(who = client.who, why, times, "a client is refused");
+            tracing::warn!(who = client.who, why, times, "a client may ask for nothing");
         }
     }
 
-    /// Returns how often the same has happened by now, one after the other.
-    fn note(&self, client: &Client, what: String) -> u64 {
+    fn note(&self, client: &Client, what: String) {
         let at = Instant::now();
         locked(&self.failures, |failures| {
             if let Some(last) = failures.front_mut().filter(|last| last.what == what) {
                 (last.at, last.times) = (at, last.times + 1);
                 last.who.clone_from(&client.who);
-                return last.times;
+                return;
             }
             failures.truncate(FAILURES_MAX - 1);
             failures.push_front(Failed { at, who: client.who.clone(), what, times: 1 });
-            1
-        })
+        });
     }
 
     /// What failed, the latest first.

@@ -464,7 +464,7 @@ fn the_socket_is_for_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let (origin, place) = (Origin::start(), Place::new());
     origin.put("/object", b"bytes", "1");
-    let server = place.start(&origin, &["--allow-uid", "4711"]);
+    let server = place.start(&origin, &["--allow-uid", "4711", "--http", "127.0.0.1:0"]);
     // A second server does not take it away.
     let cache = place.folder.path().join("other");
     let output = crate::extmem()
@@ -490,6 +490,9 @@ fn the_socket_is_for_its_owner() {
             assert!(refused.stdout.is_empty());
             let served = ask("4711").expect("setpriv");
             assert_eq!(served.stdout, b"bytes", "{}", String::from_utf8_lossy(&served.stderr));
+            let metrics = crate::page::get(server.http.as_ref().expect("a page"), "/metrics");
+            let name = "extmem_connections_total{what=\"denied\"}";
+            assert_eq!(crate::page::metric(&metrics, name), 1.0, "4712 alone");
         }
         other => without_other_users(&other),
     }
@@ -1277,6 +1280,9 @@ fn a_source_that_does_not_answer_holds_up_no_hit_and_no_other_source() {
         assert!(Instant::now() < in_time, "it was not asked for: {:?}", origin.count());
         std::thread::sleep(Duration::from_millis(5));
     }
+    // By that its own clients see that it is there.
+    slow[0].0.say(5, &u32::MAX.to_le_bytes()).expect("send");
+    assert_eq!(slow[0].0.hear().expect("a sign").0, 133, "closed");
     for _ in 0..20 {
         assert_eq!(client.ask(3, &wants(&here[..4], 0, 1)).0, 132, "a file");
         let (kind, bytes) = client.ask(3, &wants(&here[..4], 0, 0));

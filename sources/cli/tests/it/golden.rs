@@ -226,6 +226,6 @@ fn every_exchange_of_our_own_clients() {
         stream
     };
     for state in ["cold", "warm"] {
-        assert_eq!(replay(&transcript("blocks.txt"), &object, connect), 33, "{state}");
+        assert_eq!(replay(&transcript("blocks.txt"), &object, connect), 34, "{state}");
     }
 }

@@ -835,6 +835,26 @@ fn many_come_at_once() {
     }
 }
 
+/// One connection has 64 addresses; more are refused, and those that it has go on.
+#[test]
+fn a_connection_asks_for_no_more_addresses_than_it_may() {
+    let (origin, folder) = (Origin::start(), folder());
+    let object = sample(10_000, 37);
+    let paths: Vec<_> = (0..65).map(|n| format!("/object-{n}")).collect();
+    paths.iter().for_each(|path| origin.put(path, &object, "1"));
+    let server = Server::of(folder.path(), &origin);
+    let mut client = server.client();
+    for (n, path) in paths.iter().enumerate() {
+        let answer = client.hello(&origin.url(path)).expect("an answer");
+        assert!(answer.is(if n < 64 { "OKOK" } else { "FAIL" }), "{n}");
+    }
+    check(&mut client, &origin.url("/object-0"), &object, 2000, 4096);
+    assert!(client.hello(&origin.url("/object-63")).expect("an answer").is("OKOK"), "once more");
+    // Another connection has as many.
+    let answer = server.client().hello(&origin.url("/object-64")).expect("an answer");
+    assert!(answer.is("OKOK"));
+}
+
 /// What is asked for once makes no room for itself at the cost of what is asked for again.
 #[test]
 fn a_scan_takes_nothing_away() {

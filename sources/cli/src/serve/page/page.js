@@ -187,8 +187,8 @@ function clientsOf(state) {
   byId('clients-empty').hidden = rows.length > 0;
   const { open, refused, denied } = state.connections;
   say('clients-count', (open > rows.length ? `${whole(rows.length)} of ${whole(open)}` : whole(open)) +
-    (refused ? `, ${whole(refused)} too many` : '') +
-    (denied ? `, ${whole(denied)} refused` : ''));
+    (refused ? `, ${whole(refused)} refused as too many` : '') +
+    (denied ? `, ${whole(denied)} denied` : ''));
 }
 
 function failuresOf(state) {
