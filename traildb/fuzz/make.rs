@@ -61,7 +61,8 @@ fuzz_target!(|input: &[u8]| {
     };
     let skip = flags & SKIP != 0;
     let reader = Box::new(std::io::Cursor::new(text.to_vec()));
-    let feed = Feed::new(reader, Vec::new(), 1, syntax, FIELDS.len(), Tally::new(skip));
+    let (fields, row_max) = (FIELDS.len(), feed::row_bytes_max(0));
+    let feed = Feed::new(reader, Vec::new(), 1, syntax, fields, row_max, Tally::new(skip));
 
     let mut builder = Builder::new(&FIELDS).expect("the fields are good");
     let mut events: Vec<Event> = Vec::new();
