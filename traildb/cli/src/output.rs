@@ -9,9 +9,10 @@ use std::{
     },
 };
 
+use sources::expand;
 use traildb::Unfinished;
 
-use crate::{failure::Failure, open};
+use crate::failure::Failure;
 
 /// Bytes collected for one system call.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -34,8 +35,8 @@ impl Output {
     pub(crate) fn create(path: &str) -> Result<Output, Failure> {
         let (sink, name, unfinished): (Box<dyn Write>, _, _) = match path {
             "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
-            url if open::is_url(url) => {
-                let url = open::without_options(url);
+            url if expand::is_url(url) => {
+                let url = expand::without_options(url);
                 return Err(Failure::Usage(format!("{url}: this goes to local files and pipes")));
             }
             _ if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
