@@ -10,7 +10,7 @@
 //!
 //! Blobs are collected by the same walk: what was listed before it and no leaf names, and is so old that
 //! nothing in the log, and no client that may still commit, can name it. A client commits no record that
-//! names a blob older than half of what a tombstone stays ([`blob_age_us`]), and what is in the log is
+//! names a blob older than half of what a tombstone stays ([`commit_age_us`]), and what is in the log is
 //! younger than a tombstone stays, or no blob goes (`horizon_us`): so a blob that is older than both
 //! together is named by leaves alone. While a page is missing none goes. Nothing that is put again keeps it: names of blobs are in no other
 //! page, and its name is used once.
@@ -253,8 +253,9 @@ fn forget(page: &mut Page, gone: PageId, heir: PageId) -> bool {
     *links != had
 }
 
-/// How old a blob may be, in microseconds, when a transaction is committed that names it.
-pub(crate) fn blob_age_us(settings: &Settings) -> u64 {
+/// How old, in microseconds, anything may be that a transaction says when it is sent: its stamps, and the
+/// blobs that it names.
+pub(crate) fn commit_age_us(settings: &Settings) -> u64 {
     settings.tombstone_age.as_micros() as u64 / 2
 }
 
@@ -383,7 +384,7 @@ async fn collect_blobs(
     horizon_us: u64,
     done: &mut Collected,
 ) -> Result<(), StoreError> {
-    let mut oldest_us = horizon_us.saturating_sub(blob_age_us(&store.settings));
+    let mut oldest_us = horizon_us.saturating_sub(commit_age_us(&store.settings));
     if !store.settings.rules.hold(Rule::BlobAge) {
         oldest_us = u64::MAX;
     }

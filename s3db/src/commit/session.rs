@@ -575,7 +575,8 @@ impl Session {
     /// # Errors
     /// After [`StoreError::CommitUnknown`] the same `txn` may be committed again: its records count
     /// once. After any other error it is not committed; at the basic and monotonic level a part of
-    /// it may be.
+    /// it may be. [`StoreError::Invalid`] also when it is committed again after more than half of
+    /// [`Settings::tombstone_age`](crate::Settings): what is as old may not come into the log any more.
     pub async fn commit(&self, txn: &mut Txn) -> Result<Committed, StoreError> {
         if txn.is_empty() {
             return Ok(Committed::default());
@@ -583,21 +584,27 @@ impl Session {
         if !txn.is_unclear {
             self.make_room().await?;
         }
+        let was_tried = std::mem::replace(&mut txn.was_tried, true);
         self.seal(txn).await?;
-        if let Err(error) = self.check_blobs(txn).await {
-            return Err(match (txn.is_unclear, error) {
-                (false, error) => error,
-                (true, StoreError::Cloud { source, .. }) => StoreError::CommitUnknown { source },
-                (true, error) => {
-                    let (what, cause) = ("a commit".to_owned(), error.to_string());
-                    StoreError::CommitUnknown { source: Fault::Invalid { what, cause } }
-                }
-            });
-        }
         let puts_first = self.store.settings.rules.hold(Rule::BlobFirst);
-        if puts_first {
-            self.put_blobs(txn).await?;
+        let mut age = Ok(());
+        // Of before this call: what is tried again, and payloads that were written part by part.
+        if was_tried || txn.writes.values().any(|write| matches!(write, Write::Blob(..))) {
+            age = self.check_age(txn, true).await;
         }
+        if age.is_ok() && puts_first && !txn.unput.is_empty() {
+            self.put_blobs(txn).await?;
+            // Which may have taken long.
+            age = self.check_age(txn, false).await;
+        }
+        let too_old = match age {
+            Ok(()) => None,
+            Err(error) if !txn.is_unclear => return Err(error),
+            Err(StoreError::Cloud { source, .. }) => {
+                return Err(StoreError::CommitUnknown { source });
+            }
+            Err(error) => Some(error.to_string()),
+        };
         let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
         let total = entries.len() as u32;
         let (client, epoch) = (self.client, self.epoch());
@@ -610,7 +617,15 @@ impl Session {
         // What an earlier attempt sent can still arrive, whatever comes of this one. And this one
         // may end here, with its future.
         let was_unclear = std::mem::replace(&mut txn.is_unclear, true);
-        let outcome = life.appender.append(&transaction, is_whole).await;
+        let outcome = match too_old {
+            None => life.appender.append(&transaction, is_whole).await,
+            Some(cause) => match life.appender.outcome(number).await {
+                Append::Unknown(_) | Append::Failed(_) => {
+                    Append::Unknown(Fault::Invalid { what: "a commit".to_owned(), cause })
+                }
+                outcome => outcome,
+            },
+        };
         let entries = transaction.entries;
         match outcome {
             Append::Committed => {}
@@ -694,27 +709,34 @@ impl Session {
         self.store.settings.inline_bytes_max.min(INLINE_BYTES_MAX)
     }
 
-    /// That no blob of a transaction is so old that garbage collection could take it before what names
-    /// it is on its page: see `gc`.
-    async fn check_blobs(&self, txn: &Txn) -> Result<(), StoreError> {
+    /// That nothing in a transaction is so old that garbage collection could take a blob before what
+    /// names it is on its page, or a tombstone that is newer than it: see `gc`. With `asks` the object
+    /// store is asked for its date, which is not counted on from what it said before.
+    async fn check_age(&self, txn: &Txn, asks: bool) -> Result<(), StoreError> {
         let Some((_, entries)) = &txn.sealed else { return Ok(()) };
-        if !entries.iter().any(|entry| entry.blob().is_some()) {
-            return Ok(());
+        match asks {
+            true => self.store.ask_date().await?,
+            false => self.store.ask_date_after_sleep().await?,
         }
-        self.store.ask_date_after_sleep().await?;
         let now_us = self.store.pages.date_ms() * 1000;
-        let most_us = gc::blob_age_us(&self.store.settings);
+        let most_us = gc::commit_age_us(&self.store.settings);
         for entry in entries {
-            let Some(blob) = entry.blob() else { continue };
-            let age_us = now_us.max(entry.record.stamp.clock).saturating_sub(blob.stamp().clock);
-            if age_us > most_us {
-                return Err(StoreError::Invalid(format!(
-                    "blob {} was begun {} s ago, and must be committed within {} s: write it again",
-                    blob.object(0),
-                    age_us / 1_000_000,
-                    most_us / 1_000_000
-                )));
+            let stamp = entry.record.stamp;
+            let age_us = now_us.max(stamp.clock).saturating_sub(entry.oldest_us());
+            if age_us <= most_us {
+                continue;
             }
+            let (age, most) = (age_us / 1_000_000, most_us / 1_000_000);
+            return Err(StoreError::Invalid(match entry.blob() {
+                Some(blob) => format!(
+                    "blob {} was begun {age} s ago, and must be committed within {most} s: write it again",
+                    blob.object(0),
+                ),
+                None => format!(
+                    "this transaction was committed {age} s ago for the first time, and could be again \
+                     within {most} s: begin another one"
+                ),
+            }));
         }
         Ok(())
     }

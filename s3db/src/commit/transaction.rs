@@ -34,6 +34,8 @@ pub struct Txn {
     bytes: usize,
     /// Set by the first attempt to commit: a second one must be the same transaction.
     pub(crate) sealed: Option<(u64, Vec<Entry>)>,
+    /// An attempt to commit it was made, however long ago.
+    pub(crate) was_tried: bool,
     /// Of blobs that it names and that are not put yet, what is in them.
     pub(crate) unput: Vec<(Blob, Bytes)>,
     /// An attempt to commit it was made whose outcome is not known: it may be durable, whatever
@@ -65,7 +67,8 @@ pub struct Committed {
 impl Txn {
     pub(crate) fn new(level: Level) -> Txn {
         let (writes, unput) = Default::default();
-        Txn { level, writes, bytes: 0, sealed: None, unput, is_unclear: false }
+        let (was_tried, is_unclear) = (false, false);
+        Txn { level, writes, bytes: 0, sealed: None, was_tried, unput, is_unclear }
     }
 
     /// What was written to one tree.

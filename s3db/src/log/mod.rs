@@ -179,6 +179,14 @@ pub(crate) trait Appender: Send + Sync {
     /// `is_whole` asks that all of it becomes durable or none (the atomic level). Without it the
     /// records may become durable one by one.
     async fn append(&self, transaction: &Transaction, is_whole: bool) -> Append;
+
+    /// What came of earlier attempts to append a transaction that is too old to be appended again, by its
+    /// number. Appends nothing.
+    async fn outcome(&self, _number: u64) -> Append {
+        // A message that was sent without an answer leaves no trace that could be asked for.
+        let (what, cause) = ("a commit".to_owned(), "too old to be sent again".to_owned());
+        Append::Unknown(Fault::Unknown { what, cause })
+    }
 }
 
 /// A log backend.

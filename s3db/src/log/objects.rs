@@ -17,6 +17,11 @@
 //! while the tombstones of its time are there. Before they go it is *emptied*: put again under the
 //! same write id, with no transactions in it ([`Log::settle`]).
 //!
+//! A group whose put had no answer is settled before the next one is put: by another put of the same, as
+//! long as it is young. A transaction that is older than garbage collection allows for (see `gc`) may
+//! not come into the log any more; then the life ends its own stream with a fence, behind which the
+//! group never arrives, and is over.
+//!
 //! Older numbers are freed. Whatever arrives in one of those, late, is either a copy of what was
 //! there or a fence that was tried and found its number taken: readers apply the first again, which
 //! changes nothing, and pass over the second. To stop there would hide what lies behind it.
@@ -38,12 +43,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    client,
+    catalog, client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer, is_number},
+    gc,
     log::{
-        Append, Appender, Batch, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
+        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
     },
     page::{PageId, Stream},
@@ -362,14 +368,23 @@ struct Group {
     tickets: Vec<u64>,
     /// Numbers of its transactions.
     numbers: Vec<u64>,
+    /// The clock of the oldest stamp in it.
+    oldest_us: u64,
     /// A put of it had no answer: it may have landed, or land yet, whatever comes of the next one.
     is_unclear: bool,
 }
 
+/// A transaction that is in no group yet.
+struct Unsent {
+    ticket: u64,
+    number: u64,
+    oldest_us: u64,
+    frame: Bytes,
+}
+
 #[derive(Default)]
 struct Waiting {
-    /// Those not in a group yet: ticket, number of the transaction, frame.
-    pending: Vec<(u64, u64, Bytes)>,
+    pending: Vec<Unsent>,
     /// Those who wait: nobody else is told what came of it.
     there: HashSet<u64>,
     outcomes: HashMap<u64, Append>,
@@ -437,30 +452,7 @@ impl ObjectAppender {
             // Refused, or no answer: the object itself says whose it is (H3).
             if read_back && !matches!(fault, Fault::Throttled { .. }) {
                 match log.get(&name).await {
-                    Ok(Some(bytes)) => match decode(&bytes, self.stream, group.sequence) {
-                        Ok(LogObject::Transactions { write_id, .. })
-                            if write_id == group.write_id =>
-                        {
-                            return Append::Committed;
-                        }
-                        // Only a fence is put into a stream by anyone else.
-                        _ if !group.is_unclear => return Append::Fenced,
-                        // One that ends the stream is the last there is. What lies behind another
-                        // found this number taken, by us: it was applied and freed since.
-                        _ => {
-                            return match log.last(self.stream).await {
-                                Ok(Some((last, true))) if last > group.sequence => {
-                                    Append::Committed
-                                }
-                                // Anybody's, or a fence that was damaged since: it tells nothing.
-                                Ok(Some((last, false))) if last > group.sequence => {
-                                    Append::Unknown(fault)
-                                }
-                                Ok(_) => Append::Fenced,
-                                Err(_) => Append::Unknown(fault),
-                            };
-                        }
-                    },
+                    Ok(Some(bytes)) => return self.whose(group, &bytes, fault).await,
                     Ok(None) => {}
                     Err(_) => return Append::Unknown(fault),
                 }
@@ -474,13 +466,89 @@ impl ObjectAppender {
         }
     }
 
+    /// What it means for a group that this is what has its number.
+    async fn whose(&self, group: &Group, bytes: &Bytes, fault: Fault) -> Append {
+        match decode(bytes, self.stream, group.sequence) {
+            Ok(LogObject::Transactions { write_id, .. }) if write_id == group.write_id => {
+                Append::Committed
+            }
+            // Only a fence is put into a stream by anyone else.
+            _ if !group.is_unclear => Append::Fenced,
+            // One that ends the stream is the last there is. What lies behind another found this number
+            // taken, by us: it was applied and freed since.
+            _ => match self.log.last(self.stream).await {
+                Ok(Some((last, true))) if last > group.sequence => Append::Committed,
+                // Anybody's, or a fence that was damaged since: it tells nothing.
+                Ok(Some((last, false))) if last > group.sequence => Append::Unknown(fault),
+                Ok(_) => Append::Fenced,
+                Err(_) => Append::Unknown(fault),
+            },
+        }
+    }
+
+    /// Settles a group that was left open. It is put again only as long as it is young.
+    async fn settle_again(&self, group: &mut Group) -> Append {
+        let log = &self.log;
+        if !log.settings.rules.hold(Rule::OpenAge) {
+            return self.settle(group).await;
+        }
+        // Not counted on from an earlier answer: the machine may have stood still for long.
+        match catalog::read_database(&log.cloud, &log.settings).await {
+            Ok(Some((_, date_ms))) => {
+                let age_us = (date_ms * 1000).saturating_sub(group.oldest_us);
+                match age_us <= gc::commit_age_us(&log.settings) {
+                    true => self.settle(group).await,
+                    false => self.end(group).await,
+                }
+            }
+            Ok(None) => {
+                let (what, cause) = (catalog::DATABASE.to_owned(), "it is gone".to_owned());
+                Append::Unknown(Fault::Unknown { what, cause })
+            }
+            Err(StoreError::Cloud { source, .. }) => Append::Unknown(source),
+            Err(error) => {
+                let (what, cause) = (catalog::DATABASE.to_owned(), error.to_string());
+                Append::Unknown(Fault::Unknown { what, cause })
+            }
+        }
+    }
+
+    /// Finds out what came of a group that may not be put any more. If it is not there the stream ends
+    /// here: behind its fence the group never is.
+    async fn end(&self, group: &Group) -> Append {
+        let log = &self.log;
+        let name = name(self.stream, group.sequence);
+        let unknown = |cause: String| Fault::Unknown { what: name.clone(), cause };
+        let ended = async {
+            let there = log.get(&name).await?;
+            if there.is_some() {
+                return Ok(there);
+            }
+            log.fence(self.stream, self.stream.epoch).await?;
+            log.get(&name).await
+        };
+        match ended.await {
+            Ok(Some(bytes)) => {
+                let fault = unknown("too old to be put again".to_owned());
+                self.whose(group, &bytes, fault).await
+            }
+            // The fence lies elsewhere: either this number was taken before, and freed since, or all of
+            // the stream is gone.
+            Ok(None) => match log.last(self.stream).await {
+                Ok(Some((last, true))) if last > group.sequence => Append::Committed,
+                _ => Append::Unknown(unknown("its stream is gone".to_owned())),
+            },
+            Err(error) => Append::Unknown(unknown(error.to_string())),
+        }
+    }
+
     /// Takes what waits, up to a group.
     fn group(&self, sequence: u64) -> Option<Group> {
         let mut waiting = self.waiting();
         let mut bytes = 0;
         let mut count = 0;
-        for (_, _, frame) in &waiting.pending {
-            bytes += frame.len();
+        for unsent in &waiting.pending {
+            bytes += unsent.frame.len();
             if count > 0 && bytes > GROUP_BYTES_MAX {
                 break;
             }
@@ -490,14 +558,17 @@ impl ObjectAppender {
             return None;
         }
         let (mut tickets, mut numbers, mut frames) = (Vec::new(), Vec::new(), Vec::new());
-        for (ticket, number, frame) in waiting.pending.drain(..count) {
-            tickets.push(ticket);
-            numbers.push(number);
-            frames.push(frame);
+        let mut oldest_us = u64::MAX;
+        for unsent in waiting.pending.drain(..count) {
+            tickets.push(unsent.ticket);
+            numbers.push(unsent.number);
+            oldest_us = oldest_us.min(unsent.oldest_us);
+            frames.push(unsent.frame);
         }
         let write_id = self.log.cloud.chance.next_u128();
         let bytes = encode(self.stream, sequence, write_id, &frames);
-        Some(Group { sequence, write_id, bytes, tickets, numbers, is_unclear: false })
+        let is_unclear = false;
+        Some(Group { sequence, write_id, bytes, tickets, numbers, oldest_us, is_unclear })
     }
 }
 
@@ -512,7 +583,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.appender.waiting();
         waiting.there.remove(&self.ticket);
-        waiting.pending.retain(|(pending, ..)| *pending != self.ticket);
+        waiting.pending.retain(|unsent| unsent.ticket != self.ticket);
         waiting.outcomes.remove(&self.ticket);
     }
 }
@@ -520,14 +591,29 @@ impl Drop for Place<'_> {
 #[async_trait]
 impl Appender for ObjectAppender {
     async fn append(&self, transaction: &Transaction, _is_whole: bool) -> Append {
+        let number = transaction.number;
+        let oldest_us = transaction.entries.iter().map(Entry::oldest_us).min().unwrap_or(u64::MAX);
+        let place = self.place();
+        let (ticket, frame) = (place.ticket, transaction.encode());
+        self.waiting().pending.push(Unsent { ticket, number, oldest_us, frame });
+        self.wait(&place, number).await
+    }
+
+    async fn outcome(&self, number: u64) -> Append {
+        self.wait(&self.place(), number).await
+    }
+}
+
+impl ObjectAppender {
+    fn place(&self) -> Place<'_> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let frame = transaction.encode();
-        {
-            let mut waiting = self.waiting();
-            waiting.there.insert(ticket);
-            waiting.pending.push((ticket, transaction.number, frame));
-        }
-        let _place = Place { appender: self, ticket };
+        self.waiting().there.insert(ticket);
+        Place { appender: self, ticket }
+    }
+
+    /// Puts what waits, and settles what is open, until it is known what came of a transaction.
+    async fn wait(&self, place: &Place<'_>, number: u64) -> Append {
+        let ticket = place.ticket;
         loop {
             // Whoever holds the state puts for all who wait. If its future is dropped, the group
             // stays in `open`, and the next one settles it.
@@ -536,7 +622,7 @@ impl Appender for ObjectAppender {
             {
                 let mut waiting = self.waiting();
                 // In this attempt or in one before.
-                if waiting.settled.remove(&transaction.number) {
+                if waiting.settled.remove(&number) {
                     return Append::Committed;
                 }
                 if let Some(outcome) = waiting.outcomes.remove(&ticket) {
@@ -557,7 +643,10 @@ impl Appender for ObjectAppender {
                 let what = prefix(self.stream);
                 return Append::Unknown(Fault::Unknown { what, cause: "given up".into() });
             };
-            let outcome = self.settle(group).await;
+            let outcome = match group.is_unclear {
+                true => self.settle_again(group).await,
+                false => self.settle(group).await,
+            };
             let tickets = group.tickets.clone();
             match &outcome {
                 Append::Committed => {
@@ -1049,7 +1138,8 @@ mod tests {
         let stream = Stream { client: 1, epoch: 1 };
         let appender = appender(&log, stream);
         // Its put had no answer, and never came.
-        appender.waiting().pending.push((9, 1, frame(Stamp::default())));
+        let frame = frame(Stamp::default());
+        appender.waiting().pending.push(Unsent { ticket: 9, number: 1, oldest_us: 0, frame });
         let mut group = appender.group(0).unwrap();
         group.is_unclear = true;
         let fence = encode_fence(stream, 0, 5, 2);

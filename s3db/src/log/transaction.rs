@@ -73,6 +73,12 @@ impl Entry {
         }
     }
 
+    /// The clock of the oldest stamp in it: its own, or that of the blob that it names.
+    pub(crate) fn oldest_us(&self) -> u64 {
+        let own = self.record.stamp.clock;
+        self.blob().map_or(own, |blob| blob.stamp().clock.min(own))
+    }
+
     /// Bytes within a transaction's frame.
     pub(crate) fn bytes(&self) -> usize {
         let change = &self.record.change;
