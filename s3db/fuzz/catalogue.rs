@@ -4,6 +4,6 @@
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 3] = [b"s3dD\x01", b"s3dC\x01", b"s3dC\x02"];
+const KINDS: [&[u8; 5]; 4] = [b"s3dD\x01", b"s3dC\x01", b"s3dC\x02", b"s3dC\x03"];
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &KINDS));

@@ -1,6 +1,6 @@
 //! What all clients of a database agree upon: one object for the database, one per collection.
 //!
-//! Both are frames (see `frame`), of version 1 or 2:
+//! Both are frames (see `frame`), of version 1, 2 or 3:
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
@@ -9,7 +9,9 @@
 //!
 //! Kinds of search keys: 1 the payload; 2 a part: separator (1), number (2); 3 a JSON field: its name;
 //! 0 none: whoever writes records writes the entries too. In version 1 of a collection the last two
-//! fields are not there, and all are of that kind; in version 2 some are not. A database of version 2 is
+//! fields are not there, and all are of that kind; in version 2 some are not. A collection is named here
+//! before its root is put; version 3 is as version 2, and says that the root was put: if it is not there it
+//! is lost, and no empty one may take its place. A database of version 2 is
 //! encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
 
 use bytes::Bytes;
@@ -27,7 +29,10 @@ use crate::{
 const DATABASE_MAGIC: &str = "s3dD";
 const COLLECTION_MAGIC: &str = "s3dC";
 const VERSION: u8 = 1;
-const COLLECTION_VERSION: u8 = 2;
+/// Of collections that have rules for search keys.
+const RULES_VERSION: u8 = 2;
+/// Of those whose root was put.
+const ROOT_VERSION: u8 = 3;
 /// Of databases that are encrypted.
 const ENCRYPTED_VERSION: u8 = 2;
 /// What encrypts them: AES-256-GCM.
@@ -106,6 +111,8 @@ pub struct Collection {
     pub root: PageId,
     /// Its secondary indexes.
     pub indexes: Vec<Index>,
+    /// Whether the root was put, as far as the catalogue knows: one that is not there is lost.
+    pub has_root: bool,
 }
 
 impl Database {
@@ -159,8 +166,12 @@ impl Database {
 impl Collection {
     /// The frame. The name is that of the object.
     pub fn encode(&self) -> Bytes {
-        let has_rules = self.indexes.iter().any(|index| index.by.is_some());
-        let version = if has_rules { COLLECTION_VERSION } else { VERSION };
+        let version = match self.indexes.iter().any(|index| index.by.is_some()) {
+            _ if self.has_root => ROOT_VERSION,
+            true => RULES_VERSION,
+            false => VERSION,
+        };
+        let has_rules = version != VERSION;
         let mut to = Writer::new(COLLECTION_MAGIC, version);
         to.u128(self.root.0);
         to.u16(self.indexes.len() as u16);
@@ -182,12 +193,13 @@ impl Collection {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(name: &str, bytes: &Bytes) -> Result<Collection, FrameError> {
-        let (mut from, has_rules) = match Reader::new(bytes, COLLECTION_MAGIC, COLLECTION_VERSION) {
-            Err(FrameError::Version { found: VERSION, .. }) => {
-                (Reader::new(bytes, COLLECTION_MAGIC, VERSION)?, false)
+        let (mut from, version) = match Reader::new(bytes, COLLECTION_MAGIC, ROOT_VERSION) {
+            Err(FrameError::Version { found: found @ (VERSION | RULES_VERSION), .. }) => {
+                (Reader::new(bytes, COLLECTION_MAGIC, found)?, found)
             }
-            from => (from?, true),
+            from => (from?, ROOT_VERSION),
         };
+        let has_rules = version != VERSION;
         let root = PageId(from.u128()?);
         let count = usize::from(from.u16()?);
         if count > INDEXES_MAX {
@@ -217,11 +229,11 @@ impl Collection {
             };
             indexes.push(Index { name, root, is_ready, by });
         }
-        if has_rules && indexes.iter().all(|index| index.by.is_none()) {
+        if version == RULES_VERSION && indexes.iter().all(|index| index.by.is_none()) {
             return Err(from.field("version 2 without a rule, which is version 1"));
         }
         from.done()?;
-        Ok(Collection { name: name.to_owned(), root, indexes })
+        Ok(Collection { name: name.to_owned(), root, indexes, has_root: version == ROOT_VERSION })
     }
 }
 
@@ -331,28 +343,36 @@ async fn write(
 mod tests {
     use super::*;
 
-    /// A collection without rules is of version 1, which has no place for them.
+    /// A collection without rules is of version 1, which has no place for them, until its root is put.
     #[test]
-    fn collections_of_both_versions() {
+    fn collections_of_all_versions() {
         let index = |name: &str, by: Option<&str>| Index {
             name: name.into(),
             root: PageId(7),
             is_ready: true,
             by: by.map(|by| by.parse().unwrap()),
         };
-        let of = |indexes| Collection { name: "things".into(), root: PageId(1), indexes };
+        let of = |indexes| Collection {
+            name: "things".into(),
+            root: PageId(1),
+            indexes,
+            has_root: false,
+        };
         for (collection, version) in [
             (of(vec![]), VERSION),
             (of(vec![index("by-hand", None)]), VERSION),
-            (of(vec![index("by-hand", None), index("a", Some("json:a"))]), COLLECTION_VERSION),
+            (of(vec![index("by-hand", None), index("a", Some("json:a"))]), RULES_VERSION),
             (of(vec![index("a", Some("part:tab:3")), index("b", Some("payload"))]), 2),
         ] {
-            let bytes = collection.encode();
-            assert_eq!(bytes[4], version);
-            assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
+            for has_root in [false, true] {
+                let collection = Collection { has_root, ..collection.clone() };
+                let bytes = collection.encode();
+                assert_eq!(bytes[4], if has_root { ROOT_VERSION } else { version });
+                assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
+            }
         }
         // One thing has one form.
-        let mut to = Writer::new(COLLECTION_MAGIC, COLLECTION_VERSION);
+        let mut to = Writer::new(COLLECTION_MAGIC, RULES_VERSION);
         to.u128(1);
         to.u16(0);
         let decoded = Collection::decode("things", &to.finish());

@@ -241,7 +241,8 @@ impl Db {
     /// Creates a collection, or finds that it is there: both are success.
     ///
     /// # Errors
-    /// A name that is none, and whatever the services say.
+    /// A name that is none, [`StoreError::Lost`] when it was there and has no root any more, and whatever
+    /// the services say.
     pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
         self.store().create_collection(name).await
     }
@@ -249,7 +250,8 @@ impl Db {
     /// Finds a collection.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and whatever the services say.
+    /// [`StoreError::NotFound`], [`StoreError::Lost`] when its root is not there any more, and whatever the
+    /// services say.
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
         self.store().collection(name).await
     }
@@ -643,7 +645,8 @@ mod tests {
     #[test]
     fn a_collection_pays_for_its_later_indexes() {
         let books = Books::default();
-        let mut of = Collection { name: "a".into(), root: PageId(1), indexes: Vec::new() };
+        let (indexes, has_root) = (Vec::new(), true);
+        let mut of = Collection { name: "a".into(), root: PageId(1), indexes, has_root };
         let account = books.of(&of);
         let (name, by) = ("i".to_owned(), Some(SearchBy::Payload));
         of.indexes.push(Index { name, root: PageId(2), is_ready: false, by });

@@ -1,6 +1,11 @@
 //! What can go wrong, by what the caller can do next.
 
-use crate::{cloud::Fault, frame::FrameError, page_id::PageId, record::BoundError};
+use crate::{
+    cloud::Fault,
+    frame::FrameError,
+    page_id::{PAGES, PageId},
+    record::BoundError,
+};
 
 /// Why the store could not do something.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,12 +45,14 @@ pub enum StoreError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// A newer incarnation of this client exists, or it was taken for gone: it wrote nothing for
-    /// longer than a tombstone stays, and nobody called [`Session::keep_alive`](crate::Session).
+    /// A newer incarnation of this client exists; or it was taken for gone: it wrote nothing for
+    /// longer than a tombstone stays, and nobody called [`Session::keep_alive`](crate::Session); or it has
+    /// ended itself, to call off a commit that had no answer until it was too old.
     /// This one must stop: it can commit nothing more. Open the database again.
     #[error(
         "client {client:x} was started again elsewhere, or forgotten for having written nothing for \
-         long: epoch {epoch} is over, open the database again"
+         long, or has called off a commit that had no answer for long: epoch {epoch} is over, open the \
+         database again"
     )]
     Fenced {
         /// The client.
@@ -82,8 +89,9 @@ pub enum StoreError {
     /// There is already something of this name.
     #[error("{0} exists already")]
     Exists(String),
-    /// A part of a record's blob, which is committed, is not there.
-    #[error("{object} is not there, and a record names it: restore it from a copy")]
+    /// A part of a record's blob, which is committed, is not there, or a page that was put once. Nothing
+    /// takes its place.
+    #[error("{object} is not there, and {} names it: restore it from a copy, or from an older version", namer(.object))]
     Lost {
         /// The object's name.
         object: String,
@@ -100,6 +108,14 @@ pub enum StoreError {
     /// A setting, or a wish, that makes no sense.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// What names an object that is lost.
+fn namer(object: &str) -> &'static str {
+    match object.starts_with(PAGES) {
+        true => "the catalogue or another page",
+        false => "a record",
+    }
 }
 
 /// What can be done about a damaged object.

@@ -73,19 +73,24 @@ impl Store {
     ///
     /// # Errors
     /// The first error. A tree or a part of the log that cannot be read is not in the way of the
-    /// others; nothing is deleted while any page cannot be read, since it may lead to anything.
+    /// others; nothing is deleted while any page cannot be read or is not there, since it may lead to
+    /// anything.
     pub async fn collect_garbage(&self, grace: Duration) -> Result<Collected, StoreError> {
         let mut done = Collected::default();
-        let roots = self.roots().await?;
+        let trees = self.trees().await?;
         let mut outcome = Ok(());
         let horizon_us = self.horizon_us().await.unwrap_or_else(|error| {
             outcome = Err(error);
             0
         });
-        for &root in &roots {
-            outcome = outcome.and(tidy(self, root, horizon_us, &mut done).await);
+        let mut tidied = Ok(());
+        for tree in &trees {
+            tidied = tidied.and(tree.tidy(self, horizon_us, &mut done).await);
         }
-        outcome = outcome.and(collect(self, grace, horizon_us, &mut done).await);
+        if tidied.is_ok() {
+            outcome = outcome.and(collect(self, grace, horizon_us, &mut done).await);
+        }
+        outcome = outcome.and(tidied);
         for client in self.clients().await? {
             let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
             done.retired += u64::from(is_over);
@@ -102,15 +107,59 @@ impl Store {
         Ok(if self.log.settle(horizon_us).await? { horizon_us } else { 0 })
     }
 
-    /// The roots of all trees.
-    async fn roots(&self) -> Result<Vec<PageId>, StoreError> {
-        let mut roots = Vec::new();
+    /// All trees, as the catalogue has them. No root is put here: one that is not there may be lost.
+    async fn trees(&self) -> Result<Vec<Tree>, StoreError> {
+        let mut trees = Vec::new();
         for name in self.collections().await? {
-            let collection = self.collection(&name).await?;
-            roots.push(collection.root);
-            roots.extend(collection.indexes.iter().map(|index| index.root));
+            let of = self.peek_collection(&name).await?;
+            let has_root = of.has_root;
+            trees.push(Tree { root: of.root, has_root, records_of: Some(name) });
+            let indexes = of.indexes.iter();
+            trees.extend(indexes.map(|it| Tree {
+                root: it.root,
+                has_root: it.is_ready,
+                records_of: None,
+            }));
         }
-        Ok(roots)
+        Ok(trees)
+    }
+}
+
+struct Tree {
+    root: PageId,
+    /// The root was put once. One that is not there is lost.
+    has_root: bool,
+    /// The collection whose records it holds; `None` for an index.
+    records_of: Option<String>,
+}
+
+impl Tree {
+    async fn tidy(
+        &self,
+        store: &Store,
+        horizon_us: u64,
+        done: &mut Collected,
+    ) -> Result<(), StoreError> {
+        if newest(store, self.root).await?.is_none() {
+            return self.lacks_root();
+        }
+        tidy(store, self.root, horizon_us, done).await
+    }
+
+    /// What it means that the root is not there.
+    fn lacks_root(&self) -> Result<(), StoreError> {
+        match &self.records_of {
+            _ if self.has_root => Err(StoreError::Lost { object: self.root.object() }),
+            // Whoever creates it is about to put the root; or a program that does not write down that it
+            // was put did so, and it is lost.
+            Some(name) => Err(StoreError::Invalid(format!(
+                "collection {name} has no root yet: create it again, then garbage can be collected; or, \
+                 if it has had records, restore object {} from a copy before",
+                self.root.object()
+            ))),
+            // An index that is being built: what it had is put again.
+            None => Ok(()),
+        }
     }
 }
 
@@ -157,7 +206,7 @@ async fn tidy(
             return Err(StoreError::Tree { page: id, what: "right pointers form a circle" });
         }
         let Some(held) = newest(store, id).await? else {
-            return Err(StoreError::Tree { page: id, what: "is linked, but not there" });
+            return Err(StoreError::Lost { object: id.object() });
         };
         next = held.page.right;
         if held.page.dead {
@@ -266,26 +315,30 @@ struct Walk {
     blobs: HashSet<Stamp>,
     /// Links to pages that are not there: parent's level, key, child.
     dangling: Vec<(PageId, u8, Bytes, PageId)>,
-    /// A root or a right neighbour is not there: it is lost, and nobody knows what it named.
-    has_hole: bool,
+    /// A root or a right neighbour that is not there: it is lost, and nobody knows what it named.
+    hole: Option<PageId>,
 }
 
 async fn walk(
     store: &Store,
-    roots: &[PageId],
+    trees: &[Tree],
     blobs: &BTreeMap<Stamp, Vec<u32>>,
 ) -> Result<Walk, StoreError> {
     let (met, blobs_met, dangling) = Default::default();
-    let mut walk = Walk { met, blobs: blobs_met, dangling, has_hole: false };
-    for &root in roots {
+    let mut walk = Walk { met, blobs: blobs_met, dangling, hole: None };
+    for tree in trees {
+        let root = tree.root;
         let mut stack = vec![(root, None)];
         while let Some((id, from)) = stack.pop() {
             if walk.met.contains(&id) {
                 continue;
             }
             let Some(held) = newest(store, id).await? else {
-                walk.has_hole |= from.is_none();
-                walk.dangling.extend(from.map(|(level, key)| (root, level, key, id)));
+                match from {
+                    Some((level, key)) => walk.dangling.push((root, level, key, id)),
+                    None if id == root => tree.lacks_root()?,
+                    None => walk.hole = Some(id),
+                }
                 continue;
             };
             walk.met.insert(id);
@@ -315,11 +368,15 @@ async fn collect(
     // catalogue is read, which names every root before it is put: a tree of which any page is
     // listed is walked, whenever it was created.
     let listed = store.list(PAGES).await?;
-    let roots = &store.roots().await?;
-    let first = walk(store, roots, &blobs).await?;
+    let trees = &store.trees().await?;
+    let first = walk(store, trees, &blobs).await?;
+    // What is lost may be restored, with all that it led to.
+    if let Some(lost) = first.hole {
+        return Err(StoreError::Lost { object: lost.object() });
+    }
     // A link may lead to what died and is gone, or to what is lost: it is forgotten below, and the next
-    // time tells. What is lost may be restored, with the names of blobs.
-    let is_whole = !first.has_hole && first.dangling.is_empty();
+    // time tells.
+    let is_whole = first.dangling.is_empty();
     let horizon_us = if is_whole { horizon_us } else { 0 };
     collect_blobs(store, blobs, &first.blobs, horizon_us, done).await?;
     // In an order, so that the same seed is the same run.
@@ -362,7 +419,10 @@ async fn collect(
         return Ok(());
     }
     // 3
-    let second = walk(store, roots, &BTreeMap::new()).await?;
+    let second = walk(store, trees, &BTreeMap::new()).await?;
+    if let Some(lost) = second.hole {
+        return Err(StoreError::Lost { object: lost.object() });
+    }
     for (id, etag) in candidates {
         if second.met.contains(&id) {
             continue;

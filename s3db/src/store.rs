@@ -19,7 +19,7 @@ use crate::{
     catalog::{self, Backend, CATALOG, Collection, Database, Index},
     checkpoint::{self, Checkpointed},
     client::CLIENTS,
-    cloud::{Cloud, Listing, PutIf},
+    cloud::{Cloud, Fault, Listing, PutIf},
     error::StoreError,
     log::{Left, Log, Scope, objects::ObjectLog, queues::Queues},
     page::{INDEXES_MAX, Page, PageId},
@@ -345,8 +345,8 @@ impl Store {
     /// # Errors
     /// A name that is none, and whatever the object store says.
     pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
-        let root = self.pages.fresh_id();
-        let collection = Collection { name: name.to_owned(), root, indexes: Vec::new() };
+        let (root, indexes) = (self.pages.fresh_id(), Vec::new());
+        let collection = Collection { name: name.to_owned(), root, indexes, has_root: false };
         catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
         self.collection(name).await
     }
@@ -362,10 +362,20 @@ impl Store {
     /// Finds a collection.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and whatever the object store says.
+    /// [`StoreError::NotFound`], [`StoreError::Lost`] when its root was put once and is not there, and
+    /// whatever the object store says.
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
-        let collection = self.peek_collection(name).await?;
-        self.plant(collection.root).await?;
+        let mut collection = self.peek_collection(name).await?;
+        if collection.has_root {
+            if self.pages.node(collection.root, Freshness::Cached).await?.is_none() {
+                return Err(StoreError::Lost { object: collection.root.object() });
+            }
+        } else {
+            self.plant(collection.root).await?;
+            // Before anything is committed that an empty root in its place would hide.
+            self.declare_root(name).await?;
+            collection.has_root = true;
+        }
         for index in collection.indexes.iter().filter(|index| !index.is_ready) {
             // That of one that is ready was there. If it is not, it is lost, and an empty one in its
             // place would say that no record is to be found.
@@ -381,6 +391,27 @@ impl Store {
             self.pages.create(Page::root(root)).await?;
         }
         Ok(())
+    }
+
+    /// Writes down that the root of a collection was put.
+    async fn declare_root(&self, name: &str) -> Result<(), StoreError> {
+        let declare = |of: &mut Collection| Ok(!std::mem::replace(&mut of.has_root, true));
+        match self.change_collection(name, declare).await {
+            // Who may only read leaves that to those who write.
+            Err(StoreError::Cloud { source: Fault::Denied { .. }, .. }) => Ok(()),
+            declared => declared,
+        }
+    }
+
+    /// Whether the catalogue has a collection or an index with this root.
+    pub(crate) async fn has_tree(&self, root: PageId) -> Result<bool, StoreError> {
+        for name in self.collections().await? {
+            let of = self.peek_collection(&name).await?;
+            if of.root == root || of.indexes.iter().any(|index| index.root == root) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Names of all collections.

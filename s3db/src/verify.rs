@@ -230,7 +230,8 @@ impl Walk<'_> {
         progress: &impl Fn(u64),
     ) -> Result<Option<PageId>, StoreError> {
         let Some(mut page) = self.page(first).await? else {
-            self.problem(first, "is the first of its level, and not there");
+            let what = "is the first of its level, and not there: restore its object from a copy";
+            self.problem(first, what);
             return Ok(None);
         };
         let below = page.links().first().map(|link| link.child);

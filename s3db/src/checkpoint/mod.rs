@@ -125,7 +125,11 @@ async fn apply_to(
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     if store.pages.node(root, Freshness::Cached).await?.is_none() {
-        // No root: the record is from nowhere. Kept, and counted, and not in the way.
+        if store.has_tree(root).await? {
+            // Lost. What was committed waits in the log until it is restored.
+            return Err(StoreError::Lost { object: root.object() });
+        }
+        // No tree: the record is from nowhere. Kept, and counted, and not in the way.
         return put_aside(store, entries, done).await;
     }
     apply(store, root, entries, through, done).await

@@ -453,7 +453,8 @@ impl Witness<'_> {
             _ => Level::Atomic,
         };
         let mut txn = self.session.begin(level);
-        let of = Collection { name: COLLECTION.into(), root, indexes: Vec::new() };
+        let (name, indexes) = (COLLECTION.into(), Vec::new());
+        let of = Collection { name, root, indexes, has_root: true };
         let client = self.session.client();
         for n in 0..1 + world.below(4) {
             let number = world.below(u64::from(self.cluster.plan.keys));

@@ -43,7 +43,7 @@ pub(crate) async fn search(
         match attempt(nodes, root, key, level, age, inner_age, &missing).await? {
             Ok(found) => return Ok(found),
             Err(gone) if gone == root => {
-                return Err(StoreError::Tree { page: root, what: "the root is not there" });
+                return Err(StoreError::Lost { object: root.object() });
             }
             Err(gone) => {
                 if inner_age == Freshness::Newest && !missing.insert(gone) {

@@ -6,6 +6,7 @@ use s3db::{
     Address, Backend, BoundError, Collection, Db, Inspected, Options, PAYLOAD_BYTES_MAX, Payload,
     SearchBy, Settings, StoreError, Value,
     cloud::{CallKind, Cloud, Delete, Get, Put, PutIf, embedded, embedded::Memory},
+    page::PageId,
 };
 
 use crate::{
@@ -283,6 +284,99 @@ async fn what_a_lost_leaf_named_stays() {
         let there = streamed(&reader, &things, &format!("{n:03}")).await.unwrap();
         assert!(there == Some(content(n, 20)), "{n}");
     }
+}
+
+/// What is there, blobs and pages.
+async fn all_of(cloud: &Cloud) -> Vec<String> {
+    let mut all = objects(cloud).await;
+    all.extend(cloud.objects.list("page/", None, 1000).await.unwrap().names);
+    all
+}
+
+/// A root that was lost was put anew, empty, by whoever came next. Then garbage collection took all that its
+/// records had named, and what waited in the log was put aside.
+#[tokio::test]
+async fn a_lost_root_is_told_and_nothing_goes_with_it() {
+    let cloud = memory();
+    let of = in_parts(Backend::S3Log);
+    let settings = Settings { inline_bytes_max: 10, ..of.settings };
+    let of = Options { settings, has_worker: false, ..of };
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    let mut txn = db.begin();
+    for n in 0..100 {
+        txn.put(&things, &key(&format!("{n:03}")), Payload::new(content(n, 20)).unwrap()).unwrap();
+    }
+    txn.commit().await.unwrap();
+    db.checkpoint().await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&things, &key("waits"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let root = things.root.object();
+    let Ok(Get::Found { bytes, .. }) = cloud.objects.get(&root, None).await else {
+        panic!("no root")
+    };
+    assert_eq!(cloud.objects.delete(&root, None).await, Delete::Gone);
+    let before = all_of(&cloud).await;
+    assert!(before.len() > 103, "{}", before.len());
+    let lost = StoreError::Lost { object: root.clone() };
+    let text = lost.to_string();
+    assert!(text.contains(&root) && text.contains("restore it"), "{text}");
+    let fresh = Db::over(cloud.clone(), &of).await.unwrap();
+    assert_eq!(fresh.collection("things").await, Err(lost.clone()));
+    assert_eq!(fresh.create_collection("things").await, Err(lost.clone()));
+    assert_eq!(fresh.begin().read(&things, &key("001")).await, Err(lost.clone()));
+    let collector = collector(&cloud).await;
+    for _ in 0..3 {
+        assert_eq!(fresh.store().sweep().await, Err(lost.clone()));
+        let collected = collector.store().collect_garbage(Duration::ZERO).await;
+        assert_eq!(collected, Err(lost.clone()));
+        assert_eq!(all_of(&cloud).await, before);
+    }
+    let found = fresh.store().verify(|_, _| {}).await.unwrap();
+    assert!(found.problem_count > 0 && found.quarantined == 0, "{found:?}");
+
+    assert!(matches!(cloud.objects.put(&root, bytes, PutIf::Absent).await, Put::Stored(_)));
+    fresh.store().sweep().await.unwrap();
+    // The first sweep may have passed over what failed before.
+    fresh.store().sweep().await.unwrap();
+    let reader = Db::over(cloud.clone(), &of).await.unwrap();
+    for n in 0..100 {
+        let there = streamed(&reader, &things, &format!("{n:03}")).await.unwrap();
+        assert!(there == Some(content(n, 20)), "{n}");
+    }
+    assert_eq!(streamed(&reader, &things, "waits").await.unwrap(), Some(b"x".to_vec()));
+    let found = fresh.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!(found.problems, Vec::<String>::new());
+}
+
+/// Who created a collection stopped before its root was put: the next one goes on, and writes down that it
+/// was. Before, nobody can tell whether it was lost, and nothing is collected.
+#[tokio::test]
+async fn a_collection_that_was_begun_is_finished() {
+    let cloud = memory();
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    assert!(things.has_root);
+    let begun = Collection { name: "begun".into(), root: PageId(77), has_root: false, ..things };
+    let put = cloud.objects.put("catalog/begun", begun.encode(), PutIf::Absent).await;
+    assert!(matches!(put, Put::Stored(_)));
+    let error = db.store().collect_garbage(Duration::ZERO).await.unwrap_err().to_string();
+    assert!(error.contains("collection begun") && error.contains("create it again"), "{error}");
+    let root = PageId(77).object();
+    assert_eq!(cloud.objects.get(&root, None).await, Ok(Get::Absent), "gc puts no root");
+    let finished = db.create_collection("begun").await.unwrap();
+    assert_eq!(finished, Collection { has_root: true, ..begun });
+    let Ok(Get::Found { bytes, .. }) = cloud.objects.get("catalog/begun", None).await else {
+        panic!("no collection")
+    };
+    assert_eq!(Collection::decode("begun", &bytes), Ok(finished));
+    db.store().collect_garbage(Duration::ZERO).await.unwrap();
+    // From then on it is lost if it is not there.
+    assert_eq!(cloud.objects.delete(&root, None).await, Delete::Gone);
+    let fresh = Db::over(cloud.clone(), &in_parts(Backend::S3Log)).await.unwrap();
+    let lost = Err(StoreError::Lost { object: root });
+    assert_eq!(fresh.create_collection("begun").await, lost);
 }
 
 /// Garbage collection may have taken it by then.

@@ -1,4 +1,4 @@
-//! Bytes written by versions 1 and 2, which every later version reads.
+//! Bytes written by versions 1, 2 and 3, which every later version reads.
 
 use bytes::Bytes;
 use s3db::{
@@ -123,9 +123,11 @@ fn objects_of_version_1_are_still_written_and_read() {
         by: Some(by),
         ..index(&format!("by-{n}"), PageId(ROOT.0 + n as u128), n == 0)
     });
-    let with_rules = [index("by-age", LEFT, true)].into_iter().chain(with_rules).collect();
-    let collection =
-        |indexes| Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes });
+    let with_rules: Vec<Index> =
+        [index("by-age", LEFT, true)].into_iter().chain(with_rules).collect();
+    let collection = |indexes, has_root| {
+        Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes, has_root })
+    };
     let message = |hidden_until_ms, receives, holder, group: Option<&str>, body: &'static str| {
         let (group, body) = (group.map(str::to_owned), body.into());
         Inspected::Message(Stored { hidden_until_ms, receives, holder, group, body })
@@ -161,10 +163,12 @@ fn objects_of_version_1_are_still_written_and_read() {
         Inspected::Client(3),
         database(ROOT.0, Backend::S3Log, 16),
         database(1, Backend::SqsFifo, 1000),
-        collection(indexes),
-        collection(with_rules),
+        collection(indexes, false),
+        collection(with_rules.clone(), false),
         transaction(&with_blob, None),
         Inspected::Part(part),
+        collection(Vec::new(), true),
+        collection(with_rules, true),
     ]);
     let lines: Vec<_> = OBJECTS.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines.len(), expected.len());
