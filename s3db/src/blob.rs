@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   blob/CLIENT/CLOCK-SEQUENCE/0  1  2 ...      created once each, before the commit that names them
+//!                             /unnamed-DATE     no record names it any more, since then (see `gc`)
 //!        slot or log record --names--> stamp, bytes, bytes of a part, CRC-32C
 //! ```
 //!
@@ -14,20 +15,30 @@
 //! the part (4), its bytes. The name of a blob in a slot or a log record is its stamp (3 x 8), its bytes
 //! (8), bytes of each part but the last (4), CRC-32C of all of it (4).
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Semaphore;
 
 use crate::{
     cloud::{Cloud, Fault, Get, Ledger, Put, PutIf, ledger::charged_to},
     error::StoreError,
     frame::{FrameError, Reader, Writer, crc32c, is_number},
+    page::{PageId, Slot},
     record::PAYLOAD_BYTES_MAX,
     retry::Attempts,
     settings::Settings,
     stamp::Stamp,
+    store::Store,
+    tree::{Freshness, search::search},
 };
 
 /// What the names of all parts of blobs start with.
@@ -40,8 +51,8 @@ pub const PART_BYTES_MAX: usize = 64 << 20;
 const PARTS_MAX: u64 = 1 << 20;
 /// Bytes of what names a blob.
 pub(crate) const REFERENCE_BYTES: usize = 40;
-/// Parts of one blob that are on their way together.
-pub(crate) const AT_ONCE: usize = 4;
+/// Parts that are on their way together.
+const AT_ONCE: usize = 4;
 
 const MAGIC: &str = "s3dB";
 const VERSION: u8 = 1;
@@ -172,13 +183,44 @@ pub(crate) fn object(stamp: Stamp, part: u32) -> String {
     format!("{BLOBS}{client:016x}/{clock:016x}-{sequence:016x}/{part:08x}")
 }
 
-/// The stamp of the blob, and the number of the part, whose object has this name.
-pub(crate) fn parse(name: &str) -> Option<(Stamp, u32)> {
-    let mut words = name.strip_prefix(BLOBS)?.split(['/', '-']);
-    let mut number = || u64::from_str_radix(words.next()?, 16).ok();
-    let (client, clock, sequence) = (number()?, number()?, number()?);
-    let (stamp, part) = (Stamp { clock, client, sequence }, u32::try_from(number()?).ok()?);
-    (object(stamp, part) == name).then_some((stamp, part))
+/// The name of what says that nobody names a blob, since the object store's clock was this.
+pub(crate) fn mark(stamp: Stamp, since_ms: u64) -> String {
+    let Stamp { clock, client, sequence } = stamp;
+    format!("{BLOBS}{client:016x}/{clock:016x}-{sequence:016x}/{UNNAMED}{since_ms:016x}")
+}
+
+const UNNAMED: &str = "unnamed-";
+
+/// What the name of an object says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// The part of this number.
+    Part(u32),
+    /// Nobody names the blob, since then: milliseconds since 1970.
+    Unnamed(u64),
+}
+
+/// The stamp of the blob whose object has this name, and what it says.
+pub(crate) fn parse(name: &str) -> Option<(Stamp, Name)> {
+    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let mut words = name.strip_prefix(BLOBS)?.splitn(3, '/');
+    let client = number(words.next()?)?;
+    let (clock, sequence) = words.next()?.split_once('-')?;
+    let stamp = Stamp { clock: number(clock)?, client, sequence: number(sequence)? };
+    let last = words.next()?;
+    let (again, what) = match last.strip_prefix(UNNAMED) {
+        Some(since) => {
+            let since_ms = number(since)?;
+            (mark(stamp, since_ms), Name::Unnamed(since_ms))
+        }
+        None => {
+            let part =
+                u32::try_from(number(last)?).ok().filter(|part| u64::from(*part) < PARTS_MAX)?;
+            (object(stamp, part), Name::Part(part))
+        }
+    };
+    // Written as it is here, and not with a sign or in capitals: it is found by its name.
+    (again == name).then_some((stamp, what))
 }
 
 /// One part of a blob.
@@ -221,19 +263,53 @@ impl Part {
     }
 }
 
+/// What parts share that are on their way together. Each has the time of one, in which a slow line may
+/// carry one and not four: whenever there was no answer one fewer goes at a time, down to one.
+pub(crate) struct Line {
+    turns: Semaphore,
+    width: AtomicUsize,
+}
+
+impl Line {
+    pub(crate) fn new() -> Line {
+        Line { turns: Semaphore::new(AT_ONCE), width: AtomicUsize::new(AT_ONCE) }
+    }
+
+    /// Makes a call when it is its turn.
+    async fn call<T>(&self, call: impl Future<Output = T>, has_answer: impl Fn(&T) -> bool) -> T {
+        // Never closed.
+        let turn = self.turns.acquire().await;
+        let answer = call.await;
+        if !has_answer(&answer)
+            && self.narrows()
+            && let Ok(turn) = turn
+        {
+            turn.forget();
+        }
+        answer
+    }
+
+    fn narrows(&self) -> bool {
+        let fewer = |width: usize| (width > 1).then(|| width - 1);
+        self.width.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok()
+    }
+}
+
 /// Puts one part. Nobody else has its name: what is there is of an earlier attempt.
-pub(crate) async fn put_part(
+async fn put_part(
     cloud: &Cloud,
     settings: &Settings,
     part: &Part,
+    line: &Line,
 ) -> Result<(), StoreError> {
     let name = object(part.stamp, part.number);
     let bytes = part.encode();
     let mut attempts = Attempts::new(cloud, settings);
     loop {
-        let fault = match cloud.objects.put(&name, bytes.clone(), PutIf::Absent).await {
+        let put = cloud.objects.put(&name, bytes.clone(), PutIf::Absent);
+        let fault = match line.call(put, |put| !matches!(put, Put::Unknown(_))).await {
             Put::Stored(_) => return Ok(()),
-            Put::Refused | Put::Missing => match get(cloud, settings, &name).await? {
+            Put::Refused | Put::Missing => match get(cloud, settings, &name, line).await? {
                 Some(there) if there == bytes => return Ok(()),
                 Some(there) => {
                     let source = Part::decode(&there).err();
@@ -250,31 +326,40 @@ pub(crate) async fn put_part(
     }
 }
 
-/// Puts all parts of a payload that is in memory.
-pub(crate) async fn put_whole(
+/// Puts all parts of payloads that are in memory, some of them at a time.
+pub(crate) async fn put_all(
     cloud: &Cloud,
     settings: &Settings,
-    blob: &Blob,
-    payload: &Bytes,
+    payloads: &[(Blob, Bytes)],
 ) -> Result<(), StoreError> {
-    let mut begin = 0;
-    let parts = (0..blob.parts()).map(|number| {
-        let end = begin + blob.bytes_of(number) as usize;
-        let body = payload.slice(std::mem::replace(&mut begin, end)..end);
-        Part { stamp: blob.stamp, number, body }
-    });
-    let parts: Vec<Part> = parts.collect();
+    let mut parts = Vec::new();
+    for (blob, payload) in payloads {
+        let mut begin = 0;
+        for number in 0..blob.parts() {
+            let end = begin + blob.bytes_of(number) as usize;
+            parts.push(Part { stamp: blob.stamp, number, body: payload.slice(begin..end) });
+            begin = end;
+        }
+    }
+    let line = &Line::new();
     let puts =
-        stream::iter(parts).map(|part| async move { put_part(cloud, settings, &part).await });
+        stream::iter(parts).map(|part| async move { put_part(cloud, settings, &part, line).await });
     let mut puts = puts.buffer_unordered(AT_ONCE);
     while puts.try_next().await?.is_some() {}
     Ok(())
 }
 
-async fn get(cloud: &Cloud, settings: &Settings, name: &str) -> Result<Option<Bytes>, StoreError> {
+/// Reads an object. `None` when it is not there.
+pub(crate) async fn get(
+    cloud: &Cloud,
+    settings: &Settings,
+    name: &str,
+    line: &Line,
+) -> Result<Option<Bytes>, StoreError> {
     let mut attempts = Attempts::new(cloud, settings);
+    let has_answer = |got: &Result<Get, Fault>| !matches!(got, Err(Fault::Unknown { .. }));
     loop {
-        match cloud.objects.get(name, None).await {
+        match line.call(cloud.objects.get(name, None), has_answer).await {
             Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
             Ok(_) => return Ok(None),
             Err(fault) => attempts.after(fault).await?,
@@ -288,9 +373,10 @@ pub(crate) async fn part(
     settings: &Settings,
     blob: &Blob,
     number: u32,
+    line: &Line,
 ) -> Result<Option<Bytes>, StoreError> {
     let name = blob.object(number);
-    let Some(bytes) = get(cloud, settings, &name).await? else { return Ok(None) };
+    let Some(bytes) = get(cloud, settings, &name, line).await? else { return Ok(None) };
     let part = Part::decode(&bytes).and_then(|part| {
         let is_it = (part.stamp, part.number) == (blob.stamp, number);
         let what = "a part of another name, or of another length";
@@ -302,27 +388,38 @@ pub(crate) async fn part(
     part.map(Some).map_err(|source| StoreError::Damaged { object: name, source })
 }
 
-/// Reads a blob whole: at most [`PAYLOAD_BYTES_MAX`]. `None` when a part is not there.
+/// What there is of a blob.
+pub(crate) enum Whole {
+    All(Bytes),
+    /// This part is not there.
+    Without(u32),
+}
+
+/// Reads a blob whole: at most [`PAYLOAD_BYTES_MAX`].
 pub(crate) async fn whole(
     cloud: &Cloud,
     settings: &Settings,
     blob: &Blob,
-) -> Result<Option<Bytes>, StoreError> {
+) -> Result<Whole, StoreError> {
     // Of 16 GiB at most, where a count has 64 bits.
     if blob.bytes > PAYLOAD_BYTES_MAX as u64 {
         return Err(crate::record::BoundError::LongPayload(blob.bytes as usize).into());
     }
-    let parts = stream::iter(0..blob.parts()).map(|number| part(cloud, settings, blob, number));
+    let line = &Line::new();
+    let parts =
+        stream::iter(0..blob.parts()).map(|number| part(cloud, settings, blob, number, line));
     let mut parts = parts.buffered(AT_ONCE);
     let mut all = Vec::with_capacity(blob.bytes as usize);
+    let mut number = 0;
     while let Some(part) = parts.try_next().await? {
-        let Some(part) = part else { return Ok(None) };
+        let Some(part) = part else { return Ok(Whole::Without(number)) };
         all.extend_from_slice(&part);
+        number += 1;
     }
     let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
     sum.update(&all);
     check(blob, &sum)?;
-    Ok(Some(all.into()))
+    Ok(Whole::All(all.into()))
 }
 
 /// That the parts, each of which is sound, are those that were written together.
@@ -388,7 +485,7 @@ impl Writing {
     async fn put(&mut self, bytes: usize) -> Result<(), StoreError> {
         let body = Bytes::copy_from_slice(&self.buffer[..bytes]);
         let part = Part { stamp: self.stamp, number: self.parts, body };
-        put_part(&self.cloud, &self.settings, &part).await?;
+        put_part(&self.cloud, &self.settings, &part, &Line::new()).await?;
         self.parts += 1;
         self.put += bytes as u64;
         self.buffer.drain(..bytes);
@@ -428,8 +525,17 @@ pub struct Content {
     first: Option<Bytes>,
     next: u32,
     sum: Digest,
+    /// What it is read for.
+    record: Option<Origin>,
     /// Accounts of whoever reads.
     payers: Option<[Arc<Ledger>; 2]>,
+}
+
+/// A record whose payload is read.
+struct Origin {
+    store: Arc<Store>,
+    tree: PageId,
+    key: Bytes,
 }
 
 impl Content {
@@ -441,14 +547,21 @@ impl Content {
     ) -> Result<Option<Content>, StoreError> {
         let first = match &value {
             Value::Here(payload) => Some(payload.clone()),
-            Value::Blob(blob) => part(cloud, settings, blob, 0).await?,
+            Value::Blob(blob) => part(cloud, settings, blob, 0, &Line::new()).await?,
         };
         if first.is_none() {
             return Ok(None);
         }
         let sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
         let (cloud, settings) = (cloud.clone(), *settings);
-        Ok(Some(Content { cloud, settings, value, first, next: 1, sum, payers: None }))
+        let (record, payers) = (None, None);
+        Ok(Some(Content { cloud, settings, value, first, next: 1, sum, record, payers }))
+    }
+
+    /// The same, for a record: if a part is not there it tells whether that still names the blob.
+    pub(crate) fn of(self, store: &Arc<Store>, tree: PageId, key: &[u8]) -> Content {
+        let (store, key) = (store.clone(), Bytes::copy_from_slice(key));
+        Content { record: Some(Origin { store, tree, key }), ..self }
     }
 
     /// The same; the rest is charged to these accounts.
@@ -464,7 +577,9 @@ impl Content {
     /// The next bytes; `None` at the end, after everything was found to be what was written.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] and [`StoreError::Lost`], which name the object, and whatever the object
+    /// [`StoreError::Replaced`] when the record was written again since, and what it held is collected
+    /// (by [`Store::collect_garbage`], `grace` after that found it unnamed);
+    /// [`StoreError::Damaged`] and [`StoreError::Lost`], which name the object; and whatever the object
     /// store says.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         match self.payers.clone() {
@@ -485,8 +600,11 @@ impl Content {
             }
             None => {
                 let number = self.next;
-                let part = part(&self.cloud, &self.settings, &blob, number).await?;
-                let part = part.ok_or_else(|| StoreError::Lost { object: blob.object(number) })?;
+                let line = Line::new();
+                let part = part(&self.cloud, &self.settings, &blob, number, &line).await?;
+                let Some(part) = part else {
+                    return Err(hole(self.record.as_ref(), &blob, number).await?);
+                };
                 // Whoever asks again after an error, or gave up waiting, gets the same part.
                 self.next += 1;
                 part
@@ -497,9 +615,29 @@ impl Content {
     }
 }
 
+/// What it means that a part is not there.
+async fn hole(record: Option<&Origin>, blob: &Blob, number: u32) -> Result<StoreError, StoreError> {
+    let object = blob.object(number);
+    let Some(Origin { store, tree, key }) = record else {
+        return Ok(StoreError::Lost { object });
+    };
+    let leaf = search(&store.pages, *tree, key, 0, Freshness::Newest).await?;
+    let is_named = leaf.is_some_and(|leaf| {
+        leaf.held.page.slot(key).and_then(Slot::blob).is_some_and(|there| there == blob)
+    });
+    Ok(match is_named {
+        true => StoreError::Lost { object },
+        false => StoreError::Replaced { object },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::{
+        Delete, ETag, Listing, Objects,
+        embedded::{self, Memory},
+    };
 
     fn stamp() -> Stamp {
         Stamp { clock: 1_763_690_400_000_000, client: 0xfeed, sequence: 3 }
@@ -510,11 +648,17 @@ mod tests {
         let blob = Blob::new(stamp(), 10, 4, 7).unwrap();
         assert_eq!(blob.parts(), 3);
         assert_eq!((0..4).map(|part| blob.bytes_of(part)).collect::<Vec<_>>(), [4, 4, 2, 0]);
-        assert_eq!(parse(&blob.object(2)), Some((stamp(), 2)));
+        assert_eq!(parse(&blob.object(2)), Some((stamp(), Name::Part(2))));
+        let since = mark(stamp(), 1_763_690_400_123);
+        assert_eq!(parse(&since), Some((stamp(), Name::Unnamed(1_763_690_400_123))));
         for other in [
             blob.object(2).to_uppercase().replace("BLOB", "blob"),
             blob.object(2).replace("/0000000000", "/+000000000"),
             format!("{}/x", blob.object(2)),
+            // More parts than there are.
+            object(stamp(), PARTS_MAX as u32),
+            since.replace("unnamed-0", "unnamed-+"),
+            since.replace("unnamed-", "Unnamed-"),
             "blob/".to_owned(),
         ] {
             assert_eq!(parse(&other), None, "{other}");
@@ -539,5 +683,89 @@ mod tests {
         let late = Stamp { clock: u64::MAX, ..stamp() };
         assert_eq!(Blob::new(late, 1, 1, 0), None);
         assert_eq!(Blob::from_slice(&blob.to_bytes()[1..]), None);
+    }
+
+    /// A line that carries what goes alone. Whatever goes together has no answer.
+    struct Slow {
+        beneath: Arc<dyn Objects>,
+        under_way: AtomicUsize,
+        unanswered: AtomicUsize,
+    }
+
+    impl Slow {
+        async fn is_alone(&self) -> bool {
+            let mut is_alone = self.under_way.fetch_add(1, Ordering::Relaxed) == 0;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+                is_alone &= self.under_way.load(Ordering::Relaxed) == 1;
+            }
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.unanswered.fetch_add(usize::from(!is_alone), Ordering::Relaxed);
+            is_alone
+        }
+    }
+
+    fn late(name: &str) -> Fault {
+        Fault::Unknown { what: name.to_owned(), cause: "it took too long".to_owned() }
+    }
+
+    #[async_trait::async_trait]
+    impl Objects for Slow {
+        async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+            match self.is_alone().await {
+                true => self.beneath.get(name, unless).await,
+                false => Err(late(name)),
+            }
+        }
+
+        async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+            match self.is_alone().await {
+                true => self.beneath.put(name, bytes, condition).await,
+                false => Put::Unknown(late(name)),
+            }
+        }
+
+        async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+            self.beneath.delete(name, only).await
+        }
+
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            max: usize,
+        ) -> Result<Listing, Fault> {
+            self.beneath.list(prefix, after, max).await
+        }
+    }
+
+    /// Four parts that went together had the time of one each, at every attempt: where the line was too slow
+    /// for that, none of them ever arrived.
+    #[tokio::test]
+    async fn parts_go_one_by_one_where_the_line_is_slow() {
+        let raw = embedded::memory(Arc::new(Memory::new()));
+        let slow = Arc::new(Slow {
+            beneath: raw.objects.clone(),
+            under_way: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
+        });
+        let cloud = Cloud { objects: slow.clone(), ..raw };
+        let backoff = std::time::Duration::ZERO;
+        let settings = Settings { attempts_max: 10, backoff, ..Settings::default() };
+        let payload = Bytes::from((0..200u8).collect::<Vec<u8>>());
+        let blob = Blob::of(stamp(), &payload, 10).unwrap();
+        put_all(&cloud, &settings, &[(blob, payload.clone())]).await.unwrap();
+        let unanswered = slow.unanswered.swap(0, Ordering::Relaxed);
+        assert!((2..20).contains(&unanswered), "{unanswered}");
+        match whole(&cloud, &settings, &blob).await.unwrap() {
+            Whole::All(there) => assert_eq!(there, payload),
+            Whole::Without(part) => panic!("no part {part}"),
+        }
+        let unanswered = slow.unanswered.load(Ordering::Relaxed);
+        assert!((2..20).contains(&unanswered), "{unanswered}");
+        // What is not there is named.
+        assert_eq!(cloud.objects.delete(&blob.object(7), None).await, Delete::Gone);
+        let there = whole(&cloud, &settings, &blob).await.unwrap();
+        assert!(matches!(there, Whole::Without(7)));
     }
 }

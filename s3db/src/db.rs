@@ -407,11 +407,24 @@ impl<'a> Transaction<'a> {
     /// The payload of `key`, as this transaction sees it; `None` when there is no such record.
     ///
     /// # Errors
-    /// Whatever the services say.
+    /// [`BoundError::LongPayload`](crate::BoundError) when it is larger than 32 MiB
+    /// ([`Transaction::open_content`] reads it), [`StoreError::Lost`] when a part of it is not there, and
+    /// whatever the services say.
     pub async fn read(&self, of: &Collection, key: &Key) -> Result<Option<Payload>, StoreError> {
         let account = self.books.of(of);
         let read = self.session.read(&self.txn, of.root, key);
         charged_to(&self.ledger, charged_to(&account, read)).await
+    }
+
+    /// Whether there is a record of `key`, as this transaction sees it. No blob is read.
+    ///
+    /// # Errors
+    /// Whatever the services say.
+    pub async fn contains(&self, of: &Collection, key: &Key) -> Result<bool, StoreError> {
+        let account = self.books.of(of);
+        let read = self.session.read_value(&self.txn, of.root, key);
+        let value = charged_to(&self.ledger, charged_to(&account, read)).await?;
+        Ok(value.is_some())
     }
 
     /// The payload of `key`, to be read part by part: for those that are too large to be held in
@@ -443,9 +456,9 @@ impl<'a> Transaction<'a> {
         key: &Key,
         payload: Payload,
     ) -> Result<(), StoreError> {
-        match self.read(of, key).await? {
-            Some(_) => Err(StoreError::Exists(format!("record {key} of {}", of.name))),
-            None => self.put(of, key, payload),
+        match self.contains(of, key).await? {
+            true => Err(StoreError::Exists(format!("record {key} of {}", of.name))),
+            false => self.put(of, key, payload),
         }
     }
 
@@ -459,9 +472,9 @@ impl<'a> Transaction<'a> {
         key: &Key,
         payload: Payload,
     ) -> Result<(), StoreError> {
-        match self.read(of, key).await? {
-            Some(_) => self.put(of, key, payload),
-            None => Err(StoreError::NotFound(format!("record {key} in {}", of.name))),
+        match self.contains(of, key).await? {
+            true => self.put(of, key, payload),
+            false => Err(StoreError::NotFound(format!("record {key} in {}", of.name))),
         }
     }
 
@@ -478,13 +491,16 @@ impl<'a> Transaction<'a> {
     /// or not. Reads nothing. Every change of this transaction, blobs included, counts or none.
     ///
     /// # Errors
-    /// As [`Transaction::put`].
+    /// As [`Transaction::put`], and [`StoreError::Invalid`] when another client wrote it.
     pub fn put_value(
         &mut self,
         of: &Collection,
         key: &Key,
         value: Value,
     ) -> Result<(), StoreError> {
+        if let Value::Blob(blob) = &value {
+            self.session.check_written(blob)?;
+        }
         self.writes(of);
         self.txn.put_value(of.root, key, value)
     }
@@ -607,7 +623,9 @@ impl Records<'_> {
     /// The next one; `None` at the end.
     ///
     /// # Errors
-    /// Whatever the services say.
+    /// [`BoundError::LongPayload`](crate::BoundError) when its payload is larger than 32 MiB: it is passed
+    /// over, and the next call gives the one behind it. [`Records::next_content`] reads any. Otherwise
+    /// whatever the services say.
     pub async fn next(&mut self) -> Result<Option<Record>, StoreError> {
         let [transaction, collection] = &self.accounts;
         let next = charged_to(transaction, charged_to(collection, self.scan.next()));

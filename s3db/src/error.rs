@@ -96,6 +96,16 @@ pub enum StoreError {
         /// The object's name.
         object: String,
     },
+    /// A record was written again, or deleted, while its payload was read part by part, and what it held is
+    /// collected by now. Read it again, from the beginning.
+    #[error(
+        "{object} is gone: its record was written again or deleted while it was read, so long ago that it \
+         is collected; read it again from the beginning"
+    )]
+    Replaced {
+        /// The object's name.
+        object: String,
+    },
     /// There is nothing of this name.
     #[error("there is no {0}")]
     NotFound(String),

@@ -12,8 +12,12 @@
 //! nothing in the log, and no client that may still commit, can name it. A client commits no record that
 //! names a blob older than half of what a tombstone stays ([`commit_age_us`]), and what is in the log is
 //! younger than a tombstone stays, or no blob goes (`horizon_us`): so a blob that is older than both
-//! together is named by leaves alone. While a page is missing none goes. Nothing that is put again keeps it: names of blobs are in no other
-//! page, and its name is used once.
+//! together is named by leaves alone, and by what lies in quarantine, which keeps it. While a page is missing
+//! none goes. Nothing that is put again keeps it: names of blobs are in no other page, and its name is
+//! used once.
+//!
+//! Whoever reads an old blob when its record is written again has its time: what is found to be named by
+//! nobody is marked, by an object beside it whose name has the date, and goes `grace` after that.
 //!
 //! Two things must not happen. A page must not go while a cached copy of another still leads to it:
 //! so a candidate's last put is older than any cache and any scan (`grace`), and a reader that meets
@@ -27,18 +31,25 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 
 use crate::{
-    blob::{self, BLOBS},
+    blob::{self, BLOBS, Line},
     client,
-    cloud::{Delete, ETag},
+    cloud::{Delete, ETag, PutIf},
     error::StoreError,
+    inspect::Inspected,
+    log::QUARANTINE,
     page::{Entries, PAGES, Page, PageId},
     settings::{Rule, Settings},
     stamp::Stamp,
     store::Store,
     tree::{Freshness, Held, Nodes, Swap, update::update},
 };
+
+/// Blobs that go together, and objects of each of them.
+const BLOBS_AT_ONCE: usize = 4;
+const OBJECTS_AT_ONCE: usize = 8;
 
 /// What was tidied and collected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +70,8 @@ pub struct Collected {
     pub retired: u64,
     /// Blobs that no record names and no transaction can name any more, which were deleted.
     pub blobs: u64,
-    /// Blobs that no record names yet, or no longer, which may go when they are older.
+    /// Blobs that no record names yet, or no longer, which may go when they are older, or were found to be
+    /// named by nobody long enough ago.
     pub blobs_waiting: u64,
     /// Lives of such clients whose log objects were deleted.
     pub log: u64,
@@ -69,7 +81,9 @@ impl Store {
     /// Prunes, buries and unlinks in all trees, then deletes what nothing leads to and was last put
     /// more than `grace` ago. Any process may do it at any time.
     ///
-    /// `grace` must be longer than the TTL of any client's cache and than its longest scan.
+    /// `grace` must be longer than the TTL of any client's cache and than its longest scan. A blob goes when
+    /// it was found to be named by nobody more than `grace` before: in two calls at the earliest, unless
+    /// `grace` is zero.
     ///
     /// # Errors
     /// The first error. A tree or a part of the log that cannot be read is not in the way of the
@@ -319,11 +333,7 @@ struct Walk {
     hole: Option<PageId>,
 }
 
-async fn walk(
-    store: &Store,
-    trees: &[Tree],
-    blobs: &BTreeMap<Stamp, Vec<u32>>,
-) -> Result<Walk, StoreError> {
+async fn walk(store: &Store, trees: &[Tree], blobs: &Blobs) -> Result<Walk, StoreError> {
     let (met, blobs_met, dangling) = Default::default();
     let mut walk = Walk { met, blobs: blobs_met, dangling, hole: None };
     for tree in trees {
@@ -343,7 +353,7 @@ async fn walk(
             };
             walk.met.insert(id);
             let named = held.page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp()));
-            walk.blobs.extend(named.filter(|stamp| blobs.contains_key(stamp)));
+            walk.blobs.extend(named.filter(|stamp| blobs.has(stamp)));
             stack.extend(held.page.right.map(|right| (right, None)));
             for link in held.page.links() {
                 stack.push((link.child, Some((held.page.level, link.key.clone()))));
@@ -360,10 +370,7 @@ async fn collect(
     done: &mut Collected,
 ) -> Result<(), StoreError> {
     let pages = &store.pages;
-    let mut blobs: BTreeMap<Stamp, Vec<u32>> = BTreeMap::new();
-    for (stamp, part) in store.list(BLOBS).await?.iter().filter_map(|name| blob::parse(name)) {
-        blobs.entry(stamp).or_default().push(part);
-    }
+    let blobs = Blobs::list(store, oldest_us(&store.settings, horizon_us)).await?;
     // 1. The list comes before the walk: what is created after it is no candidate. And before the
     // catalogue is read, which names every root before it is put: a tree of which any page is
     // listed is walked, whenever it was created.
@@ -377,8 +384,7 @@ async fn collect(
     // A link may lead to what died and is gone, or to what is lost: it is forgotten below, and the next
     // time tells.
     let is_whole = first.dangling.is_empty();
-    let horizon_us = if is_whole { horizon_us } else { 0 };
-    collect_blobs(store, blobs, &first.blobs, horizon_us, done).await?;
+    blobs.collect(store, &first.blobs, is_whole, grace, done).await?;
     // In an order, so that the same seed is the same run.
     let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
     let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
@@ -419,7 +425,7 @@ async fn collect(
         return Ok(());
     }
     // 3
-    let second = walk(store, trees, &BTreeMap::new()).await?;
+    let second = walk(store, trees, &Blobs::default()).await?;
     if let Some(lost) = second.hole {
         return Err(StoreError::Lost { object: lost.object() });
     }
@@ -436,32 +442,150 @@ async fn collect(
     Ok(())
 }
 
-/// Deletes blobs that were listed before a walk which did not meet them, part by part.
-async fn collect_blobs(
-    store: &Store,
-    blobs: BTreeMap<Stamp, Vec<u32>>,
-    named: &HashSet<Stamp>,
-    horizon_us: u64,
-    done: &mut Collected,
-) -> Result<(), StoreError> {
-    let mut oldest_us = horizon_us.saturating_sub(commit_age_us(&store.settings));
-    if !store.settings.rules.hold(Rule::BlobAge) {
-        oldest_us = u64::MAX;
+/// Blobs begun before this, microseconds since 1970, can be named by leaves alone.
+fn oldest_us(settings: &Settings, horizon_us: u64) -> u64 {
+    let (rules, age_us) = (settings.rules, settings.tombstone_age.as_micros() as u64);
+    match (rules.hold(Rule::BlobAge), rules.hold(Rule::BlobInLog)) {
+        (false, _) => u64::MAX,
+        // Half of one and a half.
+        (true, false) => horizon_us.saturating_add(age_us / 4),
+        (true, true) => horizon_us.saturating_sub(commit_age_us(settings)),
     }
-    for (stamp, parts) in blobs.into_iter().filter(|(stamp, _)| !named.contains(stamp)) {
-        if stamp.clock >= oldest_us {
-            done.blobs_waiting += 1;
-            continue;
+}
+
+/// Blobs that are there.
+#[derive(Default)]
+struct Blobs {
+    /// Those that are old enough to go.
+    old: BTreeMap<Stamp, Listed>,
+    young: HashSet<Stamp>,
+}
+
+/// What there is of a blob.
+#[derive(Default)]
+struct Listed {
+    /// The last of its parts.
+    last: Option<u32>,
+    /// Since when nobody names it, by each who did not find that somebody had found out.
+    marks: Vec<u64>,
+}
+
+impl Blobs {
+    async fn list(store: &Store, oldest_us: u64) -> Result<Blobs, StoreError> {
+        let mut blobs = Blobs::default();
+        let mut after: Option<String> = None;
+        loop {
+            let part = store.list_after(BLOBS, after.as_deref()).await?;
+            for (stamp, name) in part.names.iter().filter_map(|name| blob::parse(name)) {
+                if stamp.clock >= oldest_us {
+                    blobs.young.insert(stamp);
+                    continue;
+                }
+                let listed = blobs.old.entry(stamp).or_default();
+                match name {
+                    blob::Name::Part(number) => listed.last = listed.last.max(Some(number)),
+                    blob::Name::Unnamed(since_ms) => listed.marks.push(since_ms),
+                }
+            }
+            after = part.names.into_iter().next_back();
+            if !part.more || after.is_none() {
+                return Ok(blobs);
+            }
         }
-        let mut is_gone = true;
-        for part in parts {
-            let object = blob::object(stamp, part);
-            is_gone &= store.cloud.objects.delete(&object, None).await == Delete::Gone;
-        }
-        // The rest goes next time.
-        *(if is_gone { &mut done.blobs } else { &mut done.blobs_waiting }) += 1;
     }
-    Ok(())
+
+    fn has(&self, stamp: &Stamp) -> bool {
+        self.old.contains_key(stamp) || self.young.contains(stamp)
+    }
+
+    /// Deletes those that nobody names, by a walk that came after they were listed. Without `is_whole` it
+    /// missed something.
+    async fn collect(
+        self,
+        store: &Store,
+        named: &HashSet<Stamp>,
+        is_whole: bool,
+        grace: Duration,
+        done: &mut Collected,
+    ) -> Result<(), StoreError> {
+        let is_unnamed = |stamp: &&Stamp| !named.contains(*stamp);
+        done.blobs_waiting += self.young.iter().filter(is_unnamed).count() as u64;
+        if !is_whole {
+            done.blobs_waiting += self.old.keys().filter(is_unnamed).count() as u64;
+            return Ok(());
+        }
+        let (kept, old): (Vec<_>, Vec<_>) =
+            self.old.into_iter().partition(|(stamp, _)| named.contains(stamp));
+        if old.is_empty() && kept.iter().all(|(_, listed)| listed.marks.is_empty()) {
+            return Ok(());
+        }
+        // The page that names them was put back: they are to have their time again.
+        for (stamp, listed) in kept {
+            delete(store, listed.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms))).await;
+        }
+        let quarantined = &quarantined(store).await?;
+        let now_ms = store.pages.date_ms();
+        let grace_ms = match store.settings.rules.hold(Rule::BlobAge) {
+            true => grace.as_millis() as u64,
+            false => 0,
+        };
+        let each = stream::iter(old).map(|(stamp, listed)| async move {
+            if quarantined.contains(&stamp) {
+                return false;
+            }
+            let since_ms = listed.marks.iter().copied().min();
+            if now_ms.saturating_sub(since_ms.unwrap_or(now_ms)) >= grace_ms {
+                return listed.delete(store, stamp).await;
+            }
+            if since_ms.is_none() {
+                // Without success it begins to wait the next time.
+                let mark = blob::mark(stamp, now_ms);
+                store.cloud.objects.put(&mark, Bytes::new(), PutIf::Absent).await;
+            }
+            false
+        });
+        let mut each = each.buffer_unordered(BLOBS_AT_ONCE);
+        while let Some(is_gone) = each.next().await {
+            *(if is_gone { &mut done.blobs } else { &mut done.blobs_waiting }) += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Listed {
+    /// Deletes what there is. What stays goes the next time.
+    async fn delete(&self, store: &Store, stamp: Stamp) -> bool {
+        let parts = 0..self.last.map_or(0, |last| last + 1);
+        let is_gone = delete(store, parts.map(|part| blob::object(stamp, part))).await;
+        let marks = self.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms));
+        // While there are parts it is known since when.
+        is_gone && delete(store, marks).await
+    }
+}
+
+/// Deletes objects that nobody ever puts again. Whether all of them are gone.
+async fn delete(store: &Store, names: impl Iterator<Item = String>) -> bool {
+    let names: Vec<String> = names.collect();
+    let each = stream::iter(names)
+        .map(|name| async move { store.cloud.objects.delete(&name, None).await == Delete::Gone });
+    let mut each = each.buffer_unordered(OBJECTS_AT_ONCE);
+    let mut are_gone = true;
+    while let Some(is_gone) = each.next().await {
+        are_gone &= is_gone;
+    }
+    are_gone
+}
+
+/// Blobs that are named by what lies in quarantine, as far as it can be decoded: somebody is to look at it.
+async fn quarantined(store: &Store) -> Result<HashSet<Stamp>, StoreError> {
+    let (mut named, line) = (HashSet::new(), Line::new());
+    for name in store.list(QUARANTINE).await? {
+        let bytes = blob::get(&store.cloud, &store.settings, &name, &line).await?;
+        if let Some(Ok(found)) = bytes.map(|bytes| Inspected::decode(&bytes)) {
+            found.blobs(&mut named);
+        }
+    }
+    Ok(named)
 }
 
 #[cfg(test)]

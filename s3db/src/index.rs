@@ -94,8 +94,12 @@ impl Found<'_> {
             let Some((search, record)) = divide(&pair) else { continue };
             // The entry says that the record said so once. Only the record says what it is.
             let value = self.session.read_value(self.txn, self.root, &record).await?;
-            let most = self.session.inline_bytes_max();
-            // What lies in a blob has no entry.
+            // What lies in a blob has no entry. Nor has what the transaction itself is to put into one;
+            // others may keep longer payloads in their pages than this client.
+            let most = match self.txn.own_value(self.root, record.as_bytes()) {
+                Some(_) => self.session.inline_bytes_max(),
+                None => usize::MAX,
+            };
             let payload = value.as_ref().and_then(Value::here).filter(|it| it.len() <= most);
             let Some(payload) = payload else { continue };
             let payload = Payload::new(payload)?;

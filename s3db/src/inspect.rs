@@ -1,6 +1,8 @@
 //! Any object or message of the store, told by its first bytes: for tools that find one, and for
 //! those who search for bytes that a decoder does not survive.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::{
@@ -10,11 +12,12 @@ use crate::{
     cloud::embedded::Stored,
     frame::{FrameError, magic_error},
     log::{
-        LogRecord, Transaction,
+        Change, LogRecord, Transaction,
         objects::{self, LogObject},
         transaction::Body,
     },
     page::{Page, Stream},
+    stamp::Stamp,
 };
 
 /// What a frame holds.
@@ -95,6 +98,25 @@ impl Inspected {
                 return Err(magic_error(bytes, *found, expected));
             }
         })
+    }
+
+    /// The blobs that are named in it.
+    pub(crate) fn blobs(&self, to: &mut HashSet<Stamp>) {
+        match self {
+            Inspected::Record(LogRecord { change: Change::Blob(_, blob), .. }) => {
+                to.insert(blob.stamp());
+            }
+            Inspected::Transaction(transaction, _) => {
+                to.extend(
+                    transaction.entries.iter().filter_map(|entry| Some(entry.blob()?.stamp())),
+                );
+            }
+            Inspected::Log(_, _, transactions) => transactions.iter().for_each(|it| it.blobs(to)),
+            Inspected::Page(page) => {
+                to.extend(page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp())));
+            }
+            _ => {}
+        }
     }
 
     /// The bytes again, of what is written as it is read: pages, records, transactions, parts of blobs,

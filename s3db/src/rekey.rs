@@ -28,6 +28,8 @@ use crate::{
 
 /// Objects that are looked at together.
 const AT_ONCE: usize = 16;
+/// The same of parts of blobs, each of which is there three times while it is sealed again: 64 MiB at most.
+const PARTS_AT_ONCE: usize = 2;
 /// Objects that are named.
 const NAMED_MAX: usize = 100;
 
@@ -77,11 +79,12 @@ impl Store {
         let mut seen = 0;
         for prefix in [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, QUARANTINE] {
             let mut after: Option<String> = None;
+            let at_once = if prefix == BLOBS { PARTS_AT_ONCE } else { AT_ONCE };
             loop {
                 let part = self.list_after(prefix, after.as_deref()).await?;
                 let each = stream::iter(&part.names)
                     .map(|name| async move { Ok((name, self.seal_again(sealing, name).await?)) });
-                let mut each = each.buffer_unordered(AT_ONCE);
+                let mut each = each.buffer_unordered(at_once);
                 while let Some((name, done)) =
                     each.try_next().await.map_err(|error: StoreError| error)?
                 {

@@ -110,6 +110,8 @@ pub enum Rule {
     BlobFirst,
     /// A blob that no record names goes only when nothing that is on its way can name it.
     BlobAge,
+    /// And only when nothing in the log can name it: half as old, it may be in what is just committed.
+    BlobInLog,
     /// What had no answer is put again only as long as it is young.
     OpenAge,
 }

@@ -5,7 +5,7 @@
 //!               there and begin where the link says, no circle
 //!   pages       each one is in a tree, or an orphan that garbage collection will take
 //!   blobs       each part of each blob that a record names is there, and is what was written
-//!   log         each object decodes; its records are on their pages, or wait
+//!   log         each object decodes; its records are on their pages, or wait, and their blobs are there
 //! ```
 //!
 //! Others may work meanwhile: a page is checked as it is when it is read, and what changed between
@@ -16,9 +16,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use crate::{
-    blob::{self, BLOBS, Content, Value},
+    blob::{self, BLOBS, Blob, Content, Value},
     error::StoreError,
-    log::{Pending, QUARANTINE},
+    gc,
+    log::{Entry, Pending, QUARANTINE},
     page::{PAGES, Page, PageId, Slot},
     stamp::Stamp,
     store::Store,
@@ -100,9 +101,7 @@ impl Store {
         let mut found = Verified::default();
         let mut met = HashSet::new();
         let listed = self.list(PAGES).await?;
-        let blobs = self.list(BLOBS).await?;
-        let blobs: HashSet<Stamp> =
-            blobs.iter().filter_map(|name| Some(blob::parse(name)?.0)).collect();
+        let blobs = self.list_blobs().await?;
         let mut named = HashSet::new();
         for name in self.collections().await? {
             let collection = match self.peek_collection(&name).await {
@@ -155,6 +154,56 @@ impl Store {
         Ok(now)
     }
 
+    async fn list_blobs(&self) -> Result<HashSet<Stamp>, StoreError> {
+        let (mut blobs, mut after) = (HashSet::new(), None::<String>);
+        loop {
+            let part = self.list_after(BLOBS, after.as_deref()).await?;
+            blobs.extend(part.names.iter().filter_map(|name| Some(blob::parse(name)?.0)));
+            after = part.names.into_iter().next_back();
+            if !part.more || after.is_none() {
+                return Ok(blobs);
+            }
+        }
+    }
+
+    /// What is wrong with a blob, if anything is. Reads all of it, part by part.
+    async fn check_blob(&self, blob: &Blob) -> Result<Option<StoreError>, StoreError> {
+        let read = async {
+            let value = Value::Blob(*blob);
+            let Some(mut content) = Content::open(&self.cloud, &self.settings, value).await? else {
+                return Err(StoreError::Lost { object: blob.object(0) });
+            };
+            while content.next().await?.is_some() {}
+            Ok(())
+        };
+        match read.await {
+            Ok(()) => Ok(None),
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Lost { .. })) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The blob of a record that waits in the log.
+    async fn verify_waiting(&self, entry: &Entry, found: &mut Verified) -> Result<(), StoreError> {
+        let Some(blob) = entry.blob() else { return Ok(()) };
+        let Some(error) = self.check_blob(blob).await? else { return Ok(()) };
+        let settings = &self.settings;
+        let age_us = settings.tombstone_age.as_micros() as u64 + gc::commit_age_us(settings);
+        if blob.stamp().clock < (self.pages.date_ms() * 1000).saturating_sub(age_us) {
+            // It is in no log any more: the record went since that was read.
+            return Ok(());
+        }
+        let key = entry.leaf_key();
+        let now = search(&self.pages, entry.tree, &key, 0, Freshness::Newest).await;
+        let now = now.ok().flatten().and_then(|leaf| Some(leaf.held.page.slot(&key)?.stamp));
+        // Someone may have brought it to its page, or beaten it.
+        if now.is_none_or(|now| now < entry.record.stamp) {
+            let what = format!("log: record {}: {}", key.escape_ascii(), with_cause(&error));
+            found.problem(what);
+        }
+        Ok(())
+    }
+
     async fn verify_log(&self, found: &mut Verified) -> Result<(), StoreError> {
         let clients = self.clients().await?;
         for pending in self.log.pending(&clients).await? {
@@ -168,7 +217,10 @@ impl Store {
                             Ok(Some(leaf)) => leaf.held.page.slot(&key).map(|slot| slot.stamp),
                             _ => None,
                         };
-                        found.waiting += u64::from(stamp.is_none_or(|s| s < entry.record.stamp));
+                        if stamp.is_none_or(|stamp| stamp < entry.record.stamp) {
+                            found.waiting += 1;
+                            self.verify_waiting(&entry, found).await?;
+                        }
                     }
                 }
                 Pending::Messages(count) => found.waiting += count,
@@ -177,6 +229,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn with_cause(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 /// A walk over one tree.
@@ -198,8 +255,7 @@ impl Walk<'_> {
             Ok(Some(held)) => Ok(Some((*held.page).clone())),
             Ok(None) => Ok(None),
             Err(error @ (StoreError::Damaged { .. } | StoreError::Tree { .. })) => {
-                let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
-                self.problem(id, &format!("{error}{}", cause.unwrap_or_default()));
+                self.problem(id, &with_cause(&error));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -313,32 +369,15 @@ impl Walk<'_> {
         self.named.insert(blob.stamp());
         self.found.blobs += 1;
         self.found.blob_bytes += blob.bytes();
-        let Store { cloud, settings, .. } = self.store;
-        let read = async {
-            let value = Value::Blob(*blob);
-            let Some(mut content) = Content::open(cloud, settings, value).await? else {
-                return Err(StoreError::Lost { object: blob.object(0) });
-            };
-            while content.next().await?.is_some() {}
-            Ok(())
-        };
-        match read.await {
-            Ok(()) => Ok(()),
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Lost { .. })) => {
-                // Someone may have written the record again, and collected what it held.
-                let (pages, key) = (&self.store.pages, &slot.key);
-                let now = search(pages, self.root, key, 0, Freshness::Newest).await?;
-                if now.is_some_and(|leaf| leaf.held.page.slot(key) == Some(slot)) {
-                    let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
-                    let (tree, key) = (self.tree, key.escape_ascii());
-                    let what =
-                        format!("{tree}: record {key}: {error}{}", cause.unwrap_or_default());
-                    self.found.problem(what);
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
+        let Some(error) = self.store.check_blob(blob).await? else { return Ok(()) };
+        // Someone may have written the record again, and collected what it held.
+        let (pages, key) = (&self.store.pages, &slot.key);
+        let now = search(pages, self.root, key, 0, Freshness::Newest).await?;
+        if now.is_some_and(|leaf| leaf.held.page.slot(key) == Some(slot)) {
+            let (tree, key) = (self.tree, key.escape_ascii());
+            self.found.problem(format!("{tree}: record {key}: {}", with_cause(&error)));
         }
+        Ok(())
     }
 
     /// What one page says about itself and its children.

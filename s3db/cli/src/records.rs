@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use s3db::{Backend, Content, Db, Key, Options, StoreError, Value};
+use s3db::{Backend, Content, Db, Key, Options, PAYLOAD_BYTES_MAX, StoreError, Value};
 use serde_json::json;
 
 use crate::output::{Failure, Output, collection, open};
@@ -104,7 +104,7 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
     let of = collection(&db, &args.url, &args.collection).await?;
     // Before anything is read: what may not be put needs no upload.
     if args.create || args.update {
-        let is_there = db.begin().open_content(&of, &key).await?.is_some();
+        let is_there = db.begin().contains(&of, &key).await?;
         let told = |what: &str| Err(Failure::Told(format!("record {key} of {} {what}", of.name)));
         match is_there {
             true if args.create => return told("exists already"),
@@ -168,7 +168,7 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     let mut found = db.begin().open_content(&of, &key).await?;
     if output.json {
         let payload = match &mut found {
-            Some(content) => Some(text(content).await?),
+            Some(content) => Some(text(&key, content).await?),
             None => None,
         };
         output.say("", &json!({"key": key.to_string(), "payload": payload}))?;
@@ -187,8 +187,15 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     found.map(drop).ok_or(Failure::NoRecord)
 }
 
-/// A payload as scripts write it.
-async fn text(content: &mut Content) -> Result<String, Failure> {
+/// A payload as scripts write it, in memory.
+async fn text(key: &Key, content: &mut Content) -> Result<String, Failure> {
+    if content.bytes() > PAYLOAD_BYTES_MAX as u64 {
+        return Err(Failure::Told(format!(
+            "record {key} has {} bytes, and JSON of it is made in memory, of {PAYLOAD_BYTES_MAX} at most: \
+             read it without --json",
+            content.bytes()
+        )));
+    }
     let mut text = String::new();
     while let Some(bytes) = content.next().await? {
         text.push_str(&bytes.escape_ascii().to_string());
@@ -277,12 +284,11 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
         if prefix.is_some_and(is_over) {
             break;
         }
-        let key = key.to_string();
         match (output.json, content) {
-            (true, None) => writeln!(out, "{}", json!({"key": key}))?,
+            (true, None) => writeln!(out, "{}", json!({"key": key.to_string()}))?,
             (true, Some(mut content)) => {
-                let payload = text(&mut content).await?;
-                writeln!(out, "{}", json!({"key": key, "payload": payload}))?;
+                let payload = text(&key, &mut content).await?;
+                writeln!(out, "{}", json!({"key": key.to_string(), "payload": payload}))?;
             }
             (false, None) => writeln!(out, "{key}")?,
             (false, Some(mut content)) => {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
-    blob::{self, Blob, Content, PART_BYTES_MAX, Value, Writing},
+    blob::{self, Blob, Content, PART_BYTES_MAX, Value, Whole, Writing},
     catalog::{Backend, Index},
     client::Incarnation,
     cloud::{Fault, ledger::in_background},
@@ -290,7 +290,7 @@ impl Session {
 
     /// Begins a transaction.
     pub fn begin(&self, level: Level) -> Txn {
-        Txn::new(level)
+        Txn::new(level, self.inline_bytes_max())
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
@@ -315,17 +315,17 @@ impl Session {
         key: &Key,
     ) -> Result<Option<Payload>, StoreError> {
         let mut value = self.read_value(txn, tree, key).await?;
+        let store = &self.store;
         loop {
             let blob = match value {
                 None => return Ok(None),
                 Some(Value::Here(payload)) => return Ok(Some(Payload::new(&payload)?)),
                 Some(Value::Blob(blob)) => blob,
             };
-            let store = &self.store;
-            if let Some(bytes) = blob::whole(&store.cloud, &store.settings, &blob).await? {
-                return Ok(Some(Payload::new(bytes)?));
-            }
-            value = self.instead(txn, tree, key.as_bytes(), blob).await?;
+            value = match blob::whole(&store.cloud, &store.settings, &blob).await? {
+                Whole::All(bytes) => return Ok(Some(Payload::new(bytes)?)),
+                Whole::Without(part) => self.instead(txn, tree, key.as_bytes(), blob, part).await?,
+            };
         }
     }
 
@@ -358,33 +358,56 @@ impl Session {
             if let Some(content) =
                 Content::open(&store.cloud, &store.settings, there.clone()).await?
             {
-                return Ok(Some(content));
+                return Ok(Some(content.of(store, tree, key)));
             }
             let Value::Blob(blob) = there else { break };
-            value = self.instead(txn, tree, key, blob).await?;
+            value = self.instead(txn, tree, key, blob, 0).await?;
         }
         Ok(None)
     }
 
-    /// What a key holds instead of a blob that is not there: its record was written again since the copy
-    /// of the page was put that was read here.
+    /// What a key holds instead of a blob of which a part is not there: its record was written again since
+    /// the copy of the page was put that was read here.
     async fn instead(
         &self,
         txn: &Txn,
         tree: PageId,
         key: &[u8],
         blob: Blob,
+        part: u32,
     ) -> Result<Option<Value>, StoreError> {
+        let same = Some(Value::Blob(blob));
+        let newest = || self.read_at(tree, key, txn.level, Freshness::Newest);
         let now = match txn.own_value(tree, key) {
             Some(own) => own,
-            None => self.read_at(tree, key, txn.level, Freshness::Newest).await?.payload,
-        };
-        match now {
-            Some(Value::Blob(same)) if same == blob => {
-                Err(StoreError::Lost { object: blob.object(0) })
+            None => {
+                let now = newest().await?.payload;
+                match now == same && self.forget_outlived(tree, key) {
+                    true => newest().await?.payload,
+                    false => now,
+                }
             }
-            now => Ok(now),
+        };
+        match now == same {
+            true => Err(StoreError::Lost { object: blob.object(part) }),
+            false => Ok(now),
         }
+    }
+
+    /// Forgets an own change that no page has shown for longer than a tombstone stays: others deleted the
+    /// record since, of which nothing is left.
+    fn forget_outlived(&self, tree: PageId, key: &[u8]) -> bool {
+        let store = &self.store;
+        let age_us = store.settings.tombstone_age.as_micros() as u64;
+        let before_us = (store.pages.date_ms() * 1000).saturating_sub(age_us);
+        let at = (tree, Bytes::copy_from_slice(key));
+        let mut memory = self.memory();
+        let own = memory.own.changes.get(&at);
+        let is_outlived = own.is_some_and(|(stamp, _)| stamp.clock < before_us);
+        if is_outlived {
+            memory.own.remove(&at);
+        }
+        is_outlived
     }
 
     /// What `key` holds in the primary index `tree`, as `txn` sees it. No blob is read.
@@ -577,6 +600,7 @@ impl Session {
     /// once. After any other error it is not committed; at the basic and monotonic level a part of
     /// it may be. [`StoreError::Invalid`] also when it is committed again after more than half of
     /// [`Settings::tombstone_age`](crate::Settings): what is as old may not come into the log any more.
+    /// A payload that was written part by part is put by the client that wrote it.
     pub async fn commit(&self, txn: &mut Txn) -> Result<Committed, StoreError> {
         if txn.is_empty() {
             return Ok(Committed::default());
@@ -668,6 +692,9 @@ impl Session {
                 me.observe(there.stamp.clock);
             }
             let page = page.map_or(*tree, |page| page.id);
+            if let Write::Blob(_, blob) = write {
+                self.check_written(blob)?;
+            }
             let mut blob = None;
             if let Write::Primary(_, Some(payload)) = write
                 && payload.as_bytes().len() > self.inline_bytes_max()
@@ -741,12 +768,21 @@ impl Session {
         Ok(())
     }
 
+    /// That a blob was written by this client, and so in this database: nothing else tells where one is.
+    pub(crate) fn check_written(&self, blob: &Blob) -> Result<(), StoreError> {
+        let (writer, me) = (blob.stamp().client, self.client);
+        if writer == me {
+            return Ok(());
+        }
+        Err(StoreError::Invalid(format!(
+            "this payload was written by client {writer:x}, and only that can put it: this one is {me:x}"
+        )))
+    }
+
     /// Puts what a transaction has in memory of its blobs.
     async fn put_blobs(&self, txn: &mut Txn) -> Result<(), StoreError> {
         let Store { cloud, settings, .. } = &*self.store;
-        for (blob, payload) in &txn.unput {
-            blob::put_whole(cloud, settings, blob, payload).await?;
-        }
+        blob::put_all(cloud, settings, &txn.unput).await?;
         txn.unput.clear();
         Ok(())
     }

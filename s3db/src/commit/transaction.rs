@@ -20,6 +20,8 @@ const WRITES_MAX: usize = 100_000;
 /// Bytes of all changes of one transaction, as a log object holds them: what one put can carry in
 /// a bounded time.
 pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
+/// Bytes of all payloads of one transaction that become blobs, and are in memory until they are put.
+const BLOBS_BYTES_MAX: usize = 256 << 20;
 /// Bytes of one change besides its key and its payload, at most.
 const WRITE_FIXED_BYTES: usize = 80;
 
@@ -31,7 +33,12 @@ pub struct Txn {
     pub(crate) level: Level,
     /// By tree and leaf key. The last write of a key counts.
     pub(crate) writes: BTreeMap<(PageId, Bytes), Write>,
+    /// Bytes of the longest payload that is no blob.
+    inline_bytes_max: usize,
+    /// In the log.
     bytes: usize,
+    /// Of payloads that become blobs.
+    blob_bytes: usize,
     /// Set by the first attempt to commit: a second one must be the same transaction.
     pub(crate) sealed: Option<(u64, Vec<Entry>)>,
     /// An attempt to commit it was made, however long ago.
@@ -65,10 +72,20 @@ pub struct Committed {
 }
 
 impl Txn {
-    pub(crate) fn new(level: Level) -> Txn {
-        let (writes, unput) = Default::default();
-        let (was_tried, is_unclear) = (false, false);
-        Txn { level, writes, bytes: 0, sealed: None, was_tried, unput, is_unclear }
+    pub(crate) fn new(level: Level, inline_bytes_max: usize) -> Txn {
+        let (writes, unput, bytes, blob_bytes) = Default::default();
+        let (sealed, was_tried, is_unclear) = (None, false, false);
+        Txn {
+            level,
+            writes,
+            inline_bytes_max,
+            bytes,
+            blob_bytes,
+            sealed,
+            was_tried,
+            unput,
+            is_unclear,
+        }
     }
 
     /// What was written to one tree.
@@ -147,12 +164,21 @@ impl Txn {
             let what = format!("a transaction has at most {WRITES_MAX} changes");
             return Err(StoreError::Invalid(what));
         }
-        let bytes = self.bytes - before.map_or(0, Write::bytes) + write.bytes();
+        let most = self.inline_bytes_max;
+        let (had, has) = (before.map_or((0, 0), |it| it.bytes(most)), write.bytes(most));
+        let (bytes, blob_bytes) = (self.bytes - had.0 + has.0, self.blob_bytes - had.1 + has.1);
         if bytes > TRANSACTION_BYTES_MAX {
             let what = format!("a transaction has at most {} MiB", TRANSACTION_BYTES_MAX >> 20);
             return Err(StoreError::Invalid(what));
         }
-        self.bytes = bytes;
+        if blob_bytes > BLOBS_BYTES_MAX {
+            return Err(StoreError::Invalid(format!(
+                "payloads of more than {most} bytes, of which a transaction holds {} MiB at most in memory: \
+                 write them part by part",
+                BLOBS_BYTES_MAX >> 20
+            )));
+        }
+        (self.bytes, self.blob_bytes) = (bytes, blob_bytes);
         self.writes.insert(at, write);
         Ok(())
     }
@@ -165,18 +191,20 @@ impl Txn {
 }
 
 impl Write {
-    /// Bytes in a log object, at most.
-    fn bytes(&self) -> usize {
-        WRITE_FIXED_BYTES
-            + match self {
-                Write::Primary(key, payload) => {
-                    key.as_bytes().len() + payload.as_ref().map_or(0, |it| it.as_bytes().len())
-                }
-                Write::Blob(key, _) => key.as_bytes().len() + REFERENCE_BYTES,
-                Write::Secondary { search, record, .. } => {
-                    search.as_bytes().len() + record.as_bytes().len()
+    /// Bytes in a log object, at most; and of what becomes a blob, where longer payloads than this do.
+    fn bytes(&self, inline_bytes_max: usize) -> (usize, usize) {
+        let (key, payload, blob) = match self {
+            Write::Primary(key, payload) => {
+                let len = payload.as_ref().map_or(0, |payload| payload.as_bytes().len());
+                match len > inline_bytes_max {
+                    true => (key, REFERENCE_BYTES, len),
+                    false => (key, len, 0),
                 }
             }
+            Write::Blob(key, _) => (key, REFERENCE_BYTES, 0),
+            Write::Secondary { search, record, .. } => (search, record.as_bytes().len(), 0),
+        };
+        (WRITE_FIXED_BYTES + key.as_bytes().len() + payload, blob)
     }
 
     /// What a leaf holds afterwards; a payload is here, however large.
@@ -216,12 +244,12 @@ fn leaf_key(key: &Key) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::INLINE_BYTES_MAX;
+    use crate::record::{INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
     /// Of any number of the largest records no more are taken than one put can carry.
     #[test]
     fn a_transaction_is_bounded_in_bytes() {
-        let mut txn = Txn::new(Level::Atomic);
+        let mut txn = Txn::new(Level::Atomic, INLINE_BYTES_MAX);
         let large = Payload::new(vec![7; INLINE_BYTES_MAX]).unwrap();
         let tree = PageId(1);
         let key = |n: usize| Key::new(format!("{n:06}")).unwrap();
@@ -240,5 +268,21 @@ mod tests {
             .collect();
         let whole = crate::log::Transaction { client: 1, epoch: 1, number: 1, total: 1, entries };
         assert!(whole.encoded_bytes() <= TRANSACTION_BYTES_MAX + 100);
+    }
+
+    /// What never comes into the log counted as if it did: of two large payloads one was refused.
+    #[test]
+    fn blobs_are_bounded_by_memory_alone() {
+        let mut txn = Txn::new(Level::Atomic, INLINE_BYTES_MAX);
+        let large = Payload::new(vec![7; PAYLOAD_BYTES_MAX]).unwrap();
+        let tree = PageId(1);
+        let key = |n: usize| Key::new(format!("{n:06}")).unwrap();
+        let taken = (0..100).take_while(|&n| txn.put(tree, &key(n), large.clone()).is_ok()).count();
+        assert_eq!(taken, BLOBS_BYTES_MAX / PAYLOAD_BYTES_MAX);
+        txn.delete(tree, &key(0)).unwrap();
+        txn.put(tree, &key(100), large).unwrap();
+        txn.put(tree, &key(101), Payload::new("small").unwrap()).unwrap();
+        assert_eq!((txn.blob_bytes, txn.len()), (BLOBS_BYTES_MAX, taken + 2));
+        assert!(txn.bytes < 10_000, "{}", txn.bytes);
     }
 }

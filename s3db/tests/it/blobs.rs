@@ -3,14 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use s3db::{
-    Address, Backend, BoundError, Collection, Db, Inspected, Options, PAYLOAD_BYTES_MAX, Payload,
-    SearchBy, Settings, StoreError, Value,
-    cloud::{CallKind, Cloud, Delete, Get, Put, PutIf, embedded, embedded::Memory},
+    Address, Backend, BoundError, Change, Collection, Db, Entry, Inspected, Level, LogRecord,
+    LoggedTransaction, Options, PAYLOAD_BYTES_MAX, Payload, SearchBy, Session, Settings, Stamp,
+    StoreError, Value,
+    cloud::{
+        CallKind, Cloud, Delete, Get, Put, PutIf, embedded,
+        embedded::Memory,
+        model::{Faults, Process},
+    },
     page::PageId,
 };
 
 use crate::{
     embedded::{key, options},
+    printed::{open, run, world},
     sealed::keys,
 };
 
@@ -379,6 +385,189 @@ async fn a_collection_that_was_begun_is_finished() {
     assert_eq!(fresh.create_collection("begun").await, lost);
 }
 
+/// Whoever was in the middle of an old blob when its record was written again lost the rest of it to the next
+/// garbage collection, and was told that data is lost.
+#[tokio::test]
+async fn a_reader_has_its_time() {
+    let cloud = memory();
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let put = async |seed: u64| {
+        let mut txn = db.begin();
+        let payload = Payload::new(content(seed, 50_000)).unwrap();
+        txn.put(&things, &key("k"), payload).unwrap();
+        txn.commit().await.unwrap();
+        db.checkpoint().await.unwrap();
+    };
+    put(1).await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let mut reader = db.begin().open_content(&things, &key("k")).await.unwrap().unwrap();
+        let first = reader.next().await.unwrap().unwrap();
+        readers.push((reader, first.to_vec()));
+    }
+    put(2).await;
+    let collector = collector(&cloud).await;
+    let gc = async |grace: Duration| collector.store().collect_garbage(grace).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let mut turns = 0;
+    while !objects(&cloud).await.iter().any(|name| name.contains("/unnamed-")) {
+        // It is as young as a millisecond at first.
+        let done = gc(hour).await;
+        assert_eq!((done.blobs, done.blobs_waiting), (0, 1));
+        turns += 1;
+        assert!(turns < 10_000);
+    }
+    for _ in 0..3 {
+        let done = gc(hour).await;
+        assert_eq!((done.blobs, done.blobs_waiting), (0, 1));
+    }
+    assert_eq!(objects(&cloud).await.len(), 4 + 4 + 1, "it is marked once");
+    let (mut late, _) = readers.pop().unwrap();
+    let (mut reader, mut all) = readers.pop().unwrap();
+    while let Some(bytes) = reader.next().await.unwrap() {
+        all.extend_from_slice(&bytes);
+    }
+    assert!(all == content(1, 50_000));
+    // And then it goes, with the mark.
+    let done = gc(Duration::ZERO).await;
+    assert_eq!((done.blobs, done.blobs_waiting), (1, 0));
+    assert_eq!(objects(&cloud).await.len(), 4);
+    let error = late.next().await.unwrap_err();
+    assert!(matches!(error, StoreError::Replaced { .. }), "{error:?}");
+    assert!(error.to_string().contains("read it again from the beginning"), "{error}");
+    assert!(streamed(&db, &things, "k").await.unwrap() == Some(content(2, 50_000)));
+}
+
+/// What lies in quarantine is kept for somebody to look at, and so is what it names: a program that knows no
+/// blobs puts there what it cannot decode.
+#[tokio::test]
+async fn what_quarantine_names_stays() {
+    let cloud = memory();
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let Value::Blob(blob) = written(&db, &content(1, 50_000)).await else { panic!("no blob") };
+    drop(written(&db, &content(2, 50_000)).await);
+    let stamp = Stamp { clock: blob.stamp().clock + 1, ..blob.stamp() };
+    let record = LogRecord { stamp, change: Change::Blob(key("k"), blob) };
+    let entry = Entry { tree: things.root, page: things.root, is_secondary: false, record };
+    let (client, entries) = (stamp.client, vec![entry]);
+    let all = LoggedTransaction { client, epoch: 1, number: 1, total: 1, entries };
+    for (name, bytes) in [("quarantine/noise", "noise".into()), ("quarantine/old", all.encode())] {
+        assert!(matches!(cloud.objects.put(name, bytes, PutIf::Absent).await, Put::Stored(_)));
+    }
+    let collector = collector(&cloud).await;
+    let gc = async || collector.store().collect_garbage(Duration::ZERO).await.unwrap();
+    let mut turns = 0;
+    while objects(&cloud).await.len() > 4 {
+        gc().await;
+        turns += 1;
+        assert!(turns < 10_000);
+    }
+    for _ in 0..3 {
+        assert_eq!(gc().await.blobs_waiting, 1);
+    }
+    assert!(objects(&cloud).await.iter().all(|name| name[..60] == blob.object(0)[..60]));
+    assert_eq!(cloud.objects.delete("quarantine/old", None).await, Delete::Gone);
+    assert_eq!(gc().await.blobs, 1);
+    assert_eq!(objects(&cloud).await, [""; 0]);
+}
+
+/// More parts than one list has names.
+#[tokio::test]
+async fn blobs_of_many_parts_go_whole() {
+    let cloud = memory();
+    let of = in_parts(Backend::S3Log);
+    let of = Options { settings: Settings { part_bytes: 20, ..of.settings }, ..of };
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    drop(written(&db, &content(1, 50_000)).await);
+    assert!(cloud.objects.list("blob/", None, 1000).await.unwrap().more);
+    let collector = collector(&cloud).await;
+    let mut turns = 0;
+    while collector.store().collect_garbage(Duration::ZERO).await.unwrap().blobs == 0 {
+        turns += 1;
+        assert!(turns < 10_000);
+    }
+    assert_eq!(objects(&cloud).await, [""; 0]);
+}
+
+/// A record that waited in the log had lost its blob, and there were no problems.
+#[tokio::test]
+async fn a_blob_that_waits_in_the_log_is_verified() {
+    let cloud = memory();
+    let of = Options { has_worker: false, ..in_parts(Backend::S3Log) };
+    s3db::Store::create(&cloud, &of.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &of).await.unwrap();
+    let things = db.create_collection("things").await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new(content(1, 50_000)).unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    let verify = async || db.store().verify(|_, _| {}).await.unwrap();
+    let found = verify().await;
+    assert_eq!((found.waiting, found.problem_count), (1, 0), "{:?}", found.problems);
+    let lost = objects(&cloud).await.swap_remove(2);
+    assert_eq!(cloud.objects.delete(&lost, None).await, Delete::Gone);
+    for waits in [1, 0] {
+        let found = verify().await;
+        assert_eq!((found.waiting, found.problem_count), (waits, 1), "{:?}", found.problems);
+        let problem = &found.problems[0];
+        assert!(problem.contains("record k") && problem.contains(&lost), "{problem}");
+        db.checkpoint().await.unwrap();
+    }
+    // Who reads it whole is sent to the same object.
+    let error = db.begin().read(&things, &key("k")).await.unwrap_err();
+    assert_eq!(error, StoreError::Lost { object: lost });
+}
+
+/// Names of blobs do not say in which database they are: one of another was committed, and named nothing.
+#[tokio::test]
+async fn what_another_client_wrote_is_not_put() {
+    let (here, there) = (memory(), memory());
+    let (db, things) = create(&here, Backend::S3Log).await;
+    let (other, _) = create(&there, Backend::S3Log).await;
+    let foreign = written(&other, &content(1, 50_000)).await;
+    let mut txn = db.begin();
+    let error = txn.put_value(&things, &key("k"), foreign.clone()).unwrap_err().to_string();
+    assert!(error.contains("written by client"), "{error}");
+    let session = Session::open(db.store().clone(), 77).await.unwrap();
+    let mut txn = session.begin(Level::Atomic);
+    txn.put_value(things.root, &key("k"), foreign).unwrap();
+    let error = session.commit(&mut txn).await.unwrap_err().to_string();
+    assert!(error.contains("written by client"), "{error}");
+    assert_eq!(streamed(&db, &things, "k").await.unwrap(), None);
+}
+
+/// A session laid its own write over a page for ever: when others had deleted the record, so long ago that
+/// nothing was left of that, it named a blob that was collected.
+#[test]
+fn an_own_blob_that_others_deleted_is_gone() {
+    let world = world(Faults::NONE);
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        let settings = Settings { inline_bytes_max: 10, part_bytes: 20, ..Settings::default() };
+        s3db::Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+        let store = open(&cloud, settings).await;
+        let things = store.create_collection("things").await.unwrap();
+        let writer = Session::open(store, 1).await.unwrap();
+        let other = Session::open(open(&cloud, settings).await, 2).await.unwrap();
+        let mut txn = writer.begin(Level::Atomic);
+        txn.put(things.root, &key("k"), Payload::new(content(1, 50)).unwrap()).unwrap();
+        writer.commit(&mut txn).await.unwrap();
+        other.store().sweep().await.unwrap();
+        let mut txn = other.begin(Level::Atomic);
+        txn.delete(things.root, &key("k")).unwrap();
+        other.commit(&mut txn).await.unwrap();
+        for _ in 0..45 {
+            cloud.clock.sleep(Duration::from_secs(24 * 3600)).await;
+            writer.keep_alive().await.unwrap();
+            other.keep_alive().await.unwrap();
+        }
+        assert_eq!(other.store().collect_garbage(Duration::ZERO).await.unwrap().blobs, 1);
+        let txn = writer.begin(Level::Atomic);
+        assert_eq!(writer.read(&txn, things.root, &key("k")).await.unwrap(), None);
+        assert!(writer.open_content(&txn, things.root, &key("k")).await.unwrap().is_none());
+    });
+}
+
 /// Garbage collection may have taken it by then.
 #[tokio::test]
 async fn an_old_blob_is_not_committed() {
@@ -414,6 +603,24 @@ async fn more_than_memory_should_hold() {
     let mut scan = txn.scan(&things);
     assert_eq!(scan.next_key().await.unwrap(), Some(key("large")));
     assert_eq!(scan.next().await.unwrap().unwrap().key, key("next"));
+    drop(scan);
+    // One that ends at such a record goes on behind it.
+    let mut scan = txn.scan(&things);
+    assert!(matches!(scan.next().await, Err(StoreError::Bound(BoundError::LongPayload(_)))));
+    assert_eq!(scan.next().await.unwrap().unwrap().key, key("next"));
+    drop(scan);
+
+    // That it is there was asked by reading it: as that failed, it could be neither found nor replaced.
+    let mut txn = db.begin();
+    let again = txn.create(&things, &key("large"), Payload::new("x").unwrap()).await;
+    assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
+    for name in objects(&cloud).await {
+        assert_eq!(cloud.objects.delete(&name, None).await, Delete::Gone);
+    }
+    txn.update(&things, &key("large"), Payload::new("x").unwrap()).await.unwrap();
+    assert_eq!(txn.ledger().charge(CallKind::GetBlob).calls, 0);
+    txn.commit().await.unwrap();
+    assert_eq!(streamed(&db, &things, "large").await.unwrap(), Some(b"x".to_vec()));
 }
 
 /// After a write that failed, what was written before was finished, and committed as if it were all.
@@ -465,4 +672,30 @@ async fn blobs_are_in_no_index() {
         assert_eq!((checked.records, checked.entries), (expected as u64, expected as u64));
         assert_eq!((checked.missing, checked.dangling), (0, 0));
     }
+}
+
+/// Who keeps less in its pages than others did not find what these keep there, and said nothing.
+#[tokio::test]
+async fn what_others_keep_in_pages_is_found() {
+    let cloud = memory();
+    let (db, things) = create(&cloud, Backend::S3Log).await;
+    let by = SearchBy::Part { separator: b',', number: 0 };
+    db.create_index(&things, "first", &by).await.unwrap();
+    let long = Payload::new(format!("a,{}", "x".repeat(1500))).unwrap();
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), long.clone()).unwrap();
+    txn.commit().await.unwrap();
+    db.checkpoint().await.unwrap();
+    let of = in_parts(Backend::S3Log);
+    let settings = Settings { inline_bytes_max: 1000, ..of.settings };
+    let other = Db::over(cloud.clone(), &Options { settings, ..of }).await.unwrap();
+    let mut txn = other.begin();
+    let mut found = txn.probe(&things, "first", &key("a")).await.unwrap();
+    let (_, record) = found.next().await.unwrap().unwrap();
+    assert_eq!((record.key, record.payload.as_bytes().len()), (key("k"), 1502));
+    drop(found);
+    // Its own would be a blob there.
+    txn.put(&things, &key("k"), long).unwrap();
+    let mut found = txn.probe(&things, "first", &key("a")).await.unwrap();
+    assert!(found.next().await.unwrap().is_none());
 }
