@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    blob::{BLOBS, Part},
+    blob::{BLOBS, Blob, Part},
     catalog::{CATALOG, Collection},
     cloud::{
         CallKind, Ledger,
@@ -17,7 +17,7 @@ use crate::{
     commit::Level,
     log::objects::{LogObject, decode, parse},
     page::{PAGES, Page, PageId, Slot},
-    simulation::{Attempt, Outcome, history::History},
+    simulation::{Attempt, Outcome, PART_BYTES, history::History},
     stamp::Stamp,
     tree::secondary,
 };
@@ -334,10 +334,18 @@ pub(super) fn blobs(world: &World, tree: &Tree, history: &History) -> (u64, Vec<
         let names: Vec<String> = (0..blob.parts()).map(|part| blob.object(part)).collect();
         let bodies = names.iter().map(|name| Some(Part::decode(parts.get(name)?).ok()?.body));
         let content = bodies.collect::<Option<Vec<Bytes>>>().map(|bodies| bodies.concat());
-        let is_whole = |content: &Vec<u8>| history.contents.contains(&content[..]);
-        if !content.is_some_and(|content| is_whole(&content)) {
-            let what = format!("{} of {} is lost", blob.object(0), slot.key.escape_ascii());
-            broken.push(Violation::new(1, what));
+        let (name, key) = (blob.object(0), slot.key.escape_ascii());
+        let written = history.contents.get(&blob.stamp());
+        match content {
+            None => broken.push(Violation::new(1, format!("{name} of {key} is lost"))),
+            Some(content)
+                if written.is_none_or(|written| *written != content)
+                    || Blob::of(blob.stamp(), &content, PART_BYTES) != Some(*blob) =>
+            {
+                let what = format!("{name} of {key} is not what was written");
+                broken.push(Violation::new(1, what));
+            }
+            Some(_) => {}
         }
         named.extend(names);
     }

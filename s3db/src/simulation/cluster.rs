@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use pager::{Budget, policy, pool::Pool};
 
 use crate::{
@@ -18,7 +20,7 @@ use crate::{
         ledger::Metered,
         model::{Executor, Faults, Latency, Process, World},
     },
-    commit::{Level, Session, Txn},
+    commit::{Committed, Level, Session, Txn, Write},
     error::StoreError,
     page::PageId,
     record::{Key, Payload},
@@ -354,6 +356,7 @@ impl Cluster {
             let outcome = witness.transaction(process, root).await;
             if let Err(error) = &outcome {
                 self.check_clock(error, client);
+                self.check_loss(error, client);
             }
             match outcome {
                 Ok(())
@@ -363,6 +366,13 @@ impl Cluster {
                     | StoreError::CommitUnknown { .. }
                     | StoreError::Clock { .. },
                 ) => {}
+                // Too late.
+                Err(StoreError::Invalid(_)) if plan.is_sluggish => {}
+                // It has ended itself, perhaps.
+                Err(StoreError::Fenced { .. }) if plan.is_sluggish => {
+                    self.start(client, root);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -374,6 +384,14 @@ impl Cluster {
         if matches!(error, StoreError::Clock { .. } | StoreError::Claimed { .. }) {
             let what = format!("client {client} cannot commit: {error}");
             lock(&self.history).violations.push(Violation::new(0, what));
+        }
+    }
+
+    /// Nothing that was committed is lost, or damaged.
+    fn check_loss(&self, error: &StoreError, client: u64) {
+        if matches!(error, StoreError::Lost { .. } | StoreError::Damaged { .. }) {
+            let what = format!("client {client} reads what is not there: {error}");
+            lock(&self.history).violations.push(Violation::new(1, what));
         }
     }
 
@@ -411,12 +429,14 @@ impl Cluster {
                 if self.plan.has_blobs {
                     // Nothing can name them any more.
                     self.world.time.sleep(self.plan.rest().as_micros() as u64).await;
-                    // What died is unlinked, deleted and forgotten one time after the other.
+                    // What died is unlinked, deleted and forgotten one time after the other; what nobody
+                    // names is found, and goes a while after that.
                     for _ in 0..5 {
                         let done = store.collect_garbage(Duration::from_secs(6)).await?;
                         if done.blobs_waiting == 0 {
                             break;
                         }
+                        self.world.time.sleep(7_000_000).await;
                     }
                 }
                 return match self.plan.index {
@@ -478,9 +498,17 @@ impl Witness<'_> {
         if txn.is_empty() {
             return Ok(());
         }
+        let is_sluggish = self.cluster.plan.is_sluggish;
+        let age_us = self.cluster.plan.tombstone_age.as_micros() as u64;
+        let has_blob = txn.writes.values().any(|write| matches!(write, Write::Blob(..)));
+        let waits = is_sluggish && has_blob && world.below(3) == 0;
+        if waits {
+            // Up to half of the age there may be between a blob and its commit.
+            world.time.sleep(age_us * 3 / 8 + world.below(age_us / 7)).await;
+        }
         let entries = self.session.seal(&mut txn).await?;
         {
-            let contents = txn.unput.iter().map(|(_, content)| content.clone());
+            let contents = txn.unput.iter().map(|(blob, content)| (blob.stamp(), content.clone()));
             lock(&self.cluster.history).contents.extend(contents);
         }
         if self.cluster.plan.has_blobs && world.below(10) == 0 {
@@ -505,7 +533,31 @@ impl Witness<'_> {
             outcome,
         });
         world.note(process, || format!("commits #{attempt} {} {}", level.name(), show(&writes)));
-        let mut outcome = self.session.commit(&mut txn).await;
+        if waits && world.below(2) == 0 {
+            // Falls asleep while that is under way. Not again soon: what it has in its hands is not as old
+            // as a tombstone gets.
+            let (begin_us, us) = (world.below(120_000), age_us * 7 / 20 + world.below(age_us / 10));
+            let time = world.time.clone();
+            world.time.spawn(process, async move {
+                time.sleep(begin_us).await;
+                time.stall(process, us);
+            });
+        }
+        let mut outcome = if is_sluggish && !waits && world.below(10) == 0 {
+            match self.commit_within(&mut txn, world.below(150_000)).await {
+                Some(outcome) => outcome,
+                None => {
+                    world.note(process, || format!("gives #{attempt} up, and rests"));
+                    world.time.sleep(2 * age_us + world.below(age_us / 4)).await;
+                    if world.below(2) == 0 {
+                        return Ok(());
+                    }
+                    self.session.commit(&mut txn).await
+                }
+            }
+        } else {
+            self.session.commit(&mut txn).await
+        };
         for _ in 0..2 {
             if !matches!(outcome, Err(StoreError::CommitUnknown { .. })) {
                 break;
@@ -531,6 +583,20 @@ impl Witness<'_> {
         outcome.map(drop)
     }
 
+    /// Commits, unless that takes longer: then nobody knows.
+    async fn commit_within(
+        &self,
+        txn: &mut Txn,
+        patience_us: u64,
+    ) -> Option<Result<Committed, StoreError>> {
+        let commit = pin!(self.session.commit(txn));
+        let patience = self.cluster.world.time.sleep(patience_us);
+        match select(commit, patience).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
+    }
+
     /// A new payload of a record: at once, or written part by part before, if there are blobs.
     async fn put(
         &self,
@@ -546,8 +612,11 @@ impl Witness<'_> {
         for bytes in content.chunks(7) {
             writing.write(bytes).await?;
         }
-        lock(&self.cluster.history).contents.insert(content);
-        txn.put_value(root, key, writing.finish().await?)
+        let value = writing.finish().await?;
+        if let Value::Blob(blob) = &value {
+            lock(&self.cluster.history).contents.insert(blob.stamp(), content);
+        }
+        txn.put_value(root, key, value)
     }
 
     async fn read(&mut self, txn: &Txn, root: PageId, key: &Key) -> Result<(), StoreError> {
@@ -556,14 +625,15 @@ impl Witness<'_> {
         let is_own = txn.own_value(root, key.as_bytes()).is_some();
         if let (Some(Value::Blob(blob)), false) = (seen.payload, is_own) {
             match self.session.read(txn, root, key).await {
-                // What was short was no blob, and may be there by now.
+                // Something else, or nothing, may be there by now.
                 Ok(None) => {}
-                Ok(Some(there))
-                    if there.as_bytes().len() <= 45
-                        || lock(&self.cluster.history).contents.contains(there.as_bytes()) => {}
-                Ok(there) => {
-                    let what = format!("{key} holds {there:?}, which nobody put there");
-                    self.broken(2, what);
+                Ok(Some(there)) => {
+                    let (of, payload) = (key.as_bytes(), there.as_bytes());
+                    let was_tried = lock(&self.cluster.history).has_tried(of, payload);
+                    if !was_tried {
+                        let what = format!("{key} holds {there:?}, which nobody put there");
+                        self.broken(2, what);
+                    }
                 }
                 Err(error @ (StoreError::Lost { .. } | StoreError::Damaged { .. })) => {
                     self.broken(1, format!("{key} names {}: {error}", blob.object(0)));

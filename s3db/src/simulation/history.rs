@@ -39,8 +39,8 @@ pub struct Attempt {
 pub(super) struct History {
     pub(super) attempts: Vec<Attempt>,
     pub(super) violations: Vec<Violation>,
-    /// What was put into blobs.
-    pub(super) contents: BTreeSet<Bytes>,
+    /// What was put into blobs, by their own stamps.
+    pub(super) contents: BTreeMap<Stamp, Bytes>,
     /// Stamps of values that were read.
     pub(super) read: BTreeSet<Stamp>,
     /// Lives that have begun, in the order in which they did.
@@ -50,6 +50,18 @@ pub(super) struct History {
 }
 
 impl History {
+    /// Whether anyone tried to commit this payload for this key.
+    pub(super) fn has_tried(&self, key: &[u8], payload: &[u8]) -> bool {
+        let is_it = |value: &Value| match value {
+            Value::Here(there) => there == payload,
+            Value::Blob(blob) => {
+                self.contents.get(&blob.stamp()).is_some_and(|there| there == payload)
+            }
+        };
+        let mut writes = self.attempts.iter().flat_map(|attempt| &attempt.writes);
+        writes.any(|(of, _, value)| of == key && value.as_ref().is_some_and(is_it))
+    }
+
     /// Adds an attempt whose outcome is open. Checks that the client's stamps grow, across its
     /// lives too: monotonic writes.
     pub(super) fn begin(&mut self, mut attempt: Attempt) -> usize {

@@ -24,6 +24,9 @@ use crate::{
     settings::{Rules, Settings},
 };
 
+/// Bytes of a part of a blob.
+const PART_BYTES: usize = 20;
+
 /// What a run does. The seed decides the rest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -53,6 +56,10 @@ pub struct Plan {
     pub index: Indexed,
     /// Whether about half of the payloads are blobs, of a few parts each.
     pub has_blobs: bool,
+    /// Whether clients are as slow as they may be, by the age of tombstones, and slower: they wait between
+    /// a blob and its commit, fall asleep in the middle of that, or give it up and rest for so long that
+    /// all that it wrote is garbage.
+    pub is_sluggish: bool,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
     /// How long clients work, in virtual time.
@@ -86,6 +93,7 @@ impl Default for Plan {
             has_janitor: true,
             index: Indexed::Not,
             has_blobs: false,
+            is_sluggish: false,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
             work: Duration::from_secs(60),
         }
@@ -164,8 +172,24 @@ impl Plan {
             },
             // Garbage collection looks at blobs that are on their way all the time.
             "blobs" => Plan { clients: 4, transactions: 12, has_blobs: true, ..usual },
-            // And takes those of records that were written again, and of transactions that were given up.
-            "blob-deaths" => Plan { has_blobs: true, ..Plan::named("deaths")? },
+            // And takes those of records that were written again, and of transactions that were given up, while
+            // everything goes wrong; nothing for as long as tombstones stay, or no tombstone could go.
+            "blob-deaths" => Plan {
+                has_blobs: true,
+                is_sluggish: true,
+                keys: 120,
+                leaf_bytes_max: 700,
+                faults: Faults {
+                    stall_max: Duration::from_secs(20),
+                    late_max: Duration::from_secs(10),
+                    // However long after it was deleted.
+                    redelivered: 0.0,
+                    ..Faults::ALL
+                },
+                tombstone_age: Duration::from_secs(160),
+                work: Duration::from_secs(800),
+                ..Plan::named("deaths")?
+            },
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             _ => return None,
         })
@@ -179,7 +203,8 @@ impl Plan {
     /// How long nothing happens before the last garbage is collected, if there is any that waits for
     /// that.
     fn rest(&self) -> Duration {
-        if self.has_blobs { 2 * self.tombstone_age } else { Duration::ZERO }
+        // One and a half is how old a blob must be, and stamps may be ahead of the clock.
+        if self.has_blobs { 3 * self.tombstone_age } else { Duration::ZERO }
     }
 
     /// How the clients of a run are set: everything short, so that it happens within the run.
@@ -199,7 +224,7 @@ impl Plan {
             // Reached by some dozen changes.
             own_bytes_max: 4000,
             inline_bytes_max: if self.has_blobs { 45 } else { crate::record::INLINE_BYTES_MAX },
-            part_bytes: 20,
+            part_bytes: PART_BYTES,
             rules: self.rules,
         }
     }

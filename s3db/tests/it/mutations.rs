@@ -171,6 +171,18 @@ fn cases() -> Vec<Case> {
             plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("blobs").unwrap() },
         },
         Case {
+            weakness: "gc: a blob goes that is half as old as it must be, and just committed",
+            rule: Rule::BlobInLog,
+            invariants: &[1],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("blob-deaths").unwrap() },
+        },
+        Case {
+            weakness: "s3-log: what was left open is put when what it names is collected",
+            rule: Rule::OpenAge,
+            invariants: &[1],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("blob-deaths").unwrap() },
+        },
+        Case {
             weakness: "step order: a blob is put after the commit that names it",
             rule: Rule::BlobFirst,
             invariants: &[1],

@@ -100,7 +100,7 @@ fn blobs_are_there_as_their_records_are() {
     for backend in Backend::ALL {
         hold("blobs", backend, 0..60);
         hold("blob-index", backend, 0..15);
-        hold("blob-deaths", backend, 0..5);
+        hold("blob-deaths", backend, 0..60);
     }
 }
 
