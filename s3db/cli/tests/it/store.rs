@@ -80,6 +80,32 @@ fn files_come_and_go() {
     assert!(run(&["gc", &url]).ends_with("0 blobs deleted, 1 wait\n"));
 }
 
+/// What is larger than memory should hold is given out part by part, and not as JSON, which is made in memory.
+/// Whether it is there needs none of it.
+#[test]
+fn what_is_too_large_for_json_is_told() {
+    let (folder, url) = folder();
+    run(&["init", &url, "films"]);
+    let file = folder.path().join("film");
+    let len = (32 << 20) + 1;
+    std::fs::File::create(&file).unwrap().set_len(len).unwrap();
+    let put = ["put", &url, "films", "a", "--file", file.to_str().unwrap()];
+    s3db().args(put).assert().success();
+    for args in [&["get", &url, "films", "a", "--json"][..], &["scan", &url, "films", "--json"]] {
+        let told = s3db().args(args).assert().code(1);
+        let error = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+        assert!(error.contains("record a") && error.contains("without --json"), "{error}");
+    }
+    let got = s3db().args(["get", &url, "films", "a"]).assert().success();
+    assert_eq!(got.get_output().stdout.len() as u64, len);
+    let blobs = folder.path().join("db").join("objects").join("blob");
+    assert!(blobs.is_dir());
+    std::fs::remove_dir_all(&blobs).unwrap();
+    s3db().args(["put", &url, "films", "a", "x", "--create"]).assert().code(1);
+    s3db().args(["put", &url, "films", "a", "x", "--update"]).assert().success();
+    assert_eq!(run(&["get", &url, "films", "a"]), "x");
+}
+
 #[test]
 fn a_script_is_a_transaction() {
     let (_folder, url) = folder();
