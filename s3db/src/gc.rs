@@ -521,7 +521,7 @@ impl Blobs {
         }
         // The page that names them was put back: they are to have their time again.
         for (stamp, listed) in kept {
-            delete(store, listed.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms))).await;
+            delete(store, listed.marks_of(stamp)).await;
         }
         let quarantined = &quarantined(store).await?;
         let now_ms = store.pages.date_ms();
@@ -556,16 +556,18 @@ impl Listed {
     /// Deletes what there is. What stays goes the next time.
     async fn delete(&self, store: &Store, stamp: Stamp) -> bool {
         let parts = 0..self.last.map_or(0, |last| last + 1);
-        let is_gone = delete(store, parts.map(|part| blob::object(stamp, part))).await;
-        let marks = self.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms));
+        let parts = parts.map(|part| blob::object(stamp, part)).collect();
         // While there are parts it is known since when.
-        is_gone && delete(store, marks).await
+        delete(store, parts).await && delete(store, self.marks_of(stamp)).await
+    }
+
+    fn marks_of(&self, stamp: Stamp) -> Vec<String> {
+        self.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms)).collect()
     }
 }
 
 /// Deletes objects that nobody ever puts again. Whether all of them are gone.
-async fn delete(store: &Store, names: impl Iterator<Item = String>) -> bool {
-    let names: Vec<String> = names.collect();
+async fn delete(store: &Store, names: Vec<String>) -> bool {
     let each = stream::iter(names)
         .map(|name| async move { store.cloud.objects.delete(&name, None).await == Delete::Gone });
     let mut each = each.buffer_unordered(OBJECTS_AT_ONCE);
