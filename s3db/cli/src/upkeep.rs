@@ -111,7 +111,8 @@ Examples:
 pub(crate) struct Gc {
     /// The database
     url: String,
-    /// Pages put within so many seconds stay: longer than any cache keeps a page, and any scan takes
+    /// Pages put within so many seconds stay, and blobs that a record named so long ago: longer than any cache
+    /// keeps a page, and any scan or read takes
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     grace: u64,
 }
