@@ -329,34 +329,52 @@ struct Walk {
     blobs: HashSet<Stamp>,
     /// Links to pages that are not there: parent's level, key, child.
     dangling: Vec<(PageId, u8, Bytes, PageId)>,
-    /// A root or a right neighbour that is not there: it is lost, and nobody knows what it named.
+    /// A right neighbour that is not there: it is lost, and nobody knows what it named.
     hole: Option<PageId>,
+    /// Others unlinked and deleted pages meanwhile: something may not have been met.
+    is_torn: bool,
+}
+
+/// What led to a page.
+enum Way {
+    Root,
+    /// Its left neighbour.
+    Left(PageId),
+    /// A parent of this level, by this key.
+    Parent(u8, Bytes),
 }
 
 async fn walk(store: &Store, trees: &[Tree], blobs: &Blobs) -> Result<Walk, StoreError> {
     let (met, blobs_met, dangling) = Default::default();
-    let mut walk = Walk { met, blobs: blobs_met, dangling, hole: None };
+    let mut walk = Walk { met, blobs: blobs_met, dangling, hole: None, is_torn: false };
     for tree in trees {
         let root = tree.root;
-        let mut stack = vec![(root, None)];
-        while let Some((id, from)) = stack.pop() {
+        let mut stack = vec![(root, Way::Root)];
+        while let Some((id, way)) = stack.pop() {
             if walk.met.contains(&id) {
                 continue;
             }
             let Some(held) = newest(store, id).await? else {
-                match from {
-                    Some((level, key)) => walk.dangling.push((root, level, key, id)),
-                    None if id == root => tree.lacks_root()?,
-                    None => walk.hole = Some(id),
+                match way {
+                    Way::Root => tree.lacks_root()?,
+                    Way::Parent(level, key) => walk.dangling.push((root, level, key, id)),
+                    // Read long ago, perhaps: what it led to may have died since, and be gone.
+                    Way::Left(left) => match newest(store, left).await? {
+                        Some(left) if left.page.right == Some(id) => walk.hole = Some(id),
+                        Some(now) => {
+                            stack.extend(now.page.right.map(|right| (right, Way::Left(left))));
+                        }
+                        None => walk.is_torn = true,
+                    },
                 }
                 continue;
             };
             walk.met.insert(id);
             let named = held.page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp()));
             walk.blobs.extend(named.filter(|stamp| blobs.has(stamp)));
-            stack.extend(held.page.right.map(|right| (right, None)));
+            stack.extend(held.page.right.map(|right| (right, Way::Left(id))));
             for link in held.page.links() {
-                stack.push((link.child, Some((held.page.level, link.key.clone()))));
+                stack.push((link.child, Way::Parent(held.page.level, link.key.clone())));
             }
         }
     }
@@ -383,8 +401,11 @@ async fn collect(
     }
     // A link may lead to what died and is gone, or to what is lost: it is forgotten below, and the next
     // time tells.
-    let is_whole = first.dangling.is_empty();
+    let is_whole = first.dangling.is_empty() && !first.is_torn;
     blobs.collect(store, &first.blobs, is_whole, grace, done).await?;
+    if first.is_torn {
+        return Ok(());
+    }
     // In an order, so that the same seed is the same run.
     let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
     let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
@@ -428,6 +449,10 @@ async fn collect(
     let second = walk(store, trees, &Blobs::default()).await?;
     if let Some(lost) = second.hole {
         return Err(StoreError::Lost { object: lost.object() });
+    }
+    if second.is_torn {
+        done.waiting += candidates.len() as u64;
+        return Ok(());
     }
     for (id, etag) in candidates {
         if second.met.contains(&id) {
