@@ -17,10 +17,7 @@
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -29,26 +26,22 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 
 use crate::{
-    cloud::{Cloud, Fault, Get, Ledger, Put, PutIf, ledger::charged_to},
+    blob_id::{PARTS_MAX, object},
+    cloud::{Cloud, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer, crc32c, is_number},
-    page::{PageId, Slot},
     record::PAYLOAD_BYTES_MAX,
     retry::Attempts,
     settings::Settings,
     stamp::Stamp,
-    store::Store,
-    tree::{Freshness, search::search},
 };
 
-/// What the names of all parts of blobs start with.
-pub const BLOBS: &str = "blob/";
+pub use crate::blob_id::BLOBS;
+
 /// Bytes of the largest blob.
 pub const BLOB_BYTES_MAX: u64 = 16 << 30;
 /// Bytes of the largest part of a blob.
 pub const PART_BYTES_MAX: usize = 64 << 20;
-/// Parts of one blob.
-const PARTS_MAX: u64 = 1 << 20;
 /// Bytes of what names a blob.
 pub(crate) const REFERENCE_BYTES: usize = 40;
 /// Parts that are on their way together.
@@ -175,52 +168,6 @@ impl Blob {
     pub(crate) fn from_slice(bytes: &[u8]) -> Option<Blob> {
         Blob::from_bytes(bytes.try_into().ok()?)
     }
-}
-
-/// The name of a part's object.
-pub(crate) fn object(stamp: Stamp, part: u32) -> String {
-    let Stamp { clock, client, sequence } = stamp;
-    format!("{BLOBS}{client:016x}/{clock:016x}-{sequence:016x}/{part:08x}")
-}
-
-/// The name of what says that nobody names a blob, since the object store's clock was this.
-pub(crate) fn mark(stamp: Stamp, since_ms: u64) -> String {
-    let Stamp { clock, client, sequence } = stamp;
-    format!("{BLOBS}{client:016x}/{clock:016x}-{sequence:016x}/{UNNAMED}{since_ms:016x}")
-}
-
-const UNNAMED: &str = "unnamed-";
-
-/// What the name of an object says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
-    /// The part of this number.
-    Part(u32),
-    /// Nobody names the blob, since then: milliseconds since 1970.
-    Unnamed(u64),
-}
-
-/// The stamp of the blob whose object has this name, and what it says.
-pub(crate) fn parse(name: &str) -> Option<(Stamp, Name)> {
-    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
-    let mut words = name.strip_prefix(BLOBS)?.splitn(3, '/');
-    let client = number(words.next()?)?;
-    let (clock, sequence) = words.next()?.split_once('-')?;
-    let stamp = Stamp { clock: number(clock)?, client, sequence: number(sequence)? };
-    let last = words.next()?;
-    let (again, what) = match last.strip_prefix(UNNAMED) {
-        Some(since) => {
-            let since_ms = number(since)?;
-            (mark(stamp, since_ms), Name::Unnamed(since_ms))
-        }
-        None => {
-            let part =
-                u32::try_from(number(last)?).ok().filter(|part| u64::from(*part) < PARTS_MAX)?;
-            (object(stamp, part), Name::Part(part))
-        }
-    };
-    // Written as it is here, and not with a sign or in capitals: it is found by its name.
-    (again == name).then_some((stamp, what))
 }
 
 /// One part of a blob.
@@ -423,7 +370,7 @@ pub(crate) async fn whole(
 }
 
 /// That the parts, each of which is sound, are those that were written together.
-fn check(blob: &Blob, sum: &Digest) -> Result<(), StoreError> {
+pub(crate) fn check(blob: &Blob, sum: &Digest) -> Result<(), StoreError> {
     let found = sum.finalize() as u32;
     if found == blob.sum {
         return Ok(());
@@ -515,124 +462,10 @@ impl Writing {
     }
 }
 
-/// Reads a payload part by part, wherever it lies. Each part is checked before it is given out, and all
-/// of them together at the end.
-pub struct Content {
-    cloud: Cloud,
-    settings: Settings,
-    value: Value,
-    /// Read ahead: whether the first part is there was asked already.
-    first: Option<Bytes>,
-    next: u32,
-    sum: Digest,
-    /// What it is read for.
-    record: Option<Origin>,
-    /// Accounts of whoever reads.
-    payers: Option<[Arc<Ledger>; 2]>,
-}
-
-/// A record whose payload is read.
-struct Origin {
-    store: Arc<Store>,
-    tree: PageId,
-    key: Bytes,
-}
-
-impl Content {
-    /// `None` when the first part is not there.
-    pub(crate) async fn open(
-        cloud: &Cloud,
-        settings: &Settings,
-        value: Value,
-    ) -> Result<Option<Content>, StoreError> {
-        let first = match &value {
-            Value::Here(payload) => Some(payload.clone()),
-            Value::Blob(blob) => part(cloud, settings, blob, 0, &Line::new()).await?,
-        };
-        if first.is_none() {
-            return Ok(None);
-        }
-        let sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        let (cloud, settings) = (cloud.clone(), *settings);
-        let (record, payers) = (None, None);
-        Ok(Some(Content { cloud, settings, value, first, next: 1, sum, record, payers }))
-    }
-
-    /// The same, for a record: if a part is not there it tells whether that still names the blob.
-    pub(crate) fn of(self, store: &Arc<Store>, tree: PageId, key: &[u8]) -> Content {
-        let (store, key) = (store.clone(), Bytes::copy_from_slice(key));
-        Content { record: Some(Origin { store, tree, key }), ..self }
-    }
-
-    /// The same; the rest is charged to these accounts.
-    pub(crate) fn paid_by(self, payers: [Arc<Ledger>; 2]) -> Content {
-        Content { payers: Some(payers), ..self }
-    }
-
-    /// How many bytes there are in all.
-    pub fn bytes(&self) -> u64 {
-        self.value.bytes()
-    }
-
-    /// The next bytes; `None` at the end, after everything was found to be what was written.
-    ///
-    /// # Errors
-    /// [`StoreError::Replaced`] when the record was written again since, and what it held is collected
-    /// (by [`Store::collect_garbage`], `grace` after that found it unnamed);
-    /// [`StoreError::Damaged`] and [`StoreError::Lost`], which name the object; and whatever the object
-    /// store says.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        match self.payers.clone() {
-            Some([one, other]) => charged_to(&one, charged_to(&other, self.read())).await,
-            None => self.read().await,
-        }
-    }
-
-    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let Value::Blob(blob) = self.value else {
-            return Ok(self.first.take().filter(|payload| !payload.is_empty()));
-        };
-        let bytes = match self.first.take() {
-            Some(first) => first,
-            None if self.next >= blob.parts() => {
-                check(&blob, &self.sum)?;
-                return Ok(None);
-            }
-            None => {
-                let number = self.next;
-                let line = Line::new();
-                let part = part(&self.cloud, &self.settings, &blob, number, &line).await?;
-                let Some(part) = part else {
-                    return Err(hole(self.record.as_ref(), &blob, number).await?);
-                };
-                // Whoever asks again after an error, or gave up waiting, gets the same part.
-                self.next += 1;
-                part
-            }
-        };
-        self.sum.update(&bytes);
-        Ok(Some(bytes))
-    }
-}
-
-/// What it means that a part is not there.
-async fn hole(record: Option<&Origin>, blob: &Blob, number: u32) -> Result<StoreError, StoreError> {
-    let object = blob.object(number);
-    let Some(Origin { store, tree, key }) = record else {
-        return Ok(StoreError::Lost { object });
-    };
-    let leaf = search(&store.pages, *tree, key, 0, Freshness::Newest).await?;
-    let is_named = leaf.is_some_and(|leaf| {
-        leaf.held.page.slot(key).and_then(Slot::blob).is_some_and(|there| there == blob)
-    });
-    Ok(match is_named {
-        true => StoreError::Lost { object },
-        false => StoreError::Replaced { object },
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::cloud::{
         Delete, ETag, Listing, Objects,
@@ -644,25 +477,10 @@ mod tests {
     }
 
     #[test]
-    fn names_are_written_in_one_way() {
+    fn parts_cover_all_of_it() {
         let blob = Blob::new(stamp(), 10, 4, 7).unwrap();
         assert_eq!(blob.parts(), 3);
         assert_eq!((0..4).map(|part| blob.bytes_of(part)).collect::<Vec<_>>(), [4, 4, 2, 0]);
-        assert_eq!(parse(&blob.object(2)), Some((stamp(), Name::Part(2))));
-        let since = mark(stamp(), 1_763_690_400_123);
-        assert_eq!(parse(&since), Some((stamp(), Name::Unnamed(1_763_690_400_123))));
-        for other in [
-            blob.object(2).to_uppercase().replace("BLOB", "blob"),
-            blob.object(2).replace("/0000000000", "/+000000000"),
-            format!("{}/x", blob.object(2)),
-            // More parts than there are.
-            object(stamp(), PARTS_MAX as u32),
-            since.replace("unnamed-0", "unnamed-+"),
-            since.replace("unnamed-", "Unnamed-"),
-            "blob/".to_owned(),
-        ] {
-            assert_eq!(parse(&other), None, "{other}");
-        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::cloud::sealed::Keyring;
 use crate::{
     address::Address,
-    blob::{Content, Value, Writing},
+    blob::{Value, Writing},
     catalog::{Backend, Collection},
     checkpoint::Checkpointed,
     cloud::{
@@ -30,6 +30,7 @@ use crate::{
         ledger::{Limit, Metered, Trees, charged_to, for_many},
     },
     commit::{Committed, Level, Scan, Session, Txn},
+    content::Content,
     error::StoreError,
     index::{Found, IndexCheck},
     record::{Key, Payload, Record},

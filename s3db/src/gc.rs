@@ -10,7 +10,7 @@
 //!
 //! Blobs are collected by the same walk: what was listed before it and no leaf names, and is so old that
 //! nothing in the log, and no client that may still commit, can name it. A client commits no record that
-//! names a blob older than half of what a tombstone stays ([`commit_age_us`]), and what is in the log is
+//! names a blob older than half of what a tombstone stays ([`Settings::commit_age_us`]), and what is in the log is
 //! younger than a tombstone stays, or no blob goes (`horizon_us`): so a blob that is older than both
 //! together is named by leaves alone, and by what lies in quarantine, which keeps it. While a page is missing
 //! none goes. Nothing that is put again keeps it: names of blobs are in no other page, and its name is
@@ -34,7 +34,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
 use crate::{
-    blob::{self, BLOBS, Line},
+    blob::{self, Line},
+    blob_id::{self, BLOBS},
     client,
     cloud::{Delete, ETag, PutIf},
     error::StoreError,
@@ -316,12 +317,6 @@ fn forget(page: &mut Page, gone: PageId, heir: PageId) -> bool {
     *links != had
 }
 
-/// How old, in microseconds, anything may be that a transaction says when it is sent: its stamps, and the
-/// blobs that it names.
-pub(crate) fn commit_age_us(settings: &Settings) -> u64 {
-    settings.tombstone_age.as_micros() as u64 / 2
-}
-
 /// Everything that leads somewhere.
 struct Walk {
     met: HashSet<PageId>,
@@ -474,7 +469,7 @@ fn oldest_us(settings: &Settings, horizon_us: u64) -> u64 {
         (false, _) => u64::MAX,
         // Half of one and a half.
         (true, false) => horizon_us.saturating_add(age_us / 4),
-        (true, true) => horizon_us.saturating_sub(commit_age_us(settings)),
+        (true, true) => horizon_us.saturating_sub(settings.commit_age_us()),
     }
 }
 
@@ -501,15 +496,15 @@ impl Blobs {
         let mut after: Option<String> = None;
         loop {
             let part = store.list_after(BLOBS, after.as_deref()).await?;
-            for (stamp, name) in part.names.iter().filter_map(|name| blob::parse(name)) {
+            for (stamp, name) in part.names.iter().filter_map(|name| blob_id::parse(name)) {
                 if stamp.clock >= oldest_us {
                     blobs.young.insert(stamp);
                     continue;
                 }
                 let listed = blobs.old.entry(stamp).or_default();
                 match name {
-                    blob::Name::Part(number) => listed.last = listed.last.max(Some(number)),
-                    blob::Name::Unnamed(since_ms) => listed.marks.push(since_ms),
+                    blob_id::Name::Part(number) => listed.last = listed.last.max(Some(number)),
+                    blob_id::Name::Unnamed(since_ms) => listed.marks.push(since_ms),
                 }
             }
             after = part.names.into_iter().next_back();
@@ -564,7 +559,7 @@ impl Blobs {
             }
             if since_ms.is_none() {
                 // Without success it begins to wait the next time.
-                let mark = blob::mark(stamp, now_ms);
+                let mark = blob_id::mark(stamp, now_ms);
                 store.cloud.objects.put(&mark, Bytes::new(), PutIf::Absent).await;
             }
             false
@@ -581,13 +576,13 @@ impl Listed {
     /// Deletes what there is. What stays goes the next time.
     async fn delete(&self, store: &Store, stamp: Stamp) -> bool {
         let parts = 0..self.last.map_or(0, |last| last + 1);
-        let parts = parts.map(|part| blob::object(stamp, part)).collect();
+        let parts = parts.map(|part| blob_id::object(stamp, part)).collect();
         // While there are parts it is known since when.
         delete(store, parts).await && delete(store, self.marks_of(stamp)).await
     }
 
     fn marks_of(&self, stamp: Stamp) -> Vec<String> {
-        self.marks.iter().map(|since_ms| blob::mark(stamp, *since_ms)).collect()
+        self.marks.iter().map(|since_ms| blob_id::mark(stamp, *since_ms)).collect()
     }
 }
 

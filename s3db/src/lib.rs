@@ -7,6 +7,7 @@ mod error; // what can go wrong
 mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
 mod stamp; // the order of all writes
+mod blob_id; // the names of a blob's objects
 mod search_by; // what a record is found by besides its key
 pub mod blob; // payloads that are objects of their own
 mod frame; // bytes: magic, body, checksum
@@ -20,14 +21,15 @@ mod client; // who writes: lives and stamps
 mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
 mod store; // what one process shares
+mod content; // a payload, read part by part
 mod index; // secondary indexes: found by, built, compared
+mod inspect; // any object or message, by its first bytes
 mod gc; // pages that nothing leads to
 #[cfg(feature = "encryption")]
 mod rekey; // what is sealed, sealed again with another key
 mod verify; // every invariant, checked on what is there
 mod address; // where a database is
 mod estimate; // what transactions will cost
-mod inspect; // any object or message, by its first bytes
 mod db; // a database in use: collections, transactions, work in the background
 #[cfg(feature = "simulation")]
 pub mod paper; // the protocols of 2008 as printed, and the paper's tables
@@ -36,10 +38,11 @@ pub mod simulation; // whole clusters from one seed, and the invariants
 
 pub use crate::{
     address::Address,
-    blob::{BLOB_BYTES_MAX, Blob, Content, PART_BYTES_MAX, Value, Writing},
+    blob::{BLOB_BYTES_MAX, Blob, PART_BYTES_MAX, Value, Writing},
     catalog::{Backend, Collection, Database, Index, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
+    content::Content,
     db::{Db, IndexRecords, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},

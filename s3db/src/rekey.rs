@@ -12,7 +12,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
-    blob::BLOBS,
+    blob_id::BLOBS,
     catalog::CATALOG,
     client::CLIENTS,
     cloud::{

@@ -48,6 +48,14 @@ pub struct Settings {
     pub rules: Rules,
 }
 
+impl Settings {
+    /// How old, in microseconds, anything may be that a transaction says when it is sent: its stamps, and
+    /// the blobs that it names. What garbage collection counts on.
+    pub(crate) fn commit_age_us(&self) -> u64 {
+        self.tombstone_age.as_micros() as u64 / 2
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

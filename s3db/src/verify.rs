@@ -16,9 +16,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use crate::{
-    blob::{self, BLOBS, Blob, Content, Value},
+    blob::{Blob, Value},
+    blob_id::{self, BLOBS},
+    content::Content,
     error::StoreError,
-    gc,
     log::{Entry, Pending, QUARANTINE},
     page::{PAGES, Page, PageId, Slot},
     stamp::Stamp,
@@ -158,7 +159,7 @@ impl Store {
         let (mut blobs, mut after) = (HashSet::new(), None::<String>);
         loop {
             let part = self.list_after(BLOBS, after.as_deref()).await?;
-            blobs.extend(part.names.iter().filter_map(|name| Some(blob::parse(name)?.0)));
+            blobs.extend(part.names.iter().filter_map(|name| Some(blob_id::parse(name)?.0)));
             after = part.names.into_iter().next_back();
             if !part.more || after.is_none() {
                 return Ok(blobs);
@@ -188,7 +189,7 @@ impl Store {
         let Some(blob) = entry.blob() else { return Ok(()) };
         let Some(error) = self.check_blob(blob).await? else { return Ok(()) };
         let settings = &self.settings;
-        let age_us = settings.tombstone_age.as_micros() as u64 + gc::commit_age_us(settings);
+        let age_us = settings.tombstone_age.as_micros() as u64 + settings.commit_age_us();
         if blob.stamp().clock < (self.pages.date_ms() * 1000).saturating_sub(age_us) {
             // It is in no log any more: the record went since that was read.
             return Ok(());

@@ -26,10 +26,12 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::blob::BLOBS;
-use crate::cloud::{
-    Clock, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue, QueueSettings,
-    Receipt, Sent, ToSend,
+use crate::{
+    blob_id::BLOBS,
+    cloud::{
+        Clock, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
+        QueueSettings, Receipt, Sent, ToSend,
+    },
 };
 
 /// Bytes of payload that SQS charges as one request.

@@ -20,13 +20,13 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
-    blob::{self, Blob, Content, PART_BYTES_MAX, Value, Whole, Writing},
+    blob::{self, Blob, PART_BYTES_MAX, Value, Whole, Writing},
     catalog::{Backend, Index},
     client::Incarnation,
     cloud::{Fault, ledger::in_background},
     commit::{Committed, Level, Txn, Write},
+    content::Content,
     error::StoreError,
-    gc,
     log::{Append, Appender, Entry, Scope, Transaction},
     page::{Page, PageId, Stream},
     record::{INLINE_BYTES_MAX, Key, Payload},
@@ -746,7 +746,7 @@ impl Session {
             false => self.store.ask_date_after_sleep().await?,
         }
         let now_us = self.store.pages.date_ms() * 1000;
-        let most_us = gc::commit_age_us(&self.store.settings);
+        let most_us = self.store.settings.commit_age_us();
         for entry in entries {
             let stamp = entry.record.stamp;
             let age_us = now_us.max(stamp.clock).saturating_sub(entry.oldest_us());

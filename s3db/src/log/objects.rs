@@ -47,7 +47,6 @@ use crate::{
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer, is_number},
-    gc,
     log::{
         Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
@@ -496,7 +495,7 @@ impl ObjectAppender {
         match catalog::read_database(&log.cloud, &log.settings).await {
             Ok(Some((_, date_ms))) => {
                 let age_us = (date_ms * 1000).saturating_sub(group.oldest_us);
-                match age_us <= gc::commit_age_us(&log.settings) {
+                match age_us <= log.settings.commit_age_us() {
                     true => self.settle(group).await,
                     false => self.end(group).await,
                 }

@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    blob::{BLOBS, Blob, Part},
+    blob::{Blob, Part},
+    blob_id::BLOBS,
     catalog::{CATALOG, Collection},
     cloud::{
         CallKind, Ledger,
