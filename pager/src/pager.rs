@@ -641,6 +641,7 @@ impl Pager {
                     len,
                     region: id,
                     ledger,
+                    object: Arc::downgrade(&object),
                     counters,
                     metric,
                     traced,
@@ -723,7 +724,7 @@ impl Drop for Inner {
         // No region, guard or map is left, so nobody waits in a fault.
         self.stop.raise();
         if let Some(thread) = lock(&self.fault_thread).take() {
-            // The thread does no I/O and waits for no lock: it ends at once.
+            // The thread does no I/O, waits for no lock and is not this one: it ends at once.
             let _ = thread.join();
         }
         if let Some(runtime) = lock(&self.runtime).take() {

@@ -3,7 +3,7 @@
 //! `--cfg shuttle` puts those of [shuttle](https://docs.rs/shuttle) here, which runs a test under
 //! many orders of its threads: see `cache/model.rs` and `make deep`.
 
-pub(crate) use std::sync::{Arc, PoisonError, Weak};
+pub(crate) use std::sync::{Arc, PoisonError, TryLockError, Weak};
 
 #[cfg(not(shuttle))]
 pub(crate) use std::{
@@ -27,4 +27,13 @@ pub(crate) use shuttle::{
 /// after every statement.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// [`lock`] for a thread that must not wait: `None` while somebody else holds `mutex`.
+pub(crate) fn try_lock<T: ?Sized>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(held)) => Some(held.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }

@@ -5,6 +5,8 @@
 //!   load --------- pin(unit) -------+--> claim, join, or nothing to do
 //!   prefetch ----- speculate(unit) -+
 //!
+//!   fault thread - place(unit) -------------------> resident, if the bytes are in memory; then
+//!   engine ------- announce(unit) ----------------> the policy and waiters are told
 //!   fetch -------- install / stage / fail(unit) --> resident, staged, poisoned; waiters are told
 //!   pool --------- evict(unit)                  --> absent, or fetched again if wanted meanwhile
 //! ```
@@ -21,10 +23,10 @@ mod words;
 use std::io;
 
 pub(crate) use state::State;
-pub(crate) use waiters::{Decided, Waiter};
+pub(crate) use waiters::{Decided, Tidings, Waiter, WaitsBy};
 
 use self::{
-    state::{COUNTED, DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, WAITERS, Word},
+    state::{COUNTED, DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, UNTOLD, WAITERS, Word},
     waiters::Waiters,
     words::Words,
 };
@@ -34,7 +36,7 @@ use crate::{
     frame::Frame,
     pool::{Evictable, Tenancy, Tenant},
     stats::{Counters, add},
-    sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock},
+    sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock, try_lock},
     sys::{LazyWords, Mapping, PAGE, Port},
     units::{Geometry, SPAN_BYTES, UnitIndex},
 };
@@ -51,6 +53,9 @@ const COUNT_ATTEMPTS: usize = 8;
 
 /// Wrong guesses that are remembered until the prefetch policy is told; more are forgotten.
 const UNUSED_MAX: usize = 1024;
+
+/// Bytes that [`Ledger::place`] copies at most: more would hold up the faults behind it.
+const COPIED_MAX: usize = 64 << 10;
 
 /// What a request for a unit comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,14 @@ pub(crate) enum Asked {
 /// The pin limit stood in the way.
 pub(crate) struct PinRefused;
 
+/// The bytes of a whole unit, padded, and what they are charged with.
+///
+/// To drop it may take locks, as frames and bytes of the budget go back to where others wait for them.
+pub(crate) struct Held {
+    pub(crate) frame: Frame,
+    pub(crate) charge: Reservation,
+}
+
 /// States of all units of one region, over its memory.
 pub(crate) struct Ledger {
     /// The number of the region in its pager.
@@ -85,7 +98,7 @@ pub(crate) struct Ledger {
     port: Arc<dyn Port>,
     waiters: Waiters,
     /// Frames of staged units.
-    staged: Mutex<std::collections::HashMap<u64, (Frame, Reservation)>>,
+    staged: Mutex<std::collections::HashMap<u64, Held>>,
     unused: Mutex<Vec<u64>>,
     /// Units that count against the pin limit, pinned or not. A count is given back under this
     /// lock, so that whoever finds the limit reached, takes it, and looks again, finds what is
@@ -468,14 +481,14 @@ impl Ledger {
 
     // ---- bytes ----------------------------------------------------------------------------------
 
-    /// Puts a claimed unit in place and tells who waits. `frame` holds the whole unit, padded;
-    /// `charge` is [`unit_cost`](Ledger::unit_cost).
+    /// Puts a claimed unit in place. `frame` holds the whole unit, padded; `charge` is
+    /// [`unit_cost`](Ledger::unit_cost). Who waits is told when what this returns is dropped.
     pub(crate) fn install(
         &self,
         unit: u64,
         frame: Frame,
         mut charge: Reservation,
-    ) -> io::Result<()> {
+    ) -> io::Result<Tidings> {
         assert_eq!(frame.filled().len(), self.unit_len(), "units are installed whole");
         let word = self.words.get(unit);
         let demanded = word.has(DEMANDED) || word.pins() > 0;
@@ -495,64 +508,148 @@ impl Ledger {
             }
         }
         charge.leak();
+        match self.arrive(unit, 0).has(WAITERS) {
+            true => Ok(self.announce(unit)),
+            false => Ok(Tidings::none()),
+        }
+    }
+
+    /// [`install`](Ledger::install) on the fault thread: waits for no lock, runs no code of the program's
+    /// own, copies 64 KiB at most, and drops nothing. False if it takes more than that: then nothing has
+    /// changed.
+    ///
+    /// A unit that is in place is no victim until somebody else says so: see
+    /// [`announce`](Ledger::announce). What is left in `held` then is a spent frame, and bytes that the
+    /// unit turned out not to need. After an error the bytes are gone, and the unit is claimed still.
+    pub(crate) fn place(&self, unit: u64, held: &mut Held) -> io::Result<bool> {
+        assert_eq!(held.frame.filled().len(), self.unit_len(), "units are installed whole");
+        if !self.top_up(&mut held.charge) {
+            return Ok(false);
+        }
+        let span = self.geometry.span_of(UnitIndex(unit)) as usize;
+        let Some(locked) = try_lock(&self.span_locks[span % SPAN_LOCKS]) else { return Ok(false) };
+        let (mapping, offset) = (self.mapping(), self.offset(unit));
+        match self.port.try_install(mapping, offset, &mut held.frame, COPIED_MAX) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                self.discard_pages(offset, self.unit_len());
+                return Err(error);
+            }
+        }
+        let before = self.span_counts.as_slice()[span].fetch_add(1, Ordering::Relaxed);
+        drop(locked);
+        let table = if before == 0 { PAGE as u64 } else { 0 };
+        held.charge.split(self.geometry.unit_bytes() + table).leak();
+        self.arrive(unit, UNTOLD);
+        Ok(true)
+    }
+
+    /// The claimed `unit` is in place: says so in its word, with `more` flags. Returns the word before.
+    fn arrive(&self, unit: u64, more: u32) -> Word {
         add(&self.counters.units_installed, 1);
         add(&self.counters.units_resident, 1);
-        let flags = DEMANDED | FAULTED | WAITERS | HEALING;
+        let flags = DEMANDED | FAULTED | HEALING;
         let (before, _) = self
             .change(unit, |word| {
                 let touched = if word.has(DEMANDED) { 0 } else { TOUCHED };
-                Some(word.to(State::Resident).without(flags | touched))
+                Some(word.to(State::Resident).without(flags | touched).with(more))
             })
             .expect("every word can become resident");
         if before.has(HEALING) {
             add(&self.counters.healed, 1);
         }
-        if before.has(WAITERS) {
-            self.waiters.complete(unit, &Ok(()));
+        before
+    }
+
+    /// Tells the policy of `unit`, if it was [placed](Ledger::place), and takes those who wait for it. From
+    /// here on it may be evicted. Nothing is done about a unit that somebody else has announced, or that
+    /// has left since.
+    pub(crate) fn announce(&self, unit: u64) -> Tidings {
+        // Under one lock, so that of several who come here one tells the policy, before the unit can leave.
+        let tidings = self.waiters.take_if(unit, || {
+            if self.words.get(unit).has(UNTOLD) {
+                self.tenancy().installed(unit, self.geometry.unit_bytes(), true);
+            }
+            let kept = UNTOLD | WAITERS;
+            self.change(unit, |word| {
+                (word.state() == State::Resident && word.has(kept)).then(|| word.without(kept))
+            })
+            .is_ok()
+        });
+        // It may be what somebody waits to evict.
+        self.budget.nudge();
+        tidings
+    }
+
+    /// Makes `charge` enough for a unit. False if the budget has no room for that now.
+    fn top_up(&self, charge: &mut Reservation) -> bool {
+        let missing = self.unit_cost().saturating_sub(charge.bytes());
+        if missing == 0 {
+            return true;
         }
-        Ok(())
+        match self.budget.try_reserve(missing) {
+            Some(rest) => {
+                charge.merge(rest);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// `frame`, which is that of an evicted unit, and the charge that it has kept.
+    pub(crate) fn held(&self, mut frame: Frame) -> Held {
+        let charge = frame.take_charge().unwrap_or_else(|| self.budget.adopt(0));
+        Held { frame, charge }
     }
 
     /// Keeps a marker's bytes without mapping them, if it is a guess still and nobody has asked for it
-    /// meanwhile; else puts it in place.
-    pub(crate) fn stage(&self, unit: u64, frame: Frame, charge: Reservation) -> io::Result<()> {
-        lock(&self.staged).insert(unit, (frame, charge));
+    /// meanwhile; else puts it in place, as [`install`](Ledger::install) does.
+    pub(crate) fn stage(
+        &self,
+        unit: u64,
+        frame: Frame,
+        charge: Reservation,
+    ) -> io::Result<Tidings> {
+        lock(&self.staged).insert(unit, Held { frame, charge });
         let staged = self.change(unit, |word| {
             let is_guess = word.has(SPECULATIVE) && !word.has(DEMANDED) && word.pins() == 0;
             is_guess.then(|| word.to(State::Staged))
         });
         match staged {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Tidings::none()),
             Err(_) => self.install_staged(unit),
         }
     }
 
-    /// Puts the bytes of a claimed unit in place, or stages it as a `marker`, if they are still in
-    /// `frame` since it was evicted. False if they cannot be put there: then it must be fetched.
-    pub(crate) fn restore(&self, unit: u64, mut frame: Frame, marker: bool) -> bool {
-        let Some(mut charge) = frame.take_charge() else { return false };
-        let missing = self.unit_cost().saturating_sub(charge.bytes());
-        let Some(rest) = self.budget.try_reserve(missing) else { return false };
-        charge.merge(rest);
-        let restored = match marker {
+    /// Puts the bytes of a claimed unit in place, or stages it as a `marker`: bytes that are still in memory
+    /// since it was evicted. After an error they are gone, and the unit must be fetched.
+    pub(crate) fn restore(&self, unit: u64, held: Held, marker: bool) -> io::Result<Tidings> {
+        let Held { frame, mut charge } = held;
+        if !self.top_up(&mut charge) {
+            return Err(io::Error::other("the budget has no room for a page table"));
+        }
+        match marker {
             true => self.stage(unit, frame, charge),
             false => self.install(unit, frame, charge),
-        };
-        if restored.is_ok() {
-            add(&self.counters.units_recalled, 1);
-            metrics::counter!("pager.recall.units").increment(1);
         }
-        restored.is_ok()
     }
 
-    /// Puts the bytes of a staged unit that somebody has asked for in place.
-    pub(crate) fn install_staged(&self, unit: u64) -> io::Result<()> {
+    /// Puts the bytes of a staged unit that somebody has asked for in place, as
+    /// [`install`](Ledger::install) does.
+    pub(crate) fn install_staged(&self, unit: u64) -> io::Result<Tidings> {
         let entry = lock(&self.staged).remove(&unit);
         match entry {
-            Some((frame, charge)) => self.install(unit, frame, charge),
+            Some(Held { frame, charge }) => self.install(unit, frame, charge),
             // Put in place by somebody else already.
-            None => Ok(()),
+            None => Ok(Tidings::none()),
         }
+    }
+
+    /// The bytes of a staged unit that the caller is the first to ask for. `None` too while somebody else
+    /// has the lock: for the fault thread, which must not wait.
+    pub(crate) fn try_take_staged(&self, unit: u64) -> Option<Held> {
+        try_lock(&self.staged)?.remove(&unit)
     }
 
     /// Bytes of a claimed unit cannot be had: tells the loads that wait, and poisons the unit if a
@@ -597,7 +694,7 @@ impl Ledger {
             self.guess_no_more();
         }
         if before.has(WAITERS) {
-            self.waiters.complete(unit, &Err(error.clone()));
+            self.waiters.fail(unit, error);
         }
         Ok(next)
     }
@@ -746,7 +843,8 @@ pub(crate) enum Speculated {
 impl Tenant for Ledger {
     fn evictable(&self, entry: u64) -> Evictable {
         let word = self.words.get(entry);
-        if word.state() != State::Resident || word.pins() > 0 {
+        // Who waits for it, or the policy itself, is yet to hear of it.
+        if word.state() != State::Resident || word.pins() > 0 || word.has(UNTOLD | WAITERS) {
             return Evictable::No;
         }
         if word.has(TOUCHED) {
@@ -757,8 +855,13 @@ impl Tenant for Ledger {
     }
 
     fn evict(&self, entry: u64) -> bool {
+        if self.words.get(entry).has(UNTOLD) {
+            // Whoever gives it up by name knows it: the policy must, too, before it hears that it left.
+            drop(self.announce(entry));
+        }
         let left = self.change(entry, |word| {
-            let idle = word.state() == State::Resident && word.pins() == 0;
+            let told = !word.has(UNTOLD | WAITERS);
+            let idle = word.state() == State::Resident && word.pins() == 0 && told;
             // Who confirms a guess from now on finds nothing to confirm: it is counted here.
             idle.then(|| word.to(State::Leaving).without(SPECULATIVE))
         });
@@ -793,6 +896,15 @@ mod tests {
     impl Port for Fake {
         fn install(&self, _: &Mapping, _: usize, _: Frame) -> io::Result<()> {
             Ok(())
+        }
+        fn try_install(
+            &self,
+            _: &Mapping,
+            _: usize,
+            frame: &mut Frame,
+            copied_max: usize,
+        ) -> io::Result<bool> {
+            Ok(frame.filled().len() <= copied_max)
         }
         fn discard(&self, _: &Mapping, _: usize, _: usize) -> io::Result<()> {
             if let Some(hook) = self.on_discard.get() {
@@ -848,7 +960,124 @@ mod tests {
     fn put(ledger: &Ledger, budget: &Budget, unit: u64) {
         let mut frame = Frame::with_capacity(4096);
         frame.put(&[1; 4096]);
-        ledger.install(unit, frame, budget.try_reserve(8192).unwrap()).unwrap();
+        drop(ledger.install(unit, frame, budget.try_reserve(8192).unwrap()).unwrap());
+    }
+
+    fn held(budget: &Budget) -> Held {
+        let mut frame = Frame::with_capacity(4096);
+        frame.put(&[1; 4096]);
+        Held { frame, charge: budget.try_reserve(4096).unwrap() }
+    }
+
+    /// A load of `unit` that waits, and how often it was woken.
+    fn waiting(ledger: &Ledger, unit: u64) -> (Arc<Waiter>, Arc<Woken>) {
+        let waiter = Waiter::new(WaitsBy::Task);
+        assert!(ledger.pin(unit).is_ok() && ledger.wait(unit, &waiter));
+        let woken = Arc::new(Woken(AtomicU32::new(0)));
+        let waker = std::task::Waker::from(woken.clone());
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut decided = Decided(waiter.clone());
+        assert!(std::pin::Pin::new(&mut decided).poll(&mut context).is_pending());
+        (waiter, woken)
+    }
+
+    struct Woken(AtomicU32);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> u32 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    /// Wakers and policies are code of the program's, and it may wait for a reader that waits for the
+    /// fault thread.
+    #[test]
+    fn what_the_fault_thread_puts_in_place_another_tells_of() {
+        let (ledger, _, budget) = ledger();
+        let policy = ledger.tenancy().pool().clone();
+        assert_eq!(ledger.fault(3), Asked::Claimed);
+        let (_waiter, woken) = waiting(&ledger, 3);
+        let mut first = held(&budget);
+        assert!(ledger.place(3, &mut first).unwrap());
+        assert_eq!(first.charge.bytes(), 0, "its page and the first table of its span");
+        assert!(matches!(ledger.pin(3), Ok(Asked::Resident)));
+        assert_eq!((woken.times(), policy.len()), (0, 0), "nobody was told");
+        // Even when nobody is left who waits.
+        ledger.unpin(3);
+        ledger.unpin(3);
+        assert!(matches!(ledger.evictable(3), Evictable::No));
+        let tidings = ledger.announce(3);
+        assert_eq!((woken.times(), policy.len()), (0, 1));
+        drop(tidings);
+        assert_eq!(woken.times(), 1);
+        // A pin touched it.
+        assert!(matches!(ledger.evictable(3), Evictable::Touched));
+        assert!(matches!(ledger.evictable(3), Evictable::Yes));
+
+        assert_eq!(ledger.fault(4), Asked::Claimed);
+        let mut second = held(&budget);
+        assert!(ledger.place(4, &mut second).unwrap());
+        assert_eq!(second.charge.bytes(), 4096, "the table was there: the caller drops the rest");
+        drop((first, second, ledger.announce(4)));
+        assert_eq!((budget.used(), policy.len()), (3 * 4096, 2));
+        ledger.retire();
+        assert_eq!((budget.used(), policy.len()), (0, 0));
+    }
+
+    /// A load that came after the unit had left was told that it is there, and showed a page that is not.
+    #[test]
+    fn nobody_is_told_of_a_unit_that_has_left() {
+        let (ledger, _, budget) = ledger();
+        let policy = ledger.tenancy().pool().clone();
+        assert_eq!(ledger.fault(3), Asked::Claimed);
+        let (_, early) = waiting(&ledger, 3);
+        assert!(ledger.place(3, &mut held(&budget)).unwrap());
+        // That load is dropped, and a hint gives the unit up before the engine has heard of it.
+        ledger.unpin(3);
+        assert!(ledger.evict(3));
+        assert_eq!((early.times(), policy.len()), (1, 0), "the policy heard of both");
+        let (_, late) = waiting(&ledger, 3);
+        drop(ledger.announce(3));
+        assert_eq!((late.times(), policy.len()), (0, 0));
+        put(&ledger, &budget, 3);
+        assert_eq!((early.times(), late.times(), policy.len()), (1, 1, 1));
+        ledger.unpin(3);
+        ledger.retire();
+        assert_eq!((budget.used(), policy.len()), (0, 0));
+    }
+
+    #[test]
+    fn the_fault_thread_waits_for_no_lock() {
+        let (ledger, _, budget) = ledger();
+        assert_eq!(ledger.fault(3), Asked::Claimed);
+        let mut bytes = held(&budget);
+        {
+            let _span = lock(&ledger.span_locks[0]);
+            assert!(!ledger.place(3, &mut bytes).unwrap(), "somebody is at work in this span");
+        }
+        let others = budget.try_reserve(budget.limit() - budget.used()).unwrap();
+        let mut poor = Held { frame: bytes.frame, charge: bytes.charge.split(4096) };
+        assert!(!ledger.place(3, &mut poor).unwrap(), "nothing is left for a page table");
+        drop(others);
+        assert_eq!(ledger.words.get(3).state(), State::Fetching, "the engine has it to do");
+        drop(ledger.restore(3, poor, false).unwrap());
+        assert_eq!(ledger.words.get(3).state(), State::Resident);
+
+        assert_eq!(ledger.speculate(4), Speculated::Claimed);
+        let Held { frame, charge } = held(&budget);
+        drop(ledger.stage(4, frame, charge).unwrap());
+        assert_eq!(ledger.fault(4), Asked::Marker);
+        {
+            let _staged = lock(&ledger.staged);
+            assert!(ledger.try_take_staged(4).is_none());
+        }
+        assert!(ledger.try_take_staged(4).is_some());
     }
 
     /// The engine confirms a window (`Windows::reached`) while another thread evicts its unit.
@@ -956,7 +1185,7 @@ mod tests {
         assert_eq!(ledger.speculate(3), Speculated::Claimed);
         assert_eq!(ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near")), Asked::Late);
         assert_eq!(ledger.fail(3, &error, true).unwrap(), State::Absent);
-        assert!(ledger.wait(3, &Waiter::new()) && ledger.claim_if_idle(3));
+        assert!(ledger.wait(3, &Waiter::new(WaitsBy::Thread)) && ledger.claim_if_idle(3));
     }
 
     /// The marker must not leave with its span before the word says that there is one.

@@ -4,7 +4,11 @@
 //!   touchers --+                    +-- guesser: speculate, then deliver, stage, or take back
 //!   loaders ---+--> ledger, kernel <-+-- engine: installs or fails what is asked for
 //!   evictor ---+                    +-- ghost: a fault that is delivered late
+//!   quitter ---+    a load that is dropped while it waits
 //! ```
+//!
+//! A touch does what the fault thread does about it: where bytes are in memory, as they are at every second
+//! touch, it puts them in place itself, and the engine tells of it later.
 //!
 //! The kernel is modelled by what a reader can see of it: a page is missing, there, or poisoned, and
 //! whoever sleeps on it goes on when it is woken and looks again. A wake-up that is lost is a
@@ -74,6 +78,19 @@ impl Port for Kernel {
         self.set(offset, frame.filled().len(), Some(Page::There), true);
         Ok(())
     }
+    fn try_install(
+        &self,
+        _: &Mapping,
+        offset: usize,
+        frame: &mut Frame,
+        _: usize,
+    ) -> io::Result<bool> {
+        let takes_more = shuttle::rand::thread_rng().gen_bool(0.2);
+        if !takes_more {
+            self.set(offset, frame.filled().len(), Some(Page::There), true);
+        }
+        Ok(!takes_more)
+    }
     fn discard(&self, _: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         self.set(offset, len, Some(Page::Missing), false);
         Ok(())
@@ -92,6 +109,8 @@ impl Port for Kernel {
 enum Told {
     Missing(u64),
     Marker(u64),
+    /// The fault thread has found bytes of the unit, and put them in place or not.
+    Found(u64, Held, bool),
     Stop,
 }
 
@@ -137,6 +156,26 @@ impl World {
         }
     }
 
+    /// What the fault thread does about a touch of `unit`.
+    fn fault(&self, unit: u64) {
+        let asked = self.ledger.fault(unit);
+        let held = match asked {
+            Asked::Claimed if shuttle::rand::thread_rng().gen_bool(0.5) => {
+                let (frame, charge) = self.bytes();
+                Some(Held { frame, charge })
+            }
+            Asked::Marker => self.ledger.try_take_staged(unit),
+            _ => None,
+        };
+        match held {
+            Some(mut held) => {
+                let placed = self.ledger.place(unit, &mut held).unwrap();
+                self.engine.send(Told::Found(unit, held, placed)).unwrap();
+            }
+            None => self.tell(asked, unit),
+        }
+    }
+
     /// A thread touches `unit`, and sleeps until it may look again. Whether it read the bytes.
     fn touch(&self, unit: u64) -> bool {
         loop {
@@ -148,7 +187,7 @@ impl World {
                     Page::Missing => state.wakes[unit as usize],
                 }
             };
-            self.tell(self.ledger.fault(unit), unit);
+            self.fault(unit);
             let mut state = lock(&self.kernel.state);
             while state.wakes[unit as usize] == wakes {
                 state = self.kernel.woken.wait(state).unwrap();
@@ -156,22 +195,33 @@ impl World {
         }
     }
 
+    /// Pins `unit` and asks for it, as `Region::load` does; what to wait for.
+    fn ask_for(&self, unit: u64) -> Option<Arc<Waiter>> {
+        let Ok(asked) = self.ledger.pin(unit) else { panic!("no limit is near") };
+        if matches!(asked, Asked::Resident | Asked::Used) {
+            return None;
+        }
+        let waiter = Waiter::new(WaitsBy::Task);
+        let waits = self.ledger.wait(unit, &waiter);
+        if asked == Asked::Claimed || (waits && self.ledger.claim_if_idle(unit)) {
+            self.tell(Asked::Claimed, unit);
+        } else {
+            self.tell(asked, unit);
+        }
+        waits.then_some(waiter)
+    }
+
+    /// A load that is dropped before its bytes have come.
+    fn quit(&self, unit: u64) {
+        drop(self.ask_for(unit));
+        thread::yield_now();
+        self.ledger.unpin(unit);
+    }
+
     /// What `Region::load` does for one unit.
     fn load(&self, unit: u64) -> bool {
-        let Ok(asked) = self.ledger.pin(unit) else { panic!("no limit is near") };
-        let mut loaded = true;
-        if !matches!(asked, Asked::Resident | Asked::Used) {
-            let waiter = Waiter::new();
-            let waits = self.ledger.wait(unit, &waiter);
-            if asked == Asked::Claimed || (waits && self.ledger.claim_if_idle(unit)) {
-                self.tell(Asked::Claimed, unit);
-            } else {
-                self.tell(asked, unit);
-            }
-            if waits {
-                loaded = block_on(Decided(waiter)).is_ok();
-            }
-        }
+        let waiter = self.ask_for(unit);
+        let loaded = waiter.is_none_or(|waiter| block_on(Decided(waiter)).is_ok());
         if loaded {
             assert_eq!(self.kernel.page(unit), Page::There, "a guard's bytes are there");
             thread::yield_now();
@@ -198,7 +248,7 @@ impl World {
             self.fail(unit);
         } else {
             let (frame, charge) = self.bytes();
-            self.ledger.install(unit, frame, charge).unwrap();
+            drop(self.ledger.install(unit, frame, charge).unwrap());
         }
     }
 
@@ -215,11 +265,11 @@ impl World {
             }
             1 => {
                 let (frame, charge) = self.bytes();
-                self.ledger.stage(unit, frame, charge).unwrap();
+                drop(self.ledger.stage(unit, frame, charge).unwrap());
             }
             _ => {
                 let (frame, charge) = self.bytes();
-                self.ledger.install(unit, frame, charge).unwrap();
+                drop(self.ledger.install(unit, frame, charge).unwrap());
             }
         }
         if shuttle::rand::thread_rng().gen_bool(0.5) {
@@ -228,20 +278,27 @@ impl World {
     }
 
     fn serve(&self, requests: &mpsc::Receiver<Told>) {
-        loop {
-            match requests.recv().unwrap() {
-                Told::Missing(unit) => self.deliver(unit),
-                Told::Marker(unit) => self.ledger.install_staged(unit).unwrap(),
-                Told::Stop => break,
-            }
-        }
+        while self.handle(requests.recv().unwrap()) {}
         while let Ok(told) = requests.try_recv() {
-            match told {
-                Told::Missing(unit) => self.deliver(unit),
-                Told::Marker(unit) => self.ledger.install_staged(unit).unwrap(),
-                Told::Stop => {}
-            }
+            self.handle(told);
         }
+    }
+
+    /// What the engine does about `told`. False if that is to stop.
+    fn handle(&self, told: Told) -> bool {
+        match told {
+            Told::Missing(unit) => self.deliver(unit),
+            Told::Marker(unit) => drop(self.ledger.install_staged(unit).unwrap()),
+            Told::Found(unit, held, true) => {
+                drop(self.ledger.announce(unit));
+                drop(held);
+            }
+            Told::Found(unit, held, false) => {
+                drop(self.ledger.restore(unit, held, false).unwrap());
+            }
+            Told::Stop => return false,
+        }
+        true
     }
 
     /// What must hold when nobody is left who asks.
@@ -258,6 +315,9 @@ impl World {
             };
             assert!(expected, "unit {unit} is {word:?}, {:?}, its page {page:?}", word.state());
             assert_eq!(word.pins(), 0, "unit {unit}");
+            assert!(!word.has(UNTOLD), "unit {unit}: nobody told the policy");
+            let waits = word.state() == State::Resident && word.has(WAITERS);
+            assert!(!waits, "unit {unit}: nobody told who waits");
         }
         assert_eq!(self.budget.pinned(), 0);
         assert_eq!(self.budget.speculative(), self.ledger.guesses() * cost);
@@ -276,7 +336,7 @@ fn story() {
         let world = world.clone();
         thread::spawn(move || world.serve(&requests))
     };
-    let actors: [fn(&World); 6] = [
+    let actors: [fn(&World); 7] = [
         |world| {
             world.touch(0);
         },
@@ -298,7 +358,8 @@ fn story() {
             world.guess(1);
         },
         // Read by the fault thread when whoever touched the page has long gone on.
-        |world| world.tell(world.ledger.fault(0), 0),
+        |world| world.fault(0),
+        |world| world.quit(0),
     ];
     let actors = actors.map(|actor| {
         let world = world.clone();
@@ -318,7 +379,7 @@ fn one_unit_is_all() {
     assert_eq!(world.ledger.speculate(0), Speculated::NoRoom, "a quarter is half a unit");
     assert_eq!(world.ledger.fault(0), Asked::Claimed);
     let (frame, charge) = world.bytes();
-    world.ledger.install(0, frame, charge).unwrap();
+    drop(world.ledger.install(0, frame, charge).unwrap());
     let actors = [(); 2].map(|()| {
         let world = world.clone();
         thread::spawn(move || {

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! ```text
-//!   bit    0..3     3          4         5           6         7         8         9         10..32
-//!   word   state    demanded   faulted   speculative waiters   touched   healing   counted   pins
+//!   bit    0..3     3          4         5           6         7         8         9         10        11..32
+//!   word   state    demanded   faulted   speculative waiters   touched   healing   counted   untold    pins
 //! ```
 //!
 //! A reader waits in `Fetching` and reads in `Resident`. In `Leaving` it may read or fault; a fault
@@ -39,7 +39,8 @@ pub(crate) const DEMANDED: u32 = 1 << 3;
 pub(crate) const FAULTED: u32 = 1 << 4;
 /// Nobody has asked for the unit yet: it counts against speculation's share.
 pub(crate) const SPECULATIVE: u32 = 1 << 5;
-/// Loads wait: whoever completes the unit must look into the table of waiters.
+/// Loads wait: whoever completes the unit must look into the table of waiters. A resident unit keeps it
+/// until they were taken from there, and is no victim as long.
 pub(crate) const WAITERS: u32 = 1 << 6;
 /// A load used the unit since the policy last looked.
 pub(crate) const TOUCHED: u32 = 1 << 7;
@@ -52,8 +53,12 @@ pub(crate) const HEALING: u32 = 1 << 8;
 /// unit is not resident any more.
 pub(crate) const COUNTED: u32 = 1 << 9;
 
-const PIN: u32 = 1 << 10;
-const PINS_MAX: u32 = (1 << 22) - 1;
+/// The fault thread has put the unit in place, and the pool's policy has not heard of it: no victim until
+/// it has.
+pub(crate) const UNTOLD: u32 = 1 << 10;
+
+const PIN: u32 = 1 << 11;
+const PINS_MAX: u32 = (1 << 21) - 1;
 
 /// A snapshot of a unit's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, Waker},
 };
@@ -13,7 +14,20 @@ use crate::{
 };
 
 /// One load that waits for one unit. A future that resolves when the unit is decided.
-pub(crate) struct Waiter(Mutex<Waiting>);
+pub(crate) struct Waiter {
+    waiting: Mutex<Waiting>,
+    by: WaitsBy,
+}
+
+/// Who is woken when a load goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitsBy {
+    /// A thread that is parked in this crate.
+    Thread,
+    /// A waker of the program's executor: code of its own, which may wait for locks, panic, or be the last
+    /// to hold a task, and with it a region.
+    Task,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -22,17 +36,43 @@ struct Waiting {
 }
 
 impl Waiter {
-    pub(crate) fn new() -> Arc<Waiter> {
-        Arc::new(Waiter(Mutex::default()))
+    pub(crate) fn new(by: WaitsBy) -> Arc<Waiter> {
+        Arc::new(Waiter { waiting: Mutex::default(), by })
     }
 
     fn complete(&self, outcome: Result<(), SourceError>) {
-        let mut waiting = lock(&self.0);
+        let mut waiting = lock(&self.waiting);
         waiting.outcome = Some(outcome);
         let waker = waiting.waker.take();
         drop(waiting);
         if let Some(waker) = waker {
-            waker.wake();
+            // The panic of one load's waker, which its hook has told of, is not for the others to bear,
+            // nor for whoever tells them.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
+}
+
+/// The loads that waited for a unit which is there now. They are told when this is dropped, by the thread
+/// that drops it.
+pub(crate) struct Tidings(Vec<Arc<Waiter>>);
+
+impl Tidings {
+    /// For nobody.
+    pub(crate) fn none() -> Tidings {
+        Tidings(Vec::new())
+    }
+
+    /// Whether telling them runs code of the program's own.
+    pub(crate) fn wake_tasks(&self) -> bool {
+        self.0.iter().any(|waiter| waiter.by == WaitsBy::Task)
+    }
+}
+
+impl Drop for Tidings {
+    fn drop(&mut self) {
+        for waiter in self.0.drain(..) {
+            waiter.complete(Ok(()));
         }
     }
 }
@@ -44,7 +84,7 @@ impl Future for Decided {
     type Output = Result<(), SourceError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut waiting = lock(&self.0.0);
+        let mut waiting = lock(&self.0.waiting);
         match waiting.outcome.take() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -76,11 +116,66 @@ impl Waiters {
         added
     }
 
-    /// Tells everyone who waits for `unit`.
-    pub(crate) fn complete(&self, unit: u64, outcome: &Result<(), SourceError>) {
+    /// Tells everyone who waits for `unit` that it cannot be had.
+    pub(crate) fn fail(&self, unit: u64, error: &SourceError) {
         let waiters = lock(&self.0).remove(&unit).unwrap_or_default();
         for waiter in waiters {
-            waiter.complete(outcome.clone());
+            waiter.complete(Err(error.clone()));
+        }
+    }
+
+    /// Takes everyone who waits for `unit` if `release` holds, which runs under the lock: the unit is there,
+    /// and what kept it there until now is cleared. So nobody is among them who waits for it to come back.
+    pub(crate) fn take_if(&self, unit: u64, release: impl FnOnce() -> bool) -> Tidings {
+        let mut table = lock(&self.0);
+        match release() {
+            true => Tidings(table.remove(&unit).unwrap_or_default()),
+            false => Tidings::none(),
+        }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("the test asked for it");
+        }
+    }
+
+    /// A waker that panicked took the thread that told it with it, and those behind it were never told.
+    #[test]
+    fn who_waits_behind_a_waker_that_panics_is_told_all_the_same() {
+        let error = SourceError::transient_read("x", 0..1, "reset", None);
+        for fails in [false, true] {
+            let table = Waiters::default();
+            let waiters = [(); 3].map(|()| Waiter::new(WaitsBy::Task));
+            let waker = Waker::from(Arc::new(Panics));
+            let mut futures = waiters.clone().map(Decided);
+            for (waiter, future) in waiters.iter().zip(&mut futures) {
+                assert!(table.add_if(7, waiter, || true));
+                let mut context = Context::from_waker(&waker);
+                assert!(Pin::new(future).poll(&mut context).is_pending());
+            }
+            match fails {
+                true => table.fail(7, &error),
+                false => {
+                    assert!(!table.take_if(7, || false).wake_tasks(), "the unit is not there yet");
+                    let tidings = table.take_if(7, || true);
+                    assert!(tidings.wake_tasks());
+                    drop(tidings);
+                }
+            }
+            for future in &mut futures {
+                let told = Pin::new(future).poll(&mut Context::from_waker(Waker::noop()));
+                assert!(matches!(told, Poll::Ready(outcome) if outcome.is_err() == fails));
+            }
         }
     }
 }

@@ -2,10 +2,16 @@
 //!
 //! ```text
 //!   userfaultfd --> addresses --> (region, unit) --> claim --> request to the engine
+//!                                                      |                 ^
+//!                      bytes that are in memory <------+---> in place ---+ what is left to do
 //! ```
 //!
-//! It only translates. It does no I/O, touches no region and waits for no lock: bytes are put in
-//! place by the threads that hold them.
+//! It does no I/O, touches no region, waits for no lock and runs no code of the program's own, so that
+//! a reader which waits here never waits for a thread that waits for it. Bytes that are in memory, staged
+//! or given up a moment ago, it puts in place itself, which is a change of page tables or a copy of 64 KiB
+//! at most; the locks that this takes it only tries. Where it cannot have one, and for all that comes
+//! after (policies, wakers, frames that go home), there is the engine. What it has held it passes on, so
+//! that nothing ends here.
 
 use std::{
     io,
@@ -21,12 +27,12 @@ use nix::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    cache::{Asked, Ledger},
+    cache::{Asked, Held, Ledger},
     failure::stop_process,
-    fetch::Request,
+    fetch::{Found, Object, Origin, Request},
     stats::Counters,
     stats::add,
-    sync::{Arc, Mutex, lock},
+    sync::{Arc, Mutex, Weak, lock},
     sys::{Descriptor, PAGE, Wakeup},
     trace::{Kind, Traced},
     units::ByteOffset,
@@ -42,6 +48,8 @@ pub(crate) struct Placed {
     pub(crate) len: usize,
     pub(crate) region: u64,
     pub(crate) ledger: Arc<Ledger>,
+    /// For bytes that are in memory.
+    pub(crate) object: Weak<Object>,
     pub(crate) counters: Arc<Counters>,
     /// A handle, because looking a metric up may take the recorder's lock.
     pub(crate) metric: metrics::Counter,
@@ -133,12 +141,24 @@ fn answer(
         }
         addrs.clear();
         uffd.faults(&mut buffer, &mut addrs)?;
-        let regions = atlas.sorted.load();
+        let regions = atlas.sorted.load_full();
         for &addr in &addrs {
             if !translate(addr, &regions, engine) {
                 refuse(uffd, addr, &atlas.frames.load());
             }
         }
+        // A region was closed meanwhile, and its ledger must not end here.
+        if let Some(outlived) = Arc::into_inner(regions) {
+            send(engine, Request::Outlived(outlived));
+        }
+    }
+}
+
+/// Tells the engine, which outlives every region; without it the process is going down, and what `request`
+/// holds is kept from ending here.
+fn send(engine: &UnboundedSender<Request>, request: Request) {
+    if let Err(unsent) = engine.send(request) {
+        std::mem::forget(unsent);
     }
 }
 
@@ -162,13 +182,44 @@ fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>)
     }
     let request = match placed.ledger.fault(unit) {
         Asked::Resident | Asked::Used | Asked::Coming => return true,
-        Asked::Claimed => Request::Missing { region, units: unit..unit + 1 },
+        Asked::Claimed => {
+            recall(placed, unit).unwrap_or(Request::Missing { region, units: unit..unit + 1 })
+        }
         Asked::Late => Request::Late { region, unit },
-        Asked::Marker => Request::Marker { region, unit },
+        Asked::Marker => unstage(placed, unit).unwrap_or(Request::Marker { region, unit }),
     };
-    // The engine outlives every region; without it the process is going down.
-    let _ = engine.send(request);
+    send(engine, request);
     true
+}
+
+/// Puts the claimed `unit` in place if its bytes are still there since it was given up.
+fn recall(placed: &Placed, unit: u64) -> Option<Request> {
+    let object = placed.object.upgrade()?;
+    // Also where nothing is found the object goes on: this may be the last to hold it.
+    let frame = object.frames.try_recall(object.id, unit);
+    let held = frame.map(|frame| object.ledger.held(frame));
+    Some(put(object, unit, Origin::GivenUp, held))
+}
+
+/// Puts the staged `unit` in place.
+fn unstage(placed: &Placed, unit: u64) -> Option<Request> {
+    let object = placed.object.upgrade()?;
+    let held = object.ledger.try_take_staged(unit);
+    if held.is_some() {
+        // Before the reader goes on, who may look.
+        add(&object.counters.marker_faults, 1);
+    }
+    Some(put(object, unit, Origin::Staged, held))
+}
+
+/// Puts the bytes of `unit` in place, if there are any and nothing has to be waited for; what the engine is
+/// to hear of it.
+fn put(object: Arc<Object>, unit: u64, origin: Origin, held: Option<Held>) -> Request {
+    let found = held.map(|mut held| {
+        let placed = object.ledger.place(unit, &mut held);
+        Found { held, placed }
+    });
+    Request::Found { object, unit, origin, found }
 }
 
 /// Ends the wait at `addr`, where no region is.

@@ -33,7 +33,8 @@ use self::{
     windows::Windows,
 };
 use crate::{
-    cache::Speculated,
+    cache::{Held, Speculated, Tidings},
+    fault::Placed,
     log::Log,
     policy::prefetch::{Limits, PrefetchPolicy, Signal, Want},
     pool::Pool,
@@ -45,7 +46,8 @@ use crate::{
 
 /// What the engine is told. The channel has no bound of its own, because the fault thread must not
 /// wait; what is in it is bounded by the threads that wait (one fault or load each), by the
-/// requests under way, by the units that are guesses, and by the regions (one word of hints each).
+/// requests under way, by the units that are guesses, by those that were given up and are still in
+/// memory, and by the regions (one word of hints each, and one list of them for each that closes).
 pub(crate) enum Request {
     /// An object was opened.
     Open(Arc<Object>),
@@ -57,6 +59,10 @@ pub(crate) enum Request {
     Late { region: u64, unit: u64 },
     /// A reader waits for a unit that is staged.
     Marker { region: u64, unit: u64 },
+    /// A page fault on a unit that was claimed for it, or is staged, and what the fault thread `found` and did
+    /// about it: as [`Missing`](Request::Missing) or [`Marker`](Request::Marker) if it found nothing. The
+    /// object comes along, so that the fault thread is never the last to hold it.
+    Found { object: Arc<Object>, unit: u64, origin: Origin, found: Option<Found> },
     /// A load found a unit there that was a guess.
     Used { region: u64, unit: u64 },
     /// The application has said what it will do: see [`Object::hints`].
@@ -65,6 +71,25 @@ pub(crate) enum Request {
     Again { region: u64, unit: u64 },
     /// A request has ended.
     Done { guess: bool },
+    /// What the fault thread was the last to hold, to be dropped.
+    Outlived(Vec<Placed>),
+}
+
+/// Why the bytes of a unit that a fault asked for may be in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The unit was given up, and nobody has used its frame since.
+    GivenUp,
+    /// It was a marker.
+    Staged,
+}
+
+/// Bytes that the fault thread found.
+pub(crate) struct Found {
+    /// The bytes, or what is left to drop where they are in place.
+    pub(crate) held: Held,
+    /// What became of them: see [`Ledger::place`](crate::cache::Ledger::place).
+    pub(crate) placed: std::io::Result<bool>,
 }
 
 /// How much may be under way at once.
@@ -165,17 +190,23 @@ impl Engine {
             Request::Missing { region, units } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
                 for units in recall(&object, units.clone(), None) {
-                    let object = object.clone();
-                    self.demand.push(Job { object, units, marker: None, guess: false });
+                    self.demand_of(&object, units);
                 }
-                self.windows.missed(&object, &units);
-                self.ask_policy(&object, |policy, limits, wants| {
-                    policy.missed(units, limits, wants)
+                self.missed(&object, units);
+            }
+            Request::Found { object, unit, origin, found: Some(found) } => {
+                self.found(&object, unit, origin, found);
+            }
+            Request::Found { object, unit, origin, found: None } => {
+                let region = object.id;
+                self.handle(match origin {
+                    Origin::GivenUp => Request::Missing { region, units: unit..unit + 1 },
+                    Origin::Staged => Request::Marker { region, unit },
                 });
             }
             Request::Again { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
-                self.demand.push(Job { object, units: unit..unit + 1, marker: None, guess: false });
+                self.demand_of(&object, unit..unit + 1);
             }
             Request::Late { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
@@ -189,16 +220,8 @@ impl Engine {
             Request::Marker { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
                 add(&object.counters.marker_faults, 1);
-                if let Err(error) = object.ledger.install_staged(unit) {
-                    // The bytes are gone with the frame; ask for them again.
-                    let name = &object.name;
-                    self.log.note(format!("{name}: staged unit {unit} was lost: {error}"));
-                    let units = unit..unit + 1;
-                    let object = object.clone();
-                    self.demand.push(Job { object, units, marker: None, guess: false });
-                }
-                self.windows.reached(&object, unit);
-                self.signal(&object, unit, Signal::Marker);
+                let installed = object.ledger.install_staged(unit);
+                self.unstaged(&object, unit, installed);
             }
             Request::Used { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };
@@ -216,7 +239,63 @@ impl Engine {
             }
             Request::Done { guess: true } => self.running_guesses -= 1,
             Request::Done { guess: false } => self.running_demand -= 1,
+            Request::Outlived(outlived) => drop(outlived),
         }
+    }
+
+    /// Asks for `units`, which are claimed for a reader.
+    fn demand_of(&mut self, object: &Arc<Object>, units: Range<u64>) {
+        self.demand.push(Job { object: object.clone(), units, marker: None, guess: false });
+    }
+
+    /// A reader found `units` missing, wherever their bytes come from.
+    fn missed(&mut self, object: &Arc<Object>, units: Range<u64>) {
+        self.windows.missed(object, &units);
+        self.ask_policy(object, |policy, limits, wants| policy.missed(units, limits, wants));
+    }
+
+    /// Does what is left to do about bytes that the fault thread `found`.
+    fn found(&mut self, object: &Arc<Object>, unit: u64, origin: Origin, found: Found) {
+        let Found { held, placed } = found;
+        // Of a region that is closed nobody waits for anything, and what is in place goes with it.
+        if !self.objects.contains_key(&object.id) {
+            return;
+        }
+        let installed = match placed {
+            Ok(true) => {
+                let tidings = object.ledger.announce(unit);
+                // What the unit did not need is there for what is asked for next.
+                drop(held);
+                Ok(tidings)
+            }
+            Ok(false) => object.ledger.restore(unit, held, false),
+            Err(error) => Err(error),
+        };
+        match origin {
+            Origin::GivenUp => {
+                match installed {
+                    Ok(tidings) => recalled(object, tidings),
+                    Err(_) => self.demand_of(object, unit..unit + 1),
+                }
+                self.missed(object, unit..unit + 1);
+            }
+            Origin::Staged => self.unstaged(object, unit, installed),
+        }
+    }
+
+    /// A reader has come to the staged `unit`, which is in place now, or else is lost.
+    fn unstaged(&mut self, object: &Arc<Object>, unit: u64, installed: std::io::Result<Tidings>) {
+        match installed {
+            Ok(tidings) => tell(tidings),
+            Err(error) => {
+                // The bytes are gone with the frame; ask for them again.
+                let name = &object.name;
+                self.log.note(format!("{name}: staged unit {unit} was lost: {error}"));
+                self.demand_of(object, unit..unit + 1);
+            }
+        }
+        self.windows.reached(object, unit);
+        self.signal(object, unit, Signal::Marker);
     }
 
     /// A queued guess turns out to be wanted from `unit` on.
@@ -468,9 +547,12 @@ fn recall(object: &Object, units: Range<u64>, marker: Option<u64>) -> Vec<Range<
         return others;
     }
     for unit in units {
-        let frame = object.frames.recall(object.id, unit);
-        if frame.is_some_and(|frame| object.ledger.restore(unit, frame, marker == Some(unit))) {
-            continue;
+        if let Some(frame) = object.frames.recall(object.id, unit) {
+            let held = object.ledger.held(frame);
+            if let Ok(tidings) = object.ledger.restore(unit, held, marker == Some(unit)) {
+                recalled(object, tidings);
+                continue;
+            }
         }
         match others.last_mut() {
             Some(run) if run.end == unit => run.end = unit + 1,
@@ -478,6 +560,22 @@ fn recall(object: &Object, units: Range<u64>, marker: Option<u64>) -> Vec<Range<
         }
     }
     others
+}
+
+/// A unit that had been given up is there again, and `tidings` of it for who waits.
+fn recalled(object: &Object, tidings: Tidings) {
+    add(&object.counters.units_recalled, 1);
+    metrics::counter!("pager.recall.units").increment(1);
+    tell(tidings);
+}
+
+/// Tells who waits for a unit, without waiting for what they do then: a waker is code of the program's, which
+/// may need a lock that a reader holds, and that reader a unit which only the engine can have fetched.
+fn tell(tidings: Tidings) {
+    if tidings.wake_tasks() {
+        // One that is not run any more, as the pager is gone, tells them when it is dropped.
+        tokio::task::spawn_blocking(move || drop(tidings));
+    }
 }
 
 /// Requests of the region `id` that are under way, of those for readers or of the guesses.

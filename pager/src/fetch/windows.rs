@@ -348,21 +348,22 @@ pub(super) mod tests {
             let arrive = |unit| {
                 let mut frame = Frame::with_capacity(4096);
                 frame.put(&[1; 4096]);
-                ledger.install(unit, frame, budget.try_reserve(ledger.unit_cost()).unwrap())
+                let charge = budget.try_reserve(ledger.unit_cost()).unwrap();
+                drop(ledger.install(unit, frame, charge).unwrap());
             };
             for unit in 10..20 {
                 assert_eq!(ledger.speculate(unit), Speculated::Claimed);
             }
             let want = Want::new(10..20);
             windows.push(&object, if backwards { want.backwards() } else { want });
-            (12..18).for_each(|unit| arrive(unit).unwrap());
+            (12..18).for_each(arrive);
             // What would be read last of what has arrived.
             assert!(windows.all[0].shorten());
             let given_up = if backwards { 12 } else { 17 };
             assert!(!ledger.is_guess(given_up));
             assert_eq!(ledger.guesses(), 9);
             // The reader goes through it all, and what comes late comes in time for that.
-            [10, 11, 18, 19].into_iter().for_each(|unit| arrive(unit).unwrap());
+            [10, 11, 18, 19].into_iter().for_each(arrive);
             windows.reached(&object, if backwards { 10 } else { 19 });
             assert_eq!((ledger.guesses(), budget.speculative()), (0, 0), "backwards: {backwards}");
             assert!(windows.all.is_empty());

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::guard::Pins;
 use crate::{
     block_on::block_on,
-    cache::{Asked, Decided, Waiter},
+    cache::{Asked, Decided, Waiter, WaitsBy},
     error::Error,
     fetch::{Object, Request},
     pager::Pager,
@@ -164,7 +164,7 @@ impl Region {
             memory.prepare(range.start as usize, (range.end - range.start) as usize);
         }
         let mut pins = Pins::new(&self.object().ledger, units.start);
-        let waiters = self.pin(&units, &range, &mut pins)?;
+        let waiters = self.pin(&units, &range, &mut pins, WaitsBy::Thread)?;
         if !waiters.is_empty() {
             let since = Instant::now();
             // Each request keeps the deadline itself; this one, between two units, is for a runtime
@@ -194,7 +194,7 @@ impl Region {
     pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
         let mut pins = Pins::new(&self.object().ledger, units.start);
-        let waiters = self.pin(&units, &range, &mut pins)?;
+        let waiters = self.pin(&units, &range, &mut pins, WaitsBy::Task)?;
         if !waiters.is_empty() {
             let since = Instant::now();
             for waiter in waiters {
@@ -380,6 +380,7 @@ impl Region {
         units: &Range<u64>,
         range: &Range<u64>,
         pins: &mut Pins<'_>,
+        by: WaitsBy,
     ) -> Result<Vec<Arc<Waiter>>, Error> {
         let (object, budget) = (&self.0.object, self.0.pager.budget());
         let cost = object.ledger.unit_cost();
@@ -413,7 +414,7 @@ impl Region {
                 continue;
             }
             // Registered before the request goes out, so that its outcome cannot be missed.
-            let waiter = Waiter::new();
+            let waiter = Waiter::new(by);
             let waits = object.ledger.wait(unit, &waiter);
             if waits {
                 waiters.push(waiter);

@@ -27,7 +27,7 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -185,7 +185,20 @@ impl Arena {
 
     /// The bytes of a unit that was evicted and whose frame nobody has used since.
     pub(crate) fn recall(&self, content: Content) -> Option<Frame> {
-        let mut state = self.0.lock();
+        self.recall_from(self.0.lock(), content)
+    }
+
+    /// [`recall`](Arena::recall) for a thread that must not wait: `None` too while others hold the lock.
+    pub(crate) fn try_recall(&self, content: Content) -> Option<Frame> {
+        let state = match self.0.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.recall_from(state, content)
+    }
+
+    fn recall_from(&self, mut state: MutexGuard<'_, State>, content: Content) -> Option<Frame> {
         let number = state.limbo.remove(&content)?;
         let at = (number - state.first) as usize;
         let idle = state.idle[at].take().expect("limbo names idle slots");

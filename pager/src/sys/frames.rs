@@ -147,6 +147,11 @@ impl FramePool {
         self.arena()?.recall((region, unit))
     }
 
+    /// [`recall`](FramePool::recall) for a thread that must not wait: `None` too while others hold a lock.
+    pub(crate) fn try_recall(&self, region: u64, unit: u64) -> Option<Frame> {
+        self.arena()?.try_recall((region, unit))
+    }
+
     /// Whether anything can be recalled.
     pub(crate) fn has_limbo(&self) -> bool {
         self.arena().is_some_and(Arena::has_limbo)

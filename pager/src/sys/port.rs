@@ -40,6 +40,20 @@ pub(crate) trait Port: Send + Sync {
     /// Puts the whole `frame` (unit-sized, every byte meant) at `offset` and wakes waiters.
     fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()>;
 
+    /// [`install`](Port::install) for a thread that others wait for: copies `copied_max` bytes at most, and
+    /// leaves the spent frame to the caller, because it takes locks on its way home. False if it takes more
+    /// than that: then the frame is as it was. After an error part of the unit may be there, and the
+    /// frame's bytes are gone.
+    fn try_install(
+        &self,
+        _mapping: &Mapping,
+        _offset: usize,
+        _frame: &mut Frame,
+        _copied_max: usize,
+    ) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Takes the pages of `offset .. offset + len` away; the next touch faults.
     fn discard(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
         mapping.discard(offset, len)
@@ -138,6 +152,42 @@ impl Step {
 }
 
 impl CopyPort {
+    /// Copies the whole `frame` to `offset`.
+    fn copy_whole(&self, mapping: &Mapping, offset: usize, frame: &Frame) -> io::Result<()> {
+        let bytes = frame.filled();
+        let (dst, src, len) = (mapping.addr() + offset, bytes.as_ptr() as usize, bytes.len());
+        assert!(offset + len <= mapping.len());
+        let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
+        while done < len {
+            // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
+            // the registered mapping, and the unit is not resident: no slice shows its bytes as
+            // anything but these, which are the object's at the pinned version.
+            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
+                Ok(copied) if copied > 0 => {
+                    done += copied;
+                    continue;
+                }
+                Err(Errno::ENOENT) if step.shorten() => continue,
+                Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
+                // Something lies there already, a poison marker on some kernels: start clean.
+                Err(Errno::EEXIST) => {
+                    self.discard(mapping, offset, len)?;
+                    done = 0;
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+            attempts += 1;
+            if attempts == ATTEMPTS_MAX {
+                return Err(io::Error::other("UFFDIO_COPY made no progress in 64 attempts"));
+            }
+        }
+        if attempts > 0 {
+            // A discard in between leaves waiters whose wake-up has passed.
+            self.wake(mapping, offset, len)?;
+        }
+        Ok(())
+    }
+
     /// Copies what a move has left, `src .. src + len`, to `offset`.
     fn copy_rest(
         &self,
@@ -172,38 +222,21 @@ impl CopyPort {
 
 impl Port for CopyPort {
     fn install(&self, mapping: &Mapping, offset: usize, frame: Frame) -> io::Result<()> {
-        let bytes = frame.filled();
-        let (dst, src, len) = (mapping.addr() + offset, bytes.as_ptr() as usize, bytes.len());
-        assert!(offset + len <= mapping.len());
-        let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
-        while done < len {
-            // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
-            // the registered mapping, and the unit is not resident: no slice shows its bytes as
-            // anything but these, which are the object's at the pinned version.
-            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
-                Ok(copied) if copied > 0 => {
-                    done += copied;
-                    continue;
-                }
-                Err(Errno::ENOENT) if step.shorten() => continue,
-                Ok(_) | Err(Errno::EAGAIN) => std::thread::yield_now(),
-                // Something lies there already, a poison marker on some kernels: start clean.
-                Err(Errno::EEXIST) => {
-                    self.discard(mapping, offset, len)?;
-                    done = 0;
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-            attempts += 1;
-            if attempts == ATTEMPTS_MAX {
-                return Err(io::Error::other("UFFDIO_COPY made no progress in 64 attempts"));
-            }
+        self.copy_whole(mapping, offset, &frame)
+    }
+
+    fn try_install(
+        &self,
+        mapping: &Mapping,
+        offset: usize,
+        frame: &mut Frame,
+        copied_max: usize,
+    ) -> io::Result<bool> {
+        if frame.filled().len() > copied_max {
+            return Ok(false);
         }
-        if attempts > 0 {
-            // A discard in between leaves waiters whose wake-up has passed.
-            self.wake(mapping, offset, len)?;
-        }
-        Ok(())
+        self.copy_whole(mapping, offset, frame)?;
+        Ok(true)
     }
 
     fn fail(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()> {
@@ -255,6 +288,18 @@ struct MovePort {
 
 impl Port for MovePort {
     fn install(&self, mapping: &Mapping, offset: usize, mut frame: Frame) -> io::Result<()> {
+        let installed = self.try_install(mapping, offset, &mut frame, usize::MAX)?;
+        debug_assert!(installed, "any number of bytes may be copied");
+        Ok(())
+    }
+
+    fn try_install(
+        &self,
+        mapping: &Mapping,
+        offset: usize,
+        frame: &mut Frame,
+        copied_max: usize,
+    ) -> io::Result<bool> {
         let (src, len) = (frame.addr(), frame.filled().len());
         let dst = mapping.addr() + offset;
         assert!(offset + len <= mapping.len());
@@ -264,17 +309,24 @@ impl Port for MovePort {
             match unsafe { move_all(&self.copy.uffd, dst, src, len) } {
                 Ok(()) => {
                     frame.set_pages(Pages::Gone);
-                    // A discard in between leaves waiters whose wake-up has passed.
-                    return if attempt > 0 { self.wake(mapping, offset, len) } else { Ok(()) };
+                    if attempt > 0 {
+                        // A discard in between leaves waiters whose wake-up has passed.
+                        self.wake(mapping, offset, len)?;
+                    }
+                    return Ok(true);
                 }
                 Err((0, Errno::EEXIST)) => self.discard(mapping, offset, len)?,
                 // Pages that a device has pinned, or memory of a kind that does not move.
-                Err((0, _)) => return self.copy.install(mapping, offset, frame),
-                Err((moved, _)) => {
+                Err((0, _)) => return self.copy.try_install(mapping, offset, frame, copied_max),
+                Err((moved, errno)) => {
                     // The rest of the frame can still be copied.
                     frame.set_pages(Pages::Torn);
+                    if len - moved > copied_max {
+                        return Err(errno.into());
+                    }
                     self.copy.copy_rest(mapping, offset + moved, src + moved, len - moved)?;
-                    return self.wake(mapping, offset, len);
+                    self.wake(mapping, offset, len)?;
+                    return Ok(true);
                 }
             }
         }
@@ -482,6 +534,44 @@ mod tests {
             assert!(wrong.is_empty(), "{mechanism:?}: {wrong:?}");
             let late = [Err(Errno::EEXIST), Err(Errno::EAGAIN)];
             assert!(put.iter().all(|put| *put == Ok(PAGE) || late.contains(put)), "{put:?}");
+        }
+    }
+
+    /// Pages that cannot be moved are copied, but not by who must not copy much: the fault thread would hold
+    /// up every other fault.
+    #[test]
+    fn what_takes_a_longer_copy_is_left_alone() {
+        const LEN: usize = 32 * PAGE;
+        let Some(uffd) = open_descriptor(ModeRequest::Auto).descriptor.map(Arc::new) else {
+            return println!("left out: page faults");
+        };
+        let traits = Traits { poison: true, frees_tables: true };
+        let can_move = uffd.has(FEATURE_MOVE).then_some(Mechanism::Move);
+        for mechanism in [Mechanism::Copy].into_iter().chain(can_move) {
+            let mapping = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+            uffd.register(mapping.addr(), mapping.len()).unwrap();
+            let port = port_for(mechanism, Some(uffd.clone()), None, traits);
+            let mut frame = Frame::with_capacity(LEN);
+            frame.put(&[7; LEN]);
+            // The kernel moves no page between memory that is locked and memory that is not.
+            let start = frame.addr() as *const libc::c_void;
+            // SAFETY: the frame's own memory, whose bytes stay what they are.
+            if unsafe { libc::mlock(start, LEN) } != 0 {
+                return println!("left out: locked memory: {}", io::Error::last_os_error());
+            }
+            for most in [0, LEN - 1] {
+                let installed = port.try_install(&mapping, 0, &mut frame, most);
+                assert!(!installed.unwrap(), "{mechanism:?}, {most}");
+                assert!(frame.filled().iter().all(|&byte| byte == 7), "as it was");
+            }
+            // SAFETY: a page of this test's mapping, which nobody has seen yet.
+            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, frame.addr(), PAGE) };
+            assert_eq!(put, Ok(PAGE), "nothing was there");
+            mapping.discard(0, LEN).unwrap();
+            assert!(port.try_install(&mapping, 0, &mut frame, LEN).unwrap(), "{mechanism:?}");
+            // SAFETY: the unit was just installed and nobody discards it meanwhile.
+            let all = unsafe { std::slice::from_raw_parts(mapping.base().as_ptr(), LEN) };
+            assert!(all.iter().all(|&byte| byte == 7), "{mechanism:?}");
         }
     }
 

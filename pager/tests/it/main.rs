@@ -4,6 +4,7 @@ mod support;
 
 mod reading;
 mod runtimes;
+mod wakers;
 mod failure;
 mod kernel;
 mod clock;

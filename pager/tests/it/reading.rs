@@ -1,11 +1,13 @@
 //! The right bytes, by every door, in every mode, with every mechanism.
 
+use std::sync::{Arc, Mutex};
+
 use pager::{
     Hint, Mechanism, ModeRequest, Pager, RegionOptions,
     policy::{Clock, EvictionPolicy, S3Fifo},
 };
 
-use crate::support::{Known, all_of, byte_at, bytes_of, give_up, modes, until};
+use crate::support::{Behaviour, Known, all_of, byte_at, bytes_of, give_up, modes, until};
 
 const LEN: u64 = 3 * (2 << 20) + 12_345;
 
@@ -158,6 +160,56 @@ fn what_came_back_is_not_the_next_to_go() {
         load(1);
         until("the one after it had left", || brought() != before);
     }
+}
+
+/// What is in memory, given up or staged, is put in place by the thread that hears of the fault. It took
+/// the engine, which runs where sources do: one that blocks these threads held up what needs no source.
+#[test]
+fn what_is_in_memory_waits_for_no_thread_of_a_source() {
+    if !crate::support::can_fault() || !Pager::probe().can_move {
+        return println!("left out: recycled frames: this kernel or user cannot move pages");
+    }
+    const UNIT: u64 = 65_536;
+    let source = Known::new(256 * UNIT);
+    let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
+    let pager = builder.budget_bytes(256 * (UNIT + 4096)).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    let mapped = region.map().unwrap();
+    drop(region.load(0..UNIT).unwrap());
+    // The last of a range that is announced is staged, if the range is so long.
+    region.advise(Hint::WillNeed(std::slice::from_ref(&(8 * UNIT..16 * UNIT)))).unwrap();
+    until("all have come", || region.stats().bytes_fetched == 9 * UNIT);
+    // A request is over when what it brought has been put where it goes.
+    until("the last is staged", || source.under_way() == 0);
+    assert_eq!(region.stats().units_resident, 8, "{:?}", region.stats());
+
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    source.behave(Behaviour::Block(gate.clone()));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8) as u64;
+    let came = std::thread::scope(|scope| {
+        for n in 0..threads {
+            let region = &region;
+            scope.spawn(move || drop(region.load((32 + 2 * n) * UNIT..(32 + 2 * n) * UNIT + 1)));
+        }
+        until("every thread of the runtime is blocked", || source.under_way() == threads);
+        // Only now, when nothing takes its memory any more.
+        region.advise(Hint::DontNeed(0..UNIT)).unwrap();
+        assert_eq!(region.stats().units_evicted, 1, "{:?}", region.stats());
+        let reader = scope.spawn(|| [77, 16 * UNIT - 77].map(|at| mapped[at as usize]));
+        let start = std::time::Instant::now();
+        while !reader.is_finished() && start.elapsed().as_secs() < 20 {
+            std::thread::yield_now();
+        }
+        let came = reader.is_finished();
+        // Whatever came of it, so that all threads end.
+        drop(held);
+        assert_eq!(reader.join().unwrap(), [77, 16 * UNIT - 77].map(byte_at));
+        came
+    });
+    assert!(came, "{:?}", region.stats());
+    until("what was found is counted", || region.stats().units_recalled == 1);
+    assert_eq!(region.stats().marker_faults, 1, "{:?}", region.stats());
 }
 
 /// What was given up comes back without a request as long as nobody has used its memory, and then

@@ -41,6 +41,8 @@ pub(crate) enum Behaviour {
     Empty,
     /// Never answers.
     Hang,
+    /// Blocks the thread of the runtime until the lock is free, then serves.
+    Block(Arc<Mutex<()>>),
     Panic,
 }
 
@@ -157,8 +159,13 @@ impl BlockSource for Known {
             gate.acquire().await.unwrap().forget();
         }
         let behaviour = self.0.behaviour.lock().unwrap().clone();
+        if let Behaviour::Block(gate) = &behaviour {
+            drop(gate.lock().unwrap());
+        }
         let end = match behaviour.clone() {
-            Behaviour::Serve | Behaviour::Excess(_) | Behaviour::NoEnd => range.end,
+            Behaviour::Serve | Behaviour::Block(_) | Behaviour::Excess(_) | Behaviour::NoEnd => {
+                range.end
+            }
             Behaviour::Empty => {
                 return Ok(futures::stream::repeat_with(|| Ok(Bytes::new())).boxed());
             }
