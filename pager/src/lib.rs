@@ -42,6 +42,7 @@ pub mod trace; // what readers ask for, recorded and replayed
 mod block_on; // waiting for a future on a thread of any kind
 mod sync; // locks and atomics
 
+#[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use crate::sys::bench;
 pub use crate::{

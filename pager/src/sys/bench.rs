@@ -1,7 +1,7 @@
 //! What puts units in place and takes them away, without ledger, engine and threads.
 //!
-//! For `benches/` alone, which measures what these cost by themselves. Not part of the interface: it
-//! may change or go with any version.
+//! For `benches/` alone, which measures what these cost by themselves, behind the feature `bench`. Not part
+//! of the interface: it may change or go with any version.
 
 use std::{io, sync::Arc};
 
@@ -30,9 +30,13 @@ impl Units {
     /// Room for `units` units of `unit_bytes` bytes that `mechanism` puts in place.
     ///
     /// # Errors
-    /// When the kernel or this user has no such mechanism, or no memory.
+    /// When the kernel or this user has no such mechanism, or no memory. [`Mechanism::Plain`] is refused: it
+    /// writes where nothing is in place, which is a fault here, and nobody answers one.
     pub fn new(mechanism: Mechanism, unit_bytes: usize, units: usize) -> io::Result<Units> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        if mechanism == Mechanism::Plain {
+            return Err(unsupported());
+        }
         let opened = open_descriptor(ModeRequest::Auto);
         if mechanism == Mechanism::Move && !opened.probe.can_move {
             return Err(unsupported());
@@ -113,5 +117,31 @@ impl Units {
 impl Drop for Units {
     fn drop(&mut self) {
         drop(self.mapping.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Mode, *};
+
+    #[test]
+    fn units_come_and_go_and_what_nobody_would_answer_is_refused() {
+        let refused =
+            Units::new(Mechanism::Plain, PAGE, 4).err().expect("nobody answers its faults");
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        let probe = open_descriptor(ModeRequest::Auto).probe;
+        for (mechanism, unit) in [(Mechanism::Copy, PAGE), (Mechanism::Move, HUGE)] {
+            let can_move = mechanism != Mechanism::Move || probe.can_move;
+            if probe.mode == Mode::CheckedOnly || !can_move {
+                println!("left out: {mechanism:?}: this kernel or user has no such thing");
+                continue;
+            }
+            let mut units = Units::new(mechanism, unit, 4).unwrap();
+            for round in 1..4u8 {
+                (0..4).for_each(|at| units.fill(at, &vec![round; unit]).unwrap());
+                assert!(units.bytes().iter().all(|&byte| byte == round), "{mechanism:?}");
+                (0..4).for_each(|at| units.evict(at).unwrap());
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ mod port;
 mod tables; // of pages, and whether they go
 mod writes; // which pages were written
 mod probe;
+#[cfg(any(test, feature = "bench"))]
 pub mod bench; // the mechanisms alone, for benchmarks
 
 pub(crate) use event::Wakeup;

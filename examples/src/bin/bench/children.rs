@@ -69,7 +69,8 @@ pub(crate) fn printed(name: &str) -> Result<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["bench", "-q", "-p", "extmem-pager", "--profile", "release", "--bench", name])
+        .args(["bench", "-q", "-p", "extmem-pager", "--features", "bench", "--profile", "release"])
+        .args(["--bench", name])
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()
