@@ -575,6 +575,31 @@ impl Bare {
     }
 }
 
+/// Ends [`Bare::serve`] when it is dropped, also by a panic, which would wait for it otherwise: by a last
+/// fault, on the page after those that are measured.
+struct Stops<'a> {
+    bare: &'a Bare,
+    stop: &'a AtomicBool,
+}
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        touch(self.bare.memory.as_ptr(), FAULTS);
+    }
+}
+
+/// Ends the process if its thread panics: another waits for it in a fault.
+struct Aborts;
+
+impl Drop for Aborts {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// What a touch of `page` takes, in us.
 fn touch(bytes: *const u8, page: usize) -> f64 {
     let start = Instant::now();
@@ -598,7 +623,11 @@ fn fault(bytes: &Bytes) {
     let (mut of_bare, mut of_region) = (Vec::new(), Vec::new());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| bare.serve(&stop));
+        scope.spawn(|| {
+            let _ends = Aborts;
+            bare.serve(&stop);
+        });
+        let _stops = Stops { bare: &bare, stop: &stop };
         for (n, &range) in ranges.iter().take(FAULTS).enumerate() {
             let last = (range + 1) * ANNOUNCED - 1;
             let wanted = ((last + 1 - ANNOUNCED) * PAGE) as u64..((last + 1) * PAGE) as u64;
@@ -617,8 +646,6 @@ fn fault(bytes: &Bytes) {
             assert_eq!(mapped[last * PAGE..][..PAGE], bytes[last * PAGE..][..PAGE]);
             region.advise(Hint::DontNeed(wanted)).expect("advise");
         }
-        stop.store(true, Ordering::SeqCst);
-        touch(bare.memory.as_ptr(), FAULTS);
     });
     let staged = region.stats().marker_faults;
     assert!(staged as usize > FAULTS * 9 / 10, "what is measured: {:?}", region.stats());
