@@ -159,10 +159,7 @@ impl Region {
     /// [`Error::Closed`].
     pub fn load(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
-        if let Some(memory) = self.object().ledger.memory() {
-            // A pin lets nothing overtake it: what follows would wait for memory only after it.
-            memory.prepare(range.start as usize, (range.end - range.start) as usize);
-        }
+        self.prepare(&range);
         let mut pins = Pins::new(&self.object().ledger, units.start);
         let waiters = self.pin(&units, &range, &mut pins, WaitsBy::Thread)?;
         if !waiters.is_empty() {
@@ -193,6 +190,7 @@ impl Region {
     /// [`SourceError::Transient`](crate::SourceError::Transient) after the deadline.
     pub async fn load_async(&self, range: Range<u64>) -> Result<Guard<'_>, Error> {
         let units = self.check(&range)?;
+        self.prepare(&range);
         let mut pins = Pins::new(&self.object().ledger, units.start);
         let waiters = self.pin(&units, &range, &mut pins, WaitsBy::Task)?;
         if !waiters.is_empty() {
@@ -372,6 +370,14 @@ impl Region {
             });
         }
         Ok(geometry.units_of(range))
+    }
+
+    /// Has the first bytes of `range`, which was checked, on their way while it is pinned: a pin lets nothing
+    /// overtake it, and what follows would wait for memory only after it.
+    fn prepare(&self, range: &Range<u64>) {
+        if let Some(memory) = self.object().ledger.memory() {
+            memory.prepare(range.start as usize, (range.end - range.start) as usize);
+        }
     }
 
     /// Pins `units`, asks for those that are missing, and returns what to wait for.

@@ -97,9 +97,10 @@ impl Mapping {
     /// while something else is done. Reads nothing: a page that is missing stays so.
     pub(crate) fn prepare(&self, offset: usize, len: usize) {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
-        let lines = len.min(PREPARED_MAX).div_ceil(LINE);
-        for line in 0..lines {
-            prefetch(self.addr() + offset + line * LINE);
+        let start = self.addr() + offset;
+        // A slice may begin in the middle of a line, and then has a part of one more.
+        for line in (start - start % LINE..start + len.min(PREPARED_MAX)).step_by(LINE) {
+            prefetch(line);
         }
     }
 
