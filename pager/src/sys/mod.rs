@@ -14,6 +14,7 @@ mod tables; // of pages, and whether they go
 mod writes; // which pages were written
 mod probe;
 #[cfg(any(test, feature = "bench"))]
+#[cfg_attr(not(feature = "bench"), allow(unreachable_pub, reason = "for its own tests"))]
 pub mod bench; // the mechanisms alone, for benchmarks
 
 pub(crate) use event::Wakeup;
