@@ -361,6 +361,10 @@ impl Ledger {
             }
             let first = (span * per_span).max(units.start);
             for unit in first..((span + 1) * per_span).min(units.end) {
+                if self.words.get(unit).has(UNTOLD) {
+                    // The policy must know it, too, before it hears that it left.
+                    drop(self.announce(unit));
+                }
                 self.evict(unit);
             }
         }
@@ -652,13 +656,18 @@ impl Ledger {
         try_lock(&self.staged)?.remove(&unit)
     }
 
-    /// Bytes of a claimed unit cannot be had: tells the loads that wait, and poisons the unit if a
-    /// fault waits. Returns the state that it left the unit in; the error is the kernel's, when it
-    /// cannot poison.
+    /// Bytes of a claimed unit cannot be had: poisons the unit if a fault waits. Returns the state that it
+    /// left the unit in, and the loads that wait, which are told when that is dropped; the error is the
+    /// kernel's, when it cannot poison.
     ///
     /// Unless the cause was `told`, a unit that a fault waits for stays as it is (`Fetching`): the
     /// caller tells it first, because SIGBUS may leave no time for that afterwards.
-    pub(crate) fn fail(&self, unit: u64, error: &SourceError, told: bool) -> io::Result<State> {
+    pub(crate) fn fail(
+        &self,
+        unit: u64,
+        error: &SourceError,
+        told: bool,
+    ) -> io::Result<(State, Tidings)> {
         let flags = DEMANDED | FAULTED | WAITERS | SPECULATIVE | HEALING;
         let (before, next) = loop {
             let word = self.words.get(unit);
@@ -668,7 +677,7 @@ impl Ledger {
             let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
             let next = if word.has(FAULTED) {
                 if !told && self.port.can_fail() {
-                    return Ok(word.state());
+                    return Ok((word.state(), Tidings::none()));
                 }
                 self.port.fail(self.mapping(), self.offset(unit), self.unit_len())?;
                 State::Poisoned
@@ -693,10 +702,11 @@ impl Ledger {
         if before.has(SPECULATIVE) {
             self.guess_no_more();
         }
-        if before.has(WAITERS) {
-            self.waiters.fail(unit, error);
-        }
-        Ok(next)
+        let tidings = match before.has(WAITERS) {
+            true => self.waiters.fail(unit, error),
+            false => Tidings::none(),
+        };
+        Ok((next, tidings))
     }
 
     /// Takes back the claim of a guess that was not served, so that the unit can be claimed again.
@@ -855,10 +865,6 @@ impl Tenant for Ledger {
     }
 
     fn evict(&self, entry: u64) -> bool {
-        if self.words.get(entry).has(UNTOLD) {
-            // Whoever gives it up by name knows it: the policy must, too, before it hears that it left.
-            drop(self.announce(entry));
-        }
         let left = self.change(entry, |word| {
             let told = !word.has(UNTOLD | WAITERS);
             let idle = word.state() == State::Resident && word.pins() == 0 && told;
@@ -1040,7 +1046,9 @@ mod tests {
         assert!(ledger.place(3, &mut held(&budget)).unwrap());
         // That load is dropped, and a hint gives the unit up before the engine has heard of it.
         ledger.unpin(3);
-        assert!(ledger.evict(3));
+        assert!(!ledger.evict(3), "the pool does not know it yet");
+        ledger.discard(3..4);
+        assert_eq!(ledger.words.get(3).state(), State::Absent);
         assert_eq!((early.times(), policy.len()), (1, 0), "the policy heard of both");
         let (_, late) = waiting(&ledger, 3);
         drop(ledger.announce(3));
@@ -1184,7 +1192,7 @@ mod tests {
         let error = SourceError::transient_read("x", 0..1, "reset", None);
         assert_eq!(ledger.speculate(3), Speculated::Claimed);
         assert_eq!(ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near")), Asked::Late);
-        assert_eq!(ledger.fail(3, &error, true).unwrap(), State::Absent);
+        assert_eq!(ledger.fail(3, &error, true).unwrap().0, State::Absent);
         assert!(ledger.wait(3, &Waiter::new(WaitsBy::Thread)) && ledger.claim_if_idle(3));
     }
 
@@ -1196,9 +1204,9 @@ mod tests {
         assert_eq!(ledger.fault(3), Asked::Claimed);
         let locked = |ledger: &Ledger| assert!(ledger.span_locks[0].try_lock().is_err());
         assert!(port.after_fail.set(Box::new(locked)).is_ok());
-        let untold = ledger.fail(3, &error, false).unwrap();
+        let (untold, _) = ledger.fail(3, &error, false).unwrap();
         assert_eq!(untold, State::Fetching, "nothing changes before the cause is told");
-        assert_eq!(ledger.fail(3, &error, true).unwrap(), State::Poisoned);
+        assert_eq!(ledger.fail(3, &error, true).unwrap().0, State::Poisoned);
         assert!(ledger.span_locks[0].try_lock().is_ok());
         assert_eq!(ledger.fault(3), Asked::Claimed, "a fault that finds no marker tries again");
     }

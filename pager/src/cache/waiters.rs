@@ -53,26 +53,29 @@ impl Waiter {
     }
 }
 
-/// The loads that waited for a unit which is there now. They are told when this is dropped, by the thread
+/// The loads that waited for a unit, and what came of it. They are told when this is dropped, by the thread
 /// that drops it.
-pub(crate) struct Tidings(Vec<Arc<Waiter>>);
+pub(crate) struct Tidings {
+    waiters: Vec<Arc<Waiter>>,
+    outcome: Result<(), SourceError>,
+}
 
 impl Tidings {
     /// For nobody.
     pub(crate) fn none() -> Tidings {
-        Tidings(Vec::new())
+        Tidings { waiters: Vec::new(), outcome: Ok(()) }
     }
 
     /// Whether telling them runs code of the program's own.
     pub(crate) fn wake_tasks(&self) -> bool {
-        self.0.iter().any(|waiter| waiter.by == WaitsBy::Task)
+        self.waiters.iter().any(|waiter| waiter.by == WaitsBy::Task)
     }
 }
 
 impl Drop for Tidings {
     fn drop(&mut self) {
-        for waiter in self.0.drain(..) {
-            waiter.complete(Ok(()));
+        for waiter in self.waiters.drain(..) {
+            waiter.complete(self.outcome.clone());
         }
     }
 }
@@ -116,12 +119,10 @@ impl Waiters {
         added
     }
 
-    /// Tells everyone who waits for `unit` that it cannot be had.
-    pub(crate) fn fail(&self, unit: u64, error: &SourceError) {
+    /// Takes everyone who waits for `unit`, which cannot be had.
+    pub(crate) fn fail(&self, unit: u64, error: &SourceError) -> Tidings {
         let waiters = lock(&self.0).remove(&unit).unwrap_or_default();
-        for waiter in waiters {
-            waiter.complete(Err(error.clone()));
-        }
+        Tidings { waiters, outcome: Err(error.clone()) }
     }
 
     /// Takes everyone who waits for `unit` if `release` holds, which runs under the lock: the unit is there,
@@ -129,7 +130,7 @@ impl Waiters {
     pub(crate) fn take_if(&self, unit: u64, release: impl FnOnce() -> bool) -> Tidings {
         let mut table = lock(&self.0);
         match release() {
-            true => Tidings(table.remove(&unit).unwrap_or_default()),
+            true => Tidings { waiters: table.remove(&unit).unwrap_or_default(), outcome: Ok(()) },
             false => Tidings::none(),
         }
     }
@@ -164,7 +165,7 @@ mod tests {
                 assert!(Pin::new(future).poll(&mut context).is_pending());
             }
             match fails {
-                true => table.fail(7, &error),
+                true => drop(table.fail(7, &error)),
                 false => {
                     assert!(!table.take_if(7, || false).wake_tasks(), "the unit is not there yet");
                     let tidings = table.take_if(7, || true);

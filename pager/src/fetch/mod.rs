@@ -572,9 +572,11 @@ fn recalled(object: &Object, tidings: Tidings) {
 /// Tells who waits for a unit, without waiting for what they do then: a waker is code of the program's, which
 /// may need a lock that a reader holds, and that reader a unit which only the engine can have fetched.
 fn tell(tidings: Tidings) {
-    if tidings.wake_tasks() {
-        // One that is not run any more, as the pager is gone, tells them when it is dropped.
-        tokio::task::spawn_blocking(move || drop(tidings));
+    // A job that is not run any more, as the pager is gone, tells them when it is dropped.
+    if tidings.wake_tasks()
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        runtime.spawn_blocking(move || drop(tidings));
     }
 }
 

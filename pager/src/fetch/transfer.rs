@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Object, Request, queue::Job};
+use super::{Object, Request, queue::Job, tell};
 use crate::{
     cache::State,
     error::SourceError,
@@ -260,11 +260,12 @@ impl Transfer {
             true => object.ledger.stage(unit, frame, charge),
             false => object.ledger.install(unit, frame, charge),
         };
-        outcome.map_err(|error| SourceError::Permanent {
+        let tidings = outcome.map_err(|error| SourceError::Permanent {
             object: object.name.to_string(),
             reason: format!("the system cannot put {} bytes in place", object.ledger.unit_cost()),
             cause: Some(Arc::new(error)),
         })?;
+        tell(tidings);
         if let (Some(told), Some(since)) = (&mut self.told, since) {
             told.installed(since);
         }
@@ -303,8 +304,8 @@ impl Transfer {
         let again = || self.requests.send(Request::Again { region: object.id, unit }).is_ok();
         if !self.guess || (object.ledger.unclaim(unit) && !again()) {
             match object.ledger.fail(unit, error, told) {
-                Ok(State::Fetching) => return false,
-                Ok(_) => {}
+                Ok((State::Fetching, _)) => return false,
+                Ok((_, tidings)) => tell(tidings),
                 // Nobody waits for a region that is closed.
                 Err(_) if closed => {}
                 Err(system) => {

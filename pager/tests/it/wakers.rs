@@ -12,11 +12,11 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt};
 use pager::{
-    Hint, Mechanism, Pager, Region,
+    Hint, Mapped, Mechanism, Pager, Region, SourceError,
     policy::{Clock, EvictionPolicy, NoPrefetch},
 };
 
-use crate::support::{Known, alone, byte_at, can_fault, give_up, passed, until};
+use crate::support::{Behaviour, Known, alone, byte_at, can_fault, give_up, passed, until};
 
 const UNIT: u64 = 65_536;
 
@@ -71,8 +71,45 @@ macro_rules! asked_for_given_up {
     }};
 }
 
-/// An executor wakes under a lock of its own, and a thread that polls may hold that lock while it reads.
-/// The engine stood in such a waker, so that nobody was left to fetch what the reader waited for.
+/// An executor that wakes under a lock of its own.
+#[derive(Default)]
+struct Executor {
+    lock: Arc<Mutex<()>>,
+    entered: Arc<AtomicU64>,
+    left: Arc<AtomicU64>,
+}
+
+impl Executor {
+    fn waker(&self) -> Waker {
+        let (lock, entered, left) = (self.lock.clone(), self.entered.clone(), self.left.clone());
+        waker(move || {
+            entered.fetch_add(1, Ordering::SeqCst);
+            drop(lock.lock().unwrap());
+            left.fetch_add(1, Ordering::SeqCst);
+        })
+    }
+
+    /// Wakers that wait for the lock.
+    fn waiting(&self) -> u64 {
+        self.entered.load(Ordering::SeqCst) - self.left.load(Ordering::SeqCst)
+    }
+
+    /// Reads what the engine must have fetched, while its lock is held.
+    fn read(&self, mapped: &Mapped, at: u64) {
+        let reader = std::thread::spawn({
+            let mapped = mapped.clone();
+            move || mapped[at as usize]
+        });
+        until("the reader has its byte", || reader.is_finished());
+        assert_eq!(reader.join().unwrap(), byte_at(at));
+    }
+}
+
+/// More wakers than the runtime has threads for its tasks.
+const WAKERS: u64 = 10;
+
+/// A thread that polls may hold its executor's lock while it reads. The engine stood in such a waker, so that
+/// nobody was left to fetch what the reader waited for.
 #[test]
 fn a_waker_may_wait_for_a_reader() {
     let Some(builder) = recycling() else { return };
@@ -81,40 +118,69 @@ fn a_waker_may_wait_for_a_reader() {
     let region = pager.open(source.clone()).unwrap();
     let mapped = region.map().unwrap();
     drop(region.load(0..UNIT).unwrap());
-    let lock = Arc::new(Mutex::new(()));
-    let (entered, left) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let waiting = || entered.load(Ordering::SeqCst) - left.load(Ordering::SeqCst);
+    let executor = Executor::default();
     for round in 0..4 {
-        let held = lock.lock().unwrap();
-        // More of them than the runtime has threads for its tasks.
-        for n in 1..=10 {
-            let waker = waker({
-                let (lock, entered, left) = (lock.clone(), entered.clone(), left.clone());
-                move || {
-                    entered.fetch_add(1, Ordering::SeqCst);
-                    drop(lock.lock().unwrap());
-                    left.fetch_add(1, Ordering::SeqCst);
-                }
-            });
+        let held = executor.lock.lock().unwrap();
+        for n in 1..=WAKERS {
+            let waker = executor.waker();
             let load = asked_for_given_up!(&region, &waker);
-            until("its waker waits for the lock", || waiting() == n);
+            until("its waker waits for the lock", || executor.waiting() == n);
             // The unit may be given up again. The waker waits all the same.
             drop(load);
         }
-        // What is read now the engine must have fetched.
-        let at = ((round + 1) * 2 * UNIT) as usize;
-        let reader = std::thread::spawn({
-            let mapped = mapped.clone();
-            move || mapped[at]
-        });
-        until("the reader has its byte", || reader.is_finished());
+        executor.read(&mapped, (round + 1) * 2 * UNIT);
         drop(held);
-        assert_eq!(reader.join().unwrap(), byte_at(at as u64));
-        until("all wakers have run", || waiting() == 0);
+        until("all wakers have run", || executor.waiting() == 0);
         until("only the first is there", || {
             region.advise(Hint::DontNeed(UNIT..region.len())).unwrap();
             region.stats().units_resident == 1
         });
+    }
+}
+
+/// The same where the bytes come from the source, or do not come. Whoever asked it stood in the waker.
+#[test]
+fn a_waker_may_wait_for_a_reader_whatever_came_of_a_request() {
+    if !can_fault() {
+        return println!("left out: page faults: this kernel or user cannot have them");
+    }
+    for fails in [false, true] {
+        let builder = Pager::builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
+        let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
+        let source = Known::new((2 * WAKERS + 1) * UNIT);
+        let region = pager.open(source.clone()).unwrap();
+        let mapped = region.map().unwrap();
+        if fails {
+            source.behave(Behaviour::Fail(SourceError::Permanent {
+                object: "test://known".to_owned(),
+                reason: "the test asked for it".to_owned(),
+                cause: None,
+            }));
+        }
+        let gate = source.hold();
+        let executor = Executor::default();
+        let held = executor.lock.lock().unwrap();
+        // Every second unit, so that each is a request of its own.
+        let mut loads: Vec<_> = (0..WAKERS)
+            .map(|n| Box::pin(region.load_async(2 * n * UNIT..2 * n * UNIT + 1)))
+            .collect();
+        for load in &mut loads {
+            assert!(waits(load.as_mut(), &executor.waker()), "the source has not answered");
+        }
+        gate.add_permits(WAKERS as usize);
+        until("every waker waits for the lock", || executor.waiting() == WAKERS);
+        source.behave(Behaviour::Serve);
+        gate.add_permits(1);
+        executor.read(&mapped, 2 * WAKERS * UNIT);
+        drop(held);
+        for (n, load) in (0..).zip(&mut loads) {
+            let told = load.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            match told {
+                Poll::Ready(outcome) if fails => assert!(outcome.is_err(), "load {n}"),
+                Poll::Ready(outcome) => assert_eq!(outcome.unwrap()[0], byte_at(2 * n * UNIT)),
+                Poll::Pending => panic!("load {n}: woken for nothing"),
+            }
+        }
     }
 }
 
