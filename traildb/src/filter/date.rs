@@ -7,13 +7,15 @@
 //!   2016-03-01T08           the hour
 //!   2016-03-01T08:30        the minute
 //!   2016-03-01T08:30:05     the second         a `Z` or an offset like +02:00 may follow a time
+//!   2016-03-01T08:30:05.25  between two        no timestamp equals it, those of later seconds are above it
 //! ```
 
 const DAY: i64 = 86_400;
 /// Days from 0000-03-01 to 1970-01-01.
 const EPOCH_DAY: i64 = 719_468;
 
-/// The first and the last timestamp that `text` means, or what is wrong with it and at which byte.
+/// The first and the last timestamp that `text` means, or what is wrong with it and at which byte. What lies
+/// between two seconds comes before the first and behind the last: these are the one after and the one before.
 pub(super) fn parse(text: &str) -> Result<(u64, u64), (usize, &'static str)> {
     if text.is_empty() {
         return Err((0, "a time is expected: seconds since 1970, or a date like 2016-01-31"));
@@ -38,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<(u64, u64), (usize, &'static str)> {
         None => days_in(year, month) * DAY,
         Some(_) => DAY,
     };
-    let mut start = start;
+    let (mut start, mut is_between) = (start, false);
     if day.is_some() && scan.take(b"Tt ").is_some() {
         start += scan.number(2, 0..=23, "an hour from 00 to 23 is expected")? * 3600;
         seconds = 3600;
@@ -48,6 +50,10 @@ pub(super) fn parse(text: &str) -> Result<(u64, u64), (usize, &'static str)> {
             if scan.take(b":").is_some() {
                 start += scan.number(2, 0..=59, "a second from 00 to 59 is expected")?;
                 seconds = 1;
+                // Either is a decimal sign to ISO 8601.
+                if scan.take(b".,").is_some() {
+                    is_between = scan.fraction()?;
+                }
             }
         }
         match scan.take(b"Zz+-") {
@@ -69,7 +75,10 @@ pub(super) fn parse(text: &str) -> Result<(u64, u64), (usize, &'static str)> {
     }
     let first = u64::try_from(start).map_err(|_| (0, "a time before 1970 cannot be"))?;
     // A date ends in the year 9999 or 10000: far from 2^63.
-    Ok((first, first + seconds as u64 - 1))
+    match is_between {
+        true => Ok((first + 1, first)),
+        false => Ok((first, first + seconds as u64 - 1)),
+    }
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar, by counting years from March, so that
@@ -113,6 +122,17 @@ impl Scan<'_> {
         Ok(number)
     }
 
+    /// Digits of a part of a second: whether it is more than none.
+    fn fraction(&mut self) -> Result<bool, (usize, &'static str)> {
+        let digits = self.text[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if digits == 0 {
+            return Err((self.at, "digits are expected behind the decimal sign"));
+        }
+        let part = &self.text[self.at..self.at + digits];
+        self.at += digits;
+        Ok(part.iter().any(|&digit| digit != b'0'))
+    }
+
     fn take(&mut self, any: &[u8]) -> Option<u8> {
         let next = *self.text.get(self.at).filter(|b| any.contains(b))?;
         self.at += 1;
@@ -144,6 +164,9 @@ mod tests {
             ("2016-03-01T00:30:05-0800", 1_456_821_005, 1_456_821_005),
             ("2016-03-01T09:30:05+01", 1_456_821_005, 1_456_821_005),
             ("1970-01-01T01:00+01:00", 0, 59),
+            ("2016-03-01T08:30:05.000Z", 1_456_821_005, 1_456_821_005),
+            ("2016-03-01T08:30:05.5Z", 1_456_821_006, 1_456_821_005),
+            ("2016-03-01T10:30:05,250+02:00", 1_456_821_006, 1_456_821_005),
             ("9999-12-31T23:59:59", 253_402_300_799, 253_402_300_799),
         ];
         for (text, first, last) in cases {
@@ -165,7 +188,10 @@ mod tests {
             ("2016-01-01T24", 11),
             ("2016-01-01T23:60", 14),
             ("2016-01-01T23:59:60", 17),
-            ("2016-01-01T23:59:59.5", 19),
+            ("2016-01-01T23:59:59.", 20),
+            ("2016-01-01T23:59:59.x", 20),
+            ("2016-01-01T23:59.5", 16),
+            ("1969-12-31T23:59:59.5Z", 0),
             ("2016-01T23", 7),
             ("2016-01-01Z", 10),
             ("2016-01-01T00:00+1", 17),

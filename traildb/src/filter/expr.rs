@@ -14,6 +14,8 @@ use super::{
 };
 use crate::{error::Error, item::Item, read::Reader, storage::Storage};
 
+/// The byte order mark, in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 /// Clauses that have to be multiplied out may come to so many.
 const CLAUSES_MAX: usize = 4096;
 /// And all of a filter to so many, which are no more than its text has where nothing is multiplied.
@@ -63,7 +65,7 @@ pub(super) enum Values {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileValues {
-    /// A value on each line; empty lines are passed over.
+    /// A value on each line; empty lines are passed over, and so is a byte order mark in front of all.
     #[default]
     Lines,
     /// One value, all bytes of the file: what the C library's command takes it for.
@@ -116,7 +118,7 @@ impl Node {
         }
     }
 
-    fn leaves<'n>(&'n self, found: &mut Vec<&'n Leaf>) {
+    pub(super) fn leaves<'n>(&'n self, found: &mut Vec<&'n Leaf>) {
         match self {
             Node::Any(nodes) | Node::All(nodes) => nodes.iter().for_each(|n| n.leaves(found)),
             Node::Not(node) => node.leaves(found),
@@ -144,7 +146,7 @@ impl Leaf {
     fn error(&self, reason: String) -> ParseError {
         let place = self.place.clone().unwrap_or_else(|| {
             // Not from text: the name stands for it.
-            Place { text: Arc::from(&*self.field), at: 0 }
+            Place { text: Arc::from(self.field.as_bytes()), at: 0 }
         });
         ParseError::new(place, reason)
     }
@@ -153,8 +155,9 @@ impl Leaf {
     fn error_at_file(&self, reason: String) -> ParseError {
         let error = self.error(reason);
         // No field's name has an @, nor has what stands between it and the value.
-        let at =
-            self.place.as_ref().and_then(|Place { text, at }| Some(at + text[*at..].find('@')?));
+        let at = self.place.as_ref().and_then(|Place { text, at }| {
+            Some(at + text[*at..].iter().position(|&byte| byte == b'@')?)
+        });
         match (&self.place, at) {
             (Some(place), Some(at)) => {
                 ParseError::new(Place { text: place.text.clone(), at }, error.reason())
@@ -255,6 +258,7 @@ impl Expr {
             leaf.values = Values::These(match format {
                 FileValues::Whole => vec![bytes],
                 FileValues::Lines => {
+                    let bytes = bytes.strip_prefix(MARK).unwrap_or(&bytes);
                     let lines = bytes.split(|&b| b == b'\n');
                     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
                     lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
@@ -321,7 +325,7 @@ impl Expr {
         let mut leaves = Vec::new();
         self.0.leaves(&mut leaves);
         let leaf = leaves.into_iter().find(|leaf| &*leaf.field == name);
-        let place = Place { text: Arc::from(name), at: 0 };
+        let place = Place { text: Arc::from(name.as_bytes()), at: 0 };
         let reason = format!("the database has no field {name:?}");
         leaf.map(|leaf| leaf.error(reason.clone()))
             .unwrap_or_else(|| ParseError::new(place, reason))

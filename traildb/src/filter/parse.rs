@@ -9,14 +9,14 @@
 //!   value   := bare | "quoted" | @file               `field=` asks for the empty value
 //! ```
 //!
-//! What the C library's command understands means the same here, but for a `)` in a bare value that
-//! closes nothing, which is an error ([`parse_compat`](super::parse_compat()) takes it). In particular
-//! a bare value goes up to the next blank: `title=AT&T` asks for `AT&T`, so an `&` between clauses has
-//! blanks around it. Inside parentheses, a `)` that closes none of the value's own ends it too. What is
-//! new starts with a character that no field's name starts with, or stands
-//! where a value starts with a quote.
+//! A text that the C library's command understands has the same meaning here, but for these, which
+//! [`parse_compat`](super::parse_compat()) takes as it does: a value that starts with a quote, a word that
+//! starts with `(` or `!`, an `&` with more behind it than blanks, and a `)` in a bare value that closes
+//! nothing, which is an error. A bare value goes up to the next blank: `title=AT&T` asks for `AT&T`, so an
+//! `&` between clauses has blanks around it. Inside parentheses, a `)` that closes none of the value's own
+//! ends it too. The text need not be UTF-8: values are bytes.
 
-use std::sync::Arc;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc};
 
 use super::{
     date,
@@ -42,12 +42,13 @@ const DEPTH_MAX: usize = 100;
 /// # }
 /// ```
 ///
-/// A file (`user=@names`) is not opened here: see [`Expr::load_files`].
+/// A file (`user=@names`) is not opened here: see [`Expr::load_files`]. The text need not be UTF-8.
 ///
 /// # Errors
 /// [`ParseError`] names the byte at which the text stops making sense.
-pub fn parse(text: &str) -> Result<Expr, ParseError> {
-    let source: Arc<str> = text.into();
+pub fn parse(text: impl AsRef<[u8]>) -> Result<Expr, ParseError> {
+    let text = text.as_ref();
+    let source: Arc<[u8]> = text.into();
     let mut parser = Parser { text, source, at: 0, depth: 0, groups: 0 };
     let node = parser.filter()?;
     match parser.peek() {
@@ -57,8 +58,8 @@ pub fn parse(text: &str) -> Result<Expr, ParseError> {
 }
 
 struct Parser<'t> {
-    text: &'t str,
-    source: Arc<str>,
+    text: &'t [u8],
+    source: Arc<[u8]>,
     at: usize,
     /// Parentheses and negations that are open.
     depth: usize,
@@ -72,10 +73,11 @@ fn is_blank(byte: u8) -> bool {
 
 impl Parser<'_> {
     fn error_at(&self, at: usize, reason: impl Into<String>) -> ParseError {
-        // An offset inside a character is moved to its start, so that the text can be cut there.
-        let at = (0..=at.min(self.text.len())).rev().find(|&k| self.text.is_char_boundary(k));
-        let place = Place { text: self.source.clone(), at: at.unwrap_or(0) };
-        ParseError::new(place, reason)
+        // An offset inside a character is moved to its start.
+        let is_inside = |&at: &usize| self.text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+        let at = at.min(self.text.len());
+        let at = (0..=at).rev().find(|at| !is_inside(at)).unwrap_or(at);
+        ParseError::new(Place { text: self.source.clone(), at }, reason)
     }
 
     fn error(&self, reason: impl Into<String>) -> ParseError {
@@ -83,7 +85,7 @@ impl Parser<'_> {
     }
 
     fn rest(&self) -> &[u8] {
-        &self.text.as_bytes()[self.at..]
+        &self.text[self.at..]
     }
 
     fn peek(&self) -> Option<u8> {
@@ -170,12 +172,12 @@ impl Parser<'_> {
         let in_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'%');
         let name_len = self.rest().iter().take_while(|b| in_name(b)).count();
         self.at += name_len;
-        let name = &self.text[start..self.at];
-        if name.is_empty() {
+        if name_len == 0 {
             return Err(self.error("a field's name is expected: A-Z a-z 0-9 _ - %"));
         }
+        // All of these are ASCII.
+        let name = String::from_utf8_lossy(&self.text[start..self.at]).into_owned();
         let comparison = self.comparison()?;
-        let value_at = self.at;
         if name == "time" {
             let (first, last) = self.time()?;
             return Ok(comparison.with(first, last));
@@ -194,9 +196,7 @@ impl Parser<'_> {
             if path.is_empty() {
                 return Err(self.error("the name of a file is expected after @"));
             }
-            let path = String::from_utf8(path)
-                .map_err(|_| self.error_at(value_at, "the name of a file must be UTF-8"))?;
-            Values::File(path.into())
+            Values::File(OsStr::from_bytes(&path).into())
         } else {
             Values::These(vec![self.value()?])
         };
@@ -222,7 +222,7 @@ impl Parser<'_> {
     fn time(&mut self) -> Result<(u64, u64), ParseError> {
         let start = self.at;
         let value = self.value()?;
-        let quoted = self.text.as_bytes().get(start) == Some(&b'"');
+        let quoted = self.text.get(start) == Some(&b'"');
         let text = std::str::from_utf8(&value).unwrap_or_default();
         date::parse(text)
             .map_err(|(at, reason)| self.error_at(start + usize::from(quoted) + at, reason))
@@ -381,6 +381,11 @@ mod tests {
             ("a quoted time", r#"time="1970-01-01 00:01""#, "60..=119"),
             ("times at the ends", "time<0 time>18446744073709551615", "[1..=0 | 1..=0]"),
             ("times in groups", "(time>=5)", "5.."),
+            (
+                "a time between two seconds",
+                "time>=1970-01-01T00:00:04.5 & time<1970-01-01T00:00:06.5 & time!=1970-01-01T00:00:05.5",
+                "{5.. & 0..=6 & !6..=5}",
+            ),
             ("names", "A-Z_0%9=1 timer=2", "[A-Z_0%9:1 | timer:2]"),
         ];
         // Adjacent groups need a blank: this one is written with it.
@@ -426,6 +431,26 @@ mod tests {
             let error = parse(text).err().unwrap_or_else(|| panic!("{what} is read"));
             assert_eq!(error.at(), at, "{what}: {error}");
         }
+    }
+
+    #[test]
+    fn a_text_of_other_bytes_than_utf_8() {
+        let expr = parse(b"a=\xe9 & b=@\xe9.txt c=\"\xff \"").unwrap();
+        let mut leaves = Vec::new();
+        expr.0.leaves(&mut leaves);
+        let values: Vec<&[u8]> = leaves
+            .iter()
+            .map(|leaf| match &leaf.values {
+                Values::These(values) => values[0].as_slice(),
+                Values::File(path) => path.as_os_str().as_bytes(),
+            })
+            .collect();
+        assert_eq!(values, [&b"\xe9"[..], b"\xe9.txt", b"\xff "]);
+        let error = parse(b"a=\xe9\xe9 & b").unwrap_err();
+        assert_eq!(error.at(), 8, "{error}");
+        assert!(error.to_string().contains("character 9:"), "{error}");
+        assert_eq!(parse(b"\xe9=b").unwrap_err().at(), 0);
+        assert_eq!(parse(b"time=\xe9").unwrap_err().at(), 5);
     }
 
     #[test]

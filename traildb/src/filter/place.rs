@@ -8,7 +8,8 @@ const SHOWN: usize = 60;
 /// A place in the text of a filter, for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) text: Arc<str>,
+    /// As it was given: it need not be UTF-8.
+    pub(super) text: Arc<[u8]>,
     /// In bytes.
     pub(super) at: usize,
 }
@@ -47,7 +48,8 @@ impl ParseError {
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { text, at } = &self.place;
-        let before = text[..*at].chars().count();
+        let before = String::from_utf8_lossy(&text[..*at]).chars().count();
+        let text = String::from_utf8_lossy(text);
         writeln!(f, "filter, character {}: {}", before + 1, self.reason)?;
         // A window of the text with the place in it; whatever has no width of one is replaced.
         let start = before.saturating_sub(SHOWN / 2);
