@@ -664,7 +664,7 @@ impl Address {
         };
         let shown = match known {
             // What follows may hold a password, and a query a signature.
-            Scheme::Http => format!("{scheme}://{}", without_secrets(rest)),
+            Scheme::Http => format!("{scheme}://{}", host_and_path(rest)),
             _ => format!("{scheme}://{}", rest.split('?').next().unwrap_or("")),
         };
         let mut address = Address {
@@ -756,7 +756,7 @@ pub(crate) fn is_scheme(text: &str) -> bool {
 }
 
 /// Host and path of an address, without user and query.
-fn without_secrets(rest: &str) -> &str {
+pub(crate) fn host_and_path(rest: &str) -> &str {
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
     let rest = &rest[..end];
     let host_end = rest.find('/').unwrap_or(rest.len());

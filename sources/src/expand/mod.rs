@@ -43,12 +43,22 @@ mod pattern; // names with parts left open
 mod paths; // among files
 mod urls; // in buckets
 
-use std::{fs::File, io, io::Read, path::PathBuf, sync::Arc};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    io::Read,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use pager::SourceError;
 
-use crate::open::{Options, is_scheme};
+use crate::open::{Options, host_and_path, is_scheme};
 
+/// The byte order mark, in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 /// The longest list file.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 
@@ -143,7 +153,8 @@ impl Expand {
     }
 
     /// Passes over what is found, but of whose last part `not` says that it is none of these objects: an
-    /// index beside one, a file that is being written. Nor is such a directory looked into. Default: none.
+    /// index beside one, a file that is being written. Nor is such a directory looked into. Of a name that is
+    /// no UTF-8 it gets what is left when other bytes are replaced. Default: none.
     #[must_use]
     pub fn except(mut self, not: impl Fn(&str) -> bool + Send + Sync + 'static) -> Expand {
         self.not = Arc::new(not);
@@ -178,43 +189,64 @@ impl Expand {
     /// whether anything is there or not.
     ///
     /// # Errors
-    /// [`ExpandError`].
+    /// [`ExpandError`]; [`ExpandError::File`] also for a path that is no UTF-8, which
+    /// [`os_names`](Expand::os_names) gives.
     pub fn names<I: AsRef<str>>(&self, inputs: &[I]) -> Result<Vec<String>, ExpandError> {
+        let inputs: Vec<&OsStr> =
+            inputs.iter().map(|one| OsStr::new::<str>(one.as_ref())).collect();
+        let text = |name: OsString| {
+            name.into_string().map_err(|name| {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "the name is no UTF-8");
+                ExpandError::File { path: name.into(), source }
+            })
+        };
+        self.os_names(&inputs)?.into_iter().map(text).collect()
+    }
+
+    /// The same for names of any bytes, in inputs, in lists, and of what is found: [`Local`](crate::Local)
+    /// opens those that are paths. In a pattern, a byte that is no UTF-8 is a character.
+    ///
+    /// # Errors
+    /// [`ExpandError`].
+    pub fn os_names<I: AsRef<OsStr>>(&self, inputs: &[I]) -> Result<Vec<OsString>, ExpandError> {
         let mut found = Vec::new();
-        for input in inputs.iter().map(AsRef::as_ref) {
-            match input.strip_prefix('@').filter(|_| self.options.allows_all()) {
+        for input in inputs {
+            let input: &OsStr = input.as_ref();
+            match input.as_bytes().strip_prefix(b"@").filter(|_| self.options.allows_all()) {
                 None => self.expand(input, &mut found)?,
                 Some(list) => {
-                    lines(list)?.iter().try_for_each(|line| self.expand(line, &mut found))?;
+                    for line in lines(OsStr::from_bytes(list))? {
+                        self.expand(&line, &mut found)?;
+                    }
                 }
             }
         }
         Ok(found)
     }
 
-    fn expand(&self, input: &str, found: &mut Vec<String>) -> Result<(), ExpandError> {
+    fn expand(&self, input: &OsStr, found: &mut Vec<OsString>) -> Result<(), ExpandError> {
         let before = found.len();
-        match is_url(input) {
-            true => self.of_url(input, found)?,
-            false if self.options.allows_all() => self.of_path(input, found)?,
-            false => found.push(input.to_owned()),
+        match input.to_str().filter(|input| is_url(input)) {
+            Some(url) => self.of_url(url, found)?,
+            None if self.options.allows_all() => self.of_path(input, found)?,
+            None => found.push(input.to_owned()),
         }
         if found.len() == before {
-            return Err(ExpandError::Nothing { input: without_options(input).to_owned() });
+            return Err(ExpandError::Nothing { input: shown(input) });
         }
         self.check(input, found.len())
     }
 
     /// Whether so many names are allowed.
-    fn check(&self, input: &str, names: usize) -> Result<(), ExpandError> {
+    fn check(&self, input: &OsStr, names: usize) -> Result<(), ExpandError> {
         match names <= self.names_max {
             true => Ok(()),
             false => Err(self.too_many(input, self.names_max, "objects are named")),
         }
     }
 
-    fn too_many(&self, input: &str, max: usize, what: &'static str) -> ExpandError {
-        ExpandError::TooMany { input: without_options(input).to_owned(), max, what }
+    fn too_many(&self, input: &OsStr, max: usize, what: &'static str) -> ExpandError {
+        ExpandError::TooMany { input: shown(input), max, what }
     }
 
     /// Whether the last part of a name is that of an object.
@@ -233,7 +265,7 @@ pub fn is_url(input: &str) -> bool {
     input.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
 }
 
-/// A URL without its options, which may hold secrets; a path as it is.
+/// A URL without its options; a path as it is. What is left may hold a password: see [`without_secrets`].
 pub fn without_options(input: &str) -> &str {
     match is_url(input) {
         true => &input[..input.find(['?', '#']).unwrap_or(input.len())],
@@ -241,20 +273,38 @@ pub fn without_options(input: &str) -> &str {
     }
 }
 
+/// A path or a URL as people may see it: of a URL neither the options, which may hold a signature, nor a
+/// user's name and password.
+pub fn without_secrets(input: &str) -> String {
+    match input.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) {
+        Some((scheme, rest)) => format!("{scheme}://{}", host_and_path(rest)),
+        None => input.to_owned(),
+    }
+}
+
+/// The same, for errors.
+fn shown(input: &OsStr) -> String {
+    without_secrets(&input.to_string_lossy())
+}
+
 /// The inputs that a file lists.
-fn lines(path: &str) -> Result<Vec<String>, ExpandError> {
+fn lines(path: &OsStr) -> Result<Vec<OsString>, ExpandError> {
     let failed = |source| ExpandError::File { path: path.into(), source };
     let refuse = |text| failed(io::Error::new(io::ErrorKind::InvalidData, text));
-    let mut text = String::new();
+    let mut text = Vec::new();
     let file = File::open(path).map_err(failed)?;
-    file.take(LIST_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    file.take(LIST_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > LIST_BYTES_MAX {
         return Err(refuse("a list has at most 64 MiB"));
     }
-    let lines = text.lines().map(|line| line.split(" #").next().unwrap_or_default().trim());
-    let lines: Vec<String> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
+    let text = text.strip_prefix(MARK).unwrap_or(&text);
+    let lines = text.split(|&byte| byte == b'\n').map(|line| {
+        let end = line.windows(2).position(|pair| pair == b" #").unwrap_or(line.len());
+        line[..end].trim_ascii()
+    });
+    let lines: Vec<OsString> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+        .map(|line| OsStr::from_bytes(line).to_owned())
         .collect();
     match lines.is_empty() {
         true => Err(refuse("the list names nothing")),
@@ -281,5 +331,22 @@ mod tests {
         for (input, expected) in cases {
             assert_eq!(is_url(input), expected, "{input}");
         }
+    }
+
+    #[test]
+    fn no_secret_of_a_url_is_told() {
+        for (url, expected) in [
+            ("http://h/d/", "http://h/d/"),
+            ("https://user:pass@h:80/d@e/?sig=1#x", "https://h:80/d@e/"),
+            ("s3://bucket/d/?region=x", "s3://bucket/d/"),
+            ("http://user:pass@h", "http://h"),
+            ("file:///x@y/z.tdb", "file:///x@y/z.tdb"),
+            ("user:pass@h?x", "user:pass@h?x"),
+        ] {
+            assert_eq!(without_secrets(url), expected, "{url}");
+        }
+        let error =
+            Expand::new(".tdb").names(&["http://user:pass@h/*.tdb"]).expect_err("a pattern");
+        assert!(!error.to_string().contains("pass"), "{error}");
     }
 }

@@ -6,7 +6,10 @@
 //! ```
 
 use std::{
+    borrow::Cow,
+    ffi::{OsStr, OsString},
     fs, io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
@@ -18,15 +21,20 @@ use super::{
 /// Directories within directories that are looked into, beside those that a pattern has parts for.
 const DEPTH_MAX: usize = 32;
 
+/// A byte that is no UTF-8, from 0x80 on, is the character with this added while names are matched: of the
+/// last 128, which nobody has given a meaning.
+const BYTES: u32 = 0x10_ff00;
+
 /// What has been looked at for one input.
 struct Walk<'e> {
     expand: &'e Expand,
-    input: &'e str,
+    input: &'e OsStr,
     looked: usize,
 }
 
 /// One entry of a directory.
 struct Entry {
+    /// For patterns.
     name: String,
     path: PathBuf,
     is_link: bool,
@@ -34,9 +42,14 @@ struct Entry {
 }
 
 impl Expand {
-    pub(super) fn of_path(&self, input: &str, found: &mut Vec<String>) -> Result<(), ExpandError> {
+    pub(super) fn of_path(
+        &self,
+        input: &OsStr,
+        found: &mut Vec<OsString>,
+    ) -> Result<(), ExpandError> {
         let mut walk = Walk { expand: self, input, looked: 0 };
-        let (path, longer) = (Path::new(input), format!("{input}{}", self.ending));
+        let (path, mut longer) = (Path::new(input), input.to_owned());
+        longer.push(&self.ending);
         if path.exists() || Path::new(&longer).exists() {
             let before = found.len();
             if path.is_dir() && !self.is_whole(path) {
@@ -48,18 +61,19 @@ impl Expand {
             }
             return Ok(());
         }
-        if !input.contains(['*', '?', '[']) {
+        let text = text_of(input);
+        if !text.contains(['*', '?', '[']) {
             // So is a path at which nothing is.
             found.push(input.to_owned());
             return Ok(());
         }
-        let (root, rest) = match input.strip_prefix('/') {
+        let (root, rest) = match text.strip_prefix('/') {
             Some(rest) => (PathBuf::from("/"), rest),
-            None => (PathBuf::new(), input),
+            None => (PathBuf::new(), text.as_str()),
         };
         let pattern = parse(rest).map_err(|(at, why)| {
-            let at = at + 1 + usize::from(rest.len() < input.len());
-            ExpandError::Pattern { pattern: input.to_owned(), at, why }
+            let at = at + 1 + usize::from(rest.len() < text.len());
+            ExpandError::Pattern { pattern: input.to_string_lossy().into_owned(), at, why }
         })?;
         walk.matching(&pattern, &root, &pattern.start(), 0, found)
     }
@@ -71,6 +85,30 @@ impl Expand {
             && self.members.iter().all(|member| path.join(member).is_file())
             && name.is_none_or(|name| self.is_one(&name))
     }
+}
+
+/// A name as text: each byte that is no UTF-8 is a character of its own.
+fn text_of(name: &OsStr) -> String {
+    let mut text = String::with_capacity(name.len());
+    for chunk in name.as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        let bytes = chunk.invalid().iter();
+        text.extend(bytes.filter_map(|&byte| char::from_u32(BYTES + u32::from(byte))));
+    }
+    text
+}
+
+/// The name that is so as text.
+fn name_of(text: &str) -> OsString {
+    let mut name = Vec::with_capacity(text.len());
+    for char in text.chars() {
+        let byte = u32::from(char).checked_sub(BYTES).and_then(|byte| u8::try_from(byte).ok());
+        match byte.filter(|byte| !byte.is_ascii()) {
+            Some(byte) => name.push(byte),
+            None => name.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    OsString::from_vec(name)
 }
 
 /// Slashes one after the other are one to the system, and one at the end means nothing here.
@@ -94,11 +132,11 @@ impl Walk<'_> {
         directory: &Path,
         places: &Places,
         depth: usize,
-        found: &mut Vec<String>,
+        found: &mut Vec<OsString>,
     ) -> Result<(), ExpandError> {
         if let Some(name) = pattern.only(places) {
             // Who may go through a directory may not be allowed to list it.
-            let path = directory.join(&name);
+            let path = directory.join(name_of(&name));
             if !path.exists() {
                 return Ok(());
             }
@@ -118,13 +156,13 @@ impl Walk<'_> {
         entry: &Entry,
         places: &Places,
         depth: usize,
-        found: &mut Vec<String>,
+        found: &mut Vec<OsString>,
     ) -> Result<(), ExpandError> {
         let next = pattern.step(places, &entry.name, false);
         if next.is_end() {
             let is_one = match entry.is_dir {
                 true => self.expand.is_whole(&entry.path),
-                false => entry.path.is_file() && self.expand.is_one(&entry.name),
+                false => entry.path.is_file() && self.expand.is_one(&last(&entry.path)),
             };
             if is_one {
                 self.take(&entry.path, found)?;
@@ -144,12 +182,12 @@ impl Walk<'_> {
         &mut self,
         directory: &Path,
         depth: usize,
-        found: &mut Vec<String>,
+        found: &mut Vec<OsString>,
     ) -> Result<(), ExpandError> {
         for entry in self.entries(directory)? {
             let is_one = match entry.is_dir {
                 true => self.expand.is_whole(&entry.path),
-                false => self.expand.ends_well(&entry.name) && entry.path.is_file(),
+                false => self.expand.ends_well(&last(&entry.path)) && entry.path.is_file(),
             };
             if is_one {
                 self.take(&entry.path, found)?;
@@ -177,12 +215,12 @@ impl Walk<'_> {
             if self.looked > max {
                 return Err(self.expand.too_many(self.input, max, "files are to be looked at"));
             }
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !self.expand.is_one(&name) {
+            let path = directory.join(entry.file_name());
+            if !self.expand.is_one(&last(&path)) {
                 continue;
             }
             let kind = entry.file_type().map_err(failed)?;
-            let path = directory.join(entry.file_name());
+            let name = text_of(&entry.file_name());
             let is_dir = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
             listed.push(Entry { name, path, is_link: kind.is_symlink(), is_dir });
         }
@@ -190,14 +228,15 @@ impl Walk<'_> {
         Ok(listed)
     }
 
-    fn take(&self, path: &Path, found: &mut Vec<String>) -> Result<(), ExpandError> {
-        let text = path.to_str().ok_or_else(|| {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "the name is no UTF-8");
-            ExpandError::File { path: path.to_owned(), source }
-        })?;
-        found.push(text.to_owned());
+    fn take(&self, path: &Path, found: &mut Vec<OsString>) -> Result<(), ExpandError> {
+        found.push(path.as_os_str().to_owned());
         self.expand.check(self.input, found.len())
     }
+}
+
+/// The last part of a path, for people and for what they say of names.
+fn last(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 #[cfg(test)]
@@ -275,6 +314,47 @@ mod tests {
         let error = tdb().names(&[&text]).expect_err("no pattern");
         let ExpandError::Pattern { pattern, at, .. } = error else { panic!("{error}") };
         assert_eq!((&pattern, at), (&text, text.len()));
+    }
+
+    /// Names are bytes: one that is no UTF-8 is found, and hides none of the others.
+    #[test]
+    fn names_of_any_bytes() {
+        let files = Files::new(&["logs/a.tdb"]);
+        let at = |name: &[u8]| files.0.path().join("logs").join(OsStr::from_bytes(name));
+        let odd = [&b"b\xe9.tdb"[..], b"b\xe9\xe8.tdb", b"c\xc3\xa9.tdb"];
+        odd.iter().for_each(|name| fs::write(at(name), "").expect("room"));
+        let all: [&[u8]; 4] = [b"a.tdb", odd[0], odd[1], odd[2]];
+        let cases: [(&[u8], &[&[u8]]); 9] = [
+            (b"", &all),
+            (b"*.tdb", &all),
+            (b"b*.tdb", &odd[..2]),
+            (b"?\xe9*", &odd[..2]),
+            (b"b?.tdb", &odd[..1]),
+            (b"b??.tdb", &odd[1..2]),
+            (b"c?.tdb", &odd[2..]),
+            (b"b\xe9[\xe0-\xef].tdb", &odd[1..2]),
+            (b"b\xe9.tdb", &odd[..1]),
+        ];
+        for (input, expected) in cases {
+            let expected: Vec<OsString> = expected.iter().map(|name| at(name).into()).collect();
+            let got = tdb().os_names(&[at(input)]).expect("all can be named");
+            assert_eq!(got, expected, "{}", input.escape_ascii());
+        }
+        // In a part that leaves nothing open, before one that does.
+        fs::create_dir(at(b"d\xff")).expect("room");
+        fs::write(at(b"d\xff/e.tdb"), "").expect("room");
+        assert_eq!(tdb().os_names(&[at(b"d\xff/*")]).expect("one"), [at(b"d\xff/e.tdb")]);
+        // In a list.
+        let list = files.0.path().join("list");
+        let line =
+            [&b"\xef\xbb\xbf"[..], at(odd[0]).as_os_str().as_bytes(), b" # one\r\n"].concat();
+        fs::write(&list, line).expect("room");
+        let mut input = OsString::from("@");
+        input.push(&list);
+        assert_eq!(tdb().os_names(&[&input]).expect("one"), [at(odd[0])]);
+        // Who wants text gets none of them.
+        let error = tdb().names(&[files.at("logs/b*")]).expect_err("no UTF-8");
+        assert!(matches!(error, ExpandError::File { .. }), "{error}");
     }
 
     #[test]

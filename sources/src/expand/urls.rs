@@ -5,10 +5,12 @@
 //!   s3://bucket/2016-01/      -->  keys that start with `2016-01/`              --> the members, or .tdb
 //! ```
 
+use std::ffi::OsString;
+
 use super::{Expand, ExpandError};
 
 impl Expand {
-    pub(super) fn of_url(&self, url: &str, found: &mut Vec<String>) -> Result<(), ExpandError> {
+    pub(super) fn of_url(&self, url: &str, found: &mut Vec<OsString>) -> Result<(), ExpandError> {
         let (place, _) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
         let (scheme, rest) = place.split_once("://").unwrap_or(("", place));
         let in_bucket = scheme.eq_ignore_ascii_case("s3");
@@ -17,14 +19,14 @@ impl Expand {
             return Err(ExpandError::Unlisted { place: format!("{scheme}://...") });
         }
         if !in_bucket || !(patterned || rest.ends_with('/')) {
-            found.push(url.to_owned());
+            found.push(url.into());
             return Ok(());
         }
         self.of_bucket(url, patterned, found)
     }
 
     #[cfg(not(feature = "s3"))]
-    fn of_bucket(&self, url: &str, _: bool, _: &mut Vec<String>) -> Result<(), ExpandError> {
+    fn of_bucket(&self, url: &str, _: bool, _: &mut Vec<OsString>) -> Result<(), ExpandError> {
         // It says that the feature is off.
         self.options.open(url)?;
         Err(ExpandError::Unlisted { place: "s3://...".to_owned() })
@@ -33,7 +35,12 @@ impl Expand {
 
 #[cfg(feature = "s3")]
 mod bucket {
-    use std::{panic::resume_unwind, sync::Arc, thread};
+    use std::{
+        ffi::{OsStr, OsString},
+        panic::resume_unwind,
+        sync::Arc,
+        thread,
+    };
 
     use pager::SourceError;
 
@@ -60,7 +67,7 @@ mod bucket {
             &self,
             url: &str,
             patterned: bool,
-            found: &mut Vec<String>,
+            found: &mut Vec<OsString>,
         ) -> Result<(), ExpandError> {
             let place = without_options(url);
             let path = place.split_once("://").map_or(place, |(_, path)| path);
@@ -87,7 +94,7 @@ mod bucket {
                 // Who may read may not be allowed to list. Then it can only be one object.
                 Err(ExpandError::Source(_)) if !patterned && !key.is_empty() => {
                     found.truncate(before);
-                    found.push(url.to_owned());
+                    found.push(url.into());
                 }
                 done => done?,
             }
@@ -97,7 +104,7 @@ mod bucket {
                 && !members.contains(&false)
             {
                 found.truncate(before);
-                found.push(url.to_owned());
+                found.push(url.into());
             }
             Ok(())
         }
@@ -109,7 +116,7 @@ mod bucket {
             bucket: &str,
             prefix: &str,
             wanted: &mut Wanted,
-            found: &mut Vec<String>,
+            found: &mut Vec<OsString>,
         ) -> Result<(), ExpandError> {
             let (aws, policy) = self.options.s3_bucket(url)?;
             let options = &url[without_options(url).len()..];
@@ -117,11 +124,12 @@ mod bucket {
             let each = |key: &str, _| {
                 looked += 1;
                 if looked > self.looked_max {
+                    let url = OsStr::new(url);
                     return Err(self.too_many(url, self.looked_max, "keys are to be looked at"));
                 }
                 if key.len() <= KEY_BYTES_MAX && self.is_wanted(key, wanted) {
-                    found.push(format!("s3://{bucket}/{}{options}", encoded(key)));
-                    self.check(url, found.len())?;
+                    found.push(format!("s3://{bucket}/{}{options}", encoded(key)).into());
+                    self.check(OsStr::new(url), found.len())?;
                 }
                 Ok(())
             };
