@@ -1,8 +1,10 @@
 //! `--filter`, `--from` and `--until`: which events are wanted.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
     path::Path,
 };
 
@@ -24,14 +26,16 @@ Filters:
   user=@FILE         the value in a file, or with --filter-files lines any of its lines
   !(a=b & c=d)       parentheses and negation
   a=b&c              the value `b&c`: an & between clauses has blanks around it
-  time>=2016-01-01   times as ISO 8601 (UTC) or as numbers; also < <= > = !=";
+  time>=2016-01-01   times as ISO 8601 (UTC) or as numbers; also < <= > = !=
+The text need not be UTF-8. A filter may have 1048576 clauses, or 4096 where parentheses have to be
+multiplied out.";
 
 /// Which events are wanted.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Takes only the events that match; see below.
     #[arg(short = 'F', long, value_name = "FILTER", allow_hyphen_values = true)]
-    filter: Option<String>,
+    filter: Option<OsString>,
 
     /// Takes only events from this time on: ISO 8601 (UTC), as 2016-01-31T12:00:00Z or 2016-01, or a
     /// number (a year alone is one).
@@ -60,10 +64,11 @@ impl Args {
             })
         };
         if let Some(text) = &self.filter {
-            let usage = |error: filter::ParseError| Failure::Usage(error.to_string());
+            let (text, usage) =
+                (text.as_bytes(), |error: filter::ParseError| Failure::Usage(error.to_string()));
             if compat {
                 add(filter::parse_compat(text).map_err(usage)?);
-            } else if !text.trim().is_empty() {
+            } else if !text.trim_ascii().is_empty() {
                 // An empty filter lets everything pass.
                 add(filter::parse(text).map_err(usage)?);
             }
@@ -94,14 +99,19 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The bytes of a file, or of a device or a pipe, which may have no end.
-pub(crate) fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
-        let text = format!("longer than {max} bytes, which is the most that is read of it");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        return Err(too_long(max));
     }
     Ok(bytes)
+}
+
+/// The error of a file of more than `max` bytes.
+pub(crate) fn too_long(max: u64) -> io::Error {
+    let text = format!("longer than {max} bytes, which is the most that is read of it");
+    io::Error::new(io::ErrorKind::FileTooLarge, text)
 }
 
 /// `expr` for each database. A field that one lacks has no value there.

@@ -6,6 +6,7 @@
 //! ```
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{ErrorKind, Read},
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use traildb::index::{Build, path_of};
 use crate::{
     bytes,
     failure::Failure,
-    open::is_url,
+    open::{shown, url_of},
     output, progress,
     shards::{self, Shards},
     stats::{self, Tally},
@@ -46,7 +47,7 @@ pub(crate) struct Args {
 
     /// Where the index of a single database goes. An index that is there is replaced. Default:
     /// beside the database; a URL has no such place that could be written to.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     output: Option<PathBuf>,
 
     /// Memory for sorting; beyond it, temporary files are written beside the index.
@@ -66,16 +67,17 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"), None)?;
-    let names: Vec<&str> = shards.all.names().collect();
-    let target = |name: &str| -> Result<PathBuf, Failure> {
+    let named = args.inputs.named(Some("a"))?;
+    let shards = args.inputs.shards(&named, None)?;
+    let names = &named.names;
+    let target = |name: &OsStr| -> Result<PathBuf, Failure> {
         match &args.output {
             Some(output) => Ok(output.clone()),
-            None if is_url(name) => {
+            None if url_of(name).is_some() => {
                 let text = "the index of a URL needs a place: name a file with -o, and upload it";
                 Err(Failure::Usage(text.to_owned()))
             }
-            None => Ok(path_of(&traildb::existing(name.as_ref()))),
+            None => Ok(path_of(&traildb::existing(Path::new(name)))),
         }
     };
     if args.output.is_some() && names.len() != 1 {
@@ -86,7 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     targets.iter().try_for_each(|target| replaceable(target))?;
     // One after the other: each keeps all threads busy.
     for (number, target) in targets.iter().enumerate() {
-        if let Err(failure) = make(args, &shards, names[number], target) {
+        if let Err(failure) = make(args, &shards, &names[number], target) {
             shards.all.pass_over(number, failure)?;
         }
     }
@@ -109,7 +111,7 @@ fn replaceable(target: &Path) -> Result<(), Failure> {
     }
 }
 
-fn make(args: &Args, shards: &Shards<'_>, name: &str, target: &Path) -> Result<(), Failure> {
+fn make(args: &Args, shards: &Shards<'_>, name: &OsStr, target: &Path) -> Result<(), Failure> {
     let began = Instant::now();
     let reader = shards.opener.open(name)?;
     let fields = reader.fields()?.len() as u16;
@@ -124,7 +126,7 @@ fn make(args: &Args, shards: &Shards<'_>, name: &str, target: &Path) -> Result<(
         .on_progress(|at| bar.set_position(at.trails.saturating_add(at.values)))
         .write(target);
     bar.finish_and_clear();
-    let tally = Tally::of(&[shards.opener.database(name, &reader)]);
+    let tally = Tally::of(&[shards.opener.database(&shown(name), &reader)]);
     args.stats.print(&tally, &shards.opener);
     let built = built?;
     if args.verbose {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     bytes, dates,
     failure::Failure,
-    open::{Database, without_options},
+    open::Database,
     output,
     shards::{self, Shards},
     stats::{self, Tally},
@@ -45,7 +45,8 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"), None)?;
+    let named = args.inputs.named(Some("a"))?;
+    let shards = args.inputs.shards(&named, None)?;
     let names: Vec<&str> = shards.all.names().collect();
     let tally = Tally::default();
     let mut all = Vec::new();
@@ -193,7 +194,7 @@ impl Description {
         let fields =
             reader.fields()?.names().zip(1..).map(field).collect::<Result<_, Failure>>()?;
         Ok(Description {
-            name: without_options(database.name).to_owned(),
+            name: database.name.to_owned(),
             version: reader.version(),
             trails: reader.trails(),
             events: reader.events(),

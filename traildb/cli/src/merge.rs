@@ -16,7 +16,7 @@ use crate::{
     progress,
     select::{self, Names},
     selection::{self, Selection},
-    shards::{self, Ended, Shards},
+    shards::{self, Ended, Named, Shards},
     stats::{self, Tally},
     threads,
     values::{Form, Values},
@@ -44,7 +44,7 @@ pub(crate) struct Args {
 
     /// The database to be made: a path, to which `.tdb` is added where a package lacks it, or
     /// s3://bucket/key, which takes options behind a `?` as inputs do.
-    #[arg(short, long, value_name = "PATH|URL", default_value = "a")]
+    #[arg(short, long, value_name = "PATH|URL", default_value = "a", allow_hyphen_values = true)]
     output: PathBuf,
 
     #[command(flatten)]
@@ -63,15 +63,22 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = args.writing.target(&args.output)?;
-    args.selection.read(false)?.without_damaged_index(|selection| merge(args, &target, selection))
+    let selection = args.selection.read(false)?;
+    let named = args.inputs.named(None)?;
+    selection.without_damaged_index(|selection| merge(args, &target, &named, selection))
 }
 
 /// Merges what is selected into `target`.
-fn merge(args: &Args, target: &writing::Target, selection: &Selection<'_>) -> Result<(), Failure> {
+fn merge(
+    args: &Args,
+    target: &writing::Target,
+    named: &Named,
+    selection: &Selection<'_>,
+) -> Result<(), Failure> {
     let began = Instant::now();
     let mut memory = args.writing.memory();
     let parts = Parts::of(memory.bytes);
-    let shards = args.inputs.shards_within(None, selection.index, parts.fetched)?;
+    let shards = args.inputs.shards_within(named, selection.index, parts.fetched)?;
     let open = shards.open_all(args.threads.count())?;
     let databases = shards.databases(&open);
     if databases.iter().any(Database::is_remote) && memory.bytes > 0 {

@@ -1,6 +1,7 @@
 //! Where a command's result goes: stdout, a new file that is whole or not there, or a device.
 
 use std::{
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, BufWriter, Write},
     sync::{
@@ -32,23 +33,25 @@ pub(crate) struct Output {
 impl Output {
     /// `-` is stdout; a file must not exist yet. What is neither file nor directory, such as
     /// /dev/null or a pipe with a name, has nothing that could be overwritten.
-    pub(crate) fn create(path: &str) -> Result<Output, Failure> {
-        let (sink, name, unfinished): (Box<dyn Write>, _, _) = match path {
-            "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
-            url if expand::is_url(url) => {
-                let url = expand::without_options(url);
-                return Err(Failure::Usage(format!("{url}: this goes to local files and pipes")));
+    pub(crate) fn create(path: impl AsRef<OsStr>) -> Result<Output, Failure> {
+        let path = path.as_ref();
+        let name = expand::without_secrets(&path.to_string_lossy());
+        let url = path.to_str().filter(|path| expand::is_url(path));
+        let (sink, name, unfinished): (Box<dyn Write>, _, _) = match url {
+            _ if path == "-" => (Box::new(io::stdout()), "stdout".to_owned(), None),
+            Some(_) => {
+                return Err(Failure::Usage(format!("{name}: this goes to local files and pipes")));
             }
-            _ if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
+            None if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
                 let opened = OpenOptions::new().write(true).open(path);
                 let device = opened.map_err(|error| Failure::file(path, error))?;
-                (Box::new(device), path.to_owned(), None)
+                (Box::new(device), name, None)
             }
-            _ => {
+            None => {
                 let failed = |error| Failure::file(path, error);
                 let unfinished = Unfinished::file(path, false).map_err(failed)?;
                 let file = unfinished.as_file().try_clone().map_err(failed)?;
-                (Box::new(file), path.to_owned(), Some(unfinished))
+                (Box::new(file), name, Some(unfinished))
             }
         };
         let sink = BufWriter::with_capacity(BUFFER_BYTES, sink);

@@ -16,7 +16,7 @@ use crate::{
     filtering,
     output::{self, Output},
     selection::{self, Selection},
-    shards::{self, Shards},
+    shards::{self, Named, Shards},
     stats::{self, Tally},
     threads,
 };
@@ -58,13 +58,15 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    args.selection.read(false)?.without_damaged_index(|selection| ask(args, selection))
+    let selection = args.selection.read(false)?;
+    let named = args.inputs.named(Some("a"))?;
+    selection.without_damaged_index(|selection| ask(args, &named, selection))
 }
 
 /// Asks all databases, and prints the answer.
-fn ask(args: &Args, selection: &Selection<'_>) -> Result<(), Failure> {
+fn ask(args: &Args, named: &Named, selection: &Selection<'_>) -> Result<(), Failure> {
     let began = Instant::now();
-    let shards = args.inputs.shards(Some("a"), selection.index)?;
+    let shards = args.inputs.shards(named, selection.index)?;
     let names: Vec<&str> = shards.all.names().collect();
     let mut query = Query::default().threads(args.threads.count());
     if let Some(expr) = &selection.expr {

@@ -3,10 +3,13 @@
 //! CSV follows RFC 4180, but for its lines, which end with LF alone. JSON strings are UTF-8; a value
 //! that is not UTF-8 becomes `{"hex":"c3ff"}`, which no value that is a string can be taken for.
 
+/// The byte order mark, in UTF-8. In front of all it is passed over by who reads it, unless it is in quotes.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Appends `value` as a field of CSV, in quotes if it has to be.
 pub(crate) fn csv(out: &mut Vec<u8>, value: &[u8], delimiter: u8) {
     let special = |&b: &u8| b == delimiter || matches!(b, b'"' | b'\n' | b'\r');
-    if !value.iter().any(special) {
+    if !value.iter().any(special) && !value.starts_with(MARK) {
         return out.extend_from_slice(value);
     }
     out.push(b'"');
@@ -80,9 +83,11 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_it_must() {
-        let cases: [(&str, &[u8], &[u8]); 9] = [
+        let cases: [(&str, &[u8], &[u8]); 11] = [
             ("nothing", b"", b""),
             ("plain", b"a b", b"a b"),
+            ("a byte order mark", b"\xef\xbb\xbfa", b"\"\xef\xbb\xbfa\""),
+            ("one inside", b"a\xef\xbb\xbf", b"a\xef\xbb\xbf"),
             ("the delimiter", b"a,b", b"\"a,b\""),
             ("a quote", b"a\"b", b"\"a\"\"b\""),
             ("quotes alone", b"\"\"", b"\"\"\"\"\"\""),

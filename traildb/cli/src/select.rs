@@ -1,6 +1,12 @@
 //! Which trails (`--uuids`) and which fields (`--fields`).
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    os::unix::ffi::OsStrExt,
+};
 
 use traildb::{Fields, Uuid};
 
@@ -8,6 +14,10 @@ use crate::{failure::Failure, filtering, open::Database, shards::Ended};
 
 /// The longest list of UUIDs: some 120 million.
 const LIST_BYTES_MAX: u64 = 4 << 30;
+/// The longest line of one. A UUID takes 32, and no more than blanks may be beside it.
+const LINE_BYTES_MAX: u64 = 4096;
+/// The byte order mark, in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One column of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +146,7 @@ fn unknown(name: &str, fields: &Names) -> Failure {
 
 /// The UUIDs of `list`: separated by commas, or `@file` with one on each line. With `lenient`, what
 /// is no UUID is passed over, as the C tool does.
-pub(crate) fn uuids(list: &str, lenient: bool) -> Result<Vec<Uuid>, Failure> {
+pub(crate) fn uuids(list: &OsStr, lenient: bool) -> Result<Vec<Uuid>, Failure> {
     let mut uuids = Vec::new();
     let mut take = |text: &[u8], place: &dyn Fn() -> String| {
         let text = String::from_utf8_lossy(text);
@@ -147,21 +157,42 @@ pub(crate) fn uuids(list: &str, lenient: bool) -> Result<Vec<Uuid>, Failure> {
         }
         Ok(())
     };
-    match list.strip_prefix('@') {
-        None => {
-            for text in list.split(',') {
-                take(text.trim().as_bytes(), &|| "--uuids".to_owned())?;
-            }
+    let Some(path) = list.as_bytes().strip_prefix(b"@") else {
+        for text in list.as_bytes().split(|&byte| byte == b',') {
+            take(text.trim_ascii(), &|| "--uuids".to_owned())?;
         }
-        Some(path) => {
-            let file = filtering::read_at_most(Path::new(path), LIST_BYTES_MAX);
-            let file = file.map_err(|error| Failure::file(path, error))?;
-            for (line, number) in file.split(|&b| b == b'\n').zip(1u64..) {
-                let line = line.trim_ascii();
-                if !line.is_empty() {
-                    take(line, &|| format!("{path}, line {number}"))?;
-                }
+        return Ok(uuids);
+    };
+    let path = OsStr::from_bytes(path);
+    let failed = |error: io::Error| Failure::file(path, error);
+    let mut file = BufReader::new(File::open(path).map_err(failed)?);
+    let (mut line, mut bytes) = (Vec::new(), 0);
+    for number in 1u64.. {
+        line.clear();
+        // What has no lines is not read to find out.
+        let mut taken =
+            file.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(failed)?;
+        if taken == 0 {
+            break;
+        }
+        let is_cut = taken as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n");
+        if is_cut && lenient {
+            taken += file.by_ref().take(LIST_BYTES_MAX).skip_until(b'\n').map_err(failed)?;
+        }
+        bytes += taken as u64;
+        if bytes > LIST_BYTES_MAX {
+            return Err(failed(filtering::too_long(LIST_BYTES_MAX)));
+        }
+        let text = if number == 1 { line.strip_prefix(MARK).unwrap_or(&line) } else { line.as_slice() };
+        let place = || format!("{}, line {number}", path.display());
+        match text.trim_ascii() {
+            _ if is_cut && lenient => {}
+            _ if is_cut => {
+                let text = format!("{}: longer than {LINE_BYTES_MAX} bytes: no UUID", place());
+                return Err(Failure::Usage(text));
             }
+            [] => {}
+            text => take(text, &place)?,
         }
     }
     Ok(uuids)
@@ -184,10 +215,33 @@ mod tests {
             ("a file that is not there", "@/no/such/file".to_owned(), Err(()), usize::MAX),
         ];
         for (what, list, strict, lenient) in cases {
-            assert_eq!(uuids(&list, false).map(|u| u.len()).map_err(drop), strict, "{what}");
+            let list = OsStr::new(&list);
+            assert_eq!(uuids(list, false).map(|u| u.len()).map_err(drop), strict, "{what}");
             if lenient != usize::MAX {
-                assert_eq!(uuids(&list, true).map(|u| u.len()).unwrap_or(99), lenient, "{what}");
+                assert_eq!(uuids(list, true).map(|u| u.len()).unwrap_or(99), lenient, "{what}");
             }
         }
+    }
+
+    #[test]
+    fn a_list_is_read_by_lines() {
+        let (a, b) = ("00112233445566778899aabbccddeeff", "FF000000000000000000000000000000");
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("list");
+        let list = format!("@{}", path.display());
+        let count = |text: &[u8], lenient| {
+            std::fs::write(&path, text).expect("room");
+            uuids(list.as_ref(), lenient)
+                .map(|uuids| uuids.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(count(format!("\u{feff}{a}\r\n\n  {b}").as_bytes(), false), Ok(2));
+        let long = [a.as_bytes(), b"\n", &[0u8; 10_000], b"\n", b.as_bytes(), b"\n"].concat();
+        let error = count(&long, false).expect_err("no UUID");
+        assert!(error.contains("line 2: longer than 4096 bytes"), "{error}");
+        assert_eq!(count(&long, true), Ok(2));
+        // It never ends, and has no lines.
+        let error = uuids("@/dev/zero".as_ref(), false).expect_err("no UUID").to_string();
+        assert!(error.contains("line 1: longer than"), "{error}");
     }
 }

@@ -1,5 +1,7 @@
 //! `--uuids`, `--filter` and the index: which events a command is about.
 
+use std::ffi::OsString;
+
 use traildb::{Uuid, filter::Expr};
 
 use crate::{
@@ -16,8 +18,8 @@ use crate::{
 pub(crate) struct Args {
     /// Takes these trails only: UUIDs separated by commas, or @FILE with one on each line. Default:
     /// all.
-    #[arg(short, long, value_name = "UUIDS|@FILE")]
-    uuids: Option<String>,
+    #[arg(short, long, value_name = "UUIDS|@FILE", allow_hyphen_values = true)]
+    uuids: Option<OsString>,
 
     #[command(flatten)]
     filter: filtering::Args,
@@ -62,7 +64,7 @@ pub(crate) fn none_there(uuids: usize, databases: u64) -> Failure {
 impl Selection<'_> {
     /// Does what gives its result at the end, with indexes. Should one turn out to be damaged that
     /// nobody has named, it is told, and all is done again without: an index says nothing that its
-    /// database does not.
+    /// database does not. What its inputs name has to be looked up before.
     pub(crate) fn without_damaged_index(
         mut self,
         mut run: impl FnMut(&Self) -> Result<(), Failure>,

@@ -5,16 +5,22 @@
 //!                         with --keep-going: what fails is told and left out, exit code 4
 //! ```
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::MetadataExt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use traildb::shards::{Opened, ShardError};
 
 use crate::{
     failure::Failure,
-    open::{Database, Opener, Reading, Store, side, without_options},
+    open::{Cost, Database, Opener, Reading, Store, expand, shown, side, url_of},
     output,
 };
 
@@ -23,15 +29,16 @@ use crate::{
 pub(crate) struct Args {
     /// Databases: files, directories, URLs (s3://bucket/key, https://host/path, file:///path),
     /// patterns among paths (logs/2016-*/*.tdb) and in buckets (s3://bucket/2016-*/*.tdb),
-    /// directories of databases, prefixes of buckets (s3://bucket/2016-01/), or @LIST with one on
-    /// each line. If there is nothing at a path, PATH.tdb is tried. A URL of a database in the
-    /// directory form ends in `/`. Options stand behind a `?`, as in s3://bucket/key?region=x.
-    #[arg(short, long = "input", value_name = "PATH|URL")]
-    input: Vec<String>,
+    /// directories of databases, with all that is below them, prefixes of buckets
+    /// (s3://bucket/2016-01/), or @LIST with one on each line. If there is nothing at a path, PATH.tdb
+    /// is tried. A URL of a database in the directory form ends in `/`. Options stand behind a `?`, as
+    /// in s3://bucket/key?region=x.
+    #[arg(short, long = "input", value_name = "PATH|URL", allow_hyphen_values = true)]
+    input: Vec<OsString>,
 
     /// More databases.
     #[arg(value_name = "PATH|URL")]
-    inputs: Vec<String>,
+    inputs: Vec<OsString>,
 
     /// Passes over databases that cannot be read, tells which, and exits with 4.
     #[arg(long)]
@@ -47,7 +54,17 @@ pub(crate) struct Args {
     reading: Reading,
 }
 
-/// The databases of a command.
+/// What the inputs of a command name. A list may be a pipe, and what is in a directory may change: however
+/// often the command begins anew, it is looked up once.
+pub(crate) struct Named {
+    /// Paths and URLs.
+    pub(crate) names: Vec<OsString>,
+    /// What was said of those that were passed over.
+    told: Mutex<HashSet<String>>,
+    cost: Cost,
+}
+
+/// The databases of a command. They are called as people may see them.
 pub(crate) struct Shards<'a> {
     pub(crate) all: traildb::Shards<'a, Store, Failure>,
     pub(crate) opener: Arc<Opener<'a>>,
@@ -86,51 +103,97 @@ impl From<ShardError> for Ended {
 }
 
 impl Args {
-    /// The databases that the inputs name; `default` if there are none, or none is an error. With an
-    /// `index`, the one beside each is used.
+    /// What the inputs name; `default` if there are none, or none is an error.
+    pub(crate) fn named(&self, default: Option<&str>) -> Result<Named, Failure> {
+        let cost = Cost::none();
+        let mut inputs: Vec<OsString> = self.input.iter().chain(&self.inputs).cloned().collect();
+        if inputs.is_empty() {
+            let text = "no database is named";
+            inputs.push(default.ok_or_else(|| Failure::Usage(text.to_owned()))?.into());
+        }
+        let names = expand::databases(&inputs)?;
+        if let Some(text) = repeated(&names) {
+            output::note(&text);
+        }
+        Ok(Named { names, told: Mutex::default(), cost })
+    }
+
+    /// These databases. With an `index`, the one beside each is used.
     pub(crate) fn shards<'a>(
         &'a self,
-        default: Option<&str>,
+        named: &'a Named,
         index: Option<&'a side::Args>,
     ) -> Result<Shards<'a>, Failure> {
-        self.shards_within(default, index, u64::MAX)
+        self.shards_within(named, index, u64::MAX)
     }
 
     /// The same, where bytes that are fetched take `fetched_max` bytes of memory at most, over all
     /// inputs, unless a pager needs more.
     pub(crate) fn shards_within<'a>(
         &'a self,
-        default: Option<&str>,
+        named: &'a Named,
         index: Option<&'a side::Args>,
         fetched_max: u64,
     ) -> Result<Shards<'a>, Failure> {
-        let mut inputs: Vec<String> = self.input.iter().chain(&self.inputs).cloned().collect();
-        if inputs.is_empty() {
-            let text = "no database is named";
-            inputs.push(default.ok_or_else(|| Failure::Usage(text.to_owned()))?.to_owned());
-        }
-        let opener = Arc::new(Opener::new(&self.reading, index, fetched_max));
-        let names = opener.databases(&inputs)?;
+        let opener = Arc::new(Opener::new(&self.reading, index, fetched_max, &named.cost));
         if let Some(index) = index {
-            index.check(names.len())?;
+            index.check(named.names.len())?;
         }
         let mut all = traildb::Shards::default().open_max(self.open_max as usize);
         if self.keep_going {
-            all = all.keep_going(|_, failure| {
+            all = all.keep_going(move |_, failure| {
                 // What is wrong with the command line is wrong for all.
                 let passes = matches!(failure, Failure::Failed(_) | Failure::Damaged(_));
-                if passes {
+                if passes && named.is_news(failure) {
                     output::note(&format!("passed over: {failure}"));
                 }
                 passes
             });
         }
-        for name in names {
+        for name in &named.names {
             let opener = opener.clone();
-            all.add(name.clone(), move || opener.open(&name));
+            all.add(shown(name), move || opener.open(name));
         }
         let (in_part, settled) = (AtomicUsize::new(0), Arc::default());
         Ok(Shards { all, opener, keep_going: self.keep_going, in_part, settled })
+    }
+}
+
+impl Named {
+    /// Whether this was not said before.
+    fn is_news(&self, failure: &Failure) -> bool {
+        let text = failure.to_string();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(text)
+    }
+}
+
+/// What to say where a database is there more than once, if one is.
+fn repeated(names: &[OsString]) -> Option<String> {
+    let mut seen = HashSet::new();
+    let mut again = names.iter().filter(|name| !seen.insert(Identity::of(name)));
+    let first = again.next()?;
+    let first = shown(first);
+    Some(match again.count() {
+        0 => format!("{first} is named again, and counts again"),
+        n => format!("{first} and {n} more are named again, and count again"),
+    })
+}
+
+/// What tells one database from another.
+#[derive(PartialEq, Eq, Hash)]
+enum Identity<'n> {
+    /// Device and number of a file or a directory, whatever its path.
+    File(u64, u64),
+    Name(&'n OsStr),
+}
+
+impl<'n> Identity<'n> {
+    fn of(name: &'n OsStr) -> Identity<'n> {
+        let stat = match url_of(name) {
+            Some(_) => None,
+            None => fs::metadata(traildb::existing(name.as_ref())).ok(),
+        };
+        stat.map_or(Identity::Name(name), |stat| Identity::File(stat.dev(), stat.ino()))
     }
 }
 
@@ -187,7 +250,7 @@ impl Shards<'_> {
     /// What was passed over, for JSON.
     pub(crate) fn losses_json(&self) -> Vec<serde_json::Value> {
         let losses = self.all.losses().into_iter();
-        let json = |loss: traildb::shards::Loss| serde_json::json!({ "name": without_options(&loss.name), "reason": loss.reason });
+        let json = |loss: traildb::shards::Loss| serde_json::json!({ "name": loss.name, "reason": loss.reason });
         losses.map(json).collect()
     }
 

@@ -9,7 +9,7 @@ use traildb::verify::{Report, Severity, Verifier};
 use crate::{
     bytes,
     failure::Failure,
-    open::{Parts, without_options},
+    open::Parts,
     output::Output,
     progress, shards,
     table::{Align, Table},
@@ -55,12 +55,13 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"), None)?;
+    let named = args.inputs.named(Some("a"))?;
+    let shards = args.inputs.shards(&named, None)?;
     let mut output = Output::create("-")?;
     let (mut damaged, mut sum) = (0, Report::default());
     for (number, name) in shards.all.names().enumerate() {
         let began = Instant::now();
-        let report = match check(args, shards.opener.parts(name)) {
+        let report = match check(args, shards.opener.parts(&named.names[number])) {
             Ok(report) => report,
             Err(failure) => {
                 shards.all.pass_over(number, failure)?;
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         sum.warnings += report.warnings;
         sum.unchecked.extend(report.unchecked.iter().take(1).cloned());
         let seconds = began.elapsed().as_secs_f64();
-        let name = (shards.all.len() > 1).then(|| without_options(name));
+        let name = (shards.all.len() > 1).then_some(name);
         let text = match args.json {
             true => json(name, &report, sound, seconds),
             false => text(name, &report, sound, seconds),

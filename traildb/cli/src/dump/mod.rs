@@ -18,7 +18,7 @@
 
 mod print; // events as lines
 
-use std::time::Instant;
+use std::{ffi::OsString, time::Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar};
 use traildb::{
@@ -35,7 +35,7 @@ use crate::{
     progress,
     select::{self, Column, Names},
     selection::{self, Selection},
-    shards::{self, Ended, Shards},
+    shards::{self, Ended, Named, Shards},
     stats::{self, Tally},
     threads,
     walk::{Asked, Piece, Walk},
@@ -78,8 +78,8 @@ pub(crate) struct Args {
     inputs: shards::Args,
 
     /// Where to print: a file that does not exist yet, a device or pipe, or `-` for stdout.
-    #[arg(short, long, value_name = "FILE", default_value = "-")]
-    output: String,
+    #[arg(short, long, value_name = "FILE", default_value = "-", allow_hyphen_values = true)]
+    output: OsString,
 
     /// Prints an event to a line, its fields separated by the delimiter (the default).
     #[arg(short, long, conflicts_with_all = ["json", "json_trails"])]
@@ -143,12 +143,13 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let selection = args.selection.read(args.compat)?;
-    selection.without_damaged_index(|selection| dump(args, selection))
+    let named = args.inputs.named(Some("a"))?;
+    selection.without_damaged_index(|selection| dump(args, &named, selection))
 }
 
 /// Prints what is selected.
-fn dump(args: &Args, selection: &Selection<'_>) -> Result<(), Failure> {
-    let shards = args.inputs.shards(Some("a"), selection.index)?;
+fn dump(args: &Args, named: &Named, selection: &Selection<'_>) -> Result<(), Failure> {
+    let shards = args.inputs.shards(named, selection.index)?;
     let mut open = shards.open_all(args.threads.count())?;
     let found = loop {
         let ended = match find(args, selection, &shards, &open) {

@@ -37,6 +37,12 @@ impl Cell {
         Cell { start: start as u32 | EXTRA, len: (end - start) as u32 }
     }
 
+    /// The first bytes of it, of which there are so many.
+    pub(super) fn first(self, len: usize) -> Cell {
+        debug_assert!(len <= self.len as usize);
+        Cell { len: len as u32, ..self }
+    }
+
     /// The bytes.
     pub(super) fn of<'t>(self, text: &'t [u8], extra: &'t [u8]) -> &'t [u8] {
         let whole = if self.start & EXTRA == 0 { text } else { extra };

@@ -144,9 +144,20 @@ impl Csv {
             sink.begin();
             let mut extra = std::mem::take(&mut sink.batch.extra);
             let before = extra.len();
+            let mut is_over = false;
             let scanned = self.scan(text, at, last, &mut extra, |column, cell, bytes| {
                 let to = columns.get(column).copied().unwrap_or(To::Nowhere);
-                sink.set(to, cell, bytes, || format!("column {}", column + 1));
+                let place = || format!("column {}", column + 1);
+                if self.quotes {
+                    return sink.set(to, cell, bytes, place);
+                }
+                // To the C library's tool a row ends at its first NUL byte.
+                if is_over {
+                    return;
+                }
+                let len = memchr(0, bytes).unwrap_or(bytes.len());
+                is_over = len < bytes.len();
+                sink.set(to, cell.first(len), &bytes[..len], place);
             });
             if scanned == Scanned::More {
                 extra.truncate(before);

@@ -13,6 +13,7 @@ mod feed; // the input in blocks, parsed on a thread of its own
 
 use std::{
     collections::HashSet,
+    ffi::OsString,
     fs,
     io::{self, Read},
     path::PathBuf,
@@ -41,7 +42,8 @@ An event needs a `uuid` (up to 32 hexadecimal digits, filled with zeros at the e
 whole number). What --fields does not name is left out; a field that an event lacks is empty.
 
 CSV: a value that starts with a quote goes on to the closing quote, over delimiters and line ends,
-and a doubled quote inside is a quote. Lines end with LF or CR LF; empty lines are passed over.
+and a doubled quote inside is a quote. What stands between the closing quote and the delimiter belongs
+to it. Lines end with LF or CR LF; empty lines are passed over.
 A row, of JSON too, has at most a sixteenth of --memory, but 64 MiB at least and 1 GiB at most.
 
 JSON: numbers and true and false are kept as they are written, null is empty, and {\"hex\":\"c3ff\"} is
@@ -63,12 +65,12 @@ Examples:
 #[command(after_help = NOTES)]
 pub(crate) struct Args {
     /// The events: a file, or `-` for standard input.
-    #[arg(short, long, value_name = "FILE", default_value = "-")]
-    input: String,
+    #[arg(short, long, value_name = "FILE", default_value = "-", allow_hyphen_values = true)]
+    input: OsString,
 
     /// The database to be made: a path, to which `.tdb` is added where a package lacks it, or
     /// s3://bucket/key, which takes options behind a `?` as inputs do.
-    #[arg(short, long, value_name = "PATH|URL", default_value = "a")]
+    #[arg(short, long, value_name = "PATH|URL", default_value = "a", allow_hyphen_values = true)]
     output: PathBuf,
 
     /// Reads CSV, an event to a row (the default).
@@ -94,8 +96,8 @@ pub(crate) struct Args {
 
     /// Takes the events of these trails only: UUIDs separated by commas, or @FILE with one on each
     /// line.
-    #[arg(short, long, value_name = "UUIDS|@FILE")]
-    uuids: Option<String>,
+    #[arg(short, long, value_name = "UUIDS|@FILE", allow_hyphen_values = true)]
+    uuids: Option<OsString>,
 
     /// Passes over rows that are no events, and says at the end how many, why, and where at first. A
     /// time 2^47 - 1 or more behind the one before it in its trail is none of these: it is known when
@@ -103,7 +105,8 @@ pub(crate) struct Args {
     #[arg(long)]
     skip_bad_input: bool,
 
-    /// Reads as the C library's tool does: quotes, carriage returns and escapes mean nothing.
+    /// Reads as the C library's tool does: quotes, carriage returns and escapes mean nothing, and a row of
+    /// CSV ends at its first NUL byte.
     #[arg(long)]
     compat: bool,
 
@@ -122,20 +125,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Some(list) => Some(select::uuids(list, args.compat)?.into_iter().collect()),
         None => None,
     };
-    let name = if args.input == "-" { "stdin" } else { args.input.as_str() };
-    let failed = |error: io::Error| Failure::file(name, error);
-    let (mut input, len): (Box<dyn Read + Send>, u64) = match args.input.as_str() {
-        "-" => (Box::new(io::stdin()), 0),
-        url if open::is_url(url) => {
+    let is_stdin = args.input == "-";
+    let name = if is_stdin { "stdin".to_owned() } else { open::shown(&args.input) };
+    let failed = |error: io::Error| Failure::file(&name, error);
+    let (mut input, len): (Box<dyn Read + Send>, u64) = match open::url_of(&args.input) {
+        _ if is_stdin => (Box::new(io::stdin()), 0),
+        Some(_) => {
             let text = "events are read from local files and pipes; `extmem cat URL | tdb make` takes \
                         them from a URL";
-            return Err(Failure::Usage(format!("{}: {text}", open::without_options(url))));
+            return Err(Failure::Usage(format!("{name}: {text}")));
         }
-        path => {
-            let file = fs::File::open(path).map_err(failed)?;
+        None => {
+            let file = fs::File::open(&args.input).map_err(failed)?;
             let stat = file.metadata().map_err(failed)?;
             if stat.is_dir() {
-                return Err(Failure::file(path, "a directory, where a file with events is needed"));
+                return Err(Failure::file(
+                    &name,
+                    "a directory, where a file with events is needed",
+                ));
             }
             (Box::new(file), if stat.is_file() { stat.len() } else { 0 })
         }
@@ -163,7 +170,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let memory = args.writing.memory();
     let row_max = feed::row_bytes_max(memory.bytes);
-    let mut builder = args.writing.builder(&fields, &args.threads, &target, memory)?;
+    let builder = args.writing.builder(&fields, &args.threads, &target, memory);
+    let mut builder = builder.map_err(|error| match error {
+        // Names that the command line has, not the input.
+        traildb::Error::Input(_) if args.fields.is_some() => Failure::Usage(error.to_string()),
+        error => error.into(),
+    })?;
 
     let (start, line) = match header {
         Some(header) => (header.rest, 1 + header.lines),

@@ -5,21 +5,37 @@
 //!   URL -------> source --> pager --> region     (ending in `/`: one region per member)
 //! ```
 
-mod expand; // one name for many databases
+pub(crate) mod expand; // one name for many databases
 pub(crate) mod side; // the index beside a database
 mod recording; // what is read, for extmem replay
 mod store; // a mapped file, or fetched as needed
 
-use std::{io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant};
+use std::{
+    ffi::OsStr, io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant,
+};
 
 use pager::{Builder, Pager, Preset, Region, RegionStats, SourceError};
-use sources::{Traffic, monitor::Monitor, traffic::TrafficCount};
+use sources::{
+    Traffic,
+    expand::{is_url, without_options, without_secrets},
+    monitor::Monitor,
+    traffic::TrafficCount,
+};
 use traildb::{Reader, Storage};
 
 use self::recording::Recording;
 pub(crate) use self::store::Store;
 use crate::{bytes, failure::Failure};
-pub(crate) use sources::expand::{is_url, without_options};
+
+/// The URL that an input is, unless it is a path.
+pub(crate) fn url_of(input: &OsStr) -> Option<&str> {
+    input.to_str().filter(|input| is_url(input))
+}
+
+/// A path or a URL as people may see it.
+pub(crate) fn shown(input: &OsStr) -> String {
+    without_secrets(&input.to_string_lossy())
+}
 
 /// How databases are read.
 #[derive(clap::Args)]
@@ -97,17 +113,13 @@ impl<'r> Opener<'r> {
         reading: &'r Reading,
         index: Option<&'r side::Args>,
         fetched_max: u64,
+        cost: &Cost,
     ) -> Opener<'r> {
-        let traffic = Traffic::default();
+        let Cost { traffic, began } = cost.clone();
         let sources = sources::Options::default().traffic(traffic.clone());
-        let (pager, recording, began) = (OnceLock::new(), OnceLock::new(), Instant::now());
+        let (pager, recording) = (OnceLock::new(), OnceLock::new());
         let seen = OnceLock::new();
         Opener { reading, index, fetched_max, pager, recording, seen, sources, traffic, began }
-    }
-
-    /// The databases that `inputs` name: patterns, directories and lists are looked into.
-    pub(crate) fn databases(&self, inputs: &[String]) -> Result<Vec<String>, Failure> {
-        expand::databases(inputs)
     }
 
     /// Requests so far, over all databases.
@@ -121,11 +133,17 @@ impl<'r> Opener<'r> {
     }
 
     /// Opens the database at a path or URL, with its index if that is used.
-    pub(crate) fn open(&self, input: &str) -> Result<Reader<Store>, Failure> {
+    pub(crate) fn open(&self, input: &OsStr) -> Result<Reader<Store>, Failure> {
         let open = || match self.parts(input)? {
             Parts::Package(store) => Ok(Reader::new(store)?),
-            Parts::Directory { name, open } => {
-                Reader::open_directory(open).map_err(|error| in_directory(&name, error))
+            Parts::Directory { name, mut open } => {
+                let mut is_empty = true;
+                let reader = Reader::open_directory(|member| {
+                    let store = open(member)?;
+                    is_empty &= store.is_none();
+                    Ok(store)
+                });
+                reader.map_err(|error| in_directory(&name, is_empty, error))
             }
         };
         if self.index.is_none() {
@@ -133,7 +151,8 @@ impl<'r> Opener<'r> {
         }
         // Far away, the index is asked for at the same time.
         let (found, reader) = thread::scope(|scope| {
-            let found = is_url(input).then(|| scope.spawn(|| self.find_index(input)));
+            let is_far = url_of(input).is_some();
+            let found = is_far.then(|| scope.spawn(|| self.find_index(input)));
             let reader = open();
             let found = match found {
                 None => self.find_index(input),
@@ -154,14 +173,14 @@ impl<'r> Opener<'r> {
     }
 
     /// The storage of the database at a path or URL.
-    pub(crate) fn parts(&self, input: &str) -> Result<Parts, Failure> {
-        match input {
-            "-" => {
+    pub(crate) fn parts(&self, input: &OsStr) -> Result<Parts, Failure> {
+        match url_of(input) {
+            _ if input == "-" => {
                 let text = "a database is read out of order, so it cannot come from stdin";
                 Err(Failure::Usage(text.to_owned()))
             }
-            url if is_url(url) => self.of_url(url),
-            path => of_path(Path::new(path)),
+            Some(url) => self.of_url(url),
+            None => of_path(Path::new(input)),
         }
     }
 
@@ -263,32 +282,38 @@ impl MemberUrls {
     }
 }
 
-/// A URL without its options, which may hold a signature, and without a user's name and password.
-fn without_secrets(url: &str) -> String {
-    let url = without_options(url);
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
-}
-
-/// The error of a directory: a member that is not there cannot say where it is not.
-pub(crate) fn in_directory(directory: &str, error: traildb::Error) -> Failure {
-    let text = error.to_string();
-    if text.ends_with("member fields, offset 0: the member is missing") {
-        let text = format!("{directory}: there is no database: no file `fields` is in it");
+/// The error of a directory: a member that is not there cannot say where it is not. Of one that `is_empty`
+/// no member was found at all.
+fn in_directory(directory: &str, is_empty: bool, error: traildb::Error) -> Failure {
+    if is_empty && matches!(error, traildb::Error::Damaged { .. }) {
+        let text = format!("{directory}: there is no database: none of the files of one is in it");
         return Failure::Failed(text);
     }
+    let text = error.to_string();
     match text.contains(directory) {
         true => error.into(),
         false => Failure::Failed(format!("{directory}: {text}")),
     }
 }
 
+/// What reading has cost so far, over all attempts of a command.
+#[derive(Clone)]
+pub(crate) struct Cost {
+    traffic: Traffic,
+    began: Instant,
+}
+
+impl Cost {
+    /// Nothing yet.
+    pub(crate) fn none() -> Cost {
+        Cost { traffic: Traffic::default(), began: Instant::now() }
+    }
+}
+
 /// An open database, and what is counted about it.
 #[derive(Clone, Copy)]
 pub(crate) struct Database<'d> {
-    /// Its path or URL.
+    /// Its path or URL, as people may see it.
     pub(crate) name: &'d str,
     pub(crate) reader: &'d Reader<Store>,
     /// Units that one plan may ask for. What is planned is fetched as speculation, which has a
@@ -331,18 +356,6 @@ impl Database<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn no_secret_of_a_url_is_told() {
-        for (url, expected) in [
-            ("http://h/d/", "http://h/d/"),
-            ("https://user:pass@h:80/d@e/?sig=1#x", "https://h:80/d@e/"),
-            ("s3://bucket/d/?region=x", "s3://bucket/d/"),
-            ("http://user:pass@h", "http://h"),
-        ] {
-            assert_eq!(without_secrets(url), expected, "{url}");
-        }
-    }
-
     /// Twelve databases that are open at once, each larger than the budget: they are regions of one pager,
     /// and whatever is read of them, it never holds more than that.
     #[test]
@@ -360,8 +373,8 @@ mod tests {
         assert!(written.bytes > BUDGET, "{} bytes", written.bytes);
         (1..12).for_each(|n| std::fs::hard_link(at(0), at(n)).expect("the same disk"));
         let reading = Reading { budget: BUDGET, unit: None, preset: None, map: false };
-        let opener = Opener::new(&reading, None, u64::MAX);
-        let open = |n: u64| opener.open(&format!("file://{}", at(n).display()));
+        let opener = Opener::new(&reading, None, u64::MAX, &Cost::none());
+        let open = |n: u64| opener.open(format!("file://{}", at(n).display()).as_ref());
         let open: Vec<Reader<Store>> = (0..12).map(|n| open(n).expect("sound")).collect();
         thread::scope(|scope| {
             for half in open.chunks(6) {

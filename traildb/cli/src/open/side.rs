@@ -1,13 +1,16 @@
 //! The index beside a database: where it is, and whether it is used.
 
-use std::path::Path;
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
 use traildb::{
     Index, Reader,
     index::{SUFFIX, path_of},
 };
 
-use super::{Opener, Store, is_url, without_options};
+use super::{Opener, Store, url_of, without_options};
 use crate::{failure::Failure, output};
 
 /// Which index is used.
@@ -15,8 +18,8 @@ use crate::{failure::Failure, output};
 pub(crate) struct Args {
     /// The index to use, of one database: a path or a URL. Default: DATABASE.tdbidx, if it is there,
     /// fits, and there is a filter to use it for.
-    #[arg(long, value_name = "PATH|URL", conflicts_with = "no_index")]
-    index_path: Option<String>,
+    #[arg(long, value_name = "PATH|URL", conflicts_with = "no_index", allow_hyphen_values = true)]
+    index_path: Option<OsString>,
 
     /// Uses no index.
     #[arg(long)]
@@ -42,24 +45,23 @@ impl Args {
     }
 
     /// Where the index of the database `input` is: whether it must be there, and its path or URL.
-    pub(super) fn place(&self, input: &str) -> Option<(bool, String)> {
+    pub(super) fn place(&self, input: &OsStr) -> Option<(bool, OsString)> {
         match (&self.index_path, self.no_index) {
             (Some(named), _) => Some((true, named.clone())),
             (None, true) => None,
-            (None, false) => Some((false, beside(input)?)),
+            (None, false) => Some((false, beside(input))),
         }
     }
 }
 
-/// Where the index of the database `input` is by convention; `None` if its name is no text.
-fn beside(input: &str) -> Option<String> {
-    if !is_url(input) {
-        let path = path_of(&traildb::existing(input.as_ref()));
-        return path.into_os_string().into_string().ok();
-    }
-    let place = without_options(input);
-    let options = &input[place.len()..];
-    Some(format!("{}{SUFFIX}{options}", place.trim_end_matches('/')))
+/// Where the index of the database `input` is by convention.
+fn beside(input: &OsStr) -> OsString {
+    let Some(url) = url_of(input) else {
+        return path_of(&traildb::existing(Path::new(input))).into_os_string();
+    };
+    let place = without_options(url);
+    let options = &url[place.len()..];
+    format!("{}{SUFFIX}{options}", place.trim_end_matches('/')).into()
 }
 
 /// The storage of an index, if there is one at its place.
@@ -71,16 +73,16 @@ pub(super) enum Found {
 
 impl Opener<'_> {
     /// Looks for the index of `input`.
-    pub(super) fn find_index(&self, input: &str) -> Result<Found, Failure> {
+    pub(super) fn find_index(&self, input: &OsStr) -> Result<Found, Failure> {
         let Some((needed, place)) = self.index.and_then(|args| args.place(input)) else {
             return Ok(Found::Nothing);
         };
-        let store = match is_url(&place) {
-            false => Store::map(place.as_ref()).map_err(|error| {
+        let store = match url_of(&place) {
+            None => Store::map(Path::new(&place)).map_err(|error| {
                 let missing = error.kind() == std::io::ErrorKind::NotFound;
                 (missing, Failure::file(&place, error))
             }),
-            true => self.region(&place).map_err(|error| {
+            Some(url) => self.region(url).map_err(|error| {
                 use pager::{Error, SourceError::*};
                 // Who may read a database may not be told of what is not there.
                 let missing = matches!(&error, Error::Source(NotFound { .. } | Denied { .. }));
@@ -92,8 +94,9 @@ impl Opener<'_> {
                 false => Ok(Found::Storage(store, needed)),
                 true => {
                     let text = format!(
-                        "{place}: older than its database: make it again, or touch it if it is of \
-                         these very bytes"
+                        "{}: older than its database: make it again, or touch it if it is of \
+                         these very bytes",
+                        place.display()
                     );
                     if needed {
                         return Err(Failure::Failed(text));
@@ -128,11 +131,11 @@ impl Opener<'_> {
 
 /// Whether the index at a path was made before the database at another was. What is far away tells
 /// no times; it is known by what is in it alone.
-fn is_older(index: &str, database: &str) -> bool {
-    if is_url(index) || is_url(database) {
+fn is_older(index: &OsStr, database: &OsStr) -> bool {
+    if url_of(index).is_some() || url_of(database).is_some() {
         return false;
     }
-    let database = traildb::existing(database.as_ref());
+    let database = traildb::existing(Path::new(database));
     // The members of a directory are written together, and outlive a change of its name.
     let of = if database.is_dir() { database.join("info") } else { database };
     let written = |path: &Path| path.metadata().and_then(|stat| stat.modified()).ok();
@@ -161,7 +164,7 @@ mod tests {
             ("http://h/k.tdb?sig=1/#o", "http://h/k.tdb.tdbidx?sig=1/#o"),
         ];
         for (input, expected) in cases {
-            assert_eq!(beside(input).as_deref(), Some(expected), "{input}");
+            assert_eq!(beside(input.as_ref()), expected, "{input}");
         }
     }
 }

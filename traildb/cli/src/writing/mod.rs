@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
     /// The directory of temporary files. Default: the one that the database goes to; for a URL, that
     /// of the system.
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", allow_hyphen_values = true)]
     temp_dir: Option<PathBuf>,
 
     /// Whether pairs of values get code words of their own: `auto` if that makes the database
@@ -65,7 +65,7 @@ impl Args {
     /// put there: this look only spares the work in between.
     pub(crate) fn target(&self, output: &Path) -> Result<Target, Failure> {
         let is_directory = self.tdb_format == "dir";
-        if let Some(url) = output.to_str().filter(|output| open::is_url(output)) {
+        if let Some(url) = open::url_of(output.as_os_str()) {
             if is_directory {
                 let text = "a directory of files cannot go to a URL; write a package";
                 return Err(Failure::Usage(text.to_owned()));
@@ -115,7 +115,7 @@ impl Args {
         threads: &threads::Args,
         target: &Target,
         memory: Memory,
-    ) -> Result<Builder, Failure> {
+    ) -> Result<Builder, traildb::Error> {
         let temporary = self.temp_dir.clone().unwrap_or_else(|| match target {
             Target::Path(path) => match path.parent() {
                 Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -136,7 +136,7 @@ impl Args {
                 "off" => Bigrams::Off,
                 _ => Bigrams::Auto,
             });
-        Ok(Builder::with_options(fields, options)?)
+        Builder::with_options(fields, options)
     }
 
     /// Writes the database to `target`, and tells of it if that is wanted: of the time since work on
@@ -180,7 +180,7 @@ impl fmt::Display for Target {
         match self {
             Target::Path(path) => path.display().fmt(f),
             // Options may hold what is nobody's business.
-            Target::Object(url) => f.write_str(open::without_options(url)),
+            Target::Object(url) => f.write_str(&open::shown(url.as_ref())),
         }
     }
 }

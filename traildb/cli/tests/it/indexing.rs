@@ -4,6 +4,8 @@ use std::fs;
 
 use serde_json::Value as Json;
 
+use traildb::{Builder, Uuid};
+
 use crate::support::{Sample, printed, run, stderr, tdb, three, uuid};
 
 /// A made-up database without an index, and one of its users.
@@ -204,15 +206,81 @@ fn a_damaged_page_of_an_index_stops_nothing() {
         fs::remove_file(&merged).expect("made a moment ago");
     }
     assert!(told > 0, "no page that was damaged is one that is read");
-    // One that is named has to be used.
-    fs::write(&index, [&whole[..4096], &[0xff; 4096][..], &whole[8192..]].concat()).expect("room");
+    // One that is named has to be used: of all pages behind the first, some are read.
+    let mut damaged = whole.clone();
+    damaged[4096..].iter_mut().for_each(|byte| *byte ^= 4);
+    fs::write(&index, damaged).expect("room");
     let named = run(&[&query[..], &["--index-path", &index]].concat());
+    assert_eq!(named.status.code(), Some(1), "{}", stderr(&named));
+    assert!(stderr(&named).contains("s.tdb.tdbidx"), "{}", stderr(&named));
     let plain = run(&query);
     assert_eq!(plain.status.code(), Some(0), "{}", stderr(&plain));
-    assert_eq!(
-        named.status.code(),
-        Some(i32::from(!plain.stderr.is_empty())),
-        "{}",
-        stderr(&named)
-    );
+    assert!(plain.stdout == before[1].as_bytes() && stderr(&plain).contains("not used"));
+    // What inputs name is looked up once: a pipe tells it no second time. So is what is passed over told.
+    let bad = sample.beside("bad.tdb");
+    fs::write(&bad, "no database").expect("room");
+    let args = ["query", "@/dev/stdin", "-F", &filter, "--trails", "--keep-going", "--stats"];
+    let output = tdb(&args).write_stdin(format!("{path}\n{bad}\n")).output().expect("it starts");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(output.stdout == before[1].as_bytes(), "{text}");
+    assert!(text.contains("not used"), "{text}");
+    assert_eq!(text.matches("passed over: ").count(), 1, "{text}");
+}
+
+/// Pages are read as the walk goes: one that is met when much is printed, and cannot be taken back, ends
+/// its database. Into a file, all begins anew.
+#[test]
+fn a_damaged_page_that_is_met_late_is_a_loss() {
+    let sample = Sample::new(&[]);
+    let (path, other) = (sample.beside("many.tdb"), sample.beside("other.tdb"));
+    // Of one trail, behind all of those.
+    let last = Uuid([0xff; 16]);
+    let mut builder = Builder::new(&["a", "b"]).expect("good names");
+    builder.add(last, 10, &["x", "y"]).expect("a good event");
+    builder.finish(&other).expect("a database");
+    let mut builder = Builder::new(&["a", "b"]).expect("good names");
+    // Trails are looked for in windows of 65,536. A third of them has the value.
+    for n in 0..150_000u64 {
+        let third = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let values = [if third % 3 == 0 { "x" } else { "z" }, "some text beside it"];
+        builder.add(Uuid::from_number(u128::from(n) + 1), n, &values).expect("a good event");
+    }
+    builder.finish(&path).expect("a database");
+    printed(&["index", &path]);
+    let index = format!("{path}.tdbidx");
+    let whole = fs::read(&index).expect("made above");
+    let dump = ["dump", "-i", &path, "-i", &other, "-F", "a=x"];
+    let expected = printed(&dump);
+    assert!(expected.len() > 1 << 20, "{} bytes", expected.len());
+    let mut met_late = 0;
+    for page in 1..whole.len() / 4096 {
+        let mut damaged = whole.clone();
+        damaged[page * 4096 + 900] ^= 4;
+        fs::write(&index, damaged).expect("room");
+        let output = run(&dump);
+        if output.status.code() == Some(0) {
+            // It was met early, or never.
+            assert!(output.stdout == expected.as_bytes(), "page {page}");
+            continue;
+        }
+        met_late += 1;
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "page {page}: {text}");
+        assert!(text.contains("many.tdb.tdbidx") && text.contains("--no-index"), "{text}");
+        assert!(output.stdout.len() >= 256 << 10, "page {page}: {} bytes", output.stdout.len());
+        assert!(expected.as_bytes().starts_with(&output.stdout), "page {page}");
+        let going = run(&[&dump[..], &["--keep-going"]].concat());
+        assert_eq!(going.status.code(), Some(4), "page {page}: {}", stderr(&going));
+        assert!(stderr(&going).contains("it was read in part"), "{}", stderr(&going));
+        let printed = String::from_utf8(going.stdout).expect("text");
+        let ends_well = printed.ends_with(&format!("\n{last} 10 x y\n"));
+        assert!(ends_well && printed.len() < expected.len(), "page {page}");
+        let out = sample.beside("out.csv");
+        let into_file = run(&[&dump[..], &["-o", &out]].concat());
+        assert_eq!(into_file.status.code(), Some(0), "page {page}: {}", stderr(&into_file));
+        assert!(fs::read_to_string(&out).expect("text") == expected, "page {page}");
+        fs::remove_file(&out).expect("made above");
+    }
+    assert!(met_late > 0, "no page is read late");
 }

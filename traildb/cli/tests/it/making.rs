@@ -248,6 +248,12 @@ fn compat_reads_as_the_c_tool_does() {
     let input = format!("{} 5 \"a b\"\r\n", uuid(1));
     let got = made(&sample, "c", &["--compat", "-f", "uuid,time,a,b"], input);
     assert_eq!(got, one_trail(r#"[5,"\"a","b\"\r"]"#));
+    // A row ends at its first NUL byte.
+    let input = format!("{} 5 x\0y z\n{} 6 p q\0\n", uuid(1), uuid(1));
+    let got = made(&sample, "cn", &["--compat", "-f", "uuid,time,a,b"], input.clone());
+    assert_eq!(got, one_trail(r#"[5,"x",""],[6,"p","q"]"#));
+    let got = made(&sample, "n", &["-f", "uuid,time,a,b"], input);
+    assert_eq!(got, one_trail(r#"[5,"x\u0000y","z"],[6,"p","q\u0000"]"#));
     let input = format!("{{\"uuid\":\"{}\",\"time\":\"5\",\"a\":\"\\n\"}}\n", uuid(1));
     let got = made(&sample, "cj", &["--compat", "-j", "-f", "uuid,time,a"], input);
     assert_eq!(got, one_trail(r#"[5,"\\n"]"#));
@@ -269,6 +275,14 @@ fn a_byte_order_mark_is_passed_over() {
         assert_eq!(made(&sample, &format!("p{k}"), options, input), one_trail("[5]"), "{what}");
         assert_eq!(made(&sample, &format!("m{k}"), options, marked), one_trail("[5]"), "{what}");
     }
+    // One that begins the first value is part of it, and stays.
+    let marked = format!("\"\u{feff}x\",{},5\n", uuid(1));
+    let options = ["-d", ",", "-f", "a,uuid,time"];
+    let expected = one_trail("[5,\"\u{feff}x\"]");
+    assert_eq!(made(&sample, "v", &options, marked.clone()), expected);
+    let dumped = printed(&["dump", "-i", &sample.beside("v"), "-d", ",", "-f", "a,uuid,time"]);
+    assert_eq!(dumped, marked);
+    assert_eq!(made(&sample, "again", &options, dumped), expected);
     let args = ["make", "--compat", "-d", ",", "-o", &sample.beside("c")];
     let output = tdb(&args).write_stdin(format!("\u{feff}{row}")).output().expect("it starts");
     assert_eq!(output.status.code(), Some(1), "to the C tool it is part of the UUID");
@@ -441,9 +455,22 @@ fn outputs_that_cannot_be_meant() {
     let sample = Sample::new(&[(1, 10, b"x", b"y")]);
     fs::create_dir(sample.beside("folder")).expect("a directory");
     fs::write(sample.beside("precious"), "text").expect("room");
+    fs::write(sample.beside("header"), "uuid,time,a b\n").expect("room");
     let slash = sample.beside("folder/");
     let no_folder = sample.beside("none/");
-    let cases: [(&[&str], i32, &str); 8] = [
+    let made = sample.beside("made");
+    let cases: [(&[&str], i32, &str); 13] = [
+        (&["make", "-f", "uuid,time,a b", "-o", &made], 2, "a b"),
+        (&["make", "-f", "uuid,time,a,a", "-o", &made], 2, "\"a\""),
+        // The header is input.
+        (
+            &["make", "--csv-header", "-d", ",", "-i", &sample.beside("header"), "-o", &made],
+            1,
+            "a b",
+        ),
+        // Nobody's password is told.
+        (&["make", "-i", "https://user:secret@h/k?sig=secret", "-o", &made], 2, "https://h/k: "),
+        (&["dump", "-i", &sample.path(), "-o", "https://user:secret@h/k"], 2, "https://h/k: "),
         (&["make", "-o", "/dev/null"], 1, "neither a file nor a directory"),
         (&["make", "-o", &slash], 1, "ends in `/`"),
         (&["merge", &sample.path(), "-o", &no_folder], 1, "ends in `/`"),
@@ -458,6 +485,7 @@ fn outputs_that_cannot_be_meant() {
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
         assert!(text.contains(said) && !text.contains("panicked"), "{args:?}: {text}");
+        assert!(!text.contains("secret"), "{args:?}: {text}");
     }
     assert_eq!(fs::read_dir(sample.beside("folder")).expect("a directory").count(), 0);
     assert_eq!(fs::read_to_string(sample.beside("precious")).expect("text"), "text");
@@ -489,4 +517,18 @@ fn values_may_begin_like_options() {
     let args = ["make", "-f", "-dash,uuid,time", "-o", &made];
     tdb(&args).write_stdin(format!("v {} 1\nw {} 2\n", uuid(1), uuid(1))).assert().success();
     assert_eq!(printed(&["dump", "-i", &made, "-F", "-dash=w", "-f", "-dash"]), "w\n");
+    // Of every option that takes a path, as with the C library's tool.
+    let run_there = |args: &[&str]| {
+        let output = tdb(args).current_dir(sample.beside("")).output().expect("the command starts");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        output.stdout
+    };
+    fs::write(sample.beside("-rows"), format!("{} 1\n", uuid(1))).expect("room");
+    run_there(&["make", "-i", "-rows", "-o", "-made"]);
+    run_there(&["index", "-i", "-made", "-o", "-index"]);
+    let dump = ["dump", "-i", "-made", "-F", "time>0", "--index-path", "-index", "-f", "time"];
+    assert_eq!(run_there(&dump), b"1\n");
+    run_there(&["dump", "-i", "-made", "-o", "-out"]);
+    run_there(&["merge", "-i", "-made", "-o", "-merged"]);
+    assert!(fs::exists(sample.beside("-merged.tdb")).expect("a look"));
 }

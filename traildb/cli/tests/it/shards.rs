@@ -1,6 +1,11 @@
 //! Many databases as one.
 
-use std::fs;
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
 use serde_json::Value as Json;
 
@@ -245,6 +250,76 @@ fn a_damaged_value_ends_its_database_alone() {
     let whole = run(&["merge", &logs, "-o", &sample.beside("none.tdb")]);
     assert_eq!(whole.status.code(), Some(1));
     assert!(!stderr(&whole).contains("read in part"), "nothing stays: {}", stderr(&whole));
+}
+
+/// To a file system names are bytes.
+#[test]
+fn names_and_values_of_any_bytes() {
+    let sample = three();
+    let at = |name: &[u8]| Path::new(&sample.beside("logs")).join(OsStr::from_bytes(name));
+    let odd = at(b"b\xe9.tdb");
+    fs::rename(sample.beside("logs/b.tdb"), &odd).expect("made a moment ago");
+    let run = |command: &str, args: &[&OsStr]| {
+        let output = tdb(&[command]).args(args).output().expect("the command starts");
+        assert_eq!(output.status.code(), Some(0), "{command} {args:?}: {}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let logs = sample.beside("logs");
+    let (logs, pattern) = (OsStr::new(&logs), at(b"b\xe9*"));
+    assert_eq!(run("dump", &[logs, "-f".as_ref(), "time".as_ref()]).lines().count(), 7);
+    for input in [odd.as_os_str(), pattern.as_os_str()] {
+        assert_eq!(run("dump", &["-i".as_ref(), input]).lines().count(), 3);
+    }
+    let mut list = OsString::from("@");
+    list.push(sample.beside("list"));
+    fs::write(sample.beside("list"), [odd.as_os_str().as_bytes(), b"\n"].concat()).expect("room");
+    assert_eq!(run("dump", &[&list]).lines().count(), 3);
+    assert!(run("info", &[logs]).contains("b\u{fffd}.tdb"));
+    assert!(run("verify", &[odd.as_os_str()]).starts_with("sound"));
+    // Its index is beside it, and used.
+    run("index", &["-i".as_ref(), odd.as_os_str()]);
+    assert!(at(b"b\xe9.tdb.tdbidx").exists());
+    let query: [&OsStr; 4] = ["-F".as_ref(), "c=z".as_ref(), "--json".as_ref(), odd.as_os_str()];
+    let json: Json = serde_json::from_str(&run("query", &query)).expect("JSON");
+    assert_eq!((&json["events"], &json["databases_indexed"]), (&1.into(), &1.into()));
+    // What is made, and of what.
+    let (rows, made, out) = (at(b"rows\xe9"), at(b"made\xe9"), at(b"out\xe9"));
+    let row = [uuid(1).to_string().as_bytes(), b" 1 \xe9\n"].concat();
+    fs::write(&rows, [row.as_slice(), row.as_slice()].concat()).expect("room");
+    let fields: [&OsStr; 4] = ["-f".as_ref(), "uuid,time,a".as_ref(), "-i".as_ref(), rows.as_ref()];
+    let output: [&OsStr; 2] = ["-o".as_ref(), made.as_os_str()];
+    run("make", &[&fields[..], &output].concat());
+    assert!(at(b"made\xe9.tdb").exists());
+    let filter = OsStr::from_bytes(b"a=\xe9");
+    let plain_and_compat: [&[&OsStr]; 2] = [&[], &["--compat".as_ref()]];
+    for compat in plain_and_compat {
+        let out: [&OsStr; 2] = ["-o".as_ref(), out.as_os_str()];
+        let args: [&OsStr; 4] = ["-i".as_ref(), made.as_os_str(), "-F".as_ref(), filter];
+        run("dump", &[&args[..], &out, compat].concat());
+        let printed = fs::read(at(b"out\xe9")).expect("made a moment ago");
+        assert_eq!(printed, [row.as_slice(), row.as_slice()].concat());
+        fs::remove_file(at(b"out\xe9")).expect("made a moment ago");
+    }
+    let mut uuids = OsString::from("@");
+    uuids.push(at(b"uuids\xe9"));
+    fs::write(at(b"uuids\xe9"), uuid(1).to_string()).expect("room");
+    let args: [&OsStr; 4] = ["-u".as_ref(), uuids.as_os_str(), "-i".as_ref(), made.as_os_str()];
+    assert_eq!(run("query", &args).lines().next(), Some("events    2 of 2 (100.00 %)"));
+}
+
+/// Whoever names one twice, by a list and a link say, is told.
+#[test]
+fn a_database_that_is_named_again_is_told() {
+    let sample = three();
+    let (logs, link) = (sample.beside("logs"), sample.beside("logs/link.tdb"));
+    std::os::unix::fs::symlink(sample.beside("logs/a.tdb"), &link).expect("a link");
+    let output = run(&["query", &logs]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("link.tdb is named again, and counts"), "{}", stderr(&output));
+    let output = run(&["query", &logs, &logs]);
+    assert!(stderr(&output).contains("link.tdb and 4 more"), "{}", stderr(&output));
+    fs::remove_file(&link).expect("made above");
+    assert_eq!(stderr(&run(&["query", &logs])), "");
 }
 
 #[test]
