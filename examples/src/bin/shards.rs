@@ -35,8 +35,8 @@ fn query(inputs: &[String], filter: &str) -> Result<Found, AnyError> {
     shards.query(Query::default().filter(&filter).threads(2))
 }
 
-fn shown(url: &str) -> &str {
-    sources::expand::without_options(url)
+fn shown(url: &str) -> String {
+    sources::expand::without_secrets(url)
 }
 
 fn main() -> Result<(), AnyError> {

@@ -122,6 +122,10 @@ impl Asked<'_> {
                 },
                 None => SourceError::NotFound { object, cause },
             },
+            // The key may be as it should.
+            (404, "NoSuchBucket") => {
+                SourceError::NotFound { object: format!("the bucket of {object}"), cause }
+            }
             (416, _) => {
                 self.permanent(format!("the range lies outside the object ({phrase})"), cause)
             }

@@ -18,8 +18,9 @@ impl<S: Storage, F: FnMut(&str) -> io::Result<Option<S>>> Opener<S, F> {
 
     /// Opens the member `name`. Returns whether there is one.
     pub(crate) fn add(&mut self, name: &str) -> Result<bool, Error> {
+        // None of the members that are there is this one, and where it is `open` alone knows.
         let opened = (self.open)(name).map_err(|source| Error::Storage {
-            object: self.members.object().to_owned(),
+            object: "database".to_owned(),
             member: name.to_owned(),
             range: 0..0,
             source,

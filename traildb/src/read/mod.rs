@@ -105,7 +105,10 @@ impl Reader<File> {
             return Reader::open_directory(|name| match File::open(path.join(name)) {
                 Ok(file) => Ok(Some(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error),
+                Err(error) => {
+                    let text = format!("{}: {error}", path.join(name).display());
+                    Err(io::Error::new(error.kind(), text))
+                }
             });
         }
         Reader::new(File::open(&path).map_err(failed)?)

@@ -49,6 +49,36 @@ fn failures_say_what_is_wrong() {
     }
 }
 
+/// What is wrong with a database in the directory form is told of its directory and of the member that it
+/// is wrong with, and where there is none that is said.
+#[test]
+fn a_directory_is_named_and_the_member_at_fault() {
+    let sample = Sample::new(&[(1, 10, b"x", b"y")]);
+    let (path, good) = (sample.beside("dir"), sample.path());
+    let made = run(&["merge", &good, "--tdb-format", "dir", "-o", &path]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let data = sample.beside("dir/trails.data");
+    fs::remove_file(&data).expect("made a moment ago");
+    fs::create_dir(&data).expect("a directory");
+    let (output, whole) = (run(&["dump", "-i", &path]), sample.beside("dir/version"));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&path) && text.contains("member trails.data"), "{text}");
+    assert!(text.contains("not a regular file") && !text.contains(&whole), "{text}");
+    // Without one of its files it is damaged, and without any of them it is none.
+    fs::remove_dir(&data).expect("made a moment ago");
+    fs::remove_file(sample.beside("dir/fields")).expect("made a moment ago");
+    let text = stderr(&run(&["dump", "-i", &path]));
+    assert!(text.contains("damaged: member fields") && text.contains(&path), "{text}");
+    let empty = sample.beside("empty");
+    fs::create_dir(&empty).expect("a directory");
+    let output = run(&["dump", "-i", &empty]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("{empty}: there is no database")), "{text}");
+    assert!(!text.contains("damaged"), "{text}");
+}
+
 #[test]
 fn compat_passes_over_what_is_no_uuid() {
     let sample = Sample::new(&[(1, 10, b"x", b"y")]);

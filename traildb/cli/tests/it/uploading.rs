@@ -92,6 +92,12 @@ fn what_is_there_stays_and_what_fails_is_not_there() {
     assert!(code == Some(1) && said.contains("s3://logs/there: exists already"), "{said}");
     assert!(object(&endpoint, "there") == Some(before));
 
+    let nowhere = format!("s3://nowhere/x.tdb?endpoint={}&region=us-east-1", endpoint.url());
+    let output = run(&["merge", &sample.path(), "-o", &nowhere], "testtest");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the bucket of s3://nowhere/x.tdb not found"), "{said}");
+
     let (code, said) = make(&url(&endpoint, "denied"), "another", &[]);
     assert!(code == Some(1) && said.contains("s3://logs/denied"), "{said}");
     assert!(!said.contains("testtest") && !said.contains("another"), "no secrets: {said}");
