@@ -55,7 +55,7 @@ pub use crate::{
     sealed::SealedMap,
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::{RegionReport, RegionStats},
-    sys::{Mechanism, Mode, ModeRequest, Probe},
+    sys::{MapName, Mechanism, Mode, ModeRequest, Probe},
 };
 pub use async_trait::async_trait;
 pub use bytes::Bytes;

@@ -13,6 +13,7 @@ mod port;
 mod tables; // of pages, and whether they go
 mod writes; // which pages were written
 mod probe;
+mod names; // of files that a program maps by itself
 #[cfg(any(test, feature = "bench"))]
 #[cfg_attr(not(feature = "bench"), allow(unreachable_pub, reason = "for its own tests"))]
 pub mod bench; // the mechanisms alone, for benchmarks
@@ -20,6 +21,7 @@ pub mod bench; // the mechanisms alone, for benchmarks
 pub(crate) use event::Wakeup;
 pub(crate) use frames::{FramePool, Next, Spare, Supply};
 pub(crate) use mapping::{FrameMemory, Mapping, PAGE, Pages};
+pub use names::MapName;
 pub use port::Mechanism;
 pub(crate) use port::{Port, Traits, port_for};
 pub(crate) use probe::open_descriptor;

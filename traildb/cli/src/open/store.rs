@@ -7,12 +7,13 @@ use std::{
 };
 
 use memmap2::Mmap;
-use pager::{Guard, Mapped, Region};
+use pager::{Guard, MapName, Mapped, Region};
 use traildb::{Storage, storage::Memory};
 
 /// The bytes of a database, or of one member: a mapped file, or fetched as needed.
 pub(crate) enum Store {
-    Map(Memory<Mmap>),
+    /// With its name, which goes before it does.
+    Map(MapName, Memory<Mmap>),
     Region(Region),
     Mapped(Mapped, Region),
 }
@@ -28,12 +29,15 @@ impl Store {
         let file = fs::File::open(path)?;
         // SAFETY: assumes that nobody rewrites or shortens the file; databases are written once.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Store::Map(Memory::new(map, path.display().to_string())))
+        let path = path.display();
+        // Who shortens it all the same ends this process, and is told of.
+        let name = MapName::new(&map, &format!("tdb: {path}"));
+        Ok(Store::Map(name, Memory::new(map, path.to_string())))
     }
 
     pub(super) fn region(&self) -> Option<&Region> {
         match self {
-            Store::Map(_) => None,
+            Store::Map(..) => None,
             Store::Region(region) | Store::Mapped(_, region) => Some(region),
         }
     }
@@ -61,21 +65,21 @@ impl Storage for Store {
 
     fn len(&self) -> u64 {
         match self {
-            Store::Map(map) => map.len(),
+            Store::Map(_, map) => map.len(),
             Store::Region(region) | Store::Mapped(_, region) => Storage::len(region),
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Store::Map(map) => map.name(),
+            Store::Map(_, map) => map.name(),
             Store::Region(region) | Store::Mapped(_, region) => Storage::name(region),
         }
     }
 
     fn bytes(&self, range: Range<u64>) -> io::Result<Held<'_>> {
         match self {
-            Store::Map(map) => map.bytes(range).map(Held::Slice),
+            Store::Map(_, map) => map.bytes(range).map(Held::Slice),
             Store::Region(region) => region.bytes(range).map(Held::Pinned),
             Store::Mapped(mapped, _) => {
                 let inside = |at: u64| usize::try_from(at).ok();
@@ -90,7 +94,7 @@ impl Storage for Store {
     fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
         match self {
             Store::Region(region) => region.read(at, buf),
-            Store::Map(_) | Store::Mapped(..) => {
+            Store::Map(..) | Store::Mapped(..) => {
                 let end = at.saturating_add(buf.len() as u64);
                 buf.copy_from_slice(&self.bytes(at..end)?);
                 Ok(())

@@ -1,8 +1,13 @@
 //! Exit codes, and what is said.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::process::ExitStatusExt,
+    process::{Command, Stdio},
+};
 
-use crate::support::{Sample, fixtures, run, stderr, uuid};
+use crate::support::{Sample, fixtures, printed, run, stderr, uuid};
 
 #[test]
 fn failures_say_what_is_wrong() {
@@ -87,6 +92,35 @@ fn compat_passes_over_what_is_no_uuid() {
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"x\n".as_slice()));
     let output = run(&["dump", "--compat", "-i", &sample.path(), "-u", "12"]);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"".as_slice()));
+}
+
+/// What is mapped and then cut short ends its reader, but not without a word.
+#[test]
+fn a_database_that_is_cut_short_under_its_reader_is_named() {
+    let sample = Sample::new(&[]);
+    let path = sample.beside("s.tdb");
+    printed(&["synth", "--events", "300000", "-o", &path]);
+    let whole = fs::read(&path).expect("made a moment ago");
+    for threads in ["1", "2"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tdb"))
+            .args(["dump", "-i", &path, "-T", threads])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let mut stdout = child.stdout.take().expect("piped");
+        stdout.read_exact(&mut [0; 10]).expect("some output");
+        // It waits until we read on, and has most of the trails to read yet.
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("ours");
+        file.set_len(4096).expect("ours");
+        io::copy(&mut stdout, &mut io::sink()).expect("it ends");
+        let output = child.wait_with_output().expect("it ends");
+        let text = stderr(&output);
+        assert_eq!(output.status.signal(), Some(nix::libc::SIGBUS), "{threads} threads: {text}");
+        assert!(text.starts_with(&format!("tdb: {path}: byte ")), "{threads} threads: {text}");
+        assert!(text.contains("the file is shorter"), "{threads} threads: {text}");
+        fs::write(&path, &whole).expect("room");
+    }
 }
 
 #[test]
