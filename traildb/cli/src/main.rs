@@ -33,6 +33,7 @@ mod shell; // completions and man pages
 mod stats; // what reading cost
 mod threads; // how many
 mod progress; // a bar, on a terminal
+mod signals; // those that end us
 mod failure; // what goes wrong, and the exit code of each
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ Exit codes:
   4    done, but for databases that --keep-going passed over
   5    verify has found damage
   141  whoever read our output has gone (128 + SIGPIPE)
+SIGINT, SIGTERM and SIGHUP end a command as they always do, after what it left unfinished is removed.
 
 Examples:
   tdb info -i edits.tdb
@@ -80,7 +82,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    signals::watch();
+    let done = match command {
         Command::Dump(args) => dump::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Query(args) => query::run(&args),

@@ -31,6 +31,7 @@ mod encode; // trails as bits
 mod gather; // encoded trails by UUID
 mod pack; // members into a package or a directory
 mod place; // a name only for what is whole
+mod litter; // what is begun and not placed yet
 mod sink; // a package that becomes no file here
 mod parallel; // the same work on many parts
 

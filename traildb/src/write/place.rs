@@ -7,7 +7,7 @@
 //! Whatever happens, at `x.tdb` is what was there before, or the whole new database. A process that
 //! is killed leaves its part behind, without the lock, which dies with it: the next one that writes
 //! to the same name removes it. Indexes, and what commands print into files, are written like this
-//! too.
+//! too. A program that a signal is about to end removes them itself: [`Unfinished::remove_all`].
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,6 +20,8 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
+
+use super::litter;
 
 /// A file or a directory under a temporary name beside the one that it takes when it is whole.
 /// Removed on drop, unless it was put in place.
@@ -86,6 +88,7 @@ impl Unfinished {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
             part.push(format!(".{}-{n}{SUFFIX}", std::process::id()));
             let path = folder.join(part);
+            let mut begun = litter::begun();
             let created = match directory {
                 true => fs::create_dir(&path).and_then(|()| File::open(&path)),
                 false => OpenOptions::new().write(true).create_new(true).open(&path),
@@ -94,6 +97,8 @@ impl Unfinished {
                 Err(error) if error.kind() == AlreadyExists => continue,
                 created => created?,
             };
+            begun.insert(path.clone());
+            drop(begun);
             let target = target.to_owned();
             let unfinished = Unfinished { target, path, file, directory, replace, placed: false };
             unfinished.file.lock()?;
@@ -102,6 +107,13 @@ impl Unfinished {
             }
         }
         Err(io::Error::other("no name was free for what is being written"))
+    }
+
+    /// Removes all that is unfinished of this process, and the temporary files of builders: for one that a
+    /// signal is about to end. Nothing is begun or put in place any more: threads that are about to do that
+    /// wait for the end, which should follow.
+    pub fn remove_all() {
+        litter::remove_all();
     }
 
     /// Whether a file name is one of something unfinished: `NAME.PID-N.part`.
@@ -128,6 +140,7 @@ impl Unfinished {
     /// be there in the meantime that is not to be replaced: that stays as it is.
     pub fn place(mut self) -> io::Result<()> {
         self.file.sync_all()?;
+        let mut begun = litter::begun();
         check_target(&self.target, self.directory, self.replace)?;
         if !self.replace {
             rename_new(&self.path, &self.target, self.directory)?;
@@ -136,12 +149,15 @@ impl Unfinished {
             // at no moment there is none.
             exchange(&self.path, &self.target)?;
             self.placed = true;
+            drop(begun);
             sync_folder(&self.target)?;
-            return fs::remove_dir_all(&self.path);
+            return litter::remove(&self.path);
         } else {
             fs::rename(&self.path, &self.target)?;
         }
         self.placed = true;
+        begun.remove(&self.path);
+        drop(begun);
         sync_folder(&self.target)
     }
 }
@@ -150,7 +166,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.placed {
             // The error that led here is the one to tell.
-            let _ = remove(&self.path);
+            let _ = litter::remove(&self.path);
         }
     }
 }
@@ -228,7 +244,7 @@ pub(super) fn remove_if_unowned(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     // Checked under the lock: an owner who was about to lock it finds it gone, and takes a new one.
     if file.try_lock().is_ok() && same(&file, path) {
-        let _ = remove(path);
+        let _ = litter::remove_at(path);
     }
 }
 
@@ -238,10 +254,6 @@ pub(super) fn same(file: &File, path: &Path) -> bool {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 fn folder(target: &Path) -> &Path {

@@ -1,14 +1,19 @@
-//! What `make` and `merge` leave when they are killed, at whatever they are.
+//! What commands leave when they are killed, or told to end, at whatever they are.
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use endpoint::{
     Endpoint, Settings,
     faults::{Fault, Mode},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 use crate::support::{Sample, printed, uuid};
@@ -46,18 +51,22 @@ fn start(args: &[&str]) -> Child {
 
 /// Kills the command when `is_there`, and says whether it was not done by then.
 fn killed(args: &[&str], is_there: impl Fn() -> bool) -> bool {
-    let mut child = start(args);
-    let mut ended = None;
-    while ended.is_none() && !is_there() {
-        std::thread::yield_now();
-        ended = child.try_wait().expect("a child");
-    }
-    child.kill().expect("a child");
-    let status = child.wait().expect("a child");
-    if let Some(status) = ended {
-        assert!(status.success(), "{args:?}: {status}");
-    }
+    let status = signalled(start(args), Signal::SIGKILL, is_there);
+    assert!(status.success() || status.signal().is_some(), "{args:?}: {status}");
     !status.success()
+}
+
+/// Sends the command a signal when `is_there`, and waits for its end.
+fn signalled(mut child: Child, signal: Signal, is_there: impl Fn() -> bool) -> ExitStatus {
+    while child.try_wait().expect("a child").is_none() {
+        if is_there() {
+            // Until it is waited for its number is its own.
+            kill(Pid::from_raw(child.id() as i32), signal).expect("a child");
+            break;
+        }
+        std::thread::yield_now();
+    }
+    child.wait().expect("a child")
 }
 
 /// While there are temporary files, and while the database is written.
@@ -182,4 +191,94 @@ fn what_was_spilled_goes_with_the_next_one() {
     printed(&[&make[..], &["-i", &small, "-o", &sample.beside("small")]].concat());
     assert_eq!(names(&temporary), ["traildb-spill-1-0"]);
     assert!(somebodys.join("thesis.tex").exists());
+}
+
+/// Whether this process was started with the signal ignored, as by `nohup`: then so are those it starts.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("every Linux has it");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("as ever");
+    u64::from_str_radix(mask.trim(), 16).expect("a number") >> (signal as i32 - 1) & 1 == 1
+}
+
+/// Told to end, a command removes what it has begun, and ends by the signal.
+#[test]
+fn who_is_told_to_end_leaves_nothing() {
+    let sample = Sample::new(&[]);
+    let (csv, input) = (sample.beside("events.csv"), sample.beside("input.tdb"));
+    events(&csv, 0..70_000);
+    printed(&["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", &input]);
+    let (folder, temporary) = (sample.beside("folder"), sample.beside("temporary"));
+    let out = format!("{folder}/out");
+    let memory = ["--memory", "64MiB", "--temp-dir", &temporary, "-o", &out];
+    let make = [&["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b"][..], &memory].concat();
+    let directory = [&make[..], &["--tdb-format", "dir"]].concat();
+    let merge = [&["merge", &input][..], &memory].concat();
+    let dump = ["dump", "-i", &input, "-o", &out];
+    let is_begun = || names(&folder).iter().any(|name| name.ends_with(".part"));
+    let spills = || {
+        let in_it = |name: &String| Path::new(&temporary).join(name).read_dir();
+        names(&temporary).iter().any(|name| in_it(name).is_ok_and(|all| all.count() > 1))
+    };
+    type Moment<'m> = &'m dyn Fn() -> bool;
+    let cases: [(&[&str], Moment); 5] = [
+        (&make, &spills),
+        (&make, &is_begun),
+        (&directory, &is_begun),
+        (&merge, &spills),
+        (&dump, &is_begun),
+    ];
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        if is_ignored(signal) {
+            println!("left out: {signal}, which is ignored here");
+            continue;
+        }
+        for (args, is_there) in cases {
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                assert!(tries < 60, "{args:?}: it was always quicker");
+                for one in [&folder, &temporary] {
+                    let _ = fs::remove_dir_all(one);
+                    fs::create_dir(one).expect("ours");
+                }
+                let status = signalled(start(args), signal, is_there);
+                // It may have come when all was done.
+                let is_placed =
+                    [&out, &format!("{out}.tdb")].into_iter().any(|path| Path::new(path).exists());
+                if !status.success() {
+                    assert_eq!(status.signal(), Some(signal as i32), "{args:?}: {status}");
+                    if !is_placed {
+                        break;
+                    }
+                }
+            }
+            assert_eq!(names(&folder), [""; 0], "{signal}: {args:?}: litter");
+            assert_eq!(names(&temporary), [""; 0], "{signal}: {args:?}: litter");
+        }
+    }
+}
+
+/// Whoever starts it with `nohup` does not want it to end.
+#[test]
+fn a_signal_that_is_ignored_ends_nothing() {
+    let sample = Sample::new(&[]);
+    let (csv, temporary) = (sample.beside("events.csv"), sample.beside("temporary"));
+    events(&csv, 0..70_000);
+    fs::create_dir(&temporary).expect("a directory");
+    let made = sample.beside("made.tdb");
+    let child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(assert_cmd::cargo::cargo_bin("tdb"))
+        .args(["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", &made])
+        .args(["--memory", "64MiB", "--temp-dir", &temporary])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("sh");
+    let is_seen = std::cell::Cell::new(false);
+    let status = signalled(child, Signal::SIGHUP, || {
+        is_seen.set(!names(&temporary).is_empty());
+        is_seen.get()
+    });
+    assert!(status.success() && is_seen.get(), "{status}");
+    assert!(printed(&["info", "-i", &made, "--json"]).contains("\"events\":70000"));
 }

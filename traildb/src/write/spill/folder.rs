@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use super::super::{place, window::Part};
+use super::super::{litter, place, window::Part};
 use crate::error::Error;
 
 /// Starts the names of such folders.
@@ -46,6 +46,7 @@ impl Folder {
             for _ in 0..100 {
                 let n = NEXT.fetch_add(1, Ordering::Relaxed);
                 let path = parent.join(format!("{PREFIX}{}-{n}", std::process::id()));
+                let mut begun = litter::begun();
                 // Nobody else's business: events are in it.
                 match DirBuilder::new().mode(0o700).create(&path) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -55,8 +56,11 @@ impl Folder {
                 let Ok(file) = File::open(&path) else { continue };
                 file.lock()?;
                 if place::same(&file, &path) {
-                    File::create_new(path.join(MARKER))?;
-                    return Ok(Folder { path, _file: file, next: AtomicU64::new(0) });
+                    begun.insert(path.clone());
+                    drop(begun);
+                    let folder = Folder { path, _file: file, next: AtomicU64::new(0) };
+                    File::create_new(folder.path.join(MARKER))?;
+                    return Ok(folder);
                 }
             }
             Err(io::Error::other("no name was free for a folder of temporary files"))
@@ -68,6 +72,8 @@ impl Folder {
     pub(in super::super) fn writer(&self, what: &str) -> Result<Writer, Error> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let path: Arc<Path> = self.path.join(format!("{what}-{n}")).into();
+        // Else the folder could not be removed in the meantime.
+        let _begun = litter::begun();
         let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|source| Error::file(&*path, source))?;
         Ok(Writer { path, file, buffer: Vec::new(), flushed: 0 })
@@ -100,7 +106,7 @@ fn is_name(name: &OsStr) -> bool {
 impl Drop for Folder {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next one.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = litter::remove(&self.path);
     }
 }
 
