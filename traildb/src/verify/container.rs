@@ -105,12 +105,21 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
         let reason = format!("{odd} bytes too many, or {} too few: not in blocks", BLOCK - odd);
         log.error(PACKAGE, whole.len, reason);
     }
+    // What lies behind the place where a walk ends was not compared with the index.
+    let ends = |at: u64, reason: &str| match list.iter().find(|one| one.start() + one.len > at) {
+        None => log.warning(PACKAGE, at, reason),
+        Some(member) => log.error(
+            PACKAGE,
+            at,
+            format!("{reason}: {:?} may lie elsewhere than the index says", member.name),
+        ),
+    };
     let mut seen = 0;
     let mut at = 0;
     let mut long_name = None;
     for _ in 0..HEADERS_MAX {
         if whole.len - at < BLOCK {
-            log.warning(PACKAGE, at, "the archive has no end: two blocks of zeros");
+            ends(at, "the archive has no end, two blocks of zeros");
             return Ok(());
         }
         let mut block = [0; BLOCK as usize];
@@ -126,30 +135,17 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
                 log.warning(PACKAGE, at + 2 * BLOCK, format!("{more} bytes follow the archive"));
             }
             if seen < list.len() {
-                let reason = format!("{seen} of {} members have a tar header", list.len());
-                log.warning(PACKAGE, at, reason);
+                ends(at, &format!("{seen} of {} members have a tar header", list.len()));
             }
             return Ok(());
         }
         let Some(header) = Header::parse(&block) else {
-            let reason = "no tar header, or one whose checksum is wrong";
-            match list.iter().find(|member| member.start() + member.len > at) {
-                None => log.warning(PACKAGE, at, reason),
-                Some(member) => log.error(
-                    PACKAGE,
-                    at,
-                    format!("{reason}: {:?} may lie elsewhere than the index says", member.name),
-                ),
-            }
+            ends(at, "no tar header, or one whose checksum is wrong");
             return Ok(());
         };
         let data = at + BLOCK;
         let Some(end) = data.checked_add(header.size).filter(|&end| end <= whole.len) else {
-            log.warning(
-                PACKAGE,
-                at,
-                format!("a tar header of {} bytes beyond the file", header.size),
-            );
+            ends(at, &format!("a tar header of {} bytes, beyond the file", header.size));
             return Ok(());
         };
         if header.kind == b'L' {
@@ -187,7 +183,7 @@ fn walk<S: Storage>(members: &Members<S>, list: &[&Member], log: &Log) -> Result
         }
         at = next;
     }
-    log.warning(PACKAGE, at, "the archive has more headers than a database can have members");
+    ends(at, "the archive has more headers than a database can have members");
     Ok(())
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Reading a database checks what it uses and stops at the first error. This reads all of it, with
-//! code of its own for everything but the decoding of trails, which is the reader's.
+//! code of its own for everything but the decoding of trails, which is the reader's, in both of its ways.
 
 mod log; // findings, counted and kept within a bound
 mod stream; // a member from its start to its end

@@ -187,6 +187,29 @@ fn rules_that_reading_does_not_check() {
             "follow",
         ),
         ("fields go on", put(end("fields") - 1, b"x"), Severity::Error, "", ""),
+        (
+            "an end before the end",
+            put(at("uuids") - 512, &[0; 512]),
+            Severity::Error,
+            "(package)",
+            "\"uuids\" may lie elsewhere",
+        ),
+        (
+            "a header beyond the file",
+            {
+                // Of the member before it, with a checksum that is right.
+                let header = at("trails.data") - 512;
+                let mut file = put(header + 124, b"77777777777");
+                file[header + 148..header + 156].fill(b' ');
+                let sum: u32 = file[header..header + 512].iter().map(|&b| u32::from(b)).sum();
+                file[header + 148..header + 156]
+                    .copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+                file
+            },
+            Severity::Error,
+            "(package)",
+            "\"trails.data\" may lie elsewhere",
+        ),
     ];
     for (what, file, severity, member, said) in cases {
         let report = of_package(&file);
