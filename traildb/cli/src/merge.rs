@@ -81,8 +81,11 @@ fn merge(
     let shards = args.inputs.shards_within(named, selection.index, parts.fetched)?;
     let open = shards.open_all(args.threads.count())?;
     let databases = shards.databases(&open);
-    if databases.iter().any(Database::is_remote) && memory.bytes > 0 {
-        memory.reserved = shards.opener.budget() + parts.batch + parts.values;
+    if memory.bytes > 0 {
+        memory.reserved = parts.batch.min(BATCH_BYTES_MAX) + OPEN_BYTES * open.len() as u64;
+        if databases.iter().any(Database::is_remote) {
+            memory.reserved += shards.opener.budget() + parts.batch + parts.values;
+        }
     }
     let filled = fill(args, target, selection, &shards, &open, &databases, (memory, parts));
     // What a failed merge has cost is worth knowing too, but not before it begins anew.
@@ -95,6 +98,11 @@ fn merge(
     args.writing.write(builder, target, began)?;
     shards.result()
 }
+
+/// What an open database holds that is small, beside what is mapped or fetched.
+const OPEN_BYTES: u64 = 160 << 10;
+/// What events of local inputs take on their way.
+const BATCH_BYTES_MAX: u64 = 4 << 20;
 
 /// How memory is shared where inputs come from afar; the rest is the builder's.
 #[derive(Clone, Copy)]

@@ -25,12 +25,13 @@ pub struct Options {
     /// of the same form is replaced.
     pub keep_existing: bool,
     /// About the most memory to be used, in bytes; 0 for no limit (default). What does not fit goes
-    /// to temporary files.
+    /// to temporary files. With a limit, making a builder looks into their directory, and removes what
+    /// builders that were killed have left there.
     pub memory_bytes: u64,
     /// Of this, what the caller takes while events are added, in bytes. Default: 0.
     pub reserved_bytes: u64,
     /// The directory of temporary files. Default: that of the system. Where it lies in memory, as it
-    /// does on some systems, name another.
+    /// does on some systems, name another. With a limit of memory it is looked into when a builder is made.
     pub temporary_directory: Option<PathBuf>,
     /// Whether pairs of items get code words. Default: if they make the database smaller.
     pub bigrams: Bigrams,

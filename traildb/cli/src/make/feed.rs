@@ -32,6 +32,8 @@ const ROW_BYTES_LEAST: usize = 64 << 20;
 const ROW_BYTES_MOST: usize = 1 << 30;
 /// Batches between the threads.
 const BATCHES: usize = 4;
+/// What is read, and all batches that there are at a time, where rows are not long: half a megabyte each.
+pub(super) const MEMORY: u64 = 8 << 20;
 
 /// The longest row where `memory` bytes may be used, 0 for no limit: one is held up to eight times, in
 /// what was read, which may have room for as much again, and in the batches.

@@ -168,7 +168,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             Syntax::Csv(csv, columns.columns)
         }
     };
-    let memory = args.writing.memory();
+    let mut memory = args.writing.memory();
+    memory.reserved = feed::MEMORY;
     let row_max = feed::row_bytes_max(memory.bytes);
     let builder = args.writing.builder(&fields, &args.threads, &target, memory);
     let mut builder = builder.map_err(|error| match error {

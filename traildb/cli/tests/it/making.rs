@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::{Sample, fixtures, peak_of, printed, printed_bytes, run, stderr, tdb, uuid};
+use crate::support::{
+    Sample, anonymous_peak_of, fixtures, peak_of, printed, printed_bytes, run, stderr, tdb, uuid,
+};
 
 #[test]
 fn what_was_dumped_can_be_made_again() {
@@ -393,6 +395,58 @@ fn rows_of_four_times_the_memory() {
         let info = printed(&["info", "-i", &made, "--json"]);
         assert!(info.contains(&format!("\"events\":{rows}")), "{what}: {info}");
     }
+}
+
+/// What a log has: a few bytes in many rows, of many trails, with values that come again. All of the program
+/// counts.
+#[test]
+fn many_small_rows_keep_to_the_memory() {
+    const MEMORY: u64 = 64 << 20;
+    let sample = Sample::new(&[]);
+    let made = sample.beside("made.tdb");
+    let fields = ["-d", ",", "-f", "uuid,time,a,b"];
+    for threads in ["1", "2"] {
+        let args = ["make", "-T", threads, "--memory", "64MiB", "-o", &made];
+        let peak = peak_of(&[&args[..], &fields].concat(), |input| {
+            (0..3_000_000u64).try_for_each(|n| {
+                let random = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+                let (trail, time) = (random % 50_000, 1_450_000_000 + random % 10_000_019);
+                writeln!(input, "{trail:032x},{time},{},{}", random % 50, random % 4999)
+            })
+        });
+        println!("{threads} threads: peak {} KiB", peak >> 10);
+        assert!(peak > MEMORY / 2, "not seen");
+        assert!(peak <= MEMORY + MEMORY / 10, "{threads} threads: {} KiB", peak >> 10);
+        fs::remove_file(&made).expect("made a moment ago");
+    }
+}
+
+/// Local inputs are mapped, and their pages are the system's to take back: what counts is the rest.
+#[test]
+fn a_merge_of_local_databases_keeps_to_its_memory() {
+    const MEMORY: u64 = 64 << 20;
+    let sample = Sample::new(&[]);
+    let csv = sample.beside("part.csv");
+    let mut inputs = Vec::new();
+    for k in 0..4u64 {
+        let rows: String = (60_000 * k..60_000 * (k + 1))
+            .map(|n| {
+                let value = format!("{:020}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).repeat(15);
+                format!("{},{n},{value},b{}\n", uuid((n % 200) as u8), n % 7)
+            })
+            .collect();
+        fs::write(&csv, rows).expect("room");
+        let input = sample.beside(&format!("{k}.tdb"));
+        printed(&["make", "-i", &csv, "-d", ",", "-f", "uuid,time,a,b", "-o", &input]);
+        inputs.push(input);
+    }
+    let made = sample.beside("merged.tdb");
+    let mut args = vec!["merge", "--memory", "64MiB", "-T", "2", "-o", &made];
+    args.extend(inputs.iter().map(String::as_str));
+    let peak = anonymous_peak_of(&args);
+    println!("peak {} KiB", peak >> 10);
+    assert!(peak > MEMORY / 2, "not seen");
+    assert!(peak <= MEMORY + MEMORY / 10, "{} KiB", peak >> 10);
 }
 
 /// A line of a few bytes becomes an event of as many values as there are fields.
