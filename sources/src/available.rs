@@ -17,7 +17,13 @@ pub fn memory() -> Option<u64> {
     memory_below(Path::new("/"))
 }
 
-/// The same, of a system whose files are below `root`.
+/// The least limit of memory of the process's cgroups and of those above them, in bytes. `None` where none has
+/// one.
+pub fn limit() -> Option<u64> {
+    limits(Path::new("/")).into_iter().min()
+}
+
+/// The same as [`memory`], of a system whose files are below `root`.
 fn memory_below(root: &Path) -> Option<u64> {
     available(root).into_iter().chain(limits(root)).min()
 }
@@ -54,13 +60,13 @@ fn limits(root: &Path) -> Vec<u64> {
             }
         }
         let files = groups.iter().flat_map(|group| names.iter().map(|name| group.join(name)));
-        limits.extend(files.filter_map(|file| limit(&file)));
+        limits.extend(files.filter_map(|file| limit_in(&file)));
     }
     limits
 }
 
 /// `max` is no number, and none.
-fn limit(file: &Path) -> Option<u64> {
+fn limit_in(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
@@ -143,6 +149,9 @@ mod tests {
                 fs::write(path, text).expect("write");
             }
             assert_eq!(memory_below(root.path()), expected, "{what}");
+            // The limits alone, where they are less than what the machine has.
+            let least = limits(root.path()).into_iter().filter(|&bytes| bytes < 8 * GIB).min();
+            assert_eq!(least, expected.filter(|&bytes| bytes < 8 * GIB), "{what}");
         }
     }
 

@@ -48,6 +48,7 @@ pub mod traffic; // wrapper: counts requests and bytes
 pub mod price; // what those cost
 pub mod monitor; // what pagers are doing, for people who watch
 pub mod size; // bytes as people write them
+#[doc(hidden)] // for the commands
 pub mod available; // memory that this process may take
 pub mod counters; // the names of all metrics
 pub mod conformance; // what every source promises, checked

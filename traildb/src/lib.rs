@@ -35,12 +35,15 @@ pub use crate::{
     member::{fields::Fields, lexicon::Value},
     read::{
         Batch, Chunk, Event, LastValues, MultiBatch, MultiCursor, MultiEvent, Reader, Scan, Trail,
-        Valued, View, existing, ordered,
+        Valued, View, existing,
     },
     shards::Shards,
     storage::Storage,
     write::{Appender, Bigrams, Builder, Options, Sink, Unfinished, Written},
 };
+
+#[doc(hidden)] // for the command
+pub use crate::read::ordered;
 
 // Its examples are compiled with the tests.
 #[cfg(doctest)]

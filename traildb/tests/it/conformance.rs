@@ -162,7 +162,7 @@ fn the_checker_finds_what_is_broken() {
         ("T2: padding", end("trails.data") - 1, vec![1]),
         ("T4: a bit is set", at("trails.toc"), Vec::new()),
         // Another symbol, or another number of events: it depends on the code.
-        ("", at("trails.data"), vec![good[at("trails.data")] ^ 8]),
+        ("T|B|X|N2", at("trails.data"), vec![good[at("trails.data")] ^ 8]),
         ("U2: ", at("uuids") + 15, vec![0xff]),
     ];
     let mut missed = Vec::new();
@@ -180,7 +180,8 @@ fn the_checker_finds_what_is_broken() {
             file[data + number(trail + 1) - 1] |= 0x80;
         }
         let found = rules::package(&file).err();
-        if !found.as_deref().is_some_and(|f| f.starts_with(what)) {
+        let is_meant = |found: &str| what.split('|').any(|start| found.starts_with(start));
+        if !found.as_deref().is_some_and(is_meant) {
             missed.push((what, found));
         }
     }

@@ -285,9 +285,7 @@ pub(crate) fn child(way: &str, path: &Path) -> Result<(), String> {
         "region" => Way::Region,
         other => return Err(format!("no way to read: {other}")),
     };
-    match memory_limit(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), |path| {
-        fs::read_to_string(path).ok()
-    }) {
+    match sources::available::limit() {
         // The kernel rounds to pages.
         Some(limit) if limit <= LEN / 4 + PAGE => {}
         found => return Err(format!("the limit of this process is {found:?}, not {}", LEN / 4)),
@@ -295,28 +293,6 @@ pub(crate) fn child(way: &str, path: &Path) -> Result<(), String> {
     let (_, cost) = measure::cost(|| scan(path, way, BUDGET_LIMITED, None))?;
     println!("{}", cost.wall.as_micros());
     Ok(())
-}
-
-/// The least limit of memory that a process has whose `/proc/self/cgroup` this is, in bytes.
-fn memory_limit(cgroups: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
-    let mut least = None;
-    for line in cgroups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-            _ => continue,
-        };
-        // A limit of a group above holds as well.
-        for group in Path::new(path).ancestors() {
-            let group = group.to_string_lossy();
-            let file = format!("{root}{}/{file}", group.trim_end_matches('/'));
-            let limit = read(&file).and_then(|text| text.trim().parse::<u64>().ok());
-            least = [least, limit].into_iter().flatten().min();
-        }
-    }
-    least
 }
 
 #[cfg(test)]
@@ -331,28 +307,5 @@ mod tests {
         assert_eq!(rest, "\n#### Title\n\n| a | b |\n| --- | --- |\n| mmap | 1.00 |\n\n");
         let told: Vec<_> = goals.iter().map(|goal| (&goal.what[..], goal.met())).collect();
         assert_eq!(told, [("a sum, no copy / mmap", Some(true)), ("x", Some(false))]);
-    }
-
-    #[test]
-    fn a_limit_is_found_in_either_hierarchy_and_above() {
-        let files = |path: &str| {
-            let text = match path {
-                "/sys/fs/cgroup/a/b/memory.max" => "max\n",
-                "/sys/fs/cgroup/a/memory.max" => "1000\n",
-                "/sys/fs/cgroup/memory/c/memory.limit_in_bytes" => "500\n",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "9223372036854771712\n",
-                _ => return None,
-            };
-            Some(text.to_owned())
-        };
-        let cases = [
-            ("the unified one", "0::/a/b\n", Some(1000)),
-            ("the older one", "4:memory:/c\n3:cpuset:/\n0::/\n", Some(500)),
-            ("none", "0::/\n", None),
-            ("no lines at all", "", None),
-        ];
-        for (what, cgroups, expected) in cases {
-            assert_eq!(memory_limit(cgroups, files), expected, "{what}");
-        }
     }
 }

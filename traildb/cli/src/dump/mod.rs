@@ -279,14 +279,14 @@ fn print_ahead<'d>(
         Batch(Ahead),
         Failed(ShardError, bool),
     }
-    let (mut fates, leaving) = (walk.fates(shards), walk.leaving());
+    let (mut fates, unwanted) = (walk.fates(shards), walk.unwanted());
     ordered::run(
         threads,
         AHEAD * threads as u64,
         std::iter::from_fn(|| walk.next(bar)),
         printer,
         |printer, piece| match piece {
-            Piece::Batch(batch) => Done::Batch(printer.ahead(batch, &leaving)),
+            Piece::Batch(batch) => Done::Batch(printer.ahead(batch, &unwanted)),
             Piece::Failed(error, in_part) => Done::Failed(error, in_part),
         },
         |done| match done {

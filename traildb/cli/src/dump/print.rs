@@ -40,9 +40,10 @@ pub(super) struct Printer<'d> {
     out: Vec<u8>,
     trail: Trail,
     printed: Printed,
-    /// Shards of which an event was printed.
+    /// Shards of which an event was printed, or rendered ahead.
     begun: Vec<bool>,
-    /// Shards of which no more can be printed.
+    /// Shards of which no more can be printed: this one has met that. One that renders ahead takes those that
+    /// are unwanted when it begins.
     lost: Vec<bool>,
 }
 
@@ -187,15 +188,15 @@ impl<'d> Printer<'d> {
     }
 
     /// Renders `batch` as if what is before it was printed, and no shard lost but those that are
-    /// `leaving` now: to its end, to the first event that cannot be rendered, or until it takes
+    /// `unwanted` now: to its end, to the first event that cannot be rendered, or until it takes
     /// [`AHEAD_BYTES`].
-    pub(super) fn ahead(&mut self, batch: Batch, leaving: &[AtomicBool]) -> Ahead {
+    pub(super) fn ahead(&mut self, batch: Batch, unwanted: &[AtomicBool]) -> Ahead {
         let first = batch.within.is_none();
         self.trail = Trail { uuid: batch.within.unwrap_or_default(), first };
         self.printed = Printed::default();
         self.begun.fill(false);
-        for (lost, leaving) in self.lost.iter_mut().zip(leaving) {
-            *lost = leaving.load(Ordering::Relaxed);
+        for (lost, unwanted) in self.lost.iter_mut().zip(unwanted) {
+            *lost = unwanted.load(Ordering::Relaxed);
         }
         for (values, items) in self.values.iter_mut().zip(&batch.items) {
             // What is wrong is met again at the event that it is of.

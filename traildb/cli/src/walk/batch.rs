@@ -18,7 +18,8 @@ pub(crate) struct Batch {
     pub(crate) within: Option<Uuid>,
     /// Of each shard, for each of its events, its items: one for each column that is a field.
     pub(crate) items: Vec<Vec<Item>>,
-    /// Shards that any event was of, in this batch or one before.
+    /// Shards that the walk has met any event of, in this batch or one before. Whether any of these was taken
+    /// is for who takes them to know.
     pub(super) seen: Vec<bool>,
     held: usize,
     items_max: usize,

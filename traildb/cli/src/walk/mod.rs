@@ -40,9 +40,10 @@ pub(crate) struct Walk<'d> {
     at: At,
     /// What the walk met behind the batch that it handed out last.
     error: Option<ShardError>,
-    /// Shards that are wanted no more; those that have left the merge.
-    leaving: Arc<[AtomicBool]>,
-    left: Vec<bool>,
+    /// Shards that are wanted no more: [`Fates`] says so, maybe while the walk is several batches ahead.
+    unwanted: Arc<[AtomicBool]>,
+    /// Of these, the ones that the walk has taken out of the merge since, when it came to its next piece.
+    out_of_merge: Vec<bool>,
 }
 
 /// Where a walk is.
@@ -67,9 +68,10 @@ pub(crate) enum Piece {
 pub(crate) struct Fates<'w> {
     shards: &'w Shards<'w>,
     numbers: Vec<usize>,
-    /// Shards of which no more is wanted.
-    gone: Vec<bool>,
-    leaving: Arc<[AtomicBool]>,
+    /// Shards whose loss was told, by whichever met it first: who takes pieces, or the walk.
+    told: Vec<bool>,
+    /// The walk's.
+    unwanted: Arc<[AtomicBool]>,
 }
 
 impl Fates<'_> {
@@ -81,15 +83,15 @@ impl Fates<'_> {
         failure: Failure,
         in_part: bool,
     ) -> Result<(), Failure> {
-        self.leaving[place].store(true, Ordering::Relaxed);
-        self.gone[place] = true;
+        self.unwanted[place].store(true, Ordering::Relaxed);
+        self.told[place] = true;
         self.shards.pass_over(self.numbers[place], failure, in_part)
     }
 
     /// Goes on without a shard that the walk could not read, if that is wanted.
     pub(crate) fn failed(&mut self, error: ShardError, in_part: bool) -> Result<(), Failure> {
         let ShardError { place, error } = error;
-        match std::mem::replace(&mut self.gone[place], true) {
+        match std::mem::replace(&mut self.told[place], true) {
             true => Ok(()),
             false => self.shards.pass_over(self.numbers[place], error.into(), in_part),
         }
@@ -134,8 +136,8 @@ impl<'d> Walk<'d> {
             batch: Batch::new(open.len(), is_remote),
             at: At::Between,
             error: None,
-            leaving: open.iter().map(|_| AtomicBool::new(false)).collect(),
-            left: vec![false; open.len()],
+            unwanted: open.iter().map(|_| AtomicBool::new(false)).collect(),
+            out_of_merge: vec![false; open.len()],
         })
     }
 
@@ -162,13 +164,13 @@ impl<'d> Walk<'d> {
 
     /// What becomes of its shards.
     pub(crate) fn fates<'w>(&self, shards: &'w Shards<'w>) -> Fates<'w> {
-        let gone = vec![false; self.shards.len()];
-        Fates { shards, numbers: self.shards.clone(), gone, leaving: self.leaving.clone() }
+        let told = vec![false; self.shards.len()];
+        Fates { shards, numbers: self.shards.clone(), told, unwanted: self.unwanted.clone() }
     }
 
     /// Which shards are wanted no more, by place.
-    pub(crate) fn leaving(&self) -> Arc<[AtomicBool]> {
-        self.leaving.clone()
+    pub(crate) fn unwanted(&self) -> Arc<[AtomicBool]> {
+        self.unwanted.clone()
     }
 
     /// Gives all events to `print`, a batch at a time.
@@ -200,8 +202,9 @@ impl<'d> Walk<'d> {
     /// The next piece. What was read before a shard failed comes before the failure, so that one sees
     /// how far it went.
     pub(crate) fn next(&mut self, bar: &ProgressBar) -> Option<Piece> {
-        for (place, leaving) in self.leaving.iter().enumerate() {
-            if leaving.load(Ordering::Relaxed) && !std::mem::replace(&mut self.left[place], true) {
+        for (place, unwanted) in self.unwanted.iter().enumerate() {
+            let is_out = &mut self.out_of_merge[place];
+            if unwanted.load(Ordering::Relaxed) && !std::mem::replace(is_out, true) {
                 self.merge.leave(place);
             }
         }
