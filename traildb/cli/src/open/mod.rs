@@ -14,7 +14,7 @@ use std::{
     ffi::OsStr, io, panic::resume_unwind, path::Path, sync::OnceLock, thread, time::Instant,
 };
 
-use pager::{Builder, Pager, Preset, Region, RegionStats, SourceError};
+use pager::{Builder, ConfigError, Pager, Preset, Region, RegionStats, SourceError};
 use sources::{
     Traffic,
     expand::{is_url, without_options, without_secrets},
@@ -40,8 +40,9 @@ pub(crate) fn shown(input: &OsStr) -> String {
 /// How databases are read.
 #[derive(clap::Args)]
 pub(crate) struct Reading {
-    /// For URLs: the most memory that fetched bytes may take, over all inputs; at least 32 units. What
-    /// also has a `--memory` takes no more than a quarter of that.
+    /// For URLs: the most memory that fetched bytes may take, over all inputs; at least 36 units and
+    /// what keeps account of them, 2432KiB of 64KiB each. What also has a `--memory` takes no more than
+    /// a quarter of that.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = bytes::parse)]
     budget: u64,
 
@@ -59,9 +60,6 @@ pub(crate) struct Reading {
     #[arg(long)]
     map: bool,
 }
-
-/// The least budget of a pager, in units.
-const UNITS_MIN: u64 = 32;
 
 impl Reading {
     /// A pager's options, but for the budget.
@@ -199,9 +197,11 @@ impl<'r> Opener<'r> {
         if budget <= self.fetched_max {
             return budget;
         }
-        // With less a pager does not start.
-        let least = UNITS_MIN * unit_of(&self.reading.builder(budget));
-        budget.min(self.fetched_max.max(least))
+        match self.reading.builder(self.fetched_max).plan() {
+            // With less a pager does not start.
+            Err(ConfigError::Budget { needed, .. }) => budget.min(needed),
+            _ => self.fetched_max,
+        }
     }
 
     /// The pager that all regions share.
@@ -355,6 +355,22 @@ impl Database<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However little is left for what is fetched, it is enough to start.
+    #[test]
+    fn a_part_of_the_memory_is_a_budget() {
+        for (unit, preset) in
+            [(None, None), (Some(2 << 20), None), (None, Some(Preset::Throughput))]
+        {
+            let reading = Reading { budget: 256 << 20, unit, preset, map: false };
+            for fetched_max in [1 << 20, 16 << 20, 64 << 20] {
+                let opener = Opener::new(&reading, None, fetched_max, &Cost::none());
+                let budget = opener.budget();
+                assert!(opener.builder().plan().is_ok(), "{budget} bytes in units of {unit:?}");
+                assert!(budget <= fetched_max.max(80 << 20), "{budget} bytes");
+            }
+        }
+    }
 
     /// Twelve databases that are open at once, each larger than the budget: they are regions of one pager,
     /// and whatever is read of them, it never holds more than that.
