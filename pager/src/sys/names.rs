@@ -134,8 +134,9 @@ impl std::fmt::Debug for Place {
 
 /// Sets the handler. Gives the one from before.
 fn listen() -> Option<SigAction> {
-    // On the stack for signals, which threads of this language have: the other one may be at its end.
-    let flags = SaFlags::SA_ONSTACK;
+    // On the stack of the thread, which is not what has come to an end: that for signals may be so small that
+    // little more than what the kernel saves has room there.
+    let flags = SaFlags::empty();
     let action = SigAction::new(SigHandler::SigAction(on_sigbus), flags, SigSet::empty());
     // SAFETY: the handler reads atomics, and calls write, sigaction, raise and what reads and sets errno, all
     // of which a handler may. It neither allocates nor takes a lock. The action from before is only ever set
