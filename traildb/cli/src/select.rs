@@ -183,7 +183,8 @@ pub(crate) fn uuids(list: &OsStr, lenient: bool) -> Result<Vec<Uuid>, Failure> {
         if bytes > LIST_BYTES_MAX {
             return Err(failed(filtering::too_long(LIST_BYTES_MAX)));
         }
-        let text = if number == 1 { line.strip_prefix(MARK).unwrap_or(&line) } else { line.as_slice() };
+        let text =
+            if number == 1 { line.strip_prefix(MARK).unwrap_or(&line) } else { line.as_slice() };
         let place = || format!("{}, line {number}", path.display());
         match text.trim_ascii() {
             _ if is_cut && lenient => {}

@@ -338,7 +338,8 @@ impl Builder {
         let mut spill = spill.expect("asked before");
         let memory = match options.memory_bytes {
             0 => MEMORY_JOIN,
-            bytes => bytes / 3,
+            // What the caller has freed by now may be kept by the heap that it is of.
+            bytes => (bytes - options.reserved_bytes.min(bytes / 4)) / 3,
         };
         let mut values = batches.into_tables().into_values();
         values.iter_mut().for_each(values::Values::close);

@@ -63,7 +63,8 @@ impl Options {
     }
 
     /// Leaves `bytes` of the memory allowed to the caller while events are added: what they are read
-    /// from is often a cache. At most half of what there is for events counts.
+    /// from is often a cache. At most half of what there is for events counts, and a quarter of all when
+    /// they are joined.
     pub fn reserved_bytes(mut self, bytes: u64) -> Options {
         self.reserved_bytes = bytes;
         self
