@@ -12,7 +12,8 @@ fuzz_target!(|input: &[u8]| {
         Ok(parsed) => parsed,
         Err(error) => {
             let text = std::str::from_utf8(input);
-            let is_whole = text.map_or(error.at() <= input.len(), |t| t.is_char_boundary(error.at()));
+            let is_whole =
+                text.map_or(error.at() <= input.len(), |t| t.is_char_boundary(error.at()));
             assert!(is_whole, "an error at {}", error.at());
             assert!(!error.to_string().is_empty() && !error.reason().is_empty());
             return;

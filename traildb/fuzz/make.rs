@@ -100,9 +100,11 @@ fn compare(text: &[u8], delimiter: u8, compat: bool, events: &[Event]) {
     let lines: Vec<&[u8]> = text.split(|&byte| byte == b'\n').collect();
     for (line, uuid, time, values) in events {
         let mut line = lines[*line as usize - 1];
-        if !compat {
-            line = line.strip_suffix(b"\r").unwrap_or(line);
-        }
+        line = match compat {
+            // A row ends at its first NUL byte.
+            true => line.split(|&byte| byte == 0).next().unwrap_or_default(),
+            false => line.strip_suffix(b"\r").unwrap_or(line),
+        };
         let mut cells = line.split(|&byte| byte == delimiter);
         let mut text = || String::from_utf8_lossy(cells.next().unwrap_or_default()).into_owned();
         let (id, when) = (text(), text());
