@@ -78,7 +78,7 @@ impl Args {
             // One term, whatever it holds.
             let one = !text.is_empty()
                 && !text.contains(|c: char| c.is_whitespace() || "&\"()@".contains(c));
-            let parsed = filter::parse(&format!("time{sign}{text}"));
+            let parsed = filter::parse(format!("time{sign}{text}"));
             add(parsed.ok().filter(|_| one).ok_or_else(|| {
                 let text =
                     format!("{option}: {text:?} is no time, such as 2016-01-31, or a number");

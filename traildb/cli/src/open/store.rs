@@ -13,7 +13,7 @@ use traildb::{Storage, storage::Memory};
 /// The bytes of a database, or of one member: a mapped file, or fetched as needed.
 pub(crate) enum Store {
     /// With its name, which goes before it does.
-    Map(MapName, Memory<Mmap>),
+    Map(#[expect(dead_code, reason = "it is called so while this lives")] MapName, Memory<Mmap>),
     Region(Region),
     Mapped(Mapped, Region),
 }
