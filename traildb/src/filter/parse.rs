@@ -460,7 +460,7 @@ mod tests {
                         name\n  user=alice &  action\n                      ^";
         assert_eq!(error.to_string(), expected);
         let long = format!("a=\u{e9}{} & b", "x".repeat(200));
-        let text = parse(&long).unwrap_err().to_string();
+        let text = parse(long).unwrap_err().to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].find("character 208"), Some(8), "{text}");
         assert!(lines[1].starts_with("  ...xxx") && lines[1].ends_with("x & b"), "{text}");

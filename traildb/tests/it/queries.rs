@@ -491,14 +491,14 @@ fn filters_that_cannot_be_bound() {
     // 2^13 alternatives of alternatives.
     let pair = |k: u32| format!("(n={k} & even={k})");
     let text: Vec<String> = (0..13).map(pair).collect();
-    let error = filter::parse(&text.join(" ")).unwrap().bind(&reader).unwrap_err();
+    let error = filter::parse(text.join(" ")).unwrap().bind(&reader).unwrap_err();
     assert!(matches!(error, BindError::TooLarge), "{error}");
     // One after the other they are 26 clauses.
-    let flat = filter::parse(&text.join(" & ")).unwrap().bind(&reader).unwrap();
+    let flat = filter::parse(text.join(" & ")).unwrap().bind(&reader).unwrap();
     assert!(flat.is_none() || flat.clauses().len() == 26);
     // What is not multiplied out takes no more than its text does.
     let many: Vec<String> = (0..5000).map(|k| format!("n!={k}")).collect();
-    filter::parse(&many.join(" & ")).unwrap().bind(&reader).unwrap();
+    filter::parse(many.join(" & ")).unwrap().bind(&reader).unwrap();
 }
 
 #[test]

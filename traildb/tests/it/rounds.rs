@@ -472,7 +472,7 @@ fn values_of_one_length_are_asked_for_together() {
     let reader = Reader::new(far.clone()).unwrap();
     let rounds = far.round_trips();
     let terms: Vec<String> = wanted.iter().map(|n| format!("text={n:07}")).collect();
-    let bound = filter::parse(&terms.join(" ")).unwrap().bind(&reader);
+    let bound = filter::parse(terms.join(" ")).unwrap().bind(&reader);
     assert!(bound.is_ok());
     let rounds = far.round_trips() - rounds;
     assert!(rounds <= 6, "{rounds} round trips");
