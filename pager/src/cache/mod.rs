@@ -379,10 +379,7 @@ impl Ledger {
 
     /// Claims `unit` as a guess if it is absent and speculation's share has room.
     pub(crate) fn speculate(&self, unit: u64) -> Speculated {
-        // A load that pins an absent unit has just failed or is about to claim it for itself.
-        let free =
-            |word: Word| word.state() == State::Absent && word.pins() == 0 && !word.has(WAITERS);
-        if !free(self.words.get(unit)) {
+        if !is_free(self.words.get(unit)) {
             return Speculated::NotAbsent;
         }
         let cost = self.unit_cost();
@@ -392,7 +389,7 @@ impl Ledger {
         // Counted before the claim is visible: whoever confirms it counts it out.
         add(&self.guesses, 1);
         let claimed = self.change(unit, |word| {
-            free(word)
+            is_free(word)
                 .then(|| word.to(State::Fetching).with(SPECULATIVE).without(DEMANDED | FAULTED))
         });
         match claimed {
@@ -402,6 +399,15 @@ impl Ledger {
                 Speculated::NotAbsent
             }
         }
+    }
+
+    /// Claims `unit` if it is absent, to bring back what is still in memory. That costs no byte, so it is
+    /// nobody's share of speculation. [`unclaim`](Ledger::unclaim) takes it back.
+    pub(crate) fn claim_back(&self, unit: u64) -> bool {
+        self.change(unit, |word| {
+            is_free(word).then(|| word.to(State::Fetching).without(DEMANDED | FAULTED))
+        })
+        .is_ok()
     }
 
     /// The stream has passed `unit`: if it was a guess, it was right.
@@ -709,7 +715,7 @@ impl Ledger {
         Ok((next, tidings))
     }
 
-    /// Takes back the claim of a guess that was not served, so that the unit can be claimed again.
+    /// Takes back a claim for nobody that was not served, so that the unit can be claimed again.
     /// True if somebody has asked for it meanwhile: then it stays claimed, and must be fetched.
     pub(crate) fn unclaim(&self, unit: u64) -> bool {
         let released = self.change(unit, |word| {
@@ -819,6 +825,12 @@ impl Drop for Ledger {
             drop(self.budget.adopt(tables * PAGE as u64));
         }
     }
+}
+
+/// Whether nobody has the unit or is about to: a load that pins an absent unit has just failed, or will
+/// claim it for itself.
+fn is_free(word: Word) -> bool {
+    word.state() == State::Absent && word.pins() == 0 && !word.has(WAITERS)
 }
 
 /// The word of a unit that a load asks for, with one pin more. `None` at the most that it can count.
@@ -1186,6 +1198,16 @@ mod tests {
             assert_eq!(ledger.speculate(3), Speculated::Claimed);
             assert!(!ledger.unclaim(3), "{what}: nobody has come yet");
             assert_eq!(join(&ledger), Asked::Claimed, "{what}");
+
+            // The same of what was to come back with a neighbour, which is no guess.
+            let (ledger, _, budget) = self::ledger();
+            assert!(ledger.claim_back(3) && !ledger.claim_back(3), "{what}");
+            assert_eq!((ledger.guesses(), budget.speculative()), (0, 0), "{what}");
+            assert!(!ledger.unclaim(3) && ledger.claim_back(3), "{what}: nobody has come yet");
+            assert_eq!(join(&ledger), Asked::Late, "{what}");
+            assert!(ledger.unclaim(3), "{what}: it must be fetched");
+            assert!(!ledger.claim_back(3), "{what}");
+            assert_eq!((ledger.guesses(), budget.speculative()), (0, 0), "{what}");
         }
         // Upgraded guesses fail like demand: a load that comes between must find it idle.
         let (ledger, _, _) = ledger();

@@ -277,6 +277,20 @@ impl World {
         }
     }
 
+    /// What the engine does about `unit` when a reader has touched its neighbour. It is a thread of its own
+    /// here, which is more than can happen.
+    fn bring_back(&self, unit: u64) {
+        if !self.ledger.claim_back(unit) {
+            return;
+        }
+        if shuttle::rand::thread_rng().gen_bool(0.5) {
+            let (frame, charge) = self.bytes();
+            drop(self.ledger.restore(unit, Held { frame, charge }, false).unwrap());
+        } else if self.ledger.unclaim(unit) {
+            self.engine.send(Told::Missing(unit)).unwrap();
+        }
+    }
+
     fn serve(&self, requests: &mpsc::Receiver<Told>) {
         while self.handle(requests.recv().unwrap()) {}
         while let Ok(told) = requests.try_recv() {
@@ -336,7 +350,7 @@ fn story() {
         let world = world.clone();
         thread::spawn(move || world.serve(&requests))
     };
-    let actors: [fn(&World); 7] = [
+    let actors: [fn(&World); 8] = [
         |world| {
             world.touch(0);
         },
@@ -361,6 +375,10 @@ fn story() {
         // Read by the fault thread when whoever touched the page has long gone on.
         |world| world.fault(0),
         |world| world.quit(0),
+        |world| {
+            world.bring_back(0);
+            world.bring_back(1);
+        },
     ];
     let actors = actors.map(|actor| {
         let world = world.clone();

@@ -104,6 +104,10 @@ pub(crate) struct Lanes {
 /// How often a blocked queue is looked at again, in case a wake-up was lost.
 const BLOCKED_WAIT: Duration = Duration::from_millis(50);
 
+/// Units, and their bytes, that come back together where one of them was touched. They are aligned to as many.
+const NEIGHBOURS_MAX: u64 = 16;
+const NEIGHBOURS_BYTES: u64 = 32 << 20;
+
 /// Messages handled before requests are started, so that neighbours can meet.
 const BATCH_MAX: usize = 256;
 
@@ -214,6 +218,10 @@ impl Engine {
                 if let Some(job) = self.guesses.take(region, unit) {
                     self.upgrade(job, unit);
                 }
+                if !self.windows.hold(&object, unit) {
+                    // It was on its way back with a neighbour, and no part of a stream.
+                    return self.missed(&object, unit..unit + 1);
+                }
                 self.windows.reached(&object, unit);
                 self.signal(&object, unit, Signal::Late);
             }
@@ -274,12 +282,43 @@ impl Engine {
         match origin {
             Origin::GivenUp => {
                 match installed {
-                    Ok(tidings) => recalled(object, tidings),
+                    Ok(tidings) => {
+                        recalled(object, tidings);
+                        self.bring_neighbours(object, unit);
+                    }
                     Err(_) => self.demand_of(object, unit..unit + 1),
                 }
                 self.missed(object, unit..unit + 1);
             }
             Origin::Staged => self.unstaged(object, unit, installed),
+        }
+    }
+
+    /// A reader came to `unit`, which had been given up: brings back what was given up around it, while that
+    /// reader goes on. A fault each would cost more than all of them, and no byte is asked for.
+    fn bring_neighbours(&mut self, object: &Arc<Object>, unit: u64) {
+        let (geometry, budget) = (object.ledger.geometry(), self.pool.budget());
+        let most = (NEIGHBOURS_BYTES / geometry.unit_bytes()).clamp(1, NEIGHBOURS_MAX);
+        // While bytes are short, what was given up is what others need next, and a touch of one says nothing
+        // of another.
+        let room = budget.limit().saturating_sub(budget.used()) + budget.idle();
+        if room < 2 * most * object.ledger.unit_cost() {
+            return;
+        }
+        let first = unit - unit % most;
+        for unit in object.frames.kept_of(object.id, first..first + most) {
+            if !object.ledger.claim_back(unit) {
+                continue;
+            }
+            let came = object.frames.recall(object.id, unit).is_some_and(|frame| {
+                let held = object.ledger.held(frame);
+                let installed = object.ledger.restore(unit, held, false);
+                installed.map(|tidings| recalled(object, tidings)).is_ok()
+            });
+            // Somebody used its frame meanwhile, and somebody may wait for it.
+            if !came && object.ledger.unclaim(unit) {
+                self.demand_of(object, unit..unit + 1);
+            }
         }
     }
 

@@ -207,6 +207,12 @@ impl Arena {
         Some(self.frame(idle.slot, idle.charge, self.0.slot_bytes))
     }
 
+    /// Those of `units` of `region` that can be called back.
+    pub(crate) fn kept_of(&self, region: u64, units: Range<u64>) -> Vec<u64> {
+        let state = self.0.lock();
+        units.filter(|&unit| state.limbo.contains_key(&(region, unit))).collect()
+    }
+
     /// Whether anything can be called back.
     pub(crate) fn has_limbo(&self) -> bool {
         !self.0.lock().limbo.is_empty()

@@ -152,6 +152,11 @@ impl FramePool {
         self.arena()?.try_recall((region, unit))
     }
 
+    /// Those of `units` of `region` that can be recalled.
+    pub(crate) fn kept_of(&self, region: u64, units: std::ops::Range<u64>) -> Vec<u64> {
+        self.arena().map(|arena| arena.kept_of(region, units)).unwrap_or_default()
+    }
+
     /// Whether anything can be recalled.
     pub(crate) fn has_limbo(&self) -> bool {
         self.arena().is_some_and(Arena::has_limbo)

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use pager::{
     Hint, Mechanism, ModeRequest, Pager, RegionOptions,
-    policy::{Clock, EvictionPolicy, S3Fifo},
+    policy::{Clock, EvictionPolicy, NoPrefetch, S3Fifo},
 };
 
 use crate::support::{Behaviour, Known, all_of, byte_at, bytes_of, give_up, modes, until};
@@ -212,6 +212,55 @@ fn what_is_in_memory_waits_for_no_thread_of_a_source() {
     assert_eq!(region.stats().marker_faults, 1, "{:?}", region.stats());
 }
 
+/// A fault each for what is in memory took longer than all the rest of a first pass.
+#[test]
+fn what_was_given_up_comes_back_with_its_neighbours() {
+    if !crate::support::can_fault() || !Pager::probe().can_move {
+        return println!("left out: recycled frames: this kernel or user cannot move pages");
+    }
+    const GROUP: u64 = 16;
+    for unit in [65_536, 2 << 20] {
+        for hint in [None, Some(Hint::Random)] {
+            let (cost, len) = (unit + 4096, 2 * GROUP * unit - 77);
+            let source = Known::new(len);
+            let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(unit);
+            let builder = builder.budget_bytes(5 * GROUP * cost);
+            let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
+            let region = pager.open(source.clone()).unwrap();
+            if let Some(hint) = hint {
+                region.advise(hint).unwrap();
+            }
+            let mapped = region.map().unwrap();
+            drop(region.load(0..len).unwrap());
+            give_up(&region, 2 * GROUP);
+            let (requests, faults) = (source.requests().len(), region.stats().faults);
+            let touch = |nth: u64| {
+                let at = (nth * unit + 77).min(len - 1);
+                assert_eq!(mapped[at as usize], byte_at(at), "unit {unit}, at {at}");
+            };
+            for (n, nth) in (1..).zip([5, 2 * GROUP - 1]) {
+                touch(nth);
+                until("the group is there", || region.stats().units_recalled == n * GROUP);
+            }
+            (0..2 * GROUP).rev().for_each(touch);
+            let stats = region.stats();
+            assert!(stats.faults - faults <= 4 && stats.prefetched == 0, "{stats:?}");
+            assert!(mapped[..] == bytes_of(0..len)[..], "unit {unit}");
+
+            // Where little is left but what was given up, each comes back by itself.
+            give_up(&region, 2 * GROUP);
+            let free = pager.budget().limit() - pager.budget().used();
+            let held = pager.budget().try_reserve(free - 2 * 4096).expect("free");
+            (0..2 * GROUP).for_each(touch);
+            until("all are there", || region.stats().units_recalled == 4 * GROUP);
+            let again = region.stats().faults - stats.faults;
+            assert!(again >= 2 * GROUP, "unit {unit}: {:?}", region.stats());
+            drop(held);
+            assert_eq!(source.requests().len(), requests, "nothing was fetched again");
+        }
+    }
+}
+
 /// What was given up comes back without a request as long as nobody has used its memory, and then
 /// with one.
 #[test]
@@ -237,12 +286,13 @@ fn what_left_too_early_comes_back_without_a_request() {
         let first = region.load(0..4 * unit).unwrap();
         assert!(*first == *bytes_of(0..4 * unit), "unit {unit}");
         let mapped = region.map().unwrap();
+        region.advise(Hint::WillNeed(std::slice::from_ref(&(8 * unit..len)))).unwrap();
+        // The last of them is staged.
+        until("the guesses are there", || region.stats().units_recalled == 12);
         for at in (4 * unit..8 * unit).step_by(4096) {
             assert_eq!(mapped[at as usize], byte_at(at), "unit {unit}, at {at}");
         }
-        region.advise(Hint::WillNeed(std::slice::from_ref(&(8 * unit..len)))).unwrap();
-        // The last of them is staged.
-        until("the guesses are there", || region.stats().units_recalled == 16);
+        until("the touched are there", || region.stats().units_recalled == 16);
         assert!(mapped[..] == bytes_of(0..len)[..], "unit {unit}");
         assert_eq!(source.requests().len(), requests, "unit {unit}: nothing was fetched again");
         assert_eq!(region.stats().units_recalled, 16, "unit {unit}");
