@@ -23,6 +23,10 @@ use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
 
 use crate::{allow::AllowList, body::check_range};
 
+/// What is read past the kernel's cache begins and ends at multiples of this, in the file and in memory: the
+/// logical block of any disk, or several.
+const BLOCK_BYTES: usize = 4096;
+
 /// One chunk of a stream: long enough to pay for the way to a blocking thread and back.
 const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -38,9 +42,18 @@ struct Shared {
     path: PathBuf,
     /// Where it may lie, links resolved. `None`: anywhere.
     folders: Option<Vec<PathBuf>>,
-    /// The descriptor that `stat` opened. A file that is replaced by renaming keeps its old bytes
-    /// here, so a region goes on reading what it opened.
-    open: Mutex<Option<Arc<File>>>,
+    /// Whether frames are filled past the kernel's cache.
+    direct: bool,
+    /// What `stat` opened. A file that is replaced by renaming keeps its old bytes here, so a region goes on
+    /// reading what it opened.
+    open: Mutex<Option<Arc<Opened>>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// The same file, past the kernel's cache.
+    direct: Option<File>,
 }
 
 impl Local {
@@ -48,16 +61,32 @@ impl Local {
     pub fn new(path: impl Into<PathBuf>) -> Local {
         let path = path.into();
         let name = path.display().to_string();
-        Local { file: Arc::new(Shared { name, path, folders: None, open: Mutex::new(None) }) }
+        Local::of(Shared { name, path, folders: None, direct: false, open: Mutex::new(None) })
+    }
+
+    fn of(shared: Shared) -> Local {
+        Local { file: Arc::new(shared) }
+    }
+
+    /// The same file, with these settings and nothing open.
+    fn anew(&self, folders: Option<Vec<PathBuf>>, direct: bool) -> Local {
+        let Shared { name, path, .. } = &*self.file;
+        let (name, path) = (name.clone(), path.clone());
+        Local::of(Shared { name, path, folders, direct, open: Mutex::new(None) })
     }
 
     /// The same, refused if what is opened lies outside these folders, which must be real paths:
     /// links are followed, and the place that they lead to is what counts.
     pub fn within(self, folders: Vec<PathBuf>) -> Local {
-        let Shared { name, path, .. } = &*self.file;
-        let (name, path) = (name.clone(), path.clone());
-        let file = Shared { name, path, folders: Some(folders), open: Mutex::new(None) };
-        Local { file: Arc::new(file) }
+        self.anew(Some(folders), self.file.direct)
+    }
+
+    /// The same, read past the kernel's cache into the frames of a pager (`O_DIRECT`): no copy is made, and
+    /// none stays there beside the pager's. For files that are read once, or that the pager's budget has
+    /// room for; what another pass needs again comes from the disk again, even what the kernel's cache has.
+    /// Where file system or place allow none of it, the kernel's cache is read as ever.
+    pub fn direct(self) -> Local {
+        self.anew(self.file.folders.clone(), true)
     }
 
     /// Where the file is.
@@ -87,12 +116,12 @@ impl Local {
 }
 
 impl Shared {
-    fn opened(&self) -> Option<Arc<File>> {
+    fn opened(&self) -> Option<Arc<Opened>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the path anew and keeps the descriptor.
-    fn reopen(&self) -> Result<(Arc<File>, Metadata), SourceError> {
+    fn reopen(&self) -> Result<(Arc<Opened>, Metadata), SourceError> {
         let failed = |error| self.error("open", None, error);
         // Asked before opening: opening a device may do something to it.
         if let Some(folders) = &self.folders {
@@ -114,7 +143,7 @@ impl Shared {
         // have put another file there meanwhile.
         let mut open = fs::OpenOptions::new();
         let file = open.read(true).custom_flags(libc::O_NONBLOCK).open(&self.path);
-        let file = Arc::new(file.map_err(failed)?);
+        let file = file.map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         self.check_kind(&found)?;
         self.check_empty(&file, &found)?;
@@ -123,8 +152,13 @@ impl Shared {
             let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
             self.check_place(folders, &real.map_err(failed)?)?;
         }
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
-        Ok((file, found))
+        // By the descriptor: the path may lead elsewhere by now.
+        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let direct =
+            self.direct.then(|| open.custom_flags(libc::O_DIRECT).open(same).ok()).flatten();
+        let opened = Arc::new(Opened { file, direct });
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened.clone());
+        Ok((opened, found))
     }
 
     fn outside(&self) -> SourceError {
@@ -162,17 +196,17 @@ impl Shared {
         SourceError::Permanent { object: self.name.clone(), reason, cause: None }
     }
 
-    /// A descriptor of the file at `version`, and the file's length.
-    fn at_version(&self, version: &Version) -> Result<(Arc<File>, u64), SourceError> {
-        if let Some(file) = self.opened() {
-            let found = file.metadata().map_err(|error| self.error("stat", None, error))?;
+    /// The file at `version`, and its length.
+    fn at_version(&self, version: &Version) -> Result<(Arc<Opened>, u64), SourceError> {
+        if let Some(opened) = self.opened() {
+            let found = opened.file.metadata().map_err(|error| self.error("stat", None, error))?;
             if version_of(&found) == *version {
-                return Ok((file, found.len()));
+                return Ok((opened, found.len()));
             }
         }
-        let (file, found) = self.reopen()?;
+        let (opened, found) = self.reopen()?;
         self.check(version, &found)?;
-        Ok((file, found.len()))
+        Ok((opened, found.len()))
     }
 
     fn check(&self, version: &Version, found: &Metadata) -> Result<(), SourceError> {
@@ -191,14 +225,14 @@ impl Shared {
     /// between.
     fn fill(
         &self,
-        file: &File,
+        opened: &Opened,
         version: &Version,
         at: u64,
         into: &mut [u8],
     ) -> Result<(), SourceError> {
         let range = at..at + into.len() as u64;
-        let read = file.read_exact_at(into, at);
-        let found = file.metadata().map_err(|error| self.error("stat", None, error))?;
+        let read = opened.read_exact_at(into, at);
+        let found = opened.file.metadata().map_err(|error| self.error("stat", None, error))?;
         self.check(version, &found)?;
         read.map_err(|error| self.error("read", Some(range), error))
     }
@@ -231,6 +265,33 @@ impl Shared {
     }
 }
 
+impl Opened {
+    fn read_exact_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        let done = self.direct.as_ref().map_or(0, |direct| read_blocks_at(direct, into, at));
+        self.file.read_exact_at(&mut into[done..], at + done as u64)
+    }
+}
+
+/// Reads whole blocks of `direct` into the front of `into`, as far as that goes; returns the bytes read. Whoever
+/// reads the rest by another way finds out why no more came.
+fn read_blocks_at(direct: &File, into: &mut [u8], at: u64) -> usize {
+    let is_block = |n: usize| n.is_multiple_of(BLOCK_BYTES);
+    let whole = into.len() - into.len() % BLOCK_BYTES;
+    if !at.is_multiple_of(BLOCK_BYTES as u64) || !is_block(into.as_ptr().addr()) {
+        return 0;
+    }
+    let mut done = 0;
+    while done < whole && is_block(done) {
+        match direct.read_at(&mut into[done..whole], at + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    done
+}
+
 fn version_of(found: &Metadata) -> Version {
     Version::weak(format!(
         "inode {}:{} modified {}.{:09} length {}",
@@ -256,27 +317,27 @@ impl BlockSource for Local {
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
         let wanted = (version.clone(), range.clone());
         let opened = self.blocking(move |shared| {
-            let (file, len) = shared.at_version(&wanted.0)?;
+            let (opened, len) = shared.at_version(&wanted.0)?;
             check_range(&shared.name, &wanted.1, len)?;
-            Ok(file)
+            Ok(opened)
         });
-        let file = opened.await?;
-        let state = Some((self.clone(), file, version.clone(), range));
+        let opened = opened.await?;
+        let state = Some((self.clone(), opened, version.clone(), range));
         Ok(Box::pin(stream::unfold(state, |state| async move {
-            let (local, file, version, range) = state?;
+            let (local, opened, version, range) = state?;
             if range.is_empty() {
                 return None;
             }
             let end = range.end.min(range.start + CHUNK_BYTES);
             let part = range.start..end;
-            let (descriptor, wanted) = (file.clone(), version.clone());
+            let (from, wanted) = (opened.clone(), version.clone());
             let chunk = local.blocking(move |shared| {
                 let mut bytes = BytesMut::zeroed((part.end - part.start) as usize);
-                shared.fill(&descriptor, &wanted, part.start, &mut bytes)?;
+                shared.fill(&from, &wanted, part.start, &mut bytes)?;
                 Ok(Bytes::from(bytes))
             });
             match chunk.await {
-                Ok(chunk) => Some((Ok(chunk), Some((local, file, version, end..range.end)))),
+                Ok(chunk) => Some((Ok(chunk), Some((local, opened, version, end..range.end)))),
                 Err(error) => Some((Err(error), None)),
             }
         })))
@@ -290,10 +351,10 @@ impl BlockSource for Local {
     ) -> Result<Frame, SourceError> {
         let version = version.clone();
         self.blocking(move |shared| {
-            let (file, len) = shared.at_version(&version)?;
+            let (opened, len) = shared.at_version(&version)?;
             check_range(&shared.name, &range, len)?;
             let wanted = (range.end - range.start) as usize;
-            shared.fill(&file, &version, range.start, &mut frame.unfilled()[..wanted])?;
+            shared.fill(&opened, &version, range.start, &mut frame.unfilled()[..wanted])?;
             frame.advance(wanted);
             Ok(frame)
         })
@@ -337,6 +398,60 @@ mod tests {
         file.write_all(b"!").expect("append");
         let error = all(&source, &second.version, 5).await.expect_err("written in place");
         assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+    }
+
+    /// Bytes that this process had from disks.
+    fn read_bytes() -> u64 {
+        let io = fs::read_to_string("/proc/self/io").expect("counters of this process");
+        let line =
+            io.lines().find_map(|line| line.strip_prefix("read_bytes: ")).expect("a counter");
+        line.parse().expect("a number")
+    }
+
+    /// A pass over a file that is larger than memory pushed everything else out of the kernel's cache, and was
+    /// slower than the disk for the copy.
+    #[tokio::test]
+    async fn what_is_read_directly_stays_out_of_the_kernels_cache() {
+        const LEN: usize = (24 << 20) + 12_345;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("object");
+        let bytes: Vec<u8> =
+            (0..LEN as u64).map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+        fs::write(&path, &bytes).expect("write");
+        let file = File::open(&path).expect("open");
+        file.sync_all().expect("on the disk");
+        let drop_cache = || {
+            let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            nix::fcntl::posix_fadvise(&file, 0, 0, advice).expect("advice");
+        };
+        let source =
+            Local::new(&path).direct().within(vec![folder.path().canonicalize().expect("real")]);
+        let stat = source.stat().await.expect("stat");
+        drop_cache();
+        let before = read_bytes();
+        // Units of a pager, the last of them shorter than a block of the disk; and one in the middle of a block.
+        for part in [0..8 << 20, 8 << 20..24 << 20, 24 << 20..LEN, 4097..9000, 4096..4097, 7..8] {
+            let range = part.start as u64..part.end as u64;
+            let frame = Frame::with_capacity(part.len());
+            let frame = source.read_into(&stat.version, range, frame).await.expect("read");
+            assert!(frame.filled() == &bytes[part.clone()], "{part:?}");
+        }
+        if read_bytes() - before < 24 << 20 {
+            return println!("left out: direct reads: {} is on no disk", path.display());
+        }
+        let before = read_bytes();
+        assert!(fs::read(&path).expect("read") == bytes);
+        let missing = read_bytes() - before;
+        assert!(missing >= 20 << 20, "only {missing} bytes had to be read again");
+
+        // What is written meanwhile shows, as ever.
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut f| f.write_all(b"!"))
+            .expect("append");
+        let read = source.read_into(&stat.version, 0..4096, Frame::with_capacity(4096)).await;
+        assert!(matches!(read, Err(SourceError::Changed { .. })), "{:?}", read.err());
     }
 
     #[tokio::test]

@@ -145,7 +145,8 @@ fn scan(path: &Path, way: Way, budget: u64, places: Option<&[u64]>) -> Result<u6
                 Some(_) => (PAGE, Hint::Random),
             };
             let options = RegionOptions::default().unit_bytes(unit);
-            let region = pager.open_with(Local::new(path), options).map_err(|e| e.to_string())?;
+            let region =
+                pager.open_with(Local::new(path).direct(), options).map_err(|e| e.to_string())?;
             region.advise(hint).map_err(|e| e.to_string())?;
             // SAFETY: as above: a local file's version alone does not promise that.
             #[expect(unsafe_code, reason = "what is compared is a file that nobody changes")]
@@ -219,7 +220,8 @@ fn cold(path: &Path, rounds: usize, goals: &mut Vec<Goal>) -> Result<String, Str
          cache before each (`POSIX_FADV_DONTNEED`), and `read_bytes` of `/proc/self/io` says that it was \
          read from the disk. What the host of a virtual machine caches of its disk nobody here can drop. \
          {READS} reads at random, by one thread. Units of 2 MiB with the hint sequential, and of 4 KiB \
-         with the hint random.\n\n| read | wall | CPU | from the disk |\n| --- | --- | --- | --- |\n{rows}",
+         with the hint random; a region reads past the kernel's cache \
+         (`Local::direct`).\n\n| read | wall | CPU | from the disk |\n| --- | --- | --- | --- |\n{rows}",
         LEN >> 20,
     ))
 }
