@@ -122,6 +122,58 @@ pub(crate) struct Codebook {
     value_unit: u64,
 }
 
+/// Where a symbol is in the tables: its place in the second one, and the kind of literal above it. With
+/// the bits that were peeked it stands for the symbol, which nobody has to look at before it is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place(u32);
+
+impl Place {
+    /// Of a symbol that [`symbol`](Codebook::symbol) alone knows.
+    pub(crate) const RARE: Place = Place(u32::MAX);
+
+    /// The place in the second table.
+    #[inline(always)]
+    fn at(self) -> usize {
+        self.0 as usize & (PLACES - 1)
+    }
+
+    /// The kind of literal.
+    #[inline(always)]
+    fn kind(self) -> usize {
+        (self.0 >> (KIND_AT - PLACE_AT)) as usize & ((1 << LITERAL_BITS) - 1)
+    }
+}
+
+/// The bits of a length that [`Codebook::find`] returns that are the length, and the one that says that
+/// the symbol has the item that was marked.
+pub(crate) const LENGTH: u8 = MARK - 1;
+pub(crate) const MARK: u8 = 1 << 7;
+
+/// The lengths of symbols, and which of them have an item.
+#[derive(Debug)]
+pub(crate) struct Marked {
+    lengths: Box<[u8; PLACES]>,
+    values: [u64; 1 << LITERAL_BITS],
+}
+
+impl Marked {
+    pub(crate) fn marks(&self) -> Marks<'_> {
+        Marks { lengths: &self.lengths, values: &self.values }
+    }
+}
+
+/// The same, or lengths without marks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks<'m> {
+    /// By the place in the second table.
+    lengths: &'m [u8; PLACES],
+    /// By the kind of literal, the value of the item, where it is in the stream.
+    values: &'m [u64; 1 << LITERAL_BITS],
+}
+
+/// No literal has a value of so many bits.
+const NO_VALUES: [u64; 1 << LITERAL_BITS] = [u64::MAX; 1 << LITERAL_BITS];
+
 /// What two looks at the tables show. Fields are the lowest 7 bits of items.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
@@ -200,6 +252,60 @@ impl Codebook {
             bits: u64::from(self.lengths[at]),
             exists: value <= self.values_max[kind],
         }
+    }
+
+    /// Where the symbol is that `word` starts with, without a look at the second table, and its length,
+    /// flag included, with [`MARK`] if it has the item that is marked. `None` if
+    /// [`symbol`](Codebook::symbol) knows more. Literals only of databases with few fields.
+    #[inline(always)]
+    pub(crate) fn find(&self, marks: Marks<'_>, word: u64) -> Option<(Place, u8)> {
+        let place = self.first[word as usize & FIRST];
+        let more = (word >> FIRST_BITS) as u32 & place & MORE;
+        // All places are below the kind.
+        let place = Place((place >> PLACE_AT).wrapping_add(more));
+        let length = marks.lengths[place.at()];
+        let value = word & self.masks[place.kind()];
+        if length == 0 || value > self.values_max[place.kind()] {
+            return None;
+        }
+        match value == marks.values[place.kind()] {
+            true => Some((place, marked(length))),
+            false => Some((place, length)),
+        }
+    }
+
+    /// Both items of the symbol that was [found](Codebook::find) there, where `word` was peeked. They are
+    /// those of a [`Look`].
+    #[inline(always)]
+    pub(crate) fn items(&self, place: Place, word: u64) -> [u64; 2] {
+        let entry = self.second[place.at()];
+        let value = word & self.masks[place.kind()];
+        let first = entry & u64::from(u32::MAX);
+        [first.wrapping_add(value.wrapping_mul(self.value_unit)), entry >> 32]
+    }
+
+    /// Lengths where nothing is marked.
+    pub(crate) fn unmarked(&self) -> Marks<'_> {
+        Marks { lengths: &self.lengths, values: &NO_VALUES }
+    }
+
+    /// Lengths where symbols are marked that have an item of that field, no NULL. Those that
+    /// [`find`](Codebook::find) does not find are not.
+    pub(crate) fn mark(&self, field: usize, item: Item) -> Marked {
+        let mut marked = Marked { lengths: self.lengths.clone(), values: NO_VALUES };
+        for (length, &entry) in marked.lengths.iter_mut().zip(self.second.iter()) {
+            // Of one item alone the other half is its field, which is no item but NULL.
+            let has = entry & u64::from(u32::MAX) == item.0 || entry >> 32 == item.0;
+            if has && *length > 0 {
+                *length |= MARK;
+            }
+        }
+        // Values of literals in the tables are those of narrow items.
+        let literal = self.masks.get(field + 1).is_some_and(|&mask| mask > 0);
+        if literal && item.0 >> 32 == 0 {
+            marked.values[field + 1] = (item.0 >> 8 << 8) / self.value_unit;
+        }
+        marked
     }
 
     /// The symbol at `bit` of `bytes`, where `word` was peeked (T5, T6), and its bits. The error is a
@@ -398,6 +504,17 @@ impl Symbol {
         (pack(wide.len() as u64 - 1, u64::from(length)), 0)
     }
 
+    /// Both items for a sparse row: the second, which is written first, may be but a shadow.
+    pub(crate) fn sparse(self) -> [u64; 2] {
+        let Symbol { first, second, first_field, second_field } = self;
+        match second_field {
+            0 => [first, u64::from(first_field)],
+            // The later one counts.
+            field if field == first_field => [second, second],
+            _ => [first, second],
+        }
+    }
+
     /// Both items must be of this database. A time item is bounded by checked addition instead.
     fn check(self, counts: &[u64]) -> Result<Symbol, String> {
         let item = |field: u16, item: u64| {
@@ -419,6 +536,13 @@ impl Symbol {
 /// An entry of the second table.
 fn pack(first: u64, second: u64) -> u64 {
     second << 32 | first
+}
+
+/// Where a literal has the value that is marked, which is so rare that a branch is the cheapest.
+#[cold]
+#[inline(never)]
+fn marked(length: u8) -> u8 {
+    length | MARK
 }
 
 /// A code word: its bits, the first of the stream lowest, and their number.

@@ -26,6 +26,7 @@ use super::{
     Batch, LastValues, Reader,
     row_values::RowValues,
     rows::{self, Block, Decoded, Entry, Rest},
+    skim::{self, Skimmed, Stream, Symbols},
     view::Levels,
 };
 use crate::{
@@ -200,8 +201,15 @@ pub struct Trail<'r, S: Storage> {
     /// Where `next` was when its row was looked at.
     peeked_at: usize,
     ahead: AheadOf,
-    /// Trails that are decoded.
+    /// Trails that are decoded, or skimmed: one of the two has none.
     block: Block,
+    skimmed: Skimmed,
+    /// Whether sparse rows are still to be made, of what was skimmed: one is said to be there.
+    unmade: bool,
+    /// Whether no event of what was skimmed has the item that the filter needs.
+    lacking: bool,
+    /// The item, and its place, if rows are those of the events alone that have it.
+    picked: Option<(usize, Item)>,
     /// Where values are looked up many at once.
     row_values: Option<RowValues<'r>>,
     /// Whether those of the rows up to `filled` were, and those of the block.
@@ -361,6 +369,10 @@ impl<'r, S: Storage> Trail<'r, S> {
             peeked_at: usize::MAX,
             ahead: AheadOf::End,
             block: Block::default(),
+            skimmed: Skimmed::default(),
+            unmade: false,
+            lacking: false,
+            picked: None,
             row_values: match narrow && levels.values_ahead {
                 true => RowValues::new(reader)?,
                 false => None,
@@ -424,8 +436,12 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.own_filter = filter;
         self.unfiltered = true;
         self.choose_filter();
-        let needed = self.filter.as_ref().and_then(|chosen| chosen.needed);
+        let needed = self.needed();
         self.marked &= needed.is_some_and(|needed| self.block.is_marked(needed));
+        self.lacking &= self.is_skimmed_for(needed);
+        if let Some(picked) = self.picked.take_if(|picked| Some(*picked) != needed) {
+            self.make_others(picked);
+        }
         // What was looked at stays; the filter decides anew about the rows behind it.
         let peeked = self.peeked_at == self.next && self.next < self.run_end;
         self.run_end = if peeked { self.next + self.stride } else { self.next };
@@ -433,6 +449,16 @@ impl<'r, S: Storage> Trail<'r, S> {
             Some(id) if self.unread => self.seek(id),
             _ => Ok(()),
         }
+    }
+
+    /// The item that no event matches without, and its place in a row.
+    fn needed(&self) -> Option<(usize, Item)> {
+        self.filter.as_ref().and_then(|chosen| chosen.needed)
+    }
+
+    /// Whether that is what trails were skimmed for.
+    fn is_skimmed_for(&self, needed: Option<(usize, Item)>) -> bool {
+        needed.is_some() && needed == self.skimmed.needed()
     }
 
     /// Finds the filter that holds for the current trail, by precedence.
@@ -467,6 +493,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             return Ok(());
         }
         self.block.clear();
+        self.skimmed.clear();
         self.base = 0;
         let opened = opened.and_then(|()| self.first_symbol());
         opened.inspect_err(|_| self.id = None)
@@ -475,7 +502,8 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// The trail is over.
     fn stop(&mut self) {
         (self.run_end, self.filled, self.peeked_at) = (self.next, self.next, usize::MAX);
-        (self.sparse, self.marked, self.ahead) = (false, false, AheadOf::End);
+        (self.sparse, self.marked, self.picked) = (false, false, None);
+        self.ahead = AheadOf::End;
     }
 
     fn hides_all(&self) -> bool {
@@ -485,18 +513,15 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Puts the cursor on `trail` if it is decoded, and whole so far.
     #[inline]
     fn seek_decoded(&mut self, trail: u64) -> bool {
+        if let Some(&entry) = self.skimmed.get(trail) {
+            return self.seek_skimmed(trail, entry);
+        }
         let Some(&Entry { lane, start, end, rest, full }) = self.block.get(trail) else {
             return false;
         };
-        self.ahead = match rest {
-            Rest::Damaged => return false,
-            Rest::Nothing => AheadOf::End,
-            Rest::Symbols { bit, end_bit } => {
-                (self.window.bit, self.window.end_bit) = (bit, end_bit);
-                self.window.refill_at = usize::MAX;
-                AheadOf::Open
-            }
-        };
+        if !self.set_rest(rest) {
+            return false;
+        }
         let from = lane * rows::LANE_STRIDE;
         self.base = from * self.stride;
         self.next = (from + start) * self.stride;
@@ -506,7 +531,8 @@ impl<'r, S: Storage> Trail<'r, S> {
         if self.unfiltered {
             self.choose_filter();
         }
-        (self.sparse, self.marked) = (!full, false);
+        (self.sparse, self.unmade, self.marked) = (!full, false, false);
+        self.picked = None;
         self.run_end = self.next;
         match &self.filter {
             None => {
@@ -528,10 +554,132 @@ impl<'r, S: Storage> Trail<'r, S> {
         true
     }
 
+    /// What follows the rows of a trail of which this is left. Returns whether it is sound.
+    #[inline]
+    fn set_rest(&mut self, rest: Rest) -> bool {
+        self.ahead = match rest {
+            Rest::Damaged => return false,
+            Rest::Nothing => AheadOf::End,
+            Rest::Symbols { bit, end_bit } => {
+                (self.window.bit, self.window.end_bit) = (bit, end_bit);
+                self.window.refill_at = usize::MAX;
+                AheadOf::Open
+            }
+        };
+        true
+    }
+
+    /// Puts the cursor on a trail that was skimmed, if it is whole so far.
+    fn seek_skimmed(&mut self, trail: u64, entry: skim::Entry) -> bool {
+        if !self.set_rest(entry.rest) {
+            return false;
+        }
+        // One event at least, until rows are made of them.
+        (self.base, self.next, self.run_end, self.filled) = (0, 0, 0, self.stride);
+        (self.id, self.peeked_at) = (Some(trail), usize::MAX);
+        if self.unfiltered {
+            self.choose_filter();
+        }
+        (self.sparse, self.unmade, self.marked) = (true, true, false);
+        (self.picked, self.has_values) = (None, false);
+        self.lacking = !entry.found && self.is_skimmed_for(self.needed());
+        if self.filter.is_none() || entry.rest != Rest::Nothing {
+            // What follows goes on from the row that is open.
+            self.fill();
+        }
+        if self.filter.is_none() {
+            self.run_end = self.filled;
+        }
+        self.unread = self.hides_all();
+        if self.unread {
+            self.stop();
+        }
+        true
+    }
+
+    /// The symbols of the trail that was skimmed, the row before the first of them, and room for rows.
+    fn skimmed_symbols(&mut self) -> (Symbols<'_>, &[Item], &mut [Item]) {
+        let stream = Stream { codebook: self.codebook, bytes: self.window.bytes() };
+        let symbols = self.skimmed.symbols(self.id.unwrap_or_default(), stream);
+        // What follows may be decoded into them, too.
+        let room = symbols.rows_max().max(rows::TRAIL_STRIDE) * self.stride;
+        if self.rows.len() < room {
+            self.rows.resize(room, Item(0));
+        }
+        (symbols, &self.nulls[..], &mut self.rows[..])
+    }
+
+    /// Makes full rows of the trail that was skimmed: of those events that have what the filter needs, if
+    /// it needs something.
+    fn make_rows(&mut self) {
+        match self.needed() {
+            Some(needed) => self.pick_rows(needed),
+            None => {
+                let events = self.make_all();
+                self.next = events.start * self.stride;
+                (self.run_end, self.filled) = (self.next, events.end * self.stride);
+            }
+        }
+    }
+
+    /// Makes rows of the events that have that item, and behind them the one of the last event.
+    fn pick_rows(&mut self, needed: (usize, Item)) {
+        let stride = self.stride;
+        let (symbols, before, rows) = self.skimmed_symbols();
+        let picked = match stride {
+            4 => symbols.pick::<4>(before, needed, rows),
+            _ => symbols.pick::<8>(before, needed, rows),
+        };
+        let (place, item) = needed;
+        let is_whole = matches!(self.ahead, AheadOf::End);
+        let last = is_whole && self.rows[picked * stride + place] == item;
+        (self.next, self.run_end) = (0, 0);
+        self.filled = (picked + usize::from(last)) * stride;
+        self.picked = Some(needed);
+    }
+
+    /// Makes rows of all events, and behind them the one that is open. Returns the numbers of the rows.
+    fn make_all(&mut self) -> Range<usize> {
+        let stride = self.stride;
+        let (symbols, before, rows) = self.skimmed_symbols();
+        rows[..stride].copy_from_slice(&before[..stride]);
+        let last = match stride {
+            4 => symbols.sparse::<4>(rows),
+            _ => symbols.sparse::<8>(rows),
+        };
+        let (before, rows) = rows[..(last + 1) * stride].split_at_mut(stride);
+        match stride {
+            4 => rows::fill::<4>(rows, before),
+            _ => rows::fill::<8>(rows, before),
+        }
+        1..last + usize::from(matches!(self.ahead, AheadOf::End))
+    }
+
+    /// Makes rows of all events where some were picked, and is where it was among them.
+    #[cold]
+    fn make_others(&mut self, (place, item): (usize, Item)) {
+        let stride = self.stride;
+        let passed = self.next / stride;
+        let peeked = self.peeked_at == self.next && self.next < self.run_end;
+        let events = self.make_all();
+        let mut picked = events.clone().filter(|row| self.rows[row * stride + place] == item);
+        let behind = picked.by_ref().take(passed).last().map_or(events.start, |row| row + 1);
+        let next = picked.next().filter(|_| peeked);
+        self.next = next.unwrap_or(behind) * stride;
+        self.filled = events.end * stride;
+        (self.run_end, self.peeked_at) = match peeked {
+            true => (self.next + stride, self.next),
+            false => (self.next, usize::MAX),
+        };
+    }
+
     /// Gives the sparse rows of a trail from `next` on, and the one that is open, all their items.
     fn fill(&mut self) {
         if !mem::replace(&mut self.sparse, false) {
             return;
+        }
+        if mem::replace(&mut self.unmade, false) {
+            return self.make_rows();
         }
         self.block.set_full(self.id.unwrap_or_default());
         let open = match self.ahead {
@@ -564,11 +712,6 @@ impl<'r, S: Storage> Trail<'r, S> {
             return false;
         }
         let stride = self.stride;
-        let len = rows::LANES * rows::LANE_STRIDE * stride;
-        if self.rows.len() < len {
-            // For all lanes: 400 KB where a row has eight items, half of it where it has four.
-            self.rows = vec![Item(0); len];
-        }
         let (from, len) = (self.window.at, self.window.len as u64);
         let bytes = self.window.bytes();
         let first = trail.wrapping_sub(self.spans_from) as usize;
@@ -583,6 +726,19 @@ impl<'r, S: Storage> Trail<'r, S> {
             let unused = bits::low(bits::peek(bytes, start * 8), 3);
             Some((start * 8 + 3, end * 8 - unused))
         };
+        let needed = self.needed();
+        if let (Some(needed), None) = (needed, &self.row_values) {
+            self.block.clear();
+            let stream = Stream { codebook: self.codebook, bytes };
+            self.skimmed.decode(stream, needed, trail, next);
+            return true;
+        }
+        self.skimmed.clear();
+        let len = rows::LANES * rows::LANE_STRIDE * stride;
+        if self.rows.len() < len {
+            // For all lanes: 400 KB where a row has eight items, half of it where it has four.
+            self.rows = vec![Item(0); len];
+        }
         let rows_max = match self.row_values {
             Some(_) => rows::LANE_ROWS_VALUES,
             None => rows::LANE_ROWS,
@@ -592,7 +748,6 @@ impl<'r, S: Storage> Trail<'r, S> {
             4 => self.block.decode::<4>(codebook, bytes, rows, rows_max, trail, next),
             _ => self.block.decode::<8>(codebook, bytes, rows, rows_max, trail, next),
         }
-        let needed = self.filter.as_ref().and_then(|chosen| chosen.needed);
         match stride {
             4 => self.block.mark::<4>(rows, needed),
             _ => self.block.mark::<8>(rows, needed),
@@ -716,6 +871,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
         let row = &mut self.rows[self.base..self.base + self.stride];
         row.copy_from_slice(&self.nulls);
+        self.picked = None;
         (self.next, self.run_end, self.filled) = (self.base, self.base, self.base);
         self.marked = false;
         self.ahead = AheadOf::Pending(pending);
@@ -884,6 +1040,8 @@ impl<'r, S: Storage> Trail<'r, S> {
                 }
             };
             if !more {
+                // It is over, whatever a later filter lets through.
+                self.picked = None;
                 return Ok(false);
             }
         }
@@ -892,17 +1050,33 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Has the next rows that match at hand, of those that are decoded.
     fn find_run(&mut self) {
         if self.sparse {
-            let rows = self.row_numbers(self.next);
-            if self.marked && self.block.first_marked(rows).is_none() {
-                (self.next, self.run_end, self.sparse) = (self.filled, self.filled, false);
+            let lacks = match self.unmade {
+                true => self.lacking,
+                false => {
+                    let rows = self.row_numbers(self.next);
+                    self.marked && self.block.first_marked(rows).is_none()
+                }
+            };
+            if lacks {
+                (self.next, self.run_end) = (self.filled, self.filled);
+                (self.sparse, self.unmade) = (false, false);
                 return;
             }
             self.fill();
+            if self.run_end == self.filled {
+                // Of rows that are picked there may be none.
+                return;
+            }
         }
         let Some(chosen) = &self.filter else {
             (self.next, self.run_end) = (self.run_end, self.filled);
             return;
         };
+        if let (Some((.., false)), Some(_)) = (chosen.only, self.picked) {
+            // They are those that were picked.
+            (self.next, self.run_end) = (self.run_end, self.filled);
+            return;
+        }
         // Behind a row that does not match, none does before one that came with the item.
         if let (Some((place, item, false)), true) = (chosen.only, self.marked)
             && self.rows[self.run_end + place] != item
@@ -940,6 +1114,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         self.block.pass(self.id.unwrap_or_default());
         self.rows.copy_within(self.filled..self.filled + stride, base);
         (self.next, self.run_end, self.filled, self.marked) = (base, base, base, false);
+        self.picked = None;
         let mut open = [Item(0); FIELDS_NARROW];
         open[..stride].copy_from_slice(&self.rows[base..base + stride]);
         if (self.window.bit >> 3) as usize >= self.window.refill_at {

@@ -84,13 +84,7 @@ impl At {
         let (mut first, mut second, mut length) = (look.first, look.second, look.bits);
         if length == 0 || !look.exists {
             let (symbol, n) = codebook.rare_symbol(bytes, self.bit, word).map_err(|_| Damaged)?;
-            (first, second, length) = (symbol.first, symbol.second, u64::from(n));
-            match symbol.second_field {
-                0 => second = u64::from(symbol.first_field),
-                // The later one counts.
-                field if field == symbol.first_field => first = second,
-                _ => {}
-            }
+            ([first, second], length) = (symbol.sparse(), u64::from(n));
         }
         self.bit = self.bit.wrapping_add(length);
         // A time has nothing but its delta, from the eighth bit on.

@@ -11,13 +11,13 @@ use traildb::{
 
 use crate::{support, support::open_members};
 
-type Members = BTreeMap<String, Vec<u8>>;
+pub(crate) type Members = BTreeMap<String, Vec<u8>>;
 /// The events of a trail, and what ended it.
-type Trail = (Vec<(u64, Vec<Item>)>, Option<String>);
+pub(crate) type Trail = (Vec<(u64, Vec<Item>)>, Option<String>);
 
 /// A database with so many fields. Trails are of all lengths, some longer than whatever is decoded at
 /// once; `spread` values of a field are rare enough for literals.
-fn database(fields: usize, lengths: &[usize], spread: u64, seed: u64) -> Members {
+pub(crate) fn database(fields: usize, lengths: &[usize], spread: u64, seed: u64) -> Members {
     let folder = support::scratch();
     let path = folder.path().join("db");
     let options = Options::default().directory(true).bigrams(Bigrams::On).threads(1);
@@ -32,7 +32,8 @@ fn database(fields: usize, lengths: &[usize], spread: u64, seed: u64) -> Members
         let mut time = 1000 + random(50);
         let mut values = vec![String::new(); fields];
         for _ in 0..len {
-            time += random(4) * random(3000);
+            // Now and then more than an item has room for.
+            time += random(4) * random(3000) + random(48) / 47 * random(1 << 30);
             for value in &mut values {
                 match random(6) {
                     0 => *value = format!("v{}", random(4)),
@@ -53,7 +54,7 @@ fn database(fields: usize, lengths: &[usize], spread: u64, seed: u64) -> Members
 }
 
 /// Bytes that are not said to be in memory: trails are decoded from a window over them.
-struct Windowed<'m>(&'m [u8]);
+pub(crate) struct Windowed<'m>(pub(crate) &'m [u8]);
 
 impl Storage for Windowed<'_> {
     type Bytes<'a>
@@ -70,7 +71,7 @@ impl Storage for Windowed<'_> {
     }
 }
 
-fn read<S: Storage>(cursor: &mut traildb::Trail<'_, S>, trail: u64) -> Trail {
+pub(crate) fn read<S: Storage>(cursor: &mut traildb::Trail<'_, S>, trail: u64) -> Trail {
     let mut events = Vec::new();
     if let Err(error) = cursor.seek(trail) {
         return (events, Some(error.to_string()));
@@ -91,7 +92,7 @@ fn read<S: Storage>(cursor: &mut traildb::Trail<'_, S>, trail: u64) -> Trail {
 }
 
 /// The same by adding up changes.
-fn added_up<S: Storage>(reader: &Reader<S>, trail: u64) -> Trail {
+pub(crate) fn added_up<S: Storage>(reader: &Reader<S>, trail: u64) -> Trail {
     let mut cursor = reader.view().only_changes().cursor().unwrap();
     let (mut events, error) = read(&mut cursor, trail);
     let fields = reader.fields().unwrap().len() as u16;

@@ -8,6 +8,7 @@ mod verify; // the same files, checked whole
 mod region; // through a region of the pager
 mod rounds; // how many round trips a query takes
 mod bulk; // many events at once, as by one
+mod skimming; // those of them that have an item
 mod queries; // filters, views, merged cursors, scans: against a naive evaluator
 mod lookups; // numbers of values, in memory
 mod shards; // many databases as one
