@@ -130,6 +130,8 @@ pub(crate) struct Place(u32);
 impl Place {
     /// Of a symbol that [`symbol`](Codebook::symbol) alone knows.
     pub(crate) const RARE: Place = Place(u32::MAX);
+    /// Of none, where one that is looked for is broken.
+    pub(crate) const BROKEN: Place = Place(u32::MAX - 1);
 
     /// The place in the second table.
     #[inline(always)]

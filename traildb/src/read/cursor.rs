@@ -18,12 +18,15 @@
 //! ```
 //!
 //! In a database with few fields that is many events at once, of several trails where these are passed
-//! over in order ([`rows`]); else one row is all there is, the state that the next symbols change.
+//! over in order ([`rows`]); else one row is all there is, the state that the next symbols change. Where
+//! no event matches without an item, rows are those of the events that have it ([`skim`],
+//! [`long`](super::long)).
 
 use std::{mem, ops::Range, slice, sync::Arc};
 
 use super::{
     Batch, LastValues, Reader,
+    long::Long,
     row_values::RowValues,
     rows::{self, Block, Decoded, Entry, Rest},
     skim::{self, Skimmed, Stream, Symbols},
@@ -204,6 +207,10 @@ pub struct Trail<'r, S: Storage> {
     /// Trails that are decoded, or skimmed: one of the two has none.
     block: Block,
     skimmed: Skimmed,
+    /// A part of a trail that is decoded for its events with an item.
+    long: Long,
+    /// Which of the two rows are made of, if they are of one.
+    part: Part,
     /// Whether sparse rows are still to be made, of what was skimmed: one is said to be there.
     unmade: bool,
     /// Whether no event of what was skimmed has the item that the filter needs.
@@ -264,6 +271,15 @@ fn first_run(rows: &[Item], stride: usize, matches: impl Fn(&[Item]) -> bool) ->
     let start = rows.chunks_exact(stride).position(&matches).map_or(rows.len(), |k| k * stride);
     let run = rows[start..].chunks_exact(stride).position(|row| !matches(row));
     start..run.map_or(rows.len(), |k| start + k * stride)
+}
+
+/// A part of a trail that is decoded, and not in rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Its start, which was skimmed.
+    Start,
+    /// What is behind an event that is open.
+    Behind,
 }
 
 /// What follows the rows that are decoded.
@@ -370,6 +386,8 @@ impl<'r, S: Storage> Trail<'r, S> {
             ahead: AheadOf::End,
             block: Block::default(),
             skimmed: Skimmed::default(),
+            long: Long::default(),
+            part: Part::Start,
             unmade: false,
             lacking: false,
             picked: None,
@@ -581,7 +599,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             self.choose_filter();
         }
         (self.sparse, self.unmade, self.marked) = (true, true, false);
-        (self.picked, self.has_values) = (None, false);
+        (self.part, self.picked, self.has_values) = (Part::Start, None, false);
         self.lacking = !entry.found && self.is_skimmed_for(self.needed());
         if self.filter.is_none() || entry.rest != Rest::Nothing {
             // What follows goes on from the row that is open.
@@ -597,16 +615,21 @@ impl<'r, S: Storage> Trail<'r, S> {
         true
     }
 
-    /// The symbols of the trail that was skimmed, the row before the first of them, and room for rows.
-    fn skimmed_symbols(&mut self) -> (Symbols<'_>, &[Item], &mut [Item]) {
+    /// The symbols that rows are made of, the row before the first of them, and room for rows.
+    fn part_symbols(&mut self) -> (Symbols<'_>, &[Item], &mut [Item]) {
         let stream = Stream { codebook: self.codebook, bytes: self.window.bytes() };
-        let symbols = self.skimmed.symbols(self.id.unwrap_or_default(), stream);
+        let (symbols, before) = match self.part {
+            Part::Start => {
+                (self.skimmed.symbols(self.id.unwrap_or_default(), stream), &self.nulls[..])
+            }
+            Part::Behind => (self.long.symbols(stream), self.long.before()),
+        };
         // What follows may be decoded into them, too.
         let room = symbols.rows_max().max(rows::TRAIL_STRIDE) * self.stride;
         if self.rows.len() < room {
             self.rows.resize(room, Item(0));
         }
-        (symbols, &self.nulls[..], &mut self.rows[..])
+        (symbols, before, &mut self.rows[..])
     }
 
     /// Makes full rows of the trail that was skimmed: of those events that have what the filter needs, if
@@ -625,7 +648,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Makes rows of the events that have that item, and behind them the one of the last event.
     fn pick_rows(&mut self, needed: (usize, Item)) {
         let stride = self.stride;
-        let (symbols, before, rows) = self.skimmed_symbols();
+        let (symbols, before, rows) = self.part_symbols();
         let picked = match stride {
             4 => symbols.pick::<4>(before, needed, rows),
             _ => symbols.pick::<8>(before, needed, rows),
@@ -641,7 +664,7 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Makes rows of all events, and behind them the one that is open. Returns the numbers of the rows.
     fn make_all(&mut self) -> Range<usize> {
         let stride = self.stride;
-        let (symbols, before, rows) = self.skimmed_symbols();
+        let (symbols, before, rows) = self.part_symbols();
         rows[..stride].copy_from_slice(&before[..stride]);
         let last = match stride {
             4 => symbols.sparse::<4>(rows),
@@ -652,7 +675,9 @@ impl<'r, S: Storage> Trail<'r, S> {
             4 => rows::fill::<4>(rows, before),
             _ => rows::fill::<8>(rows, before),
         }
-        1..last + usize::from(matches!(self.ahead, AheadOf::End))
+        // At the start of a trail no event is before.
+        let first = usize::from(self.part == Part::Start);
+        first..last + usize::from(matches!(self.ahead, AheadOf::End))
     }
 
     /// Makes rows of all events where some were picked, and is where it was among them.
@@ -1025,6 +1050,10 @@ impl<'r, S: Storage> Trail<'r, S> {
             }
             let more = match self.ahead {
                 AheadOf::End => false,
+                AheadOf::Open if self.is_past() => {
+                    self.ahead = AheadOf::End;
+                    false
+                }
                 AheadOf::Open => self.decode_rows()?,
                 AheadOf::Pending(pending) => {
                     let row = self.base;
@@ -1045,6 +1074,12 @@ impl<'r, S: Storage> Trail<'r, S> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Whether the event that is open, and so all behind it, is later than any that the filter lets
+    /// through (T10).
+    fn is_past(&self) -> bool {
+        self.filter.as_ref().is_some_and(|chosen| self.rows[self.filled].0 > chosen.last)
     }
 
     /// Has the next rows that match at hand, of those that are decoded.
@@ -1124,6 +1159,15 @@ impl<'r, S: Storage> Trail<'r, S> {
             usize::MAX => self.window.end_bit,
             byte => self.window.end_bit.min(byte as u64 * 8),
         };
+        // In a block the rows behind those of a lane are another one's.
+        let needed = self.needed().filter(|_| self.row_values.is_none() && self.block.is_empty());
+        if let Some(needed) = needed
+            && open[0].0 <= rows::TIME_MAX
+            && self.decode_part(open, limit)
+        {
+            self.pick_rows(needed);
+            return Ok(true);
+        }
         let (rows, bytes, bit) = (&mut self.rows[base..], self.window.bytes(), self.window.bit);
         let decoded = match stride {
             _ if open[0].0 > rows::TIME_MAX => Err(rows::Damaged),
@@ -1156,6 +1200,22 @@ impl<'r, S: Storage> Trail<'r, S> {
             }
         }
         Ok(true)
+    }
+
+    /// Decodes a part of the trail behind the open row, up to `limit`. Returns whether there is anything.
+    fn decode_part(&mut self, open: [Item; FIELDS_NARROW], limit: u64) -> bool {
+        let Window { bit, end_bit, .. } = self.window;
+        let stream = Stream { codebook: self.codebook, bytes: self.window.bytes() };
+        let behind = self.long.decode(stream, open, bit, limit, end_bit);
+        if self.long.is_empty() {
+            return false;
+        }
+        self.part = Part::Behind;
+        self.window.bit = behind;
+        if behind == end_bit {
+            self.ahead = AheadOf::End;
+        }
+        true
     }
 
     /// Decodes the event that starts with `pending`.

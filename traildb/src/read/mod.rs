@@ -14,6 +14,7 @@
 mod cursor; // events of a trail
 mod rows; // many events of short trails at once
 mod skim; // the events that have an item
+mod long; // those of long trails
 mod batch; // events in bulk
 mod multi; // many trails in the order of time
 mod view; // which events are seen

@@ -220,6 +220,11 @@ impl Block {
         self.trails.clear();
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.trails.is_empty()
+    }
+
     /// Forgets `trail` and those before it.
     pub(super) fn pass(&mut self, trail: u64) {
         self.from = self.from.max(trail.saturating_add(1));

@@ -46,9 +46,18 @@ pub(super) struct Word {
 }
 
 impl Word {
+    /// In place of a symbol at `bit` that is none.
+    pub(super) fn broken(bit: u64) -> Word {
+        Word { place: Place::BROKEN, bit: bit as u32 }
+    }
+
+    pub(super) fn is_broken(self) -> bool {
+        self.place == Place::BROKEN
+    }
+
     /// The bit that it starts at: `from`, or one of the 2^32 behind that.
     #[inline(always)]
-    fn start(self, from: u64) -> u64 {
+    pub(super) fn start(self, from: u64) -> u64 {
         from.wrapping_add(u64::from(self.bit.wrapping_sub(from as u32)))
     }
 }
@@ -64,7 +73,7 @@ impl<'b> Stream<'b> {
     /// The symbol at `bit`, and its length, with [`MARK`] if it may have the item that is marked. `None`
     /// if it is broken.
     #[inline(always)]
-    fn word(self, marks: Marks<'_>, bit: u64) -> Option<(Word, u8)> {
+    pub(super) fn word(self, marks: Marks<'_>, bit: u64) -> Option<(Word, u8)> {
         let (place, length) = match self.codebook.find(marks, bits::peek(self.bytes, bit)) {
             Some(found) => found,
             None => (Place::RARE, self.rare_length(bit)?),

@@ -159,6 +159,42 @@ fn wide_items_are_found() {
     check(&members, &filters);
 }
 
+/// Of short symbols and of long ones, of many kinds and of few; longer than some windows.
+#[test]
+fn long_trails_are_decoded_at_several_places() {
+    for (fields, spread) in [(1, 1), (2, 40), (3, 5000), (7, 300)] {
+        let members = database(fields, &[1, 30_000, 2, 1, 12_000], spread, 29);
+        let filters = filters(&trails(&members), 2);
+        assert!(filters.len() >= 4);
+        check(&members, &filters);
+    }
+}
+
+/// One code word over and over: who does not start where one does never gets there, so that what is decoded
+/// at later places is given up.
+#[test]
+fn long_trails_may_not_synchronize() {
+    let mut members = database(1, &[30], 1, 31);
+    let codebook = members.get_mut("trails.codebook").unwrap();
+    codebook.fill(0);
+    // All ones: a second later, and the first value.
+    let entry = codebook.chunks_exact_mut(20).next_back().unwrap();
+    entry[..8].copy_from_slice(&(1u64 << 8).to_le_bytes());
+    entry[8..16].copy_from_slice(&(1u64 | 1 << 8).to_le_bytes());
+    entry[16..].copy_from_slice(&16u32.to_le_bytes());
+    // Three bits say that seven at the end are unused; between them, symbols of 17 bits.
+    let (len, symbols) = (34_014, 16_006);
+    assert_eq!(8 * len, 3 + 17 * symbols + 7);
+    let mut data = vec![0xFF; len];
+    data.extend([0; 8]);
+    members.insert("trails.data".into(), data);
+    let toc = [0, len as u32].map(u32::to_le_bytes);
+    members.insert("trails.toc".into(), toc.concat());
+    assert_eq!(trails(&members)[0].0.len(), symbols);
+    let filters = [1, 2].map(|value| all_of(&[Term::is(Item::new(1, value))]));
+    check(&members, &filters);
+}
+
 /// Only the events that have the item are made. Where another filter takes its place, the others are
 /// there.
 #[test]

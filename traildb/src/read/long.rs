@@ -1,0 +1,229 @@
+//! A long trail is decoded at three places at once.
+//!
+//! ```text
+//!   bits     |........................|........................|.........................|...
+//!   lane 0   s  s  s  s  s   s  s  s  s s
+//!   lane 1                            ?  ? ? s  s   s  s  s  s   s s      meets lane 0 at a symbol
+//!   lane 2                                                      ? ? s  s  s   s  s        and this lane 1
+//! ```
+//!
+//! Nothing says where a symbol starts but the one before it. A lane that starts anywhere takes bits for
+//! symbols that are none; but codes synchronize themselves: after a few symbols it nearly always is at
+//! the start of one (Ferguson and Rabinowitz, Self-synchronizing Huffman codes, 1984). That is no guess:
+//! the lane before it goes on until it comes to where this one has been, and from there on both read the
+//! same. If they do not meet, what the later lanes read is given up.
+//!
+//! What is no symbol may look like a broken one, behind which the next bit is tried. A symbol is broken
+//! where the lane before has come to it.
+
+use super::{
+    rows::LANES,
+    skim::{Stream, Symbols, Word},
+};
+use crate::{
+    item::Item,
+    member::codebook::{FIELDS_NARROW, LENGTH},
+};
+
+/// Most words of a lane, and of what is decoded between two of them.
+const WORDS: usize = 2048;
+/// Most bits between the starts of lanes: fewer than so many words mostly take.
+const BITS_MAX: u64 = 16 << 10;
+/// A lane that has not met the one before it in so many symbols is given up.
+const MEET: usize = 256;
+/// Fewer bits between them are not worth it.
+const BITS_MIN: u64 = 2 << 10;
+/// More than a symbol has, so that none of a lane passes the end of the trail.
+const BITS_SPARE: u64 = 64;
+
+/// A part of a trail, behind an event that is open.
+#[derive(Default)]
+pub(super) struct Long {
+    /// Words of lanes, one lane after the other.
+    lanes: Vec<Word>,
+    /// Those of the trail, and the bit at which the first one starts.
+    words: Vec<Word>,
+    from: u64,
+    /// The row of the event that is open.
+    before: [Item; FIELDS_NARROW],
+}
+
+impl Long {
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The row of the event that the first symbols are of.
+    pub(super) fn before(&self) -> &[Item] {
+        &self.before
+    }
+
+    /// The symbols of the part, from the stream that it was decoded from.
+    pub(super) fn symbols<'b>(&'b self, stream: Stream<'b>) -> Symbols<'b> {
+        stream.symbols(&self.words, self.from)
+    }
+
+    /// Decodes symbols from `bit` on, of an event with that row and of those behind it, that start before
+    /// `limit` and end before `end`, which is not before that. Returns the bit behind them. Where none are
+    /// left, the next one is broken.
+    pub(super) fn decode(
+        &mut self,
+        stream: Stream<'_>,
+        before: [Item; FIELDS_NARROW],
+        bit: u64,
+        limit: u64,
+        end: u64,
+    ) -> u64 {
+        (self.before, self.from) = (before, bit);
+        self.words.clear();
+        let apart = limit.saturating_sub(bit).saturating_sub(BITS_SPARE) / LANES as u64;
+        if apart < BITS_MIN {
+            return self.decode_alone(stream, limit, end);
+        }
+        let apart = apart.min(BITS_MAX);
+        self.lanes.resize(LANES * WORDS, Word::default());
+        let mut of_lanes = self.lanes.as_chunks_mut().0.iter_mut();
+        let mut lanes: [&mut [Word; WORDS]; LANES] =
+            std::array::from_fn(|_| of_lanes.next().expect("as many as lanes"));
+        let mut bits: [u64; LANES] = std::array::from_fn(|lane| bit + lane as u64 * apart);
+        let n = together(stream, &mut lanes, &mut bits, apart);
+        let mut at = bit;
+        for (lane, behind) in lanes.iter().zip(bits) {
+            let lane = Lane { words: &lane[..n], from: bit, behind };
+            match lane.join(stream, at, &mut self.words) {
+                Ok(bit) => at = bit,
+                Err(bit) => return bit,
+            }
+        }
+        at
+    }
+
+    /// The same at one place.
+    fn decode_alone(&mut self, stream: Stream<'_>, limit: u64, end: u64) -> u64 {
+        let marks = stream.codebook.unmarked();
+        let mut bit = self.from;
+        while bit < limit && self.words.len() < WORDS {
+            let Some((word, length)) = stream.word(marks, bit) else { break };
+            let next = bit + u64::from(length & LENGTH);
+            if next > end {
+                break;
+            }
+            self.words.push(word);
+            bit = next;
+        }
+        bit
+    }
+}
+
+/// Decodes in all lanes, until one has come as far as the next one began, `apart` bits on, or there is no
+/// more room. Returns how many words each has.
+#[inline(never)]
+fn together(
+    stream: Stream<'_>,
+    lanes: &mut [&mut [Word; WORDS]; LANES],
+    bits: &mut [u64; LANES],
+    apart: u64,
+) -> usize {
+    let marks = stream.codebook.unmarked();
+    let (mut all, stops) = (*bits, bits.map(|bit| bit + apart));
+    let mut n = 0;
+    while n < WORDS && all.iter().zip(&stops).all(|(bit, stop)| bit < stop) {
+        for (bit, words) in all.iter_mut().zip(lanes.iter_mut()) {
+            let (word, length) = stream.word(marks, *bit).unwrap_or((Word::broken(*bit), 1));
+            words[n] = word;
+            *bit = bit.wrapping_add(u64::from(length & LENGTH));
+        }
+        n += 1;
+    }
+    *bits = all;
+    n
+}
+
+/// What a lane has read.
+struct Lane<'w> {
+    words: &'w [Word],
+    /// A bit before all of them, and the one behind.
+    from: u64,
+    behind: u64,
+}
+
+impl Lane<'_> {
+    /// Decodes from `bit` on, where a symbol starts, until a word of this lane starts at the same bit, and
+    /// appends what there is up to there and the words from there on. Returns the bit behind them. The
+    /// error is a bit, too, behind which they do not go on, or not soon, and no lane behind this one does.
+    fn join(self, stream: Stream<'_>, mut bit: u64, out: &mut Vec<Word>) -> Result<u64, u64> {
+        let marks = stream.codebook.unmarked();
+        let mut passed = 0;
+        for _ in 0..WORDS {
+            let ahead = self.words[passed..].iter();
+            passed += ahead.take_while(|word| word.start(self.from) < bit).count();
+            let words = &self.words[passed..];
+            let Some(first) = words.first().filter(|_| passed <= MEET) else { break };
+            if first.start(self.from) == bit {
+                let sound = words.iter().take_while(|word| !word.is_broken()).count();
+                out.extend_from_slice(&words[..sound]);
+                return match words.get(sound) {
+                    Some(broken) => Err(broken.start(self.from)),
+                    None => Ok(self.behind),
+                };
+            }
+            let Some((word, length)) = stream.word(marks, bit) else { break };
+            out.push(word);
+            bit += u64::from(length & LENGTH);
+        }
+        Err(bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Reader, Uuid, bits};
+
+    /// Whether they meet changes no event, so it is seen here alone.
+    #[test]
+    fn lanes_meet_and_read_what_one_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.tdb");
+        let mut builder = Builder::new(&["first", "second"]).unwrap();
+        let (mut state, mut time) = (7u64, 0);
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            (state >> 33) % below
+        };
+        for _ in 0..100_000 {
+            time += random(30) * random(30);
+            let values = [random(9) * random(9), random(40)].map(|value| value.to_string());
+            builder.add(Uuid::default(), time, &values).unwrap();
+        }
+        builder.finish(&path).unwrap();
+        let reader = Reader::new(std::fs::read(&path).unwrap()).unwrap();
+        let trails = &reader.content.as_ref().unwrap().trails;
+        let span = trails.span(&reader.members, 0).unwrap();
+        let mut bytes = reader.members.in_memory(&trails.data).unwrap().to_vec();
+        bytes.extend([0; 16]);
+        let stream = Stream { codebook: reader.codebook().unwrap(), bytes: &bytes };
+        let unused = bits::low(bits::peek(&bytes, span.start * 8), 3);
+        let (start, end) = (span.start * 8 + 3, span.end * 8 - unused);
+
+        let (mut one, mut bit) = (Vec::new(), start);
+        while bit < end {
+            let (_, length) = stream.word(stream.codebook.unmarked(), bit).unwrap();
+            one.push(bit);
+            bit += u64::from(length & LENGTH);
+        }
+        assert_eq!(bit, end);
+
+        let (mut starts, mut parts, mut bit) = (Vec::new(), 0, start);
+        let mut long = Long::default();
+        while bit < end {
+            bit = long.decode(stream, [Item(0); FIELDS_NARROW], bit, end, end);
+            assert!(!long.is_empty(), "nothing behind bit {bit}");
+            starts.extend(long.words.iter().map(|word| word.start(long.from)));
+            parts += 1;
+        }
+        assert_eq!(bit, end);
+        assert!(starts == one, "{} symbols, {} by one", starts.len(), one.len());
+        assert!(parts * 2 * BITS_MAX < end - start, "{parts} parts of {} bits", end - start);
+    }
+}
