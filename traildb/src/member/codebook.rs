@@ -122,28 +122,13 @@ pub(crate) struct Codebook {
     value_unit: u64,
 }
 
-/// Where a symbol is in the tables: its place in the second one, and the kind of literal above it. With
-/// the bits that were peeked it stands for the symbol, which nobody has to look at before it is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place(u32);
-
-impl Place {
-    /// Of a symbol that [`symbol`](Codebook::symbol) alone knows.
-    pub(crate) const RARE: Place = Place(u32::MAX);
-    /// Of none, where one that is looked for is broken.
-    pub(crate) const BROKEN: Place = Place(u32::MAX - 1);
-
-    /// The place in the second table.
-    #[inline(always)]
-    fn at(self) -> usize {
-        self.0 as usize & (PLACES - 1)
-    }
-
-    /// The kind of literal.
-    #[inline(always)]
-    fn kind(self) -> usize {
-        (self.0 >> (KIND_AT - PLACE_AT)) as usize & ((1 << LITERAL_BITS) - 1)
-    }
+/// A symbol that was found, and not looked at yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Word {
+    /// Its place in the second table.
+    pub(crate) place: u32,
+    /// The value of a literal, where it is in the stream; else 0.
+    pub(crate) value: u64,
 }
 
 /// The bits of a length that [`Codebook::find`] returns that are the length, and the one that says that
@@ -256,32 +241,28 @@ impl Codebook {
         }
     }
 
-    /// Where the symbol is that `word` starts with, without a look at the second table, and its length,
-    /// flag included, with [`MARK`] if it has the item that is marked. `None` if
-    /// [`symbol`](Codebook::symbol) knows more. Literals only of databases with few fields.
+    /// The symbol that `peeked` starts with, without a look at the second table, and its length, flag
+    /// included, with [`MARK`] if it has the item that is marked. `None` if [`symbol`](Codebook::symbol)
+    /// knows more. Literals only of databases with few fields.
     #[inline(always)]
-    pub(crate) fn find(&self, marks: Marks<'_>, word: u64) -> Option<(Place, u8)> {
-        let place = self.first[word as usize & FIRST];
-        let more = (word >> FIRST_BITS) as u32 & place & MORE;
-        // All places are below the kind.
-        let place = Place((place >> PLACE_AT).wrapping_add(more));
-        let length = marks.lengths[place.at()];
-        let value = word & self.masks[place.kind()];
-        if length == 0 || value > self.values_max[place.kind()] {
+    pub(crate) fn find(&self, marks: Marks<'_>, peeked: u64) -> Option<(Word, u8)> {
+        let slot = self.first[peeked as usize & FIRST];
+        let more = (peeked >> FIRST_BITS) as u32 & slot & MORE;
+        let place = (slot >> PLACE_AT).wrapping_add(more) & (PLACES as u32 - 1);
+        let length = marks.lengths[place as usize];
+        let kind = (slot >> KIND_AT) as usize;
+        let value = peeked & self.masks[kind];
+        if length == 0 || value > self.values_max[kind] {
             return None;
         }
-        match value == marks.values[place.kind()] {
-            true => Some((place, marked(length))),
-            false => Some((place, length)),
-        }
+        let length = if value == marks.values[kind] { marked(length) } else { length };
+        Some((Word { place, value }, length))
     }
 
-    /// Both items of the symbol that was [found](Codebook::find) there, where `word` was peeked. They are
-    /// those of a [`Look`].
+    /// Both items of a symbol that was [found](Codebook::find), as those of a [`Look`].
     #[inline(always)]
-    pub(crate) fn items(&self, place: Place, word: u64) -> [u64; 2] {
-        let entry = self.second[place.at()];
-        let value = word & self.masks[place.kind()];
+    pub(crate) fn items(&self, Word { place, value }: Word) -> [u64; 2] {
+        let entry = self.second[place as usize & (PLACES - 1)];
         let first = entry & u64::from(u32::MAX);
         [first.wrapping_add(value.wrapping_mul(self.value_unit)), entry >> 32]
     }

@@ -600,7 +600,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         }
         (self.sparse, self.unmade, self.marked) = (true, true, false);
         (self.part, self.picked, self.has_values) = (Part::Start, None, false);
-        self.lacking = !entry.found && self.is_skimmed_for(self.needed());
+        self.lacking = !entry.may_have() && self.is_skimmed_for(self.needed());
         if self.filter.is_none() || entry.rest != Rest::Nothing {
             // What follows goes on from the row that is open.
             self.fill();
@@ -648,7 +648,9 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Makes rows of the events that have that item, and behind them the one of the last event.
     fn pick_rows(&mut self, needed: (usize, Item)) {
         let stride = self.stride;
+        let skimmed_for = self.is_skimmed_for(Some(needed));
         let (symbols, before, rows) = self.part_symbols();
+        let symbols = if skimmed_for { symbols } else { symbols.of_any_item() };
         let picked = match stride {
             4 => symbols.pick::<4>(before, needed, rows),
             _ => symbols.pick::<8>(before, needed, rows),

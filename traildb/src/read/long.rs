@@ -18,11 +18,11 @@
 
 use super::{
     rows::LANES,
-    skim::{Stream, Symbols, Word},
+    skim::{Stream, Symbols},
 };
 use crate::{
     item::Item,
-    member::codebook::{FIELDS_NARROW, LENGTH},
+    member::codebook::{FIELDS_NARROW, LENGTH, Word},
 };
 
 /// Most words of a lane, and of what is decoded between two of them.
@@ -39,11 +39,9 @@ const BITS_SPARE: u64 = 64;
 /// A part of a trail, behind an event that is open.
 #[derive(Default)]
 pub(super) struct Long {
-    /// Words of lanes, one lane after the other.
-    lanes: Vec<Word>,
-    /// Those of the trail, and the bit at which the first one starts.
+    lanes: Vec<Lane>,
+    /// Words of the trail.
     words: Vec<Word>,
-    from: u64,
     /// The row of the event that is open.
     before: [Item; FIELDS_NARROW],
 }
@@ -60,7 +58,7 @@ impl Long {
 
     /// The symbols of the part, from the stream that it was decoded from.
     pub(super) fn symbols<'b>(&'b self, stream: Stream<'b>) -> Symbols<'b> {
-        stream.symbols(&self.words, self.from)
+        stream.symbols(&self.words)
     }
 
     /// Decodes symbols from `bit` on, of an event with that row and of those behind it, that start before
@@ -74,23 +72,19 @@ impl Long {
         limit: u64,
         end: u64,
     ) -> u64 {
-        (self.before, self.from) = (before, bit);
+        self.before = before;
         self.words.clear();
         let apart = limit.saturating_sub(bit).saturating_sub(BITS_SPARE) / LANES as u64;
         if apart < BITS_MIN {
-            return self.decode_alone(stream, limit, end);
+            return self.decode_alone(stream, bit, limit, end);
         }
         let apart = apart.min(BITS_MAX);
-        self.lanes.resize(LANES * WORDS, Word::default());
-        let mut of_lanes = self.lanes.as_chunks_mut().0.iter_mut();
-        let mut lanes: [&mut [Word; WORDS]; LANES] =
-            std::array::from_fn(|_| of_lanes.next().expect("as many as lanes"));
-        let mut bits: [u64; LANES] = std::array::from_fn(|lane| bit + lane as u64 * apart);
-        let n = together(stream, &mut lanes, &mut bits, apart);
+        self.lanes.resize_with(LANES, Lane::new);
+        let lanes: &mut [Lane; LANES] = self.lanes.first_chunk_mut().expect("so many lanes");
+        let n = together(stream, lanes, bit, apart);
         let mut at = bit;
-        for (lane, behind) in lanes.iter().zip(bits) {
-            let lane = Lane { words: &lane[..n], from: bit, behind };
-            match lane.join(stream, at, &mut self.words) {
+        for lane in lanes {
+            match lane.join(stream, n, at, &mut self.words) {
                 Ok(bit) => at = bit,
                 Err(bit) => return bit,
             }
@@ -99,9 +93,8 @@ impl Long {
     }
 
     /// The same at one place.
-    fn decode_alone(&mut self, stream: Stream<'_>, limit: u64, end: u64) -> u64 {
+    fn decode_alone(&mut self, stream: Stream<'_>, mut bit: u64, limit: u64, end: u64) -> u64 {
         let marks = stream.codebook.unmarked();
-        let mut bit = self.from;
         while bit < limit && self.words.len() < WORDS {
             let Some((word, length)) = stream.word(marks, bit) else { break };
             let next = bit + u64::from(length & LENGTH);
@@ -115,56 +108,72 @@ impl Long {
     }
 }
 
-/// Decodes in all lanes, until one has come as far as the next one began, `apart` bits on, or there is no
-/// more room. Returns how many words each has.
+/// Decodes in all lanes, of which the first begins at `bit` and the others `apart` bits behind one another,
+/// until one comes to where the next began, or there is no more room. Returns how many words each has.
 #[inline(never)]
-fn together(
-    stream: Stream<'_>,
-    lanes: &mut [&mut [Word; WORDS]; LANES],
-    bits: &mut [u64; LANES],
-    apart: u64,
-) -> usize {
+fn together(stream: Stream<'_>, lanes: &mut [Lane; LANES], bit: u64, apart: u64) -> usize {
     let marks = stream.codebook.unmarked();
-    let (mut all, stops) = (*bits, bits.map(|bit| bit + apart));
+    let begins: [u64; LANES] = std::array::from_fn(|lane| bit + lane as u64 * apart);
+    let (mut bits, stops) = (begins, begins.map(|bit| bit + apart));
+    let mut read = lanes.each_mut().map(|lane| (&mut *lane.words, &mut *lane.bits));
     let mut n = 0;
-    while n < WORDS && all.iter().zip(&stops).all(|(bit, stop)| bit < stop) {
-        for (bit, words) in all.iter_mut().zip(lanes.iter_mut()) {
-            let (word, length) = stream.word(marks, *bit).unwrap_or((Word::broken(*bit), 1));
-            words[n] = word;
+    while n < WORDS && bits.iter().zip(&stops).all(|(bit, stop)| bit < stop) {
+        for (bit, (words, starts)) in bits.iter_mut().zip(read.iter_mut()) {
+            let (word, length) = stream.word(marks, *bit).unwrap_or((BROKEN, 1));
+            (words[n], starts[n]) = (word, *bit);
             *bit = bit.wrapping_add(u64::from(length & LENGTH));
         }
         n += 1;
     }
-    *bits = all;
+    for (lane, bit) in lanes.iter_mut().zip(bits) {
+        lane.behind = bit;
+    }
     n
 }
 
-/// What a lane has read.
-struct Lane<'w> {
-    words: &'w [Word],
-    /// A bit before all of them, and the one behind.
-    from: u64,
+/// In place of a symbol that is none.
+const PLACE_BROKEN: u32 = u32::MAX - 1;
+const BROKEN: Word = Word { place: PLACE_BROKEN, value: 0 };
+
+/// What is read at one of the places.
+struct Lane {
+    words: Box<[Word; WORDS]>,
+    /// Where they start, and where the last of them ends.
+    bits: Box<[u64; WORDS]>,
     behind: u64,
 }
 
-impl Lane<'_> {
-    /// Decodes from `bit` on, where a symbol starts, until a word of this lane starts at the same bit, and
-    /// appends what there is up to there and the words from there on. Returns the bit behind them. The
-    /// error is a bit, too, behind which they do not go on, or not soon, and no lane behind this one does.
-    fn join(self, stream: Stream<'_>, mut bit: u64, out: &mut Vec<Word>) -> Result<u64, u64> {
+impl Lane {
+    fn new() -> Lane {
+        let words = Box::new([BROKEN; WORDS]);
+        Lane { words, bits: Box::new([0; WORDS]), behind: 0 }
+    }
+
+    /// Decodes from `bit` on, where a symbol starts, until one of the first `n` words of this lane starts
+    /// at the same bit, and appends what there is up to there and the words from there on. Returns the bit
+    /// behind them. The error is a bit, too, behind which they do not go on, or not soon, and no lane
+    /// behind this one does.
+    fn join(
+        &self,
+        stream: Stream<'_>,
+        n: usize,
+        mut bit: u64,
+        out: &mut Vec<Word>,
+    ) -> Result<u64, u64> {
         let marks = stream.codebook.unmarked();
         let mut passed = 0;
         for _ in 0..WORDS {
-            let ahead = self.words[passed..].iter();
-            passed += ahead.take_while(|word| word.start(self.from) < bit).count();
-            let words = &self.words[passed..];
-            let Some(first) = words.first().filter(|_| passed <= MEET) else { break };
-            if first.start(self.from) == bit {
-                let sound = words.iter().take_while(|word| !word.is_broken()).count();
+            passed += self.bits[passed..n].iter().take_while(|&&start| start < bit).count();
+            if passed == n || passed > MEET {
+                break;
+            }
+            if self.bits[passed] == bit {
+                let words = &self.words[passed..n];
+                let sound = words.iter().take_while(|word| word.place != PLACE_BROKEN).count();
                 out.extend_from_slice(&words[..sound]);
-                return match words.get(sound) {
-                    Some(broken) => Err(broken.start(self.from)),
-                    None => Ok(self.behind),
+                return match sound == words.len() {
+                    true => Ok(self.behind),
+                    false => Err(self.bits[passed + sound]),
                 };
             }
             let Some((word, length)) = stream.word(marks, bit) else { break };
@@ -208,22 +217,22 @@ mod tests {
 
         let (mut one, mut bit) = (Vec::new(), start);
         while bit < end {
-            let (_, length) = stream.word(stream.codebook.unmarked(), bit).unwrap();
-            one.push(bit);
+            let (word, length) = stream.word(stream.codebook.unmarked(), bit).unwrap();
+            one.push((word.place, word.value));
             bit += u64::from(length & LENGTH);
         }
         assert_eq!(bit, end);
 
-        let (mut starts, mut parts, mut bit) = (Vec::new(), 0, start);
+        let (mut several, mut parts, mut bit) = (Vec::new(), 0, start);
         let mut long = Long::default();
         while bit < end {
             bit = long.decode(stream, [Item(0); FIELDS_NARROW], bit, end, end);
             assert!(!long.is_empty(), "nothing behind bit {bit}");
-            starts.extend(long.words.iter().map(|word| word.start(long.from)));
+            several.extend(long.words.iter().map(|word| (word.place, word.value)));
             parts += 1;
         }
         assert_eq!(bit, end);
-        assert!(starts == one, "{} symbols, {} by one", starts.len(), one.len());
+        assert!(several == one, "{} symbols, {} by one", several.len(), one.len());
         assert!(parts * 2 * BITS_MAX < end - start, "{parts} parts of {} bits", end - start);
     }
 }

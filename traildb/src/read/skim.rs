@@ -7,7 +7,7 @@
 //!   lane 1  t1 ... t4 ...                     the same number of words in each lane
 //!   lane 2  t2 .... t5 ..
 //!
-//!   word    a symbol: where it is in the tables, and in the stream
+//!   word    a symbol: where it is in the tables, and the value of a literal
 //!   mark    of a trail that has a symbol with the item --> items --> state --> rows --> events
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! once for the filter, as a bit beside their lengths ([`Codebook::mark`]).
 //!
 //! There, symbol after symbol changes one row, the state, and what is known at the end of an event is
-//! copied if it has the item.
+//! copied if it has the item. Behind the last mark no event has it once another item is in its place.
 //!
 //! Nothing is reported here either: a trail that breaks a rule is decoded once more by the cursor.
 
@@ -25,7 +25,7 @@ use super::rows::{LANES, Rest, SAME};
 use crate::{
     bits,
     item::Item,
-    member::codebook::{Codebook, LENGTH, MARK, Marked, Marks, Place},
+    member::codebook::{Codebook, LENGTH, MARK, Marked, Marks, Word},
 };
 
 /// Words of a lane. All lanes stay in the second cache.
@@ -37,30 +37,8 @@ const WORDS_BEGIN_MIN: usize = 384;
 /// Past every end.
 const BIT_DAMAGED: u64 = u64::MAX;
 
-/// A symbol, that is where to find it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Word {
-    place: Place,
-    /// The lowest bits of the number of the bit that it starts at.
-    bit: u32,
-}
-
-impl Word {
-    /// In place of a symbol at `bit` that is none.
-    pub(super) fn broken(bit: u64) -> Word {
-        Word { place: Place::BROKEN, bit: bit as u32 }
-    }
-
-    pub(super) fn is_broken(self) -> bool {
-        self.place == Place::BROKEN
-    }
-
-    /// The bit that it starts at: `from`, or one of the 2^32 behind that.
-    #[inline(always)]
-    pub(super) fn start(self, from: u64) -> u64 {
-        from.wrapping_add(u64::from(self.bit.wrapping_sub(from as u32)))
-    }
-}
+/// The place of a symbol that is not found, and has a word whose value is the bit that it starts at.
+const PLACE_RARE: u32 = u32::MAX;
 
 /// What is decoded, and by what.
 #[derive(Clone, Copy)]
@@ -74,29 +52,27 @@ impl<'b> Stream<'b> {
     /// if it is broken.
     #[inline(always)]
     pub(super) fn word(self, marks: Marks<'_>, bit: u64) -> Option<(Word, u8)> {
-        let (place, length) = match self.codebook.find(marks, bits::peek(self.bytes, bit)) {
-            Some(found) => found,
-            None => (Place::RARE, self.rare_length(bit)?),
-        };
-        Some((Word { place, bit: bit as u32 }, length))
+        let found = self.codebook.find(marks, bits::peek(self.bytes, bit));
+        found.or_else(|| self.rare_word(bit))
     }
 
-    /// The length of a symbol that is not found, which may have any item.
+    /// The same of one that is not found, which may have any item.
     #[cold]
     #[inline(never)]
-    fn rare_length(self, bit: u64) -> Option<u8> {
+    fn rare_word(self, bit: u64) -> Option<(Word, u8)> {
         let symbol = self.codebook.rare_symbol(self.bytes, bit, bits::peek(self.bytes, bit));
+        let (_, length) = symbol.ok()?;
         // At most 1 + 14 + 48 bits.
-        symbol.ok().map(|(_, length)| length as u8 | MARK)
+        Some((Word { place: PLACE_RARE, value: bit }, length as u8 | MARK))
     }
 
-    /// Both items of the symbol at `bit`, as in a sparse row.
+    /// Both items of a symbol, as in a sparse row.
     #[inline(always)]
-    fn items(self, place: Place, bit: u64) -> [u64; 2] {
-        if place == Place::RARE {
-            return self.rare_items(bit);
+    fn items(self, word: Word) -> [u64; 2] {
+        match word.place {
+            PLACE_RARE => self.rare_items(word.value),
+            _ => self.codebook.items(word),
         }
-        self.codebook.items(place, bits::peek(self.bytes, bit))
     }
 
     #[cold]
@@ -107,9 +83,9 @@ impl<'b> Stream<'b> {
         symbol.map_or([0; 2], |(symbol, _)| symbol.sparse())
     }
 
-    /// The symbols of `words`, of which none starts before the bit `from`, or 2^32 bits behind it.
-    pub(super) fn symbols(self, words: &'b [Word], from: u64) -> Symbols<'b> {
-        Symbols { stream: self, words, from }
+    /// The symbols that words of this stream are of.
+    pub(super) fn symbols(self, words: &'b [Word]) -> Symbols<'b> {
+        Symbols { stream: self, words, marked: words.len() }
     }
 }
 
@@ -118,7 +94,8 @@ impl<'b> Stream<'b> {
 pub(super) struct Symbols<'b> {
     stream: Stream<'b>,
     words: &'b [Word],
-    from: u64,
+    /// Those behind so many do not have the item that was looked for, and nothing follows them.
+    marked: usize,
 }
 
 impl Symbols<'_> {
@@ -127,11 +104,16 @@ impl Symbols<'_> {
         self.words.len() + 2
     }
 
+    /// The same, of which any may have the item that is asked for next.
+    pub(super) fn of_any_item(self) -> Self {
+        Symbols { marked: self.words.len(), ..self }
+    }
+
     /// The items of each, as in a sparse row: the field of one that is alone is in place of the other,
     /// which it covers when it is written last.
     #[inline(always)]
     fn items(self) -> impl Iterator<Item = [u64; 2]> {
-        self.words.iter().map(move |word| self.stream.items(word.place, word.start(self.from)))
+        self.words.iter().map(move |&word| self.stream.items(word))
     }
 
     /// Whether the first is a time, as T7 has it for a trail.
@@ -157,7 +139,8 @@ impl Symbols<'_> {
 
     /// Writes full rows, one behind the other, of the events that have `item` in its place: of the one
     /// before, whose row is `before`, and of all but the last, which is not known to be whole. Returns
-    /// their number. The row behind them is that of the last event.
+    /// their number. The row behind them is that of the last event, or of one that does not have the item
+    /// and is before it, where nothing follows.
     pub(super) fn pick<const N: usize>(
         self,
         before: &[Item],
@@ -165,28 +148,65 @@ impl Symbols<'_> {
         rows: &mut [Item],
     ) -> usize {
         let (rows, _) = rows.as_chunks_mut::<N>();
-        let mut state: [Item; N] = *before.first_chunk().expect("a row is as wide");
-        let mut time = state[0].0;
-        let mut picked = 0;
-        for [first, second] in self.items() {
-            // Where an event ends cannot be guessed, where one that has the item does mostly can: that is
-            // the only branch.
-            let field = first & 127;
-            if (state[place & (N - 1)].0 ^ item.0) | field == 0 {
-                state[0] = Item(time);
-                rows[picked] = state;
-                picked += 1;
-            }
-            let delta = if field == 0 { first >> 8 } else { 0 };
-            // In bounds, as TIME_MAX has it.
-            time = time.wrapping_add(delta);
-            // A time goes where the time is put above.
-            state[second as usize & (N - 1)] = Item(second);
-            state[first as usize & (N - 1)] = Item(first);
+        let mut row: [Item; N] = *before.first_chunk().expect("a row is as wide");
+        let mut state = State { time: row[0].0, row: &mut row, picked: 0 };
+        let (until, behind) = self.words.split_at(self.marked);
+        for &word in until {
+            state.change(self.stream.items(word), place, item, rows);
         }
-        state[0] = Item(time);
-        rows[picked] = state;
-        picked
+        for &word in behind {
+            if state.row[place & (N - 1)] != item {
+                // It does not come again.
+                break;
+            }
+            state.change(self.stream.items(word), place, item, rows);
+        }
+        state.put(rows);
+        state.picked
+    }
+}
+
+/// What symbols change, one after the other.
+struct State<'r, const N: usize> {
+    /// The event that they are of, but for its time. Not in here, since what is written to places that
+    /// are known later keeps all that is near it out of registers.
+    row: &'r mut [Item; N],
+    time: u64,
+    /// Rows of events before it that are kept.
+    picked: usize,
+}
+
+impl<const N: usize> State<'_, N> {
+    /// Writes the row of the event behind those that are kept.
+    #[inline(always)]
+    fn put(&mut self, rows: &mut [[Item; N]]) {
+        self.row[0] = Item(self.time);
+        rows[self.picked] = *self.row;
+    }
+
+    /// Has these items in the event, or in the next one, if the first is a time. The one that is over is
+    /// kept if it has `item` in its place.
+    #[inline(always)]
+    fn change(
+        &mut self,
+        [first, second]: [u64; 2],
+        place: usize,
+        item: Item,
+        rows: &mut [[Item; N]],
+    ) {
+        // Where an event ends cannot be guessed, where one ends that has the item mostly can: that is the
+        // only branch.
+        let field = first & 127;
+        if (self.row[place & (N - 1)].0 ^ item.0) | field == 0 {
+            self.put(rows);
+            self.picked += 1;
+        }
+        let delta = if field == 0 { first >> 8 } else { 0 };
+        // In bounds, as TIME_MAX has it.
+        self.time = self.time.wrapping_add(delta);
+        // A time goes where the time is put in the end.
+        self.row[second as usize & (N - 1)] = Item(second);
+        self.row[first as usize & (N - 1)] = Item(first);
     }
 }
 
@@ -212,12 +232,10 @@ pub(super) struct Entry {
     lane: usize,
     start: usize,
     end: usize,
-    /// Where its events start.
-    bit: u64,
+    /// Words behind this one do not have what was looked for.
+    marked: usize,
     /// What is left, where the last event may have more symbols. A damaged trail has no words to look at.
     pub(super) rest: Rest,
-    /// Whether it may have what was looked for, in what was decoded.
-    pub(super) found: bool,
 }
 
 impl Skimmed {
@@ -240,7 +258,8 @@ impl Skimmed {
     pub(super) fn symbols<'b>(&'b self, trail: u64, stream: Stream<'b>) -> Symbols<'b> {
         match self.get(trail) {
             Some(entry) => entry.symbols(&self.words, stream),
-            None => stream.symbols(&[], 0),
+            // It is not asked for.
+            None => stream.symbols(&[]),
         }
     }
 
@@ -262,10 +281,8 @@ impl Skimmed {
         if self.begin == WORDS_BEGIN && self.marked.as_ref().is_none_or(|marked| marked.0 != item) {
             self.marked = Some((item, stream.codebook.mark(place, item)));
         }
-        let (marks, seen) = match &self.marked {
-            Some((marked, lengths)) if *marked == item => (lengths.marks(), 0),
-            _ => (stream.codebook.unmarked(), MARK),
-        };
+        let marked = self.marked.as_ref().filter(|marked| marked.0 == item);
+        let marks = marked.map_or(stream.codebook.unmarked(), |marked| marked.1.marks());
         self.trails.clear();
         self.words.resize(LANES * WORDS, Word::default());
         let mut of_lanes = self.words.as_chunks_mut().0.iter_mut();
@@ -276,7 +293,7 @@ impl Skimmed {
             next: std::iter::from_fn(next).fuse(),
             trails: &mut self.trails,
             begin: self.begin,
-            seen,
+            has_marks: marked.is_some(),
             open: true,
         };
         let mut lanes: [Lane; LANES] = std::array::from_fn(Lane::new);
@@ -306,8 +323,18 @@ impl Skimmed {
 }
 
 impl Entry {
+    /// Whether it may have what was looked for, in what was decoded.
+    pub(super) fn may_have(&self) -> bool {
+        self.marked > self.start
+    }
+
     fn symbols<'b>(&self, words: &'b [Word], stream: Stream<'b>) -> Symbols<'b> {
-        stream.symbols(&words[self.lane * WORDS..][self.start..self.end], self.bit)
+        let symbols = stream.symbols(&words[self.lane * WORDS..][self.start..self.end]);
+        match self.rest {
+            Rest::Nothing => Symbols { marked: self.marked - self.start, ..symbols },
+            // What follows goes on from the last event.
+            _ => symbols,
+        }
     }
 }
 
@@ -340,7 +367,7 @@ fn together<const L: usize>(
             }
         }
         for (at, words) in all.iter_mut().zip(words.iter_mut()) {
-            words[n] = at.step(stream, marks);
+            words[n] = at.step(stream, marks, n);
         }
         n += 1;
     };
@@ -357,18 +384,19 @@ struct At {
     bit: u64,
     /// The end of the trail.
     end: u64,
-    /// Lengths of its symbols, of which the mark alone means something.
-    seen: u8,
+    /// Words of the lane from this one on have no mark.
+    marked: usize,
 }
 
 impl At {
     #[inline(always)]
-    fn step(&mut self, stream: Stream<'_>, marks: Marks<'_>) -> Word {
+    fn step(&mut self, stream: Stream<'_>, marks: Marks<'_>, n: usize) -> Word {
         let Some((word, length)) = stream.word(marks, self.bit) else {
             self.bit = BIT_DAMAGED;
             return Word::default();
         };
-        self.seen |= length;
+        // Without a branch, which could not be guessed.
+        self.marked = if length >= MARK { n + 1 } else { self.marked };
         self.bit = self.bit.wrapping_add(u64::from(length & LENGTH));
         word
     }
@@ -393,8 +421,8 @@ struct Queue<'b, I> {
     next: I,
     trails: &'b mut Vec<Entry>,
     begin: usize,
-    /// What is seen in a trail before its first symbol.
-    seen: u8,
+    /// Whether symbols are marked: else any may be one.
+    has_marks: bool,
     /// Whether all that are done are sound: behind a damaged one others may be.
     open: bool,
 }
@@ -411,10 +439,10 @@ impl<I: Iterator<Item = (u64, u64)>> Queue<'_, I> {
         let Some((bit, end)) = self.next.next() else { return false };
         // One without events is damaged.
         self.open = bit < end;
-        let (number, rest, found) = (lane.number, Rest::Damaged, true);
-        self.trails.push(Entry { lane: number, start: n, end: n, bit, rest, found });
+        let rest = Rest::Damaged;
+        self.trails.push(Entry { lane: lane.number, start: n, end: n, marked: n, rest });
         if self.open {
-            lane.at = At { bit, end, seen: self.seen };
+            lane.at = At { bit, end, marked: n };
             lane.entry = self.trails.len() - 1;
         }
         self.open
@@ -424,13 +452,85 @@ impl<I: Iterator<Item = (u64, u64)>> Queue<'_, I> {
     fn close(&mut self, lane: &mut Lane, n: usize) {
         let Some(entry) = self.trails.get_mut(lane.entry) else { return };
         lane.entry = usize::MAX;
-        let At { bit, end, seen } = lane.at;
-        (entry.end, entry.found) = (n, seen & MARK != 0);
+        let At { bit, end, marked } = lane.at;
+        (entry.end, entry.marked) = (n, if self.has_marks { marked } else { n });
         entry.rest = match bit {
             _ if bit > end => Rest::Damaged,
             _ if bit == end => Rest::Nothing,
             _ => Rest::Symbols { bit, end_bit: end },
         };
         self.open &= entry.rest != Rest::Damaged;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Reader, Uuid};
+
+    /// What is found changes no event, so it is seen here alone.
+    #[test]
+    fn trails_are_found_that_have_the_item_and_no_others() {
+        const TRAILS: u64 = 4000;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.tdb");
+        let mut builder = Builder::new(&["few", "many"]).unwrap();
+        let mut state = 5u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+            (state >> 33) % below
+        };
+        for trail in 0..TRAILS {
+            let mut time = 0;
+            for _ in 0..1 + random(12) {
+                time += random(5000);
+                let values = [random(7) * random(7), random(3000) * random(3)];
+                let values = values.map(|value| value.to_string());
+                builder.add(Uuid::from_number(trail.into()), time, &values).unwrap();
+            }
+        }
+        builder.finish(&path).unwrap();
+        let reader = Reader::new(std::fs::read(&path).unwrap()).unwrap();
+        let trails = &reader.content.as_ref().unwrap().trails;
+        let mut ends = Vec::new();
+        trails.offsets(&reader.members, 0, TRAILS + 1, &mut ends).unwrap();
+        let mut bytes = reader.members.in_memory(&trails.data).unwrap().to_vec();
+        bytes.extend([0; 16]);
+        let stream = Stream { codebook: reader.codebook().unwrap(), bytes: &bytes };
+        let span = |pair: &[u64]| {
+            let unused = bits::low(bits::peek(&bytes, pair[0] * 8), 3);
+            (pair[0] * 8 + 3, pair[1] * 8 - unused)
+        };
+
+        let mut skimmed = Skimmed::default();
+        // Those of few values have code words, most of the others have none.
+        let many = reader.values(2).unwrap();
+        let many = [many / 3, many / 2, many, 1 << 24].map(|value| Item::new(2, value));
+        for item in [Item::new(1, 1), Item::new(1, 3)].into_iter().chain(many) {
+            let needed = (usize::from(item.field()), item);
+            let (mut first, mut having, mut lacking) = (1, 0, 0);
+            while first < TRAILS {
+                let mut ahead = ends[first as usize..].windows(2).map(span);
+                skimmed.decode(stream, needed, first, || ahead.next());
+                let marked = skimmed.marked.as_ref().is_some_and(|marked| marked.0 == item);
+                let behind = first + skimmed.trails.len() as u64;
+                for trail in first..behind {
+                    let entry = skimmed.get(trail).unwrap();
+                    assert!(entry.rest == Rest::Nothing, "trail {trail}");
+                    let symbols: Vec<_> = skimmed.symbols(trail, stream).items().collect();
+                    let last = symbols.iter().rposition(|items| items.contains(&item.0));
+                    let upto = entry.start + last.map_or(0, |last| last + 1);
+                    let expected = if marked { upto } else { entry.end };
+                    assert_eq!(entry.marked, expected, "trail {trail}, {item:?}");
+                    having += u64::from(last.is_some());
+                    lacking += u64::from(!entry.may_have());
+                }
+                assert!(behind > first);
+                first = behind;
+            }
+            assert!(lacking > TRAILS / 20, "{lacking} without {item:?}");
+            // No event has one that is wide.
+            assert_eq!(having > 0, item.value() < 1 << 24, "{having} with {item:?}");
+        }
     }
 }

@@ -199,7 +199,10 @@ fn long_trails_may_not_synchronize() {
 /// there.
 #[test]
 fn a_filter_that_needs_an_item_may_change_after_any_event() {
-    let members = database(3, &[5, 40, 700, 3, 1, 9, 12, 900, 2, 9000, 2, 30], 50, 5);
+    let mut lengths = vec![5, 40, 700, 3, 1, 9, 12, 900, 2, 9000, 2, 30];
+    // Enough of them for symbols to be marked in the end.
+    lengths.extend((0..600).map(|k| 1 + k % 23));
+    let members = database(3, &lengths, 50, 5);
     let reader = open_members(&members).unwrap();
     let item = reader.item(2, b"v1").unwrap().unwrap();
     let second = reader.item(3, b"v2").unwrap().unwrap();
@@ -263,7 +266,9 @@ fn a_filter_that_needs_an_item_may_change_after_any_event() {
 /// From one item to another and back, between any two events.
 #[test]
 fn filters_that_need_items_take_turns() {
-    let members = database(3, &[5, 40, 700, 3, 1, 900, 6000, 2, 1], 50, 23);
+    let mut lengths = vec![5, 40, 700, 3, 1, 900, 6000, 2, 1];
+    lengths.extend((0..600).map(|k| 1 + k % 17));
+    let members = database(3, &lengths, 50, 23);
     let reader = open_members(&members).unwrap();
     let items = [(1, b"v0"), (1, b"v1"), (3, b"v2")]
         .map(|(field, value)| reader.item(field, value).unwrap().unwrap());
