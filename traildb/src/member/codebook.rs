@@ -175,6 +175,23 @@ pub(crate) struct Look {
     pub(crate) exists: bool,
 }
 
+/// The second table, and what the values of literals are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entries<'c> {
+    second: &'c [u64; PLACES],
+    value_unit: u64,
+}
+
+impl Entries<'_> {
+    /// Both items of a symbol, as those of a [`Look`]. What is above its place is passed over.
+    #[inline(always)]
+    pub(crate) fn items(self, Word { place, value }: Word) -> [u64; 2] {
+        let entry = self.second[place as usize & (PLACES - 1)];
+        let first = entry & u64::from(u32::MAX);
+        [first.wrapping_add(value.wrapping_mul(self.value_unit)), entry >> 32]
+    }
+}
+
 impl Codebook {
     /// The codebook of a database without trails.
     pub(crate) fn empty(literals: Literals) -> Codebook {
@@ -259,12 +276,10 @@ impl Codebook {
         Some((Word { place, value }, length))
     }
 
-    /// Both items of a symbol that was [found](Codebook::find), as those of a [`Look`].
+    /// What symbols that were [found](Codebook::find) stand for.
     #[inline(always)]
-    pub(crate) fn items(&self, Word { place, value }: Word) -> [u64; 2] {
-        let entry = self.second[place as usize & (PLACES - 1)];
-        let first = entry & u64::from(u32::MAX);
-        [first.wrapping_add(value.wrapping_mul(self.value_unit)), entry >> 32]
+    pub(crate) fn entries(&self) -> Entries<'_> {
+        Entries { second: &self.second, value_unit: self.value_unit }
     }
 
     /// Lengths where nothing is marked.

@@ -648,9 +648,12 @@ impl<'r, S: Storage> Trail<'r, S> {
     /// Makes rows of the events that have that item, and behind them the one of the last event.
     fn pick_rows(&mut self, needed: (usize, Item)) {
         let stride = self.stride;
-        let skimmed_for = self.is_skimmed_for(Some(needed));
+        let marked_for = match self.part {
+            Part::Start => self.is_skimmed_for(Some(needed)),
+            Part::Behind => self.long.is_marked_for(needed.1),
+        };
         let (symbols, before, rows) = self.part_symbols();
-        let symbols = if skimmed_for { symbols } else { symbols.of_any_item() };
+        let symbols = if marked_for { symbols } else { symbols.of_any_item() };
         let picked = match stride {
             4 => symbols.pick::<4>(before, needed, rows),
             _ => symbols.pick::<8>(before, needed, rows),
@@ -1165,7 +1168,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         let needed = self.needed().filter(|_| self.row_values.is_none() && self.block.is_empty());
         if let Some(needed) = needed
             && open[0].0 <= rows::TIME_MAX
-            && self.decode_part(open, limit)
+            && self.decode_part(needed.1, open, limit)
         {
             self.pick_rows(needed);
             return Ok(true);
@@ -1204,11 +1207,13 @@ impl<'r, S: Storage> Trail<'r, S> {
         Ok(true)
     }
 
-    /// Decodes a part of the trail behind the open row, up to `limit`. Returns whether there is anything.
-    fn decode_part(&mut self, open: [Item; FIELDS_NARROW], limit: u64) -> bool {
+    /// Decodes a part of the trail behind the open row, up to `limit`, for events with that item. Returns
+    /// whether there is anything.
+    fn decode_part(&mut self, item: Item, open: [Item; FIELDS_NARROW], limit: u64) -> bool {
         let Window { bit, end_bit, .. } = self.window;
         let stream = Stream { codebook: self.codebook, bytes: self.window.bytes() };
-        let behind = self.long.decode(stream, open, bit, limit, end_bit);
+        let marked = self.skimmed.marked().filter(|marked| marked.0 == item);
+        let behind = self.long.decode(stream, marked, open, bit, limit, end_bit);
         if self.long.is_empty() {
             return false;
         }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     item::Item,
-    member::codebook::{FIELDS_NARROW, LENGTH, Word},
+    member::codebook::{FIELDS_NARROW, Marked, Marks, Word},
 };
 
 /// Most words of a lane, and of what is decoded between two of them.
@@ -44,6 +44,8 @@ pub(super) struct Long {
     words: Vec<Word>,
     /// The row of the event that is open.
     before: [Item; FIELDS_NARROW],
+    /// What words are marked for, if they are.
+    marked_for: Option<Item>,
 }
 
 impl Long {
@@ -56,35 +58,42 @@ impl Long {
         &self.before
     }
 
+    /// Whether those words alone are marked that may have that item.
+    pub(super) fn is_marked_for(&self, item: Item) -> bool {
+        self.marked_for == Some(item)
+    }
+
     /// The symbols of the part, from the stream that it was decoded from.
     pub(super) fn symbols<'b>(&'b self, stream: Stream<'b>) -> Symbols<'b> {
-        stream.symbols(&self.words)
+        stream.symbols(&self.words).by_marks(self.marked_for.is_some())
     }
 
     /// Decodes symbols from `bit` on, of an event with that row and of those behind it, that start before
-    /// `limit` and end before `end`, which is not before that. Returns the bit behind them. Where none are
-    /// left, the next one is broken.
+    /// `limit` and end before `end`, which is not before that. They are marked for the item of `marked`.
+    /// Returns the bit behind them. Where none are left, the next one is broken.
     pub(super) fn decode(
         &mut self,
         stream: Stream<'_>,
+        marked: Option<(Item, &Marked)>,
         before: [Item; FIELDS_NARROW],
         bit: u64,
         limit: u64,
         end: u64,
     ) -> u64 {
-        self.before = before;
+        (self.before, self.marked_for) = (before, marked.map(|(item, _)| item));
+        let marks = marked.map_or(stream.codebook.unmarked(), |(_, marked)| marked.marks());
         self.words.clear();
         let apart = limit.saturating_sub(bit).saturating_sub(BITS_SPARE) / LANES as u64;
         if apart < BITS_MIN {
-            return self.decode_alone(stream, bit, limit, end);
+            return self.decode_alone(stream, marks, bit, limit, end);
         }
         let apart = apart.min(BITS_MAX);
         self.lanes.resize_with(LANES, Lane::new);
         let lanes: &mut [Lane; LANES] = self.lanes.first_chunk_mut().expect("so many lanes");
-        let n = together(stream, lanes, bit, apart);
+        let n = together(stream, marks, lanes, bit, apart);
         let mut at = bit;
         for lane in lanes {
-            match lane.join(stream, n, at, &mut self.words) {
+            match lane.join(stream, marks, n, at, &mut self.words) {
                 Ok(bit) => at = bit,
                 Err(bit) => return bit,
             }
@@ -93,11 +102,17 @@ impl Long {
     }
 
     /// The same at one place.
-    fn decode_alone(&mut self, stream: Stream<'_>, mut bit: u64, limit: u64, end: u64) -> u64 {
-        let marks = stream.codebook.unmarked();
+    fn decode_alone(
+        &mut self,
+        stream: Stream<'_>,
+        marks: Marks<'_>,
+        mut bit: u64,
+        limit: u64,
+        end: u64,
+    ) -> u64 {
         while bit < limit && self.words.len() < WORDS {
-            let Some((word, length)) = stream.word(marks, bit) else { break };
-            let next = bit + u64::from(length & LENGTH);
+            let Some((word, length)) = stream.marked_word(marks, bit) else { break };
+            let next = bit + length;
             if next > end {
                 break;
             }
@@ -110,18 +125,29 @@ impl Long {
 
 /// Decodes in all lanes, of which the first begins at `bit` and the others `apart` bits behind one another,
 /// until one comes to where the next began, or there is no more room. Returns how many words each has.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "counted loops are unrolled, chained iterators were not"
+)]
 #[inline(never)]
-fn together(stream: Stream<'_>, lanes: &mut [Lane; LANES], bit: u64, apart: u64) -> usize {
-    let marks = stream.codebook.unmarked();
+fn together(
+    stream: Stream<'_>,
+    marks: Marks<'_>,
+    lanes: &mut [Lane; LANES],
+    bit: u64,
+    apart: u64,
+) -> usize {
     let begins: [u64; LANES] = std::array::from_fn(|lane| bit + lane as u64 * apart);
     let (mut bits, stops) = (begins, begins.map(|bit| bit + apart));
     let mut read = lanes.each_mut().map(|lane| (&mut *lane.words, &mut *lane.bits));
     let mut n = 0;
-    while n < WORDS && bits.iter().zip(&stops).all(|(bit, stop)| bit < stop) {
-        for (bit, (words, starts)) in bits.iter_mut().zip(read.iter_mut()) {
-            let (word, length) = stream.word(marks, *bit).unwrap_or((BROKEN, 1));
-            (words[n], starts[n]) = (word, *bit);
-            *bit = bit.wrapping_add(u64::from(length & LENGTH));
+    while n < WORDS && (0..LANES).all(|k| bits[k] < stops[k]) {
+        // Counted, so that it is unrolled.
+        for k in 0..LANES {
+            let (words, starts) = &mut read[k];
+            let (word, length) = stream.marked_word(marks, bits[k]).unwrap_or((BROKEN, 1));
+            (words[n], starts[n]) = (word, bits[k]);
+            bits[k] = bits[k].wrapping_add(length);
         }
         n += 1;
     }
@@ -156,11 +182,11 @@ impl Lane {
     fn join(
         &self,
         stream: Stream<'_>,
+        marks: Marks<'_>,
         n: usize,
         mut bit: u64,
         out: &mut Vec<Word>,
     ) -> Result<u64, u64> {
-        let marks = stream.codebook.unmarked();
         let mut passed = 0;
         for _ in 0..WORDS {
             passed += self.bits[passed..n].iter().take_while(|&&start| start < bit).count();
@@ -176,9 +202,9 @@ impl Lane {
                     false => Err(self.bits[passed + sound]),
                 };
             }
-            let Some((word, length)) = stream.word(marks, bit) else { break };
+            let Some((word, length)) = stream.marked_word(marks, bit) else { break };
             out.push(word);
-            bit += u64::from(length & LENGTH);
+            bit += length;
         }
         Err(bit)
     }
@@ -215,18 +241,21 @@ mod tests {
         let unused = bits::low(bits::peek(&bytes, span.start * 8), 3);
         let (start, end) = (span.start * 8 + 3, span.end * 8 - unused);
 
+        let item = Item::new(1, 2);
+        let marked = stream.codebook.mark(1, item);
         let (mut one, mut bit) = (Vec::new(), start);
         while bit < end {
-            let (word, length) = stream.word(stream.codebook.unmarked(), bit).unwrap();
+            let (word, length) = stream.marked_word(marked.marks(), bit).unwrap();
             one.push((word.place, word.value));
-            bit += u64::from(length & LENGTH);
+            bit += length;
         }
         assert_eq!(bit, end);
 
         let (mut several, mut parts, mut bit) = (Vec::new(), 0, start);
         let mut long = Long::default();
         while bit < end {
-            bit = long.decode(stream, [Item(0); FIELDS_NARROW], bit, end, end);
+            let marked = Some((item, &marked));
+            bit = long.decode(stream, marked, [Item(0); FIELDS_NARROW], bit, end, end);
             assert!(!long.is_empty(), "nothing behind bit {bit}");
             several.extend(long.words.iter().map(|word| (word.place, word.value)));
             parts += 1;

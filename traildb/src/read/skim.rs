@@ -16,8 +16,9 @@
 //! What the symbols say is asked only in trails where one is marked: which symbols have the item is found
 //! once for the filter, as a bit beside their lengths ([`Codebook::mark`]).
 //!
-//! There, symbol after symbol changes one row, the state, and what is known at the end of an event is
-//! copied if it has the item. Behind the last mark no event has it once another item is in its place.
+//! There, symbol after symbol changes one row, the state. Up to a mark no event has the item, and nothing is
+//! asked; from there on what is known at the end of an event is copied, until another item is in the place.
+//! Behind the last mark nothing is looked at.
 //!
 //! Nothing is reported here either: a trail that breaks a rule is decoded once more by the cursor.
 
@@ -37,6 +38,8 @@ const WORDS_BEGIN_MIN: usize = 384;
 /// Past every end.
 const BIT_DAMAGED: u64 = u64::MAX;
 
+/// Above the place of a symbol that may have the item that was looked for.
+const MARKED: u32 = 1 << 31;
 /// The place of a symbol that is not found, and has a word whose value is the bit that it starts at.
 const PLACE_RARE: u32 = u32::MAX;
 
@@ -56,6 +59,14 @@ impl<'b> Stream<'b> {
         found.or_else(|| self.rare_word(bit))
     }
 
+    /// The same, marked above its place, and its length alone.
+    #[inline(always)]
+    pub(super) fn marked_word(self, marks: Marks<'_>, bit: u64) -> Option<(Word, u64)> {
+        let (mut word, length) = self.word(marks, bit)?;
+        word.place |= u32::from(length & MARK) << (MARKED.trailing_zeros() - MARK.trailing_zeros());
+        Some((word, u64::from(length & LENGTH)))
+    }
+
     /// The same of one that is not found, which may have any item.
     #[cold]
     #[inline(never)]
@@ -70,23 +81,25 @@ impl<'b> Stream<'b> {
     #[inline(always)]
     fn items(self, word: Word) -> [u64; 2] {
         match word.place {
-            PLACE_RARE => self.rare_items(word.value),
-            _ => self.codebook.items(word),
+            PLACE_RARE => rare_items(self.codebook, self.bytes, word.value),
+            // The codebook passes over what is above the place.
+            _ => self.codebook.entries().items(word),
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn rare_items(self, bit: u64) -> [u64; 2] {
-        let symbol = self.codebook.rare_symbol(self.bytes, bit, bits::peek(self.bytes, bit));
-        // There is no word of a broken one.
-        symbol.map_or([0; 2], |(symbol, _)| symbol.sparse())
     }
 
     /// The symbols that words of this stream are of.
     pub(super) fn symbols(self, words: &'b [Word]) -> Symbols<'b> {
-        Symbols { stream: self, words, marked: words.len() }
+        Symbols { stream: self, words, marked: words.len(), by_marks: false }
     }
+}
+
+/// Not of the stream as it is, which is in registers where its address is not asked for.
+#[cold]
+#[inline(never)]
+fn rare_items(codebook: &Codebook, bytes: &[u8], bit: u64) -> [u64; 2] {
+    let symbol = codebook.rare_symbol(bytes, bit, bits::peek(bytes, bit));
+    // There is no word of a broken one.
+    symbol.map_or([0; 2], |(symbol, _)| symbol.sparse())
 }
 
 /// Symbols that follow one another.
@@ -96,6 +109,8 @@ pub(super) struct Symbols<'b> {
     words: &'b [Word],
     /// Those behind so many do not have the item that was looked for, and nothing follows them.
     marked: usize,
+    /// Whether only those that are marked have it.
+    by_marks: bool,
 }
 
 impl Symbols<'_> {
@@ -104,9 +119,14 @@ impl Symbols<'_> {
         self.words.len() + 2
     }
 
+    /// The same, of which only those that are marked have the item that is asked for, if that is so.
+    pub(super) fn by_marks(self, by_marks: bool) -> Self {
+        Symbols { by_marks, ..self }
+    }
+
     /// The same, of which any may have the item that is asked for next.
     pub(super) fn of_any_item(self) -> Self {
-        Symbols { marked: self.words.len(), ..self }
+        Symbols { marked: self.words.len(), by_marks: false, ..self }
     }
 
     /// The items of each, as in a sparse row: the field of one that is alone is in place of the other,
@@ -114,11 +134,6 @@ impl Symbols<'_> {
     #[inline(always)]
     fn items(self) -> impl Iterator<Item = [u64; 2]> {
         self.words.iter().map(move |&word| self.stream.items(word))
-    }
-
-    /// Whether the first is a time, as T7 has it for a trail.
-    fn start_with_time(self) -> bool {
-        self.items().next().is_some_and(|[first, _]| first & 127 == 0)
     }
 
     /// Writes them into sparse rows, of which the first is that of the event before. Returns the row of
@@ -148,66 +163,81 @@ impl Symbols<'_> {
         rows: &mut [Item],
     ) -> usize {
         let (rows, _) = rows.as_chunks_mut::<N>();
+        let place = place & (N - 1);
         let mut row: [Item; N] = *before.first_chunk().expect("a row is as wide");
-        let mut state = State { time: row[0].0, row: &mut row, picked: 0 };
-        let (until, behind) = self.words.split_at(self.marked);
-        for &word in until {
-            state.change(self.stream.items(word), place, item, rows);
-        }
-        for &word in behind {
-            if state.row[place & (N - 1)] != item {
-                // It does not come again.
+        let Symbols { stream, words, marked, by_marks } = self;
+        let entries = stream.codebook.entries();
+        let items = |word: Word| match word.place {
+            PLACE_RARE => rare_items(stream.codebook, stream.bytes, word.value),
+            _ => entries.items(word),
+        };
+        let (mut time, mut picked) = (row[0].0, 0);
+        let mut at = 0;
+        loop {
+            // No event has it up to a mark.
+            if by_marks && row[place] != item {
+                if at >= marked {
+                    break;
+                }
+                let mut unmarked = words[at..marked].iter();
+                let passed = unmarked.clone();
+                while let Some(&word) = unmarked.as_slice().first() {
+                    if word.place >= MARKED {
+                        break;
+                    }
+                    unmarked.next();
+                    let [first, second] = entries.items(word);
+                    time = time.wrapping_add(delta(first));
+                    row[second as usize & (N - 1)] = Item(second);
+                    row[first as usize & (N - 1)] = Item(first);
+                }
+                at += passed.len() - unmarked.len();
+                if at == marked {
+                    break;
+                }
+            }
+            // From a mark on, or where nothing is marked. Where an event ends cannot be guessed, where one ends
+            // that has the item mostly can: that is the only branch.
+            let mut has = row[place] == item;
+            while let Some(&word) = words.get(at) {
+                at += 1;
+                let [first, second] = items(word);
+                if has && first & 127 == 0 {
+                    row[0] = Item(time);
+                    rows[picked] = row;
+                    picked += 1;
+                }
+                // In bounds, as TIME_MAX has it.
+                time = time.wrapping_add(delta(first));
+                // A time goes where the time is put in the end.
+                row[second as usize & (N - 1)] = Item(second);
+                row[first as usize & (N - 1)] = Item(first);
+                // What is in the row by now, which to read at once would mean to wait for it.
+                let (at_first, at_second) = (first as usize & (N - 1), second as usize & (N - 1));
+                has = match (at_first == place, at_second == place) {
+                    (true, _) => Item(first) == item,
+                    (false, true) => Item(second) == item,
+                    (false, false) => has,
+                };
+                if by_marks && !has {
+                    break;
+                }
+            }
+            if has || !by_marks {
+                // There are no more symbols.
                 break;
             }
-            state.change(self.stream.items(word), place, item, rows);
         }
-        state.put(rows);
-        state.picked
+        row[0] = Item(time);
+        rows[picked] = row;
+        picked
     }
 }
 
-/// What symbols change, one after the other.
-struct State<'r, const N: usize> {
-    /// The event that they are of, but for its time. Not in here, since what is written to places that
-    /// are known later keeps all that is near it out of registers.
-    row: &'r mut [Item; N],
-    time: u64,
-    /// Rows of events before it that are kept.
-    picked: usize,
-}
-
-impl<const N: usize> State<'_, N> {
-    /// Writes the row of the event behind those that are kept.
-    #[inline(always)]
-    fn put(&mut self, rows: &mut [[Item; N]]) {
-        self.row[0] = Item(self.time);
-        rows[self.picked] = *self.row;
-    }
-
-    /// Has these items in the event, or in the next one, if the first is a time. The one that is over is
-    /// kept if it has `item` in its place.
-    #[inline(always)]
-    fn change(
-        &mut self,
-        [first, second]: [u64; 2],
-        place: usize,
-        item: Item,
-        rows: &mut [[Item; N]],
-    ) {
-        // Where an event ends cannot be guessed, where one ends that has the item mostly can: that is the
-        // only branch.
-        let field = first & 127;
-        if (self.row[place & (N - 1)].0 ^ item.0) | field == 0 {
-            self.put(rows);
-            self.picked += 1;
-        }
-        let delta = if field == 0 { first >> 8 } else { 0 };
-        // In bounds, as TIME_MAX has it.
-        self.time = self.time.wrapping_add(delta);
-        // A time goes where the time is put in the end.
-        self.row[second as usize & (N - 1)] = Item(second);
-        self.row[first as usize & (N - 1)] = Item(first);
-    }
+/// What a symbol adds to the time.
+#[inline(always)]
+fn delta(first: u64) -> u64 {
+    if first & 127 == 0 { first >> 8 } else { 0 }
 }
 
 /// Trails that follow one another, as words.
@@ -234,6 +264,8 @@ pub(super) struct Entry {
     end: usize,
     /// Words behind this one do not have what was looked for.
     marked: usize,
+    /// Whether words are marked: else any may have it.
+    has_marks: bool,
     /// What is left, where the last event may have more symbols. A damaged trail has no words to look at.
     pub(super) rest: Rest,
 }
@@ -252,6 +284,11 @@ impl Skimmed {
     /// What was looked for, and its place in a row.
     pub(super) fn needed(&self) -> Option<(usize, Item)> {
         self.needed
+    }
+
+    /// The last item that symbols were marked for, and the marks.
+    pub(super) fn marked(&self) -> Option<(Item, &Marked)> {
+        self.marked.as_ref().map(|(item, marked)| (*item, marked))
     }
 
     /// What was decoded of a trail, from that stream.
@@ -314,8 +351,9 @@ impl Skimmed {
             queue.close(lane, n);
         }
         for entry in &mut self.trails {
-            let sound = entry.rest != Rest::Damaged;
-            if sound && !entry.symbols(&self.words, stream).start_with_time() {
+            // A trail starts with a time (T7). One that is sound has a word.
+            let first = self.words[entry.lane * WORDS + entry.start];
+            if entry.rest != Rest::Damaged && stream.items(first)[0] & 127 != 0 {
                 entry.rest = Rest::Damaged;
             }
         }
@@ -331,15 +369,21 @@ impl Entry {
     fn symbols<'b>(&self, words: &'b [Word], stream: Stream<'b>) -> Symbols<'b> {
         let symbols = stream.symbols(&words[self.lane * WORDS..][self.start..self.end]);
         match self.rest {
-            Rest::Nothing => Symbols { marked: self.marked - self.start, ..symbols },
+            Rest::Nothing => {
+                Symbols { marked: self.marked - self.start, by_marks: self.has_marks, ..symbols }
+            }
             // What follows goes on from the last event.
-            _ => symbols,
+            _ => Symbols { by_marks: self.has_marks, ..symbols },
         }
     }
 }
 
 /// Decodes until there is nothing more for one of these lanes, and returns which one; `None` if there is
 /// no more room. All of them have `words_n` words.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "counted loops are unrolled, chained iterators were not"
+)]
 #[inline(never)]
 fn together<const L: usize>(
     stream: Stream<'_>,
@@ -353,26 +397,27 @@ fn together<const L: usize>(
     let words: &mut [_; L] = words.first_chunk_mut().expect("so many lanes");
     let mut all: [At; L] = lanes.each_ref().map(|lane| lane.at);
     let mut n = *words_n;
+    // Counted loops, which are unrolled: what a lane has stays in registers.
     let ended = 'decode: loop {
         if n >= WORDS {
             break None;
         }
-        for (k, (at, lane)) in all.iter_mut().zip(lanes.iter_mut()).enumerate() {
-            if at.bit >= at.end {
-                lane.at = *at;
-                if !queue.turn(lane, n) {
+        for k in 0..L {
+            if all[k].bit >= all[k].end {
+                lanes[k].at = all[k];
+                if !queue.turn(&mut lanes[k], n) {
                     break 'decode Some(k);
                 }
-                *at = lane.at;
+                all[k] = lanes[k].at;
             }
         }
-        for (at, words) in all.iter_mut().zip(words.iter_mut()) {
-            words[n] = at.step(stream, marks, n);
+        for k in 0..L {
+            words[k][n] = all[k].step(stream, marks, n, &mut lanes[k].marked);
         }
         n += 1;
     };
-    for (lane, at) in lanes.iter_mut().zip(all) {
-        lane.at = at;
+    for k in 0..L {
+        lanes[k].at = all[k];
     }
     *words_n = n;
     ended
@@ -384,19 +429,20 @@ struct At {
     bit: u64,
     /// The end of the trail.
     end: u64,
-    /// Words of the lane from this one on have no mark.
-    marked: usize,
 }
 
 impl At {
     #[inline(always)]
-    fn step(&mut self, stream: Stream<'_>, marks: Marks<'_>, n: usize) -> Word {
-        let Some((word, length)) = stream.word(marks, self.bit) else {
+    fn step(&mut self, stream: Stream<'_>, marks: Marks<'_>, n: usize, marked: &mut usize) -> Word {
+        let Some((mut word, length)) = stream.word(marks, self.bit) else {
             self.bit = BIT_DAMAGED;
             return Word::default();
         };
-        // Without a branch, which could not be guessed.
-        self.marked = if length >= MARK { n + 1 } else { self.marked };
+        // Rare enough for a branch, which it stays since it writes to memory.
+        if length >= MARK {
+            word.place |= MARKED;
+            *marked = n + 1;
+        }
         self.bit = self.bit.wrapping_add(u64::from(length & LENGTH));
         word
     }
@@ -406,13 +452,15 @@ impl At {
 struct Lane {
     number: usize,
     at: At,
+    /// Words from this one on have no mark. Not in `at`, which is in registers.
+    marked: usize,
     /// Its trail among those of the block.
     entry: usize,
 }
 
 impl Lane {
     fn new(number: usize) -> Lane {
-        Lane { number, at: At::default(), entry: usize::MAX }
+        Lane { number, at: At::default(), marked: 0, entry: usize::MAX }
     }
 }
 
@@ -440,9 +488,10 @@ impl<I: Iterator<Item = (u64, u64)>> Queue<'_, I> {
         // One without events is damaged.
         self.open = bit < end;
         let rest = Rest::Damaged;
-        self.trails.push(Entry { lane: lane.number, start: n, end: n, marked: n, rest });
+        let (lane_n, has_marks) = (lane.number, self.has_marks);
+        self.trails.push(Entry { lane: lane_n, start: n, end: n, marked: n, has_marks, rest });
         if self.open {
-            lane.at = At { bit, end, marked: n };
+            (lane.at, lane.marked) = (At { bit, end }, n);
             lane.entry = self.trails.len() - 1;
         }
         self.open
@@ -452,8 +501,8 @@ impl<I: Iterator<Item = (u64, u64)>> Queue<'_, I> {
     fn close(&mut self, lane: &mut Lane, n: usize) {
         let Some(entry) = self.trails.get_mut(lane.entry) else { return };
         lane.entry = usize::MAX;
-        let At { bit, end, marked } = lane.at;
-        (entry.end, entry.marked) = (n, if self.has_marks { marked } else { n });
+        let At { bit, end } = lane.at;
+        (entry.end, entry.marked) = (n, if self.has_marks { lane.marked } else { n });
         entry.rest = match bit {
             _ if bit > end => Rest::Damaged,
             _ if bit == end => Rest::Nothing,

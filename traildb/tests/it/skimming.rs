@@ -164,8 +164,9 @@ fn wide_items_are_found() {
 fn long_trails_are_decoded_at_several_places() {
     for (fields, spread) in [(1, 1), (2, 40), (3, 5000), (7, 300)] {
         let members = database(fields, &[1, 30_000, 2, 1, 12_000], spread, 29);
-        let filters = filters(&trails(&members), 2);
-        assert!(filters.len() >= 4);
+        let filters = filters(&trails(&members), 4);
+        // An event may have nothing but NULLs, of which no filter is made.
+        assert!(filters.len() >= 4, "{} of {fields} fields", filters.len());
         check(&members, &filters);
     }
 }
