@@ -665,7 +665,8 @@ impl Address {
         let shown = match known {
             // What follows may hold a password, and a query a signature.
             Scheme::Http => format!("{scheme}://{}", host_and_path(rest)),
-            _ => format!("{scheme}://{}", rest.split('?').next().unwrap_or("")),
+            // A `#` is part of a key.
+            _ => format!("{scheme}://{}", without_user(rest.split('?').next().unwrap_or(""))),
         };
         let mut address = Address {
             scheme: known,
@@ -691,8 +692,15 @@ impl Address {
         };
         address.options = encoding::options(options).map_err(|why| address.refuse(why))?;
         address.path = path.to_owned();
-        if known == Scheme::File {
-            address.file = address.file_path(path)?;
+        match known {
+            Scheme::File => address.file = address.file_path(path)?,
+            // Some programs take keys here. A bucket's name has no @.
+            Scheme::S3 | Scheme::Gs | Scheme::Az if without_user(path) != path => {
+                let why = "an address holds no credentials: set them in the environment, such as \
+                           AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+                return Err(address.refuse(why.to_owned()));
+            }
+            Scheme::S3 | Scheme::Gs | Scheme::Az | Scheme::Http => {}
         }
         Ok(address)
     }
@@ -758,7 +766,11 @@ pub(crate) fn is_scheme(text: &str) -> bool {
 /// Host and path of an address, without user and query.
 pub(crate) fn host_and_path(rest: &str) -> &str {
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
-    let rest = &rest[..end];
+    without_user(&rest[..end])
+}
+
+/// The same of an address that has no query.
+fn without_user(rest: &str) -> &str {
     let host_end = rest.find('/').unwrap_or(rest.len());
     match rest[..host_end].rfind('@') {
         Some(at) => &rest[at + 1..],
@@ -903,6 +915,10 @@ mod tests {
             ("http://h/x#anchor", "fragment"),
             ("http://h/x#extmem:region=y", "not for http addresses"),
             ("http://u:secret@h/x?sig=secret#extmem:what", "no option \"what\""),
+            ("s3://key:secret@bucket/x", "AWS_ACCESS_KEY_ID"),
+            ("s3://key:secret@bucket/x?sig=secret", "no credentials"),
+            ("gs://key:secret@bucket/x", "no credentials"),
+            ("file://u:secret@host/x", "file:///absolute/path"),
         ];
         for (url, why) in cases {
             let error = open(url).map(drop).expect_err(url);

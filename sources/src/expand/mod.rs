@@ -345,8 +345,9 @@ mod tests {
         ] {
             assert_eq!(without_secrets(url), expected, "{url}");
         }
-        let error =
-            Expand::new(".tdb").names(&["http://user:pass@h/*.tdb"]).expect_err("a pattern");
-        assert!(!error.to_string().contains("pass"), "{error}");
+        for url in ["http://user:pass@h/*.tdb", "s3://user:pass@b/*.tdb", "s3://user:pass@*/x"] {
+            let error = Expand::new(".tdb").names(&[url]).expect_err(url);
+            assert!(!error.to_string().contains("pass"), "{error}");
+        }
     }
 }

@@ -47,7 +47,7 @@ mod bucket {
     use super::super::{
         Expand, ExpandError,
         pattern::{Letter, Pattern, before_marks},
-        without_options,
+        without_options, without_secrets,
     };
     use crate::encoding::percent_decoded;
 
@@ -73,7 +73,7 @@ mod bucket {
             let path = place.split_once("://").map_or(place, |(_, path)| path);
             let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
             let refuse = |reason: &str| {
-                let (object, reason) = (place.to_owned(), reason.to_owned());
+                let (object, reason) = (without_secrets(url), reason.to_owned());
                 SourceError::Permanent { object, reason, cause: None }
             };
             if bucket.is_empty() || bucket.contains(['*', '[']) {
@@ -139,7 +139,7 @@ mod bucket {
                     let runtime =
                         tokio::runtime::Builder::new_current_thread().enable_all().build();
                     let runtime = runtime.map_err(|error| SourceError::Permanent {
-                        object: without_options(url).to_owned(),
+                        object: without_secrets(url),
                         reason: "there can be no runtime for requests".to_owned(),
                         cause: Some(Arc::new(error)),
                     })?;

@@ -18,10 +18,10 @@ use crate::{
 
 const NOTES: &str = "\
 Looks at every byte: the package and its tar headers, every value, every code word, every event of
-every trail. Trails are read in both ways that there are, as whole events and as changes, which takes
-twice the time of one. Goes on after damage where it can. An error is what makes a reader fail or read
-something else than was written, or a sign that it may, such as a broken tar header before a member;
-a warning breaks a rule that no reader depends on.
+every trail. Trails are read in both ways that there are, as whole events and as changes. Goes on after
+damage where it can. An error is what makes a reader fail or read something else than was written, or a
+sign that it may, such as a broken tar header before a member; a warning breaks a rule that no reader
+depends on.
 
 Exit codes: 0 sound, 5 damaged (or with --strict: any warning), 1 not read.
 

@@ -210,7 +210,7 @@ fn check_run<S: Storage>(
 ) -> Result<(), Error> {
     // Both ways to read a trail: whole events, as most readers do, which has a decoder of its own where there
     // are few fields; and changes, since in whole events a field that comes twice looks like one that comes
-    // once. So events take twice the time of a scan.
+    // once. With both, all of `verify` takes half as long again as with changes alone.
     let (mut cursor, mut changes) = (reader.cursor()?, reader.view().only_changes().cursor()?);
     // The latest event that carried each field.
     let mut carried = vec![0; reader.fields()?.len()];
