@@ -21,7 +21,7 @@ use crate::{
     client::CLIENTS,
     cloud::{Cloud, Fault, Listing, PutIf},
     error::StoreError,
-    log::{Left, Log, Scope, objects::ObjectLog, queues::Queues},
+    log::{self, Left, Log, Scope},
     page::{INDEXES_MAX, Page, PageId},
     pool::{PageManager, PoolCounts},
     retry::Attempts,
@@ -260,15 +260,7 @@ impl Store {
         found: &Found,
     ) -> Result<Store, StoreError> {
         let database = found.database;
-        let log: Arc<dyn Log> = match database.backend {
-            Backend::SqsStandard => {
-                Arc::new(Queues::new(cloud.clone(), settings, database.shards, false))
-            }
-            Backend::SqsFifo => {
-                Arc::new(Queues::new(cloud.clone(), settings, database.shards, true))
-            }
-            Backend::S3Log => Arc::new(ObjectLog::new(cloud.clone(), settings)),
-        };
+        let log = log::of(database.backend, database.shards, &cloud, settings);
         let pages = PageManager::new(cloud.clone(), settings, pool)?;
         pages.saw_date(found.date_ms, found.asked_us);
         let (due, due_later, working, probed) = Default::default();

@@ -15,6 +15,10 @@ pub(crate) mod stream; // one after the other, as a message or a log object hold
 pub(crate) mod transaction; // a commit's records and where they belong
 pub(crate) mod queues; // backends sqs-standard and sqs-fifo
 pub(crate) mod objects; // backend s3-log
+#[cfg(test)]
+mod conformance; // what all of them promise
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
@@ -22,11 +26,13 @@ pub use transaction::{Entry, Transaction};
 
 use crate::{
     blob::{Blob, REFERENCE_BYTES},
-    cloud::{Fault, Receipt},
+    catalog::Backend,
+    cloud::{Cloud, Fault, Receipt},
     error::StoreError,
     page::Stream,
     record::Key,
     record::Payload,
+    settings::Settings,
     stamp::Stamp,
 };
 
@@ -186,6 +192,17 @@ pub(crate) trait Appender: Send + Sync {
         // A message that was sent without an answer leaves no trace that could be asked for.
         let (what, cause) = ("a commit".to_owned(), "too old to be sent again".to_owned());
         Append::Unknown(Fault::Unknown { what, cause })
+    }
+}
+
+/// The log of a database, as one process sees it.
+pub(crate) fn of(backend: Backend, shards: u32, cloud: &Cloud, settings: Settings) -> Arc<dyn Log> {
+    match backend {
+        Backend::SqsStandard => {
+            Arc::new(queues::Queues::new(cloud.clone(), settings, shards, false))
+        }
+        Backend::SqsFifo => Arc::new(queues::Queues::new(cloud.clone(), settings, shards, true)),
+        Backend::S3Log => Arc::new(objects::ObjectLog::new(cloud.clone(), settings)),
     }
 }
 
