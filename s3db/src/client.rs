@@ -37,6 +37,7 @@ use bytes::Bytes;
 use crate::{
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
     retry::Attempts,
     settings::Settings,
@@ -169,6 +170,7 @@ impl Incarnation {
                 )));
             }
             if let Swap::Done(etag) = swap(cloud, settings, &object, record, condition).await? {
+                reached(cloud, FailPoint::Claimed).await;
                 return Ok(Incarnation {
                     cloud: cloud.clone(),
                     settings: *settings,
@@ -430,7 +432,11 @@ pub(crate) async fn retire(
     let object = object(client);
     match read(cloud, settings, &object).await? {
         Some((record, etag)) if record.bound_us < before_us => {
-            Ok(cloud.objects.delete(&object, Some(&etag)).await == Delete::Gone)
+            let is_gone = cloud.objects.delete(&object, Some(&etag)).await == Delete::Gone;
+            if is_gone {
+                reached(cloud, FailPoint::Retired).await;
+            }
+            Ok(is_gone)
         }
         _ => Ok(false),
     }

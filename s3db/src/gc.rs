@@ -39,6 +39,7 @@ use crate::{
     client,
     cloud::{Delete, ETag, PutIf},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     inspect::Inspected,
     log::QUARANTINE,
     page::{Entries, PAGES, Page, PageId},
@@ -98,6 +99,7 @@ impl Store {
             outcome = Err(error);
             0
         });
+        reached(&self.cloud, FailPoint::Settled).await;
         let mut tidied = Ok(());
         for tree in &trees {
             tidied = tidied.and(tree.tidy(self, horizon_us, &mut done).await);
@@ -248,6 +250,9 @@ async fn tidy(
             if let Swap::Done = pages.replace(&held, page).await? {
                 done.pruned += pruned;
                 done.buried += u64::from(is_empty);
+                if is_empty {
+                    reached(&store.cloud, FailPoint::Buried).await;
+                }
             }
             before = Left::Changed;
             continue;
@@ -291,9 +296,11 @@ async fn unlink(
         if !matches!(pages.replace(&heir, page).await?, Swap::Done) {
             return Ok(false);
         }
+        reached(&store.cloud, FailPoint::Inherited).await;
     }
     let mut forget = |page: &mut Page| forget(page, id, right);
     update(pages, root, 1, &low, &mut forget).await?;
+    reached(&store.cloud, FailPoint::Forgotten).await;
     let before = match before {
         Left::None => return Ok(true),
         Left::Changed => return Ok(false),
@@ -421,7 +428,10 @@ async fn collect(
         {
             let page = (*there.page).clone();
             match pages.replace(&there, page).await? {
-                Swap::Done => done.touched += 1,
+                Swap::Done => {
+                    done.touched += 1;
+                    reached(&store.cloud, FailPoint::Touched).await;
+                }
                 // Another version is there by now, which is all that is wanted.
                 Swap::Lost | Swap::Unclear => {}
             }
@@ -454,7 +464,10 @@ async fn collect(
             continue;
         }
         match store.cloud.objects.delete(&id.object(), Some(&etag)).await {
-            Delete::Gone => done.deleted += 1,
+            Delete::Gone => {
+                done.deleted += 1;
+                reached(&store.cloud, FailPoint::Deleted).await;
+            }
             // Next time.
             _ => done.waiting += 1,
         }
@@ -561,6 +574,7 @@ impl Blobs {
                 // Without success it begins to wait the next time.
                 let mark = blob_id::mark(stamp, now_ms);
                 store.cloud.objects.put(&mark, Bytes::new(), PutIf::Absent).await;
+                reached(&store.cloud, FailPoint::Marked).await;
             }
             false
         });
@@ -578,7 +592,11 @@ impl Listed {
         let parts = 0..self.last.map_or(0, |last| last + 1);
         let parts = parts.map(|part| blob_id::object(stamp, part)).collect();
         // While there are parts it is known since when.
-        delete(store, parts).await && delete(store, self.marks_of(stamp)).await
+        if !delete(store, parts).await {
+            return false;
+        }
+        reached(&store.cloud, FailPoint::Unparted).await;
+        delete(store, self.marks_of(stamp)).await
     }
 
     fn marks_of(&self, stamp: Stamp) -> Vec<String> {

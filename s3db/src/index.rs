@@ -24,6 +24,7 @@ use crate::{
     checkpoint::{apply_to_indexes, follow},
     commit::{Scan, Session, Txn, Write},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::Entry,
     page::{Follower, INDEXES_MAX, Page, PageId, Slot},
     record::{Key, Payload, Record},
@@ -250,6 +251,7 @@ impl Store {
                     leaf.id
                 )));
             }
+            reached(&self.cloud, FailPoint::Followed).await;
             // Whoever puts this leaf from now on puts the entries of what changes.
             let now = if marks_first { follow::entries(&leaf, &follower) } else { before };
             found.records += now.len() as u64;
@@ -265,6 +267,7 @@ impl Store {
             self.walk_entries(&of, &follower, true, &mut found).await?;
         } else {
             found.entries = found.records;
+            reached(&self.cloud, FailPoint::Filled).await;
             self.declare_ready(name, &index.name).await?;
         }
         Ok(found)

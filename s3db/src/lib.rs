@@ -4,6 +4,7 @@
 pub mod cloud; // objects, queues, time and chance: what is passed in
 mod page_id; // the name of a page
 mod error; // what can go wrong
+mod fail_point; // where a crash can cut a protocol
 mod settings; // what can be set, and the rules that hold
 mod record; // keys and what belongs to them
 mod stamp; // the order of all writes
@@ -46,6 +47,7 @@ pub use crate::{
     db::{Db, IndexRecords, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},
+    fail_point::FailPoint,
     frame::{FrameError, Unopened},
     gc::Collected,
     index::{Found, IndexCheck},

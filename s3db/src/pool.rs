@@ -32,9 +32,10 @@ use pager::pool::{Pages, Pool};
 use crate::{
     cloud::{Cloud, Delete, ETag, Get, Put, PutIf, ledger::as_now},
     error::StoreError,
+    fail_point::{self, FailPoint},
     page::{Page, PageId},
     retry::Attempts,
-    settings::{Rule, Settings},
+    settings::{Rule, Rules, Settings},
     tree::{Freshness, Held, Nodes, Swap},
 };
 
@@ -488,6 +489,14 @@ impl Nodes for PageManager {
 
     fn bytes_max(&self, level: u8) -> usize {
         if level == 0 { self.settings.leaf_bytes_max } else { self.settings.inner_bytes_max }
+    }
+
+    fn rules(&self) -> Rules {
+        self.settings.rules
+    }
+
+    async fn reached(&self, point: FailPoint) {
+        fail_point::reached(&self.cloud, point).await;
     }
 }
 

@@ -102,6 +102,14 @@ pub enum Rule {
     EpochFence,
     /// What cannot be decoded is put aside (W17).
     Quarantine,
+    /// The right pages of a split are there before the page that leads to them is put, not after.
+    RightFirst,
+    /// The parent learns of them after that, not before.
+    ParentLast,
+    /// Where that put may have been seen by others they stay, whatever became of it.
+    KeepUnclear,
+    /// s3-log: the newest object of a stream stays, so that no zombie takes its number.
+    KeepNewest,
     /// A page that nothing leads to goes only after the page it was split from was put again.
     TouchOrigin,
     /// An entry of an index is believed only if its record says the same (W19).

@@ -21,6 +21,7 @@ use crate::{
     client::CLIENTS,
     cloud::{Cloud, Fault, Listing, PutIf},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::{self, Left, Log, Scope},
     page::{INDEXES_MAX, Page, PageId},
     pool::{PageManager, PoolCounts},
@@ -340,6 +341,7 @@ impl Store {
         let (root, indexes) = (self.pages.fresh_id(), Vec::new());
         let collection = Collection { name: name.to_owned(), root, indexes, has_root: false };
         catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
+        reached(&self.cloud, FailPoint::Named).await;
         self.collection(name).await
     }
 
@@ -381,6 +383,7 @@ impl Store {
     async fn plant(&self, root: PageId) -> Result<(), StoreError> {
         if self.pages.node(root, Freshness::Cached).await?.is_none() {
             self.pages.create(Page::root(root)).await?;
+            reached(&self.cloud, FailPoint::Planted).await;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::{Entry, Left, Poison, Scope, Transaction, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
     settings::Rule,
@@ -69,6 +70,7 @@ pub(crate) async fn checkpoint(
     let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
     let mut tickets = batch.tickets;
     let taken = tickets.len() as u64;
+    reached(&store.cloud, FailPoint::Drained).await;
     if !rules.hold(Rule::AcknowledgeLast) {
         store.log.ack(std::mem::take(&mut tickets)).await?;
     }
@@ -77,6 +79,7 @@ pub(crate) async fn checkpoint(
             return Err(StoreError::Invalid(format!("{}: cannot be decoded", poison.name)));
         }
         quarantine(&store.cloud, &store.settings, &poison).await?;
+        reached(&store.cloud, FailPoint::PutAside).await;
         done.poison += 1;
     }
     if rules.hold(Rule::Fences) {
@@ -198,6 +201,7 @@ async fn apply(
         if !implied.is_empty() {
             let names: Vec<_> = implied.iter().map(name).collect();
             apply_to_indexes(store, implied).await?;
+            reached(&store.cloud, FailPoint::Implied).await;
             confirmed.extend(names);
         }
         if let Some(version) = ahead {
@@ -207,6 +211,9 @@ async fn apply(
             }
             followed = Some(version);
             continue;
+        }
+        if applied > 0 {
+            reached(&store.cloud, FailPoint::Put).await;
         }
         (followed, lost) = (None, 0);
         confirmed.clear();

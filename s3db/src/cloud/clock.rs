@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(feature = "simulation")]
+use crate::FailPoint;
+
 /// A client's time.
 #[async_trait]
 pub trait Clock: Send + Sync {
@@ -16,4 +19,9 @@ pub trait Clock: Send + Sync {
 
     /// Waits.
     async fn sleep(&self, time: Duration);
+
+    /// Hears that a protocol has come to `point`. A simulated machine may crash there: then this does
+    /// not return.
+    #[cfg(feature = "simulation")]
+    async fn reached(&self, _point: FailPoint) {}
 }

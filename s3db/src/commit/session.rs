@@ -27,6 +27,7 @@ use crate::{
     commit::{Committed, Level, Txn, Write},
     content::Content,
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::{Append, Appender, Entry, Scope, Transaction},
     page::{Page, PageId, Stream},
     record::{INLINE_BYTES_MAX, Key, Payload},
@@ -610,6 +611,7 @@ impl Session {
         }
         let was_tried = std::mem::replace(&mut txn.was_tried, true);
         self.seal(txn).await?;
+        reached(&self.store.cloud, FailPoint::Stamped).await;
         let puts_first = self.store.settings.rules.hold(Rule::BlobFirst);
         let mut age = Ok(());
         // Of before this call: what is tried again, and payloads that were written part by part.
@@ -618,6 +620,7 @@ impl Session {
         }
         if age.is_ok() && puts_first && !txn.unput.is_empty() {
             self.put_blobs(txn).await?;
+            reached(&self.store.cloud, FailPoint::PartsPut).await;
             // Which may have taken long.
             age = self.check_age(txn, false).await;
         }
@@ -664,6 +667,7 @@ impl Session {
                 return Err(StoreError::Cloud { attempts, source });
             }
         }
+        reached(&self.store.cloud, FailPoint::Appended).await;
         self.after_commit(&entries, is_whole);
         if !puts_first {
             self.put_blobs(txn).await?;

@@ -46,6 +46,7 @@ use crate::{
     catalog, client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
     log::{
         Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
@@ -291,7 +292,11 @@ impl ObjectLog {
         // Whoever put it finds its write id, and knows that it is committed.
         let empty = encode(stream, number, write_id, &[]);
         let put = self.cloud.objects.put(&name, empty, PutIf::Matches(etag)).await;
-        Ok(matches!(put, Put::Stored(_)))
+        let is_done = matches!(put, Put::Stored(_));
+        if is_done {
+            reached(&self.cloud, FailPoint::Emptied).await;
+        }
+        Ok(is_done)
     }
 
     /// The highest number of a stream, and whether what has it is a log object.
@@ -697,6 +702,7 @@ impl Log for ObjectLog {
         if self.settings.rules.hold(Rule::EpochFence) {
             for old in fence_from..epoch {
                 self.fence(Stream { client, epoch: old }, epoch).await?;
+                reached(&self.cloud, FailPoint::Fencing).await;
             }
         }
         Ok(Box::new(ObjectAppender::new(self.clone(), Stream { client, epoch })))
@@ -924,12 +930,18 @@ impl Log for ObjectLog {
             }
             // The newest of these may be the newest of the stream, or its fence. It goes with the
             // next ones, if there are any.
+            if !self.settings.rules.hold(Rule::KeepNewest) {
+                numbers.push(newest);
+            }
             for number in numbers {
                 let name = name(stream, number);
                 let mut attempts = Attempts::new(&self.cloud, &self.settings);
                 loop {
                     match self.cloud.objects.delete(&name, None).await {
-                        Delete::Gone => break,
+                        Delete::Gone => {
+                            reached(&self.cloud, FailPoint::Freed).await;
+                            break;
+                        }
                         Delete::Refused | Delete::Conflict => attempts.after_loss(&name).await?,
                         Delete::Unknown(fault) | Delete::Failed(fault) => {
                             attempts.after(fault).await?;

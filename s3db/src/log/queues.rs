@@ -32,6 +32,7 @@ use crate::{
         queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
     },
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::{
         Append, Appender, Batch, Entry, Left, Log, Pending, Poison, QUARANTINE, Scope, Ticket,
         Transaction, transaction::Body,
@@ -405,6 +406,7 @@ impl Log for Queues {
                 tickets.push(ticket);
                 forwarded += 1;
             }
+            reached(&self.cloud, FailPoint::Forwarded).await;
             self.ack(tickets).await?;
             for object in spills {
                 // What stays behind costs storage, nothing else.

@@ -284,6 +284,11 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{
+        prelude::*,
+        test_runner::{TestError, TestRunner},
+    };
+
     use super::*;
 
     fn leaf(keys: &[&'static str]) -> Page {
@@ -319,6 +324,69 @@ mod tests {
         for (key, child) in cases {
             assert_eq!(page.child(key.as_bytes()), Some(PageId(child)), "{key}");
         }
+    }
+
+    /// Writes of a few keys: which, by whom, and what it holds then. Their stamps follow from where they
+    /// stand.
+    type Writes = Vec<(u8, u8, Option<u8>)>;
+
+    /// Applies writes in the order of `turns`, those that are named there as often as they are, and then
+    /// those that never were.
+    fn applied(
+        writes: &Writes,
+        turns: &[prop::sample::Index],
+        may_replace: fn(Stamp, Stamp) -> bool,
+    ) -> Page {
+        let mut page = Page::root(PageId(1));
+        let all = 0..writes.len();
+        let turns: Vec<usize> = turns.iter().map(|turn| turn.index(writes.len())).collect();
+        let rest: Vec<usize> = all.filter(|n| !turns.contains(n)).collect();
+        for n in turns.into_iter().chain(rest) {
+            let (key, client, payload) = writes[n];
+            // Some have equal clocks: then the client decides, and its count.
+            let stamp =
+                Stamp { clock: n as u64 / 3, client: u64::from(client), sequence: n as u64 };
+            let payload = payload.map(|byte| Value::Here(Bytes::from(vec![byte])));
+            page.apply_if(&Bytes::from(vec![key]), stamp, payload, |there| {
+                may_replace(stamp, there)
+            });
+        }
+        page
+    }
+
+    /// Invariant 7 for one rule of what replaces what.
+    fn orders_do_not_matter(may_replace: fn(Stamp, Stamp) -> bool) -> Result<(), String> {
+        let writes = prop::collection::vec((0..4u8, 0..3u8, any::<Option<u8>>()), 1..12);
+        let turns = || prop::collection::vec(any::<prop::sample::Index>(), 0..30);
+        let outcome = TestRunner::deterministic().run(
+            &(writes, turns(), turns()),
+            |(writes, first, second)| {
+                let pages = [first, second].map(|turns| applied(&writes, &turns, may_replace));
+                prop_assert_eq!(&pages[0], &pages[1]);
+                prop_assert_eq!(pages[0].encode(), pages[1].encode());
+                Ok(())
+            },
+        );
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(TestError::Fail(why, value)) => Err(format!("{why}: {value:?}")),
+            Err(TestError::Abort(why)) => panic!("{why}"),
+        }
+    }
+
+    /// Invariant 7: any multiset of the same writes in any order makes the same page, to the byte.
+    #[test]
+    fn any_order_of_writes_makes_the_same_page() {
+        assert_eq!(orders_do_not_matter(|stamp, there| stamp > there), Ok(()));
+    }
+
+    /// And it is the rule that sees to it: without stamps, or by the clock alone, it does not hold.
+    #[test]
+    fn without_stamps_the_order_decides() {
+        assert!(orders_do_not_matter(|_, _| true).is_err(), "the last to come stays");
+        assert!(orders_do_not_matter(|_, _| false).is_err(), "the first to come stays");
+        let by_clock = |stamp: Stamp, there: Stamp| stamp.clock > there.clock;
+        assert!(orders_do_not_matter(by_clock).is_err(), "equal clocks");
     }
 
     #[test]

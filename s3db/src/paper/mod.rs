@@ -7,8 +7,11 @@
 //! section 2.
 //!
 //! Pages are those of the store, and so is the record format. What a page's header calls `applied`
-//! holds the paper's counters here.
+//! holds the paper's counters here. They are counted per data page, for updates: where those of a
+//! B-tree lie, whose records go to many leaves, the paper does not say, and inserts and deletes are
+//! applied as they come.
 
+pub mod tree; // section 5.2: inserts and deletes, splits
 pub mod evaluation; // tables 3 and 4, figure 3
 pub mod today; // the hardened store: dollars, freshness, scaling
 
@@ -26,8 +29,8 @@ use bytes::Bytes;
 use crate::{
     cloud::{Cloud, ETag, Fault, Get, Message, Put, PutIf, QueueSettings, Sent, ToSend},
     error::StoreError,
-    log::{Entry, Transaction, transaction},
-    page::{Page, PageId, Stream},
+    log::{self, Entry, LogRecord, Transaction, transaction},
+    page::{Entries, Page, PageId, Stream},
     record::{Key, Payload},
     stamp::Stamp,
 };
@@ -82,6 +85,9 @@ pub struct PaperSettings {
     pub padding: Duration,
     /// Bytes of one message. 8 KB over HTTP.
     pub message_bytes_max: usize,
+    /// Bytes above which a checkpoint splits a page. The paper's were 100 KB; those of its evaluation,
+    /// here, keep their size.
+    pub page_bytes_max: usize,
     /// Pages in the client's cache. 5 MB of 100 KB each.
     pub cache_pages: usize,
     /// Whether the sends of a commit go out together. The paper's did not.
@@ -101,11 +107,36 @@ impl PaperSettings {
             lock_timeout: Duration::from_secs(2),
             padding: Duration::from_millis(0),
             message_bytes_max: 8 << 10,
+            page_bytes_max: usize::MAX,
             cache_pages: 50,
             is_parallel: false,
             is_one_message: false,
         }
     }
+}
+
+/// A change of a record: where its log record goes is the paper's section 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The B-tree, by its root.
+    pub tree: PageId,
+    /// The data page that holds the key, as this client sees the tree.
+    pub page: PageId,
+    /// Its key.
+    pub key: Key,
+    /// What happens to it.
+    pub kind: ChangeKind,
+}
+
+/// What happens to a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is new: to the PU queue of the tree.
+    Insert(Payload),
+    /// It is gone: to the PU queue of the tree.
+    Delete,
+    /// It has this payload: to the PU queue of the data page.
+    Update(Payload),
 }
 
 /// A client of 2008. Its pages are given; what it changes are records on them.
@@ -125,7 +156,8 @@ struct State {
     cache: HashMap<PageId, Cached>,
     uses: u64,
     /// Per page, raised at each commit to it: monotonic writes.
-    counters: HashMap<PageId, u64>,
+    /// Updates, and what goes to its tree, on their own.
+    counters: HashMap<(PageId, bool), u64>,
     /// The highest timestamp seen of each page: monotonic reads.
     newest_ms: HashMap<PageId, u64>,
 }
@@ -139,6 +171,14 @@ struct Cached {
 
 fn pu(page: PageId) -> String {
     format!("pu-{page}")
+}
+
+/// The PU queue that a log record goes to.
+fn queue_of(entry: &Entry) -> String {
+    match entry.record.change {
+        log::Change::Update(..) => pu(entry.page),
+        _ => tree::pu(entry.tree),
+    }
 }
 
 fn lock_queue(page: PageId) -> String {
@@ -284,7 +324,7 @@ impl PaperClient {
         }
     }
 
-    /// Commits changes of records on pages, one log record each. Returns the pages that are due for
+    /// Commits updates of records on pages, one log record each. Returns the pages that are due for
     /// a checkpoint: the caller starts those in the background.
     ///
     /// # Errors
@@ -293,16 +333,43 @@ impl PaperClient {
         &self,
         changes: Vec<(PageId, Key, Payload)>,
     ) -> Result<Vec<PageId>, StoreError> {
+        let update = |(page, key, payload)| Change {
+            tree: page,
+            page,
+            key,
+            kind: ChangeKind::Update(payload),
+        };
+        let changes: Vec<Change> = changes.into_iter().map(update).collect();
+        let pages: Vec<PageId> = changes.iter().map(|change| change.page).collect();
+        self.commit_all(changes).await?;
+        match self.settings.variant {
+            Variant::Naive => Ok(Vec::new()),
+            _ => Ok(self.due(&pages)),
+        }
+    }
+
+    /// Commits changes of any kind, one log record each.
+    ///
+    /// # Errors
+    /// As [`PaperClient::commit`].
+    pub async fn commit_all(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         let total = changes.len() as u32;
         let entries: Vec<Entry> = changes
             .into_iter()
-            .map(|(page, key, payload)| {
+            .map(|Change { tree, page, key, kind }| {
                 let mut state = self.state();
-                let counter = state.counters.entry(page).or_default();
+                let is_update = matches!(kind, ChangeKind::Update(_));
+                let counter = state.counters.entry((page, is_update)).or_default();
                 *counter += 1;
                 let stamp = Stamp { clock: *counter, client: self.id, sequence: number };
-                transaction::primary(page, page, stamp, key, Some(payload))
+                let change = match kind {
+                    ChangeKind::Insert(payload) => log::Change::Insert(key, payload),
+                    ChangeKind::Delete => log::Change::Delete(key, Payload::default()),
+                    ChangeKind::Update(payload) => log::Change::Update(key, payload),
+                };
+                let record = LogRecord { stamp, change };
+                Entry { tree, page, is_secondary: false, record }
             })
             .collect();
         {
@@ -316,17 +383,10 @@ impl PaperClient {
         }
         let whole = Transaction { client: self.id, epoch: 0, number, total, entries };
         match self.settings.variant {
-            Variant::Naive => {
-                self.put_pages(&whole).await?;
-                return Ok(Vec::new());
-            }
-            Variant::Basic | Variant::Monotonicity => {
-                self.send_records(&self.front, &whole).await?
-            }
-            Variant::Atomicity => self.send_atomic(&whole).await?,
+            Variant::Naive => self.put_pages(&whole).await,
+            Variant::Basic | Variant::Monotonicity => self.send_records(&self.front, &whole).await,
+            Variant::Atomicity => self.send_atomic(&whole).await,
         }
-        let pages: Vec<PageId> = whole.entries.iter().map(|entry| entry.page).collect();
-        Ok(self.due(&pages))
     }
 
     /// Which of `pages` are due for a checkpoint now that records were sent to their PU queues: the
@@ -360,7 +420,7 @@ impl PaperClient {
     async fn send_records(&self, cloud: &Cloud, whole: &Transaction) -> Result<(), StoreError> {
         let send = async |entry: &Entry| {
             let body = whole.part(vec![entry.clone()]).encode();
-            self.send(cloud, &pu(entry.page), body).await
+            self.send(cloud, &queue_of(entry), body).await
         };
         if self.settings.is_parallel {
             let sends = whole.entries.iter().map(send);
@@ -479,6 +539,10 @@ impl PaperClient {
         // 2, 3. A receipt of today is void once its message is visible again, so the messages are
         // hidden for as long as the token.
         let mut page = self.fetch(&self.back, id, true).await?;
+        if page.level > 0 {
+            // The root was this page once, and records for it are to be found by nobody.
+            return Ok(0);
+        }
         let messages = self.receive(&pu(id), timeout).await?;
         let mut records = Vec::new();
         for message in messages {
@@ -512,11 +576,7 @@ impl PaperClient {
             // 5: nothing has been changed.
             return Ok(0);
         }
-        page.version += 1;
-        page.checkpoint_ms = self.back.clock.wall_us() / 1000;
-        let at_us = self.back.clock.monotonic_us();
-        let put = self.back.objects.put(&id.object(), page.encode(), PutIf::Always).await;
-        self.keep(page, stored(put)?, at_us);
+        self.put_or_split(page, None).await?;
         // 6
         if left(Duration::ZERO) {
             self.delete(&pu(id), done).await?;
@@ -525,9 +585,16 @@ impl PaperClient {
     }
 }
 
-/// Applies a record over whatever is there.
+/// Applies a record over whatever is there. There are no tombstones: what is deleted is not there.
 fn put_on(page: &mut Page, entry: &Entry) {
-    page.apply_if(&entry.leaf_key(), entry.record.stamp, entry.leaf_payload(), |_| true);
+    let key = entry.leaf_key();
+    match (&entry.record.change, &mut page.entries) {
+        (log::Change::Delete(..), Entries::Leaf(slots)) => slots.retain(|slot| slot.key != key),
+        (_, Entries::Leaf(_)) => {
+            page.apply_if(&key, entry.record.stamp, entry.leaf_payload(), |_| true);
+        }
+        (_, Entries::Inner(_)) => {}
+    }
 }
 
 /// Cheap to share.

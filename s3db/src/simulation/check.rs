@@ -170,6 +170,11 @@ fn collections(world: &World) -> Vec<Collection> {
     world.history(CATALOG).into_iter().filter_map(decode).collect()
 }
 
+/// The root of a collection.
+pub(super) fn root(world: &World, name: &str) -> Option<PageId> {
+    collections(world).into_iter().find(|of| of.name == name).map(|of| of.root)
+}
+
 /// Invariant 11: every index is ready, and is exactly what its records say: an entry for each, under
 /// its stamp, and no other. Each leaf of the records says that the index follows it.
 pub(super) fn index(world: &World, name: &str, records: &Tree) -> Vec<Violation> {

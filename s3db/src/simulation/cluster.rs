@@ -26,7 +26,9 @@ use crate::{
     record::{Key, Payload},
     search_by::SearchBy,
     settings::Rule,
-    simulation::{Attempt, Indexed, Outcome, Plan, Report, Violation, check, history::History},
+    simulation::{
+        Attempt, Indexed, Outcome, Plan, Report, Violation, audit::Audit, check, history::History,
+    },
     stamp::Stamp,
     store::Store,
     tree::secondary,
@@ -69,6 +71,7 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     if trace {
         world.keep_trace();
     }
+    world.audit_by(Audit::default());
     let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
     let cluster = Cluster {
         plan: plan.clone(),
@@ -83,15 +86,15 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         world.make_safe(process);
     }
 
-    let root: Arc<Mutex<Option<PageId>>> = Arc::default();
+    let set_up: Arc<Mutex<Option<Option<PageId>>>> = Arc::default();
     {
-        let (cluster, root) = (cluster.clone(), root.clone());
+        let (cluster, set_up) = (cluster.clone(), set_up.clone());
         world.time.spawn(admin, async move {
-            *lock(&root) = cluster.set_up(admin).await.ok();
+            *lock(&set_up) = cluster.set_up(admin).await.ok();
         });
     }
     executor.run(u64::MAX, STEPS_MAX);
-    let root = lock(&root).expect("nothing goes wrong during the set-up");
+    let root = lock(&set_up).expect("nothing goes wrong during the set-up");
 
     world.set_faults(plan.faults.clone());
     let end_us = world.time.now_us() + plan.work.as_micros() as u64;
@@ -140,6 +143,8 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         }
         None => violations.push(Violation::new(1, "the last sweep does not end".into())),
     }
+    // Whoever founded the collection last has found it, or the sweeper has.
+    let root = root.or_else(|| check::root(&world, COLLECTION)).unwrap_or(PageId(0));
     let (tree, found) = check::tree(&world, root);
     violations.extend(found);
     if plan.index != Indexed::Not {
@@ -149,6 +154,8 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     let (blobs, found) = check::blobs(&world, &tree, &history);
     violations.extend(found);
     violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
+    let audited = world.audited().into_iter();
+    violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
     violations.extend(check::fences(&world));
     if plan.backend == Backend::S3Log {
         violations.extend(check::late(&history));
@@ -175,6 +182,8 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         blobs_collected,
         blobs,
         leaves: tree.leaves.len() as u64,
+        answers: world.answers(),
+        fail_points: world.fail_points(),
         virtual_time: Duration::from_micros(world.time.now_us()),
         violations,
         trace: world.trace(),
@@ -197,9 +206,13 @@ impl Cluster {
         Store::open(self.cloud(process), self.plan.settings(), &pool).await
     }
 
-    async fn set_up(&self, process: Process) -> Result<PageId, StoreError> {
+    /// The root of the collection, if it is there when the clients begin.
+    async fn set_up(&self, process: Process) -> Result<Option<PageId>, StoreError> {
         let (cloud, plan) = (self.cloud(process), &self.plan);
         Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
+        if self.plan.has_founders {
+            return Ok(None);
+        }
         let store = self.open(process).await?;
         let session = Session::open(store.clone(), u64::MAX).await?;
         drop(session);
@@ -208,7 +221,7 @@ impl Cluster {
             store.create_index(COLLECTION, INDEX, &BY).await?;
             store.build_index(COLLECTION, INDEX, |_| {}).await?;
         }
-        Ok(root)
+        Ok(Some(root))
     }
 
     /// Has an index made while the others work: by one who stalls and crashes like everyone, and by
@@ -251,7 +264,7 @@ impl Cluster {
     }
 
     /// Starts a life of `client`.
-    fn start(&self, client: u64, root: PageId) {
+    fn start(&self, client: u64, root: Option<PageId>) {
         let process = {
             let mut roster = lock(&self.roster);
             roster.next_process += 1;
@@ -271,7 +284,7 @@ impl Cluster {
     }
 
     /// Brings crashed clients back, and starts some a second time.
-    async fn supervise(self, root: PageId, end_us: u64) {
+    async fn supervise(self, root: Option<PageId>, end_us: u64) {
         while self.world.time.now_us() < end_us {
             self.world.time.sleep(1_000_000).await;
             let mut restarts = Vec::new();
@@ -296,7 +309,12 @@ impl Cluster {
     }
 
     /// One life of a client: transactions in the front, checkpoints in the background.
-    async fn live(&self, process: Process, client: u64, root: PageId) -> Result<(), StoreError> {
+    async fn live(
+        &self,
+        process: Process,
+        client: u64,
+        founded: Option<PageId>,
+    ) -> Result<(), StoreError> {
         let (world, plan) = (&self.world, &self.plan);
         let store = loop {
             match self.open(process).await {
@@ -305,6 +323,22 @@ impl Cluster {
                     world.time.sleep(1_000_000).await
                 }
                 Err(error) => return Err(error),
+            }
+        };
+        let root = loop {
+            let created = match founded {
+                Some(root) => break root,
+                None => store.create_collection(COLLECTION).await,
+            };
+            match created {
+                Ok(of) => break of.root,
+                Err(StoreError::Cloud { .. } | StoreError::Contended { .. }) => {
+                    world.time.sleep(1_000_000).await
+                }
+                Err(error) => {
+                    self.check_loss(&error, client);
+                    return Err(error);
+                }
             }
         };
         let session = loop {
@@ -370,7 +404,7 @@ impl Cluster {
                 Err(StoreError::Invalid(_)) if plan.is_sluggish => {}
                 // It has ended itself, perhaps.
                 Err(StoreError::Fenced { .. }) if plan.is_sluggish => {
-                    self.start(client, root);
+                    self.start(client, founded);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -397,19 +431,45 @@ impl Cluster {
 
     /// Collects garbage now and then. It stalls like everyone else; it starts again if it crashes.
     async fn tidy_up(self, process: Process, end_us: u64) {
-        self.world.make_no_crash(process);
+        let is_mortal = self.plan.faults.crash_at > 0.0;
+        match is_mortal {
+            true => self.world.make_safe(process),
+            false => self.world.make_no_crash(process),
+        }
         while self.world.time.now_us() < end_us {
             self.world.time.sleep(4_000_000 + self.world.below(6_000_000)).await;
-            let Ok(store) = self.open(process).await else { continue };
-            // Longer than any cache here keeps a page.
-            if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
-                {
-                    let mut roster = lock(&self.roster);
-                    roster.collected += done.deleted;
-                    roster.blobs_collected += done.blobs;
-                }
-                self.world.note(process, || format!("collected {done:?}"));
+            if !is_mortal {
+                self.collect(process).await;
+                continue;
             }
+            // One that may crash, and then the next one begins again.
+            let janitor = {
+                let mut roster = lock(&self.roster);
+                roster.next_process += 1;
+                Process(roster.next_process)
+            };
+            let (cluster, ended) = (self.clone(), Ended::default());
+            let end = ended.0.clone();
+            self.world.time.spawn(janitor, async move {
+                let _ended = ended;
+                cluster.collect(janitor).await;
+            });
+            while !*lock(&end) {
+                self.world.time.sleep(500_000).await;
+            }
+        }
+    }
+
+    async fn collect(&self, process: Process) {
+        let Ok(store) = self.open(process).await else { return };
+        // Longer than any cache here keeps a page.
+        if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
+            {
+                let mut roster = lock(&self.roster);
+                roster.collected += done.deleted;
+                roster.blobs_collected += done.blobs;
+            }
+            self.world.note(process, || format!("collected {done:?}"));
         }
     }
 
@@ -419,6 +479,9 @@ impl Cluster {
         // One store: with backend s3-log the newest object of a stream stays, and only who applied
         // it knows that it did.
         let store = self.open(process).await?;
+        if self.plan.has_founders {
+            store.create_collection(COLLECTION).await?;
+        }
         if !self.plan.rules.hold(Rule::Sweep) {
             self.world.time.sleep(15 * 24 * 3_600_000_000).await;
         }
@@ -451,6 +514,16 @@ impl Cluster {
             }
         }
         Err(StoreError::Invalid("200 sweeps, and there is still something".into()))
+    }
+}
+
+/// Says when a task has ended, also by a crash.
+#[derive(Default)]
+struct Ended(Arc<Mutex<bool>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        *lock(&self.0) = true;
     }
 }
 

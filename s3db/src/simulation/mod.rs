@@ -9,18 +9,22 @@
 //! the invariants of the design, section 17, are checked. The same seed gives the same run, call by
 //! call, so a failing one can be replayed with a trace.
 
-mod check; // the invariants
+mod audit; // the invariants, at each change
+mod check; // the invariants, when nothing moves any more
 mod cluster; // clients at work
 mod history; // what clients know of their transactions
+mod printed; // clients of 2008
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use check::Violation;
 pub use history::{Attempt, Outcome};
+pub use printed::{PrintedPlan, PrintedReport, run_printed};
 
 use crate::{
+    FailPoint,
     catalog::Backend,
-    cloud::model::{Faults, Latency},
+    cloud::model::{Answer, Faults, Latency},
     settings::{Rules, Settings},
 };
 
@@ -52,6 +56,8 @@ pub struct Plan {
     pub leaf_bytes_max: usize,
     /// Whether someone collects garbage while the clients work.
     pub has_janitor: bool,
+    /// Whether clients find no collection, and each creates it.
+    pub has_founders: bool,
     /// Whether the records have an index.
     pub index: Indexed,
     /// Whether about half of the payloads are blobs, of a few parts each.
@@ -91,6 +97,7 @@ impl Default for Plan {
             rules: Rules::HARDENED,
             leaf_bytes_max: 900,
             has_janitor: true,
+            has_founders: false,
             index: Indexed::Not,
             has_blobs: false,
             is_sluggish: false,
@@ -102,12 +109,14 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 14] = [
         "usual",
         "crowd",
         "splits",
         "deaths",
         "restarts",
+        "clocks",
+        "founders",
         "index",
         "build",
         "index-deaths",
@@ -148,8 +157,31 @@ impl Plan {
                 transactions: 100,
                 second_life: 0.03,
                 comes_back: 1.0,
-                faults: Faults { skew_max: Duration::from_secs(110), ..Faults::ALL },
+                faults: Faults { skew_max: Duration::from_secs(110), ..Faults::BEFORE },
                 work: Duration::from_secs(200),
+                ..usual
+            },
+            // Clocks are set, forth and back, and machines sleep, all the time.
+            "clocks" => Plan {
+                transactions: 60,
+                second_life: 0.03,
+                comes_back: 1.0,
+                faults: Faults {
+                    skew_max: Duration::from_secs(50),
+                    clock_jump: 0.03,
+                    suspended: 0.6,
+                    ..Faults::ALL
+                },
+                work: Duration::from_secs(150),
+                ..usual
+            },
+            // Everyone finds an empty database, and creates the collection.
+            "founders" => Plan {
+                clients: 6,
+                transactions: 3,
+                has_founders: true,
+                second_life: 0.05,
+                work: Duration::from_secs(30),
                 ..usual
             },
             // Every record brings its entry in an index along.
@@ -184,6 +216,8 @@ impl Plan {
                     late_max: Duration::from_secs(10),
                     // However long after it was deleted.
                     redelivered: 0.0,
+                    // Half of what ages are measured by, here.
+                    suspended: 0.0,
                     ..Faults::ALL
                 },
                 tombstone_age: Duration::from_secs(160),
@@ -193,6 +227,53 @@ impl Plan {
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             _ => return None,
         })
+    }
+
+    /// A plan in which somebody comes to `point` again and again, and crashes there now and then, and
+    /// nowhere else by name. `None` if nobody comes there with this log.
+    pub fn drill(point: FailPoint, backend: Backend) -> Option<Plan> {
+        let has_queues = backend != Backend::S3Log;
+        let (name, is_there) = match point {
+            FailPoint::Claimed
+            | FailPoint::Stamped
+            | FailPoint::Appended
+            | FailPoint::Drained
+            | FailPoint::Put => ("usual", true),
+            FailPoint::Fencing | FailPoint::Freed => ("usual", !has_queues),
+            FailPoint::Forwarded | FailPoint::PutAside => ("usual", has_queues),
+            FailPoint::Created | FailPoint::Split | FailPoint::Discarded | FailPoint::Touched => {
+                ("splits", true)
+            }
+            FailPoint::Named | FailPoint::Planted => ("founders", true),
+            FailPoint::Implied => ("index", true),
+            FailPoint::Followed | FailPoint::Filled => ("build", true),
+            FailPoint::PartsPut => ("blobs", true),
+            FailPoint::Marked | FailPoint::Unparted => ("blob-deaths", true),
+            FailPoint::Emptied => ("deaths", !has_queues),
+            FailPoint::Settled
+            | FailPoint::Buried
+            | FailPoint::Inherited
+            | FailPoint::Forgotten
+            | FailPoint::Deleted
+            | FailPoint::Retired => ("deaths", true),
+        };
+        let mut plan = Plan::named(name).filter(|_| is_there)?;
+        plan.backend = backend;
+        plan.faults.crash_at = 0.25;
+        plan.faults.crash_only_at = Some(point);
+        if point == FailPoint::Touched {
+            // Somebody stands still between the pages of a split and what leads to them.
+            (plan.keys, plan.leaf_bytes_max, plan.clients) = (100, 400, 3);
+            plan.second_life = 0.0;
+            plan.faults = Faults {
+                stall: 0.15,
+                stall_max: Duration::from_secs(40),
+                crash_at: 1.0,
+                crash_only_at: Some(point),
+                ..Faults::NONE
+            };
+        }
+        Some(plan)
     }
 
     /// Whether tombstones are dropped within the run.
@@ -255,6 +336,10 @@ pub struct Report {
     pub blobs: u64,
     /// Leaves of the tree at the end.
     pub leaves: u64,
+    /// What calls were answered.
+    pub answers: BTreeMap<Answer, u64>,
+    /// Fail points that somebody came to: how often, and how often somebody crashed there.
+    pub fail_points: BTreeMap<FailPoint, (u64, u64)>,
     /// Virtual time it took.
     pub virtual_time: Duration,
     /// Every call, if it was asked for.

@@ -24,7 +24,9 @@ use async_trait::async_trait;
 use crate::{
     cloud::ETag,
     error::StoreError,
+    fail_point::FailPoint,
     page::{Page, PageId},
+    settings::Rules,
 };
 
 /// How old a copy of a page may be.
@@ -83,4 +85,10 @@ pub(crate) trait Nodes: Send + Sync {
 
     /// Bytes above which a page of `level` is split.
     fn bytes_max(&self, level: u8) -> usize;
+
+    /// Which rules hold.
+    fn rules(&self) -> Rules;
+
+    /// Hears that a split has come to `point`.
+    async fn reached(&self, point: FailPoint);
 }

@@ -14,7 +14,9 @@ use bytes::Bytes;
 
 use crate::{
     error::StoreError,
+    fail_point::FailPoint,
     page::{Page, PageId},
+    settings::Rule,
     tree::{
         Freshness, Nodes, Swap,
         search::{Found, search},
@@ -55,18 +57,30 @@ pub(crate) async fn update(
             None => (Vec::new(), page.clone()),
             Some(pieces) => (pieces.created, pieces.head),
         };
-        let mut ids = Vec::with_capacity(created.len());
+        let ids: Vec<PageId> = created.iter().map(|new| new.id).collect();
         let mut links = Vec::new();
-        for new in created {
-            if head.level == level {
-                links.push((level + 1, new.low.clone(), new.id));
-            }
-            ids.push(new.id);
-            if !matches!(nodes.create(new).await?, Swap::Done) {
-                return Err(StoreError::Tree { page: root, what: "a random name was taken" });
-            }
+        if head.level == level {
+            links.extend(created.iter().map(|new| (level + 1, new.low.clone(), new.id)));
         }
-        match nodes.replace(&held, head).await? {
+        let rules = nodes.rules();
+        // In another order only where a test asks what the order is there for.
+        let (before, after) = match rules.hold(Rule::RightFirst) {
+            true => (created, Vec::new()),
+            false => (Vec::new(), created),
+        };
+        create(nodes, root, before).await?;
+        if !ids.is_empty() {
+            nodes.reached(FailPoint::Created).await;
+        }
+        if !rules.hold(Rule::ParentLast) {
+            repair(nodes, root, std::mem::take(&mut links)).await;
+        }
+        let outcome = nodes.replace(&held, head).await?;
+        if matches!(outcome, Swap::Done) && !ids.is_empty() {
+            nodes.reached(FailPoint::Split).await;
+        }
+        create(nodes, root, after).await?;
+        match outcome {
             Swap::Done => {
                 repair(nodes, root, unlinked).await;
                 repair(nodes, root, links).await;
@@ -75,9 +89,10 @@ pub(crate) async fn update(
             outcome @ (Swap::Lost | Swap::Unclear) => {
                 // Only what certainly nobody has seen may go: after a put without an answer, someone
                 // may have followed our right pointer before they put their own version.
-                if let Swap::Lost = outcome {
+                if matches!(outcome, Swap::Lost) || !rules.hold(Rule::KeepUnclear) {
                     for id in ids {
                         nodes.discard(id).await;
+                        nodes.reached(FailPoint::Discarded).await;
                     }
                 }
                 lost += 1;
@@ -85,6 +100,20 @@ pub(crate) async fn update(
             }
         }
     }
+}
+
+/// Creates the right pages of a split.
+async fn create(
+    nodes: &(impl Nodes + ?Sized),
+    root: PageId,
+    pages: Vec<Page>,
+) -> Result<(), StoreError> {
+    for page in pages {
+        if !matches!(nodes.create(page).await?, Swap::Done) {
+            return Err(StoreError::Tree { page: root, what: "a random name was taken" });
+        }
+    }
+    Ok(())
 }
 
 /// Tells parents of pages that they do not know. Best effort: a tree without these links is right,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use s3db::{
-    Backend, Rule, Rules,
+    Backend, FailPoint, Rule, Rules,
     cloud::model::Faults,
     simulation::{Plan, run},
 };
@@ -159,10 +159,63 @@ fn cases() -> Vec<Case> {
             plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("build").unwrap() },
         },
         Case {
+            weakness: "split: the page is put before what it leads to",
+            rule: Rule::RightFirst,
+            invariants: &[5],
+            plan: Plan { faults: Faults::NONE, second_life: 0.0, ..Plan::named("splits").unwrap() },
+        },
+        Case {
+            weakness: "split: and nobody ever puts that",
+            rule: Rule::RightFirst,
+            invariants: &[1],
+            plan: Plan {
+                second_life: 0.0,
+                faults: only(|faults| {
+                    faults.crash_at = 0.2;
+                    faults.crash_only_at = Some(FailPoint::Split);
+                }),
+                ..Plan::named("splits").unwrap()
+            },
+        },
+        Case {
+            weakness: "split: the parent learns of a page that is taken back",
+            rule: Rule::ParentLast,
+            invariants: &[1, 5],
+            plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("splits").unwrap() },
+        },
+        Case {
+            weakness: "split: what others may have linked is taken back",
+            rule: Rule::KeepUnclear,
+            invariants: &[1, 5, 9],
+            plan: Plan {
+                second_life: 0.0,
+                faults: only(|faults| (faults.lost_answer, faults.late_effect) = (0.05, 0.05)),
+                ..Plan::named("splits").unwrap()
+            },
+        },
+        Case {
+            weakness: "s3-log: the number of the newest object is free for a zombie",
+            rule: Rule::KeepNewest,
+            invariants: &[9],
+            plan: plan(log, Faults::NONE),
+        },
+        Case {
             weakness: "gc: a page goes that a stalled client is about to link",
             rule: Rule::TouchOrigin,
             invariants: &[1, 5],
             plan: Plan { keys: 100, leaf_bytes_max: 400, transactions: 20, ..plan(log, stalls()) },
+        },
+        Case {
+            weakness: "gc: and that client links it, at that moment",
+            rule: Rule::TouchOrigin,
+            invariants: &[9],
+            plan: Plan { keys: 100, leaf_bytes_max: 400, transactions: 20, ..plan(log, stalls()) },
+        },
+        Case {
+            weakness: "gc: a blob goes that is on its way, at that moment",
+            rule: Rule::BlobAge,
+            invariants: &[9],
+            plan: Plan { second_life: 0.0, faults: stalls(), ..Plan::named("blobs").unwrap() },
         },
         Case {
             weakness: "gc: a blob goes before what names it is on its page",
@@ -191,6 +244,18 @@ fn cases() -> Vec<Case> {
                 faults: only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
                 ..Plan::named("blobs").unwrap()
             },
+        },
+        Case {
+            weakness: "step order: acknowledged at the moment when it is not on its page",
+            rule: Rule::AcknowledgeLast,
+            invariants: &[3],
+            plan: plan(queues, Faults::NONE),
+        },
+        Case {
+            weakness: "step order: and a log object is let go of",
+            rule: Rule::AcknowledgeLast,
+            invariants: &[3],
+            plan: plan(log, Faults::NONE),
         },
         Case {
             weakness: "step order: acknowledged before it is on its page",

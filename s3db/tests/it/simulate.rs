@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use s3db::{
-    Backend,
-    cloud::model::Faults,
-    simulation::{Plan, replay, run},
+    Backend, FailPoint,
+    cloud::{
+        ETag, Put, PutIf,
+        model::{Answer, Faults, Latency, Process, World},
+    },
+    paper::Variant,
+    simulation::{Plan, PrintedPlan, PrintedReport, replay, run, run_printed},
 };
+
+use crate::printed;
 
 /// Seeds of one backend here; `make simulate` runs as many as one likes.
 const SEEDS: u64 = 300;
@@ -75,6 +81,96 @@ fn lives_that_follow_each_other_on_wrong_clocks() {
     }
     // A process that stalled while it claimed went by the time that it had read before.
     hold("restarts", Backend::S3Log, 34..35);
+}
+
+/// Clocks are set and machines sleep: nobody is kept from committing, and no order is lost.
+#[test]
+fn clocks_that_jump() {
+    for backend in Backend::ALL {
+        hold("clocks", backend, 0..30);
+    }
+}
+
+/// Whoever finds a collection half created goes on with it.
+#[test]
+fn everybody_creates_the_collection() {
+    for backend in Backend::ALL {
+        hold("founders", backend, 0..60);
+    }
+}
+
+/// Every place between two steps that has a name is crashed at, on each log where somebody comes there.
+#[test]
+fn each_fail_point_is_crashed_at() {
+    let drill = |point: FailPoint, backend: Backend| {
+        let Some(plan) = Plan::drill(point, backend) else { return };
+        let mut crashed = 0;
+        for seed in 0..SEEDS {
+            let report = run(&plan, seed);
+            let name = format!("{} on {} seed {seed}", point.name(), backend.name());
+            assert!(report.violations.is_empty(), "{name}: {}", report.violations[0]);
+            crashed += report.fail_points.get(&point).map_or(0, |count| count.1);
+            if crashed >= 3 {
+                return;
+            }
+        }
+        assert!(crashed > 0, "{} on {}: nobody crashed", point.name(), backend.name());
+    };
+    std::thread::scope(|scope| {
+        for backend in Backend::ALL {
+            scope.spawn(move || FailPoint::ALL.into_iter().for_each(|point| drill(point, backend)));
+        }
+    });
+}
+
+/// What services can answer they answer, each apart, within the seeds that every change is checked with.
+#[test]
+fn every_answer_is_given() {
+    let mut heard = std::collections::BTreeMap::new();
+    for seed in 0..100 {
+        for (answer, count) in run(&Plan::default(), seed).answers {
+            *heard.entry(answer).or_insert(0) += count;
+        }
+    }
+    let unheard: Vec<Answer> = Answer::ALL.into_iter().filter(|it| heard[it] == 0).collect();
+    // What is replaced is there, but for what is deleted at that very moment.
+    assert_eq!(unheard, [Answer::Missing], "{heard:?}");
+    let world = World::new(1, Faults::NONE, Latency::ROUGH);
+    let cloud = world.cloud(Process(0));
+    let put = printed::run(&world, async move {
+        cloud.objects.put("a", "x".into(), PutIf::Matches(ETag::new("\"none\""))).await
+    });
+    assert_eq!((put, world.answers()[&Answer::Missing]), (Put::Missing, 1));
+}
+
+/// The protocols of 2008 do what they are meant to where nothing goes wrong, nobody is beside them, and no
+/// page is split; and lose what was committed where anything is as it is.
+#[test]
+fn printed_protocols_lose_what_is_committed() {
+    for variant in Variant::ALL {
+        let alone = PrintedPlan {
+            clients: 1,
+            faults: Faults::NONE,
+            page_bytes_max: usize::MAX,
+            ..PrintedPlan::new(variant)
+        };
+        let crowd = PrintedPlan::new(variant);
+        let all = |plan: &PrintedPlan, seeds| {
+            let mut total = PrintedReport::default();
+            (0..seeds).for_each(|seed| total += run_printed(plan, seed));
+            total
+        };
+        let (alone, crowd) = (all(&alone, 10), all(&crowd, 30));
+        println!("{}: {alone:?} {crowd:?}", variant.name());
+        // Basic applies what one batch holds in any order; and a page that was read again lacks what still
+        // waits in its queue (W9).
+        let promised = match variant {
+            Variant::Basic => PrintedReport { stuck: alone.stuck, ..PrintedReport::default() },
+            _ => PrintedReport { back: 0, ..alone },
+        };
+        assert!(promised.is_sound() && alone.committed > 0, "{}: {alone:?}", variant.name());
+        assert!(crowd.lost > 0 && crowd.committed > 0, "{}: {crowd:?}", variant.name());
+    }
 }
 
 /// Each index is exact in the end, whatever went wrong.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::FailPoint;
+
 /// Probabilities are per call, unless said otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
@@ -12,6 +14,10 @@ pub struct Faults {
     /// The process stalls before a call that changes something: between what it checked and what it
     /// does. This is where the printed protocol loses data, so schedules are biased to it.
     pub stall: f64,
+    /// The process crashes at a fail point: per time that it comes to one.
+    pub crash_at: f64,
+    /// Only at this one.
+    pub crash_only_at: Option<FailPoint>,
     /// The longest stall.
     pub stall_max: Duration,
     /// The call has its effect and the answer is lost.
@@ -22,8 +28,14 @@ pub struct Faults {
     pub late_effect: f64,
     /// How much later at most.
     pub late_max: Duration,
-    /// 503, 429.
+    /// Of stalls: the machine sleeps, and its monotonic clock stands still meanwhile.
+    pub suspended: f64,
+    /// 503: "slow down". No effect.
     pub throttled: f64,
+    /// 429: too many requests. No effect.
+    pub too_many: f64,
+    /// 500, at once. As often as not it had its effect nevertheless.
+    pub internal_error: f64,
     /// 409 to a conditional put.
     pub conflict: f64,
     /// Per message of a receive: it comes although it is hidden, or was deleted before.
@@ -40,6 +52,9 @@ pub struct Faults {
     pub stale_max: Option<Duration>,
     /// How wrong clocks of machines are at most.
     pub skew_max: Duration,
+    /// The machine's clock is set, and is wrong by something else from then on: forth or back, by up to
+    /// twice `skew_max`.
+    pub clock_jump: f64,
 }
 
 impl Faults {
@@ -48,12 +63,17 @@ impl Faults {
         crash_before: 0.0,
         crash_after: 0.0,
         stall: 0.0,
+        crash_at: 0.0,
+        crash_only_at: None,
         stall_max: Duration::ZERO,
         lost_answer: 0.0,
         lost_request: 0.0,
         late_effect: 0.0,
         late_max: Duration::ZERO,
+        suspended: 0.0,
         throttled: 0.0,
+        too_many: 0.0,
+        internal_error: 0.0,
         conflict: 0.0,
         redelivered: 0.0,
         undeleted: 0.0,
@@ -62,6 +82,7 @@ impl Faults {
         poisoned: 0.0,
         stale_max: None,
         skew_max: Duration::ZERO,
+        clock_jump: 0.0,
     };
 
     /// Everything goes wrong now and then.
@@ -69,12 +90,17 @@ impl Faults {
         crash_before: 0.003,
         crash_after: 0.003,
         stall: 0.02,
+        crash_at: 0.003,
+        crash_only_at: None,
         stall_max: Duration::from_secs(60),
+        suspended: 0.2,
         lost_answer: 0.01,
         lost_request: 0.01,
         late_effect: 0.01,
         late_max: Duration::from_secs(20),
-        throttled: 0.01,
+        throttled: 0.007,
+        too_many: 0.003,
+        internal_error: 0.006,
         conflict: 0.01,
         redelivered: 0.03,
         undeleted: 0.02,
@@ -83,5 +109,18 @@ impl Faults {
         poisoned: 0.01,
         stale_max: None,
         skew_max: Duration::from_secs(30),
+        clock_jump: 0.004,
+    };
+
+    /// The same without what was added to it later: schedules that were found with these stay what they
+    /// are.
+    pub const BEFORE: Faults = Faults {
+        crash_at: 0.0,
+        suspended: 0.0,
+        throttled: 0.01,
+        too_many: 0.0,
+        internal_error: 0.0,
+        clock_jump: 0.0,
+        ..Faults::ALL
     };
 }

@@ -9,23 +9,29 @@
 
 mod executor; // virtual time and turns
 mod faults; // what goes wrong
+mod answer; // what calls are answered, counted
 mod objects; // the object store
 mod queue; // the queue service
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
+pub use answer::Answer;
 pub use executor::{End, Executor, Process, Sleep, Time};
 pub use faults::Faults;
 pub use objects::Version;
 
-use crate::cloud::{Chance, Clock, Cloud, Fault, Ledger, queue::BATCH_MAX};
+use crate::{
+    FailPoint,
+    cloud::{Chance, Clock, Cloud, Fault, Ledger, queue::BATCH_MAX},
+};
 
 /// The clock of the object store when a run begins, milliseconds since 1970.
 pub const EPOCH_MS: u64 = 1_763_690_400_000;
@@ -101,6 +107,16 @@ struct State {
     queues: queue::Service,
     /// Offsets of the machines' clocks, in microseconds.
     skews: HashMap<Process, i64>,
+    /// How long machines have slept.
+    slept: HashMap<Process, Slept>,
+    /// Fail points that were come to: how often, and how often somebody crashed there.
+    points: BTreeMap<FailPoint, (u64, u64)>,
+    /// What calls were answered.
+    answers: [u64; Answer::ALL.len()],
+    /// Who looks at every change.
+    auditor: Option<Box<dyn Auditor>>,
+    /// What that saw: the number of an invariant, and what was wrong.
+    audited: Vec<(u8, String)>,
     trace: Option<Vec<String>>,
     /// Broken invariants that only the services can see.
     broken: Vec<String>,
@@ -112,6 +128,74 @@ struct State {
     immortal: Vec<Process>,
     /// Messages that one call may receive.
     receive_max: usize,
+}
+
+/// Sleep of a machine, in microseconds.
+#[derive(Clone, Copy, Default)]
+struct Slept {
+    /// Before the last time.
+    total: u64,
+    /// The last time, from and to.
+    from: u64,
+    to: u64,
+}
+
+impl Slept {
+    /// The machine's monotonic clock at `now`.
+    fn clock(self, now: u64) -> u64 {
+        if now < self.to {
+            self.from - self.total
+        } else {
+            now - self.total - (self.to - self.from)
+        }
+    }
+
+    fn sleep(&mut self, now: u64, us: u64) {
+        if now >= self.to {
+            *self = Slept { total: self.total + self.to - self.from, from: now, to: now + us };
+        }
+    }
+}
+
+/// What the services hold.
+pub(crate) struct Scene<'a> {
+    pub(crate) objects: &'a objects::Store,
+    pub(crate) queues: &'a queue::Service,
+}
+
+/// A change of the services.
+pub(crate) enum Event<'a> {
+    /// A message is in a queue.
+    Sent { queue: &'a str, body: &'a Bytes },
+    /// Somebody asks to delete a message, whatever comes of it.
+    Acknowledged { queue: &'a str, body: &'a Bytes },
+    /// Somebody asks to delete an object, whatever comes of it.
+    Freed { name: &'a str },
+    /// An object is about to be put: over another one, if `is_swap`.
+    Put { name: &'a str, bytes: &'a Bytes, is_swap: bool },
+    /// An object is about to be deleted.
+    Deleted { name: &'a str },
+}
+
+/// Looks at every change of the services, at the moment it happens or is asked for.
+pub(crate) trait Auditor: Send {
+    /// What is wrong with it: the number of an invariant, and what was seen.
+    fn see(&mut self, event: &Event<'_>, there: &Scene<'_>) -> Option<(u8, String)>;
+}
+
+/// Complaints that are kept.
+const AUDITED_MAX: usize = 20;
+
+impl State {
+    fn audit(&mut self, event: &Event<'_>) {
+        let State { auditor, audited, objects, queues, .. } = self;
+        let Some(auditor) = auditor else { return };
+        if let Some(found) = auditor.see(event, &Scene { objects, queues })
+            && audited.len() < AUDITED_MAX
+        {
+            audited.push(found);
+        }
+    }
 }
 
 impl World {
@@ -126,6 +210,11 @@ impl World {
                 objects: objects::Store::default(),
                 queues: queue::Service::default(),
                 skews: HashMap::new(),
+                slept: HashMap::new(),
+                points: BTreeMap::new(),
+                answers: [0; Answer::ALL.len()],
+                auditor: None,
+                audited: Vec::new(),
                 trace: None,
                 broken: Vec::new(),
                 crashed: Vec::new(),
@@ -173,6 +262,16 @@ impl World {
         state.objects.forgets = true;
     }
 
+    /// One receive may return up to 256 messages, as in 2007.
+    pub fn receive_many(&self) {
+        self.state().receive_max = 256;
+    }
+
+    /// Names of all queues.
+    pub fn queue_names(&self) -> Vec<String> {
+        self.state().queues.names()
+    }
+
     /// From now on other things go wrong.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
@@ -191,6 +290,27 @@ impl World {
     /// What the services saw that must not be.
     pub fn broken(&self) -> Vec<String> {
         self.state().broken.clone()
+    }
+
+    /// From now on `auditor` looks at every change.
+    pub(crate) fn audit_by(&self, auditor: impl Auditor + 'static) {
+        self.state().auditor = Some(Box::new(auditor));
+    }
+
+    /// What the auditor saw that must not be.
+    pub(crate) fn audited(&self) -> Vec<(u8, String)> {
+        self.state().audited.clone()
+    }
+
+    /// Fail points that somebody came to: how often, and how often somebody crashed there.
+    pub fn fail_points(&self) -> BTreeMap<FailPoint, (u64, u64)> {
+        self.state().points.clone()
+    }
+
+    /// How often calls were answered what.
+    pub fn answers(&self) -> BTreeMap<Answer, u64> {
+        let state = self.state();
+        Answer::ALL.into_iter().map(|it| (it, state.answers[it as usize])).collect()
     }
 
     /// Processes that crashed since the last call.
@@ -247,15 +367,36 @@ struct Caller {
 }
 
 /// What happens to one call.
+#[derive(Clone, Copy)]
 enum Fate {
     Fine,
     /// The effect happens, the answer does not come.
-    LostAnswer,
+    LostAnswer(Silence),
     /// Nothing happens, no answer comes.
-    LostRequest,
+    LostRequest(Silence),
     /// No answer comes, and the effect so many microseconds later.
     Late(u64),
-    Throttled,
+    /// Nothing happens: 503 or 429.
+    Throttled(Answer),
+}
+
+impl Fate {
+    /// How a caller learns that there is no answer.
+    fn silence(self) -> Silence {
+        match self {
+            Fate::LostAnswer(silence) | Fate::LostRequest(silence) => silence,
+            _ => Silence::Nothing,
+        }
+    }
+}
+
+/// What a caller hears of a call of which nobody knows what came.
+#[derive(Clone, Copy)]
+enum Silence {
+    /// Nothing, until it gives up.
+    Nothing,
+    /// 500, at once.
+    InternalError,
 }
 
 impl Caller {
@@ -271,16 +412,25 @@ impl Caller {
             let crash = !is_immortal && chance(faults.crash_before);
             let stall = !is_safe && is_change && chance(faults.stall);
             let fate = if chance(faults.throttled) {
-                Fate::Throttled
+                Fate::Throttled(Answer::SlowDown)
+            } else if chance(faults.too_many) {
+                Fate::Throttled(Answer::TooMany)
             } else if chance(faults.lost_answer) {
-                Fate::LostAnswer
+                Fate::LostAnswer(Silence::Nothing)
             } else if chance(faults.lost_request) {
-                Fate::LostRequest
+                Fate::LostRequest(Silence::Nothing)
             } else if is_change && chance(faults.late_effect) {
                 Fate::Late(0)
+            } else if chance(faults.internal_error) {
+                match chance(0.5) {
+                    true => Fate::LostAnswer(Silence::InternalError),
+                    false => Fate::LostRequest(Silence::InternalError),
+                }
             } else {
                 Fate::Fine
             };
+            let sleeps = stall && chance(faults.suspended);
+            let jumps = chance(faults.clock_jump);
             let fate = match fate {
                 Fate::Late(_) => Fate::Late(random.u64(..=faults.late_max.as_micros() as u64)),
                 fate => fate,
@@ -288,6 +438,14 @@ impl Caller {
             let stall_us =
                 if stall { random.u64(..=faults.stall_max.as_micros() as u64) } else { 0 };
             let swing = 1.0 + latency.jitter * (2.0 * random.f64() - 1.0);
+            if sleeps {
+                state.slept.entry(self.process).or_default().sleep(world.time.now_us(), stall_us);
+            }
+            if jumps {
+                let max = state.faults.skew_max.as_micros() as i64;
+                let skew = state.random.i64(-max..=max);
+                state.skews.insert(self.process, skew);
+            }
             ((base_us as f64 * swing) as u64, crash, stall_us, fate)
         };
         if stall_us > 0 {
@@ -323,21 +481,46 @@ impl Caller {
         std::future::pending().await
     }
 
-    fn lost(&self, what: &str) -> Fault {
-        Fault::Unknown { what: what.to_owned(), cause: "the answer was lost".into() }
+    /// Takes note of the answer to a call.
+    fn answered(&self, answer: Answer) {
+        self.world.state().answers[answer as usize] += 1;
+    }
+
+    /// The service asks for less.
+    fn throttled(&self, what: &str, answer: Answer) -> Fault {
+        self.answered(answer);
+        Fault::Throttled { what: what.to_owned() }
+    }
+
+    fn lost(&self, what: &str, silence: Silence) -> Fault {
+        let cause = match silence {
+            Silence::Nothing => {
+                self.answered(Answer::None);
+                "the answer was lost"
+            }
+            Silence::InternalError => {
+                self.answered(Answer::InternalError);
+                "500 Internal Server Error"
+            }
+        };
+        Fault::Unknown { what: what.to_owned(), cause: cause.into() }
     }
 
     /// How long a client waits for an answer that does not come.
-    async fn time_out(&self) {
-        self.world.time.sleep(2_000_000).await;
+    async fn time_out(&self, silence: Silence) {
+        if let Silence::Nothing = silence {
+            self.world.time.sleep(2_000_000).await;
+        }
     }
 }
 
 #[async_trait]
 impl Clock for Caller {
     fn monotonic_us(&self) -> u64 {
+        let now_us = self.world.time.now_us();
+        let slept = self.world.state().slept.get(&self.process).copied().unwrap_or_default();
         // Zero means "never" to those who remember times.
-        self.world.time.now_us() + 1
+        slept.clock(now_us) + 1
     }
 
     fn wall_us(&self) -> u64 {
@@ -352,10 +535,48 @@ impl Clock for Caller {
     async fn sleep(&self, time: Duration) {
         self.world.time.sleep(time.as_micros() as u64).await;
     }
+
+    async fn reached(&self, point: FailPoint) {
+        let crash = {
+            let mut state = self.world.state();
+            let is_safe =
+                state.safe.contains(&self.process) || state.immortal.contains(&self.process);
+            let State { random, faults, points, .. } = &mut *state;
+            let is_meant = faults.crash_only_at.is_none_or(|only| only == point);
+            let p = faults.crash_at;
+            let crash = !is_safe && is_meant && p > 0.0 && random.f64() < p;
+            let count = points.entry(point).or_default();
+            count.0 += 1;
+            count.1 += u64::from(crash);
+            crash
+        };
+        if crash {
+            self.crash(point.name(), "at").await;
+        }
+    }
 }
 
 impl Chance for Caller {
     fn next_u64(&self) -> u64 {
         self.world.state().random.u64(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its monotonic clock never goes back, and stands still as long as it sleeps.
+    #[test]
+    fn a_machine_that_sleeps_loses_that_time_and_no_other() {
+        let mut slept = Slept::default();
+        assert_eq!(slept.clock(100), 100);
+        slept.sleep(100, 50);
+        assert_eq!([100, 120, 150, 170].map(|now| slept.clock(now)), [100, 100, 100, 120]);
+        // It cannot fall asleep while it sleeps.
+        slept.sleep(120, 500);
+        assert_eq!(slept.clock(170), 120);
+        slept.sleep(200, 10);
+        assert_eq!([200, 209, 210, 300].map(|now| slept.clock(now)), [150, 150, 150, 240]);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Caller, Fate, Process, World};
+use super::{Answer, Caller, Event, Fate, Process, Silence, World};
 use crate::{
     cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, ledger::CallKind},
     page::{PAGES, Page},
@@ -38,7 +38,7 @@ fn tag(bytes: &Bytes) -> ETag {
 
 /// All objects, with all their versions.
 #[derive(Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     objects: BTreeMap<String, Vec<Version>>,
     /// Only the newest version of each is kept.
     pub(super) forgets: bool,
@@ -51,6 +51,28 @@ impl Store {
             .take_while(|(name, _)| name.starts_with(prefix))
             .map(|(name, versions)| (name.clone(), versions.clone()))
             .collect()
+    }
+
+    /// The bytes of an object that is there.
+    pub(crate) fn bytes(&self, name: &str) -> Option<&Bytes> {
+        self.newest(name)?.bytes.as_ref()
+    }
+
+    /// Whether an object was there once, and is not any more.
+    pub(crate) fn is_gone(&self, name: &str) -> bool {
+        self.objects.get(name).is_some_and(|versions| !versions.is_empty())
+            && self.newest(name).is_none()
+    }
+
+    /// The objects that are there, from those on whose names start with `prefix`.
+    pub(crate) fn with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl DoubleEndedIterator<Item = (&'a str, &'a Bytes)> {
+        // Nothing that is not ASCII is in a name.
+        let end = format!("{prefix}\u{7f}");
+        let there = self.objects.range(prefix.to_owned()..end);
+        there.filter_map(|(name, versions)| Some((&name[..], versions.last()?.bytes.as_ref()?)))
     }
 
     fn newest(&self, name: &str) -> Option<&Version> {
@@ -84,6 +106,7 @@ impl World {
         if let Some(broken) = check_put(name, there.as_ref(), bytes, condition) {
             state.broken.push(broken);
         }
+        state.audit(&Event::Put { name, bytes, is_swap: there.is_some() });
         let version = Version { at_us, bytes: Some(bytes.clone()), process };
         state.objects.add(name, version);
         Put::Stored(tag(bytes))
@@ -96,6 +119,7 @@ impl World {
         if only.is_some_and(|only| there.etag().as_ref() != Some(only)) {
             return Delete::Refused;
         }
+        state.audit(&Event::Deleted { name });
         state.objects.add(name, Version { at_us, bytes: None, process });
         Delete::Gone
     }
@@ -169,14 +193,19 @@ impl Objects for Caller {
         match fate {
             Fate::Fine => {
                 world.ledger.add_answer(CallKind::get(name), bytes_in);
+                self.answered(match &answer {
+                    Get::Found { .. } => Answer::Done,
+                    Get::Unchanged { .. } => Answer::Unchanged,
+                    Get::Absent => Answer::Absent,
+                });
                 world.note(self.process, || format!("get {name} {}", show(&answer)));
                 Ok(answer)
             }
-            Fate::Throttled => Err(Fault::Throttled { what: name.to_owned() }),
-            _ => {
+            Fate::Throttled(answer) => Err(self.throttled(name, answer)),
+            fate => {
                 world.note(self.process, || format!("get {name} no answer"));
-                self.time_out().await;
-                Err(self.lost(name))
+                self.time_out(fate.silence()).await;
+                Err(self.lost(name, fate.silence()))
             }
         }
     }
@@ -196,11 +225,11 @@ impl Objects for Caller {
             condition != PutIf::Always && world.with_probability(p)
         };
         let put = match fate {
-            Fate::Throttled => Put::Failed(Fault::Throttled { what: name.to_owned() }),
-            Fate::LostRequest => Put::Unknown(self.lost(name)),
+            Fate::Throttled(answer) => Put::Failed(self.throttled(name, answer)),
+            Fate::LostRequest(silence) => Put::Unknown(self.lost(name, silence)),
             Fate::Late(us) => {
                 let (world, process, name) = (world.clone(), self.process, name.to_owned());
-                let lost = Put::Unknown(self.lost(&name));
+                let lost = Put::Unknown(self.lost(&name, Silence::Nothing));
                 self.world.time.later(us, move || {
                     let outcome = world.put_now(process, &name, &bytes, &condition);
                     world.note(process, || {
@@ -210,17 +239,22 @@ impl Objects for Caller {
                 lost
             }
             _ if conflict => Put::Conflict,
-            Fate::LostAnswer => {
+            Fate::LostAnswer(silence) => {
                 let outcome = world.put_now(self.process, name, &bytes, &condition);
                 world.note(self.process, || format!("put {name} {} unheard", outcome_of(&outcome)));
-                Put::Unknown(self.lost(name))
+                Put::Unknown(self.lost(name, silence))
             }
             Fate::Fine => world.put_now(self.process, name, &bytes, &condition),
         };
         self.after(name).await;
         world.note(self.process, || format!("put {name} {}", outcome_of(&put)));
-        if matches!(put, Put::Unknown(_)) {
-            self.time_out().await;
+        match put {
+            Put::Stored(_) => self.answered(Answer::Done),
+            Put::Refused => self.answered(Answer::Refused),
+            Put::Conflict => self.answered(Answer::Conflict),
+            Put::Missing => self.answered(Answer::Missing),
+            Put::Unknown(_) => self.time_out(fate.silence()).await,
+            Put::Failed(_) => {}
         }
         put
     }
@@ -228,31 +262,36 @@ impl Objects for Caller {
     async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
         let world = &self.world;
         world.ledger.add(CallKind::Delete, 0);
+        world.state().audit(&Event::Freed { name });
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(name, base_us, true).await;
         let outcome = match fate {
-            Fate::Throttled => Delete::Failed(Fault::Throttled { what: name.to_owned() }),
-            Fate::LostRequest => Delete::Unknown(self.lost(name)),
+            Fate::Throttled(answer) => Delete::Failed(self.throttled(name, answer)),
+            Fate::LostRequest(silence) => Delete::Unknown(self.lost(name, silence)),
             Fate::Late(us) => {
                 let (world, process) = (world.clone(), self.process);
                 let (name, only) = (name.to_owned(), only.cloned());
-                let lost = Delete::Unknown(self.lost(&name));
+                let lost = Delete::Unknown(self.lost(&name, Silence::Nothing));
                 self.world.time.later(us, move || {
                     world.delete_now(process, &name, only.as_ref());
                     world.note(process, || format!("delete {name} arrives late"));
                 });
                 lost
             }
-            Fate::LostAnswer => {
+            Fate::LostAnswer(silence) => {
                 world.delete_now(self.process, name, only);
-                Delete::Unknown(self.lost(name))
+                Delete::Unknown(self.lost(name, silence))
             }
             Fate::Fine => world.delete_now(self.process, name, only),
         };
         self.after(name).await;
         world.note(self.process, || format!("delete {name} {outcome:?}"));
-        if matches!(outcome, Delete::Unknown(_)) {
-            self.time_out().await;
+        match outcome {
+            Delete::Gone => self.answered(Answer::Done),
+            Delete::Refused => self.answered(Answer::Refused),
+            Delete::Conflict => self.answered(Answer::Conflict),
+            Delete::Unknown(_) => self.time_out(fate.silence()).await,
+            Delete::Failed(_) => {}
         }
         outcome
     }
@@ -286,11 +325,14 @@ impl Objects for Caller {
         };
         self.after(prefix).await;
         match fate {
-            Fate::Fine => Ok(answer),
-            Fate::Throttled => Err(Fault::Throttled { what: prefix.to_owned() }),
-            _ => {
-                self.time_out().await;
-                Err(self.lost(prefix))
+            Fate::Fine => {
+                self.answered(Answer::Done);
+                Ok(answer)
+            }
+            Fate::Throttled(answer) => Err(self.throttled(prefix, answer)),
+            fate => {
+                self.time_out(fate.silence()).await;
+                Err(self.lost(prefix, fate.silence()))
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Caller, Fate, World};
+use super::{Answer, Caller, Event, Fate, Silence, World};
 use crate::cloud::{
     Fault, Message, Queue, QueueSettings, Receipt, Sent, ToSend,
     ledger::CallKind,
@@ -33,12 +33,22 @@ struct StoredQueue {
 }
 
 #[derive(Default)]
-pub(super) struct Service {
+pub(crate) struct Service {
     queues: BTreeMap<String, StoredQueue>,
     next: u64,
 }
 
 impl Service {
+    /// Messages of all queues that nobody deleted.
+    pub(crate) fn bodies(&self) -> impl Iterator<Item = &Bytes> {
+        let messages = self.queues.values().flat_map(|queue| &queue.messages);
+        messages.filter(|message| !message.is_deleted).map(|message| &message.body)
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.queues.keys().cloned().collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.queues.len()
     }
@@ -93,7 +103,16 @@ impl World {
                 is_deleted: false,
             });
         }
+        state.audit(&Event::Sent { queue, body: &message.body });
         Sent::Accepted
+    }
+
+    /// The body of the message that a receipt is for, however stale it is.
+    fn body_of(&self, queue: &str, receipt: &Receipt) -> Option<Bytes> {
+        let id: u64 = receipt.as_str().split_once('-')?.0.parse().ok()?;
+        let state = self.state();
+        let there = state.queues.queues.get(queue)?;
+        there.messages.iter().find(|message| message.id == id).map(|it| it.body.clone())
     }
 
     fn receive_now(
@@ -178,9 +197,9 @@ impl Queue for Caller {
         self.world.ledger.add(CallKind::QueueOther, 0);
         let fate = self.before(queue, 10_000, false).await;
         match fate {
-            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
-            Fate::LostRequest | Fate::Late(_) => return Err(self.lost(queue)),
-            Fate::LostAnswer | Fate::Fine => {}
+            Fate::Throttled(answer) => return Err(self.throttled(queue, answer)),
+            Fate::LostRequest(_) | Fate::Late(_) => return Err(self.lost(queue, fate.silence())),
+            Fate::LostAnswer(_) | Fate::Fine => {}
         }
         {
             let mut state = self.world.state();
@@ -191,8 +210,11 @@ impl Queue for Caller {
             });
         }
         match fate {
-            Fate::LostAnswer => Err(self.lost(queue)),
-            _ => Ok(()),
+            Fate::LostAnswer(silence) => Err(self.lost(queue, silence)),
+            _ => {
+                self.answered(Answer::Done);
+                Ok(())
+            }
         }
     }
 
@@ -205,8 +227,8 @@ impl Queue for Caller {
         let fate = self.before(queue, base_us, true).await;
         let all = |outcome: Sent| vec![outcome; batch.len()];
         let outcomes = match fate {
-            Fate::Throttled => all(Sent::Failed(Fault::Throttled { what: queue.to_owned() })),
-            Fate::LostRequest => all(Sent::Unknown(self.lost(queue))),
+            Fate::Throttled(answer) => all(Sent::Failed(self.throttled(queue, answer))),
+            Fate::LostRequest(silence) => all(Sent::Unknown(self.lost(queue, silence))),
             Fate::Late(us) => {
                 let (world, messages) = (world.clone(), batch.to_vec());
                 let (queue_name, process) = (queue.to_owned(), self.process);
@@ -216,11 +238,11 @@ impl Queue for Caller {
                     }
                     world.note(process, || format!("send {queue_name} arrives late"));
                 });
-                all(Sent::Unknown(self.lost(queue)))
+                all(Sent::Unknown(self.lost(queue, Silence::Nothing)))
             }
-            Fate::LostAnswer => {
+            Fate::LostAnswer(silence) => {
                 batch.iter().for_each(|message| drop(world.send_now(queue, message)));
-                all(Sent::Unknown(self.lost(queue)))
+                all(Sent::Unknown(self.lost(queue, silence)))
             }
             Fate::Fine => batch
                 .iter()
@@ -239,8 +261,10 @@ impl Queue for Caller {
             let accepted = outcomes.iter().filter(|sent| **sent == Sent::Accepted).count();
             format!("send {queue} {accepted} of {} accepted", batch.len())
         });
-        if outcomes.iter().any(|sent| matches!(sent, Sent::Unknown(_))) {
-            self.time_out().await;
+        match fate {
+            Fate::Fine => self.answered(Answer::Done),
+            Fate::Throttled(_) => {}
+            fate => self.time_out(fate.silence()).await,
         }
         outcomes
     }
@@ -259,12 +283,12 @@ impl Queue for Caller {
         let base_us = world.state().latency.receive.as_micros() as u64;
         let fate = self.before(queue, base_us, false).await;
         match fate {
-            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
-            Fate::LostRequest | Fate::Late(_) => {
-                self.time_out().await;
-                return Err(self.lost(queue));
+            Fate::Throttled(answer) => return Err(self.throttled(queue, answer)),
+            Fate::LostRequest(_) | Fate::Late(_) => {
+                self.time_out(fate.silence()).await;
+                return Err(self.lost(queue, fate.silence()));
             }
-            Fate::LostAnswer | Fate::Fine => {}
+            Fate::LostAnswer(_) | Fate::Fine => {}
         }
         let visibility_us = visibility.as_micros() as u64;
         let mut messages = world.receive_now(queue, max, visibility_us, wait.is_zero());
@@ -273,10 +297,11 @@ impl Queue for Caller {
             messages = world.receive_now(queue, max, visibility_us, false);
         }
         self.after(queue).await;
-        if let Fate::LostAnswer = fate {
-            self.time_out().await;
-            return Err(self.lost(queue));
+        if let Fate::LostAnswer(silence) = fate {
+            self.time_out(silence).await;
+            return Err(self.lost(queue, silence));
         }
+        self.answered(Answer::Done);
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
         world.ledger.add_answer(CallKind::Receive, bytes);
         world.note(self.process, || format!("receive {queue} {} messages", messages.len()));
@@ -287,15 +312,18 @@ impl Queue for Caller {
         let world = &self.world;
         assert!((1..=BATCH_MAX).contains(&receipts.len()), "1 to 10 receipts");
         world.ledger.add(CallKind::DeleteMessage, 0);
+        for body in receipts.iter().filter_map(|receipt| world.body_of(queue, receipt)) {
+            world.state().audit(&Event::Acknowledged { queue, body: &body });
+        }
         let base_us = world.state().latency.receive.as_micros() as u64;
         let fate = self.before(queue, base_us, true).await;
         match fate {
-            Fate::Throttled => return Err(Fault::Throttled { what: queue.to_owned() }),
-            Fate::LostRequest | Fate::Late(_) => {
-                self.time_out().await;
-                return Err(self.lost(queue));
+            Fate::Throttled(answer) => return Err(self.throttled(queue, answer)),
+            Fate::LostRequest(_) | Fate::Late(_) => {
+                self.time_out(fate.silence()).await;
+                return Err(self.lost(queue, fate.silence()));
             }
-            Fate::LostAnswer | Fate::Fine => {}
+            Fate::LostAnswer(_) | Fate::Fine => {}
         }
         for receipt in receipts {
             let p = world.state().faults.undeleted;
@@ -306,11 +334,14 @@ impl Queue for Caller {
         self.after(queue).await;
         world.note(self.process, || format!("delete {queue} {} messages", receipts.len()));
         match fate {
-            Fate::LostAnswer => {
-                self.time_out().await;
-                Err(self.lost(queue))
+            Fate::LostAnswer(silence) => {
+                self.time_out(silence).await;
+                Err(self.lost(queue, silence))
             }
-            _ => Ok(()),
+            _ => {
+                self.answered(Answer::Done);
+                Ok(())
+            }
         }
     }
 
@@ -323,26 +354,32 @@ impl Queue for Caller {
         let world = &self.world;
         world.ledger.add(CallKind::QueueOther, 0);
         let fate = self.before(queue, 10_000, true).await;
-        if let Fate::Throttled = fate {
-            return Err(Fault::Throttled { what: queue.to_owned() });
+        if let Fate::Throttled(answer) = fate {
+            return Err(self.throttled(queue, answer));
         }
-        if !matches!(fate, Fate::Fine | Fate::LostAnswer) {
-            return Err(self.lost(queue));
+        if !matches!(fate, Fate::Fine | Fate::LostAnswer(_)) {
+            return Err(self.lost(queue, fate.silence()));
         }
         let until = world.time.now_us() + visibility.as_micros() as u64;
         world.find_now(queue, receipt, |_, visible_us| *visible_us = until);
         match fate {
-            Fate::LostAnswer => Err(self.lost(queue)),
-            _ => Ok(()),
+            Fate::LostAnswer(silence) => Err(self.lost(queue, silence)),
+            _ => {
+                self.answered(Answer::Done);
+                Ok(())
+            }
         }
     }
 
     async fn depth(&self, queue: &str) -> Result<u64, Fault> {
         self.world.ledger.add(CallKind::QueueOther, 0);
         match self.before(queue, 10_000, false).await {
-            Fate::Fine => Ok(self.world.state().queues.depth(queue) as u64),
-            Fate::Throttled => Err(Fault::Throttled { what: queue.to_owned() }),
-            _ => Err(self.lost(queue)),
+            Fate::Fine => {
+                self.answered(Answer::Done);
+                Ok(self.world.state().queues.depth(queue) as u64)
+            }
+            Fate::Throttled(answer) => Err(self.throttled(queue, answer)),
+            fate => Err(self.lost(queue, fate.silence())),
         }
     }
 }
