@@ -116,7 +116,9 @@ impl<'r, S: Storage> Build<'r, S> {
     }
 
     /// Where temporary files go. Default: the folder of the index. They have no names, so nothing
-    /// stays behind.
+    /// stays behind. Where a file system has no files without names, they have one for a moment
+    /// (`.tdbidx-PID-N.tmp`); what a process leaves that is killed just then, the next index that has
+    /// its temporary files there removes.
     #[must_use]
     pub fn temp_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.temp_dir = Some(dir.into());

@@ -7,15 +7,21 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    ffi::OsStr,
     fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
+    io::{
+        self,
+        ErrorKind::{AlreadyExists, NotFound},
+    },
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use nix::fcntl::OFlag;
 
 use super::postings::{put_varint, take_varint};
 
@@ -26,25 +32,65 @@ const READ_BYTES_MIN: usize = 4 << 10;
 /// Two numbers of at most 64 bits.
 const PAIR_BYTES_MAX: usize = 20;
 
-/// Where spilled runs go: a file that is already deleted, so that it vanishes with the process.
+/// Names of a process are tried so often: a dead one of the same number may have left some.
+const TRIES: usize = 1000;
+
+/// Tells the files of one process apart.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Where spilled runs go: a file without a name, so that it vanishes with the process.
 #[derive(Debug)]
 pub(super) struct Spill {
     dir: PathBuf,
 }
 
 impl Spill {
+    /// Removes what processes left there that were killed before they could take a name away.
     pub(super) fn new(dir: &Path) -> Spill {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            // A living process has opened its file and is about to remove the name itself.
+            if is_name(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         Spill { dir: dir.to_owned() }
     }
 
     pub(super) fn file(&self) -> io::Result<File> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join(format!(".tdbidx-{}-{number}.tmp", std::process::id()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
+        let mut options = File::options();
+        let unnamed = options.read(true).write(true).custom_flags(OFlag::O_TMPFILE.bits());
+        // Not every file system has such files; what else is wrong, the other way says as well.
+        unnamed.open(&self.dir).or_else(|_| self.named())
     }
+
+    /// A file whose name is taken away as soon as it is open.
+    fn named(&self) -> io::Result<File> {
+        for _ in 0..TRIES {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = self.dir.join(format!("{PREFIX}{}-{number}{SUFFIX}", std::process::id()));
+            let file = match File::options().read(true).write(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == AlreadyExists => continue,
+                opened => opened?,
+            };
+            match fs::remove_file(&path) {
+                // Another process has taken it for a dead one's.
+                Err(error) if error.kind() == NotFound => {}
+                removed => removed?,
+            }
+            return Ok(file);
+        }
+        Err(io::Error::other("no name was free for a temporary file"))
+    }
+}
+
+const PREFIX: &str = ".tdbidx-";
+const SUFFIX: &str = ".tmp";
+
+/// Whether a file may be called so by a process that is at work: `.tdbidx-PID-N.tmp`.
+fn is_name(name: &OsStr) -> bool {
+    let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    name.and_then(|name| name.split_once('-')).is_some_and(|(a, b)| is_number(a) && is_number(b))
 }
 
 /// Collects numbers, in memory up to a limit.
@@ -240,9 +286,41 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, io::Write as _};
 
     use super::*;
+
+    /// Numbers of processes come again, and so do names, in a container from the first one on.
+    #[test]
+    fn what_a_dead_process_left_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = |number| {
+            let name = format!(".tdbidx-{}-{number}.tmp", std::process::id());
+            dir.path().join(name)
+        };
+        let spill = Spill::new(dir.path());
+        let next = NEXT.load(Ordering::Relaxed);
+        // Other tests of this process take numbers as well, but not so many.
+        let names: Vec<_> = (next..next + 200).map(left).collect();
+        names.iter().for_each(|name| fs::write(name, "left").unwrap());
+        for mut file in [spill.file().unwrap(), spill.named().unwrap()] {
+            assert_eq!(file.metadata().unwrap().len(), 0);
+            file.write_all(b"ours").unwrap();
+        }
+        assert!(names.iter().all(|name| fs::read(name).unwrap() == b"left"));
+
+        // The next one removes them, and nothing else.
+        let others = [".tdbidx-1-.tmp", ".tdbidx-1-2", ".tdbidx-a-2.tmp", "x.tdbidx-1-2.tmp"];
+        others.iter().for_each(|name| fs::write(dir.path().join(name), "other").unwrap());
+        fs::create_dir(dir.path().join(".tdbidx-1-3.tmp")).unwrap();
+        Spill::new(dir.path());
+        let entries = fs::read_dir(dir.path()).unwrap();
+        let mut kept: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+        kept.sort_unstable();
+        let mut expected = [&others[..], &[".tdbidx-1-3.tmp"]].concat();
+        expected.sort_unstable();
+        assert_eq!(kept, expected);
+    }
 
     #[test]
     fn sorts_with_and_without_spills() {

@@ -450,7 +450,9 @@ impl<S: Storage> Reader<S> {
         Ok(self.trail_ids(&[uuid])?[0])
     }
 
-    /// The trails of many UUIDs, in their order. Costs as many round trips as one.
+    /// The trails of many UUIDs, in their order. Of a remote database they are looked for 256 at a
+    /// time, each time in about as many round trips as one takes (a few more where one of them is far
+    /// from where most of its kind are); all entries are read where that is less.
     ///
     /// # Errors
     /// [`Error::Storage`] when bytes cannot be had, [`Error::Damaged`] when they break a rule of

@@ -106,7 +106,8 @@ where
     S: Storage,
     E: From<Error> + From<BindError> + std::fmt::Display + Send,
 {
-    /// Asks all shards.
+    /// Asks all shards. One that is [passed over](Shards::keep_going) counts nothing, with those of
+    /// its trails that could be read: a count that lacks an unknown part is no count.
     ///
     /// # Errors
     /// A shard that cannot be read, unless it is [passed over](Shards::keep_going); a filter with a
