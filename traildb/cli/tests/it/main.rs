@@ -7,6 +7,7 @@ mod indexing; // indexes made and used
 mod query; // filters, and how much matches
 mod shards; // many databases as one
 mod making; // make and synth
+mod times; // the largest there are
 mod verifying; // verify
 mod shell; // completions and man pages
 mod remote; // the same through URLs

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value as Json;
 
+use crate::shards::place;
 use crate::support::{Sample, printed, run, stderr, three, uuid};
 
 fn asked(args: &[&str]) -> Json {
@@ -135,6 +136,38 @@ fn shards_are_asked_as_one() {
     let json: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["events"].as_u64(), Some(7));
     assert_eq!(json["passed_over"].as_array().map(Vec::len), Some(1));
+}
+
+/// A count that lacks an unknown part is no count.
+#[test]
+fn of_a_database_with_one_bad_trail_nothing_is_counted() {
+    let sample = three();
+    let (logs, path) = (sample.beside("logs"), sample.beside("logs/b.tdb"));
+    let mut file = fs::read(&path).expect("a database");
+    // A literal of field 3, where there are two, in the first of its two trails.
+    let at = place(&file, "trails.data").0;
+    file[at] = file[at] & 7 | 0b0011_0000;
+    fs::write(&path, file).expect("room");
+    let other = uuid(3).to_string();
+    let sound = asked(&["-i", &path, "-u", &other]);
+    assert_eq!(sound["events"].as_u64(), Some(1), "the other trail can be read");
+
+    assert_eq!(run(&["query", &logs]).status.code(), Some(1));
+    for threads in ["1", "2"] {
+        let output = run(&["query", &logs, "--keep-going", "--json", "-T", threads]);
+        assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(said.contains("b.tdb") && said.contains("1 of 3 databases"), "{said}");
+        let json: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+        let number = |name: &str| json[name].as_u64().expect("a number");
+        assert_eq!((number("events"), number("trails"), number("users")), (4, 3, 2), "{json}");
+        assert_eq!((number("events_all"), number("trails_all")), (4, 3), "{json}");
+        assert_eq!(number("databases"), 2, "{json}");
+    }
+    let output = run(&["query", &logs, "--keep-going", "--trails"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text, format!("{} 1 10 10\n{} 3 1 30\n", uuid(1), uuid(2)));
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn damage_in_the_middle_of_a_dump_leaves_the_others_whole() {
 }
 
 /// Where a member of a package is: its offset, and its size.
-fn place(file: &[u8], name: &str) -> (usize, usize) {
+pub(crate) fn place(file: &[u8], name: &str) -> (usize, usize) {
     let index = String::from_utf8_lossy(&file[2560..file.len().min(8192)]).into_owned();
     let line = index.lines().find(|line| line.split(' ').next() == Some(name)).expect("a member");
     let mut numbers = line.split(' ').skip(1).map(|n| n.parse::<usize>().expect("a number"));

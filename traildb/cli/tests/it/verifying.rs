@@ -80,6 +80,29 @@ fn what_is_no_database_is_damaged_and_what_is_not_there_failed() {
     printed(&["verify", "-i", &sample.path()]);
 }
 
+/// What cannot be read is passed over when that is asked for; what is damaged is told all the same.
+#[test]
+fn the_others_are_checked_when_it_keeps_going() {
+    let sample = Sample::new(EVENTS);
+    let (good, nothing, bad) = (sample.path(), sample.beside("nothing"), sample.beside("bad.tdb"));
+    assert_eq!(run(&["verify", &nothing, &good]).status.code(), Some(1));
+    let output = run(&["verify", &nothing, &good, "--keep-going"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{text}{}", stderr(&output));
+    assert!(text.contains(&format!("{good}: sound: 3 trails, 3 events")), "{text}");
+    let said = stderr(&output);
+    assert!(said.contains("passed over:") && said.contains(&nothing), "{said}");
+    assert!(said.contains("1 of 2 databases were passed over"), "{said}");
+
+    fs::write(&bad, "no database").expect("room");
+    let output = run(&["verify", &nothing, &bad, &good, "--keep-going"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(5), "damage counts for more: {}", stderr(&output));
+    assert!(text.contains(&format!("{bad}: damaged")), "{text}");
+    assert!(text.contains(&format!("{good}: sound")), "{text}");
+    assert!(stderr(&output).contains("passed over:"), "{}", stderr(&output));
+}
+
 #[test]
 fn by_url_it_reads_everything_once() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
