@@ -361,8 +361,10 @@ impl Ledger {
             }
             let first = (span * per_span).max(units.start);
             for unit in first..((span + 1) * per_span).min(units.end) {
-                if self.words.get(unit).has(UNTOLD) {
-                    // The policy must know it, too, before it hears that it left.
+                let word = self.words.get(unit);
+                // The policy must know it, too, before it hears that it left. What somebody waits for stays:
+                // the engine is about to tell of it.
+                if word.has(UNTOLD) && !word.has(WAITERS) {
                     drop(self.announce(unit));
                 }
                 self.evict(unit);
@@ -1056,9 +1058,14 @@ mod tests {
         assert_eq!(ledger.fault(3), Asked::Claimed);
         let (_, early) = waiting(&ledger, 3);
         assert!(ledger.place(3, &mut held(&budget)).unwrap());
-        // That load is dropped, and a hint gives the unit up before the engine has heard of it.
+        // That load is dropped, but its waker is not. Who gives a hint does not run it: the engine is about to.
         ledger.unpin(3);
         assert!(!ledger.evict(3), "the pool does not know it yet");
+        ledger.discard(3..4);
+        assert_eq!(ledger.words.get(3).state(), State::Resident);
+        assert_eq!((early.times(), policy.len()), (0, 0));
+        drop(ledger.announce(3));
+        assert_eq!((early.times(), policy.len()), (1, 1));
         ledger.discard(3..4);
         assert_eq!(ledger.words.get(3).state(), State::Absent);
         assert_eq!((early.times(), policy.len()), (1, 0), "the policy heard of both");

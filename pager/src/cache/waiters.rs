@@ -66,9 +66,19 @@ impl Tidings {
         Tidings { waiters: Vec::new(), outcome: Ok(()) }
     }
 
-    /// Whether telling them runs code of the program's own.
-    pub(crate) fn wake_tasks(&self) -> bool {
-        self.waiters.iter().any(|waiter| waiter.by == WaitsBy::Task)
+    /// Tells the threads of this crate. Gives back what is for each of the others: telling them runs code of
+    /// the program's own.
+    pub(crate) fn tell_threads(mut self) -> Vec<Tidings> {
+        let mut tasks = Vec::new();
+        for waiter in std::mem::take(&mut self.waiters) {
+            match waiter.by {
+                WaitsBy::Thread => waiter.complete(self.outcome.clone()),
+                WaitsBy::Task => {
+                    tasks.push(Tidings { waiters: vec![waiter], outcome: self.outcome.clone() });
+                }
+            }
+        }
+        tasks
     }
 }
 
@@ -167,10 +177,11 @@ mod tests {
             match fails {
                 true => drop(table.fail(7, &error)),
                 false => {
-                    assert!(!table.take_if(7, || false).wake_tasks(), "the unit is not there yet");
-                    let tidings = table.take_if(7, || true);
-                    assert!(tidings.wake_tasks());
-                    drop(tidings);
+                    let nobody = table.take_if(7, || false).tell_threads();
+                    assert!(nobody.is_empty(), "the unit is not there yet");
+                    let tasks = table.take_if(7, || true).tell_threads();
+                    assert_eq!(tasks.len(), waiters.len(), "each by itself");
+                    drop(tasks);
                 }
             }
             for future in &mut futures {

@@ -20,7 +20,12 @@ mod windows;
 pub(crate) use hints::Hints;
 pub(crate) use object::Object;
 
-use std::{collections::HashMap, ops::Range, time::Duration};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
@@ -40,7 +45,7 @@ use crate::{
     pool::Pool,
     stats::add,
     sync::{Arc, lock},
-    sys::Supply,
+    sys::{PAGE, Supply},
     trace::Kind,
 };
 
@@ -218,10 +223,6 @@ impl Engine {
                 if let Some(job) = self.guesses.take(region, unit) {
                     self.upgrade(job, unit);
                 }
-                if !self.windows.hold(&object, unit) {
-                    // It was on its way back with a neighbour, and no part of a stream.
-                    return self.missed(&object, unit..unit + 1);
-                }
                 self.windows.reached(&object, unit);
                 self.signal(&object, unit, Signal::Late);
             }
@@ -281,30 +282,37 @@ impl Engine {
         };
         match origin {
             Origin::GivenUp => {
+                let mut units = unit..unit + 1;
                 match installed {
                     Ok(tidings) => {
                         recalled(object, tidings);
-                        self.bring_neighbours(object, unit);
+                        units.end = self.bring_neighbours(object, unit);
                     }
-                    Err(_) => self.demand_of(object, unit..unit + 1),
+                    Err(_) => self.demand_of(object, units.clone()),
                 }
-                self.missed(object, unit..unit + 1);
+                // One access to all of them: who comes behind them next goes on with it.
+                self.missed(object, units);
             }
             Origin::Staged => self.unstaged(object, unit, installed),
         }
     }
 
     /// A reader came to `unit`, which had been given up: brings back what was given up around it, while that
-    /// reader goes on. A fault each would cost more than all of them, and no byte is asked for.
-    fn bring_neighbours(&mut self, object: &Arc<Object>, unit: u64) {
+    /// reader goes on. A fault each would cost more than all of them, and no byte is asked for. Returns the end
+    /// of those that came back right behind `unit`.
+    fn bring_neighbours(&mut self, object: &Arc<Object>, unit: u64) -> u64 {
         let (geometry, budget) = (object.ledger.geometry(), self.pool.budget());
         let most = (NEIGHBOURS_BYTES / geometry.unit_bytes()).clamp(1, NEIGHBOURS_MAX);
         // While bytes are short, what was given up is what others need next, and a touch of one says nothing
         // of another.
-        let room = budget.limit().saturating_sub(budget.used()) + budget.idle();
-        if room < 2 * most * object.ledger.unit_cost() {
-            return;
+        let free = budget.limit().saturating_sub(budget.used());
+        let room = free + budget.idle();
+        // What comes back brings its bytes, and needs room for little more than tables of pages: some of that
+        // must be free, or its bytes would be thrown away.
+        if free < most * PAGE as u64 || room < 2 * most * object.ledger.unit_cost() {
+            return unit + 1;
         }
+        let mut end = unit + 1;
         let first = unit - unit % most;
         for unit in object.frames.kept_of(object.id, first..first + most) {
             if !object.ledger.claim_back(unit) {
@@ -315,11 +323,15 @@ impl Engine {
                 let installed = object.ledger.restore(unit, held, false);
                 installed.map(|tidings| recalled(object, tidings)).is_ok()
             });
+            if came && unit == end {
+                end += 1;
+            }
             // Somebody used its frame meanwhile, and somebody may wait for it.
             if !came && object.ledger.unclaim(unit) {
                 self.demand_of(object, unit..unit + 1);
             }
         }
+        end
     }
 
     /// A reader has come to the staged `unit`, which is in place now, or else is lost.
@@ -612,10 +624,12 @@ fn recalled(object: &Object, tidings: Tidings) {
 /// may need a lock that a reader holds, and that reader a unit which only the engine can have fetched.
 fn tell(tidings: Tidings) {
     // A job that is not run any more, as the pager is gone, tells them when it is dropped.
-    if tidings.wake_tasks()
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        runtime.spawn_blocking(move || drop(tidings));
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    // Each by itself: a waker may wait for what another load of the same unit is held up by.
+    for task in tidings.tell_threads() {
+        // It panics where the system has no thread left to give. The job is queued all the same, and runs on
+        // the next thread that there is.
+        let _ = catch_unwind(AssertUnwindSafe(|| runtime.spawn_blocking(move || drop(task))));
     }
 }
 

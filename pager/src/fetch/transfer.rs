@@ -265,6 +265,7 @@ impl Transfer {
             reason: format!("the system cannot put {} bytes in place", object.ledger.unit_cost()),
             cause: Some(Arc::new(error)),
         })?;
+        self.left.start = unit + 1;
         tell(tidings);
         if let (Some(told), Some(since)) = (&mut self.told, since) {
             told.installed(since);
@@ -273,7 +274,6 @@ impl Transfer {
             self.object.first_unit_us.record(self.start.elapsed().as_micros() as f64);
         }
         self.installed += 1;
-        self.left.start = unit + 1;
         Ok(())
     }
 

@@ -154,13 +154,6 @@ impl Windows {
         self.all.retain(|window| !window.units.is_empty());
     }
 
-    /// Whether `unit` is part of a window.
-    pub(super) fn hold(&self, object: &Arc<Object>, unit: u64) -> bool {
-        self.all
-            .iter()
-            .any(|window| Arc::ptr_eq(&window.object, object) && window.units.contains(&unit))
-    }
-
     /// A reader asks for `units`, which nobody had guessed. Where a window ends there, the reader has
     /// come through it, and its marker was not there to say so.
     pub(super) fn missed(&mut self, object: &Arc<Object>, units: &Range<u64>) {

@@ -184,6 +184,55 @@ fn a_waker_may_wait_for_a_reader_whatever_came_of_a_request() {
     }
 }
 
+/// Who holds the lock that a waker waits for may wait for the same unit, behind it. All were told by one
+/// thread, one after the other: who came second was not told before the lock was free.
+#[test]
+fn a_waker_may_wait_for_who_waits_for_the_same_unit() {
+    for fails in [false, true] {
+        let builder = Pager::builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
+        let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
+        let source = Known::new(4 * UNIT);
+        let region = pager.open(source.clone()).unwrap();
+        if fails {
+            source.behave(Behaviour::Fail(SourceError::Permanent {
+                object: "test://known".to_owned(),
+                reason: "the test asked for it".to_owned(),
+                cause: None,
+            }));
+        }
+        let gate = source.hold();
+        let executor = Executor::default();
+        let held = executor.lock.lock().unwrap();
+        let mut first = Box::pin(region.load_async(0..1));
+        assert!(waits(first.as_mut(), &executor.waker()), "the source has not answered");
+        let mut task = Box::pin(region.load_async(1..2));
+        let (woken, wakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let task_waker = waker({
+            let woken = woken.clone();
+            move || woken.store(true, Ordering::SeqCst)
+        });
+        assert!(waits(task.as_mut(), &task_waker), "the source has not answered");
+        let thread = std::thread::spawn({
+            let (region, wakes) = (region.clone(), wakes.clone());
+            move || {
+                wakes.store(true, Ordering::SeqCst);
+                region.load(2..3).map(|guard| guard[0])
+            }
+        });
+        until("the thread is about to load", || wakes.load(Ordering::SeqCst));
+        gate.add_permits(4);
+        until("the waker waits for the lock", || executor.waiting() == 1);
+        until("the other task is woken", || woken.load(Ordering::SeqCst));
+        until("the thread goes on", || thread.is_finished());
+        let told = thread.join().unwrap();
+        match fails {
+            true => assert!(told.is_err()),
+            false => assert_eq!(told.unwrap(), byte_at(2)),
+        }
+        drop(held);
+    }
+}
+
 /// Who runs what the program brings along.
 #[derive(Default)]
 struct Threads(Mutex<Vec<String>>);
