@@ -207,6 +207,8 @@ pub struct Trail<'r, S: Storage> {
     /// Trails that are decoded, or skimmed: one of the two has none.
     block: Block,
     skimmed: Skimmed,
+    /// Whether it has passed over trails in order. Until then it keeps little: there may be many like it.
+    in_order: bool,
     /// A part of a trail that is decoded for its events with an item.
     long: Long,
     /// Which of the two rows are made of, if they are of one.
@@ -386,6 +388,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             ahead: AheadOf::End,
             block: Block::default(),
             skimmed: Skimmed::default(),
+            in_order: false,
             long: Long::default(),
             part: Part::Start,
             unmade: false,
@@ -498,6 +501,7 @@ impl<'r, S: Storage> Trail<'r, S> {
             return Ok(());
         }
         let next = self.id.take().map(|id| id + 1) == Some(trail);
+        self.in_order |= next;
         self.stop();
         let span = self.span(trail, next)?;
         self.id = Some(trail);
@@ -1167,6 +1171,7 @@ impl<'r, S: Storage> Trail<'r, S> {
         // In a block the rows behind those of a lane are another one's.
         let needed = self.needed().filter(|_| self.row_values.is_none() && self.block.is_empty());
         if let Some(needed) = needed
+            && self.in_order
             && open[0].0 <= rows::TIME_MAX
             && self.decode_part(needed.1, open, limit)
         {
