@@ -356,7 +356,8 @@ fn a_waker_that_panics_harms_nobody_else() {
         gate.add_permits(1);
         assert_eq!(behind.join().unwrap().unwrap(), byte_at(0));
     });
-    assert!(woken.load(Ordering::SeqCst));
+    // Threads are told first.
+    until("it is woken", || woken.load(Ordering::SeqCst));
     drop(load);
 
     // What is called back.
