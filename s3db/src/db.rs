@@ -62,6 +62,8 @@ pub struct Options {
     /// What may be spent on calls. When a share of it is spent work in the background waits, and when
     /// all of it is, everything fails until the next period. Default: anything.
     pub spending: Option<Spending>,
+    /// Every transaction reads what waits in the log, too: see [`Transaction::fresh`]. Default: false.
+    pub fresh: bool,
     /// Keys of the database, if it is encrypted; and if it is created, it will be. Default: none.
     #[cfg(feature = "encryption")]
     pub keys: Option<Keyring>,
@@ -82,6 +84,7 @@ impl Default for Options {
             has_worker: true,
             sweep_interval: Duration::from_secs(300),
             spending: None,
+            fresh: false,
             #[cfg(feature = "encryption")]
             keys: None,
             backend: Backend::default(),
@@ -101,6 +104,7 @@ pub struct Db {
     limit: Option<Arc<Limit>>,
     worker: Option<Worker>,
     is_named: bool,
+    is_fresh: bool,
 }
 
 /// Who pays for what.
@@ -212,7 +216,8 @@ impl Db {
             let task = tokio::spawn(async move { for_many(&books.trees, true, task).await });
             Worker { task, stop }
         });
-        Ok(Db { session, ledger, books, limit, worker, is_named })
+        let is_fresh = options.fresh;
+        Ok(Db { session, ledger, books, limit, worker, is_named, is_fresh })
     }
 
     /// What goes on beneath: pages, log, catalogue.
@@ -295,13 +300,14 @@ impl Db {
 
     /// Begins a transaction.
     pub fn begin_at(&self, level: Level) -> Transaction<'_> {
-        Transaction {
+        let transaction = Transaction {
             session: &self.session,
             txn: self.session.begin(level),
             books: &self.books,
             ledger: Ledger::new(),
             written: Vec::new(),
-        }
+        };
+        if self.is_fresh { transaction.fresh() } else { transaction }
     }
 
     /// Brings what this client committed to its pages, where others see it.
@@ -392,6 +398,18 @@ pub struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
+    /// The same, whose reads, scans and probes show what was committed before the first of them, also what
+    /// is on no page yet: that one looks into the log. With queues it shows what a sample of them had.
+    ///
+    /// It costs a list and a get for each log object that is new (s3-log), or a few receives of each queue;
+    /// and a get, mostly a 304, for each leaf that is read. The bill has kinds of its own for the look. A
+    /// read fails with [`StoreError::Backlog`] when more waits than
+    /// [`Settings::look_bytes_max`](crate::Settings).
+    pub fn fresh(mut self) -> Transaction<'a> {
+        self.txn.fresh();
+        self
+    }
+
     /// The calls that were made for it so far: reads, scans, probes and commits. What a commit leaves
     /// to be done in the background is not in it. Of transactions that share a log object one pays.
     pub fn ledger(&self) -> &Arc<Ledger> {

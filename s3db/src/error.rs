@@ -106,6 +106,14 @@ pub enum StoreError {
         /// The object's name.
         object: String,
     },
+    /// More waits in the log than a fresh read takes on
+    /// ([`Settings::look_bytes_max`](crate::Settings)), or than the session may remember of what it saw
+    /// there. A sweep makes it less; any other read needs none of it.
+    #[error("more waits in the log than a fresh read takes on ({what}): sweep, or read without it")]
+    Backlog {
+        /// How much, and how much may be.
+        what: String,
+    },
     /// There is nothing of this name.
     #[error("there is no {0}")]
     NotFound(String),

@@ -64,7 +64,7 @@ pub struct Found<'a> {
     scan: Scan<'a>,
     /// The next entry of the scan.
     ahead: Option<Bytes>,
-    /// Entries of what the transaction itself wrote.
+    /// Entries of what the transaction itself wrote, or saw in the log.
     own: BTreeSet<Bytes>,
     root: PageId,
     by: SearchBy,
@@ -168,6 +168,12 @@ impl Session {
                 && let Some(search) = by.key(payload.as_bytes())
             {
                 own.insert(secondary::join(search.as_bytes(), key.as_bytes()));
+            }
+        }
+        // What waits in the log has no entry yet. What is not so any more by now is passed over.
+        for (key, (_, value)) in self.waiting(txn, of.root).await? {
+            if let Some(search) = value.as_ref().and_then(Value::here).and_then(|it| by.key(it)) {
+                own.insert(secondary::join(search.as_bytes(), key));
             }
         }
         own.retain(|pair| *pair >= from && to.as_ref().is_none_or(|to| pair < to));

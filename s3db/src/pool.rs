@@ -398,6 +398,7 @@ impl Nodes for PageManager {
                 Freshness::Cached => self.is_young(&head),
                 // Asked after we were: as new as our own request would be.
                 Freshness::Newest => head.checked_us > asked_us,
+                Freshness::After(us) => head.checked_us > us,
             };
             self.resident(id, &head).filter(|_| is_fresh)
         };

@@ -35,9 +35,13 @@ pub struct Settings {
     /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
     /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.
     pub reader_factor: f64,
-    /// Bytes of own changes that a session remembers until pages show them. Beyond, a commit first
+    /// Bytes of changes that a session remembers until pages show them: its own, and those of others that
+    /// it saw in the log. Beyond, a commit first
     /// checkpoints what this client wrote, and forgets what is on its pages. Default: 64 MiB.
     pub own_bytes_max: usize,
+    /// Bytes of the log that a fresh read takes on at most; beyond, it fails with
+    /// [`StoreError::Backlog`](crate::StoreError). Default: 16 MiB.
+    pub look_bytes_max: usize,
     /// Bytes of the longest payload that lies in its page; longer ones become blobs. Default, and
     /// most: [`INLINE_BYTES_MAX`](crate::INLINE_BYTES_MAX).
     pub inline_bytes_max: usize,
@@ -71,6 +75,7 @@ impl Default for Settings {
             tombstone_age: Duration::from_secs(29 * 24 * 3600),
             reader_factor: 1.0,
             own_bytes_max: 64 << 20,
+            look_bytes_max: 16 << 20,
             inline_bytes_max: crate::record::INLINE_BYTES_MAX,
             part_bytes: 8 << 20,
             rules: Rules::HARDENED,
@@ -130,6 +135,8 @@ pub enum Rule {
     BlobInLog,
     /// What had no answer is put again only as long as it is young.
     OpenAge,
+    /// A fresh read looks into the log before it reads pages, not after.
+    LookFirst,
 }
 
 /// The rules that hold.

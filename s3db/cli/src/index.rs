@@ -8,7 +8,7 @@ use std::{
 use s3db::{IndexCheck, Key, SearchBy};
 use serde_json::json;
 
-use crate::output::{Failure, Output, Progress, collection, open};
+use crate::output::{Failure, Fresh, Output, Progress, collection, open};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -93,6 +93,8 @@ pub(crate) struct Find {
     /// Records at most
     #[arg(long)]
     limit: Option<u64>,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 #[derive(clap::Args)]
@@ -158,7 +160,7 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
     let (only, from, to) = (key(&args.key)?, key(&args.from)?, key(&args.to)?);
     let db = open(url, output).await?;
     let of = collection(&db, url, name).await?;
-    let txn = db.begin();
+    let txn = args.fresh.begin(&db);
     let (from, to) = match &only {
         Some(key) => (Bound::Included(key), Bound::Included(key)),
         None => (

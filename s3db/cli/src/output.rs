@@ -8,7 +8,7 @@ use std::{
 };
 
 use s3db::{
-    Db, Keyring, Options, StoreError,
+    Db, Keyring, Options, StoreError, Transaction,
     cloud::{CallKind, Prices},
 };
 use serde_json::{Value, json};
@@ -168,6 +168,22 @@ impl Output {
         }
         eprintln!("{:15} {:>47.8}", "total", ledger.dollars(&prices));
         Ok(())
+    }
+}
+
+/// How new what is read has to be.
+#[derive(clap::Args)]
+pub(crate) struct Fresh {
+    /// Also what is committed and on no page yet: looks into the log, which costs a list and a get for
+    /// each of its objects, or some receives of each queue, and then shows a sample
+    #[arg(long)]
+    fresh: bool,
+}
+
+impl Fresh {
+    /// A transaction that reads so.
+    pub(crate) fn begin<'a>(&self, db: &'a Db) -> Transaction<'a> {
+        if self.fresh { db.begin().fresh() } else { db.begin() }
     }
 }
 

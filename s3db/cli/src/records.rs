@@ -10,7 +10,7 @@ use std::{
 use s3db::{Backend, Content, Db, Key, Options, PAYLOAD_BYTES_MAX, StoreError, Value};
 use serde_json::json;
 
-use crate::output::{Failure, Output, collection, open};
+use crate::output::{Failure, Fresh, Output, collection, open};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -151,6 +151,7 @@ fn unreadable(args: &Put, error: &io::Error) -> Failure {
 
 Examples:
   s3db get file:///tmp/db users ada
+  s3db get file:///tmp/db users ada --fresh       what somebody just committed, too
   s3db get file:///tmp/db users portrait > ada.png")]
 pub(crate) struct Get {
     /// The database
@@ -159,13 +160,15 @@ pub(crate) struct Get {
     collection: String,
     /// The key
     key: String,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let mut found = db.begin().open_content(&of, &key).await?;
+    let mut found = args.fresh.begin(&db).open_content(&of, &key).await?;
     if output.json {
         let payload = match &mut found {
             Some(content) => Some(text(&key, content).await?),
@@ -257,6 +260,8 @@ pub(crate) struct Scan {
     /// Only keys
     #[arg(long)]
     keys: bool,
+    #[command(flatten)]
+    fresh: Fresh,
 }
 
 pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
@@ -266,7 +271,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let to = args.to.as_deref().map(key).transpose()?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let txn = db.begin();
+    let txn = args.fresh.begin(&db);
     let from = from.as_ref().map_or(Bound::Unbounded, Bound::Included);
     let to = to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut records = txn.range(&of, from, to);

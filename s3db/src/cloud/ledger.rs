@@ -61,11 +61,17 @@ pub enum CallKind {
     DeleteMessage,
     /// Everything else that is asked of a queue.
     QueueOther,
+    /// A fresh read's look into the log: reading an object of it.
+    LookGet,
+    /// The same: one part of the list of what is in it.
+    LookList,
+    /// The same: receiving what waits in a queue, empty answers included.
+    LookReceive,
 }
 
 impl CallKind {
     /// All kinds, in the order in which tables show them.
-    pub const ALL: [CallKind; 10] = [
+    pub const ALL: [CallKind; 13] = [
         CallKind::Get,
         CallKind::Put,
         CallKind::GetBlob,
@@ -76,11 +82,28 @@ impl CallKind {
         CallKind::Receive,
         CallKind::DeleteMessage,
         CallKind::QueueOther,
+        CallKind::LookGet,
+        CallKind::LookList,
+        CallKind::LookReceive,
     ];
 
-    /// Of a get of this object.
+    /// Of a get of this object, made now.
     pub(crate) fn get(object: &str) -> CallKind {
-        if object.starts_with(BLOBS) { CallKind::GetBlob } else { CallKind::Get }
+        match object.starts_with(BLOBS) {
+            true => CallKind::GetBlob,
+            false if is_look() => CallKind::LookGet,
+            false => CallKind::Get,
+        }
+    }
+
+    /// Of a list that is made now.
+    pub(crate) fn list() -> CallKind {
+        if is_look() { CallKind::LookList } else { CallKind::List }
+    }
+
+    /// Of a receive that is made now.
+    pub(crate) fn receive() -> CallKind {
+        if is_look() { CallKind::LookReceive } else { CallKind::Receive }
     }
 
     /// Of a put of this object.
@@ -101,6 +124,9 @@ impl CallKind {
             CallKind::Receive => "receive",
             CallKind::DeleteMessage => "delete-message",
             CallKind::QueueOther => "queue-other",
+            CallKind::LookGet => "look-get",
+            CallKind::LookList => "look-list",
+            CallKind::LookReceive => "look-receive",
         }
     }
 }
@@ -168,7 +194,9 @@ fn requests(kind: CallKind, bytes: u64) -> u64 {
         | CallKind::GetBlob
         | CallKind::PutBlob
         | CallKind::Delete
-        | CallKind::List => 1,
+        | CallKind::List
+        | CallKind::LookGet
+        | CallKind::LookList => 1,
         _ => bytes.div_ceil(QUEUE_UNIT_BYTES).max(1),
     }
 }
@@ -206,14 +234,21 @@ impl Prices {
     /// US dollars for calls of one kind.
     pub fn of(&self, kind: CallKind, charge: Charge) -> f64 {
         let per_million = match kind {
-            CallKind::Get | CallKind::GetBlob => self.get,
-            CallKind::Put | CallKind::PutBlob | CallKind::List => self.put,
+            CallKind::Get | CallKind::GetBlob | CallKind::LookGet => self.get,
+            CallKind::Put | CallKind::PutBlob | CallKind::List | CallKind::LookList => self.put,
             CallKind::Delete => 0.0,
             CallKind::Send => self.send,
-            CallKind::Receive | CallKind::DeleteMessage | CallKind::QueueOther => self.queue,
+            CallKind::Receive
+            | CallKind::DeleteMessage
+            | CallKind::QueueOther
+            | CallKind::LookReceive => self.queue,
         };
         let transfer = match kind {
-            CallKind::Get | CallKind::Put | CallKind::GetBlob | CallKind::PutBlob => {
+            CallKind::Get
+            | CallKind::Put
+            | CallKind::GetBlob
+            | CallKind::PutBlob
+            | CallKind::LookGet => {
                 charge.bytes_out as f64 * self.gb_in + charge.bytes_in as f64 * self.gb_out
             }
             _ => 0.0,
@@ -267,7 +302,16 @@ struct Payer {
     account: Option<Arc<Ledger>>,
     trees: Option<Arc<Trees>>,
     is_background: bool,
+    /// What is done is a look into the log.
+    is_look: bool,
     next: Option<Arc<Payer>>,
+}
+
+impl Payer {
+    /// Nobody more than pays already.
+    fn nobody() -> Payer {
+        Payer { account: None, trees: None, is_background: false, is_look: false, next: payer() }
+    }
 }
 
 /// Which account pays for which tree: how work that is for many finds who pays for a part of it.
@@ -297,8 +341,7 @@ fn payers() -> impl Iterator<Item = Arc<Payer>> {
 /// Does `work`, and charges what it calls to `account` as well: beside the ledger of whatever it
 /// calls, and beside accounts that were named around it. Work that it spawns is not in it.
 pub async fn charged_to<F: Future>(account: &Arc<Ledger>, work: F) -> F::Output {
-    let account = Some(account.clone());
-    let payer = Payer { account, trees: None, is_background: false, next: payer() };
+    let payer = Payer { account: Some(account.clone()), ..Payer::nobody() };
     PAYERS.scope(Arc::new(payer), work).await
 }
 
@@ -309,21 +352,29 @@ pub(crate) async fn for_many<F: Future>(
     is_background: bool,
     work: F,
 ) -> F::Output {
-    let trees = Some(trees.clone());
-    let payer = Payer { account: None, trees, is_background, next: payer() };
+    let payer = Payer { trees: Some(trees.clone()), is_background, ..Payer::nobody() };
     PAYERS.scope(Arc::new(payer), work).await
 }
 
 /// Does `work` that a [`Limit`] refuses before the work that it is part of.
 pub(crate) async fn in_background<F: Future>(work: F) -> F::Output {
-    let payer = Payer { account: None, trees: None, is_background: true, next: payer() };
+    let payer = Payer { is_background: true, ..Payer::nobody() };
     PAYERS.scope(Arc::new(payer), work).await
 }
 
 /// `work`, charged to who pays for what is done now, whoever carries it on.
 pub(crate) fn as_now<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let nobody = || Payer { account: None, trees: None, is_background: false, next: None };
-    PAYERS.scope(payer().unwrap_or_else(|| Arc::new(nobody())), work)
+    PAYERS.scope(payer().unwrap_or_else(|| Arc::new(Payer::nobody())), work)
+}
+
+/// Does `work`, a look into the log: its calls are of kinds of their own.
+pub(crate) async fn looking<F: Future>(work: F) -> F::Output {
+    let payer = Payer { is_look: true, ..Payer::nobody() };
+    PAYERS.scope(Arc::new(payer), work).await
+}
+
+fn is_look() -> bool {
+    payers().any(|payer| payer.is_look)
 }
 
 /// Does `work`, a part of work for many, which is for the tree of this root: it is charged to that
@@ -480,7 +531,7 @@ impl<T: Objects + ?Sized> Objects for Metered<T> {
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
         self.check(prefix)?;
-        self.charge(CallKind::List, 0);
+        self.charge(CallKind::list(), 0);
         self.inner.list(prefix, after, max).await
     }
 }
@@ -510,11 +561,12 @@ impl<T: Queue + ?Sized> Queue for Metered<T> {
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
         self.check(queue)?;
-        self.charge(CallKind::Receive, 0);
+        let kind = CallKind::receive();
+        self.charge(kind, 0);
         let answer = self.inner.receive(queue, max, visibility, wait).await;
         let messages = answer.as_deref().unwrap_or_default();
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
-        self.charge_answer(CallKind::Receive, bytes);
+        self.charge_answer(kind, bytes);
         answer
     }
 
@@ -550,7 +602,8 @@ mod tests {
     fn every_kind_has_its_price() {
         let prices =
             Prices { get: 1.0, put: 20.0, send: 300.0, queue: 4000.0, gb_in: 0.0, gb_out: 0.0 };
-        let expected = [1.0, 20.0, 1.0, 20.0, 0.0, 20.0, 300.0, 4000.0, 4000.0, 4000.0];
+        let expected =
+            [1.0, 20.0, 1.0, 20.0, 0.0, 20.0, 300.0, 4000.0, 4000.0, 4000.0, 1.0, 20.0, 4000.0];
         for (kind, price) in CallKind::ALL.into_iter().zip(expected) {
             let charge = Charge { calls: 3, requests: 1_000_000, ..Charge::default() };
             assert_eq!(prices.of(kind, charge), price, "{}", kind.name());
@@ -558,7 +611,7 @@ mod tests {
         let transfer = Prices { gb_in: 2.0, gb_out: 5.0, ..prices };
         let charge =
             Charge { bytes_out: 1_000_000_000, bytes_in: 2_000_000_000, ..Charge::default() };
-        for kind in [CallKind::Get, CallKind::GetBlob] {
+        for kind in [CallKind::Get, CallKind::GetBlob, CallKind::LookGet] {
             assert_eq!(transfer.of(kind, charge), 12.0);
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! Only step 3 talks to a service when the inner pages are cached, in one call at the atomic level.
 
+mod fresh; // what waits in the log, laid over pages
 mod level; // what a commit promises
 mod session; // what a client reads, and what it remembers
 mod transaction; // a write set

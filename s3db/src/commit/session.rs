@@ -24,7 +24,7 @@ use crate::{
     catalog::{Backend, Index},
     client::Incarnation,
     cloud::{Fault, ledger::in_background},
-    commit::{Committed, Level, Txn, Write},
+    commit::{Committed, Level, Txn, Write, fresh::Look},
     content::Content,
     error::StoreError,
     fail_point::{FailPoint, reached},
@@ -67,7 +67,8 @@ struct Life {
     appender: Box<dyn Appender>,
 }
 
-/// Own changes that no fetched page has shown yet, by tree and leaf key.
+/// Own changes that no fetched page has shown yet, and those of others that were seen in the log, by tree
+/// and leaf key.
 #[derive(Default)]
 struct Own {
     changes: BTreeMap<(PageId, Bytes), (Stamp, Option<Value>)>,
@@ -143,6 +144,12 @@ pub(crate) struct Seen {
     /// The stamp of the write that made it so; zero if there never was one.
     pub(crate) stamp: Stamp,
     pub(crate) payload: Option<Value>,
+}
+
+impl Seen {
+    fn of((stamp, payload): &(Stamp, Option<Value>)) -> Seen {
+        Seen { stamp: *stamp, payload: payload.clone() }
+    }
 }
 
 impl Session {
@@ -378,7 +385,8 @@ impl Session {
         part: u32,
     ) -> Result<Option<Value>, StoreError> {
         let same = Some(Value::Blob(blob));
-        let newest = || self.read_at(tree, key, txn.level, Freshness::Newest);
+        let look = self.look(txn).await?;
+        let newest = || self.read_at(tree, key, txn.level, Freshness::Newest, look);
         let now = match txn.own_value(tree, key) {
             Some(own) => own,
             None => {
@@ -420,7 +428,7 @@ impl Session {
     ) -> Result<Option<Value>, StoreError> {
         match txn.own_value(tree, key.as_bytes()) {
             Some(own) => Ok(own),
-            None => Ok(self.read_stamped(tree, key.as_bytes(), txn.level).await?.payload),
+            None => Ok(self.read_stamped(txn, tree, key.as_bytes()).await?.payload),
         }
     }
 
@@ -435,14 +443,16 @@ impl Session {
         Ok(Writing::new(self.store.cloud.clone(), self.store.settings, stamp))
     }
 
-    /// What a leaf key holds, and since which write.
+    /// What a leaf key holds, and since which write; but for what `txn` itself wrote.
     pub(crate) async fn read_stamped(
         &self,
+        txn: &Txn,
         tree: PageId,
         key: &[u8],
-        level: Level,
     ) -> Result<Seen, StoreError> {
-        self.read_at(tree, key, level, Freshness::Cached).await
+        let look = self.look(txn).await?;
+        let age = look.map_or(Freshness::Cached, Look::age);
+        self.read_at(tree, key, txn.level, age, look).await
     }
 
     /// The same, by copies of pages that are as new as that.
@@ -452,7 +462,11 @@ impl Session {
         key: &[u8],
         level: Level,
         mut age: Freshness,
+        look: Option<&Look>,
     ) -> Result<Seen, StoreError> {
+        let floor_us = self.look_floor_us();
+        let waits = look.and_then(|look| look.get(tree, key));
+        let waits = waits.filter(|(stamp, _)| stamp.clock >= floor_us);
         for reread in 0.. {
             let found = search(&self.store.pages, tree, key, 0, age).await?;
             let found = found.ok_or(StoreError::Tree { page: tree, what: "has no leaves" })?;
@@ -462,11 +476,16 @@ impl Session {
                 None => Seen::default(),
             };
             self.reader_rule(&page);
+            let waits = waits.filter(|(stamp, _)| *stamp > seen.stamp);
             if !level.is_session() {
-                return Ok(seen);
+                return Ok(waits.map_or(seen, Seen::of));
             }
             let at = (tree, Bytes::copy_from_slice(key));
             let mut memory = self.memory();
+            if let Some((stamp, payload)) = waits {
+                // Not to be gone for the next read, which may be an ordinary one.
+                memory.insert(at.clone(), *stamp, payload.clone());
+            }
             self.lay_over(&mut memory, &at, &mut seen);
             let floor = memory.seen.get(&at).copied().unwrap_or_default();
             if seen.stamp < floor && reread < REREADS_MAX {
@@ -533,7 +552,8 @@ impl Session {
         to: Option<Bytes>,
     ) -> Scan<'a> {
         let leaves = Leaves::new(tree, from.clone(), to.clone(), Freshness::Cached);
-        Scan { session: self, txn, tree, from, to, leaves, ready: VecDeque::new(), is_done: false }
+        let (ready, look) = Default::default();
+        Scan { session: self, txn, tree, from, to, leaves, look, ready, is_done: false }
     }
 
     /// An index that was probed by this session before.
@@ -824,6 +844,23 @@ impl Session {
         Err(StoreError::Cloud { attempts: 1, source: Fault::Throttled { what } })
     }
 
+    /// That there is room to remember what the log shows: who only reads never commits, which would make
+    /// some.
+    pub(crate) async fn make_room_to_see(&self) -> Result<(), StoreError> {
+        let most = self.store.settings.own_bytes_max;
+        let bytes = || self.memory().own.bytes;
+        if bytes() > most {
+            self.forget_shown().await?;
+        }
+        match bytes() {
+            bytes if bytes > most => {
+                let what = format!("{bytes} bytes that were seen and are on no page yet");
+                Err(StoreError::Backlog { what })
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn forget_shown(&self) -> Result<(), StoreError> {
         let pages = &self.store.pages;
         let all: Vec<((PageId, Bytes), bool)> = {
@@ -887,6 +924,8 @@ pub struct Scan<'a> {
     from: Bytes,
     to: Option<Bytes>,
     leaves: Leaves,
+    /// Of a fresh transaction, once the scan has begun.
+    look: Option<&'a Look>,
     ready: VecDeque<(Bytes, Value)>,
     is_done: bool,
 }
@@ -933,6 +972,13 @@ impl Scan<'_> {
     }
 
     pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Value)>, StoreError> {
+        if self.look.is_none()
+            && let Some(look) = self.session.look(self.txn).await?
+        {
+            let (from, to) = (self.from.clone(), self.to.clone());
+            self.leaves = Leaves::new(self.tree, from, to, look.age());
+            self.look = Some(look);
+        }
         while self.ready.is_empty() && !self.is_done {
             let Some(held) = self.leaves.next(&self.session.store.pages).await? else {
                 self.is_done = true;
@@ -966,6 +1012,21 @@ impl Scan<'_> {
                 (slot.key.clone(), seen)
             })
             .collect();
+        let floor_us = self.session.look_floor_us();
+        let waiting = self.look.into_iter().flat_map(|look| look.from(self.tree, &self.from));
+        for (key, waits) in waiting.take_while(|(key, _)| is_in(key)) {
+            let shown = merged.get(key).map_or(Stamp::default(), |seen| seen.stamp);
+            if waits.0 <= shown || waits.0.clock < floor_us {
+                continue;
+            }
+            if self.txn.level.is_session() {
+                // As in a read of this key; what is laid over below is this.
+                let at = (self.tree, key.clone());
+                self.session.memory().insert(at, waits.0, waits.1.clone());
+            } else {
+                merged.insert(key.clone(), Seen::of(waits));
+            }
+        }
         if self.txn.level.is_session() {
             let mut memory = self.session.memory();
             let own: Vec<Bytes> = memory

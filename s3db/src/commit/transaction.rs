@@ -1,12 +1,12 @@
 //! A write set: changes that nobody sees before the commit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     blob::{Blob, REFERENCE_BYTES, Value},
-    commit::Level,
+    commit::{Level, fresh::LookCell},
     error::StoreError,
     log::{Entry, transaction},
     page::PageId,
@@ -48,6 +48,8 @@ pub struct Txn {
     /// An attempt to commit it was made whose outcome is not known: it may be durable, whatever
     /// comes of the next.
     pub(crate) is_unclear: bool,
+    /// If it reads what waits in the log: that, once it has looked.
+    pub(crate) look: Option<Arc<LookCell>>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +87,7 @@ impl Txn {
             was_tried,
             unput,
             is_unclear,
+            look: None,
         }
     }
 

@@ -29,6 +29,7 @@ use crate::{
         embedded::{self, Memory},
         model::{Executor, Faults, Latency, Process, World},
     },
+    error::StoreError,
     log::{self, Pending, transaction},
     page::{PageId, Stream},
     record::{Key, Payload},
@@ -443,6 +444,47 @@ async fn looking_takes_nothing(bench: Bench) {
     }
 }
 
+/// A look shows what is committed, whole, whoever looks; it takes and hides nothing, and makes no queue.
+async fn a_fresh_look(bench: Bench) {
+    let (other, most) = (bench.process(), 1 << 20);
+    let looked = async |log: &dyn Log, most: usize| {
+        let mut given = Given::new();
+        for some in log.look(most).await? {
+            add(&mut given, some.to_vec());
+        }
+        Ok::<Given, StoreError>(given)
+    };
+    assert_eq!(looked(&*other, most).await, Ok(Given::new()), "{}", bench.what);
+    if bench.has_queues() {
+        let sent = bench.cloud.queue.send("pu-0", &[ToSend::default()]).await;
+        let is_nowhere = matches!(&sent[..], [Sent::Failed(_)]);
+        assert!(is_nowhere, "{}: a look made a queue", bench.what);
+    }
+    let appender = bench.appender().await;
+    // To one shard, to the queue of whole transactions, part by part, and in an object of its own.
+    let pages: Vec<u64> = (0..30).map(|n| n % 4).collect();
+    let all = [
+        bench.transaction(1, &[0]),
+        bench.transaction(2, &[0, 1]),
+        bench.transaction(3, &[0, 1]),
+        bench.padded(4, &pages, 30_000),
+    ];
+    for (one, is_whole) in all.iter().zip([true, true, false, true]) {
+        bench.append(&*appender, one, is_whole).await;
+    }
+    let too_much = looked(&*other, 100).await;
+    assert!(matches!(too_much, Err(StoreError::Backlog { .. })), "{}: {too_much:?}", bench.what);
+    for _ in 0..2 {
+        assert_eq!(looked(&*other, most).await, Ok(of(&all)), "{}", bench.what);
+    }
+    // Nothing was taken, nothing is hidden.
+    assert_eq!(bench.take_all(&*bench.process()).await, of(&all), "{}", bench.what);
+    let left = looked(&*bench.process(), most).await.unwrap();
+    // Whoever comes new finds the newest object of the stream again.
+    let newest = if bench.has_queues() { Given::new() } else { of(&all[3..]) };
+    assert_eq!(left, newest, "{}", bench.what);
+}
+
 /// Pages note how far a stream is applied: up to there everything was given out.
 async fn how_far_a_stream_was_given_out(bench: Bench) {
     let (appender, other) = (bench.appender().await, bench.process());
@@ -464,7 +506,7 @@ async fn how_far_a_stream_was_given_out(bench: Bench) {
 
 type Check = fn(Bench) -> BoxFuture<'static, ()>;
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
     |bench| committed_is_given_out(bench).boxed(),
     |bench| what_is_not_acknowledged_comes_back(bench).boxed(),
     |bench| what_is_acknowledged_is_gone(bench).boxed(),
@@ -478,6 +520,7 @@ const CHECKS: [Check; 13] = [
     |bench| what_is_passed_over_is_kept(bench).boxed(),
     |bench| looking_takes_nothing(bench).boxed(),
     |bench| how_far_a_stream_was_given_out(bench).boxed(),
+    |bench| a_fresh_look(bench).boxed(),
 ];
 
 /// Every check, each on services that `cloud` gives for its number, at the same time: most of it is

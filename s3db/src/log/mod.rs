@@ -240,6 +240,14 @@ pub(crate) trait Log: Send + Sync {
         Ok(0)
     }
 
+    /// What is committed and not known here to be on its pages, without taking or hiding any of it: so
+    /// many bytes at most. Makes no queue. Nothing of a transaction is in it that is not committed.
+    /// Queues show a sample, and nothing of what others hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Backlog`] when there is more, and whatever the services say.
+    async fn look(&self, bytes_max: usize) -> Result<Vec<Arc<Vec<Entry>>>, StoreError>;
+
     /// What there is, without taking any of it.
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError>;
 

@@ -31,6 +31,8 @@
 //! (4), and each transaction's frame (4 + n). A fence has the new epoch in place of the number of
 //! transactions (8).
 
+mod look; // what is in the streams, for a fresh read
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
@@ -175,11 +177,18 @@ pub(crate) struct ObjectLog {
     /// The first number of each stream that this process has not seen applied.
     cursors: Arc<Mutex<HashMap<Stream, u64>>>,
     held: Arc<Mutex<HashMap<Stream, Held>>>,
+    /// Objects that fresh reads have read, of those that are there.
+    looked: Arc<Mutex<HashMap<(Stream, u64), look::Looked>>>,
 }
 
 impl ObjectLog {
     pub(crate) fn new(cloud: Cloud, settings: Settings) -> ObjectLog {
-        ObjectLog { cloud, settings, cursors: Arc::default(), held: Arc::default() }
+        let (cursors, held, looked) = Default::default();
+        ObjectLog { cloud, settings, cursors, held, looked }
+    }
+
+    fn looked(&self) -> std::sync::MutexGuard<'_, HashMap<(Stream, u64), look::Looked>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cursors(&self) -> std::sync::MutexGuard<'_, HashMap<Stream, u64>> {
@@ -818,6 +827,10 @@ impl Log for ObjectLog {
             batch.left = Left::Backlog;
         }
         Ok(batch)
+    }
+
+    async fn look(&self, bytes_max: usize) -> Result<Vec<Arc<Vec<Entry>>>, StoreError> {
+        self.look_at_streams(bytes_max).await
     }
 
     async fn pending(&self, _clients: &[u64]) -> Result<Vec<Pending>, StoreError> {

@@ -17,6 +17,8 @@
 //! Neither variant can refuse what a zombie sends. What it sends is whole, though, and has stamps
 //! of its time.
 
+mod look; // what is in the queues, for a fresh read
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -459,6 +461,10 @@ impl Log for Queues {
     async fn waiting(&self, scope: Scope) -> Result<u64, StoreError> {
         let queue = self.make(scope).await?;
         self.depth(&queue).await
+    }
+
+    async fn look(&self, bytes_max: usize) -> Result<Vec<Arc<Vec<Entry>>>, StoreError> {
+        self.look_at_queues(bytes_max).await
     }
 
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {

@@ -376,6 +376,7 @@ impl Cluster {
             seen: HashMap::new(),
             own: BTreeMap::new(),
             highest: Stamp::default(),
+            due: BTreeMap::new(),
         };
         loop {
             {
@@ -402,6 +403,8 @@ impl Cluster {
                 ) => {}
                 // Too late.
                 Err(StoreError::Invalid(_)) if plan.is_sluggish => {}
+                // More than it may remember waits.
+                Err(StoreError::Backlog { .. }) if plan.is_fresh => {}
                 // It has ended itself, perhaps.
                 Err(StoreError::Fenced { .. }) if plan.is_sluggish => {
                     self.start(client, founded);
@@ -535,6 +538,8 @@ struct Witness<'a> {
     /// In an order, so that the same seed is the same run.
     own: BTreeMap<Key, Stamp>,
     highest: Stamp,
+    /// What a fresh transaction has to show at least: what was known to be committed when it began.
+    due: BTreeMap<Bytes, Stamp>,
 }
 
 impl Witness<'_> {
@@ -546,6 +551,11 @@ impl Witness<'_> {
             _ => Level::Atomic,
         };
         let mut txn = self.session.begin(level);
+        self.due.clear();
+        if self.cluster.plan.is_fresh && world.below(2) == 0 {
+            txn.fresh();
+            self.due = lock(&self.cluster.history).committed();
+        }
         let (name, indexes) = (COLLECTION.into(), Vec::new());
         let of = Collection { name, root, indexes, has_root: true };
         let client = self.session.client();
@@ -693,7 +703,7 @@ impl Witness<'_> {
     }
 
     async fn read(&mut self, txn: &Txn, root: PageId, key: &Key) -> Result<(), StoreError> {
-        let seen = self.session.read_stamped(root, key.as_bytes(), txn.level()).await?;
+        let seen = self.session.read_stamped(txn, root, key.as_bytes()).await?;
         // Of its own, what is not committed may not be put yet.
         let is_own = txn.own_value(root, key.as_bytes()).is_some();
         if let (Some(Value::Blob(blob)), false) = (seen.payload, is_own) {
@@ -715,6 +725,14 @@ impl Witness<'_> {
             }
         }
         lock(&self.cluster.history).read.insert(seen.stamp);
+        let plan = &self.cluster.plan;
+        // A look into queues is a sample.
+        if plan.backend == Backend::S3Log && plan.faults.stale_max.is_none() {
+            let due = self.due.get(key.as_bytes()).copied().unwrap_or_default();
+            if seen.stamp < due {
+                self.violation("fresh reads", format!("{key}: {}, committed {due}", seen.stamp));
+            }
+        }
         if !txn.level().is_session() {
             return Ok(());
         }
@@ -761,7 +779,7 @@ impl Witness<'_> {
             if keys.contains(key) || txn.own_value(of.root, key.as_bytes()).is_some() {
                 continue;
             }
-            let seen = self.session.read_stamped(of.root, key.as_bytes(), txn.level()).await?;
+            let seen = self.session.read_stamped(txn, of.root, key.as_bytes()).await?;
             let payload = seen.payload.as_ref().and_then(Value::here);
             if seen.stamp != *stamp || !payload.is_some_and(|payload| is_own(payload)) {
                 continue;
@@ -769,7 +787,7 @@ impl Witness<'_> {
             // A later write may have reached the index and not yet the record.
             let Some(index) = self.session.probed(of.root, INDEX) else { continue };
             let pair = secondary::join(name.as_bytes(), key.as_bytes());
-            let entry = self.session.read_stamped(index.root, &pair, txn.level()).await?;
+            let entry = self.session.read_stamped(txn, index.root, &pair).await?;
             if entry.stamp <= *stamp {
                 let what = format!("not to {key} at {stamp}, the entry is {entry:?}");
                 self.violation("an index leads to own writes", what);

@@ -50,6 +50,17 @@ pub(super) struct History {
 }
 
 impl History {
+    /// By key, the highest stamp of those that are known to be committed.
+    pub(super) fn committed(&self) -> BTreeMap<Bytes, Stamp> {
+        let mut stamps: BTreeMap<Bytes, Stamp> = BTreeMap::new();
+        let committed = self.attempts.iter().filter(|it| it.outcome == Outcome::Committed);
+        for (key, stamp, _) in committed.flat_map(|attempt| &attempt.writes) {
+            let last = stamps.entry(key.clone()).or_default();
+            *last = (*last).max(*stamp);
+        }
+        stamps
+    }
+
     /// Whether anyone tried to commit this payload for this key.
     pub(super) fn has_tried(&self, key: &[u8], payload: &[u8]) -> bool {
         let is_it = |value: &Value| match value {

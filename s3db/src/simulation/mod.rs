@@ -66,6 +66,8 @@ pub struct Plan {
     /// a blob and its commit, fall asleep in the middle of that, or give it up and rest for so long that
     /// all that it wrote is garbage.
     pub is_sluggish: bool,
+    /// Whether every other transaction reads what waits in the log, too.
+    pub is_fresh: bool,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
     /// How long clients work, in virtual time.
@@ -101,6 +103,7 @@ impl Default for Plan {
             index: Indexed::Not,
             has_blobs: false,
             is_sluggish: false,
+            is_fresh: false,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
             work: Duration::from_secs(60),
         }
@@ -109,7 +112,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "usual",
         "crowd",
         "splits",
@@ -124,6 +127,7 @@ impl Plan {
         "blobs",
         "blob-deaths",
         "blob-index",
+        "fresh",
     ];
 
     /// A plan by its name, so that tests and replays agree.
@@ -225,6 +229,9 @@ impl Plan {
                 ..Plan::named("deaths")?
             },
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
+            // Half of the transactions look into the log before they read, and the others, of the same
+            // sessions, do not.
+            "fresh" => Plan { is_fresh: true, transactions: 20, ..Plan::named("index")? },
             _ => return None,
         })
     }
@@ -304,6 +311,7 @@ impl Plan {
             reader_factor: 1.0,
             // Reached by some dozen changes.
             own_bytes_max: 4000,
+            look_bytes_max: 100_000,
             inline_bytes_max: if self.has_blobs { 45 } else { crate::record::INLINE_BYTES_MAX },
             part_bytes: PART_BYTES,
             rules: self.rules,

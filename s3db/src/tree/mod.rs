@@ -36,6 +36,8 @@ pub(crate) enum Freshness {
     Cached,
     /// As new as the object store has it.
     Newest,
+    /// Asked for after this moment of the monotonic clock, in microseconds.
+    After(u64),
 }
 
 /// A page, and the version that it is.

@@ -41,6 +41,7 @@ pub(crate) struct Leaves {
 
 /// What is read before it is wanted. What fails here will fail again then.
 struct Ahead {
+    age: Freshness,
     /// Nothing is wanted from here on.
     to: Option<Bytes>,
     /// Leaves behind the one that is wanted, nearest first, each with its first key as its parent
@@ -69,6 +70,7 @@ impl Ahead {
 
     /// Begins what can be begun.
     fn begin(&mut self, nodes: &(impl Nodes + ?Sized), root: PageId) {
+        let age = self.age;
         if self.coming.len() < 2 * AHEAD_MAX
             && let Some(key) = self.parent.take()
         {
@@ -83,7 +85,7 @@ impl Ahead {
             let (nodes, id) = (nodes.shared(), self.coming[self.begun].1);
             self.begun += 1;
             let read = async move {
-                let _ = nodes.node(id, Freshness::Cached).await;
+                let _ = nodes.node(id, age).await;
                 None
             };
             self.reads.push(read.boxed());
@@ -109,10 +111,11 @@ impl Leaves {
     /// asked for again.
     pub(crate) fn new(root: PageId, from: Bytes, to: Option<Bytes>, age: Freshness) -> Leaves {
         let ahead = Ahead {
+            age,
             to,
             coming: VecDeque::new(),
             begun: 0,
-            parent: Some(from.clone()).filter(|_| age == Freshness::Cached),
+            parent: Some(from.clone()).filter(|_| age != Freshness::Newest),
             reads: FuturesUnordered::new(),
         };
         Leaves { root, age, next: Some(from), ahead }

@@ -74,7 +74,7 @@ async fn attempt(
         let is_goal = expected == Some(level);
         let fetched = nodes.node(id, if is_goal { age } else { inner_age }).await?;
         let Some(mut held) = fetched else { return Ok(Err(id)) };
-        if expected.is_none() && held.page.level == level && age == Freshness::Newest {
+        if expected.is_none() && held.page.level == level && age != Freshness::Cached {
             // The root is the goal.
             let Some(newest) = nodes.node(id, age).await? else { return Ok(Err(id)) };
             held = newest;

@@ -6,6 +6,7 @@ mod claims;
 mod conformance;
 mod embedded;
 mod fates;
+mod fresh;
 mod golden;
 mod hostile;
 mod ledger;

@@ -246,6 +246,12 @@ fn cases() -> Vec<Case> {
             },
         },
         Case {
+            weakness: "step order: a page is read before the look into the log",
+            rule: Rule::LookFirst,
+            invariants: &[4],
+            plan: Plan { second_life: 0.0, faults: Faults::NONE, ..Plan::named("fresh").unwrap() },
+        },
+        Case {
             weakness: "step order: acknowledged at the moment when it is not on its page",
             rule: Rule::AcknowledgeLast,
             invariants: &[3],

@@ -200,10 +200,18 @@ fn blobs_are_there_as_their_records_are() {
     }
 }
 
+/// What was committed before a fresh transaction began is in what it reads, and does not go again.
+#[test]
+fn fresh_reads_beside_ordinary_ones() {
+    for backend in Backend::ALL {
+        hold("fresh", backend, 0..40);
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for backend in Backend::ALL {
-        for name in ["usual", "build"] {
+        for name in ["usual", "build", "fresh"] {
             let plan = Plan { backend, ..Plan::named(name).unwrap() };
             let (first, second) = (replay(&plan, 7), replay(&plan, 7));
             assert!(first.trace.len() > 100);

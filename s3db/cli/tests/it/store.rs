@@ -37,6 +37,37 @@ fn records_come_and_go() {
     }
 }
 
+/// What another process has committed and not brought to its pages.
+#[test]
+fn fresh_reads() {
+    for backend in ["s3-log", "sqs-standard", "sqs-fifo"] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "things", "--backend", backend, "--shards", "2"]);
+        run(&["put", &url, "things", "a", "1"]);
+        run(&["index", "create", &url, "things", "text", "payload"]);
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let options = s3db::Options { has_worker: false, ..s3db::Options::default() };
+            let db = s3db::Db::open_with(&url, &options).await.unwrap();
+            let of = db.collection("things").await.unwrap();
+            let mut txn = db.begin();
+            let (key, payload) = (s3db::Key::new("b").unwrap(), s3db::Payload::new("2").unwrap());
+            txn.put(&of, &key, payload).unwrap();
+            txn.commit().await.unwrap();
+        });
+        s3db().args(["get", &url, "things", "b"]).assert().code(3);
+        assert_eq!(run(&["scan", &url, "things"]), "a\t1\n");
+        assert_eq!(run(&["index", "find", &url, "things", "text"]), "1\ta\t1\n");
+        let got = s3db().args(["get", &url, "things", "b", "--fresh", "--bill"]).assert().success();
+        assert_eq!(got.get_output().stdout, b"2", "{backend}");
+        let bill = String::from_utf8_lossy(&got.get_output().stderr).into_owned();
+        let kind = if backend == "s3-log" { "look-list " } else { "look-receive " };
+        assert!(bill.lines().any(|line| line.starts_with(kind)), "{backend}: {bill}");
+        assert_eq!(run(&["scan", &url, "things", "--fresh"]), "a\t1\nb\t2\n", "{backend}");
+        let found = run(&["index", "find", &url, "things", "text", "--fresh"]);
+        assert_eq!(found, "1\ta\t1\n2\tb\t2\n", "{backend}");
+    }
+}
+
 /// Larger than a page, and than a part of a blob.
 #[test]
 fn files_come_and_go() {

@@ -270,7 +270,13 @@ impl ObjectQueue {
         let mut taken = Vec::new();
         let mut busy: HashSet<Option<String>> = HashSet::new();
         let now_ms = self.now_ms();
-        for name in self.numbers(queue).await? {
+        let mut names = self.numbers(queue).await?;
+        if visibility.is_zero() && !is_fifo && !names.is_empty() {
+            // Nothing is hidden, and the next receive would be given the same.
+            let first = self.chance.below(names.len() as u64) as usize;
+            names.rotate_left(first);
+        }
+        for name in names {
             if taken.len() == max {
                 break;
             }
@@ -288,6 +294,13 @@ impl ObjectQueue {
             }
             if stored.hidden_until_ms > now_ms {
                 busy.insert(stored.group);
+                continue;
+            }
+            if visibility.is_zero() {
+                // Nothing changes but the count, which is not worth a put to whoever only looks.
+                let Stored { body, group, receives, holder, .. } = stored;
+                let receipt = receipt(&name, Ok(holder));
+                taken.push(Message { body, receipt, receives: receives + 1, group });
                 continue;
             }
             stored.hidden_until_ms = now_ms + visibility.as_millis() as u64;

@@ -298,7 +298,7 @@ impl Objects for Caller {
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
         let world = &self.world;
-        world.ledger.add(CallKind::List, 0);
+        world.ledger.add(CallKind::list(), 0);
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(prefix, base_us, false).await;
         let answer = {

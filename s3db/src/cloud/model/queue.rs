@@ -277,7 +277,8 @@ impl Queue for Caller {
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
         let world = &self.world;
-        world.ledger.add(CallKind::Receive, 0);
+        let kind = CallKind::receive();
+        world.ledger.add(kind, 0);
         let most = world.state().receive_max;
         assert!((1..=most).contains(&max), "1 to {most} messages");
         let base_us = world.state().latency.receive.as_micros() as u64;
@@ -303,7 +304,7 @@ impl Queue for Caller {
         }
         self.answered(Answer::Done);
         let bytes = messages.iter().map(|message| message.body.len() as u64).sum();
-        world.ledger.add_answer(CallKind::Receive, bytes);
+        world.ledger.add_answer(kind, bytes);
         world.note(self.process, || format!("receive {queue} {} messages", messages.len()));
         Ok(messages)
     }

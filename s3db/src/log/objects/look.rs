@@ -1,0 +1,92 @@
+//! What is in the streams, for a fresh read.
+//!
+//! One list of all streams, and a get of each object that this process has neither read nor seen applied.
+//! Whatever has a log object's name and decodes is committed, whoever learned of that: its put was the
+//! commit point. What is not in the list was let go of, and so is on its pages.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::future::join_all;
+
+use super::{Entry, LOG, LogObject, ObjectLog, Transaction, decode, parse};
+use crate::{error::StoreError, log::transaction::Body, page::Stream};
+
+/// Parts of the list, of a thousand names each, that one look reads.
+const LOOK_LISTS_MAX: usize = 10;
+/// Objects that one look reads. What it has read the next one need not.
+const LOOK_OBJECTS_MAX: usize = 1000;
+/// Objects that are read at the same time, each held in memory as it lies there.
+const LOOK_AT_ONCE: usize = 4;
+
+/// A log object that was read. It never changes, but for what is emptied: that was applied long ago.
+#[derive(Clone, Default)]
+pub(super) struct Looked {
+    entries: Arc<Vec<Entry>>,
+    bytes: usize,
+}
+
+impl ObjectLog {
+    pub(super) async fn look_at_streams(
+        &self,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Vec<Entry>>>, StoreError> {
+        let too_much = |what: String| StoreError::Backlog { what };
+        let (mut there, mut after) = (BTreeSet::new(), None);
+        for part in 0.. {
+            if part == LOOK_LISTS_MAX {
+                let most = LOOK_LISTS_MAX * super::LIST_MAX;
+                return Err(too_much(format!("more than {most} log objects")));
+            }
+            let (names, more) = self.list(LOG, after).await?;
+            there.extend(names.iter().filter_map(|name| parse(name)));
+            after = names.into_iter().next_back();
+            if !more || after.is_none() {
+                break;
+            }
+        }
+        // What this process has seen applied is on its pages.
+        there.retain(|(stream, number)| *number >= self.cursor(*stream));
+        let new: Vec<(Stream, u64)> = {
+            let mut looked = self.looked();
+            looked.retain(|at, _| there.contains(at));
+            there.iter().filter(|at| !looked.contains_key(at)).copied().collect()
+        };
+        for some in new[..new.len().min(LOOK_OBJECTS_MAX)].chunks(LOOK_AT_ONCE) {
+            for (at, looked) in join_all(some.iter().map(|at| self.look_at(*at))).await {
+                self.looked().insert(at, looked?);
+            }
+            let bytes: usize = self.looked().values().map(|looked| looked.bytes).sum();
+            if bytes > bytes_max {
+                // Not to be held on to either.
+                self.looked().clear();
+                return Err(too_much(format!("more than {bytes_max} bytes")));
+            }
+        }
+        if new.len() > LOOK_OBJECTS_MAX {
+            let what = format!("{} log objects, {LOOK_OBJECTS_MAX} at a time", new.len());
+            return Err(too_much(what));
+        }
+        let looked = self.looked();
+        let found = there.iter().filter_map(|at| looked.get(at));
+        Ok(found.filter(|it| !it.entries.is_empty()).map(|it| it.entries.clone()).collect())
+    }
+
+    async fn look_at(&self, at: (Stream, u64)) -> ((Stream, u64), Result<Looked, StoreError>) {
+        let (stream, number) = at;
+        let bytes = match self.get(&super::name(stream, number)).await {
+            // Gone since the list: it is on its pages.
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(error) => return (at, Err(error)),
+        };
+        let mut entries = Vec::new();
+        if let Ok(LogObject::Transactions { frames, .. }) = decode(&bytes, stream, number) {
+            for frame in frames {
+                // What cannot be decoded is put aside by whoever drains it.
+                if let Ok(Body::Here(transaction)) = Transaction::decode(&frame) {
+                    entries.extend(transaction.entries);
+                }
+            }
+        }
+        (at, Ok(Looked { entries: Arc::new(entries), bytes: bytes.len() }))
+    }
+}

@@ -1,0 +1,110 @@
+//! What is in the queues, for a fresh read: a sample.
+//!
+//! Messages are received and not hidden at all, so that no checkpoint misses them. What others hold
+//! meanwhile is hidden from the look, and a receive that does not wait asks some of the service's servers
+//! only. A queue that is not there has nothing in it: a reader makes none.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use super::{ATOMIC_QUEUES, BATCH_MAX, Body, Entry, Queues, Scope, Transaction};
+use crate::{
+    cloud::{Fault, Message},
+    error::StoreError,
+    retry::Attempts,
+};
+
+/// Receives that one look at one queue makes.
+const LOOK_RECEIVES_MAX: usize = 10;
+/// Receives one after the other that give nothing new, after which it is enough.
+const LOOK_REPEATS: usize = 2;
+/// Queues that are looked at at the same time.
+const LOOK_AT_ONCE: usize = 8;
+
+impl Queues {
+    pub(super) async fn look_at_queues(
+        &self,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Vec<Entry>>>, StoreError> {
+        // Whole transactions first: what is sent on meanwhile is in a shard after that.
+        let atomic: Vec<Scope> = (0..ATOMIC_QUEUES).map(Scope::Client).collect();
+        let shards: Vec<Scope> = (0..self.shards).map(Scope::Shard).collect();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for scopes in [atomic, shards] {
+            for some in scopes.chunks(LOOK_AT_ONCE) {
+                for looked in join_all(some.iter().map(|scope| self.look_at(*scope))).await {
+                    for body in looked? {
+                        bytes += body.len();
+                        if bytes > bytes_max {
+                            let what = format!("more than {bytes_max} bytes");
+                            return Err(StoreError::Backlog { what });
+                        }
+                        found.extend(self.committed(&body, bytes_max).await?);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Bodies of messages of one queue, each once.
+    async fn look_at(&self, scope: Scope) -> Result<Vec<Bytes>, StoreError> {
+        let queue = Queues::name(scope);
+        let (mut seen, mut bodies, mut repeats) = (HashSet::new(), Vec::new(), 0);
+        for _ in 0..LOOK_RECEIVES_MAX {
+            let before = bodies.len();
+            let received = self.glance(&queue).await?;
+            let is_empty = received.is_empty();
+            for message in received {
+                if seen.insert(message.body.clone()) {
+                    bodies.push(message.body);
+                }
+            }
+            repeats = if bodies.len() == before { repeats + 1 } else { 0 };
+            if is_empty || repeats == LOOK_REPEATS {
+                break;
+            }
+        }
+        Ok(bodies)
+    }
+
+    async fn glance(&self, queue: &str) -> Result<Vec<Message>, StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let zero = Duration::ZERO;
+            match self.cloud.queue.receive(queue, BATCH_MAX, zero, zero).await {
+                Ok(messages) => return Ok(messages),
+                // Nobody committed anything to it yet.
+                Err(Fault::Invalid { .. }) => return Ok(Vec::new()),
+                Err(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    /// What a message says is committed: its records, or those of the object that it names.
+    async fn committed(
+        &self,
+        body: &Bytes,
+        bytes_max: usize,
+    ) -> Result<Option<Arc<Vec<Entry>>>, StoreError> {
+        let transaction = match Transaction::decode(body) {
+            Ok(Body::Here(transaction)) => transaction,
+            Ok(Body::Spilled(_, object)) => {
+                // One that is gone was sent on.
+                let Some(bytes) = self.spilled(&object).await? else { return Ok(None) };
+                if bytes.len() > bytes_max {
+                    let what = format!("a transaction of {} bytes", bytes.len());
+                    return Err(StoreError::Backlog { what });
+                }
+                match Transaction::decode(&bytes) {
+                    Ok(Body::Here(transaction)) => transaction,
+                    _ => return Ok(None),
+                }
+            }
+            Err(_) => return Ok(None),
+        };
+        Ok(Some(Arc::new(transaction.entries)))
+    }
+}
