@@ -4,7 +4,10 @@
 //! Whatever has a log object's name and decodes is committed, whoever learned of that: its put was the
 //! commit point. What is not in the list was let go of, and so is on its pages.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::future::join_all;
 
@@ -46,16 +49,22 @@ impl ObjectLog {
         }
         // What this process has seen applied is on its pages.
         there.retain(|(stream, number)| *number >= self.cursor(*stream));
-        let new: Vec<(Stream, u64)> = {
+        // Of this look alone: others, with other lists, are under way at the same time.
+        let mut found: BTreeMap<(Stream, u64), Looked> = {
             let mut looked = self.looked();
             looked.retain(|at, _| there.contains(at));
-            there.iter().filter(|at| !looked.contains_key(at)).copied().collect()
+            looked.iter().map(|(at, looked)| (*at, looked.clone())).collect()
         };
+        let new: Vec<(Stream, u64)> =
+            there.into_iter().filter(|at| !found.contains_key(at)).collect();
+        let mut bytes: usize = found.values().map(|looked| looked.bytes).sum();
         for some in new[..new.len().min(LOOK_OBJECTS_MAX)].chunks(LOOK_AT_ONCE) {
             for (at, looked) in join_all(some.iter().map(|at| self.look_at(*at))).await {
-                self.looked().insert(at, looked?);
+                let looked = looked?;
+                bytes += looked.bytes;
+                self.looked().insert(at, looked.clone());
+                found.insert(at, looked);
             }
-            let bytes: usize = self.looked().values().map(|looked| looked.bytes).sum();
             if bytes > bytes_max {
                 // Not to be held on to either.
                 self.looked().clear();
@@ -66,9 +75,8 @@ impl ObjectLog {
             let what = format!("{} log objects, {LOOK_OBJECTS_MAX} at a time", new.len());
             return Err(too_much(what));
         }
-        let looked = self.looked();
-        let found = there.iter().filter_map(|at| looked.get(at));
-        Ok(found.filter(|it| !it.entries.is_empty()).map(|it| it.entries.clone()).collect())
+        let entries = found.into_values().map(|looked| looked.entries);
+        Ok(entries.filter(|entries| !entries.is_empty()).collect())
     }
 
     async fn look_at(&self, at: (Stream, u64)) -> ((Stream, u64), Result<Looked, StoreError>) {
