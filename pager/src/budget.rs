@@ -154,22 +154,20 @@ impl Budget {
         Reservation { budget: self.clone(), bytes }
     }
 
-    /// Counts `bytes` more bytes as pinned, unless that exceeds the limit.
-    pub(crate) fn try_pin(&self, bytes: u64) -> bool {
-        self.try_pin_at_once(bytes) || {
-            self.release_idle_pins();
-            self.try_pin_at_once(bytes)
-        }
-    }
-
-    /// The same, without asking anybody to give back what is not pinned any more.
+    /// Counts `bytes` more bytes as pinned, unless that exceeds the limit. Some of what counts may be idle:
+    /// see [`release_idle_pins`](Budget::release_idle_pins).
     pub(crate) fn try_pin_at_once(&self, bytes: u64) -> bool {
         raise(&self.0.pinned, bytes, self.pin_limit())
     }
 
     pub(crate) fn unpin(&self, bytes: u64) {
-        lower(&self.0.pinned, bytes);
+        self.unpin_quietly(bytes);
         self.nudge();
+    }
+
+    /// [`unpin`](Budget::unpin) by who holds a lock: [`nudge`](Budget::nudge) is to follow without it.
+    pub(crate) fn unpin_quietly(&self, bytes: u64) {
+        lower(&self.0.pinned, bytes);
     }
 
     /// Asks everybody to give back what counts as pinned and is not.
@@ -394,7 +392,7 @@ mod tests {
     #[test]
     fn pins_and_speculation_have_shares_of_their_own() {
         let budget = Budget::new(100);
-        assert!(budget.try_pin(50) && !budget.try_pin(1));
+        assert!(budget.try_pin_at_once(50) && !budget.try_pin_at_once(1));
         assert!(budget.try_speculate(25) && !budget.try_speculate(1));
         budget.unpin(50);
         budget.unspeculate(25);

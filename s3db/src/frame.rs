@@ -85,6 +85,7 @@ pub enum Unopened {
 }
 
 impl Unopened {
+    #[cfg(feature = "encryption")]
     pub(crate) fn to_bytes(self) -> [u8; 5] {
         let (kind, id) = match self {
             Unopened::Plain => (0, 0),

@@ -1167,7 +1167,7 @@ mod tests {
     fn a_unit_that_is_pinned_all_the_time_is_never_refused() {
         let (ledger, _, budget) = ledger();
         let cost = ledger.unit_cost();
-        assert!(budget.try_pin(budget.pin_limit() - cost), "room for one unit is left");
+        assert!(budget.try_pin_at_once(budget.pin_limit() - cost), "room for one unit is left");
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {

@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 
 use super::{Evictable, Pool, Tenancy, Tenant};
 use crate::{
-    budget::Reservation,
+    budget::{Budget, Reservation},
     sync::{Arc, AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -123,10 +123,16 @@ where
     /// The value under `key`, pinned, if it is resident and the pin limit allows.
     pub fn get_resident(&self, key: &K) -> Option<Page<K, V>> {
         let table = &self.0.table;
-        let slot = table.slots.get_mut(key)?;
-        slot.value.get()?;
-        let pinned = slot.raise_pin(self.0.tenancy.pool());
-        pinned.then(|| Page { table: table.clone(), key: key.clone(), slot: slot.clone() })
+        self.at_pin_limit(|| {
+            let slot = table.slots.get_mut(key)?;
+            slot.value.get()?;
+            let pinned = slot.raise_pin(self.budget());
+            Some(pinned.then(|| Page {
+                table: table.clone(),
+                key: key.clone(),
+                slot: slot.clone(),
+            }))
+        })?
     }
 
     /// Forgets the value under `key` unless it is pinned. Returns whether it is gone.
@@ -150,30 +156,53 @@ where
 
     fn pin(&self, key: &K, weight: u64) -> Option<Page<K, V>> {
         let table = &self.0.table;
-        let slot = table.slots.entry(key.clone()).or_insert_with(|| {
-            let id = table.next_id.fetch_add(1, Ordering::Relaxed);
-            table.keys.insert(id, key.clone());
-            Arc::new(Slot {
-                id,
-                weight,
-                pins: AtomicU32::new(0),
-                touched: AtomicBool::new(false),
-                value: OnceCell::new(),
-            })
+        let page = self.at_pin_limit(|| {
+            let slot = table.slots.entry(key.clone()).or_insert_with(|| {
+                let id = table.next_id.fetch_add(1, Ordering::Relaxed);
+                table.keys.insert(id, key.clone());
+                Arc::new(Slot {
+                    id,
+                    weight,
+                    pins: AtomicU32::new(0),
+                    touched: AtomicBool::new(false),
+                    value: OnceCell::new(),
+                })
+            });
+            let pinned = slot.raise_pin(self.budget());
+            Some(pinned.then(|| Page {
+                table: table.clone(),
+                key: key.clone(),
+                slot: slot.clone(),
+            }))
         });
-        if slot.raise_pin(self.0.tenancy.pool()) {
-            return Some(Page { table: table.clone(), key: key.clone(), slot: slot.clone() });
+        if page.as_ref().is_none_or(Option::is_none) {
+            table.forget_if_empty(key);
         }
-        drop(slot);
-        table.forget_if_empty(key);
-        None
+        page?
+    }
+
+    fn budget(&self) -> &Budget {
+        self.0.tenancy.pool().budget()
+    }
+
+    /// `pin`, and once more if it finds the pin limit reached (`Some(None)`), after everybody gave back
+    /// what is not pinned any more. For that each pool is asked under its lock, and who holds that lock
+    /// looks for victims in the shards here: so no shard is held meanwhile.
+    fn at_pin_limit<T>(&self, pin: impl Fn() -> Option<Option<T>>) -> Option<Option<T>> {
+        match pin() {
+            Some(None) => {
+                self.budget().release_idle_pins();
+                pin()
+            }
+            done => done,
+        }
     }
 }
 
 impl<V> Slot<V> {
     /// Called with the slot's shard locked exclusively.
-    fn raise_pin(&self, pool: &Pool) -> bool {
-        if self.pins.load(Ordering::SeqCst) == 0 && !pool.budget().try_pin(self.weight) {
+    fn raise_pin(&self, budget: &Budget) -> bool {
+        if self.pins.load(Ordering::SeqCst) == 0 && !budget.try_pin_at_once(self.weight) {
             return false;
         }
         self.pins.fetch_add(1, Ordering::SeqCst);
@@ -258,14 +287,16 @@ impl<K: Clone + Eq + Hash, V> Deref for Page<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Drop for Page<K, V> {
     fn drop(&mut self) {
+        let budget = self.table.tenancy.get().expect("set before the first page").pool.budget();
         let guard = self.table.slots.get_mut(&self.key);
         let last = self.slot.pins.fetch_sub(1, Ordering::SeqCst) == 1;
         if last {
-            let tenancy = self.table.tenancy.get().expect("set before the first page");
-            tenancy.pool.budget().unpin(self.slot.weight);
+            budget.unpin_quietly(self.slot.weight);
         }
         drop(guard);
         if last {
+            // Runs wakers, which may ask for this very page.
+            budget.nudge();
             self.table.forget_if_empty(&self.key);
             if self.table.closed.load(Ordering::SeqCst) {
                 self.table.evict_idle(self.slot.id);
@@ -279,7 +310,7 @@ mod tests {
     use std::{convert::Infallible, time::Duration};
 
     use super::*;
-    use crate::{budget::Budget, policy::eviction::EvictionPolicy};
+    use crate::policy::eviction::EvictionPolicy;
 
     /// First in, first out: enough for these tests, which are about the pool.
     #[derive(Default)]
@@ -351,5 +382,60 @@ mod tests {
             assert_eq!(*held, 2);
         });
         assert_eq!((pages.len(), budget.pinned()), (1, 0));
+    }
+
+    /// Says that it looks for a victim, with the pool locked, and looks a while after.
+    struct Slow(Fifo, std::sync::mpsc::Sender<()>);
+
+    impl EvictionPolicy for Slow {
+        fn installed(&mut self, key: u64, weight: u64, speculative: bool) {
+            self.0.installed(key, weight, speculative);
+        }
+        fn touched(&mut self, key: u64) {
+            self.0.touched(key);
+        }
+        fn removed(&mut self, key: u64) {
+            self.0.removed(key);
+        }
+        fn victim(&mut self, can_evict: &dyn Fn(u64) -> bool) -> Option<u64> {
+            let _ = self.1.send(());
+            std::thread::sleep(Duration::from_millis(100));
+            self.0.victim(can_evict)
+        }
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+    }
+
+    #[test]
+    fn a_pin_at_the_limit_waits_for_nobody_who_looks_for_victims() {
+        let (looks, looked) = std::sync::mpsc::channel();
+        let budget = Budget::new(400);
+        let pool = Pool::new(&budget, Box::new(Slow(Fifo::default(), looks)));
+        let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
+        let (ended, ends) = std::sync::mpsc::channel();
+        runtime().block_on(async {
+            for key in 0..10 {
+                pages.get(&key, 20, async { Ok::<_, Infallible>(key) }).await.unwrap();
+            }
+        });
+        let held = runtime()
+            .block_on(pages.get(&10, 200, async { Ok::<_, Infallible>(10) }))
+            .expect("half of the budget");
+        // Who wants room has the pool's lock, and looks at page 0 in a moment.
+        let room = (pool.clone(), ended.clone());
+        std::thread::spawn(move || {
+            let _ = room.1.send(room.0.reserve(20).is_some());
+        });
+        looked.recv_timeout(Duration::from_secs(10)).expect("looks for a victim");
+        let wanted = pages.clone();
+        std::thread::spawn(move || {
+            let _ = ended.send(wanted.get_resident(&0).is_none());
+        });
+        for _ in 0..2 {
+            let end = ends.recv_timeout(Duration::from_secs(10));
+            assert_eq!(end, Ok(true), "the pin waits for the pool, and the pool for the pin");
+        }
+        drop(held);
     }
 }

@@ -195,10 +195,14 @@ impl ObjectQueue {
         };
         let bytes = stored.encode();
         let mut number = self.known().get(queue).map_or(0, |(_, next)| *next);
+        let mut is_stored = false;
         for _ in 0..TAKEN_MAX {
             let name = format!("{}{number:016x}", prefix(queue));
             match self.objects.put(&name, bytes.clone(), PutIf::Absent).await {
-                Put::Stored(_) => break,
+                Put::Stored(_) => {
+                    is_stored = true;
+                    break;
+                }
                 Put::Refused => match self.numbers(queue).await {
                     // After the last one, in the order of sending.
                     Ok(names) => {
@@ -211,6 +215,10 @@ impl ObjectQueue {
                 Put::Unknown(fault) => return Sent::Unknown(fault),
                 Put::Failed(fault) => return Sent::Failed(fault),
             }
+        }
+        if !is_stored {
+            // Others were faster each time. Nothing was sent, and the sender tries again later.
+            return Sent::Failed(Fault::Throttled { what: queue.to_owned() });
         }
         if let Some((_, next)) = self.known().get_mut(queue) {
             *next = (*next).max(number + 1);
@@ -435,7 +443,10 @@ impl Queue for ObjectQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::embedded::{self, Memory};
+    use crate::cloud::{
+        Listing,
+        embedded::{self, Memory},
+    };
 
     /// A group that is no text became one three times as long, for which a message has no room: it
     /// stopped whoever received it. One that is hidden for ever was never received, and kept its
@@ -463,6 +474,55 @@ mod tests {
             assert!(got[0].body == bytes && got[0].group.is_none(), "{queue}");
             cloud.queue.delete(queue, &[got[0].receipt.clone()]).await.unwrap();
             assert_eq!(cloud.queue.depth(queue).await.unwrap(), 0, "{queue}");
+        }
+    }
+
+    /// A bucket where another call is always under way where messages lie.
+    struct Busy(Memory);
+
+    #[async_trait]
+    impl Objects for Busy {
+        async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+            self.0.get(name, unless).await
+        }
+        async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+            if name.contains("/m/") {
+                return Put::Conflict;
+            }
+            self.0.put(name, bytes, condition).await
+        }
+        async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+            self.0.delete(name, only).await
+        }
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            max: usize,
+        ) -> Result<Listing, Fault> {
+            self.0.list(prefix, after, max).await
+        }
+    }
+
+    /// It was told that it was sent: a commit that nobody would ever see.
+    #[tokio::test]
+    async fn what_found_no_place_was_not_sent() {
+        let of = embedded::memory(Arc::new(Memory::new()));
+        let queues = ObjectQueue::new(Arc::new(Busy(Memory::new())), of.clock, of.chance);
+        let retention = Duration::from_secs(3600);
+        for fifo in [false, true] {
+            let (queue, settings) = (format!("fifo-{fifo}"), QueueSettings { fifo, retention });
+            queues.create(&queue, settings).await.unwrap();
+            let message = ToSend {
+                body: Bytes::from_static(b"commit"),
+                group: fifo.then(|| "g".into()),
+                deduplication: fifo.then(|| "once".into()),
+            };
+            // The second finds no deduplication id of the first, which was not sent.
+            for _ in 0..2 {
+                let sent = queues.send(&queue, std::slice::from_ref(&message)).await;
+                assert!(matches!(sent[..], [Sent::Failed(Fault::Throttled { .. })]), "{sent:?}");
+            }
         }
     }
 }
