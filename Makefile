@@ -21,7 +21,8 @@ help:
 	@echo "make interop-v000  the C library reads through extmem serve; V000_SRC=/its/branch/userfault"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
-	@echo "make deep        the pager's ledger under a model checker; SHUTTLE_ROUNDS=n for more"
+	@echo "make deep        models of the ledger, sanitizers, Miri; each by itself: deep-model (SHUTTLE_ROUNDS=n),"
+	@echo "                 deep-asan, deep-tsan, deep-miri"
 	@echo "make soak        ten minutes of random reads from sources that fail, each byte compared; SECONDS=n"
 	@echo "make simulate    clusters of s3db clients under every fault; SEEDS=n, SIMULATE_ARGS=..."
 	@echo "make chaos       s3db processes killed on bad lines to S3 and SQS; KILLS=n"
@@ -108,9 +109,25 @@ fuzz: setup
 soak: setup
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin soak -- --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
 
-# Outside of CI. In a folder of its own: its flags would have everything built again.
-deep: setup
+# Outside of CI. Each in a folder of its own: its flags would have everything built again.
+.PHONY: deep-model deep-asan deep-tsan deep-miri
+deep: deep-model deep-asan deep-tsan deep-miri
+
+deep-model: setup
 	@RUSTFLAGS="--cfg shuttle" $(CARGO) test -q $(PROFILE) --target-dir target/deep -p extmem-pager --lib cache::model
+
+# With the stable toolchain: see examples/deep/sanitize.sh for what is left out, and why.
+# DEEP_PACKAGES="extmem-pager" runs the tests of these only.
+deep-asan: setup
+	@CARGO='$(CARGO)' DEEP_PACKAGES='$(DEEP_PACKAGES)' sh examples/deep/sanitize.sh address
+
+deep-tsan: setup
+	@CARGO='$(CARGO)' DEEP_PACKAGES='$(DEEP_PACKAGES)' sh examples/deep/sanitize.sh thread
+
+# Says so and ends well where no toolchain has Miri.
+deep-miri: setup
+	@CARGO='$(CARGO)' sh examples/deep/miri.sh
+
 # Seeded schedules; a failing one prints how to replay it.
 .PHONY: simulate
 simulate: setup
