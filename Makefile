@@ -54,8 +54,8 @@ examples: setup
 # TDB=/path/to/the/C/tdb, BENCH_CSV=events.csv and BENCH_NOTE="how these were made" are for its section `tdb`.
 # Figures of the C library want `make interop-peer` before it, and TDB= alone gives none, also of its index: the
 # file that the tool is asked about is written by the library.
-# BENCH_LIMIT, a command that runs another one with `{}` bytes of memory, is
-# for the last row of its section `strength`.
+# BENCH_LIMIT, a command that runs another one with `{}` bytes of memory, is for the last row of its section
+# `strength`: BENCH_LIMIT="sh examples/limit.sh {}" as root.
 bench: export TDB := $(TDB)
 bench: export BENCH_LIMIT := $(BENCH_LIMIT)
 bench: export BENCH_CSV := $(BENCH_CSV)

@@ -232,8 +232,8 @@ fn limited(path: &Path, rounds: usize, goals: &mut Vec<Goal>) -> Result<String, 
     let Some(limit) = env::var(LIMIT).ok().filter(|limit| !limit.trim().is_empty()) else {
         return Ok(format!(
             "{head}\n\nNot measured: that takes a command that runs another one under a limit, which \
-             `{LIMIT}` names, such as `systemd-run --user --scope -q -p MemoryMax={{}} -p \
-             MemorySwapMax=0`.",
+             `{LIMIT}` names: `sh examples/limit.sh {{}}` for root, or `systemd-run --user --scope -q -p \
+             MemoryMax={{}} -p MemorySwapMax=0`.",
         ));
     };
     let mut walls: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
@@ -309,5 +309,25 @@ mod tests {
         assert_eq!(rest, "\n#### Title\n\n| a | b |\n| --- | --- |\n| mmap | 1.00 |\n\n");
         let told: Vec<_> = goals.iter().map(|goal| (&goal.what[..], goal.met())).collect();
         assert_eq!(told, [("a sum, no copy / mmap", Some(true)), ("x", Some(false))]);
+    }
+
+    #[test]
+    fn a_command_under_a_limit_gets_so_much_memory_and_no_more() {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/limit.sh");
+        // Who wants the last 150 MB of a stream keeps them.
+        let counted = |mib: u64| {
+            let hungry = "head -c 200000000 /dev/zero | tail -c 150000000 | wc -c";
+            let bytes = (mib << 20).to_string();
+            let output = Command::new("sh").args([script, &bytes, "sh", "-c", hungry]).output();
+            let output = output.expect("a shell");
+            (String::from_utf8_lossy(&output.stdout).trim().to_owned(), output.stderr)
+        };
+        let (enough, told) = counted(512);
+        if enough.is_empty() && String::from_utf8_lossy(&told).starts_with("limit: ") {
+            println!("left out: a limit of memory: {}", String::from_utf8_lossy(&told).trim());
+            return;
+        }
+        assert_eq!(enough, "150000000");
+        assert_ne!(counted(32).0, "150000000");
     }
 }
