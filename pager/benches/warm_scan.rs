@@ -1,7 +1,7 @@
 //! What does a region cost over `mmap`, when the bytes are already on this machine?
 //!
 //! A 512 MiB object is scanned through a fresh mapping each time: the kernel's `mmap` of a cached
-//! file, and a region over a source that holds the same bytes in memory, by unit and mechanism. Run
+//! file, and a region over a source that holds the same bytes in memory, by unit and mechanism (`Remap` hears of faults by SIGSEGV). Run
 //! in turn, so that a machine whose speed drifts cancels out of the ratios, and each round in another
 //! order: whoever touches memory that the host of a virtual machine has not given yet, or has taken
 //! back, pays several times the cost, and who comes after takes what that one gave back. For the
@@ -12,7 +12,7 @@ mod shared;
 
 use std::{io::Write, time::Instant};
 
-use pager::{Bytes, Hint, Mapped, Mechanism, Pager, RegionOptions};
+use pager::{Bytes, Hint, Mapped, Mechanism, ModeRequest, Pager, RegionOptions};
 use shared::{Folios, Memory, cpu, median, ns_per_byte, shuffled, sum, words, work_of};
 
 const LEN: usize = 512 << 20;
@@ -20,8 +20,13 @@ const ROUNDS: usize = 11;
 /// Room for all of the object, and for about a seventh of it: 36 units of 2 MiB.
 const BUDGETS: [u64; 2] = [1 << 30, 80 << 20];
 /// Units in KiB, and how they are put in place.
-const UNITS: [(u64, Mechanism); 3] =
-    [(64, Mechanism::Copy), (256, Mechanism::Move), (2048, Mechanism::Move)];
+const UNITS: [(u64, Mechanism); 5] = [
+    (64, Mechanism::Copy),
+    (256, Mechanism::Move),
+    (2048, Mechanism::Move),
+    (64, Mechanism::Remap),
+    (2048, Mechanism::Remap),
+];
 
 /// One way to read the object.
 #[derive(Clone, Copy)]
@@ -126,6 +131,10 @@ fn main() {
                     }
                     Way::Region { kib, mechanism, budget, hinted } => {
                         let builder = Pager::builder().budget_bytes(budget).mechanism(mechanism);
+                        let builder = match mechanism {
+                            Mechanism::Remap => builder.mode(ModeRequest::Signals),
+                            _ => builder,
+                        };
                         let pager = builder.build().expect("this needs userfaultfd with MOVE");
                         let options = RegionOptions::default().unit_bytes(kib << 10);
                         let region = pager.open_with(Memory(bytes.clone()), options).expect("open");

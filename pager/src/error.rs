@@ -223,6 +223,22 @@ pub enum ConfigError {
         /// The bytes that these take.
         needed: u64,
     },
+    /// What the budget holds of an object takes more mappings than a process may have, where each unit is
+    /// one: see [`Builder::signal_faults`](crate::Builder::signal_faults).
+    #[error(
+        "a budget of {budget} bytes has room for {units} units of {unit} bytes, and where SIGSEGV tells of \
+         faults {most} can be in place: use larger units, lower the budget, or raise vm.max_map_count"
+    )]
+    Mappings {
+        /// The budget asked for, in bytes.
+        budget: u64,
+        /// The unit asked for, in bytes.
+        unit: u64,
+        /// The units of the object that the budget has room for.
+        units: u64,
+        /// The most units that can be in place.
+        most: u64,
+    },
     /// Another number is out of its range.
     #[error("{name} = {value}: use {allowed}")]
     OutOfRange {

@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::{Level, Span};
 
-use crate::{error::SourceError, failure::say};
+use crate::{error::SourceError, failure::say, sys::Mechanism};
 
 /// Lines that wait to be told.
 const LINES_MAX: usize = 1024;
@@ -51,6 +51,12 @@ enum Line {
     Poisoned {
         text: String,
         told: oneshot::Sender<()>,
+    },
+    Opened {
+        object: Arc<str>,
+        bytes: u64,
+        unit: u64,
+        mechanism: Mechanism,
     },
     Started {
         id: u64,
@@ -108,6 +114,13 @@ impl Log {
     /// Anything else that somebody should look at. Never waits.
     pub(crate) fn note(&self, text: String) {
         self.put(Line::Error(text));
+    }
+
+    /// A region of `bytes` bytes in units of `unit` bytes is open, and `mechanism` puts them in place.
+    pub(crate) fn opened(&self, object: &Arc<str>, bytes: u64, unit: u64, mechanism: Mechanism) {
+        if tracing::enabled!(target: "pager", Level::DEBUG) {
+            self.put(Line::Opened { object: object.clone(), bytes, unit, mechanism });
+        }
     }
 
     /// A request for the bytes `range` of `object` begins. `None` unless somebody listens.
@@ -189,6 +202,10 @@ fn tell(line: Line, spans: &mut HashMap<u64, Span>) {
                 false => say(&text),
             }
             drop(told);
+        }
+        Line::Opened { object, bytes, unit, mechanism } => {
+            let object = &*object;
+            tracing::debug!(target: "pager", object, bytes, unit, ?mechanism, "opened");
         }
         Line::Started { id, object, range, guess } => {
             if spans.len() >= SPANS_MAX {

@@ -22,7 +22,7 @@ use crate::{
     cache::Ledger,
     error::{ConfigError, Error, SourceError},
     failure::stop_process,
-    fault::{self, Atlas, Placed},
+    fault::{self, Atlas, Placed, Trap},
     fetch::{Engine, Lanes, Object, Request},
     log::Log,
     policy::{EvictionPolicy, PrefetchPolicy},
@@ -34,8 +34,8 @@ use crate::{
     stats::{Counters, RegionReport},
     sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
     sys::{
-        Descriptor, FramePool, Mapping, Mechanism, Mode, ModeRequest, PAGE, Probe, Traits, Wakeup,
-        open_descriptor, port_for,
+        Descriptor, FramePool, Line, Mapping, Mechanism, Mode, ModeRequest, PAGE, Port, Probe,
+        RemapPort, Traits, Wakeup, is_heard, open_descriptor, port_for, units_max,
     },
     trace::Recorder,
     units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
@@ -65,6 +65,7 @@ pub struct Builder {
     demand_requests_max: usize,
     guess_requests_max: usize,
     mode: ModeRequest,
+    signal_faults: bool,
     mechanism: Option<Mechanism>,
     poison: bool,
     page_tables_stay: Option<bool>,
@@ -87,6 +88,7 @@ impl Default for Builder {
             demand_requests_max: 170,
             guess_requests_max: 128,
             mode: ModeRequest::Auto,
+            signal_faults: false,
             mechanism: None,
             poison: true,
             page_tables_stay: None,
@@ -156,6 +158,40 @@ impl Builder {
         self
     }
 
+    /// Whether page faults may be served by a handler of SIGSEGV where `mode` finds no userfaultfd: in
+    /// containers that forbid it, and on kernels without. Default: no, and `map` is refused there.
+    /// [`ModeRequest::Signals`] has it everywhere.
+    ///
+    /// A thread that touches what is missing waits in the handler until it is there. The slice is as good as by
+    /// userfaultfd for who reads it, but the handler is the whole process's, so know its limits:
+    ///
+    /// - It is set by the first such pager, passes on what is not a region's to the handler that was there
+    ///   before, by default the end of the process with its core, and stays. Who sets another one later and
+    ///   does not pass on what it does not know ends the process at the next missing unit: set it before, or
+    ///   have it call ours. `map` is refused while ours is not the one that is set.
+    /// - A thread that blocks SIGSEGV is ended by the kernel at a missing unit, and the process with it.
+    /// - While a thread waits, signals that have a handler wait too, until the unit is there or has failed
+    ///   ([`deadline`](Builder::deadline)); those that end or stop the process by default come within 100 ms.
+    ///   1,024 threads can wait at a time, and more try again every millisecond.
+    /// - It runs on the thread's stack for signals where there is one (`sigaltstack`, which Rust gives its
+    ///   threads), and so do handlers from before; else on the thread's own.
+    /// - A system call on missing units fails with EFAULT, as in [`Mode::UserModeOnly`]: load first.
+    /// - A forked child has no region: to touch one ends it by SIGSEGV.
+    /// - A debugger stops at each SIGSEGV (gdb: `handle SIGSEGV nostop noprint pass`), and a core has only what
+    ///   was resident.
+    /// - A unit in place is a mapping of its own, and so may be what lies between two. A process has 65,530
+    ///   (`vm.max_map_count`), of which units take three quarters at most, 24,573 units. To open an
+    ///   object of which the budget has room for more is refused.
+    /// - It is slower than userfaultfd: each unit is copied, and mapping it stops other faults of the process
+    ///   for a moment.
+    ///
+    /// What cannot be had raises SIGBUS as elsewhere. Touched again it is asked for again, at the latest when
+    /// 1,024 other units of its region have failed since.
+    pub fn signal_faults(mut self, allowed: bool) -> Builder {
+        self.signal_faults = allowed;
+        self
+    }
+
     /// How units are put in place. Default: MOVE for units of 2 MiB where the kernel has it, else
     /// COPY. A mechanism that this kernel or mode lacks is refused by `build`.
     pub fn mechanism(mut self, mechanism: Mechanism) -> Builder {
@@ -207,13 +243,25 @@ impl Builder {
     /// thread or a descriptor.
     pub fn build(self) -> Result<Pager, Error> {
         let plan = self.plan()?;
-        let opened = open_descriptor(self.mode);
+        let mut opened = open_descriptor(self.mode);
         let uffd = opened.descriptor.map(Arc::new);
+        let wants_signals = match self.mode {
+            ModeRequest::Signals => true,
+            ModeRequest::Auto | ModeRequest::UserModeOnly => self.signal_faults,
+            ModeRequest::CheckedOnly => false,
+        };
+        let mut line = None;
+        if wants_signals && uffd.is_none() {
+            let opened_line = Line::open();
+            opened.probe.add_signals(&opened_line);
+            line = opened_line.ok().map(Arc::new);
+        }
         if let Some(mechanism) = self.mechanism {
             let offered = match mechanism {
                 Mechanism::Copy => uffd.is_some(),
                 Mechanism::Move => uffd.is_some() && opened.probe.can_move,
-                Mechanism::Plain => uffd.is_none(),
+                Mechanism::Remap => line.is_some(),
+                Mechanism::Plain => uffd.is_none() && line.is_none(),
             };
             if !offered {
                 return Err(Error::system(
@@ -247,12 +295,13 @@ impl Builder {
         });
         let atlas = Arc::new(Atlas::default());
         let stop = Arc::new(Wakeup::new().map_err(system("the pager cannot make an eventfd"))?);
-        let fault_thread = match &uffd {
-            Some(uffd) => {
-                let (uffd, atlas, stop) = (uffd.clone(), atlas.clone(), stop.clone());
+        let trap = uffd.clone().map(Trap::Uffd).or(line.map(Trap::Signals));
+        let fault_thread = match &trap {
+            Some(trap) => {
+                let (trap, atlas, stop) = (trap.clone(), atlas.clone(), stop.clone());
                 let sender = sender.clone();
                 let thread = std::thread::Builder::new().name("pager-fault".to_owned());
-                let spawned = thread.spawn(move || fault::run(&uffd, &atlas, &stop, &sender));
+                let spawned = thread.spawn(move || fault::run(&trap, &atlas, &stop, &sender));
                 Some(spawned.map_err(system("the page-fault thread cannot start"))?)
             }
             None => None,
@@ -272,6 +321,7 @@ impl Builder {
             recorder: self.recorder,
             probe: opened.probe,
             uffd,
+            trap,
             atlas,
             stop,
             fault_thread: Mutex::new(fault_thread),
@@ -317,12 +367,24 @@ impl Builder {
     }
 }
 
+/// Refuses units so small that those of an object that are in place at a time take more mappings than a
+/// process may have.
+fn check_mappings(geometry: Geometry, budget: u64) -> Result<(), ConfigError> {
+    let unit = geometry.unit_bytes();
+    let (units, most) = (geometry.units().min(budget / unit), units_max());
+    match units <= most {
+        true => Ok(()),
+        false => Err(ConfigError::Mappings { budget, unit, units, most }),
+    }
+}
+
 /// Why nothing can be mapped: what each way to a userfaultfd was answered.
 fn why_unmappable(probe: &Probe) -> String {
     if probe.tried.is_empty() {
         return "its pager was built with ModeRequest::CheckedOnly, without page faults".to_owned();
     }
-    let mut reason = "this process has no userfaultfd".to_owned();
+    let mut reason =
+        "this process has no userfaultfd (see Builder::signal_faults for a way without)".to_owned();
     for (way, answer) in &probe.tried {
         reason.push_str(&format!("; {way}: {answer}"));
     }
@@ -425,6 +487,8 @@ struct Inner {
     recorder: Option<Recorder>,
     probe: Probe,
     uffd: Option<Arc<Descriptor>>,
+    /// That descriptor, or what is there instead.
+    trap: Option<Trap>,
     atlas: Arc<Atlas>,
     stop: Arc<Wakeup>,
     fault_thread: Mutex<Option<JoinHandle<()>>>,
@@ -484,6 +548,7 @@ impl Pager {
             name: object.name.to_string(),
             len: object.ledger.geometry().object_len(),
             unit_bytes: object.ledger.geometry().unit_bytes(),
+            mechanism: object.mechanism,
             stats: object.counters.snapshot(),
         };
         open.into_iter().map(report).collect()
@@ -585,8 +650,24 @@ impl Pager {
         let memory = self.reserve(geometry).map_err(system("no address space for the object"))?;
         let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
+        let mechanism = match &inner.trap {
+            Some(Trap::Signals(_)) => {
+                check_mappings(geometry, inner.budget.limit())?;
+                Mechanism::Remap
+            }
+            _ => mechanism,
+        };
         let frames = self.frames(unit, mechanism)?;
-        let port = port_for(mechanism, inner.uffd.clone(), Some(&frames), inner.traits);
+        let port: Arc<dyn Port> = match &inner.trap {
+            Some(Trap::Signals(line)) => {
+                let Traits { poison, frees_tables } = inner.traits;
+                Arc::new(RemapPort::new(line.clone(), poison, frees_tables))
+            }
+            Some(Trap::Uffd(uffd)) => {
+                port_for(mechanism, Some(uffd.clone()), Some(&frames), inner.traits)
+            }
+            None => port_for(mechanism, None, Some(&frames), inner.traits),
+        };
         let engine = inner.engine.clone();
         let again = Box::new(move |unit| {
             let _ = engine.send(Request::Missing { region: id, units: unit..unit + 1 });
@@ -613,6 +694,7 @@ impl Pager {
             name: source.name().into(),
             source,
             version: stat.version,
+            mechanism,
             ledger: ledger.clone(),
             frames,
             extent_max: extents.units_max(stat.part_bytes, unit),
@@ -633,9 +715,23 @@ impl Pager {
         lock(&inner.objects).insert(id, Arc::downgrade(&object));
         // The engine knows the region before the first fault can name it.
         let _ = inner.engine.send(Request::Open(object.clone()));
-        let unmappable = match (&inner.uffd, place) {
-            (Some(uffd), Some((addr, len))) => {
+        let unmappable = match (&inner.trap, place) {
+            (Some(trap), Some((addr, len))) => {
                 let metric = metrics::counter!("pager.fault.count");
+                let refused = |what| {
+                    move |error| {
+                        self.forget(id);
+                        let _ = inner.engine.send(Request::Close { region: id });
+                        Error::system(what, error)
+                    }
+                };
+                let listening =
+                    match trap {
+                        Trap::Signals(line) => Some(line.watch(addr..addr + len).map_err(
+                            refused("SIGSEGV cannot be handled for the object's memory"),
+                        )?),
+                        Trap::Uffd(_) => None,
+                    };
                 inner.atlas.insert(Placed {
                     addr,
                     len,
@@ -645,11 +741,11 @@ impl Pager {
                     counters,
                     metric,
                     traced,
+                    _listening: listening.map(Arc::new),
                 });
-                if let Err(error) = uffd.register(addr, len) {
-                    self.forget(id);
-                    let _ = inner.engine.send(Request::Close { region: id });
-                    return Err(Error::system("userfaultfd refuses the object's memory", error));
+                if let Trap::Uffd(uffd) = trap {
+                    uffd.register(addr, len)
+                        .map_err(refused("userfaultfd refuses the object's memory"))?;
                 }
                 None
             }
@@ -676,6 +772,12 @@ impl Pager {
         }
         let len = usize::try_from(geometry.mapped_len())
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
+        if let Some(Trap::Signals(_)) = &self.0.trap {
+            let mapping = Mapping::reserve_closed(len, SPAN_BYTES as usize)?;
+            // A child would ask a pager that it does not have.
+            mapping.advise(0, len, libc::MADV_DONTFORK)?;
+            return Ok(Some(mapping));
+        }
         let mapping = Mapping::reserve(len, SPAN_BYTES as usize)?;
         // A child would read zeros where pages are missing; without the range it gets SIGSEGV.
         mapping.advise(0, len, libc::MADV_DONTFORK)?;
@@ -695,9 +797,11 @@ impl Pager {
             return Ok(frames.clone());
         }
         let (pool, bytes) = (&self.0.pool, unit as usize);
-        let frames = match (&self.0.uffd, mechanism) {
-            (Some(uffd), Mechanism::Move) => FramePool::recycled(bytes, pool, uffd.clone())
-                .map_err(|cause| Error::system("no address space for frames", cause))?,
+        let frames = match (&self.0.trap, mechanism) {
+            (Some(Trap::Uffd(uffd)), Mechanism::Move) => {
+                FramePool::recycled(bytes, pool, uffd.clone())
+                    .map_err(|cause| Error::system("no address space for frames", cause))?
+            }
             _ => {
                 let most = (self.0.budget.limit() / 16 / unit).clamp(2, 256) as usize;
                 FramePool::staging(bytes, most, pool).ok_or_else(|| {
@@ -711,6 +815,15 @@ impl Pager {
         }
         pools.insert(unit, frames.clone());
         Ok(frames)
+    }
+
+    /// Why faults do not come here any more, if they do not.
+    pub(crate) fn why_unheard(&self) -> Option<String> {
+        let by_signals = matches!(self.0.trap, Some(Trap::Signals(_)));
+        (by_signals && !is_heard()).then(|| {
+            "another handler of SIGSEGV was set after the pager's: set it before, or not at all"
+                .to_owned()
+        })
     }
 
     pub(crate) fn forget(&self, region: u64) {
@@ -771,8 +884,8 @@ mod tests {
             ("userfaultfd(2)".to_owned(), "EPERM".to_owned()),
             ("/dev/userfaultfd".to_owned(), "ENOENT".to_owned()),
         ];
-        let expected = "this process has no userfaultfd; userfaultfd(2): EPERM; \
-                        /dev/userfaultfd: ENOENT";
+        let expected = "this process has no userfaultfd (see Builder::signal_faults for a way without); \
+                        userfaultfd(2): EPERM; /dev/userfaultfd: ENOENT";
         assert_eq!(why_unmappable(&probe), expected);
         probe.tried.clear();
         assert!(why_unmappable(&probe).contains("CheckedOnly"));

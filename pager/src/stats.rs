@@ -3,7 +3,10 @@
 //! Metrics of the `metrics` facade are listed in the table of the crate's README; a test holds it and
 //! the code together.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::{
+    sync::{AtomicU64, Ordering},
+    sys::Mechanism,
+};
 
 /// Counters of one region.
 #[derive(Default)]
@@ -79,6 +82,8 @@ pub struct RegionReport {
     pub len: u64,
     /// Bytes of one unit of residency.
     pub unit_bytes: u64,
+    /// How its units are put in place.
+    pub mechanism: Mechanism,
     /// What it has done so far.
     pub stats: RegionStats,
 }

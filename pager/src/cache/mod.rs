@@ -568,6 +568,7 @@ impl Ledger {
                 Some(word.to(State::Resident).without(flags | touched).with(more))
             })
             .expect("every word can become resident");
+        self.port.settled(self.mapping(), self.offset(unit), self.unit_len());
         if before.has(HEALING) {
             add(&self.counters.healed, 1);
         }
@@ -703,6 +704,9 @@ impl Ledger {
                 break (before, next);
             }
         };
+        if next == State::Poisoned {
+            self.port.settled(self.mapping(), self.offset(unit), self.unit_len());
+        }
         if next == State::Poisoned && !before.has(HEALING) {
             add(&self.counters.poisoned, 1);
             metrics::counter!("pager.poison.units").increment(1);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   userfaultfd --> addresses --> (region, unit) --> claim --> request to the engine
-//!                                                      |                 ^
-//!                      bytes that are in memory <------+---> in place ---+ what is left to do
+//!                     ^                                |                 ^
+//!   SIGSEGV ----------+  bytes that are in memory <----+---> in place ---+ what is left to do
 //! ```
 //!
 //! It does no I/O, touches no region, waits for no lock and runs no code of the program's own, so that
@@ -16,6 +16,7 @@
 use std::{
     io,
     ops::Range,
+    os::fd::BorrowedFd,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -33,7 +34,7 @@ use crate::{
     stats::Counters,
     stats::add,
     sync::{Arc, Mutex, Weak, lock},
-    sys::{Descriptor, PAGE, Wakeup},
+    sys::{Descriptor, Line, Listening, PAGE, Wakeup},
     trace::{Kind, Traced},
     units::ByteOffset,
 };
@@ -44,6 +45,9 @@ const BATCH: usize = 64;
 /// One region's place in the address space.
 #[derive(Clone)]
 pub(crate) struct Placed {
+    /// What has SIGSEGV of this place come here, where that tells of faults. First, since it must have ended
+    /// before the ledger, and with it the memory, goes: the place may be another pager's then.
+    pub(crate) _listening: Option<Arc<Listening>>,
     pub(crate) addr: usize,
     pub(crate) len: usize,
     pub(crate) region: u64,
@@ -92,15 +96,28 @@ impl Atlas {
     }
 }
 
+/// How a pager hears of faults.
+#[derive(Clone)]
+pub(crate) enum Trap {
+    /// From the kernel.
+    Uffd(Arc<Descriptor>),
+    /// From a handler of SIGSEGV.
+    Signals(Arc<Line>),
+}
+
+impl Trap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Trap::Uffd(uffd) => uffd.as_fd(),
+            Trap::Signals(line) => line.as_fd(),
+        }
+    }
+}
+
 /// Runs until `stop` is raised. A failure of the loop ends the process: threads that wait in a
 /// fault would otherwise wait for ever, or read zeros when the descriptor closes.
-pub(crate) fn run(
-    uffd: &Descriptor,
-    atlas: &Atlas,
-    stop: &Wakeup,
-    engine: &UnboundedSender<Request>,
-) {
-    stop_unless_well(|| answer(uffd, atlas, stop, engine));
+pub(crate) fn run(trap: &Trap, atlas: &Atlas, stop: &Wakeup, engine: &UnboundedSender<Request>) {
+    stop_unless_well(|| answer(trap, atlas, stop, engine));
 }
 
 /// Does `work`; an error or a panic of it ends the process.
@@ -120,7 +137,7 @@ fn stop_unless_well(work: impl FnOnce() -> io::Result<()>) {
 }
 
 fn answer(
-    uffd: &Descriptor,
+    trap: &Trap,
     atlas: &Atlas,
     stop: &Wakeup,
     engine: &UnboundedSender<Request>,
@@ -129,7 +146,7 @@ fn answer(
     let mut addrs = Vec::with_capacity(BATCH);
     loop {
         let mut fds = [
-            PollFd::new(uffd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(trap.as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
@@ -140,11 +157,18 @@ fn answer(
             return Ok(());
         }
         addrs.clear();
-        uffd.faults(&mut buffer, &mut addrs)?;
+        match trap {
+            Trap::Uffd(uffd) => uffd.faults(&mut buffer, &mut addrs)?,
+            Trap::Signals(line) => line.faults(&mut addrs),
+        }
         let regions = atlas.sorted.load_full();
         for &addr in &addrs {
             if !translate(addr, &regions, engine) {
-                refuse(uffd, addr, &atlas.frames.load());
+                match trap {
+                    Trap::Uffd(uffd) => refuse(uffd, addr, &atlas.frames.load()),
+                    // It is looked at again, and belongs to nobody by then.
+                    Trap::Signals(line) => line.wake(&(addr..addr + 1)),
+                }
             }
         }
         // A region was closed meanwhile, and its ledger must not end here.
@@ -275,7 +299,7 @@ mod tests {
         drop::<OwnedFd>(write);
         let broken = Descriptor::new(read, 0);
         let (engine, _requests) = tokio::sync::mpsc::unbounded_channel();
-        run(&broken, &Atlas::default(), &Wakeup::new().unwrap(), &engine);
+        run(&Trap::Uffd(Arc::new(broken)), &Atlas::default(), &Wakeup::new().unwrap(), &engine);
     }
 
     #[test]

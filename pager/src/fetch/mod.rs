@@ -193,6 +193,9 @@ impl Engine {
     fn handle(&mut self, request: Request) {
         match request {
             Request::Open(object) => {
+                let geometry = object.ledger.geometry();
+                let (bytes, unit) = (geometry.object_len(), geometry.unit_bytes());
+                self.log.opened(&object.name, bytes, unit, object.mechanism);
                 self.objects.insert(object.id, object);
             }
             Request::Close { region } => self.close(region),

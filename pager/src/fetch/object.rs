@@ -9,7 +9,7 @@ use crate::{
     source::{BlockSource, Version},
     stats::Counters,
     sync::{Arc, Mutex},
-    sys::FramePool,
+    sys::{FramePool, Mechanism},
     trace::Traced,
 };
 
@@ -19,6 +19,7 @@ pub(crate) struct Object {
     pub(crate) name: Arc<str>,
     pub(crate) source: Arc<dyn BlockSource>,
     pub(crate) version: Version,
+    pub(crate) mechanism: Mechanism,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) frames: FramePool,
     /// The most units of one request.

@@ -321,6 +321,7 @@ pub(super) mod tests {
             name: "test://nowhere".into(),
             source: Arc::new(Nowhere),
             version: Version::strong("1"),
+            mechanism: Mechanism::Plain,
             ledger,
             frames: FramePool::staging(4096, 2, &pool).unwrap(),
             extent_max: 256,

@@ -301,20 +301,14 @@ impl Region {
     /// A touch of bytes that cannot be had, after all retries of the source, raises SIGBUS in the
     /// thread that touched them, which ends a process that does not handle it. The cause is told
     /// before that, as an error of `tracing`, or on stderr where no subscriber takes it.
-    /// Use [`load`](Region::load) where errors must be values. In user mode only (see
+    /// Use [`load`](Region::load) where errors must be values. In user mode only or by SIGSEGV (see
     /// [`Pager::mode`]), a system call given a slice of it fails with EFAULT on missing units.
     ///
     /// # Errors
     /// [`Error::NotMappable`] where no fault mechanism exists, or where the object's version is
     /// weak, so that nothing promises that it stays as it is.
     pub fn map(&self) -> Result<Mapped, Error> {
-        self.open()?;
-        if let Some(reason) = &self.0.unmappable {
-            return Err(Error::NotMappable {
-                object: self.name().to_owned(),
-                reason: reason.clone(),
-            });
-        }
+        self.mappable()?;
         if self.version().strength() == crate::source::Strength::Weak && !self.is_empty() {
             return Err(Error::NotMappable {
                 object: self.name().to_owned(),
@@ -336,12 +330,16 @@ impl Region {
     /// # Errors
     /// [`Error::NotMappable`] where no fault mechanism exists.
     pub unsafe fn map_assuming_immutable(&self) -> Result<Mapped, Error> {
+        self.mappable()?;
+        Ok(Mapped::new(self.0.clone()))
+    }
+
+    /// Whether somebody answers when a missing unit is touched.
+    fn mappable(&self) -> Result<(), Error> {
         self.open()?;
-        match &self.0.unmappable {
-            Some(reason) => {
-                Err(Error::NotMappable { object: self.name().to_owned(), reason: reason.clone() })
-            }
-            None => Ok(Mapped::new(self.0.clone())),
+        match self.0.unmappable.clone().or_else(|| self.pager().why_unheard()) {
+            Some(reason) => Err(Error::NotMappable { object: self.name().to_owned(), reason }),
+            None => Ok(()),
         }
     }
 

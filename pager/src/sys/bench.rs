@@ -31,10 +31,11 @@ impl Units {
     ///
     /// # Errors
     /// When the kernel or this user has no such mechanism, or no memory. [`Mechanism::Plain`] is refused: it
-    /// writes where nothing is in place, which is a fault here, and nobody answers one.
+    /// writes where nothing is in place, which is a fault here, and nobody answers one; and so is
+    /// [`Mechanism::Remap`], which is for faults of another kind.
     pub fn new(mechanism: Mechanism, unit_bytes: usize, units: usize) -> io::Result<Units> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
-        if mechanism == Mechanism::Plain {
+        if matches!(mechanism, Mechanism::Plain | Mechanism::Remap) {
             return Err(unsupported());
         }
         let opened = open_descriptor(ModeRequest::Auto);

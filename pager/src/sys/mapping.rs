@@ -37,6 +37,34 @@ impl Mapping {
     /// even where the program locks its future memory (`mlockall`): a locked range would be filled
     /// with zeros here and now, which readers would take for the object's bytes.
     pub(crate) fn reserve(len: usize, align: usize) -> io::Result<Mapping> {
+        let mapping = Mapping::closed(len, align)?;
+        mapping.open()?;
+        Ok(mapping)
+    }
+
+    /// The same, closed: to touch it raises SIGSEGV.
+    pub(crate) fn reserve_closed(len: usize, align: usize) -> io::Result<Mapping> {
+        let mapping = Mapping::closed(len, align)?;
+        mapping.unlock()?;
+        Ok(mapping)
+    }
+
+    /// `len` bytes (a multiple of the page size, not zero) whose pages are all there.
+    pub(super) fn populated(len: usize) -> io::Result<Mapping> {
+        assert!(len > 0 && len.is_multiple_of(PAGE));
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks an unused range, so no
+        // existing mapping is replaced.
+        let raw = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        if raw == libc::MAP_FAILED {
+            return Err(refusal(len, io::Error::last_os_error()));
+        }
+        let base = NonNull::new(raw.cast()).expect("mmap without MAP_FIXED is never null");
+        Ok(Mapping { base, len })
+    }
+
+    fn closed(len: usize, align: usize) -> io::Result<Mapping> {
         assert!(len > 0 && len.is_multiple_of(PAGE) && align.is_power_of_two() && align >= PAGE);
         let padded = len
             .checked_add(align - PAGE)
@@ -60,24 +88,24 @@ impl Mapping {
             }
         }
         let base = NonNull::new(aligned as *mut u8).expect("mmap without MAP_FIXED is never null");
-        let mapping = Mapping { base, len };
-        mapping.open()?;
-        Ok(mapping)
+        Ok(Mapping { base, len })
+    }
+
+    /// Takes the lock off that every new mapping inherits, where the program locks its future memory.
+    fn unlock(&self) -> io::Result<()> {
+        // SAFETY: the range is ours, and its bytes stay what they are.
+        let rc = unsafe { libc::munlock(self.base.as_ptr().cast(), self.len) };
+        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Lets the range be touched, locked no more.
     fn open(&self) -> io::Result<()> {
+        self.unlock()?;
         let start = self.base.as_ptr().cast::<libc::c_void>();
         // Writable for the kernel's sake: UFFDIO_MOVE refuses a read-only target.
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range is ours, and nobody has seen it: no lock but the one that every new
-        // mapping inherits is taken off it, and no reference exists whose access could change.
-        let rc = unsafe {
-            match libc::munlock(start, self.len) {
-                0 => libc::mprotect(start, self.len, prot),
-                refused => refused,
-            }
-        };
+        // SAFETY: the range is ours, and nobody has seen it: no reference exists whose access could change.
+        let rc = unsafe { libc::mprotect(start, self.len, prot) };
         if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 

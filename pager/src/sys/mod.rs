@@ -10,6 +10,8 @@ mod staging; // frames to copy from
 mod arena; // frames to move, and back
 mod frames; // either
 mod port;
+mod signal; // faults without userfaultfd
+mod remap; // and what puts units in place then
 mod tables; // of pages, and whether they go
 mod writes; // which pages were written
 mod probe;
@@ -26,6 +28,8 @@ pub use port::Mechanism;
 pub(crate) use port::{Port, Traits, port_for};
 pub(crate) use probe::open_descriptor;
 pub use probe::{Mode, ModeRequest, Probe};
+pub(crate) use remap::{RemapPort, units_max};
 pub(crate) use shared::Shared;
+pub(crate) use signal::{Line, Listening, is_heard};
 pub(crate) use uffd::Descriptor;
 pub(crate) use words::LazyWords;

@@ -4,6 +4,7 @@
 //!             install                evict             fail
 //!   Copy      UFFDIO_COPY            MADV_DONTNEED     UFFDIO_POISON
 //!   Move      UFFDIO_MOVE            UFFDIO_MOVE       UFFDIO_POISON
+//!   Remap     mremap of a copy       mmap, PROT_NONE   mmap, no bytes    faults by SIGSEGV
 //!   Plain     memcpy                 MADV_DONTNEED     -                 no faults, checked API only
 //! ```
 //!
@@ -30,6 +31,8 @@ pub enum Mechanism {
     /// `UFFDIO_MOVE` of a frame's pages, in and out: what leaves goes on being the same memory, and is
     /// filled with other bytes. See [`Mapped`](crate::Mapped) for what must not keep a reference to it.
     Move,
+    /// A copy whose pages are mapped over closed memory. Where SIGSEGV tells of faults, and there only.
+    Remap,
     /// A plain copy into memory that only the checked API shows. No fault mechanism.
     Plain,
 }
@@ -85,6 +88,11 @@ pub(crate) trait Port: Send + Sync {
     /// Wakes whoever waits for the unit, to look again.
     fn wake(&self, mapping: &Mapping, offset: usize, len: usize) -> io::Result<()>;
 
+    /// The unit's word says what has become of it. Whoever has asked since [`install`](Port::install) or
+    /// [`fail`](Port::fail), and found the word from before, waits: a kernel that knows who waits has looked
+    /// whether the page is there, and only where it is none of its business there is something to be done.
+    fn settled(&self, _mapping: &Mapping, _offset: usize, _len: usize) {}
+
     /// Whether a page table goes when all of its span is taken away. Else it stays until the mapping
     /// goes.
     fn frees_tables(&self) -> bool {
@@ -102,7 +110,7 @@ pub(crate) struct Traits {
 }
 
 /// The port for one mechanism; `descriptor` is `None` exactly for `Plain`, and `frames` are what
-/// `Move` moves.
+/// `Move` moves. That for `Remap` is [`RemapPort`](super::RemapPort).
 pub(crate) fn port_for(
     mechanism: Mechanism,
     descriptor: Option<Arc<Descriptor>>,
@@ -117,6 +125,9 @@ pub(crate) fn port_for(
             Arc::new(MovePort { arena, copy: CopyPort { uffd, traits } })
         }
         (Mechanism::Plain, _) => Arc::new(PlainPort { traits }),
+        (Mechanism::Remap, _) => {
+            unreachable!("units are mapped over where no descriptor tells of faults")
+        }
         (_, None) => unreachable!("COPY and MOVE come with a descriptor"),
     }
 }

@@ -3,6 +3,7 @@
 use std::{fmt, io};
 
 use super::{
+    signal::Line,
     tables,
     uffd::{
         Descriptor, FEATURE_MOVE, FEATURE_POISON, FEATURE_WP_ASYNC, Route, handshake, open_raw,
@@ -18,6 +19,9 @@ pub enum Mode {
     /// userfaultfd for touches of the program's own; a system call on a missing page gets EFAULT,
     /// so slices given to system calls must be loaded first.
     UserModeOnly,
+    /// A handler of SIGSEGV for touches of the program's own, as its limits say: see
+    /// [`Builder::signal_faults`](crate::Builder::signal_faults). A system call on a missing page gets EFAULT.
+    Signals,
     /// No faults: `load` and `read_at` work, `map` is refused.
     CheckedOnly,
 }
@@ -27,6 +31,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Mode::Full => "full userfaultfd",
             Mode::UserModeOnly => "userfaultfd, user mode only",
+            Mode::Signals => "SIGSEGV handler",
             Mode::CheckedOnly => "checked API only",
         })
     }
@@ -40,7 +45,10 @@ pub enum ModeRequest {
     Auto,
     /// User mode only even where full would work.
     UserModeOnly,
-    /// No userfaultfd at all.
+    /// A handler of SIGSEGV even where there is userfaultfd: see
+    /// [`Builder::signal_faults`](crate::Builder::signal_faults).
+    Signals,
+    /// No userfaultfd at all, and no handler either.
     CheckedOnly,
 }
 
@@ -80,6 +88,23 @@ impl fmt::Display for Probe {
     }
 }
 
+impl Probe {
+    /// Says that faults are served by a handler of SIGSEGV, or why not.
+    pub(crate) fn add_signals(&mut self, opened: &io::Result<Line>) {
+        let answer = match opened {
+            Ok(line) => {
+                self.mode = Mode::Signals;
+                self.can_poison = line.nothing().is_some();
+                // To map something over a whole span takes its table away on every kernel.
+                self.frees_page_tables = true;
+                "works".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        self.tried.push(("SIGSEGV handler".to_owned(), answer));
+    }
+}
+
 /// A descriptor, if there is one, and how it came about.
 pub(crate) struct Opened {
     pub(crate) descriptor: Option<Descriptor>,
@@ -103,7 +128,7 @@ fn first_of(request: ModeRequest, open: impl Fn(Route) -> io::Result<(Descriptor
         ModeRequest::UserModeOnly => {
             &[(Route::UserModeOnly, Mode::UserModeOnly, "userfaultfd(2), UFFD_USER_MODE_ONLY")]
         }
-        ModeRequest::CheckedOnly => &[],
+        ModeRequest::Signals | ModeRequest::CheckedOnly => &[],
     };
     let mut tried = Vec::new();
     for &(route, mode, name) in ways {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use nix::libc;
-use pager::{Error, Hint, Pager, trace::Recorder};
+use pager::{Error, Hint, trace::Recorder};
 
-use crate::support::{Behaviour, Known, alone, byte_at, can_fault, passed, until};
+use crate::support::{Behaviour, Known, alone, builder, byte_at, can_fault, passed, until};
 
 /// Ten years, in seconds.
 const JUMP: i64 = 10 * 365 * 86_400;
@@ -54,7 +54,7 @@ fn nothing_waits_by_the_time_of_day() {
     let folder = tempfile::tempdir().unwrap();
     let recorder = Recorder::create(&folder.path().join("trace")).unwrap();
     let deadline = Duration::from_secs(600);
-    let builder = Pager::builder().budget_bytes(8 << 20).deadline(deadline).record(&recorder);
+    let builder = builder().budget_bytes(8 << 20).deadline(deadline).record(&recorder);
     let pager = builder.build().unwrap();
     let source = Known::new(32 << 20).delay(Duration::from_millis(2));
     let region = pager.open(source).unwrap();
@@ -71,7 +71,7 @@ fn nothing_waits_by_the_time_of_day() {
     recorder.finish().unwrap();
 
     let deadline = Duration::from_millis(50);
-    let pager = Pager::builder().budget_bytes(8 << 20).deadline(deadline).build().unwrap();
+    let pager = crate::support::builder().budget_bytes(8 << 20).deadline(deadline).build().unwrap();
     let source = Known::new(1 << 20);
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);

@@ -2,10 +2,10 @@
 
 use std::{os::unix::process::ExitStatusExt, sync::Arc};
 
-use pager::{Error, Pager, SourceError, Strength, Version, policy::NoPrefetch};
+use pager::{Error, SourceError, Strength, Version, policy::NoPrefetch};
 
 use crate::support::{
-    Behaviour, Known, alone, byte_at, bytes_of, can_fault, is_full, passed, until,
+    Behaviour, Known, alone, builder, byte_at, bytes_of, can_fault, is_full, passed, probe, until,
 };
 
 fn reset() -> SourceError {
@@ -15,7 +15,7 @@ fn reset() -> SourceError {
 #[test]
 fn every_error_of_the_source_comes_out_of_load() {
     let source = Known::new(1 << 20);
-    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
     let region = builder.build().unwrap().open(source.clone()).unwrap();
     let pager = region.pager();
     let object = "test://known".to_owned();
@@ -50,7 +50,7 @@ fn every_error_of_the_source_comes_out_of_load() {
 #[test]
 fn a_short_body_keeps_the_units_that_came_whole() {
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Truncate(65536 + 100));
     let error = region.load(0..4 * 65536).unwrap_err();
@@ -66,7 +66,7 @@ fn a_short_body_keeps_the_units_that_came_whole() {
 #[test]
 fn a_body_with_bytes_too_many_is_damage_to_its_last_unit() {
     let source = Known::new(1 << 20);
-    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
     let region = builder.build().unwrap().open(source.clone()).unwrap();
     let long = |range: std::ops::Range<u64>| {
         let error = region.load(range).map(drop).unwrap_err();
@@ -90,7 +90,7 @@ fn a_body_with_bytes_too_many_is_damage_to_its_last_unit() {
 fn a_body_that_brings_all_and_does_not_end_is_not_waited_for() {
     let source = Known::new(1 << 20);
     // The default deadline, a minute, is longer than a test may hang.
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::NoEnd);
     assert_eq!(region.load(0..200_000).unwrap()[..], bytes_of(0..200_000)[..]);
@@ -100,7 +100,7 @@ fn a_body_that_brings_all_and_does_not_end_is_not_waited_for() {
 #[test]
 fn all_who_wait_for_one_unit_get_the_error() {
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.delay(std::time::Duration::from_millis(30));
     source.behave(Behaviour::Fail(reset()));
@@ -113,7 +113,7 @@ fn all_who_wait_for_one_unit_get_the_error() {
 #[test]
 fn a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus() {
     const TEST: &str = "failure::a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus";
-    if !can_fault() || !Pager::probe().can_poison {
+    if !can_fault() || !probe().can_poison {
         return println!("left out: poison: this kernel or user has none");
     }
     let died_of_sigbus = |output: std::process::Output| {
@@ -121,7 +121,7 @@ fn a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus() {
     };
     if alone(TEST, died_of_sigbus) {
         let source = Known::new(1 << 20);
-        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let pager = builder().budget_bytes(8 << 20).build().unwrap();
         let mapped = pager.open(source.clone()).unwrap().map().unwrap();
         source.behave(Behaviour::Fail(reset()));
         println!("read {}", mapped[100_000]);
@@ -132,7 +132,7 @@ fn a_bare_read_of_bytes_that_cannot_be_had_raises_sigbus() {
 #[test]
 fn without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process() {
     const TEST: &str = "failure::without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process";
-    if !can_fault() || !Pager::probe().can_poison {
+    if !can_fault() || !probe().can_poison {
         return println!("left out: poison: this kernel or user has none");
     }
     let told = |output: std::process::Output| {
@@ -147,7 +147,7 @@ fn without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process() {
     };
     if alone(TEST, told) {
         let source = Known::new(1 << 20);
-        let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+        let builder = builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
         let mapped = builder.build().unwrap().open(source.clone()).unwrap().map().unwrap();
         assert_eq!(mapped[0], byte_at(0));
         let peer: pager::Cause = Arc::new(std::io::Error::other("by a\npeer"));
@@ -166,12 +166,12 @@ fn without_a_subscriber_stderr_has_why_a_bare_read_ends_the_process() {
 
 #[test]
 fn a_poisoned_page_heals_when_a_later_fetch_succeeds() {
-    if !is_full() || !Pager::probe().can_poison {
+    if !is_full() || !probe().can_poison {
         return println!("left out: healing: needs full userfaultfd with poison");
     }
     for unit in [65536, 2 << 20] {
         let source = Known::new(8 << 20);
-        let pager = Pager::builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
+        let pager = builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
         let region = pager.open(source.clone()).unwrap();
         let mapped = region.map().unwrap();
         source.behave(Behaviour::Fail(reset()));
@@ -191,7 +191,7 @@ fn a_poisoned_page_heals_when_a_later_fetch_succeeds() {
 #[test]
 fn a_fault_that_joins_a_failed_guess_gets_a_request_of_its_own() {
     let source = Known::new(8 << 20);
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let gate = source.hold();
     source.behave(Behaviour::Fail(reset()));
@@ -214,7 +214,7 @@ fn weak_versions_are_not_mapped_by_safe_code() {
         return println!("left out: mapping: no userfaultfd");
     }
     let source = Known::with_version(1 << 20, Version::weak("mtime 7"));
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source).unwrap();
     assert_eq!(region.version().strength(), Strength::Weak);
     assert!(region.map().unwrap_err().to_string().contains("mtime 7"));
@@ -227,14 +227,14 @@ fn weak_versions_are_not_mapped_by_safe_code() {
 #[test]
 fn causes_of_poison_reach_the_log_and_not_the_reader() {
     const TEST: &str = "failure::causes_of_poison_reach_the_log_and_not_the_reader";
-    if !is_full() || !Pager::probe().can_poison {
+    if !is_full() || !probe().can_poison {
         return println!("left out: causes: needs full userfaultfd with poison");
     }
     if alone(TEST, passed) {
         let seen = Arc::new(std::sync::Mutex::new(String::new()));
         tracing::subscriber::set_global_default(Collect(seen.clone())).unwrap();
         let source = Known::new(1 << 20);
-        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let pager = builder().budget_bytes(8 << 20).build().unwrap();
         let mapped = pager.open(source.clone()).unwrap().map().unwrap();
         source.behave(Behaviour::Fail(reset()));
         // The reader holds the lock that the log needs: nothing on the way to it may wait for that.
@@ -287,7 +287,7 @@ fn without_poison_the_process_ends_with_the_errors_text() {
     };
     if alone(TEST, aborted) {
         let source = Known::new(1 << 20);
-        let pager = Pager::builder().budget_bytes(8 << 20).poison(false).build().unwrap();
+        let pager = builder().budget_bytes(8 << 20).poison(false).build().unwrap();
         let mapped = pager.open(source.clone()).unwrap().map().unwrap();
         source.behave(Behaviour::Fail(reset()));
         // The reader holds stderr's lock, which must not keep the text from coming out.
@@ -300,7 +300,7 @@ fn without_poison_the_process_ends_with_the_errors_text() {
 #[test]
 fn an_object_that_changes_under_a_region_is_never_a_mixture() {
     let source = Known::new(1 << 20);
-    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
     let region = builder.build().unwrap().open(source.clone()).unwrap();
     assert_eq!(region.load(0..2 * 65_536).unwrap()[..], bytes_of(0..2 * 65_536)[..]);
     source.behave(Behaviour::Fail(SourceError::Changed {
@@ -318,7 +318,7 @@ fn an_object_that_changes_under_a_region_is_never_a_mixture() {
     region.advise(pager::Hint::DontNeed(0..65_536)).unwrap();
     changed(0..1);
     changed(0..2 * 65_536);
-    if is_full() && Pager::probe().can_poison {
+    if is_full() && probe().can_poison {
         let mapped = region.map().unwrap();
         let (_read, write) = nix::unistd::pipe().unwrap();
         for at in [0, 500_000] {

@@ -12,17 +12,17 @@ use nix::{
         wait::{WaitStatus, waitpid},
     },
 };
-use pager::{Hint, Mechanism, Mode, ModeRequest, Pager, SourceError};
+use pager::{Hint, Mechanism, Mode, ModeRequest, SourceError};
 
 use crate::support::{
-    Behaviour, Known, alone, byte_at, bytes_of, can_fault, give_up, is_full, modes, passed, until,
-    use_idle_frames,
+    Behaviour, Known, alone, builder, byte_at, bytes_of, can_fault, copying, give_up, is_full,
+    modes, passed, probe, until, use_idle_frames,
 };
 
 #[test]
 fn system_calls_on_missing_pages_in_each_mode() {
     for mode in modes() {
-        let pager = Pager::builder().mode(mode).budget_bytes(8 << 20).build().unwrap();
+        let pager = builder().mode(mode).budget_bytes(8 << 20).build().unwrap();
         let region = pager.open(Known::new(1 << 20)).unwrap();
         let (mut read, mut write) = std::io::pipe().unwrap();
         // A guard is safe to hand to a system call in every mode.
@@ -54,7 +54,7 @@ fn ci_leaves_no_mode_out() {
     if std::env::var_os("CI").is_none() {
         return println!("left out: the modes that CI has: this is not CI");
     }
-    let probe = Pager::probe();
+    let probe = probe();
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let expected = match is_root {
         true => Mode::Full,
@@ -62,7 +62,7 @@ fn ci_leaves_no_mode_out() {
     };
     assert_eq!(probe.mode, expected, "{probe}");
     assert!(probe.can_move && probe.can_poison, "{probe}");
-    assert_eq!(modes().len(), if expected == Mode::Full { 3 } else { 2 }, "{:?}", modes());
+    assert_eq!(modes().len(), if expected == Mode::Full { 4 } else { 3 }, "{:?}", modes());
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_forked_child_cannot_read_zeros() {
     if !can_fault() {
         return println!("left out: fork: no userfaultfd");
     }
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let mapped = pager.open(Known::new(1 << 20)).unwrap().map().unwrap();
     assert_eq!(mapped[0], byte_at(0));
     for at in [0usize, 700_000] {
@@ -102,8 +102,8 @@ fn a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back() {
     if !alone(TEST, passed) {
         return;
     }
-    let probe = Pager::probe();
-    let mut cases = vec![(Mechanism::Copy, 65_536), (Mechanism::Copy, 2 << 20)];
+    let probe = probe();
+    let mut cases = vec![(copying(), 65_536), (copying(), 2 << 20)];
     if probe.can_move {
         cases.extend([(Mechanism::Move, 65_536), (Mechanism::Move, 2 << 20)]);
     }
@@ -118,7 +118,7 @@ fn a_unit_that_is_locked_or_advised_in_part_leaves_and_comes_back() {
         for (what, change) in [("locked", lock), ("advised", leave_out)] {
             let what = format!("{what}, {mechanism:?}, unit {unit}");
             let source = Known::new(4 * unit);
-            let builder = Pager::builder().mechanism(mechanism).unit_bytes(unit);
+            let builder = builder().mechanism(mechanism).unit_bytes(unit);
             let pager = builder.budget_bytes(40 * (unit + 4096)).build().unwrap();
             let region = pager.open(source.clone()).unwrap();
             region.advise(Hint::Random).unwrap();

@@ -7,6 +7,7 @@ mod runtimes;
 mod wakers;
 mod failure;
 mod kernel;
+mod signals;
 mod clock;
 mod memory;
 mod requests;

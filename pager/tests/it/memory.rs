@@ -1,9 +1,11 @@
 //! The budget is hard, as the kernel counts it.
 
 use nix::libc;
-use pager::{Error, Hint, Mechanism, Pager};
+use pager::{Error, Hint, Mechanism};
 
-use crate::support::{Known, Random, alone, byte_at, bytes_of, can_fault, passed, until};
+use crate::support::{
+    Known, Random, alone, builder, byte_at, bytes_of, can_fault, passed, probe, until,
+};
 
 /// Anonymous memory and page tables of this process, in bytes.
 fn memory() -> u64 {
@@ -26,7 +28,7 @@ fn memory_stays_within_the_budget() {
     if !alone(TEST, passed) {
         return;
     }
-    let mechanisms = match (can_fault(), Pager::probe().can_move) {
+    let mechanisms = match (can_fault(), probe().can_move) {
         (true, true) => vec![None, Some(Mechanism::Copy), Some(Mechanism::Move)],
         (true, false) => vec![None],
         _ => vec![],
@@ -35,7 +37,7 @@ fn memory_stays_within_the_budget() {
         for &mechanism in &mechanisms {
             let budget = if unit == 4096 { 24 << 20 } else { 96 << 20 };
             let before = memory();
-            let mut builder = Pager::builder().unit_bytes(unit).budget_bytes(budget);
+            let mut builder = builder().unit_bytes(unit).budget_bytes(budget);
             if let Some(mechanism) = mechanism {
                 builder = builder.mechanism(mechanism);
             }
@@ -68,7 +70,7 @@ fn memory_stays_within_the_budget() {
 #[test]
 fn page_tables_go_with_units_that_are_moved_away() {
     const TEST: &str = "memory::page_tables_go_with_units_that_are_moved_away";
-    if !can_fault() || !Pager::probe().can_move {
+    if !can_fault() || !probe().can_move {
         return println!("left out: moved units: this kernel or user cannot move pages");
     }
     if !alone(TEST, passed) {
@@ -77,7 +79,7 @@ fn page_tables_go_with_units_that_are_moved_away() {
     // SAFETY: only says that this process gets no huge pages from now on.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }, 0);
     let unit = 2 << 20;
-    let builder = Pager::builder().unit_bytes(unit).mechanism(Mechanism::Move);
+    let builder = builder().unit_bytes(unit).mechanism(Mechanism::Move);
     let pager = builder.budget_bytes(40 * (unit + 4096)).build().unwrap();
     let region = pager.open(Known::new(1 << 30)).unwrap();
     region.advise(Hint::Random).unwrap();
@@ -99,7 +101,7 @@ fn a_tebibyte_opens_at_once_and_costs_little() {
     }
     let before = memory();
     let start = std::time::Instant::now();
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(Known::new(1 << 40)).unwrap();
     assert!(start.elapsed() < std::time::Duration::from_secs(1));
     let untouched = memory().saturating_sub(before);
@@ -120,7 +122,7 @@ fn a_tebibyte_opens_at_once_and_costs_little() {
 #[test]
 fn a_load_that_straddles_two_units_makes_progress_under_the_smallest_budget() {
     let least = 32 * (4096 + 4096) + 4 * 4096;
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(least).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(least).build().unwrap();
     let region = pager.open(Known::new(4 << 20)).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..4u64 {
@@ -148,7 +150,7 @@ fn a_load_that_straddles_two_units_makes_progress_under_the_smallest_budget() {
 fn any_number_of_threads_read_at_under_the_smallest_plan() {
     let unit = 65_536u64;
     let least = 36 * unit + 32 * 4096;
-    let pager = Pager::builder().unit_bytes(unit).budget_bytes(least).build().unwrap();
+    let pager = builder().unit_bytes(unit).budget_bytes(least).build().unwrap();
     let len = 16 << 20;
     let region = pager.open(Known::new(len)).unwrap();
     std::thread::scope(|scope| {
@@ -172,7 +174,7 @@ fn any_number_of_threads_read_at_under_the_smallest_plan() {
 /// A reader waits for the guards of others, and for as long as the deadline at most.
 #[test]
 fn read_at_waits_for_guards_to_go() {
-    let builder = Pager::builder().unit_bytes(65_536).budget_bytes(4 << 20);
+    let builder = builder().unit_bytes(65_536).budget_bytes(4 << 20);
     let pager = builder.deadline(std::time::Duration::from_secs(2)).build().unwrap();
     let region = pager.open(Known::new(64 << 20)).unwrap();
     let guard = region.load(0..30 * 65_536).unwrap();
@@ -186,7 +188,7 @@ fn read_at_waits_for_guards_to_go() {
 
 #[test]
 fn pins_take_half_and_more_is_an_error_at_once() {
-    let pager = Pager::builder().unit_bytes(65536).budget_bytes(4 << 20).build().unwrap();
+    let pager = builder().unit_bytes(65536).budget_bytes(4 << 20).build().unwrap();
     let region = pager.open(Known::new(64 << 20)).unwrap();
     // A unit counts with the page table that it may need: 30 of them are all but half.
     let pinned = 30 * (65_536 + 4096);
@@ -212,7 +214,7 @@ fn pins_take_half_and_more_is_an_error_at_once() {
 
 #[test]
 fn regions_and_a_databases_pages_share_one_budget() {
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(Known::new(32 << 20)).unwrap();
     let pages: pager::pool::Pages<u64, Vec<u8>> = pager::pool::Pages::new(pager.pool()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -229,7 +231,7 @@ fn regions_and_a_databases_pages_share_one_budget() {
 
 #[test]
 fn speculation_takes_at_most_a_quarter() {
-    let pager = Pager::builder().budget_bytes(16 << 20).build().unwrap();
+    let pager = builder().budget_bytes(16 << 20).build().unwrap();
     let region = pager.open(Known::new(256 << 20)).unwrap();
     region.advise(Hint::WillNeed(&[0..100 << 20, 150 << 20..200 << 20])).unwrap();
     for at in (0..64 << 20).step_by(65_536) {
@@ -241,7 +243,7 @@ fn speculation_takes_at_most_a_quarter() {
 #[test]
 fn two_pagers_share_one_budget() {
     let budget = pager::Budget::new(8 << 20);
-    let pagers = [(); 2].map(|()| Pager::builder().budget(&budget).build().unwrap());
+    let pagers = [(); 2].map(|()| builder().budget(&budget).build().unwrap());
     let regions = pagers.each_ref().map(|pager| pager.open(Known::new(32 << 20)).unwrap());
     for at in (0..32 << 20).step_by(200_000) {
         for region in &regions {
@@ -256,7 +258,7 @@ fn two_pagers_share_one_budget() {
 #[test]
 fn prefetch_yields_first() {
     let (unit, cost) = (65_536, 65_536 + 4096);
-    let pager = Pager::builder().budget_bytes(64 * cost).build().unwrap();
+    let pager = builder().budget_bytes(64 * cost).build().unwrap();
     let region = pager.open(Known::new(1 << 30)).unwrap();
     region.advise(Hint::Random).unwrap();
     let load = |n: u64| {
@@ -283,7 +285,7 @@ fn prefetch_yields_first() {
 #[test]
 fn the_latest_units_are_no_victims() {
     let cost = 65_536 + 4096;
-    let pager = Pager::builder().budget_bytes(64 * cost).build().unwrap();
+    let pager = builder().budget_bytes(64 * cost).build().unwrap();
     let region = pager.open(Known::new(4 << 30)).unwrap();
     region.advise(Hint::Random).unwrap();
     let load = |n: u64| {
@@ -309,11 +311,11 @@ fn the_latest_units_are_no_victims() {
 fn one_unit_of_demand_takes_one_guess() {
     let (unit, cost) = (65_536, 65_536 + 4096);
     let mut mechanisms = vec![None];
-    if can_fault() && Pager::probe().can_move {
+    if can_fault() && probe().can_move {
         mechanisms.push(Some(Mechanism::Move));
     }
     for mechanism in mechanisms {
-        let mut builder = Pager::builder().budget_bytes(64 * cost);
+        let mut builder = builder().budget_bytes(64 * cost);
         if let Some(mechanism) = mechanism {
             builder = builder.mechanism(mechanism);
         }
@@ -347,12 +349,12 @@ fn one_unit_of_demand_takes_one_guess() {
 fn another_pool_takes_what_it_asks_for() {
     let (unit, cost) = (65_536, 65_536 + 4096);
     let mut mechanisms = vec![None];
-    if can_fault() && Pager::probe().can_move {
+    if can_fault() && probe().can_move {
         mechanisms.push(Some(Mechanism::Move));
     }
     for mechanism in mechanisms {
         let budget = pager::Budget::new(64 * cost);
-        let mut builder = Pager::builder().budget(&budget);
+        let mut builder = builder().budget(&budget);
         if let Some(mechanism) = mechanism {
             builder = builder.mechanism(mechanism);
         }
@@ -379,7 +381,7 @@ fn another_pool_takes_what_it_asks_for() {
 fn page_tables_that_stay_leave_room_to_read() {
     let least = 32 * (4096 + 4096) + 4 * 4096;
     for budget in [least, 2 << 20] {
-        let builder = Pager::builder().unit_bytes(4096).budget_bytes(budget);
+        let builder = builder().unit_bytes(4096).budget_bytes(budget);
         let pager = builder.page_tables_stay(true).build().unwrap();
         let region = pager.open(Known::new(4 << 30)).unwrap();
         region.advise(Hint::Random).unwrap();

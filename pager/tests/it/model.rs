@@ -1,10 +1,10 @@
 //! Random reads, hints and evictions by several threads over several regions under tiny budgets,
 //! against the bytes themselves.
 
-use pager::{Hint, Pager, RegionOptions};
+use pager::{Hint, RegionOptions};
 use proptest::prelude::*;
 
-use crate::support::{Known, Random, byte_at, bytes_of, can_fault, modes};
+use crate::support::{Known, Random, builder, byte_at, bytes_of, can_fault, modes};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -79,7 +79,7 @@ proptest! {
     ) {
         for mode in modes() {
             let budget = 32 * 8192 + 4 * 4096 + spare_units * 8192;
-            let builder = Pager::builder().mode(mode).unit_bytes(4096).budget_bytes(budget);
+            let builder = builder().mode(mode).unit_bytes(4096).budget_bytes(budget);
             let pager = builder.build().unwrap();
             let regions: Vec<_> =
                 lens.iter().map(|&len| pager.open(Known::new(len)).unwrap()).collect();
@@ -105,11 +105,8 @@ proptest! {
 #[test]
 fn readers_under_constant_eviction_see_no_wrong_byte() {
     for unit in [4096u64, 65_536] {
-        let pager = Pager::builder()
-            .unit_bytes(unit)
-            .budget_bytes(32 * (unit + 4096) + 4 * unit)
-            .build()
-            .unwrap();
+        let pager =
+            builder().unit_bytes(unit).budget_bytes(32 * (unit + 4096) + 4 * unit).build().unwrap();
         let len = 200 * unit;
         let regions: Vec<_> = (0..2)
             .map(|_| {

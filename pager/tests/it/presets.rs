@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use pager::{Hint, Pager, Preset, Region};
+use pager::{Hint, Preset, Region};
 
-use crate::support::{Known, byte_at, bytes_of, until};
+use crate::support::{Known, builder, byte_at, bytes_of, until};
 
 const LEN: u64 = 64 << 20;
 const BUDGET: u64 = 256 << 20;
@@ -12,7 +12,7 @@ const BUDGET: u64 = 256 << 20;
 /// A region with a preset, or without, over a source that is some way off: requests overlap.
 fn open(preset: Option<Preset>) -> (Known, Region) {
     let source = Known::new(LEN);
-    let builder = Pager::builder().budget_bytes(BUDGET);
+    let builder = builder().budget_bytes(BUDGET);
     let builder = match preset {
         Some(preset) => builder.preset(preset),
         None => builder,
@@ -115,17 +115,17 @@ fn frugal_joins_what_is_wanted_next_to_each_other() {
 #[test]
 fn small_budgets_have_smaller_units() {
     let unit = |budget: u64, preset| {
-        Pager::builder().budget_bytes(budget).preset(preset).plan().unwrap().unit_bytes()
+        builder().budget_bytes(budget).preset(preset).plan().unwrap().unit_bytes()
     };
     assert_eq!(unit(1 << 30, Preset::Frugal), 2 << 20);
     assert_eq!(unit(64 << 20, Preset::Frugal), 512 << 10);
     assert_eq!(unit(64 << 20, Preset::Latency), 64 << 10);
     // What is set by itself is not changed, and refused where it cannot work.
-    let builder = Pager::builder().budget_bytes(64 << 20).preset(Preset::Frugal);
+    let builder = builder().budget_bytes(64 << 20).preset(Preset::Frugal);
     assert!(builder.unit_bytes(2 << 20).plan().is_err());
     // And works through a budget that it had to shrink for.
     let source = Known::new(LEN);
-    let builder = Pager::builder().budget_bytes(16 << 20).preset(Preset::Frugal);
+    let builder = crate::support::builder().budget_bytes(16 << 20).preset(Preset::Frugal);
     let region = builder.build().unwrap().open(source).unwrap();
     scan(&region);
 }

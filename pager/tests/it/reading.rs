@@ -7,12 +7,14 @@ use pager::{
     policy::{Clock, EvictionPolicy, NoPrefetch, S3Fifo},
 };
 
-use crate::support::{Behaviour, Known, all_of, byte_at, bytes_of, give_up, modes, until};
+use crate::support::{
+    Behaviour, Known, all_of, builder, byte_at, bytes_of, copying, give_up, modes, probe, until,
+};
 
 const LEN: u64 = 3 * (2 << 20) + 12_345;
 
 fn small(mode: ModeRequest, unit: u64) -> Pager {
-    Pager::builder().mode(mode).unit_bytes(unit).budget_bytes(80 * (unit + 4096)).build().unwrap()
+    builder().mode(mode).unit_bytes(unit).budget_bytes(80 * (unit + 4096)).build().unwrap()
 }
 
 #[test]
@@ -45,8 +47,8 @@ fn loads_and_maps_show_the_objects_bytes_in_every_mode() {
 
 #[test]
 fn copy_and_move_put_the_same_bytes_in_place_under_eviction() {
-    let probe = Pager::probe();
-    let mut mechanisms = vec![Mechanism::Copy];
+    let probe = probe();
+    let mut mechanisms = vec![copying()];
     if probe.can_move {
         mechanisms.push(Mechanism::Move);
     }
@@ -56,7 +58,7 @@ fn copy_and_move_put_the_same_bytes_in_place_under_eviction() {
     for mechanism in mechanisms {
         let unit = 256 << 10;
         let len = 64 * unit + 1;
-        let pager = Pager::builder()
+        let pager = builder()
             .mechanism(mechanism)
             .unit_bytes(unit)
             .budget_bytes(40 * (unit + 4096))
@@ -86,7 +88,7 @@ fn an_empty_object_is_an_empty_slice() {
 
 #[test]
 fn hints_fetch_and_give_up() {
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let source = Known::new(8 << 20);
     let region = pager.open(source.clone()).unwrap();
     let wanted = [0..10, 1 << 20..(1 << 20) + 200_000, (8 << 20) - 1..8 << 20];
@@ -103,7 +105,7 @@ fn hints_fetch_and_give_up() {
 
 #[test]
 fn one_pager_serves_regions_of_different_units() {
-    let pager = Pager::builder().budget_bytes(128 << 20).build().unwrap();
+    let pager = builder().budget_bytes(128 << 20).build().unwrap();
     let regions: Vec<_> = [4096, 65536, 2 << 20]
         .iter()
         .map(|&unit| {
@@ -123,7 +125,7 @@ fn one_pager_serves_regions_of_different_units() {
 /// stays, and what is older goes first.
 #[test]
 fn what_came_back_is_not_the_next_to_go() {
-    if !crate::support::can_fault() || !Pager::probe().can_move {
+    if !crate::support::can_fault() || !probe().can_move {
         return println!("left out: recycled frames: this kernel or user cannot move pages");
     }
     const UNIT: u64 = 65_536;
@@ -131,7 +133,7 @@ fn what_came_back_is_not_the_next_to_go() {
         [("CLOCK", Box::new(Clock::new())), ("S3-FIFO", Box::new(S3Fifo::new()))];
     for (policy, eviction) in policies {
         let source = Known::new(128 * UNIT);
-        let pager = Pager::builder()
+        let pager = builder()
             .mechanism(Mechanism::Move)
             .eviction(eviction)
             .unit_bytes(UNIT)
@@ -166,12 +168,12 @@ fn what_came_back_is_not_the_next_to_go() {
 /// the engine, which runs where sources do: one that blocks these threads held up what needs no source.
 #[test]
 fn what_is_in_memory_waits_for_no_thread_of_a_source() {
-    if !crate::support::can_fault() || !Pager::probe().can_move {
+    if !crate::support::can_fault() || !probe().can_move {
         return println!("left out: recycled frames: this kernel or user cannot move pages");
     }
     const UNIT: u64 = 65_536;
     let source = Known::new(256 * UNIT);
-    let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
+    let builder = builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
     let pager = builder.budget_bytes(256 * (UNIT + 4096)).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let mapped = region.map().unwrap();
@@ -215,7 +217,7 @@ fn what_is_in_memory_waits_for_no_thread_of_a_source() {
 /// A fault each for what is in memory took longer than all the rest of a first pass.
 #[test]
 fn what_was_given_up_comes_back_with_its_neighbours() {
-    if !crate::support::can_fault() || !Pager::probe().can_move {
+    if !crate::support::can_fault() || !probe().can_move {
         return println!("left out: recycled frames: this kernel or user cannot move pages");
     }
     const GROUP: u64 = 16;
@@ -223,7 +225,7 @@ fn what_was_given_up_comes_back_with_its_neighbours() {
         for hint in [None, Some(Hint::Random)] {
             let (cost, len) = (unit + 4096, 2 * GROUP * unit - 77);
             let source = Known::new(len);
-            let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(unit);
+            let builder = builder().mechanism(Mechanism::Move).unit_bytes(unit);
             let builder = builder.budget_bytes(5 * GROUP * cost);
             let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
             let region = pager.open(source.clone()).unwrap();
@@ -265,13 +267,13 @@ fn what_was_given_up_comes_back_with_its_neighbours() {
 /// with one.
 #[test]
 fn what_left_too_early_comes_back_without_a_request() {
-    if !crate::support::can_fault() || !Pager::probe().can_move {
+    if !crate::support::can_fault() || !probe().can_move {
         return println!("left out: recycled frames: this kernel or user cannot move pages");
     }
     for unit in [65_536, 2 << 20] {
         let len = 16 * unit - 77;
         let source = Known::new(len);
-        let pager = Pager::builder()
+        let pager = builder()
             .mechanism(Mechanism::Move)
             .unit_bytes(unit)
             .budget_bytes(64 * (unit + 4096))

@@ -2,7 +2,7 @@
 use crate::support::*;
 use futures::StreamExt;
 use pager::{
-    BlockSource, Budget, ByteStream, Bytes, Error, Frame, Hint, Mechanism, ObjectStat, Pager,
+    BlockSource, Budget, ByteStream, Bytes, Error, Frame, Hint, Mechanism, ObjectStat,
     RegionOptions, SourceError, Version, async_trait,
     policy::{NoPrefetch, prefetch::*},
     pool::Pages,
@@ -22,7 +22,7 @@ const NEVER: Duration = Duration::from_secs(10);
 // Pins counted the unit alone, which costs twice that with its page table: "half" was the whole.
 #[test]
 fn pins_leave_half_of_the_budget_to_others() {
-    let pager = Pager::builder()
+    let pager = builder()
         .unit_bytes(4096)
         .budget_bytes(1 << 20)
         .deadline(NEVER)
@@ -49,7 +49,7 @@ fn pins_leave_half_of_the_budget_to_others() {
 #[test]
 fn guesses_cost_at_most_a_quarter() {
     let source = Known::new(1 << 30);
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(4 << 20).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(4 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);
     let ranges: Vec<_> = (0..500u64).map(|n| n * (2 << 20)..n * (2 << 20) + (64 << 10)).collect();
@@ -61,7 +61,7 @@ fn guesses_cost_at_most_a_quarter() {
 // Eight unpinned pages of an eighth of the budget were all protected: nothing could move.
 #[test]
 fn unpinned_pages_give_way_to_a_region() {
-    let pager = Pager::builder().budget_bytes(8 << 20).deadline(NEVER).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).deadline(NEVER).build().unwrap();
     let region = pager.open(Known::new(32 << 20)).unwrap();
     let pages: Pages<u64, u8> = Pages::new(pager.pool()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -82,7 +82,7 @@ fn five_pagers_share_the_smallest_budget() {
     let budget = Budget::new(32 * 8192 + 4 * 4096);
     let mut all = vec![];
     for n in 0..5u64 {
-        let pager = Pager::builder()
+        let pager = builder()
             .unit_bytes(4096)
             .budget(&budget)
             .prefetch(|| Box::new(NoPrefetch))
@@ -107,8 +107,7 @@ fn idle_frames_give_way() {
     let budget = Budget::new(8 << 20);
     let mut all = vec![];
     for _ in 0..12 {
-        let pager =
-            Pager::builder().budget(&budget).prefetch(|| Box::new(NoPrefetch)).build().unwrap();
+        let pager = builder().budget(&budget).prefetch(|| Box::new(NoPrefetch)).build().unwrap();
         let source = Known::new(64 << 20);
         let region = pager.open(source.delay(Duration::from_millis(20))).unwrap();
         std::thread::scope(|scope| {
@@ -162,7 +161,7 @@ fn a_policy_that_panics_does_not_hang_readers() {
         assert!(!output.status.success() && !text.contains("hangs"), "{text}");
     };
     if alone(TEST, judge) {
-        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let pager = builder().budget_bytes(8 << 20).build().unwrap();
         let region = pager
             .open_with(Known::new(1 << 20), RegionOptions::default().prefetch(|| Box::new(Panics)))
             .unwrap();
@@ -186,7 +185,7 @@ fn a_policy_that_panics_does_not_hang_readers() {
 fn an_object_of_all_bytes_is_refused() {
     for len in [1 << 62, 1 << 63, u64::MAX - 70_000, u64::MAX] {
         for unit in [4096, 65536, 2 << 20] {
-            let pager = Pager::builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
+            let pager = builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
             assert!(pager.open(Known::new(len)).is_err(), "{len} {unit}");
         }
     }
@@ -218,7 +217,7 @@ fn touches_all_over_a_tebibyte_stay_within_the_budget() {
             << 10
     };
     let before = memory();
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(Known::new(1 << 40)).unwrap();
     for n in 0..20_000u64 {
         let at = n * (4 << 20);
@@ -231,7 +230,7 @@ fn touches_all_over_a_tebibyte_stay_within_the_budget() {
 #[test]
 fn a_slow_load_that_goes_on_is_not_late() {
     let source = Known::new(64 << 20);
-    let pager = Pager::builder()
+    let pager = builder()
         .budget_bytes(32 << 20)
         .deadline(Duration::from_millis(200))
         .demand_requests_max(1)
@@ -248,12 +247,8 @@ fn a_slow_load_that_goes_on_is_not_late() {
 #[test]
 fn demand_overtakes_the_front_of_a_guess_that_was_cut() {
     let source = Known::new(512 << 20);
-    let pager = Pager::builder()
-        .budget_bytes(1 << 30)
-        .guess_requests_max(1)
-        .deadline(NEVER)
-        .build()
-        .unwrap();
+    let pager =
+        builder().budget_bytes(1 << 30).guess_requests_max(1).deadline(NEVER).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);
     region.advise(Hint::WillNeed(&[400 << 20..(400 << 20) + 1, 0..16 * 65536])).unwrap();
@@ -268,7 +263,7 @@ fn demand_overtakes_the_front_of_a_guess_that_was_cut() {
 // A source that hangs held all frames, and other regions waited for it.
 #[test]
 fn a_source_that_hangs_does_not_stop_other_regions() {
-    let pager = Pager::builder()
+    let pager = builder()
         .unit_bytes(4096)
         .budget_bytes(32 * 8192 + 4 * 4096)
         .prefetch(|| Box::new(NoPrefetch))
@@ -298,7 +293,7 @@ fn locked_memory_is_evicted() {
     if !alone(TEST, passed) {
         return;
     }
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(1 << 20).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(1 << 20).build().unwrap();
     let region = pager.open(Known::new(4 << 20)).unwrap();
     let guard = region.load(0..4096).unwrap();
     // SAFETY: the page is mapped as long as the guard lives.
@@ -321,7 +316,7 @@ fn a_program_that_locks_its_memory_reads_no_zeros() {
         return println!("left out: locked memory: {}", std::io::Error::last_os_error());
     }
     for unit in [4096, 65536, 2 << 20] {
-        let builder = Pager::builder().unit_bytes(unit).budget_bytes(40 * (unit + 4096));
+        let builder = builder().unit_bytes(unit).budget_bytes(40 * (unit + 4096));
         let opened = builder.build().and_then(|pager| pager.open(Known::new((1 << 30) + 1)));
         let region = match opened {
             Ok(region) => region,
@@ -352,7 +347,7 @@ fn a_program_that_locks_its_memory_reads_no_zeros() {
 #[test]
 fn a_burst_of_demand_keeps_the_guesses() {
     let source = Known::new(256 << 20);
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let guesses: Vec<_> = (0..40u64).map(|n| n * (1 << 20)..n * (1 << 20) + 1).collect();
     region.advise(Hint::WillNeed(&guesses)).unwrap();
@@ -378,7 +373,7 @@ fn a_burst_of_demand_keeps_the_guesses() {
 // The share of guesses must come back after more hints than it has room for.
 #[test]
 fn speculation_comes_back_after_too_many_hints() {
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let a = pager.open(Known::new(40 << 20)).unwrap();
     let hints: Vec<_> = (0..300u64).map(|n| n * 2 * 65536..n * 2 * 65536 + 1).collect();
     a.advise(Hint::WillNeed(&hints)).unwrap();
@@ -406,7 +401,7 @@ fn signals_do_not_run_on_the_pagers_threads() {
     if !alone(TEST, passed) {
         return;
     }
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(Known::new(32 << 20)).unwrap();
     assert_eq!(region.load(0..1).unwrap()[0], byte_at(0));
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
@@ -424,7 +419,7 @@ fn signals_do_not_run_on_the_pagers_threads() {
 // every other region waited for its deadline.
 #[test]
 fn a_region_never_takes_every_lane() {
-    let builder = Pager::builder().demand_requests_max(8).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().demand_requests_max(8).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.budget_bytes(64 << 20).build().unwrap();
     let bad = Known::new(64 << 20);
     let (a, b) = (pager.open(bad.clone()).unwrap(), pager.open(Known::new(1 << 20)).unwrap());
@@ -478,11 +473,11 @@ impl BlockSource for OwnFrames {
 #[test]
 fn a_source_that_fills_other_frames_is_told() {
     let mut mechanisms = vec![None];
-    if can_fault() && Pager::probe().can_move {
+    if can_fault() && probe().can_move {
         mechanisms.push(Some(Mechanism::Move));
     }
     for mechanism in mechanisms {
-        let mut builder = Pager::builder().budget_bytes(16 << 20).prefetch(|| Box::new(NoPrefetch));
+        let mut builder = builder().budget_bytes(16 << 20).prefetch(|| Box::new(NoPrefetch));
         if let Some(mechanism) = mechanism {
             builder = builder.mechanism(mechanism);
         }
@@ -508,7 +503,7 @@ fn all_memory_can_be_locked_while_regions_are_open() {
         return;
     }
     for unit in [65_536, 2 << 20] {
-        let pager = Pager::builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
+        let pager = builder().unit_bytes(unit).budget_bytes(80 << 20).build().unwrap();
         let region = pager.open(Known::new(8 << 20)).unwrap();
         let load = |n: u64| {
             let at = n * unit + 7;
@@ -598,8 +593,8 @@ fn a_body_that_waits_for_a_frame_holds_nobody_up() {
         first: Semaphore::new(0),
         waiting: Arc::default(),
     });
-    let pager = Pager::builder()
-        .mechanism(Mechanism::Copy)
+    let pager = builder()
+        .mechanism(copying())
         .unit_bytes(UNIT)
         .budget_bytes(FRAMES * 16 * UNIT)
         .deadline(Duration::from_secs(20))

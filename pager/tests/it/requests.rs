@@ -12,7 +12,7 @@ use std::{
 
 use futures::StreamExt;
 use pager::{
-    BlockSource, ByteStream, Bytes, Hint, ObjectStat, Pager, RegionOptions, SourceError, Version,
+    BlockSource, ByteStream, Bytes, Hint, ObjectStat, RegionOptions, SourceError, Version,
     async_trait,
     policy::{
         NoPrefetch, PrefetchPolicy,
@@ -20,12 +20,12 @@ use pager::{
     },
 };
 
-use crate::support::{Known, byte_at, bytes_of, can_fault, until};
+use crate::support::{Known, builder, byte_at, bytes_of, can_fault, until};
 
 #[test]
 fn one_request_per_extent_however_many_threads_wait() {
     let source = Known::new(8 << 20);
-    let builder = Pager::builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.build().unwrap();
     let region = pager.open(source.delay(Duration::from_millis(20))).unwrap();
     let mapped = can_fault().then(|| region.map().unwrap());
@@ -50,7 +50,7 @@ fn one_request_per_extent_however_many_threads_wait() {
 #[test]
 fn neighbours_share_a_request_and_a_load_is_one() {
     let source = Known::new(8 << 20);
-    let builder = Pager::builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     drop(region.load(65_536..4 * 65_536).unwrap());
@@ -66,7 +66,7 @@ fn neighbours_share_a_request_and_a_load_is_one() {
 #[test]
 fn an_isolated_miss_fetches_one_unit() {
     let source = Known::new(64 << 20);
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     for at in [40 << 20, 3 << 20, 57 << 20, 20 << 20] {
         assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
@@ -79,7 +79,7 @@ fn an_isolated_miss_fetches_one_unit() {
 fn a_stream_takes_few_large_requests() {
     let len = 64 << 20;
     let source = Known::new(len);
-    let pager = Pager::builder().budget_bytes(256 << 20).build().unwrap();
+    let pager = builder().budget_bytes(256 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let units = len / 65_536;
     if can_fault() {
@@ -103,7 +103,7 @@ fn a_stream_takes_few_large_requests() {
 #[test]
 fn will_need_fetches_its_ranges_side_by_side() {
     let source = Known::new(64 << 20);
-    let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let ranges: Vec<_> = (0..16u64).map(|n| n * (4 << 20)..n * (4 << 20) + 100).collect();
     let gate = source.hold();
@@ -129,7 +129,7 @@ fn what_is_announced_piece_by_piece_is_fetched_once_and_in_pieces() {
     const PIECES: u64 = 40;
     let len = 2 * PIECES * PIECE;
     let source = Known::new(len);
-    let pager = Pager::builder().budget_bytes(16 << 20).build().unwrap();
+    let pager = builder().budget_bytes(16 << 20).build().unwrap();
     let region = pager.open(source.delay(Duration::from_millis(10))).unwrap();
     let mapped = region.map().unwrap();
     let places = [0, len / 2];
@@ -171,7 +171,7 @@ fn a_hint_whose_end_is_there_is_known_to_be_read() {
     const UNIT: u64 = 65_536;
     for there in [14..16, 8..16] {
         let source = Known::new(16 * UNIT);
-        let pager = Pager::builder().budget_bytes(16 << 20).build().unwrap();
+        let pager = builder().budget_bytes(16 << 20).build().unwrap();
         let region = pager.open(source.clone()).unwrap();
         drop(region.load(there.start * UNIT..there.end * UNIT).unwrap());
         region.advise(Hint::WillNeed(std::slice::from_ref(&(0..16 * UNIT)))).unwrap();
@@ -192,7 +192,7 @@ fn what_is_announced_and_not_read_leaves_frames_for_others() {
     const PIECE: u64 = 8 * 4096;
     const PIECES: u64 = 240;
     let source = Known::new(PIECES * PIECE);
-    let pager = Pager::builder().budget_bytes(64 << 20).unit_bytes(4096).build().unwrap();
+    let pager = builder().budget_bytes(64 << 20).unit_bytes(4096).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     for piece in 0..PIECES {
         let end = (piece + 1) * PIECE;
@@ -204,7 +204,7 @@ fn what_is_announced_and_not_read_leaves_frames_for_others() {
 #[test]
 fn demand_overtakes_a_long_line_of_guesses() {
     let source = Known::new(512 << 20);
-    let pager = Pager::builder().budget_bytes(1 << 30).guess_requests_max(1).build().unwrap();
+    let pager = builder().budget_bytes(1 << 30).guess_requests_max(1).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let gate = source.hold();
     region.advise(Hint::WillNeed(std::slice::from_ref(&(0..200 << 20)))).unwrap();
@@ -227,7 +227,7 @@ fn long_ranges_are_cut_where_the_source_likes() {
     let block = 4 << 20;
     let source = Known::new(64 << 20);
     source.0.alignment.store(block, Ordering::SeqCst);
-    let builder = Pager::builder().budget_bytes(256 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(256 << 20).prefetch(|| Box::new(NoPrefetch));
     let region = builder.build().unwrap().open(source.clone()).unwrap();
     drop(region.load(2 << 20..34 << 20).unwrap());
     let mut requests = source.requests();
@@ -249,7 +249,7 @@ fn a_descending_reader_confirms_what_it_has_passed() {
     }
     let unit = 65_536;
     let source = Known::new(1000 * unit);
-    let pager = Pager::builder().budget_bytes(256 << 20).build().unwrap();
+    let pager = builder().budget_bytes(256 << 20).build().unwrap();
     let options = RegionOptions::default();
     let options = options.prefetch(|| Box::new(pager::policy::Sequential::new()));
     let region = pager.open_with(source.clone(), options).unwrap();
@@ -289,7 +289,7 @@ fn several_readers_fetch_each_byte_once() {
     }
     let share = 16 << 20;
     for hint in [Hint::Normal, Hint::Sequential] {
-        let pager = Pager::builder().budget_bytes(64 << 20).build().unwrap();
+        let pager = builder().budget_bytes(64 << 20).build().unwrap();
         let open = |_| {
             let source = Known::new(share).delay(Duration::from_millis(4));
             let region = pager.open(source).unwrap();
@@ -317,7 +317,7 @@ fn several_readers_fetch_each_byte_once() {
 fn a_load_of_what_was_guessed_tells_the_policy_once() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let policy = Told(seen.clone());
-    let pager = Pager::builder()
+    let pager = builder()
         .budget_bytes(64 << 20)
         .prefetch(move || Box::new(policy.clone()))
         .build()
@@ -402,7 +402,7 @@ fn parts_are_read_as_they_arrive() {
     let parts =
         Parts { known: Known::new(4 * unit), more: more.clone(), threads: Arc::clone(&threads) };
     let known = parts.known.clone();
-    let builder = Pager::builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(8 << 20).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.build().unwrap();
     // Inside a runtime of the caller's, which must not be the one that the source runs on.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -439,7 +439,7 @@ fn parts_are_read_as_they_arrive() {
 fn a_long_stream_asks_for_large_parts() {
     let len = 320 << 20;
     let source = Known::new(len);
-    let pager = Pager::builder().budget_bytes(1 << 30).build().unwrap();
+    let pager = builder().budget_bytes(1 << 30).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     for at in (0..len).step_by(65_536) {
         assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));

@@ -7,7 +7,7 @@ use std::{
 
 use pager::{Error, Pager};
 
-use crate::support::{Behaviour, Known, alone, byte_at, can_fault, passed, until};
+use crate::support::{Behaviour, Known, alone, builder, byte_at, can_fault, passed, probe, until};
 
 fn current_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -16,7 +16,7 @@ fn current_thread() -> tokio::runtime::Runtime {
 #[test]
 fn open_and_bare_read_inside_a_current_thread_runtime() {
     current_thread().block_on(async {
-        let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+        let pager = builder().budget_bytes(8 << 20).build().unwrap();
         let source = Known::new(1 << 20).delay(Duration::from_millis(5));
         let region = pager.open(source).unwrap();
         assert_eq!(region.load(70_000..70_001).unwrap()[0], byte_at(70_000));
@@ -34,7 +34,7 @@ fn dropping_everything_with_requests_in_flight_hangs_nowhere() {
     let start = Instant::now();
     let source = Known::new(1 << 20);
     source.behave(Behaviour::Serve);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);
     let waiting = std::thread::spawn({
@@ -62,7 +62,7 @@ fn dropping_everything_with_requests_in_flight_hangs_nowhere() {
 #[test]
 fn a_source_that_never_answers_meets_the_deadline() {
     let source = Known::new(1 << 20);
-    let builder = Pager::builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
+    let builder = builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
     let pager = builder.build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);
@@ -83,7 +83,7 @@ fn a_source_that_answers_with_nothing_for_ever_meets_the_deadline() {
     for frames in [false, true] {
         let source = Known::new(1 << 20);
         source.0.frames.store(frames, std::sync::atomic::Ordering::SeqCst);
-        let builder = Pager::builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
+        let builder = builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
         let region = builder.build().unwrap().open(source.clone()).unwrap();
         source.behave(Behaviour::Empty);
         current_thread().block_on(async {
@@ -98,7 +98,7 @@ fn a_source_that_answers_with_nothing_for_ever_meets_the_deadline() {
 #[test]
 fn a_bare_read_of_what_never_comes_ends_in_sigbus() {
     const TEST: &str = "runtimes::a_bare_read_of_what_never_comes_ends_in_sigbus";
-    if !can_fault() || !Pager::probe().can_poison {
+    if !can_fault() || !probe().can_poison {
         return println!("left out: poison: this kernel or user has none");
     }
     let judge = |output: std::process::Output| {
@@ -110,7 +110,7 @@ fn a_bare_read_of_what_never_comes_ends_in_sigbus() {
         // A hang ends in another signal.
         nix::unistd::alarm::set(60);
         let source = Known::new(1 << 20);
-        let builder = Pager::builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
+        let builder = builder().budget_bytes(8 << 20).deadline(Duration::from_millis(50));
         let mapped = builder.build().unwrap().open(source.clone()).unwrap().map().unwrap();
         source.behave(Behaviour::Empty);
         println!("read {}", mapped[100_000]);
@@ -120,7 +120,7 @@ fn a_bare_read_of_what_never_comes_ends_in_sigbus() {
 #[test]
 fn a_source_that_panics_is_an_error() {
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Panic);
     assert!(region.load(0..1).unwrap_err().to_string().contains("panicked"));
@@ -132,7 +132,7 @@ fn a_source_that_panics_is_an_error() {
 #[test]
 fn a_cancelled_load_unpins_and_the_next_one_works() {
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let gate = source.hold();
     current_thread().block_on(async {
@@ -152,7 +152,7 @@ fn a_cancelled_load_unpins_and_the_next_one_works() {
 
 #[test]
 fn closing_refuses_and_keeps_what_is_alive() {
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(Known::new(1 << 20)).unwrap();
     let guard = region.load(5..6).unwrap();
     let mapped = can_fault().then(|| region.map().unwrap());
@@ -169,7 +169,7 @@ fn closing_refuses_and_keeps_what_is_alive() {
 
 #[test]
 fn a_closed_region_gives_its_bytes_back() {
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     for _ in 0..3 {
         let region = pager.open(Known::new(4 << 20)).unwrap();
         let mut buf = vec![0; 4 << 20];
@@ -185,7 +185,7 @@ fn a_closed_region_gives_its_bytes_back() {
 
 #[test]
 fn a_thousand_regions_open_read_and_close() {
-    let pager = Pager::builder().unit_bytes(4096).budget_bytes(32 << 20).build().unwrap();
+    let pager = builder().unit_bytes(4096).budget_bytes(32 << 20).build().unwrap();
     let regions: Vec<_> = (0..1000).map(|n| pager.open(Known::new(10_000 + n)).unwrap()).collect();
     for (n, region) in regions.iter().enumerate() {
         let at = (n as u64 * 7) % region.len();
@@ -200,7 +200,7 @@ fn a_thousand_regions_open_read_and_close() {
 #[test]
 fn closing_a_region_ends_its_requests() {
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     source.behave(Behaviour::Hang);
     region.advise(pager::Hint::WillNeed(&[0..10, 500_000..500_010])).unwrap();
@@ -231,7 +231,7 @@ fn closing_with_faults_in_flight_where_nothing_can_be_poisoned() {
         return;
     }
     let source = Known::new(1 << 20);
-    let pager = Pager::builder().budget_bytes(8 << 20).poison(false).build().unwrap();
+    let pager = builder().budget_bytes(8 << 20).poison(false).build().unwrap();
     let region = pager.open(source.clone()).unwrap();
     let mapped = region.map().unwrap();
     source.delay(Duration::from_millis(100));

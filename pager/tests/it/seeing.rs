@@ -7,10 +7,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use pager::{Error, Hint, Pager, SourceError};
+use pager::{Error, Hint, Mechanism, Mode, Pager, SourceError};
 use tracing::{field, span};
 
-use crate::support::{Behaviour, Known, alone, byte_at, can_fault, passed, until};
+use crate::support::{
+    Behaviour, Known, alone, builder, byte_at, can_fault, copying, passed, probe, until,
+};
 
 /// Names and kinds of the table in the README.
 fn table() -> BTreeMap<String, String> {
@@ -158,7 +160,7 @@ fn metrics_are_those_of_the_table() {
     }
     let recorder = Recorder::default();
     assert!(metrics::set_global_recorder(recorder.clone()).is_ok());
-    work(&Pager::builder().budget_bytes(4 << 20).page_tables_stay(true).build().unwrap());
+    work(&builder().budget_bytes(4 << 20).page_tables_stay(true).build().unwrap());
     let seen = recorder.0.lock().unwrap();
     let table = table();
     for (name, kind) in &seen.kinds {
@@ -231,13 +233,22 @@ fn requests_installs_and_evictions_are_told() {
     }
     let listener = Listener::default();
     tracing::subscriber::set_global_default(listener.clone()).unwrap();
-    let pager = Pager::builder().budget_bytes(4 << 20).build().unwrap();
+    let pager = builder().budget_bytes(4 << 20).build().unwrap();
     let heard = listener.0.lock().unwrap();
     work(&pager);
     drop(heard);
     let until_heard = |what: &str, told: &dyn Fn(&Heard) -> bool| {
         until(what, || told(&listener.0.lock().unwrap()));
     };
+    let opened =
+        "DEBUG message=opened object=\"test://known\" bytes=67108864 unit=65536 mechanism=";
+    let mechanism = match probe().mode {
+        Mode::CheckedOnly => Mechanism::Plain,
+        _ => copying(),
+    };
+    let opened = format!("{opened}{mechanism:?}");
+    assert_eq!(pager.regions().len(), 0, "it is closed by now");
+    until_heard(&opened, &|heard| heard.events.contains(&opened));
     for level_and_name in ["TRACE message=installed units=", "TRACE message=evicted units="] {
         until_heard(level_and_name, &|heard| {
             heard.events.iter().any(|event| event.starts_with(level_and_name))

@@ -11,8 +11,8 @@ use std::{
 
 use futures::StreamExt;
 use pager::{
-    BlockSource, ByteStream, Bytes, Hint, Mode, ModeRequest, ObjectStat, Pager, Region,
-    SourceError, Version, async_trait,
+    BlockSource, Builder, ByteStream, Bytes, Hint, Mechanism, Mode, ModeRequest, ObjectStat, Pager,
+    Probe, Region, SourceError, Version, async_trait,
 };
 use tokio::sync::Semaphore;
 
@@ -196,26 +196,56 @@ impl BlockSource for Known {
     }
 }
 
+/// Whether these tests run as on a machine without userfaultfd, by SIGSEGV: `PAGER_TEST_MODE=signals`.
+pub(crate) fn by_signals() -> bool {
+    std::env::var("PAGER_TEST_MODE").is_ok_and(|mode| mode == "signals")
+}
+
+/// What the tests build their pagers with.
+pub(crate) fn builder() -> Builder {
+    match by_signals() {
+        true => Pager::builder().mode(ModeRequest::Signals),
+        false => Pager::builder(),
+    }
+}
+
+/// What such a pager finds.
+pub(crate) fn probe() -> Probe {
+    match by_signals() {
+        true => builder().build().unwrap().probed().clone(),
+        false => Pager::probe(),
+    }
+}
+
+/// The mechanism that copies units.
+pub(crate) fn copying() -> Mechanism {
+    if by_signals() { Mechanism::Remap } else { Mechanism::Copy }
+}
+
 /// The modes that this machine and user have, best first.
 pub(crate) fn modes() -> Vec<ModeRequest> {
+    if by_signals() {
+        return vec![ModeRequest::Signals, ModeRequest::CheckedOnly];
+    }
     let mut modes = vec![];
     match Pager::probe().mode {
+        Mode::Signals => unreachable!("nobody asked for it"),
         Mode::Full => modes.extend([ModeRequest::Auto, ModeRequest::UserModeOnly]),
         Mode::UserModeOnly => modes.push(ModeRequest::UserModeOnly),
         Mode::CheckedOnly => println!("left out: page faults: {}", Pager::probe()),
     }
-    modes.push(ModeRequest::CheckedOnly);
+    modes.extend([ModeRequest::Signals, ModeRequest::CheckedOnly]);
     modes
 }
 
 /// Whether a pager of this machine and user can map.
 pub(crate) fn can_fault() -> bool {
-    Pager::probe().mode != Mode::CheckedOnly
+    probe().mode != Mode::CheckedOnly
 }
 
 /// Whether this user's faults serve system calls too.
 pub(crate) fn is_full() -> bool {
-    Pager::probe().mode == Mode::Full
+    probe().mode == Mode::Full
 }
 
 /// Runs the calling test alone in a process of its own, for what a process shares: its memory

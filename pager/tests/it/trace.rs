@@ -3,12 +3,12 @@
 use std::{fs::File, io::BufReader, path::Path};
 
 use pager::{
-    Hint, Pager,
+    Hint,
     policy::NoPrefetch,
     trace::{Kind, Overview, Reader, Record, Recorder, Replayer},
 };
 
-use crate::support::{Known, byte_at, can_fault};
+use crate::support::{Known, builder, byte_at, can_fault};
 
 const UNIT: u64 = 64 << 10;
 
@@ -38,7 +38,7 @@ fn loads_faults_and_requests_are_recorded() {
     let path = folder.path().join("trace");
     let recorder = Recorder::create(&path).unwrap();
     assert!(Recorder::create(&path).is_err(), "a trace that is there is not written over");
-    let builder = Pager::builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(64 << 20).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.record(&recorder).build().unwrap();
     let region = pager.open(Known::new(16 << 20)).unwrap();
     let other = pager.open(Known::new(100_000)).unwrap();
@@ -85,7 +85,7 @@ fn a_replay_agrees_with_the_pager_that_was_recorded() {
     let path = folder.path().join("trace");
     let recorder = Recorder::create(&path).unwrap();
     let budget = 16 << 20;
-    let builder = Pager::builder().budget_bytes(budget).prefetch(|| Box::new(NoPrefetch));
+    let builder = builder().budget_bytes(budget).prefetch(|| Box::new(NoPrefetch));
     let pager = builder.record(&recorder).build().unwrap();
     let source = Known::new(64 << 20);
     let region = pager.open(source.clone()).unwrap();

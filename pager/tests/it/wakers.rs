@@ -12,21 +12,23 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt};
 use pager::{
-    Hint, Mapped, Mechanism, Pager, Region, SourceError,
+    Hint, Mapped, Mechanism, Region, SourceError,
     policy::{Clock, EvictionPolicy, NoPrefetch},
 };
 
-use crate::support::{Behaviour, Known, alone, byte_at, can_fault, give_up, passed, until};
+use crate::support::{
+    Behaviour, Known, alone, builder, byte_at, can_fault, give_up, passed, probe, until,
+};
 
 const UNIT: u64 = 65_536;
 
 /// A pager whose evicted units can be called back; `None` where pages cannot be moved.
 fn recycling() -> Option<pager::Builder> {
-    if !can_fault() || !Pager::probe().can_move {
+    if !can_fault() || !probe().can_move {
         println!("left out: recycled frames: this kernel or user cannot move pages");
         return None;
     }
-    let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
+    let builder = builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
     Some(builder.budget_bytes(64 * (UNIT + 4096)).prefetch(|| Box::new(NoPrefetch)))
 }
 
@@ -145,7 +147,7 @@ fn a_waker_may_wait_for_a_reader_whatever_came_of_a_request() {
         return println!("left out: page faults: this kernel or user cannot have them");
     }
     for fails in [false, true] {
-        let builder = Pager::builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
+        let builder = builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
         let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
         let source = Known::new((2 * WAKERS + 1) * UNIT);
         let region = pager.open(source.clone()).unwrap();
@@ -189,7 +191,7 @@ fn a_waker_may_wait_for_a_reader_whatever_came_of_a_request() {
 #[test]
 fn a_waker_may_wait_for_who_waits_for_the_same_unit() {
     for fails in [false, true] {
-        let builder = Pager::builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
+        let builder = builder().unit_bytes(UNIT).budget_bytes(64 * (UNIT + 4096));
         let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
         let source = Known::new(4 * UNIT);
         let region = pager.open(source.clone()).unwrap();

@@ -92,6 +92,7 @@ fn print_json(
     let mode = match probe.mode {
         Mode::Full => "full",
         Mode::UserModeOnly => "user_mode_only",
+        Mode::Signals => "signals",
         Mode::CheckedOnly => "checked_only",
     };
     let tried: Vec<_> =
@@ -168,10 +169,15 @@ fn faults(probe: &Probe, around: &Around) -> Finding {
              what you hand to one"
                 .to_owned()
         }
+        Mode::Signals => "faults of programs are served by a handler of SIGSEGV".to_owned(),
         Mode::CheckedOnly => {
             let tried: Vec<String> =
                 probe.tried.iter().map(|(way, answer)| format!("{way}: {answer}")).collect();
-            format!("no userfaultfd, so load() and read_at() only ({})", tried.join("; "))
+            format!(
+                "no userfaultfd, so load() and read_at() only, or a handler of SIGSEGV where a program asks \
+                 for it, Builder::signal_faults ({})",
+                tried.join("; ")
+            )
         }
     };
     let mut remedies = Vec::new();
