@@ -24,6 +24,7 @@ struct Shared {
     used: AtomicU64,
     pinned: AtomicU64,
     speculative: AtomicU64,
+    dirty: AtomicU64,
     peak: AtomicU64,
     tables: AtomicU64,
     /// Set by those who wait for bytes, so that releasing costs nothing while nobody does.
@@ -78,6 +79,7 @@ impl Budget {
             used: AtomicU64::new(0),
             pinned: AtomicU64::new(0),
             speculative: AtomicU64::new(0),
+            dirty: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             tables: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
@@ -121,6 +123,27 @@ impl Budget {
     /// The most bytes that speculation may hold: a quarter of the limit.
     pub fn speculative_limit(&self) -> u64 {
         self.0.limit / 4
+    }
+
+    /// Bytes of units that were written and not flushed since, of all regions: see
+    /// [`RegionMut`](crate::RegionMut). They are part of what is [pinned](Budget::pinned).
+    pub fn dirty(&self) -> u64 {
+        self.0.dirty.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that may be dirty: a quarter of the limit, so that half of what may be pinned is
+    /// left to read with, and to write what is dirty already.
+    pub fn dirty_limit(&self) -> u64 {
+        self.0.limit / 4
+    }
+
+    /// Counts `bytes` more bytes as dirty, unless that exceeds the limit.
+    pub(crate) fn try_dirty(&self, bytes: u64) -> bool {
+        raise(&self.0.dirty, bytes, self.dirty_limit())
+    }
+
+    pub(crate) fn undirty(&self, bytes: u64) {
+        lower(&self.0.dirty, bytes);
     }
 
     /// Bytes charged, as part of [`used`](Budget::used), for page tables of spans where nothing is

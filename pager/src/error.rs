@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
 
+use crate::sink::SinkError;
+
 /// The cause beneath a [`SourceError`], shared by everyone who waited for the same bytes.
 pub type Cause = Arc<dyn StdError + Send + Sync>;
 
@@ -291,6 +293,51 @@ pub enum Error {
         limit: u64,
     },
 
+    /// A guard has some of these bytes, and only one may have them where one writes. Drop it first.
+    #[error(
+        "{object}: bytes {}..{} cannot be lent: a guard has bytes {}..{}; drop it first",
+        range.start, range.end, by.start, by.end
+    )]
+    Lent {
+        /// The source's name.
+        object: String,
+        /// The range asked for; for a flush, all of the object.
+        range: Range<u64>,
+        /// The range that a guard has.
+        by: Range<u64>,
+    },
+
+    /// A quarter of the budget may be dirty, and this write would exceed that. Flush, or raise the
+    /// budget.
+    #[error(
+        "{object}: bytes {}..{} cannot be written: {dirty} bytes are dirty, of at most {limit}; \
+         flush or raise the budget",
+        range.start, range.end
+    )]
+    DirtyLimit {
+        /// The source's name.
+        object: String,
+        /// The range that was to be written.
+        range: Range<u64>,
+        /// Bytes of dirty units at that moment, of all regions under the budget.
+        dirty: u64,
+        /// The most that may be dirty.
+        limit: u64,
+    },
+
+    /// The object cannot be written through a region, and why.
+    #[error("{object} cannot be written: {reason}")]
+    NotWritable {
+        /// The source's name.
+        object: String,
+        /// Why, and what to do about it.
+        reason: String,
+    },
+
+    /// What is dirty could not be written back. It is still dirty.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+
     /// The pager's deadline is over and its source has not answered. It may have blocked the threads
     /// that it is polled on.
     #[error(
@@ -350,7 +397,10 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error {
             Error::Source(SourceError::NotFound { .. }) => io::ErrorKind::NotFound,
-            Error::Source(SourceError::Denied { .. }) => io::ErrorKind::PermissionDenied,
+            Error::Source(SourceError::Denied { .. })
+            | Error::Sink(SinkError::Failed(SourceError::Denied { .. })) => {
+                io::ErrorKind::PermissionDenied
+            }
             Error::Deadline { .. } => io::ErrorKind::TimedOut,
             Error::OutOfBounds { .. } | Error::Config(_) => io::ErrorKind::InvalidInput,
             Error::System { cause, .. } => cause.kind(),

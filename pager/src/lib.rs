@@ -21,6 +21,7 @@
 
 pub mod units; // the arithmetic between offsets and units
 pub mod source; // where bytes come from
+pub mod sink; // where bytes go back to
 pub mod frame; // owned buffers that a source fills in place
 mod fetch; // wanted units in, bytes out
 pub mod budget; // bytes reserved before they are asked for
@@ -51,8 +52,9 @@ pub use crate::{
     frame::Frame,
     pager::{Builder, Pager, Plan, PrefetchFactory, RegionOptions, UNITS_MIN},
     preset::Preset,
-    region::{Guard, Hint, Mapped, Region},
+    region::{Flushed, Guard, GuardMut, Hint, Mapped, Region, RegionMut, SharedGuard},
     sealed::SealedMap,
+    sink::{BlockSink, SinkError, Writing},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::{RegionReport, RegionStats},
     sys::{MapName, Mechanism, Mode, ModeRequest, Probe},

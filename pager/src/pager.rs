@@ -28,9 +28,10 @@ use crate::{
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
     preset::{self, Extents, Preset},
-    region::{Handle, Region},
+    region::{Handle, Region, RegionMut, Standing},
     signals::SignalsBlocked,
-    source::{BlockSource, ObjectStat},
+    sink::BlockSink,
+    source::{BlockSource, ObjectStat, Strength},
     stats::{Counters, RegionReport},
     sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
     sys::{
@@ -470,6 +471,13 @@ impl RegionOptions {
     }
 }
 
+/// What a region is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
 /// Makes remote objects readable as memory, under one budget. Cheap to clone.
 ///
 /// Its threads end when the last clone and the last region are gone. Dropping the last of them
@@ -499,8 +507,8 @@ struct Inner {
     next_region: AtomicU64,
     /// The regions that are open, by their ids.
     objects: Mutex<BTreeMap<u64, Weak<Object>>>,
-    /// By unit size, shared by the regions of that size.
-    frames: Mutex<HashMap<u64, FramePool>>,
+    /// By unit size and whether they are moved, shared by the regions of that kind.
+    frames: Mutex<HashMap<(u64, bool), FramePool>>,
 }
 
 impl Pager {
@@ -605,7 +613,80 @@ impl Pager {
         };
         let source: Arc<dyn BlockSource> = Arc::new(source);
         let stat = self.stat(source.clone()).await?;
-        self.region(source, stat, unit_shift, options.prefetch.as_ref().unwrap_or(&self.0.prefetch))
+        let prefetch = options.prefetch.as_ref().unwrap_or(&self.0.prefetch);
+        self.region(source, stat, unit_shift, prefetch, Use::Read)
+    }
+
+    /// Opens the object of `source` to be read and written. What is written goes back through `sink`, which
+    /// is of the same object, when the region is flushed. Blocks for one `stat`, like [`open`](Pager::open).
+    ///
+    /// # Errors
+    /// Those of [`open`](Pager::open); [`Error::NotWritable`] for a version that is weak: a flush could
+    /// not tell that somebody else has written.
+    pub fn open_mut(
+        &self,
+        source: impl BlockSource,
+        sink: impl BlockSink,
+    ) -> Result<RegionMut, Error> {
+        self.open_mut_with(source, sink, RegionOptions::default())
+    }
+
+    /// [`open_mut`](Pager::open_mut) with settings of the region's own.
+    ///
+    /// # Errors
+    /// Those of [`open_mut`](Pager::open_mut) and of [`open_with`](Pager::open_with).
+    pub fn open_mut_with(
+        &self,
+        source: impl BlockSource,
+        sink: impl BlockSink,
+        options: RegionOptions,
+    ) -> Result<RegionMut, Error> {
+        let deadline = self.0.plan.deadline;
+        // As in `open_with`.
+        let longest = deadline.saturating_mul(2) + Duration::from_secs(1);
+        let name = source.name().to_owned();
+        block_on(self.open_mut_async_with(source, sink, options), longest)
+            .unwrap_or_else(|| Err(Error::Deadline { object: name, range: 0..0, deadline }))
+    }
+
+    /// [`open_mut_with`](Pager::open_mut_with) for async code.
+    ///
+    /// # Errors
+    /// Those of [`open_mut_with`](Pager::open_mut_with).
+    pub async fn open_mut_async_with(
+        &self,
+        source: impl BlockSource,
+        sink: impl BlockSink,
+        options: RegionOptions,
+    ) -> Result<RegionMut, Error> {
+        let unit_shift = match options.unit_bytes {
+            Some(unit) => check_unit(unit, self.0.budget.limit())?,
+            None => self.0.plan.unit_shift,
+        };
+        let source: Arc<dyn BlockSource> = Arc::new(source);
+        let stat = self.stat(source.clone()).await?;
+        if stat.version.strength() == Strength::Weak {
+            return Err(Error::NotWritable {
+                object: source.name().to_owned(),
+                reason: format!(
+                    "its version, {}, does not tell whether somebody else has written",
+                    stat.version
+                ),
+            });
+        }
+        let standing = Arc::new(Standing::new(source, stat.version.clone()));
+        let through: Arc<dyn BlockSource> = Arc::new(standing.clone());
+        let prefetch = options.prefetch.as_ref().unwrap_or(&self.0.prefetch);
+        let region = self.region(through, stat, unit_shift, prefetch, Use::Write)?;
+        Ok(RegionMut::new(region, standing, Arc::new(sink)))
+    }
+
+    /// Runs `work` on the pager's own runtime, to its end.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.0.runtime_handle.spawn(work)
     }
 
     /// Asks the source on the pager's own runtime: a pooled connection is driven by the runtime
@@ -634,6 +715,7 @@ impl Pager {
         stat: ObjectStat,
         unit_shift: u32,
         prefetch: &PrefetchFactory,
+        purpose: Use,
     ) -> Result<Region, Error> {
         let inner = &*self.0;
         if stat.len > OBJECT_BYTES_MAX {
@@ -646,8 +728,9 @@ impl Pager {
         let geometry = Geometry::new(stat.len, unit_shift);
         let unit = geometry.unit_bytes();
         let system = |what| move |error| Error::system(what, error);
-        let mechanism = self.mechanism_for(unit);
-        let memory = self.reserve(geometry).map_err(system("no address space for the object"))?;
+        let mechanism = self.mechanism_for(unit, purpose);
+        let memory =
+            self.reserve(geometry, purpose).map_err(system("no address space for the object"))?;
         let id = inner.next_region.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::new(Counters::default());
         let mechanism = match &inner.trap {
@@ -756,9 +839,11 @@ impl Pager {
         Ok(Region::new(Handle::new(object, inner.engine.clone(), unmappable, self.clone())))
     }
 
-    fn mechanism_for(&self, unit: u64) -> Mechanism {
+    fn mechanism_for(&self, unit: u64, purpose: Use) -> Mechanism {
         match (&self.0.uffd, self.0.mechanism) {
             (None, _) => Mechanism::Plain,
+            // Writes are seen page by page, where pages are put in place protected.
+            (Some(_), _) if purpose == Use::Write => Mechanism::Copy,
             (Some(_), Some(mechanism)) => mechanism,
             (Some(_), None) if unit >= MOVE_FROM && self.0.probe.can_move => Mechanism::Move,
             (Some(_), None) => Mechanism::Copy,
@@ -766,7 +851,7 @@ impl Pager {
     }
 
     /// Address space for all units of an object; `None` if it has none.
-    fn reserve(&self, geometry: Geometry) -> std::io::Result<Option<Mapping>> {
+    fn reserve(&self, geometry: Geometry, purpose: Use) -> std::io::Result<Option<Mapping>> {
         if geometry.units() == 0 {
             return Ok(None);
         }
@@ -783,7 +868,7 @@ impl Pager {
         mapping.advise(0, len, libc::MADV_DONTFORK)?;
         // Before the first fault: a page table left behind makes the kernel split a moved huge
         // page. Kernels without transparent huge pages refuse both, which changes nothing.
-        let huge = geometry.unit_bytes() >= SPAN_BYTES;
+        let huge = geometry.unit_bytes() >= SPAN_BYTES && purpose == Use::Read;
         let _ =
             mapping.advise(0, len, if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE });
         Ok(Some(mapping))
@@ -793,7 +878,8 @@ impl Pager {
     /// from take at most a sixteenth of the budget.
     fn frames(&self, unit: u64, mechanism: Mechanism) -> Result<FramePool, Error> {
         let mut pools = lock(&self.0.frames);
-        if let Some(frames) = pools.get(&unit) {
+        let key = (unit, mechanism == Mechanism::Move);
+        if let Some(frames) = pools.get(&key) {
             return Ok(frames.clone());
         }
         let (pool, bytes) = (&self.0.pool, unit as usize);
@@ -813,7 +899,7 @@ impl Pager {
         if let Some(addrs) = frames.registered() {
             self.0.atlas.insert_frames(addrs);
         }
-        pools.insert(unit, frames.clone());
+        pools.insert(key, frames.clone());
         Ok(frames)
     }
 

@@ -275,6 +275,25 @@ impl Ledger {
         }
     }
 
+    /// Keeps `unit`, which the caller has pinned, because it is written to: one pin more until
+    /// [`unkeep`](Ledger::unkeep). False if the share of the budget that may be dirty has no room.
+    pub(crate) fn keep(&self, unit: u64) -> bool {
+        if !self.budget.try_dirty(self.unit_cost()) {
+            return false;
+        }
+        let kept = self.pin(unit).is_ok();
+        if !kept {
+            self.budget.undirty(self.unit_cost());
+        }
+        kept
+    }
+
+    /// What was written to `unit` is in the object.
+    pub(crate) fn unkeep(&self, unit: u64) {
+        self.budget.undirty(self.unit_cost());
+        self.unpin(unit);
+    }
+
     /// Gives back what `unit` counts against the pin limit, unless it is pinned.
     fn uncount(&self, unit: u64) {
         let mut counted = lock(&self.counted);

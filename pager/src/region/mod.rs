@@ -10,9 +10,12 @@
 
 mod guard;
 mod mapped;
+mod writable; // and written
 
 pub use guard::Guard;
 pub use mapped::Mapped;
+pub(crate) use writable::Standing;
+pub use writable::{Flushed, GuardMut, RegionMut, SharedGuard};
 
 use std::{
     fmt,
@@ -212,16 +215,30 @@ impl Region {
     /// as long as the pager's deadline, because of guards that others hold, or the caller.
     /// `buf` may then hold part of the bytes.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let end = offset.checked_add(buf.len() as u64);
-        self.check(&(offset..end.unwrap_or(u64::MAX)))?;
-        let mut buf = buf;
+        let mut done = 0;
+        self.each_piece(offset, buf.len(), |guard| {
+            buf[done..done + guard.len()].copy_from_slice(&guard);
+            done += guard.len();
+            Ok(())
+        })
+    }
+
+    /// Has `take` look at `len` bytes from `offset` on, piece by piece, each pinned no longer than that takes.
+    fn each_piece<'a>(
+        &'a self,
+        offset: u64,
+        len: usize,
+        mut take: impl FnMut(Guard<'a>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let end = offset.checked_add(len as u64).unwrap_or(u64::MAX);
+        self.check(&(offset..end))?;
         let mut at = offset;
         // A quarter of what may be pinned, so that a few readers at a time do not refuse each other.
         let (unit, cost) = (self.unit_bytes(), self.object().ledger.unit_cost());
         let mut piece = (self.0.pager.budget().pin_limit() / 4 / cost).clamp(1, 64) * unit;
-        while !buf.is_empty() {
+        while at < end {
             // Up to the next edge of a piece: a piece that straddles units pins one more.
-            let n = (piece - at % piece).min(buf.len() as u64);
+            let n = (piece - at % piece).min(end - at);
             let loaded = match self.load(at..at + n) {
                 Err(Error::PinLimit { .. }) if piece > unit => {
                     piece = unit;
@@ -230,10 +247,7 @@ impl Region {
                 Err(Error::PinLimit { .. }) => self.load_when_others_unpin(at..at + n),
                 other => other,
             };
-            let guard = loaded?;
-            let (head, rest) = buf.split_at_mut(n as usize);
-            head.copy_from_slice(&guard);
-            buf = rest;
+            take(loaded?)?;
             at += n;
         }
         Ok(())

@@ -15,4 +15,5 @@ mod seeing;
 mod presets;
 mod trace;
 mod model;
+mod writable;
 mod regress;

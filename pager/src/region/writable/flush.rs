@@ -1,0 +1,178 @@
+//! What is dirty, made a version of the object.
+//!
+//! ```text
+//!   settle what is unsettled --> lend the dirty pages --> begin --> write ... --> commit
+//!                                      |                                            |
+//!      writers to these pages wait <---+          stands on the new version --------+
+//!                                                 then clean, unpinned, given back
+//! ```
+//!
+//! In this order nothing is lost: a page stays dirty, and its unit pinned, until the version that has it
+//! stands; and what is fetched from then on is of that version.
+
+use std::{ops::Range, time::Instant};
+
+use super::{Shared, lends::Taken};
+use crate::{
+    error::{Error, SourceError},
+    sink::{SinkError, Writing},
+    source::Version,
+    sync::{Arc, lock},
+};
+
+/// Bytes given to the sink at a time.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// What a flush has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Flushed {
+    /// The version that the region stands on now.
+    pub version: Version,
+    /// Bytes of pages that were dirty, and are in this version. 0 where nothing was: then it is the
+    /// version from before.
+    pub bytes: u64,
+}
+
+/// Flushes what is dirty, after the flushes before.
+pub(super) async fn run(shared: Arc<Shared>) -> Result<Flushed, Error> {
+    let since = Instant::now();
+    let flushed = flush(&shared).await;
+    match &flushed {
+        Ok(flushed) => {
+            metrics::counter!("pager.flush.bytes").increment(flushed.bytes);
+            metrics::histogram!("pager.flush.us").record(since.elapsed().as_micros() as f64);
+        }
+        Err(Error::Sink(error)) => {
+            metrics::counter!("pager.flush.errors", "kind" => error.kind()).increment(1);
+        }
+        Err(_) => {}
+    }
+    flushed
+}
+
+async fn flush(shared: &Shared) -> Result<Flushed, Error> {
+    let mut unsettled = shared.unsettled.lock().await;
+    if let Some(mut writing) = unsettled.take() {
+        match commit(shared, &mut *writing).await {
+            // What was dirty then is dirty still, and is written once more: nobody knows which of it
+            // has been written since.
+            Ok(_) => {}
+            Err(error @ SinkError::Unsettled { .. }) => {
+                *unsettled = Some(writing);
+                return Err(error.into());
+            }
+            // It was not written, which is what had to be found out.
+            Err(_) => writing.abort().await,
+        }
+    }
+    let base = shared.standing.base().0;
+    let Some(pages) = take(shared).await? else { return Ok(Flushed { version: base, bytes: 0 }) };
+    let mut writing = shared.sink.begin(&base, shared.region.len()).await?;
+    let outcome = match pages.write_to(&mut *writing).await {
+        Ok(()) => commit(shared, &mut *writing).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(version) => Ok(Flushed { version, bytes: pages.are_clean() }),
+        Err(error @ SinkError::Unsettled { .. }) => {
+            *unsettled = Some(writing);
+            Err(error.into())
+        }
+        Err(error) => {
+            writing.abort().await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Makes `writing` the object and has the region stand on it.
+async fn commit(shared: &Shared, writing: &mut dyn Writing) -> Result<Version, SinkError> {
+    let commits = shared.standing.commits();
+    let version = writing.commit().await?;
+    commits.stands(version.clone());
+    Ok(version)
+}
+
+/// Lends all pages that are dirty. `None` if there are none.
+async fn take(shared: &Shared) -> Result<Option<Pages<'_>>, Error> {
+    // Gives back what it gets, and takes back what it says while it waits.
+    let mut pages = Pages { shared, ranges: Vec::new() };
+    loop {
+        let released = shared.released.notified();
+        {
+            let mut state = lock(&shared.state);
+            let ranges = state.dirty.ranges(shared.ledger());
+            match state.lends.lend_to_flush(&ranges) {
+                Ok(()) => {
+                    drop(state);
+                    pages.ranges = ranges;
+                    return Ok((!pages.ranges.is_empty()).then_some(pages));
+                }
+                Err(Taken::ByGuard(by)) => {
+                    drop(state);
+                    return Err(shared.lent(0..shared.region.len(), by));
+                }
+                Err(Taken::ForNow) => {}
+            }
+        }
+        released.await;
+    }
+}
+
+/// Dirty pages that the flush has, as long as this lives.
+struct Pages<'a> {
+    shared: &'a Shared,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Pages<'_> {
+    async fn write_to(&self, writing: &mut dyn Writing) -> Result<(), SinkError> {
+        for range in &self.ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min(at + PIECE_BYTES);
+                writing.write(at, self.bytes(at..end)).await?;
+                at = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a part of one of the ranges.
+    fn bytes(&self, part: Range<u64>) -> &[u8] {
+        let memory = self.shared.ledger().memory().expect("an object with pages has memory");
+        // SAFETY: the part lies in a dirty range: inside the object and so inside the mapping, resident,
+        // and pinned as long as it is dirty, which only this flush ends. The range is lent to the flush
+        // while `self` lives, so nobody has it for writing.
+        unsafe {
+            let start = memory.base().as_ptr().add(part.start as usize);
+            std::slice::from_raw_parts(start, (part.end - part.start) as usize)
+        }
+    }
+
+    /// The version that the region stands on has these pages. Returns their bytes.
+    fn are_clean(self) -> u64 {
+        lock(&self.shared.state).dirty.clean(self.shared.ledger(), &self.ranges);
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+}
+
+impl Drop for Pages<'_> {
+    fn drop(&mut self) {
+        lock(&self.shared.state).lends.flush_gives_back();
+        self.shared.released.notify_waiters();
+    }
+}
+
+impl Shared {
+    /// The task of a flush has ended without an outcome.
+    pub(super) fn stopped(&self, stopped: tokio::task::JoinError) -> Error {
+        let reason = match stopped.is_panic() {
+            true => "the sink panicked; what was dirty still is",
+            false => "the pager stopped while it was flushed",
+        };
+        let (object, reason) = (self.region.name().to_owned(), reason.to_owned());
+        Error::Sink(SinkError::Failed(SourceError::Permanent { object, reason, cause: None }))
+    }
+}
