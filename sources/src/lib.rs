@@ -26,8 +26,8 @@
 )]
 pub mod open; // which source for which address
 pub mod allow; // which addresses strangers may name
-pub mod memory; // leaf: bytes in memory
-pub mod local; // leaf: files
+pub mod memory; // leaf, and sink: bytes in memory
+pub mod local; // leaf, and sink: files
 #[cfg(feature = "http")]
 pub mod http; // leaf: any server with ranges
 #[cfg(feature = "s3")]
@@ -51,7 +51,7 @@ pub mod size; // bytes as people write them
 #[doc(hidden)] // for the commands
 pub mod available; // memory that this process may take
 pub mod counters; // the names of all metrics
-pub mod conformance; // what every source promises, checked
+pub mod conformance; // what every source and sink promises, checked
 #[cfg_attr(not(any(feature = "http", feature = "s3", feature = "store")), allow(dead_code))]
 mod body; // exact and timely bodies
 // Each leaf needs its part of it; all of it is needed with both.
@@ -65,7 +65,10 @@ mod encoding; // text of addresses and headers
 mod chance; // seeded random numbers
 
 pub use async_trait::async_trait;
-pub use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
+pub use pager::{
+    BlockSink, BlockSource, ByteStream, Frame, ObjectStat, SinkError, SourceError, Strength,
+    Version, Writing,
+};
 
 #[cfg(feature = "http")]
 pub use crate::http::Http;
@@ -81,7 +84,7 @@ pub use crate::{
     faulty::Faulty,
     hedge::Hedge,
     limit::{Gate, Limit},
-    local::Local,
+    local::{Local, LocalSink},
     memory::Memory,
     open::{Options, open},
     retry::{Retry, RetryPolicy},

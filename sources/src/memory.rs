@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     sync::{
-        RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -11,7 +11,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{
+    BlockSink, BlockSource, ByteStream, Frame, ObjectStat, SinkError, SourceError, Version, Writing,
+};
 
 use crate::body::check_range;
 
@@ -19,11 +21,11 @@ use crate::body::check_range;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// An object that lies in memory. Its version is strong, and new with every
-/// [`replace`](Memory::replace).
-#[derive(Debug)]
+/// [`replace`](Memory::replace). A [`BlockSink`] too; clones are the same object.
+#[derive(Clone, Debug)]
 pub struct Memory {
     name: String,
-    object: RwLock<(Bytes, Version)>,
+    object: Arc<RwLock<(Bytes, Version)>>,
 }
 
 impl Memory {
@@ -31,7 +33,7 @@ impl Memory {
     pub fn new(name: impl AsRef<str>, bytes: impl Into<Bytes>) -> Memory {
         Memory {
             name: format!("memory:{}", name.as_ref()),
-            object: RwLock::new((bytes.into(), fresh_version())),
+            object: Arc::new(RwLock::new((bytes.into(), fresh_version()))),
         }
     }
 
@@ -97,6 +99,62 @@ impl BlockSource for Memory {
 
     fn fills_frames(&self) -> bool {
         true
+    }
+}
+
+#[async_trait]
+impl BlockSink for Memory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn begin(&self, base: &Version, len: u64) -> Result<Box<dyn Writing>, SinkError> {
+        let (bytes, current) = self.object();
+        self.is_at(base, &current)?;
+        if bytes.len() as u64 != len {
+            let reason = format!("it has {} bytes, not {len}", bytes.len());
+            let object = self.name.clone();
+            return Err(SourceError::Permanent { object, reason, cause: None }.into());
+        }
+        Ok(Box::new(Patched { memory: self.clone(), base: base.clone(), bytes: bytes.to_vec() }))
+    }
+}
+
+impl Memory {
+    fn is_at(&self, base: &Version, current: &Version) -> Result<(), SinkError> {
+        if base == current {
+            return Ok(());
+        }
+        Err(SinkError::Conflict {
+            object: self.name.clone(),
+            expected: base.to_string(),
+            found: current.to_string(),
+        })
+    }
+}
+
+/// A copy of the object, on its way to be the object.
+struct Patched {
+    memory: Memory,
+    base: Version,
+    bytes: Vec<u8>,
+}
+
+#[async_trait]
+impl Writing for Patched {
+    async fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
+        let range = offset..offset.saturating_add(bytes.len() as u64);
+        check_range(&self.memory.name, &range, self.bytes.len() as u64)?;
+        self.bytes[range.start as usize..range.end as usize].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<Version, SinkError> {
+        let mut object = self.memory.object.write().unwrap_or_else(PoisonError::into_inner);
+        self.memory.is_at(&self.base, &object.1)?;
+        let version = fresh_version();
+        *object = (std::mem::take(&mut self.bytes).into(), version.clone());
+        Ok(version)
     }
 }
 

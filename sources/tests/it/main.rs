@@ -12,6 +12,7 @@ mod leaves;
 mod regions;
 mod served;
 mod servers;
+mod sinks;
 mod tls;
 mod uploads;
 mod wrappers;

@@ -2,7 +2,11 @@
 //!
 //! The version is weak: inode, modification time in nanoseconds and length. A file that is written
 //! in place twice within one tick of the kernel's clock can keep all three; who knows better may
-//! map it as immutable.
+//! map it as immutable, or say that it is [only replaced](Local::only_replaced).
+
+mod sink;
+
+pub use sink::LocalSink;
 
 use std::{
     fs::{self, File, Metadata},
@@ -44,6 +48,8 @@ struct Shared {
     folders: Option<Vec<PathBuf>>,
     /// Whether frames are filled past the kernel's cache.
     direct: bool,
+    /// Whether the file is only ever replaced, by the word of the program.
+    strong: bool,
     /// What `stat` opened. A file that is replaced by renaming keeps its old bytes here, so a region goes on
     /// reading what it opened.
     open: Mutex<Option<Arc<Opened>>>,
@@ -61,24 +67,28 @@ impl Local {
     pub fn new(path: impl Into<PathBuf>) -> Local {
         let path = path.into();
         let name = path.display().to_string();
-        Local::of(Shared { name, path, folders: None, direct: false, open: Mutex::new(None) })
+        let (folders, direct, strong, open) = (None, false, false, Mutex::new(None));
+        Local::of(Shared { name, path, folders, direct, strong, open })
     }
 
     fn of(shared: Shared) -> Local {
         Local { file: Arc::new(shared) }
     }
 
-    /// The same file, with these settings and nothing open.
-    fn anew(&self, folders: Option<Vec<PathBuf>>, direct: bool) -> Local {
-        let Shared { name, path, .. } = &*self.file;
-        let (name, path) = (name.clone(), path.clone());
-        Local::of(Shared { name, path, folders, direct, open: Mutex::new(None) })
+    /// The same file with other settings and nothing open.
+    fn anew(&self, change: impl FnOnce(&mut Shared)) -> Local {
+        let Shared { name, path, folders, direct, strong, .. } = &*self.file;
+        let (name, path, folders) = (name.clone(), path.clone(), folders.clone());
+        let (direct, strong, open) = (*direct, *strong, Mutex::new(None));
+        let mut shared = Shared { name, path, folders, direct, strong, open };
+        change(&mut shared);
+        Local::of(shared)
     }
 
     /// The same, refused if what is opened lies outside these folders, which must be real paths:
     /// links are followed, and the place that they lead to is what counts.
     pub fn within(self, folders: Vec<PathBuf>) -> Local {
-        self.anew(Some(folders), self.file.direct)
+        self.anew(|file| file.folders = Some(folders))
     }
 
     /// The same, read past the kernel's cache into the frames of a pager (`O_DIRECT`): no copy is made, and
@@ -86,7 +96,14 @@ impl Local {
     /// room for; what another pass needs again comes from the disk again, even what the kernel's cache has.
     /// Where file system or place allow none of it, the kernel's cache is read as ever.
     pub fn direct(self) -> Local {
-        self.anew(self.file.folders.clone(), true)
+        self.anew(|file| file.direct = true)
+    }
+
+    /// The same, where the program knows that nobody writes the file in place: it is only ever replaced
+    /// by another that is renamed over it, as [`LocalSink`] does. Then its version is strong, as an inode
+    /// that is open here is no other file's. Writes in place are told as far as they can be seen, as ever.
+    pub fn only_replaced(self) -> Local {
+        self.anew(|file| file.strong = true)
     }
 
     /// Where the file is.
@@ -200,7 +217,7 @@ impl Shared {
     fn at_version(&self, version: &Version) -> Result<(Arc<Opened>, u64), SourceError> {
         if let Some(opened) = self.opened() {
             let found = opened.file.metadata().map_err(|error| self.error("stat", None, error))?;
-            if version_of(&found) == *version {
+            if version_of(&found, self.strong) == *version {
                 return Ok((opened, found.len()));
             }
         }
@@ -210,7 +227,7 @@ impl Shared {
     }
 
     fn check(&self, version: &Version, found: &Metadata) -> Result<(), SourceError> {
-        let found = version_of(found);
+        let found = version_of(found, self.strong);
         if found == *version {
             return Ok(());
         }
@@ -292,15 +309,16 @@ fn read_blocks_at(direct: &File, into: &mut [u8], at: u64) -> usize {
     done
 }
 
-fn version_of(found: &Metadata) -> Version {
-    Version::weak(format!(
+fn version_of(found: &Metadata, strong: bool) -> Version {
+    let token = format!(
         "inode {}:{} modified {}.{:09} length {}",
         found.dev(),
         found.ino(),
         found.mtime(),
         found.mtime_nsec(),
         found.len()
-    ))
+    );
+    if strong { Version::strong(token) } else { Version::weak(token) }
 }
 
 #[async_trait]
@@ -311,7 +329,8 @@ impl BlockSource for Local {
 
     async fn stat(&self) -> Result<ObjectStat, SourceError> {
         let found = self.blocking(|file| file.reopen().map(|(_, found)| found)).await?;
-        Ok(ObjectStat::new(found.len(), version_of(&found)).with_alignment(4096))
+        let version = version_of(&found, self.file.strong);
+        Ok(ObjectStat::new(found.len(), version).with_alignment(4096))
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {

@@ -25,6 +25,10 @@
 //! The object must hold still meanwhile. The more bytes it has the more the checks see: 100 KB are
 //! a good start, and more than one `part_bytes` is best.
 
+mod sinks; // what goes back
+
+pub use sinks::check as check_sink;
+
 use std::{fmt, ops::Range, sync::Arc};
 
 use futures::{FutureExt, StreamExt, future::try_join_all};
