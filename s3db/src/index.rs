@@ -81,20 +81,22 @@ impl Found<'_> {
                 self.ahead = self.scan.next_raw().await?.map(|(key, _)| key);
             }
             let pair = match (&self.ahead, self.own.first()) {
+                (Some(ahead), Some(own)) => ahead.min(own),
+                (Some(one), None) | (None, Some(one)) => one,
                 (None, None) => return Ok(None),
-                (Some(ahead), Some(own)) if own <= ahead => {
-                    if own == ahead {
-                        self.ahead = None;
-                    }
-                    self.own.pop_first()
-                }
-                (None, Some(_)) => self.own.pop_first(),
-                (Some(_), _) => self.ahead.take(),
             };
-            let Some(pair) = pair else { return Ok(None) };
-            let Some((search, record)) = divide(&pair) else { continue };
+            let pair = pair.clone();
+            let Some((search, record)) = divide(&pair) else {
+                self.pass(&pair);
+                continue;
+            };
             // The entry says that the record said so once. Only the record says what it is.
-            let value = self.session.read_value(self.txn, self.root, &record).await?;
+            let read = self.session.read_value(self.txn, self.root, &record).await;
+            // What can be read when it is asked for again, or nobody waited for, is the next one still.
+            if !read.as_ref().is_err_and(StoreError::is_passing) {
+                self.pass(&pair);
+            }
+            let value = read?;
             // What lies in a blob has no entry. Nor has what the transaction itself is to put into one;
             // others may keep longer payloads in their pages than this client.
             let most = match self.txn.own_value(self.root, record.as_bytes()) {
@@ -109,6 +111,12 @@ impl Found<'_> {
                 return Ok(Some((search, Record { key: record, payload })));
             }
         }
+    }
+
+    /// Goes on behind `pair`.
+    fn pass(&mut self, pair: &Bytes) {
+        self.ahead.take_if(|ahead| ahead == pair);
+        self.own.remove(pair);
     }
 }
 

@@ -933,21 +933,29 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// The next record; `None` at the end. A blob is read whole.
     ///
+    /// Nothing is passed over because a service failed, or because nobody waited: the next call goes on
+    /// with the same record. One whose blob is too long, damaged or lost is passed over.
+    ///
     /// # Errors
     /// As [`Session::read`].
     pub async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
-        while let Some((key, value)) = self.next_raw().await? {
-            let key = Key::new(&key)?;
-            let payload = match value {
-                Value::Here(payload) => Some(Payload::new(&payload)?),
-                // As it is now: gone since, or another one.
-                Value::Blob(_) => self.session.read(self.txn, self.tree, &key).await?,
+        loop {
+            self.fill().await?;
+            let Some((key, value)) = self.ready.front() else { return Ok(None) };
+            let read = async {
+                let key = Key::new(key)?;
+                let payload = match value {
+                    Value::Here(payload) => Some(Payload::new(payload)?),
+                    // As it is now: gone since, or another one.
+                    Value::Blob(_) => self.session.read(self.txn, self.tree, &key).await?,
+                };
+                Ok(payload.map(|payload| (key, payload)))
             };
-            if let Some(payload) = payload {
-                return Ok(Some((key, payload)));
+            let read = read.await;
+            if let Some(record) = self.pass(read)? {
+                return Ok(Some(record));
             }
         }
-        Ok(None)
     }
 
     /// The next record, whose payload is read part by part.
@@ -955,12 +963,27 @@ impl Scan<'_> {
     /// # Errors
     /// As [`Session::open_content`].
     pub async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
-        while let Some((key, value)) = self.next_raw().await? {
-            if let Some(content) = self.session.content(self.txn, self.tree, &key, value).await? {
-                return Ok(Some((Key::new(&key)?, content)));
+        loop {
+            self.fill().await?;
+            let Some((key, value)) = self.ready.front() else { return Ok(None) };
+            let read = async {
+                let content = self.session.content(self.txn, self.tree, key, value.clone()).await?;
+                let Some(content) = content else { return Ok(None) };
+                Ok(Some((Key::new(key)?, content)))
+            };
+            let read = read.await;
+            if let Some(record) = self.pass(read)? {
+                return Ok(Some(record));
             }
         }
-        Ok(None)
+    }
+
+    /// Passes over the first of what is ready, unless the same can succeed when it is asked for again.
+    fn pass<T>(&mut self, read: Result<T, StoreError>) -> Result<T, StoreError> {
+        if !read.as_ref().is_err_and(StoreError::is_passing) {
+            self.ready.pop_front();
+        }
+        read
     }
 
     /// The next key. No blob is read.
@@ -972,6 +995,12 @@ impl Scan<'_> {
     }
 
     pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Value)>, StoreError> {
+        self.fill().await?;
+        Ok(self.ready.pop_front())
+    }
+
+    /// Reads leaves until something is ready, or nothing is left.
+    async fn fill(&mut self) -> Result<(), StoreError> {
         if self.look.is_none()
             && let Some(look) = self.session.look(self.txn).await?
         {
@@ -997,7 +1026,7 @@ impl Scan<'_> {
             }
             self.is_done = is_last;
         }
-        Ok(self.ready.pop_front())
+        Ok(())
     }
 
     /// Takes what a leaf shows from `from` to `until`, own writes laid over.

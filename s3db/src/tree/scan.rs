@@ -121,12 +121,13 @@ impl Leaves {
         Leaves { root, age, next: Some(from), ahead }
     }
 
-    /// The next leaf. Its keys before where the walk stands were seen before.
+    /// The next leaf. Its keys before where the walk stands were seen before. After an error, or where
+    /// nobody waited for it, it is the next one still.
     pub(crate) async fn next(
         &mut self,
         nodes: &(impl Nodes + ?Sized),
     ) -> Result<Option<Held>, StoreError> {
-        let Some(key) = self.next.take() else { return Ok(None) };
+        let Some(key) = self.next.clone() else { return Ok(None) };
         let (root, ahead) = (self.root, &mut self.ahead);
         ahead.pass(&key);
         ahead.begin(nodes, root);

@@ -42,6 +42,8 @@ pub(crate) struct Meddler {
     beneath: Cloud,
     /// Fates of puts of names that start so; those that follow are let through.
     puts: Mutex<(String, VecDeque<Fate>)>,
+    /// So many gets of names that start so are refused for now.
+    gets: Mutex<(String, usize)>,
     sends: Mutex<VecDeque<Fate>>,
     late: Mutex<Vec<(String, Bytes, PutIf)>>,
     /// What happens after the first list of this prefix.
@@ -58,6 +60,7 @@ impl Meddler {
         let meddler = Arc::new(Meddler {
             beneath: cloud.clone(),
             puts: Mutex::default(),
+            gets: Mutex::default(),
             sends: Mutex::default(),
             late: Mutex::default(),
             after_list: Mutex::default(),
@@ -71,6 +74,11 @@ impl Meddler {
     /// The next puts of names that start with `prefix` go this way.
     pub(crate) fn puts(&self, prefix: &str, fates: &[Fate]) {
         *self.puts.lock().unwrap() = (prefix.to_owned(), fates.iter().copied().collect());
+    }
+
+    /// So many gets of names that start with `prefix` are refused for now.
+    pub(crate) fn refuses_gets(&self, prefix: &str, count: usize) {
+        *self.gets.lock().unwrap() = (prefix.to_owned(), count);
     }
 
     /// The next sends go this way.
@@ -117,6 +125,13 @@ fn denied(what: &str) -> Fault {
 #[async_trait]
 impl Objects for Meddler {
     async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        {
+            let mut gets = self.gets.lock().unwrap();
+            if gets.1 > 0 && name.starts_with(&gets.0) {
+                gets.1 -= 1;
+                return Err(Fault::Throttled { what: name.to_owned() });
+            }
+        }
         // As S3 tells it: in whole seconds.
         let whole = |date_ms: u64| date_ms / 1000 * 1000;
         Ok(match self.beneath.objects.get(name, unless).await? {

@@ -1,9 +1,10 @@
 //! Scans: what they read, and how often they wait for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Bound, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use s3db::{
-    Backend, Collection, Level, Payload, Session, Settings, Store,
+    Backend, Collection, Level, Payload, SearchBy, Session, Settings, Store,
     cloud::{
         Cloud,
         model::{Faults, Latency, Process, World},
@@ -11,6 +12,7 @@ use s3db::{
 };
 
 use crate::{
+    meddle::Meddler,
     mishaps::{CLIENT, key, settings},
     printed::{open, run},
 };
@@ -133,5 +135,79 @@ fn what_is_read_ahead_is_in_nobodys_way() {
             assert!(session.read(&txn, things.root, &later).await.unwrap().is_some());
         }
         assert_eq!(reader.pool_counts().fetched, pages, "one read for both");
+    });
+}
+
+/// A scan took what it was to read next before it had read it: after an error, or where the caller had
+/// given up waiting, the next call said that there is nothing more, and all that followed was missing.
+#[test]
+fn a_scan_goes_on_where_it_was_given_up_or_failed() {
+    let world = world();
+    let (meddler, cloud) = Meddler::over(&world.cloud(Process(0)));
+    run(&world, async move {
+        let (things, _, _, reader) = filled(&cloud).await;
+        let session = Session::reader(reader.clone(), 99);
+        let txn = session.begin(Level::Atomic);
+        let mut scan = session.scan(&txn, things.root, None, None);
+        let (mut given_up, mut failed) = (0, 0);
+        for n in 0..RECORDS {
+            // Before the call that waits for a leaf: it is asked for, and nobody waits.
+            if let Some(found) = scan.next().now_or_never() {
+                assert_eq!(found.unwrap().unwrap().0, key(&name(n)));
+                continue;
+            }
+            given_up += 1;
+            meddler.refuses_gets("page/", if given_up % 2 == 0 { 3 * 20 } else { 0 });
+            let mut found = scan.next().await;
+            while found.is_err() {
+                failed += 1;
+                meddler.refuses_gets("page/", 0);
+                found = scan.next().await;
+            }
+            assert_eq!(found.unwrap().expect("there is more").0, key(&name(n)));
+        }
+        assert!(scan.next().await.unwrap().is_none());
+        assert!(given_up > 10 && failed > 5, "{given_up} {failed}");
+    });
+}
+
+/// The same of what a record names: its blob, and, in a probe, the record that an entry names.
+#[test]
+fn a_record_that_could_not_be_read_is_not_passed_over() {
+    let world = world();
+    let (meddler, cloud) = Meddler::over(&world.cloud(Process(0)));
+    run(&world, async move {
+        let settings = Settings { inline_bytes_max: 10, ttl: Duration::ZERO, ..small() };
+        Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+        let store = open(&cloud, settings).await;
+        let things = store.create_collection("things").await.unwrap();
+        store.create_index("things", "all", &SearchBy::Payload).await.unwrap();
+        store.build_index("things", "all", |_| {}).await.unwrap();
+        let session = Session::open(store.clone(), CLIENT).await.unwrap();
+        let mut txn = session.begin(Level::Atomic);
+        for (name, value) in [("a", "one"), ("b", "longer than ten bytes"), ("c", "two")] {
+            txn.put(things.root, &key(name), Payload::new(value).unwrap()).unwrap();
+        }
+        session.commit(&mut txn).await.unwrap();
+        store.sweep().await.unwrap();
+
+        let txn = session.begin(Level::Basic);
+        let mut scan = session.scan(&txn, things.root, None, None);
+        assert_eq!(scan.next().await.unwrap().unwrap().0, key("a"));
+        assert!(scan.next().now_or_never().is_none(), "its blob is on its way");
+        meddler.refuses_gets("blob/", 3);
+        scan.next().await.unwrap_err();
+        assert_eq!(scan.next().await.unwrap().unwrap().0, key("b"));
+        assert_eq!(scan.next().await.unwrap().unwrap().0, key("c"));
+
+        let things = store.collection("things").await.unwrap();
+        let all = Bound::Unbounded;
+        let mut found = session.find(&txn, &things, "all", all, all).await.unwrap();
+        assert_eq!(found.next().await.unwrap().unwrap().1.key, key("a"));
+        assert!(found.next().now_or_never().is_none(), "its record is asked for again");
+        meddler.refuses_gets("page/", 3);
+        found.next().await.unwrap_err();
+        assert_eq!(found.next().await.unwrap().unwrap().1.key, key("c"));
+        assert!(found.next().await.unwrap().is_none());
     });
 }
