@@ -45,6 +45,11 @@ impl Content {
         settings: &Settings,
         value: Value,
     ) -> Result<Option<Content>, StoreError> {
+        // A copy: whoever reads it slowly is not to keep the bytes of a page.
+        let value = match value {
+            Value::Here(payload) => Value::Here(Bytes::copy_from_slice(&payload)),
+            blob => blob,
+        };
         let first = match &value {
             Value::Here(payload) => Some(payload.clone()),
             Value::Blob(blob) => blob::part(cloud, settings, blob, 0, &Line::new()).await?,

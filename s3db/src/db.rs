@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use pager::{Budget, policy, pool::Pool};
+use pager::{Budget, pool::Pool};
 use tokio::sync::Notify;
 
 #[cfg(feature = "encryption")]
@@ -26,13 +26,14 @@ use crate::{
     catalog::{Backend, Collection},
     checkpoint::Checkpointed,
     cloud::{
-        Cloud, Ledger, Spending,
+        Cloud, DiskSpace, Ledger, Spending,
         ledger::{Limit, Metered, Trees, charged_to, for_many},
     },
     commit::{Committed, Level, Scan, Session, Txn},
     content::Content,
     error::StoreError,
     index::{Found, IndexCheck},
+    pool::{Eviction, PoolCounts},
     record::{Key, Payload, Record},
     search_by::SearchBy,
     settings::Settings,
@@ -47,10 +48,18 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Options {
     /// How this client works.
     pub settings: Settings,
-    /// Bytes of memory for pages, in a budget of their own. Default: 64 MiB.
+    /// Bytes of memory for pages, in a budget of their own: those in use, those that are kept, those on
+    /// their way, and what is known of them. Never more; some megabytes at least. Default: 64 MiB.
     pub budget_bytes: u64,
-    /// Memory for pages under a budget that is shared, in place of `budget_bytes`.
+    /// A budget in place of `budget_bytes`, which others share: regions of a pager, other databases.
+    pub budget: Option<Budget>,
+    /// Which pages are given up when the budget is full. Default: [`Eviction::S3Fifo`].
+    pub eviction: Eviction,
+    /// A pool in place of all of these, which other databases share: one policy for the pages of all.
     pub pool: Option<Pool>,
+    /// A part of a disk that keeps copies of pages beside memory, for this process and others, and
+    /// beyond them. Default: none.
+    pub disk: Option<DiskSpace>,
     /// The client's name. Each name has one life at a time: a second one ends the first. Default: a
     /// random name, forgotten when the database is closed.
     pub client: Option<u64>,
@@ -59,6 +68,11 @@ pub struct Options {
     pub has_worker: bool,
     /// How often the worker looks for what clients left that are gone. Default: 5 min.
     pub sweep_interval: Duration,
+    /// Parts of the log that this client makes its own, if nobody else has, and checkpoints at every
+    /// interval: queues of pending updates by their numbers, or 0 for all of a log of objects. Others then
+    /// only append there ([`Store::own`]). For one that runs all the time. Needs `has_worker`. Default:
+    /// none.
+    pub owns: Vec<u32>,
     /// What may be spent on calls. When a share of it is spent work in the background waits, and when
     /// all of it is, everything fails until the next period. Default: anything.
     pub spending: Option<Spending>,
@@ -79,10 +93,14 @@ impl Default for Options {
         Options {
             settings: Settings::default(),
             budget_bytes: 64 << 20,
+            budget: None,
+            eviction: Eviction::default(),
             pool: None,
+            disk: None,
             client: None,
             has_worker: true,
             sweep_interval: Duration::from_secs(300),
+            owns: Vec::new(),
             spending: None,
             fresh: false,
             #[cfg(feature = "encryption")]
@@ -194,21 +212,25 @@ impl Db {
         let limit = options.spending.map(|spending| Limit::new(spending, cloud.clock.clone()));
         let objects = Metered::new(cloud.objects, ledger.clone()).limited(limit.clone());
         let queue = Metered::new(cloud.queue, ledger.clone()).limited(limit.clone());
-        let metered = Cloud { objects: Arc::new(objects), queue: Arc::new(queue), ..cloud };
+        let disk = options.disk.clone().or(cloud.disk);
+        let (objects, queue) = (Arc::new(objects), Arc::new(queue));
+        let metered = Cloud { objects, queue, disk, clock: cloud.clock, chance: cloud.chance };
         let books = Arc::<Books>::default();
         let pool = options.pool.clone().unwrap_or_else(|| {
-            Pool::new(&Budget::new(options.budget_bytes), policy::default_eviction())
+            let budget = options.budget.clone();
+            let budget = budget.unwrap_or_else(|| Budget::new(options.budget_bytes));
+            Pool::new(&budget, options.eviction.policy())
         });
         let store = open(metered, options, &pool).await?;
         let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
             let (sweeps, task_stop) = (options.sweep_interval, stop.clone());
-            let of = session.clone();
+            let (of, owns) = (session.clone(), options.owns.clone());
             // Beside the work, which may take long.
             let task = async move {
                 tokio::select! {
-                    () = work(&of, sweeps, task_stop) => {}
+                    () = work(&of, sweeps, &owns, task_stop) => {}
                     () = look_ahead(&of) => {}
                 }
             };
@@ -225,6 +247,11 @@ impl Db {
         self.session.store()
     }
 
+    /// This client's name.
+    pub fn client(&self) -> u64 {
+        self.session.client()
+    }
+
     /// Every call that was made, counted.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
@@ -237,6 +264,11 @@ impl Db {
     /// [`Transaction::ledger`].
     pub fn collection_ledgers(&self) -> BTreeMap<String, Arc<Ledger>> {
         self.books.collections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What became of the pages that were asked for, and what they take.
+    pub fn pool_counts(&self) -> PoolCounts {
+        self.store().pool_counts()
     }
 
     /// Calls that [`Options::spending`] refused.
@@ -357,7 +389,7 @@ async fn open(cloud: Cloud, options: &Options, pool: &Pool) -> Result<Arc<Store>
 }
 
 /// Work in the background. What fails is due again, and tried again.
-async fn work(session: &Session, sweep_interval: Duration, stop: Arc<Notify>) {
+async fn work(session: &Session, sweep_interval: Duration, owns: &[u32], stop: Arc<Notify>) {
     let store = session.store();
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
@@ -369,12 +401,19 @@ async fn work(session: &Session, sweep_interval: Duration, stop: Arc<Notify>) {
         if since_interval >= interval {
             since_interval = Duration::ZERO;
             store.make_all_due();
+            if !owns.is_empty() {
+                let own = store.own(session.client(), owns).await.unwrap_or_default();
+                let _ = store.tend(&own).await;
+            }
         }
         let _ = store.work().await;
         if since_sweep >= sweep_interval {
             since_sweep = Duration::ZERO;
             let _ = store.sweep().await;
         }
+    }
+    if !owns.is_empty() {
+        let _ = store.disown(session.client()).await;
     }
 }
 

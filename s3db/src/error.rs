@@ -117,6 +117,17 @@ pub enum StoreError {
     /// There is nothing of this name.
     #[error("there is no {0}")]
     NotFound(String),
+    /// The budget has no room for a page, and had none for a while: it is smaller than the page, or too
+    /// much of it is pinned, by scans that are held open or by regions that share it.
+    #[error(
+        "no room for {bytes} bytes of a page in a budget of {limit}: raise it, or hold fewer scans open at a time"
+    )]
+    Full {
+        /// The bytes that were wanted.
+        bytes: u64,
+        /// The budget.
+        limit: u64,
+    },
     /// The database is encrypted, and no keys are given.
     #[error("the database is encrypted: open it with its keys")]
     Encrypted,
@@ -156,7 +167,7 @@ impl StoreError {
             StoreError::Cloud { source, .. } => {
                 source.is_transient() || matches!(source, Fault::Spent { .. })
             }
-            StoreError::Contended { .. } => true,
+            StoreError::Contended { .. } | StoreError::Full { .. } => true,
             _ => false,
         }
     }

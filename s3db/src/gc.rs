@@ -643,11 +643,11 @@ mod tests {
     };
 
     /// The leaves of a tree that own keys, from left to right.
-    async fn leaves(store: &Store, root: PageId) -> Vec<Arc<Page>> {
+    async fn leaves(store: &Store, root: PageId) -> Vec<Page> {
         let mut walk = Leaves::new(root, Bytes::new(), None, Freshness::Newest);
         let mut all = Vec::new();
         while let Some(leaf) = walk.next(&store.pages).await.unwrap() {
-            all.push(leaf.page);
+            all.push((*leaf.page).clone());
         }
         all
     }

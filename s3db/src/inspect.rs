@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::{
     blob::Part,
     catalog::{Collection, Database},
+    checkpoint::owner::Claims,
     client::ClientRecord,
     cloud::embedded::Stored,
     frame::{FrameError, magic_error},
@@ -40,6 +41,8 @@ pub enum Inspected {
     Message(Stored),
     /// `s3dD`: the database.
     Database(Database),
+    /// `s3dW`: claims of so many parts of the log.
+    Claims(u64),
     /// `s3dC`: a collection. Its name is that of the object, and not in it.
     Collection(Collection),
 }
@@ -92,9 +95,10 @@ impl Inspected {
             b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?.epoch),
             b"s3dQ" => Inspected::Message(Stored::decode(bytes)?),
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
+            b"s3dW" => Inspected::Claims(Claims::decode(bytes)?.len() as u64),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             _ => {
-                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD or s3dC";
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW or s3dC";
                 return Err(magic_error(bytes, *found, expected));
             }
         })
@@ -133,7 +137,7 @@ impl Inspected {
             Inspected::Message(message) => Some(message.encode()),
             Inspected::Database(database) => Some(database.encode()),
             Inspected::Collection(collection) => Some(collection.encode()),
-            Inspected::Log(..) | Inspected::Client(_) => None,
+            Inspected::Log(..) | Inspected::Client(_) | Inspected::Claims(_) => None,
         }
     }
 }

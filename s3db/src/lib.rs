@@ -29,6 +29,7 @@ mod gc; // pages that nothing leads to
 #[cfg(feature = "encryption")]
 mod rekey; // what is sealed, sealed again with another key
 mod verify; // every invariant, checked on what is there
+mod watch; // what waits, looked at again and again
 mod address; // where a database is
 mod estimate; // what transactions will cost
 mod db; // a database in use: collections, transactions, work in the background
@@ -58,7 +59,7 @@ pub use crate::{
         stream::{LogRecords, StreamError},
     },
     page::INDEXES_MAX,
-    pool::PoolCounts,
+    pool::{Eviction, PoolCounts},
     record::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,
     },
@@ -67,6 +68,7 @@ pub use crate::{
     stamp::Stamp,
     store::Store,
     verify::{Status, Verified},
+    watch::{LogPart, Look, Watcher},
 };
 #[cfg(feature = "encryption")]
 pub use crate::{cloud::sealed::Keyring, rekey::Rekeyed};

@@ -17,6 +17,14 @@ pub struct Settings {
     /// How long drained records are hidden from other checkpointers. Thrift, not safety: it saves
     /// doing work twice. Default: 30 s.
     pub lease: Duration,
+    /// How long a claim to be the one who checkpoints a part of the log counts after it was renewed
+    /// ([`Store::own`](crate::Store::own)), by the object store's clock. While one counts, what this client
+    /// commits there is left to whoever claims it. Thrift, not safety. Zero: no claim ever counts, and
+    /// nobody is asked for any. Default: 30 s.
+    pub owner_lease: Duration,
+    /// How long anything is left to such a client. Then it is checkpointed here, whatever that one
+    /// claims. Default: 60 s.
+    pub owner_patience: Duration,
     /// Log records that one checkpoint takes on. Default: 1,000.
     pub records_per_checkpoint_max: usize,
     /// Attempts at one call that fails in passing, or at one page that others change. Default: 10.
@@ -68,6 +76,8 @@ impl Default for Settings {
             ttl: Duration::from_secs(100),
             checkpoint_interval: Duration::from_secs(15),
             lease: Duration::from_secs(30),
+            owner_lease: Duration::from_secs(30),
+            owner_patience: Duration::from_secs(60),
             records_per_checkpoint_max: 1000,
             attempts_max: 10,
             backoff: Duration::from_millis(50),

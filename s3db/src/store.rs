@@ -13,18 +13,18 @@ use pager::pool::Pool;
 #[cfg(feature = "encryption")]
 use crate::cloud::{
     Objects,
-    sealed::{Keyring, Sealed},
+    sealed::{Keyring, Sealed, Sealer},
 };
 use crate::{
     catalog::{self, Backend, CATALOG, Collection, Database, Index},
-    checkpoint::{self, Checkpointed},
+    checkpoint::{self, Checkpointed, owner::Owners},
     client::CLIENTS,
     cloud::{Cloud, Fault, Listing, PutIf},
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{self, Left, Log, Scope},
     page::{INDEXES_MAX, Page, PageId},
-    pool::{PageManager, PoolCounts},
+    pool::{PageManager, PoolCounts, Tier, Tiered},
     retry::Attempts,
     search_by::SearchBy,
     settings::{Rule, Settings},
@@ -139,6 +139,8 @@ pub struct Store {
     due_later: Mutex<BTreeSet<Scope>>,
     /// Held by who works on what is due: whoever comes next finds it done, or due again.
     working: tokio::sync::Mutex<()>,
+    /// Who has made what its own.
+    pub(crate) owners: Owners,
     /// Indexes that were ready when all copies of pages were last forgotten for one of them: no copy
     /// of theirs is of the time before they were filled.
     probed: Mutex<BTreeSet<PageId>>,
@@ -161,6 +163,13 @@ impl Found {
             .ok_or_else(|| StoreError::NotFound("database here: create one first".into()))?;
         Ok(Found { database, date_ms, asked_us })
     }
+}
+
+/// `cloud` with a tier beneath its pages, as they lie there.
+fn tiered(cloud: Cloud, tier: Option<Tier>) -> (Cloud, Option<Arc<Tier>>) {
+    let Some(tier) = tier.map(Arc::new) else { return (cloud, None) };
+    let objects = Tiered { inner: cloud.objects, tier: tier.clone() };
+    (Cloud { objects: Arc::new(objects), ..cloud }, Some(tier))
 }
 
 /// By how much more the wall clock must have gone on than the monotonic one for a sleep.
@@ -227,7 +236,10 @@ impl Store {
         if found.database.is_encrypted {
             return Err(StoreError::Encrypted);
         }
-        Ok(Arc::new(Store::over(cloud, settings, pool, &found)?))
+        let id = found.database.id;
+        let tier = cloud.disk.clone().map(|space| Tier::new(space.disk, space.bytes, id));
+        let (cloud, tier) = tiered(cloud, tier);
+        Ok(Arc::new(Store::over(cloud, settings, pool, &found, tier)?))
     }
 
     /// The same, of a database that is encrypted: one of `keys` seals what is put, all of them open
@@ -248,8 +260,12 @@ impl Store {
             let text = "the database is not encrypted: open it without keys";
             return Err(StoreError::Invalid(text.to_owned()));
         }
-        let (cloud, raw) = Sealed::beneath(cloud, keys, found.database.id);
-        let mut store = Store::over(cloud, settings, pool, &found)?;
+        let id = found.database.id;
+        let sealer = Arc::new(Sealer::new(keys, id));
+        let tier = cloud.disk.clone().map(|space| Tier::new(space.disk, space.bytes, id));
+        let (cloud, tier) = tiered(cloud, tier.map(|tier| tier.sealed(sealer)));
+        let (cloud, raw) = Sealed::beneath(cloud, keys, id);
+        let mut store = Store::over(cloud, settings, pool, &found, tier)?;
         store.sealing = Some(raw);
         Ok(Arc::new(store))
     }
@@ -259,12 +275,13 @@ impl Store {
         settings: Settings,
         pool: &Pool,
         found: &Found,
+        tier: Option<Arc<Tier>>,
     ) -> Result<Store, StoreError> {
         let database = found.database;
         let log = log::of(database.backend, database.shards, &cloud, settings);
-        let pages = PageManager::new(cloud.clone(), settings, pool)?;
+        let pages = PageManager::new(cloud.clone(), settings, pool, tier)?;
         pages.saw_date(found.date_ms, found.asked_us);
-        let (due, due_later, working, probed) = Default::default();
+        let (due, due_later, working, probed, owners) = Default::default();
         let apart_us = AtomicU64::new(0);
         Ok(Store {
             cloud,
@@ -277,6 +294,7 @@ impl Store {
             due,
             due_later,
             working,
+            owners,
             probed,
             apart_us,
         })
@@ -318,6 +336,12 @@ impl Store {
     /// What the page manager did so far.
     pub fn pool_counts(&self) -> PoolCounts {
         self.pages.counts()
+    }
+
+    /// What the disk said that is not used for pages any more ([`Cloud::disk`]): it failed again and
+    /// again. `None` while it is used, or where there is none.
+    pub fn disk_failure(&self) -> Option<String> {
+        self.pages.disk_failure()
     }
 
     /// That an index, which is ready, is probed: copies of its pages can be of the time before it was
@@ -578,11 +602,11 @@ impl Store {
     /// [`Store::make_all_due`] if something is damaged. What did not fail is done, and nothing is
     /// lost.
     pub async fn work(&self) -> Result<Checkpointed, StoreError> {
-        self.round(false).await
+        self.round(false, true).await
     }
 
-    /// One round of work, of everything if `all` is due.
-    async fn round(&self, all: bool) -> Result<Checkpointed, StoreError> {
+    /// One round of work, of everything if `all` is due. What others own is left to them if it `heeds` that.
+    async fn round(&self, all: bool, heeds: bool) -> Result<Checkpointed, StoreError> {
         let _turn = self.working.lock().await;
         if all {
             self.make_all_due();
@@ -597,7 +621,7 @@ impl Store {
         for scope in now {
             self.due().remove(&scope);
             let mut taken = Taken { store: self, scope: Some(scope) };
-            match self.visit(scope).await {
+            match self.visit(scope, heeds).await {
                 Ok(more) => {
                     taken.scope = None;
                     done += more;
@@ -622,20 +646,24 @@ impl Store {
     /// Does everything that is due or was left for later, and what becomes due meanwhile, until
     /// nothing is; but not for ever beside those who commit all the time.
     pub(crate) async fn work_off(&self) -> Result<Checkpointed, StoreError> {
-        let mut done = self.round(true).await?;
+        let mut done = self.round(true, false).await?;
         for _ in 1..WORK_ROUNDS_MAX {
             if !self.has_work() {
                 break;
             }
-            done += self.round(false).await?;
+            done += self.round(false, false).await?;
         }
         Ok(done)
     }
 
     /// Takes on what there is in `scope`, batch by batch: one batch per interval would fall behind
     /// a client that writes more than that. What is left is due again.
-    async fn visit(&self, scope: Scope) -> Result<Checkpointed, StoreError> {
+    async fn visit(&self, scope: Scope, heeds: bool) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
+        if heeds && self.is_left_to_owner(scope).await {
+            self.make_due_later(scope);
+            return Ok(done);
+        }
         let mut turns = Turns::default();
         for _ in 0..VISIT_ROUNDS_MAX {
             let (taken, left) = self.turn(scope, &mut done).await?;
@@ -689,6 +717,22 @@ impl Store {
             }
         }
         for scope in self.log.scopes(&clients).await? {
+            if let Err(error) = self.sweep_scope(scope, &mut done).await
+                && round.fails(error)
+            {
+                break;
+            }
+        }
+        round.end(done)
+    }
+
+    /// Drains these scopes, each until it holds only what came in meanwhile.
+    pub(crate) async fn sweep_scopes(
+        &self,
+        scopes: Vec<Scope>,
+    ) -> Result<Checkpointed, StoreError> {
+        let (mut done, mut round) = (Checkpointed::default(), Round::default());
+        for scope in scopes {
             if let Err(error) = self.sweep_scope(scope, &mut done).await
                 && round.fails(error)
             {

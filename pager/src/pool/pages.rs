@@ -2,7 +2,7 @@
 
 use std::{future::Future, hash::Hash, ops::Deref};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use tokio::sync::OnceCell;
 
 use super::{Evictable, Pool, Tenancy, Tenant};
@@ -28,6 +28,10 @@ struct Table<K, V> {
     keys: DashMap<u64, K>,
     next_id: AtomicU64,
     tenancy: OnceCell<Tenancy>,
+    /// Bytes of the values that are resident.
+    bytes: AtomicU64,
+    /// Values given up to make room.
+    evicted: AtomicU64,
     /// Nobody can ask any more: what is unpinned leaves at once.
     closed: AtomicBool,
 }
@@ -86,6 +90,8 @@ where
             keys: DashMap::new(),
             next_id: AtomicU64::new(0),
             tenancy: OnceCell::new(),
+            bytes: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
         let tenant: Arc<dyn Tenant> = table.clone();
@@ -113,6 +119,7 @@ where
                 let (pool, weight) = (self.0.tenancy.pool(), page.slot.weight);
                 let reservation = pool.reserve(weight).ok_or(PageError::Full { weight })?;
                 let value = load.await.map_err(PageError::Load)?;
+                self.0.table.bytes.fetch_add(weight, Ordering::Relaxed);
                 self.0.tenancy.installed(page.slot.id, weight, true);
                 Ok(Loaded { value, _reservation: reservation })
             })
@@ -133,6 +140,73 @@ where
                 slot: slot.clone(),
             }))
         })?
+    }
+
+    /// A copy of the value under `key`, if it is resident. Pins nothing: what the copy holds is not
+    /// counted any more once the value is evicted.
+    pub fn peek(&self, key: &K) -> Option<V>
+    where
+        V: Clone,
+    {
+        let slot = self.0.table.slots.get(key)?.clone();
+        slot.touched.store(true, Ordering::Relaxed);
+        slot.value.get().map(|loaded| loaded.value.clone())
+    }
+
+    /// Whether a value is resident under `key`.
+    pub fn has(&self, key: &K) -> bool {
+        self.0.table.slots.get(key).is_some_and(|slot| slot.value.get().is_some())
+    }
+
+    /// Keeps `value` under `key`, pinned: its bytes are `reservation`, which is of the pool's budget.
+    ///
+    /// # Errors
+    /// Gives both back when there is a value under `key`, or one is being loaded, and when pins hold as
+    /// much as they may.
+    pub fn insert(
+        &self,
+        key: &K,
+        value: V,
+        reservation: Reservation,
+    ) -> Result<Page<K, V>, (V, Reservation)> {
+        let (table, budget) = (&self.0.table, self.budget());
+        let weight = reservation.bytes();
+        let pin = || Some(budget.try_pin_at_once(weight).then_some(()));
+        // Without a lock of the table: see `at_pin_limit`.
+        if weight == 0 || self.at_pin_limit(pin).flatten().is_none() {
+            return Err((value, reservation));
+        }
+        let id = table.next_id.fetch_add(1, Ordering::Relaxed);
+        let slot = match table.slots.entry(key.clone()) {
+            Entry::Occupied(there) => {
+                drop(there);
+                budget.unpin(weight);
+                return Err((value, reservation));
+            }
+            Entry::Vacant(place) => {
+                table.keys.insert(id, key.clone());
+                let loaded = Loaded { value, _reservation: reservation };
+                let (pins, touched) = (AtomicU32::new(1), AtomicBool::new(true));
+                let value = OnceCell::new_with(Some(loaded));
+                let slot = Arc::new(Slot { id, weight, pins, touched, value });
+                place.insert(slot.clone());
+                slot
+            }
+        };
+        table.bytes.fetch_add(weight, Ordering::Relaxed);
+        // Pinned since it is there, so that nobody can have evicted it.
+        self.0.tenancy.installed(id, weight, true);
+        Ok(Page { table: table.clone(), key: key.clone(), slot })
+    }
+
+    /// Bytes of the values that are resident, as whoever loaded them said.
+    pub fn bytes(&self) -> u64 {
+        self.0.table.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Values that were given up to make room, so far.
+    pub fn evicted(&self) -> u64 {
+        self.0.table.evicted.load(Ordering::Relaxed)
     }
 
     /// Forgets the value under `key` unless it is pinned. Returns whether it is gone.
@@ -222,6 +296,7 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
             return false;
         };
         self.keys.remove(&entry);
+        self.bytes.fetch_sub(slot.weight, Ordering::Relaxed);
         self.tenancy.get().expect("set before the first page").removed(slot.id);
         true
     }
@@ -255,7 +330,9 @@ where
     }
 
     fn evict(&self, entry: u64) -> bool {
-        self.evict_idle(entry)
+        let is_gone = self.evict_idle(entry);
+        self.evicted.fetch_add(u64::from(is_gone), Ordering::Relaxed);
+        is_gone
     }
 }
 
@@ -437,5 +514,29 @@ mod tests {
             assert_eq!(end, Ok(true), "the pin waits for the pool, and the pool for the pin");
         }
         drop(held);
+    }
+
+    #[test]
+    fn what_is_put_in_counts_as_what_was_reserved_for_it() {
+        let budget = Budget::new(100);
+        let pool = Pool::new(&budget, Box::new(Fifo::default()));
+        let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
+        let insert = |key, bytes| {
+            pages.insert(&key, key, pool.reserve(bytes).unwrap()).map_err(|(_, room)| room.bytes())
+        };
+        let held = insert(1, 40).ok().unwrap();
+        assert_eq!((*held, pages.peek(&1), pages.bytes()), (1, Some(1), 40));
+        assert_eq!(insert(1, 10).err(), Some(10), "there is one");
+        assert_eq!(insert(2, 20).err(), Some(20), "pins hold half of the budget at most");
+        assert_eq!((budget.pinned(), budget.used(), pages.peek(&2)), (40, 40, None));
+        drop(held);
+        for key in 10..20 {
+            drop(insert(key, 30).ok().unwrap());
+        }
+        assert_eq!((pages.bytes(), pages.evicted(), budget.used()), (90, 8, 90));
+        assert!(pages.remove(&19));
+        assert_eq!((pages.bytes(), pages.evicted(), budget.pinned()), (60, 8, 0));
+        drop(pages);
+        assert_eq!((budget.used(), pool.len()), (0, 0));
     }
 }

@@ -132,7 +132,7 @@ async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Fai
     if let Some(by) = by {
         store.create_index(name, index, &by).await?;
     }
-    let progress = Progress::new();
+    let progress = Progress::new(output);
     let done = store.build_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
     progress.end();
     let IndexCheck { records, missing, dangling, .. } = done?;
@@ -190,7 +190,7 @@ async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = of;
     let db = open(url, output).await?;
     collection(&db, url, name).await?;
-    let progress = Progress::new();
+    let progress = Progress::new(output);
     let found =
         db.store().check_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
     progress.end();

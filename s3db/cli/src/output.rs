@@ -5,11 +5,12 @@ use std::{
     io::{self, ErrorKind, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use s3db::{
-    Db, Keyring, Options, StoreError, Transaction,
-    cloud::{CallKind, Prices},
+    Db, Eviction, Keyring, Options, StoreError, Transaction,
+    cloud::{CallKind, DiskSpace, Prices},
 };
 use serde_json::{Value, json};
 
@@ -19,13 +20,41 @@ pub(crate) struct Output {
     /// Print JSON: one object, or one per line where there can be many
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say on stderr which calls were made, and what they cost: in total and by collection
+    /// Say on stderr which calls were made, and what they cost, in total and by collection; and what became
+    /// of pages
     #[arg(long, global = true)]
     pub(crate) bill: bool,
     /// What calls cost, as in get=0.40,put=5.00: get, put, send and queue in dollars per million, gb_in
     /// and gb_out per GB. What is left out costs what it does on S3 and SQS today
     #[arg(long, global = true, value_name = "PRICES")]
     pub(crate) prices: Option<Prices>,
+    /// Bytes of memory for pages, as in 64M: all that is held of them at a time
+    #[arg(
+        long = "budget",
+        global = true,
+        env = "S3DB_BUDGET",
+        value_name = "BYTES",
+        default_value = "64M",
+        value_parser = bytes
+    )]
+    budget_bytes: u64,
+    /// Which pages are given up when the budget is full: s3fifo or clock
+    #[arg(long, global = true, env = "S3DB_EVICTION", value_name = "POLICY", default_value_t)]
+    eviction: Eviction,
+    /// A folder that keeps copies of pages beside memory, for all processes of this machine and beyond
+    /// them: as they lie in the object store, which is asked whether they are still the newest
+    #[arg(long = "disk", global = true, env = "S3DB_DISK", value_name = "PATH")]
+    disk: Option<PathBuf>,
+    /// Bytes that may be used there
+    #[arg(
+        long = "disk-bytes",
+        global = true,
+        env = "S3DB_DISK_BYTES",
+        value_name = "BYTES",
+        default_value = "1G",
+        value_parser = bytes
+    )]
+    disk_bytes: u64,
     /// Keys of an encrypted database: a file with a line `NUMBER HEX` for each, of 64 hexadecimal
     /// digits. The first one encrypts, all of them decrypt
     #[arg(
@@ -87,7 +116,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -103,6 +132,14 @@ impl Output {
     pub(crate) fn keys(&self) -> Result<Option<Keyring>, Failure> {
         let Some(path) = &self.keys_file else { return Ok(None) };
         Ok(Some(Keyring::from_file(path)?))
+    }
+
+    /// How every command opens a database: nothing goes on in the background.
+    pub(crate) fn options(&self) -> Result<Options, Failure> {
+        let (keys, eviction) = (self.keys()?, self.eviction);
+        let (budget_bytes, has_worker) = (self.budget_bytes, false);
+        let disk = self.disk.as_ref().map(|path| DiskSpace::folder(path, self.disk_bytes));
+        Ok(Options { has_worker, keys, eviction, budget_bytes, disk, ..Options::default() })
     }
 
     /// Prints a line for people, or an object for machines.
@@ -123,6 +160,10 @@ impl Output {
     pub(crate) async fn close(&self, db: Db) -> Result<(), Failure> {
         let ledger = db.ledger().clone();
         let collections = db.collection_ledgers();
+        let pool = db.pool_counts().named();
+        if let (Some(why), Some(path)) = (db.store().disk_failure(), &self.disk) {
+            eprintln!("s3db: no pages are kept in {}: {why}", path.display());
+        }
         if let Err(error) = db.close().await {
             let why = with_causes(&error);
             eprintln!(
@@ -146,6 +187,7 @@ impl Output {
                 json!({
                     "calls": kinds, "dollars": ledger.dollars(&prices),
                     "collections": parts.collect::<std::collections::BTreeMap<_, _>>(),
+                    "pool": pool.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
                 })
             );
             return Ok(());
@@ -167,6 +209,9 @@ impl Output {
             eprintln!("{:15} {dollars:>47.8}", format!("of it, for {name}"));
         }
         eprintln!("{:15} {:>47.8}", "total", ledger.dollars(&prices));
+        let pool: Vec<String> =
+            pool.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        eprintln!("pages: {}", pool.join(", "));
         Ok(())
     }
 }
@@ -187,10 +232,32 @@ impl Fresh {
     }
 }
 
+/// A number of bytes, as in 1000, 64K, 64M or 2G: by 1,024.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let shift = match text.bytes().last() {
+        Some(b'K' | b'k') => 10,
+        Some(b'M' | b'm') => 20,
+        Some(b'G' | b'g') => 30,
+        _ => 0,
+    };
+    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.filter(|bytes| *bytes > 0).ok_or_else(|| "a number of bytes, as in 64M or 2G".to_owned())
+}
+
 /// A database for one command: nothing goes on in the background.
 pub(crate) async fn open(url: &str, output: &Output) -> Result<Db, Failure> {
-    let options = Options { has_worker: false, keys: output.keys()?, ..Options::default() };
-    match Db::open_with(url, &options).await {
+    open_with(url, &output.options()?).await
+}
+
+/// The same, where what the object store has is to be looked at itself: no copies on a disk.
+pub(crate) async fn open_without_disk(url: &str, output: &Output) -> Result<Db, Failure> {
+    open_with(url, &Options { disk: None, ..output.options()? }).await
+}
+
+/// The same, with options of the command's.
+pub(crate) async fn open_with(url: &str, options: &Options) -> Result<Db, Failure> {
+    match Db::open_with(url, options).await {
         Err(StoreError::NotFound(_)) => {
             Err(Failure::Told(format!("there is no database at {url}: s3db init {url} makes one")))
         }
@@ -215,15 +282,42 @@ pub(crate) async fn collection(
     }
 }
 
-/// Progress on stderr, for people only.
+/// The calls that were made so far, for people.
+fn calls(db: &Db) -> String {
+    let charged = CallKind::ALL.into_iter().map(|kind| (kind, db.ledger().charge(kind).calls));
+    let parts = charged.filter(|(_, calls)| *calls > 0);
+    parts.map(|(kind, calls)| format!("{calls} {}", kind.name())).collect::<Vec<_>>().join(", ")
+}
+
+/// Progress on stderr, for people only: there is none with `--json`, and none where nobody looks.
 pub(crate) struct Progress {
     shows: bool,
     last: std::cell::Cell<Option<std::time::Instant>>,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Progress {
-        Progress { shows: io::stderr().is_terminal(), last: std::cell::Cell::new(None) }
+    pub(crate) fn new(output: &Output) -> Progress {
+        let shows = !output.json && io::stderr().is_terminal();
+        Progress { shows, last: std::cell::Cell::new(None) }
+    }
+
+    /// Does `work`, and shows meanwhile which calls `db` makes for it.
+    pub(crate) async fn during<T>(
+        output: &Output,
+        db: &Db,
+        what: &str,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let progress = Progress::new(output);
+        let mut work = std::pin::pin!(work);
+        let done = loop {
+            match tokio::time::timeout(Duration::from_millis(500), work.as_mut()).await {
+                Ok(done) => break done,
+                Err(_) => progress.show(|| format!("{what}: {}", calls(db))),
+            }
+        };
+        progress.end();
+        done
     }
 
     /// Shows `text`, a few times a second at most.

@@ -38,8 +38,7 @@ fn backend(name: &str) -> Result<Backend, String> {
 
 pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     let Init { url, collections, backend, shards } = args;
-    let (backend, shards, keys) = (*backend, *shards, output.keys()?);
-    let options = Options { backend, shards, keys, has_worker: false, ..Options::default() };
+    let options = Options { backend: *backend, shards: *shards, ..output.options()? };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
         // With collections to create, a database that is there is welcome.

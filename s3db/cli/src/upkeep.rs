@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use s3db::{Backend, Db};
 use serde_json::json;
 
-use crate::output::{Failure, Output, Progress, open};
+use crate::output::{Failure, Output, Progress, open, open_without_disk};
 
 #[derive(clap::Args)]
 #[command(
@@ -13,7 +14,8 @@ was killed waits in the log until someone does.
 
 Examples:
   s3db sweep file:///tmp/db
-  s3db sweep file:///tmp/db --every 60"
+  s3db sweep file:///tmp/db --every 60
+  s3db sweep s3://bucket/db --every 5 --own all"
 )]
 pub(crate) struct Sweep {
     /// The database
@@ -21,12 +23,37 @@ pub(crate) struct Sweep {
     /// Sweep again and again, with so many seconds in between
     #[arg(long, value_name = "SECONDS")]
     every: Option<u64>,
+    /// Make these parts of the log its own, and sweep them alone: numbers of queues as in 0,3, or all.
+    /// Other clients only append there meanwhile; they take over 30 s after the last sweep
+    #[arg(long, value_name = "PARTS", requires = "every")]
+    own: Option<String>,
+}
+
+/// The parts that `--own` names.
+fn parts(text: &str, all: u32) -> Result<Vec<u32>, Failure> {
+    if text == "all" {
+        return Ok((0..all).collect());
+    }
+    let part = |part: &str| part.trim().parse().ok().filter(|part| *part < all);
+    let parts: Option<Vec<u32>> = text.split(',').map(part).collect();
+    parts.ok_or_else(|| {
+        let what = format!("--own {text}: all, or numbers from 0 to {} with commas", all - 1);
+        Failure::Told(what)
+    })
 }
 
 pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> {
     let db = open(&args.url, output).await?;
+    let database = db.store().database();
+    let all = if database.backend == Backend::S3Log { 1 } else { database.shards };
+    let wanted = args.own.as_ref().map(|own| parts(own, all)).transpose()?;
     loop {
-        let done = db.store().sweep().await?;
+        if let Some(wanted) = &wanted {
+            own(&db, wanted, output).await?;
+            tokio::time::sleep(Duration::from_secs(args.every.unwrap_or(1).max(1))).await;
+            continue;
+        }
+        let done = Progress::during(output, &db, "sweeping", db.store().sweep()).await?;
         let text = format!(
             "{} log records, {} of them new to their pages, {} leaves, {} put into quarantine",
             done.records, done.applied, done.leaves, done.poison
@@ -43,6 +70,27 @@ pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> 
     }
 }
 
+/// One round of an owner.
+async fn own(db: &Db, wanted: &[u32], output: &Output) -> Result<(), Failure> {
+    let own = db.store().own(db.client(), wanted).await?;
+    let done = Progress::during(output, db, "sweeping", db.store().tend(&own)).await?;
+    let text = format!(
+        "{} of {} parts are its own; {} log records, {} of them new to their pages, {} leaves, {} put \
+         into quarantine",
+        own.len(),
+        wanted.len(),
+        done.records,
+        done.applied,
+        done.leaves,
+        done.poison
+    );
+    let value = json!({
+        "own": own, "records": done.records, "applied": done.applied, "leaves": done.leaves,
+        "quarantined": done.poison,
+    });
+    output.say(&text, &value)
+}
+
 #[derive(clap::Args)]
 #[command(after_help = "Changes nothing. Exit code 4 when something is wrong.
 
@@ -54,8 +102,8 @@ pub(crate) struct Verify {
 }
 
 pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url, output).await?;
-    let progress = Progress::new();
+    let db = open_without_disk(&args.url, output).await?;
+    let progress = Progress::new(output);
     let found = db
         .store()
         .verify(|pages, of| progress.show(|| format!("{pages} of about {of} pages")))
@@ -119,7 +167,8 @@ pub(crate) struct Gc {
 
 pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     let db = open(&args.url, output).await?;
-    let done = db.store().collect_garbage(Duration::from_secs(args.grace)).await?;
+    let collect = db.store().collect_garbage(Duration::from_secs(args.grace));
+    let done = Progress::during(output, &db, "collecting", collect).await?;
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
          {} clients forgotten, {} blobs deleted, {} wait",
@@ -157,8 +206,8 @@ pub(crate) struct Rekey {
 }
 
 pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url, output).await?;
-    let progress = Progress::new();
+    let db = open_without_disk(&args.url, output).await?;
+    let progress = Progress::new(output);
     let done = db.store().rekey(|seen| progress.show(|| format!("{seen} objects"))).await?;
     progress.end();
     let mut text = format!(

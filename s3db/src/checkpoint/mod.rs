@@ -14,11 +14,9 @@
 //! goes to the leaf that owns its key now, whatever leaf it names (W5).
 
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
+pub(crate) mod owner; // who checkpoints what
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -236,13 +234,18 @@ pub(crate) async fn apply_to_indexes(
     let (come, go): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|entry| entry.leaf_payload().is_some());
     let mut done = apply_to_each(store, come).await?;
-    // As they are now: a page that is damaged since it was read is damaged.
-    let mut seen: BTreeMap<PageId, Vec<Arc<Page>>> = BTreeMap::new();
+    // As they are now: a page that is damaged since it was read is damaged. No page is kept for that.
+    let mut seen: BTreeMap<PageId, Vec<(Bytes, Option<Bytes>)>> = BTreeMap::new();
+    let copy = |key: &Bytes| Bytes::copy_from_slice(key);
     for entry in &go {
-        let (key, pages) = (entry.leaf_key(), seen.entry(entry.tree).or_default());
-        if !pages.iter().any(|page| page.owns(&key)) {
+        let (key, fences) = (entry.leaf_key(), seen.entry(entry.tree).or_default());
+        let is_in = |(low, high): &(Bytes, Option<Bytes>)| {
+            *low <= key && high.as_ref().is_none_or(|high| key < *high)
+        };
+        if !fences.iter().any(is_in) {
             let found = search(&store.pages, entry.tree, &key, 0, Freshness::Newest).await?;
-            pages.extend(found.map(|found| found.held.page));
+            let page = found.map(|found| found.held.page);
+            fences.extend(page.map(|page| (copy(&page.low), page.high.as_ref().map(copy))));
         }
     }
     done += apply_to_each(store, go).await?;

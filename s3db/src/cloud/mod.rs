@@ -18,6 +18,7 @@ pub mod objects; // get, put, delete and list under conditions
 pub mod queue; // send, receive, delete
 pub mod clock; // time, and waiting for it
 pub mod chance; // randomness
+pub mod disk; // copies of pages on this machine
 pub mod ledger; // every call counted, and priced
 #[cfg(feature = "encryption")]
 pub mod sealed; // objects and messages that only holders of a key can read
@@ -32,6 +33,7 @@ use std::sync::Arc;
 pub use crate::cloud::{
     chance::Chance,
     clock::Clock,
+    disk::{Disk, DiskSpace},
     ledger::{CallKind, Ledger, Prices, Spending},
     objects::{Delete, ETag, Get, Listing, Objects, Put, PutIf},
     queue::{Message, Queue, QueueSettings, Receipt, Sent, ToSend},
@@ -48,6 +50,8 @@ pub struct Cloud {
     pub clock: Arc<dyn Clock>,
     /// Randomness: page names, write ids, jitter.
     pub chance: Arc<dyn Chance>,
+    /// Where copies of pages are kept beside memory, if anywhere.
+    pub disk: Option<DiskSpace>,
 }
 
 /// Why a call did nothing, as far as is known.

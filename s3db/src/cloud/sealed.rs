@@ -184,6 +184,10 @@ pub(crate) enum Of<'a> {
 }
 
 impl Sealer {
+    pub(crate) fn new(keys: &Keyring, database: u128) -> Sealer {
+        Sealer { keys: keys.clone(), database }
+    }
+
     pub(crate) fn keys(&self) -> &Keyring {
         &self.keys
     }
@@ -310,7 +314,7 @@ impl Sealed<dyn Objects> {
         keys: &Keyring,
         database: u128,
     ) -> (Cloud, Sealed<dyn Objects>) {
-        let sealer = Arc::new(Sealer { keys: keys.clone(), database });
+        let sealer = Arc::new(Sealer::new(keys, database));
         let raw = Sealed { inner: cloud.objects.clone(), sealer: sealer.clone() };
         let objects = Sealed { inner: cloud.objects, sealer: sealer.clone() };
         let queue = Sealed { inner: cloud.queue, sealer };

@@ -30,6 +30,7 @@ use crate::{
     fail_point::{FailPoint, reached},
     log::{Append, Appender, Entry, Scope, Transaction},
     page::{Page, PageId, Stream},
+    pool::Lent,
     record::{INLINE_BYTES_MAX, Key, Payload},
     settings::Rule,
     stamp::Stamp,
@@ -552,8 +553,8 @@ impl Session {
         to: Option<Bytes>,
     ) -> Scan<'a> {
         let leaves = Leaves::new(tree, from.clone(), to.clone(), Freshness::Cached);
-        let (ready, look) = Default::default();
-        Scan { session: self, txn, tree, from, to, leaves, look, ready, is_done: false }
+        let (ready, look, page) = Default::default();
+        Scan { session: self, txn, tree, from, to, leaves, look, ready, page, is_done: false }
     }
 
     /// An index that was probed by this session before.
@@ -927,6 +928,8 @@ pub struct Scan<'a> {
     /// Of a fresh transaction, once the scan has begun.
     look: Option<&'a Look>,
     ready: VecDeque<(Bytes, Value)>,
+    /// The page whose bytes these share.
+    page: Option<Lent>,
     is_done: bool,
 }
 
@@ -1008,7 +1011,11 @@ impl Scan<'_> {
             self.leaves = Leaves::new(self.tree, from, to, look.age());
             self.look = Some(look);
         }
+        if self.ready.is_empty() {
+            self.page = None;
+        }
         while self.ready.is_empty() && !self.is_done {
+            self.page = None;
             let Some(held) = self.leaves.next(&self.session.store.pages).await? else {
                 self.is_done = true;
                 break;
@@ -1022,15 +1029,19 @@ impl Scan<'_> {
             let until = if is_last { self.to.clone() } else { high.clone() };
             self.take(&held.page, until.as_ref());
             if let Some(high) = high {
-                self.from = high;
+                self.from = Bytes::copy_from_slice(&high);
             }
             self.is_done = is_last;
+            if held.page.may_stay() {
+                self.page = Some(held.page);
+            }
         }
         Ok(())
     }
 
-    /// Takes what a leaf shows from `from` to `until`, own writes laid over.
-    fn take(&mut self, page: &Page, until: Option<&Bytes>) {
+    /// Takes what a leaf shows from `from` to `until`, own writes laid over. It stays pinned until all of
+    /// that was asked for, which may be never; where it cannot be, this scan has a copy of its own.
+    fn take(&mut self, page: &Lent, until: Option<&Bytes>) {
         let is_in = |key: &Bytes| *key >= self.from && until.is_none_or(|until| key < until);
         let mut merged: BTreeMap<Bytes, Seen> = page
             .slots()
@@ -1080,6 +1091,12 @@ impl Scan<'_> {
             merged.insert(key.clone(), Seen { stamp: Stamp::default(), payload });
         }
         let shown = merged.into_iter().filter_map(|(key, seen)| Some((key, seen.payload?)));
+        let copies = !page.may_stay();
+        let copy = |bytes: Bytes| if copies { Bytes::copy_from_slice(&bytes) } else { bytes };
+        let shown = shown.map(|(key, value)| match value {
+            Value::Here(payload) => (copy(key), Value::Here(copy(payload))),
+            blob => (copy(key), blob),
+        });
         self.ready.extend(shown);
     }
 }

@@ -248,6 +248,16 @@ pub(crate) trait Log: Send + Sync {
     /// [`StoreError::Backlog`] when there is more, and whatever the services say.
     async fn look(&self, bytes_max: usize) -> Result<Vec<Arc<Vec<Entry>>>, StoreError>;
 
+    /// What `scope` is called by those who look at it.
+    fn name_of(&self, scope: Scope) -> String {
+        format!("{scope:?}")
+    }
+
+    /// Some of the changes that wait in `scope`, which stay where they are and are hidden from nobody.
+    async fn peek(&self, _scope: Scope) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// What there is, without taking any of it.
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError>;
 

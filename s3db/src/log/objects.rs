@@ -161,6 +161,24 @@ pub(crate) fn decode(
     Ok(object)
 }
 
+/// The changes in a log object; none in a fence.
+pub(crate) fn entries(
+    bytes: &Bytes,
+    stream: Stream,
+    sequence: u64,
+) -> Result<Vec<Entry>, FrameError> {
+    let LogObject::Transactions { frames, .. } = decode(bytes, stream, sequence)? else {
+        return Ok(Vec::new());
+    };
+    let mut entries = Vec::new();
+    for frame in frames {
+        if let Body::Here(transaction) = Transaction::decode(&frame)? {
+            entries.extend(transaction.entries);
+        }
+    }
+    Ok(entries)
+}
+
 /// What of a stream was read and could not be applied. Every other drain passes over it, so that it
 /// is in nobody's way, and is tried again.
 #[derive(Default)]

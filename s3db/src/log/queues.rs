@@ -467,6 +467,28 @@ impl Log for Queues {
         self.look_at_queues(bytes_max).await
     }
 
+    fn name_of(&self, scope: Scope) -> String {
+        Queues::name(scope)
+    }
+
+    async fn peek(&self, scope: Scope) -> Result<Vec<Entry>, StoreError> {
+        let queue = self.make(scope).await?;
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        let messages = loop {
+            let none = Duration::ZERO;
+            match self.cloud.queue.receive(&queue, BATCH_MAX, none, none).await {
+                Ok(messages) => break messages,
+                Err(fault) => attempts.after(fault).await?,
+            }
+        };
+        let bodies =
+            messages.iter().filter_map(|message| match Transaction::decode(&message.body) {
+                Ok(Body::Here(transaction)) => Some(transaction.entries),
+                _ => None,
+            });
+        Ok(bodies.flatten().collect())
+    }
+
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
         let mut pending = Vec::new();
         let scopes = self.forwards(clients).into_iter().map(Scope::Client);

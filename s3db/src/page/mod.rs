@@ -255,13 +255,15 @@ impl Page {
         codec::encoded_bytes(self)
     }
 
-    /// Bytes the page takes in memory, nearly: its frame, which the slots share, and the slots.
+    /// Bytes that the page takes in memory, if it was decoded: its frame, which its entries share, and
+    /// what it has besides.
     pub fn weight(&self) -> u64 {
         let entries = match &self.entries {
             Entries::Leaf(slots) => size_of_val(&slots[..]),
             Entries::Inner(links) => size_of_val(&links[..]),
         };
-        (self.encoded_bytes() + entries + size_of::<Page>()) as u64
+        let noted = size_of_val(&self.applied[..]) + size_of_val(&self.followers[..]);
+        (self.encoded_bytes() + entries + noted + size_of::<Page>()) as u64
     }
 
     /// Drops tombstones whose write is older than `before_us` on the stamps' clock. The caller

@@ -146,6 +146,8 @@ impl Load {
             shards: 16,
             settings: Settings {
                 leaf_bytes_max: LEAF_BYTES,
+                // Nobody owns anything here, and nobody asks.
+                owner_lease: Duration::ZERO,
                 // Who reads here writes too: nothing waits for a reader to see to it.
                 reader_factor: 0.0,
                 ..Settings::default()

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use pager::{Budget, policy, pool::Pool};
@@ -16,7 +17,7 @@ use crate::{
     blob::Value,
     catalog::{Backend, Collection},
     cloud::{
-        Cloud, Ledger,
+        Cloud, Delete, DiskSpace, ETag, Fault, Get, Ledger, Listing, Objects, Put, PutIf,
         ledger::Metered,
         model::{Executor, Faults, Latency, Process, World},
     },
@@ -106,6 +107,12 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     if plan.has_janitor {
         world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
     }
+    if plan.has_owners {
+        for kind in [Owning::Well, Owning::Well, Owning::Idle, Owning::Ahead] {
+            let cluster = cluster.clone();
+            world.time.spawn(supervisor, async move { cluster.have_owned(kind, end_us).await });
+        }
+    }
     if plan.index == Indexed::Later {
         world.make_safe(Process(5));
         world.time.spawn(Process(5), cluster.clone().have_built(Process(5)));
@@ -182,11 +189,52 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         blobs_collected,
         blobs,
         leaves: tree.leaves.len() as u64,
+        disk: world.disk_counts(),
         answers: world.answers(),
         fail_points: world.fail_points(),
         virtual_time: Duration::from_micros(world.time.now_us()),
         violations,
         trace: world.trace(),
+    }
+}
+
+/// How somebody owns the log.
+#[derive(Clone, Copy, Debug)]
+enum Owning {
+    /// Claims it and checkpoints it.
+    Well,
+    /// Claims it and does nothing.
+    Idle,
+    /// Claims it by a clock that is an hour ahead, and does nothing.
+    Ahead,
+}
+
+/// Objects whose service tells a time that is an hour ahead.
+struct Ahead(Arc<dyn Objects>);
+
+#[async_trait]
+impl Objects for Ahead {
+    async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        let ahead = |date_ms: u64| date_ms + 3_600_000;
+        Ok(match self.0.get(name, unless).await? {
+            Get::Found { bytes, etag, date_ms } => {
+                Get::Found { bytes, etag, date_ms: ahead(date_ms) }
+            }
+            Get::Unchanged { date_ms } => Get::Unchanged { date_ms: ahead(date_ms) },
+            Get::Absent => Get::Absent,
+        })
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        self.0.put(name, bytes, condition).await
+    }
+
+    async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        self.0.delete(name, only).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
+        self.0.list(prefix, after, max).await
     }
 }
 
@@ -196,13 +244,20 @@ impl Cluster {
         Cloud {
             objects: Arc::new(Metered::new(raw.objects, self.ledger.clone())),
             queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
+            disk: self.plan.has_disk.then(|| self.disk(process)),
             ..raw
         }
     }
 
+    /// Not enough for all pages.
+    fn disk(&self, process: Process) -> DiskSpace {
+        DiskSpace { disk: self.world.disk(process), bytes: 60_000 }
+    }
+
     async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
         // Small enough that pages are evicted.
-        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
+        let bytes = if self.plan.has_disk { 24 << 10 } else { 64 << 10 };
+        let pool = Pool::new(&Budget::new(bytes), policy::default_eviction());
         Store::open(self.cloud(process), self.plan.settings(), &pool).await
     }
 
@@ -250,6 +305,49 @@ impl Cluster {
             });
             world.time.sleep(world.below(10_000_000)).await;
         }
+    }
+
+    /// Has the log claimed by one who stalls and crashes, and by the next one when it did.
+    async fn have_owned(self, kind: Owning, end_us: u64) {
+        while self.world.time.now_us() < end_us {
+            self.world.time.sleep(self.world.below(8_000_000)).await;
+            let owner = {
+                let mut roster = lock(&self.roster);
+                roster.next_process += 1;
+                Process(roster.next_process)
+            };
+            self.world.note(owner, || format!("owns: {kind:?}"));
+            let (cluster, ended) = (self.clone(), Ended::default());
+            let end = ended.0.clone();
+            self.world.time.spawn(owner, async move {
+                let _ended = ended;
+                let until_us = cluster.world.time.now_us() + cluster.world.below(30_000_000);
+                let _ = cluster.own(owner, kind, until_us.min(end_us)).await;
+            });
+            while !*lock(&end) {
+                self.world.time.sleep(500_000).await;
+            }
+        }
+    }
+
+    /// One who owns all of the log for a while.
+    async fn own(&self, process: Process, kind: Owning, until_us: u64) -> Result<(), StoreError> {
+        let mut cloud = self.cloud(process);
+        if let Owning::Ahead = kind {
+            cloud.objects = Arc::new(Ahead(cloud.objects));
+        }
+        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
+        let store = Store::open(cloud, self.plan.settings(), &pool).await?;
+        let client = u64::MAX - 100 - u64::from(process.0);
+        let parts: Vec<u32> = (0..self.plan.shards).collect();
+        while self.world.time.now_us() < until_us {
+            let own = store.own(client, &parts).await.unwrap_or_default();
+            if let Owning::Well = kind {
+                let _ = store.tend(&own).await;
+            }
+            self.world.time.sleep(1_500_000).await;
+        }
+        store.disown(client).await
     }
 
     /// What is there when nothing waits, as users check it.
@@ -398,6 +496,7 @@ impl Cluster {
                 | Err(
                     StoreError::Cloud { .. }
                     | StoreError::Contended { .. }
+                    | StoreError::Full { .. }
                     | StoreError::CommitUnknown { .. }
                     | StoreError::Clock { .. },
                 ) => {}

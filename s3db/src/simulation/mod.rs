@@ -60,6 +60,11 @@ pub struct Plan {
     pub has_founders: bool,
     /// Whether the records have an index.
     pub index: Indexed,
+    /// Whether pages are kept on a disk, too, which all processes share and which lies; and memory is short.
+    pub has_disk: bool,
+    /// Whether there are those who claim the log as their own: they stall and crash like everyone, one of
+    /// them never checkpoints, and one claims by a clock that is wrong.
+    pub has_owners: bool,
     /// Whether about half of the payloads are blobs, of a few parts each.
     pub has_blobs: bool,
     /// Whether clients are as slow as they may be, by the age of tombstones, and slower: they wait between
@@ -101,6 +106,8 @@ impl Default for Plan {
             has_janitor: true,
             has_founders: false,
             index: Indexed::Not,
+            has_disk: false,
+            has_owners: false,
             has_blobs: false,
             is_sluggish: false,
             is_fresh: false,
@@ -112,7 +119,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 17] = [
         "usual",
         "crowd",
         "splits",
@@ -128,6 +135,8 @@ impl Plan {
         "blob-deaths",
         "blob-index",
         "fresh",
+        "disk",
+        "owners",
     ];
 
     /// A plan by its name, so that tests and replays agree.
@@ -228,6 +237,12 @@ impl Plan {
                 work: Duration::from_secs(800),
                 ..Plan::named("deaths")?
             },
+            // Most pages are on a disk alone, if they are there.
+            "disk" => Plan { has_disk: true, ..Plan::named("splits")? },
+            // Most leave the log to somebody, who may be dead, asleep or idle.
+            "owners" => {
+                Plan { has_owners: true, clients: 4, transactions: 15, second_life: 0.0, ..usual }
+            }
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             // Half of the transactions look into the log before they read, and the others, of the same
             // sessions, do not.
@@ -303,6 +318,9 @@ impl Plan {
             ttl: Duration::from_secs(4),
             checkpoint_interval: Duration::from_secs(2),
             lease: Duration::from_secs(5),
+            // Nobody asks for claims where there are none.
+            owner_lease: Duration::from_secs(if self.has_owners { 6 } else { 0 }),
+            owner_patience: Duration::from_secs(12),
             records_per_checkpoint_max: 20,
             attempts_max: 6,
             backoff: Duration::from_millis(30),
@@ -344,6 +362,8 @@ pub struct Report {
     pub blobs: u64,
     /// Leaves of the tree at the end.
     pub leaves: u64,
+    /// Files that were found on the disk, and how often something was wrong there.
+    pub disk: (u64, u64),
     /// What calls were answered.
     pub answers: BTreeMap<Answer, u64>,
     /// Fail points that somebody came to: how often, and how often somebody crashed there.

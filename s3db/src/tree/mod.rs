@@ -26,6 +26,7 @@ use crate::{
     error::StoreError,
     fail_point::FailPoint,
     page::{Page, PageId},
+    pool::{Ahead, Lent},
     settings::Rules,
 };
 
@@ -43,7 +44,7 @@ pub(crate) enum Freshness {
 /// A page, and the version that it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    pub(crate) page: Arc<Page>,
+    pub(crate) page: Lent,
     pub(crate) etag: ETag,
     /// The object store's clock at the last answer about this page.
     pub(crate) date_ms: u64,
@@ -69,6 +70,10 @@ pub(crate) trait Nodes: Send + Sync {
 
     /// The same, for reads that go on beside whoever began them.
     fn shared(&self) -> Arc<dyn Nodes>;
+
+    /// A share of what may be read before it is wanted, for one page: to be kept until it is. `None`
+    /// when others have all of it.
+    fn ahead(&self) -> Option<Ahead>;
 
     /// Creates a page that nothing points to yet.
     async fn create(&self, page: Page) -> Result<Swap, StoreError>;

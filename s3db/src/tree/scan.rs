@@ -10,9 +10,10 @@
 //!
 //! As the walk goes on, one more of those that are known is begun with each that is given out; the next
 //! parent is read before they run out. So a scan waits for one round trip per `AHEAD_MAX + 1` leaves,
-//! and for the way down once.
+//! and for the way down once. All scans of a process together read no more ahead than a quarter of the
+//! budget holds: what comes before it is wanted must still be there then.
 
-use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll};
 
 use bytes::Bytes;
 use futures::{
@@ -24,6 +25,7 @@ use futures::{
 use crate::{
     error::StoreError,
     page::{Page, PageId},
+    pool::{self, Lent},
     tree::{Freshness, Held, Nodes, search::search},
 };
 
@@ -47,12 +49,17 @@ struct Ahead {
     /// Leaves behind the one that is wanted, nearest first, each with its first key as its parent
     /// knows it.
     coming: VecDeque<(Bytes, PageId)>,
-    /// So many of them, the nearest, are on their way or were.
-    begun: usize,
+    /// Shares of what may be read ahead: so many of them, the nearest, are on their way or were.
+    begun: VecDeque<pool::Ahead>,
     /// The first key of the parent behind these. `None` at the end, and while that parent is read.
     parent: Option<Bytes>,
     /// Reads under way: of leaves, and of a parent, which they return.
-    reads: FuturesUnordered<BoxFuture<'static, Option<Arc<Page>>>>,
+    reads: FuturesUnordered<BoxFuture<'static, Option<Lent>>>,
+}
+
+/// A key of a page that does not keep the page's bytes.
+fn copy(key: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(key)
 }
 
 impl Ahead {
@@ -64,7 +71,7 @@ impl Ahead {
     fn pass(&mut self, key: &Bytes) {
         while self.coming.front().is_some_and(|(first, _)| first <= key) {
             self.coming.pop_front();
-            self.begun = self.begun.saturating_sub(1);
+            self.begun.pop_front();
         }
     }
 
@@ -81,9 +88,12 @@ impl Ahead {
             };
             self.reads.push(read.boxed());
         }
-        while self.begun < self.coming.len().min(AHEAD_MAX) && self.reads.len() <= AHEAD_MAX {
-            let (nodes, id) = (nodes.shared(), self.coming[self.begun].1);
-            self.begun += 1;
+        while self.begun.len() < self.coming.len().min(AHEAD_MAX)
+            && self.reads.len() <= AHEAD_MAX
+            && let Some(share) = nodes.ahead()
+        {
+            let (nodes, id) = (nodes.shared(), self.coming[self.begun.len()].1);
+            self.begun.push_back(share);
             let read = async move {
                 let _ = nodes.node(id, age).await;
                 None
@@ -97,10 +107,10 @@ impl Ahead {
         for link in parent.links() {
             let last = self.coming.back().map_or(key, |(first, _)| first);
             if link.key > *last && self.is_wanted(&link.key) {
-                self.coming.push_back((link.key.clone(), link.child));
+                self.coming.push_back((copy(&link.key), link.child));
             }
         }
-        self.parent = parent.high.clone().filter(|high| self.is_wanted(high));
+        self.parent = parent.high.as_ref().map(copy).filter(|high| self.is_wanted(high));
     }
 }
 
@@ -114,7 +124,7 @@ impl Leaves {
             age,
             to,
             coming: VecDeque::new(),
-            begun: 0,
+            begun: VecDeque::new(),
             parent: Some(from.clone()).filter(|_| age != Freshness::Newest),
             reads: FuturesUnordered::new(),
         };
@@ -145,7 +155,7 @@ impl Leaves {
             return Err(StoreError::Tree { page: root, what: "has no leaves" });
         };
         // By key, not by right pointer: a leaf that was split or died meanwhile is found again.
-        self.next = found.held.page.high.clone();
+        self.next = found.held.page.high.as_ref().map(copy);
         Ok(Some(found.held))
     }
 }

@@ -21,6 +21,7 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let plan = Plan { backend, ..Plan::named(name).unwrap() };
     let (mut committed, mut leaves, mut collected) = (0, 0, 0);
     let (mut blobs, mut blobs_collected) = (0, 0);
+    let mut disk = (0, 0);
     for seed in seeds {
         let report = run(&plan, seed);
         assert!(
@@ -35,11 +36,13 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
         collected += report.collected;
         blobs += report.blobs;
         blobs_collected += report.blobs_collected;
+        disk = (disk.0 + report.disk.0, disk.1 + report.disk.1);
     }
     // A run in which nothing happens proves nothing.
     assert!(committed > 0 && leaves > 0, "{committed} {leaves}");
     assert!(name != "deaths" || collected > 0, "{backend:?}: nothing died");
     assert!(!name.starts_with("blob") || blobs > 0, "{backend:?}: there are no blobs");
+    assert!(name != "disk" || (disk.0 > 1000 && disk.1 > 100), "{backend:?}: {disk:?}");
     assert!(name != "blob-deaths" || blobs_collected > 0, "{backend:?}: no blob went");
 }
 
@@ -63,6 +66,24 @@ fn a_crowd_on_few_keys() {
 fn many_splits_at_once() {
     for backend in Backend::ALL {
         hold("splits", backend, 0..20);
+    }
+}
+
+/// Memory holds a few pages, and the disk beneath it keeps them for all processes: some of them cut off,
+/// damaged, older ones, or others.
+#[test]
+fn a_disk_that_lies_is_not_believed() {
+    for backend in Backend::ALL {
+        hold("disk", backend, 0..20);
+    }
+}
+
+/// Owners that stall and die, that renew their claims and do nothing, and that claim by a wrong clock:
+/// nothing depends on any of them.
+#[test]
+fn claims_of_the_log_are_thrift_and_nothing_else() {
+    for backend in Backend::ALL {
+        hold("owners", backend, 0..20);
     }
 }
 

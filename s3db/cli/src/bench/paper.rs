@@ -101,7 +101,7 @@ impl Cost {
 }
 
 pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
-    let measured = measured(args)?;
+    let measured = measured(args, output)?;
     if let Some(folder) = &args.plots {
         fs::create_dir_all(folder).map_err(|error| told(folder, &error))?;
         for (name, chart) in
@@ -122,8 +122,8 @@ fn told(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Told(format!("{}: {error}", path.display()))
 }
 
-fn measured(args: &Args) -> Result<Measured, Failure> {
-    let progress = Progress::new();
+fn measured(args: &Args, output: &Output) -> Result<Measured, Failure> {
+    let progress = Progress::new(output);
     let say = |what: &str| progress.show(|| format!("{what} ..."));
     let many = if args.quick { 400 } else { 1000 };
     let seed = args.seed;

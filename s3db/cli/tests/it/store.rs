@@ -261,6 +261,79 @@ fn garbage_is_collected_and_nothing_else() {
     assert_eq!(now["pages"], report["pages"], "{now}");
 }
 
+/// Each look is a line; one that fails is told, and is not the last.
+#[test]
+fn watching_goes_on_after_a_look_that_failed() {
+    use std::{
+        io::{BufRead, BufReader, Read},
+        process::{Command, Stdio},
+    };
+    let (folder, url) = folder();
+    run(&["init", &url, "t"]);
+    run(&["put", &url, "t", "k", "v"]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_s3db"))
+        .args(["watch", &url, "--every", "1", "--count", "4", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let line = lines.next()?.unwrap();
+        Some(serde_json::from_str::<serde_json::Value>(&line).unwrap())
+    };
+    let first = next().unwrap();
+    for name in ["pages", "clients", "log", "waiting", "lag_s", "quarantined", "parts"] {
+        assert!(first.get(name).is_some(), "{name}: {first}");
+    }
+    for name in ["appended_per_hour", "watch_dollars", "dollars_per_hour", "hit_ratio", "pool"] {
+        assert!(first.get(name).is_some(), "{name}: {first}");
+    }
+    let database = folder.path().join("db/objects/database@");
+    let whole = std::fs::read(&database).unwrap();
+    std::fs::write(&database, "noise").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1300));
+    std::fs::write(&database, whole).unwrap();
+    let mut last = None;
+    while let Some(look) = next() {
+        last = Some(look);
+    }
+    assert_eq!(last.expect("looks that did not fail")["pages"], first["pages"]);
+    assert!(child.wait().unwrap().success());
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(errors.contains("damaged"), "{errors}");
+}
+
+/// Copies of pages on a disk: they are used, and nothing depends on them.
+#[test]
+fn a_disk_and_a_budget_can_be_given() {
+    let (folder, url) = folder();
+    let disk = folder.path().join("pages");
+    let disk = disk.to_str().unwrap();
+    run(&["init", &url, "t"]);
+    let with = |args: &[&str]| {
+        let done = s3db()
+            .args(args)
+            .args(["--disk", disk, "--disk-bytes", "1M", "--budget", "4M", "--eviction", "clock"])
+            .args(["--bill", "--json"])
+            .assert()
+            .success();
+        let bill = done.get_output().stderr.clone();
+        serde_json::from_slice::<serde_json::Value>(&bill).unwrap()["pool"].clone()
+    };
+    let put = with(&["put", &url, "t", "k", "v"]);
+    assert!(put["disk_written"].as_u64().unwrap() > 0, "{put}");
+    let get = with(&["get", &url, "t", "k"]);
+    assert!(get["disk_confirmed"].as_u64().unwrap() > 0, "{get}");
+    assert_eq!((&get["fetched"], &get["budget_limit"]), (&0.into(), &(4 << 20).into()), "{get}");
+    std::fs::remove_dir_all(disk).unwrap();
+    std::fs::write(disk, "no folder").unwrap();
+    let got = s3db().args(["get", &url, "t", "k", "--disk", disk]).assert().success();
+    assert_eq!(got.get_output().stdout, b"v");
+    s3db().args(["get", &url, "t", "k", "--budget", "lots"]).assert().code(2);
+}
+
 #[test]
 fn costs_are_known() {
     let table: serde_json::Value = serde_json::from_str(&run(&["cost", "--json"])).unwrap();

@@ -92,6 +92,7 @@ pub fn connect(place: &Place) -> Result<Cloud, StoreError> {
         queue: Arc::new(Sqs::new(aws, place.queue_prefix(), place.sqs_endpoint.clone())),
         clock: system.clone(),
         chance: system,
+        disk: None,
     })
 }
 

@@ -46,7 +46,8 @@ pub fn memory(memory: Arc<Memory>) -> Cloud {
 fn over(objects: Arc<dyn Objects>) -> Cloud {
     let system = Arc::new(System::new());
     let queue = ObjectQueue::new(objects.clone(), system.clone(), system.clone());
-    Cloud { objects, queue: Arc::new(queue), clock: system.clone(), chance: system }
+    let queue = Arc::new(queue);
+    Cloud { objects, queue, clock: system.clone(), chance: system, disk: None }
 }
 
 /// From content, as S3 does it: 64 bits of checksum and the length. Pages and logs differ by random

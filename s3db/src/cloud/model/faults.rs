@@ -50,6 +50,9 @@ pub struct Faults {
     pub poisoned: f64,
     /// Reads and lists may be as old as this: the object store of 2007.
     pub stale_max: Option<Duration>,
+    /// Per file that is read or written: the disk fails, or keeps or tells something else: cut off, damaged,
+    /// an older one, another file's.
+    pub disk: f64,
     /// How wrong clocks of machines are at most.
     pub skew_max: Duration,
     /// The machine's clock is set, and is wrong by something else from then on: forth or back, by up to
@@ -81,6 +84,7 @@ impl Faults {
         refused_message: 0.0,
         poisoned: 0.0,
         stale_max: None,
+        disk: 0.0,
         skew_max: Duration::ZERO,
         clock_jump: 0.0,
     };
@@ -108,6 +112,7 @@ impl Faults {
         refused_message: 0.01,
         poisoned: 0.01,
         stale_max: None,
+        disk: 0.1,
         skew_max: Duration::from_secs(30),
         clock_jump: 0.004,
     };

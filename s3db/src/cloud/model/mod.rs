@@ -12,6 +12,7 @@ mod faults; // what goes wrong
 mod answer; // what calls are answered, counted
 mod objects; // the object store
 mod queue; // the queue service
+mod disk; // a disk that lies
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,7 +31,7 @@ pub use objects::Version;
 
 use crate::{
     FailPoint,
-    cloud::{Chance, Clock, Cloud, Fault, Ledger, queue::BATCH_MAX},
+    cloud::{Chance, Clock, Cloud, Disk, Fault, Ledger, queue::BATCH_MAX},
 };
 
 /// The clock of the object store when a run begins, milliseconds since 1970.
@@ -105,6 +106,7 @@ struct State {
     latency: Latency,
     objects: objects::Store,
     queues: queue::Service,
+    files: disk::Files,
     /// Offsets of the machines' clocks, in microseconds.
     skews: HashMap<Process, i64>,
     /// How long machines have slept.
@@ -209,6 +211,7 @@ impl World {
                 latency,
                 objects: objects::Store::default(),
                 queues: queue::Service::default(),
+                files: disk::Files::default(),
                 skews: HashMap::new(),
                 slept: HashMap::new(),
                 points: BTreeMap::new(),
@@ -351,7 +354,19 @@ impl World {
             queue: caller.clone(),
             clock: caller.clone(),
             chance: caller,
+            disk: None,
         }
+    }
+
+    /// The disk of the machine that all processes run on, as `process` uses it.
+    pub fn disk(&self, process: Process) -> Arc<dyn Disk> {
+        Arc::new(Caller { world: self.clone(), process })
+    }
+
+    /// Files that were found on the disk so far, and how often something was wrong there.
+    pub fn disk_counts(&self) -> (u64, u64) {
+        let files = &self.state().files;
+        (files.found, files.faults)
     }
 
     /// The object store's clock, milliseconds since 1970.

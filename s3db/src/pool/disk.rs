@@ -1,0 +1,342 @@
+//! The disk tier: pages as they lie in the object store, on a disk that may do anything to them.
+//!
+//! ```text
+//!   memory has it, young ............................ no request, no disk
+//!   memory has let go of it, its version is young ... disk, no request
+//!   not known here, or not young any more ........... disk, then "unless it is still this ETag"
+//!                                                       304: that copy       200: this one, and onto disk
+//! ```
+//!
+//! A file holds one version of one page: its name in the object store, its ETag, and its bytes as they lie
+//! there, so sealed where the database is encrypted. It is believed only if its own checksum holds, it
+//! is the file of this page of this database, and what is in it opens and is that page; otherwise it
+//! is removed, and it was not there. Before anything is read from it that this process does not know to be
+//! current, the object store is asked.
+//!
+//! | bytes | field of a file, a frame of magic `s3dF`, version 1 |
+//! | --- | --- |
+//! | 2 + n | name of the object |
+//! | 2 + n | its ETag |
+//! | rest | its bytes |
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+#[cfg(feature = "encryption")]
+use crate::cloud::sealed::{Of, Sealer};
+use crate::{
+    cloud::{Delete, Disk, ETag, Fault, Get, Listing, Objects, Put, PutIf},
+    frame::{FrameError, Reader, Writer},
+    page::{PAGES, Page, PageId},
+};
+
+const MAGIC: &str = "s3dF";
+const VERSION: u8 = 1;
+/// The part of what may be there that is written before it is looked at again: others write, too. What is
+/// longer than this is not written.
+const STEP_PART: u64 = 16;
+/// What is left when files had to go, in sixteenths: four processes that write as fast as they can do not
+/// go past the bound.
+const LEFT_PARTS: u64 = 12;
+/// Bytes that a file takes at least, whatever is in it.
+const FILE_BYTES_MIN: u64 = 4096;
+/// Failures in a row after which the disk is left alone.
+const FAILURES_MAX: u64 = 3;
+
+/// What the disk tier did so far.
+#[derive(Default)]
+pub(super) struct DiskCounters {
+    /// Pages served without a request.
+    pub(super) hits: AtomicU64,
+    /// Pages served after the object store said that they are still the newest.
+    pub(super) confirmed: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) damaged: AtomicU64,
+    pub(super) written: AtomicU64,
+    pub(super) removed: AtomicU64,
+}
+
+/// A disk that keeps pages of one database.
+pub(crate) struct Tier {
+    disk: Arc<dyn Disk>,
+    limit: u64,
+    database: u128,
+    /// Opens what lies there, if the database is encrypted.
+    #[cfg(feature = "encryption")]
+    sealer: Option<Arc<Sealer>>,
+    /// Bytes written since it was last looked at what is there; the limit before the first time.
+    since: AtomicU64,
+    /// Held by who looks.
+    looking: tokio::sync::Mutex<()>,
+    failures: AtomicU64,
+    /// Why it is left alone.
+    off: Mutex<Option<String>>,
+    pub(super) counters: DiskCounters,
+}
+
+fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn encode(object: &str, etag: &ETag, bytes: &[u8]) -> Bytes {
+    let mut to = Writer::with_room(MAGIC, VERSION, bytes.len() + object.len() + 128);
+    to.short(object.as_bytes());
+    to.short(etag.as_str().as_bytes());
+    to.raw(bytes);
+    to.finish()
+}
+
+/// The ETag and the bytes in the file of `object`.
+fn decode(file: &Bytes, object: &str) -> Result<(ETag, Bytes), FrameError> {
+    let mut from = Reader::new(file, MAGIC, VERSION)?;
+    if from.short()? != object.as_bytes() {
+        return Err(from.field("another page"));
+    }
+    let etag = from.short()?;
+    let etag = std::str::from_utf8(&etag).map_err(|_| from.field("no ETag"))?;
+    let rest = from.rest();
+    Ok((ETag::new(etag), from.raw(rest)?))
+}
+
+impl Tier {
+    /// At most `limit` bytes of `disk`, for the database of this id.
+    pub(crate) fn new(disk: Arc<dyn Disk>, limit: u64, database: u128) -> Tier {
+        Tier {
+            disk,
+            limit,
+            database,
+            #[cfg(feature = "encryption")]
+            sealer: None,
+            since: AtomicU64::new(limit),
+            looking: tokio::sync::Mutex::default(),
+            failures: AtomicU64::new(0),
+            off: Mutex::default(),
+            counters: DiskCounters::default(),
+        }
+    }
+
+    /// The same, for one whose objects are sealed.
+    #[cfg(feature = "encryption")]
+    pub(crate) fn sealed(self, sealer: Arc<Sealer>) -> Tier {
+        Tier { sealer: Some(sealer), ..self }
+    }
+
+    /// Why it is not used any more, if it is not.
+    pub(crate) fn off(&self) -> Option<String> {
+        self.off.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_off(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES_MAX
+    }
+
+    fn file(&self, id: PageId) -> String {
+        format!("{:032x}-{:032x}", self.database, id.0)
+    }
+
+    /// Takes note of what the disk says. One that fails again and again is left alone.
+    fn noted<T>(&self, outcome: io::Result<T>) -> Option<T> {
+        match outcome {
+            Ok(done) => {
+                if !self.is_off() {
+                    self.failures.store(0, Ordering::Relaxed);
+                }
+                Some(done)
+            }
+            Err(error) => {
+                if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
+                    let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+                    off.get_or_insert_with(|| error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// What there is of a page: its ETag, its bytes as they lie in the object store, and itself.
+    async fn kept(&self, id: PageId) -> Option<(ETag, Bytes, Page)> {
+        if self.is_off() {
+            return None;
+        }
+        let name = self.file(id);
+        let file = self.noted(self.disk.read(&name).await)??;
+        let object = id.object();
+        let found = decode(&file, &object).ok().and_then(|(etag, bytes)| {
+            let page = Page::decode(&self.opened(&object, &bytes)?).ok()?;
+            (page.id == id).then_some((etag, bytes, page))
+        });
+        if found.is_none() {
+            bump(&self.counters.damaged);
+            self.noted(self.disk.remove(&name).await);
+        }
+        found
+    }
+
+    /// What a frame holds.
+    fn opened(&self, object: &str, bytes: &Bytes) -> Option<Bytes> {
+        #[cfg(feature = "encryption")]
+        if let Some(sealer) = &self.sealer {
+            return sealer.open(Of::Object(object), bytes).ok();
+        }
+        let _ = object;
+        Some(bytes.clone())
+    }
+
+    /// The version `etag` of a page, if it is there.
+    pub(super) async fn page(&self, id: PageId, etag: &ETag) -> Option<Page> {
+        let found = self.kept(id).await.filter(|(there, ..)| there == etag);
+        bump(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
+        found.map(|(_, _, page)| page)
+    }
+
+    async fn keep(&self, id: PageId, etag: &ETag, bytes: &Bytes) {
+        let len = bytes.len() as u64;
+        if self.is_off() || len > self.limit / STEP_PART {
+            return;
+        }
+        let file = encode(&id.object(), etag, bytes);
+        if self.noted(self.disk.write(&self.file(id), file).await).is_some() {
+            bump(&self.counters.written);
+            self.since.fetch_add(len.max(FILE_BYTES_MIN), Ordering::Relaxed);
+        }
+        self.bound().await;
+    }
+
+    /// Removes what was not used for longest, when there may be too much.
+    async fn bound(&self) {
+        let is_due = || self.since.load(Ordering::Relaxed) >= self.limit / STEP_PART;
+        if !is_due() {
+            return;
+        }
+        // Not left to who looks just now: what was written since that one began counts.
+        let _looking = self.looking.lock().await;
+        if !is_due() {
+            return;
+        }
+        let Some(mut all) = self.noted(self.disk.list().await) else { return };
+        self.since.store(0, Ordering::Relaxed);
+        let mut total: u64 = all.iter().map(|kept| kept.bytes).sum();
+        if total <= self.limit / 16 * LEFT_PARTS {
+            return;
+        }
+        all.sort_by(|a, b| (a.used, &a.name).cmp(&(b.used, &b.name)));
+        for kept in all {
+            if total <= self.limit / 16 * (LEFT_PARTS - 1) {
+                break;
+            }
+            if self.noted(self.disk.remove(&kept.name).await).is_some() {
+                bump(&self.counters.removed);
+                total -= kept.bytes;
+            }
+        }
+    }
+
+    async fn forget(&self, id: PageId) {
+        if !self.is_off() {
+            self.noted(self.disk.remove(&self.file(id)).await);
+        }
+    }
+}
+
+/// Objects whose pages are kept on a disk, too.
+pub(crate) struct Tiered {
+    pub(crate) inner: Arc<dyn Objects>,
+    pub(crate) tier: Arc<Tier>,
+}
+
+fn page_of(name: &str) -> Option<PageId> {
+    if name.starts_with(PAGES) { PageId::of_object(name) } else { None }
+}
+
+#[async_trait]
+impl Objects for Tiered {
+    async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+        let Some(id) = page_of(name) else { return self.inner.get(name, unless).await };
+        let tier = &self.tier;
+        let kept = if unless.is_none() { tier.kept(id).await } else { None };
+        let condition = kept.as_ref().map(|(etag, ..)| etag).or(unless);
+        let answer = self.inner.get(name, condition).await?;
+        match (answer, kept) {
+            (Get::Unchanged { date_ms }, Some((etag, bytes, _))) => {
+                bump(&tier.counters.confirmed);
+                Ok(Get::Found { bytes, etag, date_ms })
+            }
+            (Get::Found { bytes, etag, date_ms }, _) => {
+                if unless.is_none() {
+                    bump(&tier.counters.misses);
+                }
+                tier.keep(id, &etag, &bytes).await;
+                Ok(Get::Found { bytes, etag, date_ms })
+            }
+            (Get::Absent, kept) => {
+                if kept.is_some() {
+                    tier.forget(id).await;
+                }
+                Ok(Get::Absent)
+            }
+            (answer, None) => Ok(answer),
+        }
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+        let put = self.inner.put(name, bytes.clone(), condition).await;
+        if let (Some(id), Put::Stored(etag)) = (page_of(name), &put) {
+            self.tier.keep(id, etag, &bytes).await;
+        }
+        put
+    }
+
+    async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        let delete = self.inner.delete(name, only).await;
+        if let (Some(id), Delete::Gone) = (page_of(name), &delete) {
+            self.tier.forget(id).await;
+        }
+        delete
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<Listing, Fault> {
+        self.inner.list(prefix, after, max).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_byte_of_a_file_counts() {
+        let etag = ETag::new("\"1-2\"");
+        let file = encode("page/1", &etag, b"the bytes of a page");
+        assert_eq!(decode(&file, "page/1"), Ok((etag, "the bytes of a page".into())));
+        assert!(decode(&file, "page/2").is_err());
+        for at in 0..file.len() {
+            let mut damaged = file.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(decode(&damaged.into(), "page/1").is_err(), "byte {at}");
+            assert!(decode(&file.slice(..at), "page/1").is_err(), "cut at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_file(noise in prop::collection::vec(any::<u8>(), 0..200), is_framed: bool) {
+            let mut file = Bytes::from(noise.clone());
+            if is_framed {
+                let mut to = Writer::new(MAGIC, VERSION);
+                to.raw(&noise);
+                file = to.finish();
+            }
+            prop_assert!(decode(&file, "page/1").is_err());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What is there and what waits, again and again, without taking any of it.
+//!
+//! ```text
+//!   s3-log    list the log, read each object once, and look whether its records are on their pages
+//!   queues    ask each how many messages it has, and one that has some for a few of them, hidden from nobody
+//! ```
+//!
+//! The *lag* is the age of the oldest record that is on no page yet, by its stamp and the object store's
+//! clock. Of a queue only some messages are seen: it is at least that.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    blob::{self, Line},
+    catalog::Backend,
+    error::StoreError,
+    log::{
+        QUARANTINE, Scope,
+        objects::{self, LOG},
+    },
+    page::{PAGES, PageId, Stream},
+    stamp::Stamp,
+    store::Store,
+    tree::{Freshness, search::search},
+};
+
+/// Records of log objects that are remembered from one look to the next.
+const KNOWN_MAX: usize = 200_000;
+
+/// A part of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogPart {
+    /// A queue, or the client and the epoch whose objects these are.
+    pub name: String,
+    /// Messages, hidden ones included; or log objects, applied or not.
+    pub messages: u64,
+    /// Records that are on no page yet; of a queue, of the few messages that were seen.
+    pub waiting: u64,
+    /// The age of the oldest of these, in milliseconds. `None` where none was seen.
+    pub lag_ms: Option<u64>,
+}
+
+/// What was there at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Look {
+    /// The object store's clock, milliseconds since 1970.
+    pub date_ms: u64,
+    /// Pages, orphans included.
+    pub pages: u64,
+    /// Clients that have begun and are not forgotten.
+    pub clients: u64,
+    /// Bodies in quarantine.
+    pub quarantined: u64,
+    /// Names in the log that are none of its own, and objects there that cannot be decoded.
+    pub damaged: u64,
+    /// Parts of the log that have anything.
+    pub parts: Vec<LogPart>,
+    /// Log objects that were put since the first look. `None` where that cannot be seen: queues count
+    /// nothing.
+    pub appended: Option<u64>,
+}
+
+impl Look {
+    /// Messages or log objects in all.
+    pub fn messages(&self) -> u64 {
+        self.parts.iter().map(|part| part.messages).sum()
+    }
+
+    /// Records in all that are on no page yet, as far as they were seen.
+    pub fn waiting(&self) -> u64 {
+        self.parts.iter().map(|part| part.waiting).sum()
+    }
+
+    /// The age of the oldest record that is on no page yet, in milliseconds.
+    pub fn lag_ms(&self) -> Option<u64> {
+        self.parts.iter().filter_map(|part| part.lag_ms).max()
+    }
+}
+
+/// A record that was in the log.
+struct Waiting {
+    tree: PageId,
+    key: Bytes,
+    stamp: Stamp,
+}
+
+/// Looks at a database again and again.
+pub struct Watcher {
+    store: Arc<Store>,
+    /// Log objects that were read, and what of each was on no page.
+    known: HashMap<String, Vec<Waiting>>,
+    /// The newest number of each stream.
+    newest: HashMap<Stream, u64>,
+    appended: u64,
+    has_looked: bool,
+}
+
+impl Watcher {
+    /// Of `store`, whose TTL is how old the pages may be by which this tells what waits.
+    pub fn new(store: Arc<Store>) -> Watcher {
+        let (known, newest, appended, has_looked) = Default::default();
+        Watcher { store, known, newest, appended, has_looked }
+    }
+
+    /// What there is now: a list per thousand names, one read of each log object that was not there the
+    /// last time, and two calls for each queue that has messages.
+    ///
+    /// # Errors
+    /// Whatever the services say. It can be called again.
+    pub async fn look(&mut self) -> Result<Look, StoreError> {
+        let store = self.store.clone();
+        store.ask_date().await?;
+        let clients = store.clients().await?;
+        let mut look = Look {
+            date_ms: store.pages.date_ms(),
+            pages: store.list(PAGES).await?.len() as u64,
+            clients: clients.len() as u64,
+            quarantined: store.list(QUARANTINE).await?.len() as u64,
+            ..Look::default()
+        };
+        match store.database().backend {
+            Backend::S3Log => self.look_at_objects(&mut look).await?,
+            _ => self.look_at_queues(&clients, &mut look).await?,
+        }
+        Ok(look)
+    }
+
+    async fn look_at_objects(&mut self, look: &mut Look) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        let mut streams: BTreeMap<Stream, Vec<(u64, String)>> = BTreeMap::new();
+        for name in store.list(LOG).await? {
+            match objects::parse(&name) {
+                Some((stream, number)) => streams.entry(stream).or_default().push((number, name)),
+                None => look.damaged += 1,
+            }
+        }
+        let mut known = HashMap::new();
+        let mut count = 0;
+        for (stream, names) in &streams {
+            let (name, messages) = (format!("{:x}/{:x}", stream.client, stream.epoch), names.len());
+            let mut part = LogPart { name, messages: messages as u64, waiting: 0, lag_ms: None };
+            for (number, name) in names {
+                let before = self.known.remove(name);
+                let waiting = match before {
+                    Some(before) => before,
+                    None => match self.records(*stream, *number, name).await? {
+                        Some(records) => records,
+                        None => {
+                            look.damaged += 1;
+                            continue;
+                        }
+                    },
+                };
+                let waiting = self.still_waiting(waiting, &mut part, look.date_ms).await?;
+                count += 1 + waiting.len();
+                if count < KNOWN_MAX {
+                    known.insert(name.clone(), waiting);
+                }
+            }
+            look.parts.push(part);
+        }
+        self.known = known;
+        let newest = |names: &Vec<(u64, String)>| names.iter().map(|(number, _)| *number).max();
+        for (stream, names) in streams {
+            let Some(now) = newest(&names) else { continue };
+            let before = self.newest.insert(stream, now);
+            if self.has_looked {
+                let first = names.iter().map(|(number, _)| *number).min().unwrap_or(now);
+                self.appended += match before {
+                    Some(before) => now.saturating_sub(before),
+                    None => now - first + 1,
+                };
+            }
+        }
+        self.has_looked = true;
+        look.appended = Some(self.appended);
+        Ok(())
+    }
+
+    /// The records of a log object. `None` if it cannot be decoded.
+    async fn records(
+        &self,
+        stream: Stream,
+        number: u64,
+        name: &str,
+    ) -> Result<Option<Vec<Waiting>>, StoreError> {
+        let Store { cloud, settings, .. } = &*self.store;
+        // Gone since the list: it is applied.
+        let bytes = blob::get(cloud, settings, name, &Line::new()).await?;
+        let Some(bytes) = bytes else { return Ok(Some(Vec::new())) };
+        let entries = objects::entries(&bytes, stream, number);
+        Ok(entries.ok().map(|entries| {
+            let waiting = entries.iter().map(|entry| Waiting {
+                tree: entry.tree,
+                key: entry.leaf_key(),
+                stamp: entry.record.stamp,
+            });
+            waiting.collect()
+        }))
+    }
+
+    /// Those that no page shows, counted.
+    async fn still_waiting(
+        &self,
+        records: Vec<Waiting>,
+        part: &mut LogPart,
+        date_ms: u64,
+    ) -> Result<Vec<Waiting>, StoreError> {
+        let mut waiting = Vec::new();
+        for record in records {
+            let at = search(&self.store.pages, record.tree, &record.key, 0, Freshness::Cached);
+            let shown = match at.await {
+                Ok(Some(leaf)) => leaf.held.page.slot(&record.key).map(|slot| slot.stamp),
+                // Nothing can be on a page that is damaged or lost.
+                Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Lost { .. }) => None,
+                Err(StoreError::Tree { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            if shown.is_none_or(|shown| shown < record.stamp) {
+                part.wait_for(record.stamp, date_ms);
+                waiting.push(record);
+            }
+        }
+        Ok(waiting)
+    }
+
+    async fn look_at_queues(&self, clients: &[u64], look: &mut Look) -> Result<(), StoreError> {
+        let store = &self.store;
+        let shards = (0..store.database().shards).map(Scope::Shard);
+        let forwards = store.log.forwards(clients).into_iter().map(Scope::Client);
+        for scope in shards.chain(forwards) {
+            let messages = store.log.waiting(scope).await?;
+            if messages == 0 {
+                continue;
+            }
+            let name = store.log.name_of(scope);
+            let mut part = LogPart { name, messages, waiting: 0, lag_ms: None };
+            for entry in store.log.peek(scope).await? {
+                part.wait_for(entry.record.stamp, look.date_ms);
+            }
+            look.parts.push(part);
+        }
+        Ok(())
+    }
+}
+
+impl LogPart {
+    fn wait_for(&mut self, stamp: Stamp, date_ms: u64) {
+        self.waiting += 1;
+        let age_ms = date_ms.saturating_sub(stamp.clock / 1000);
+        self.lag_ms = self.lag_ms.max(Some(age_ms));
+    }
+}
