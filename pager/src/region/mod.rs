@@ -230,7 +230,7 @@ impl Region {
         len: usize,
         mut take: impl FnMut(Guard<'a>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let end = offset.checked_add(len as u64).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(len as u64);
         self.check(&(offset..end))?;
         let mut at = offset;
         // A quarter of what may be pinned, so that a few readers at a time do not refuse each other.

@@ -74,7 +74,8 @@ async fn what_others_write_is_a_conflict() {
         fs::rename(&other, &path).expect("renamed");
     };
     let deleted = |_: &[u8]| fs::remove_file(&path).expect("deleted");
-    let ways: [(&str, &dyn Fn(&[u8])); 3] =
+    type Way<'a> = (&'a str, &'a dyn Fn(&[u8]));
+    let ways: [Way<'_>; 3] =
         [("in place", &in_place), ("renamed", &renamed), ("deleted", &deleted)];
     for (what, write) in ways {
         for early in [false, true] {
