@@ -52,12 +52,12 @@ pub use crate::{
     frame::Frame,
     pager::{Builder, Pager, Plan, PrefetchFactory, RegionOptions, UNITS_MIN},
     preset::Preset,
-    region::{Flushed, Guard, GuardMut, Hint, Mapped, Region, RegionMut, SharedGuard},
+    region::{Flushed, Guard, GuardMut, Hint, Mapped, MappedMut, Region, RegionMut, SharedGuard},
     sealed::SealedMap,
     sink::{BlockSink, SinkError, Writing},
     source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
     stats::{RegionReport, RegionStats},
-    sys::{MapName, Mechanism, Mode, ModeRequest, Probe},
+    sys::{MapName, Mechanism, Mode, ModeRequest, Probe, WriteTracking},
 };
 pub use async_trait::async_trait;
 pub use bytes::Bytes;

@@ -35,8 +35,10 @@ use crate::{
     stats::{Counters, RegionReport},
     sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
     sys::{
-        Descriptor, FramePool, Line, Mapping, Mechanism, Mode, ModeRequest, PAGE, Port, Probe,
-        RemapPort, Traits, Wakeup, is_heard, open_descriptor, port_for, units_max,
+        Descriptor, FEATURE_WP_ASYNC, FEATURE_WRITE_FAULTS, FramePool, Line, Mapping, Mechanism,
+        Mode, ModeRequest, PAGE, Pagemap, Port, Probe, RemapPort, Traits, Wakeup, Watch,
+        WriteTracking, is_heard, open_descriptor, open_descriptor_for, port_for, port_for_writing,
+        units_max,
     },
     trace::Recorder,
     units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
@@ -70,6 +72,7 @@ pub struct Builder {
     mechanism: Option<Mechanism>,
     poison: bool,
     page_tables_stay: Option<bool>,
+    tracking: Option<WriteTracking>,
     eviction: Option<Box<dyn EvictionPolicy>>,
     prefetch: PrefetchFactory,
     recorder: Option<Recorder>,
@@ -93,6 +96,7 @@ impl Default for Builder {
             mechanism: None,
             poison: true,
             page_tables_stay: None,
+            tracking: None,
             eviction: None,
             prefetch: Arc::new(crate::policy::default_prefetch),
             recorder: None,
@@ -215,6 +219,15 @@ impl Builder {
         self
     }
 
+    /// How writes through [`MappedMut`](crate::MappedMut) are found. Default: the first of
+    /// [`Scan`](WriteTracking::Scan), [`Faults`](WriteTracking::Faults) and
+    /// [`Units`](WriteTracking::Units) that this kernel has. One that it lacks is refused by `build`, and
+    /// so is any without page faults.
+    pub fn write_tracking(mut self, tracking: WriteTracking) -> Builder {
+        self.tracking = Some(tracking);
+        self
+    }
+
     /// What to evict. Default: S3-FIFO.
     pub fn eviction(mut self, policy: Box<dyn EvictionPolicy>) -> Builder {
         self.eviction = Some(policy);
@@ -244,7 +257,7 @@ impl Builder {
     /// thread or a descriptor.
     pub fn build(self) -> Result<Pager, Error> {
         let plan = self.plan()?;
-        let mut opened = open_descriptor(self.mode);
+        let mut opened = open_descriptor_for(self.mode, self.tracking);
         let uffd = opened.descriptor.map(Arc::new);
         let wants_signals = match self.mode {
             ModeRequest::Signals => true,
@@ -257,6 +270,27 @@ impl Builder {
             opened.probe.add_signals(&opened_line);
             line = opened_line.ok().map(Arc::new);
         }
+        let tracking = match &uffd {
+            Some(uffd) if uffd.has(FEATURE_WP_ASYNC) && opened.probe.can_track_writes => {
+                Some(WriteTracking::Scan)
+            }
+            Some(uffd) if uffd.has(FEATURE_WRITE_FAULTS) => Some(WriteTracking::Faults),
+            Some(_) => Some(WriteTracking::Units),
+            None => line.as_ref().map(|_| WriteTracking::Units),
+        };
+        if self.tracking.is_some() && tracking != self.tracking {
+            return Err(Error::system(
+                "the way to find writes that was asked for is not offered by this kernel in this mode",
+                std::io::ErrorKind::Unsupported.into(),
+            ));
+        }
+        let pagemap = match tracking {
+            Some(WriteTracking::Scan) => Some(Arc::new(
+                Pagemap::open()
+                    .map_err(|error| Error::system("/proc/self/pagemap is refused", error))?,
+            )),
+            _ => None,
+        };
         if let Some(mechanism) = self.mechanism {
             let offered = match mechanism {
                 Mechanism::Copy => uffd.is_some(),
@@ -321,6 +355,8 @@ impl Builder {
             prefetch: self.prefetch,
             recorder: self.recorder,
             probe: opened.probe,
+            tracking,
+            pagemap,
             uffd,
             trap,
             atlas,
@@ -494,6 +530,9 @@ struct Inner {
     prefetch: PrefetchFactory,
     recorder: Option<Recorder>,
     probe: Probe,
+    tracking: Option<WriteTracking>,
+    /// Where writes are found by scanning.
+    pagemap: Option<Arc<Pagemap>>,
     uffd: Option<Arc<Descriptor>>,
     /// That descriptor, or what is there instead.
     trap: Option<Trap>,
@@ -535,6 +574,11 @@ impl Pager {
     /// The mode that this pager runs in.
     pub fn mode(&self) -> Mode {
         self.0.probe.mode
+    }
+
+    /// How writes through [`MappedMut`](crate::MappedMut) are found; `None` where nothing can be mapped.
+    pub fn write_tracking(&self) -> Option<WriteTracking> {
+        self.0.tracking
     }
 
     /// The budget of everything this pager holds.
@@ -614,7 +658,7 @@ impl Pager {
         let source: Arc<dyn BlockSource> = Arc::new(source);
         let stat = self.stat(source.clone()).await?;
         let prefetch = options.prefetch.as_ref().unwrap_or(&self.0.prefetch);
-        self.region(source, stat, unit_shift, prefetch, Use::Read)
+        self.region(source, stat, unit_shift, prefetch, Use::Read, None)
     }
 
     /// Opens the object of `source` to be read and written. What is written goes back through `sink`, which
@@ -677,8 +721,18 @@ impl Pager {
         let standing = Arc::new(Standing::new(source, stat.version.clone()));
         let through: Arc<dyn BlockSource> = Arc::new(standing.clone());
         let prefetch = options.prefetch.as_ref().unwrap_or(&self.0.prefetch);
-        let region = self.region(through, stat, unit_shift, prefetch, Use::Write)?;
-        Ok(RegionMut::new(region, standing, Arc::new(sink)))
+        let watch = self.watch();
+        let region = self.region(through, stat, unit_shift, prefetch, Use::Write, watch.clone())?;
+        Ok(RegionMut::new(region, standing, Arc::new(sink), watch))
+    }
+
+    /// Who watches the writes to a region that is opened now, where it can be mapped.
+    fn watch(&self) -> Option<Arc<Watch>> {
+        Some(Arc::new(match (self.0.tracking?, &self.0.pagemap, &self.0.uffd) {
+            (WriteTracking::Scan, Some(pagemap), _) => Watch::by_scan(pagemap.clone()),
+            (WriteTracking::Faults, _, Some(uffd)) => Watch::by_faults(uffd.clone()),
+            _ => Watch::by_units(),
+        }))
     }
 
     /// Runs `work` on the pager's own runtime, to its end.
@@ -716,6 +770,7 @@ impl Pager {
         unit_shift: u32,
         prefetch: &PrefetchFactory,
         purpose: Use,
+        watch: Option<Arc<Watch>>,
     ) -> Result<Region, Error> {
         let inner = &*self.0;
         if stat.len > OBJECT_BYTES_MAX {
@@ -741,15 +796,18 @@ impl Pager {
             _ => mechanism,
         };
         let frames = self.frames(unit, mechanism)?;
-        let port: Arc<dyn Port> = match &inner.trap {
-            Some(Trap::Signals(line)) => {
+        let port: Arc<dyn Port> = match (&inner.trap, &watch) {
+            (Some(Trap::Signals(line)), _) => {
                 let Traits { poison, frees_tables } = inner.traits;
                 Arc::new(RemapPort::new(line.clone(), poison, frees_tables))
             }
-            Some(Trap::Uffd(uffd)) => {
+            (Some(Trap::Uffd(uffd)), Some(watch)) => {
+                port_for_writing(uffd.clone(), inner.traits, watch.clone())
+            }
+            (Some(Trap::Uffd(uffd)), None) => {
                 port_for(mechanism, Some(uffd.clone()), Some(&frames), inner.traits)
             }
-            None => port_for(mechanism, None, Some(&frames), inner.traits),
+            (None, _) => port_for(mechanism, None, Some(&frames), inner.traits),
         };
         let engine = inner.engine.clone();
         let again = Box::new(move |unit| {
@@ -825,10 +883,16 @@ impl Pager {
                     metric,
                     traced,
                     _listening: listening.map(Arc::new),
+                    watch,
                 });
                 if let Trap::Uffd(uffd) = trap {
-                    uffd.register(addr, len)
-                        .map_err(refused("userfaultfd refuses the object's memory"))?;
+                    let registered = match purpose {
+                        Use::Write if inner.tracking != Some(WriteTracking::Units) => {
+                            uffd.register_for_writing(addr, len)
+                        }
+                        _ => uffd.register(addr, len),
+                    };
+                    registered.map_err(refused("userfaultfd refuses the object's memory"))?;
                 }
                 None
             }

@@ -238,13 +238,22 @@ impl Ledger {
 
     /// Pins `unit`, which did not count against the pin limit a moment ago.
     fn count_and_pin(&self, unit: u64) -> Result<Word, PinRefused> {
+        self.count_and_pin_by(unit, pinned)
+    }
+
+    /// The same by `step`, which gives the word one pin more.
+    fn count_and_pin_by(
+        &self,
+        unit: u64,
+        step: impl Fn(Word) -> Option<Word>,
+    ) -> Result<Word, PinRefused> {
         for _ in 0..COUNT_ATTEMPTS {
             // Whether a unit counts changes under this lock only, so that of several who pin it
             // first, one counts it and no other finds its room taken by that.
             let mut counted = lock(&self.counted);
             let counts = self.words.get(unit).has(COUNTED);
             if counts || self.budget.try_pin_at_once(self.unit_cost()) {
-                return match self.change(unit, |word| Some(pinned(word)?.with(COUNTED))) {
+                return match self.change(unit, |word| Some(step(word)?.with(COUNTED))) {
                     Ok((before, _)) => {
                         counted.insert(unit);
                         Ok(before)
@@ -286,6 +295,48 @@ impl Ledger {
             self.budget.undirty(self.unit_cost());
         }
         kept
+    }
+
+    /// [`keep`](Ledger::keep) for a unit that is about to be written, wherever it is: nothing is asked for
+    /// before it is touched.
+    pub(crate) fn keep_untouched(&self, unit: u64) -> Kept {
+        if !self.budget.try_dirty(self.unit_cost()) {
+            return Kept::NoRoom;
+        }
+        let held = self.change(unit, |word| if word.has(COUNTED) { word.pinned() } else { None });
+        if held.is_ok() || self.count_and_pin_by(unit, Word::pinned).is_ok() {
+            return Kept::Yes;
+        }
+        self.budget.undirty(self.unit_cost());
+        Kept::PinRefused
+    }
+
+    /// Whether `unit` is in place.
+    pub(crate) fn is_resident(&self, unit: u64) -> bool {
+        self.words.get(unit).state() == State::Resident
+    }
+
+    /// Whether `unit` is fetched, or about to be put in place.
+    pub(crate) fn is_coming(&self, unit: u64) -> bool {
+        self.words.get(unit).state() == State::Fetching
+    }
+
+    /// Calls `work` with the bytes of `units` that lie in each page-table span, while nothing is put in place
+    /// there or given up.
+    pub(crate) fn in_each_span(
+        &self,
+        units: std::ops::Range<u64>,
+        mut work: impl FnMut(&Mapping, std::ops::Range<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (mut at, end) = (self.offset(units.start), self.offset(units.end));
+        while at < end {
+            let span = at / SPAN_BYTES as usize;
+            let next = ((span + 1) * SPAN_BYTES as usize).min(end);
+            let _span = lock(&self.span_locks[span % SPAN_LOCKS]);
+            work(self.mapping(), at..next)?;
+            at = next;
+        }
+        Ok(())
     }
 
     /// What was written to `unit` is in the object.
@@ -874,6 +925,17 @@ fn pinned(word: Word) -> Option<Word> {
 /// as new ones.
 fn stop_for(error: &io::Error) -> ! {
     crate::failure::stop_process(&format!("cannot discard a unit: {error}"))
+}
+
+/// What [`Ledger::keep_untouched`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// The unit stays.
+    Yes,
+    /// The share that may be dirty has no room.
+    NoRoom,
+    /// The pin limit stood in the way.
+    PinRefused,
 }
 
 /// What became of a guess.

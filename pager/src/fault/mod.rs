@@ -34,7 +34,7 @@ use crate::{
     stats::Counters,
     stats::add,
     sync::{Arc, Mutex, Weak, lock},
-    sys::{Descriptor, Line, Listening, PAGE, Wakeup},
+    sys::{Descriptor, Fault, Line, Listening, PAGE, Wakeup, Watch},
     trace::{Kind, Traced},
     units::ByteOffset,
 };
@@ -59,6 +59,8 @@ pub(crate) struct Placed {
     pub(crate) metric: metrics::Counter,
     /// Where faults are recorded, if they are.
     pub(crate) traced: Option<Traced>,
+    /// Of a region that is written.
+    pub(crate) watch: Option<Arc<Watch>>,
 }
 
 /// Which region lies where, and which memory of ours is none. Read by the fault thread without a
@@ -143,7 +145,8 @@ fn answer(
     engine: &UnboundedSender<Request>,
 ) -> io::Result<()> {
     let mut buffer = userfaultfd::EventBuffer::new(BATCH);
-    let mut addrs = Vec::with_capacity(BATCH);
+    let mut faults: Vec<Fault> = Vec::with_capacity(BATCH);
+    let mut touched = Vec::with_capacity(BATCH);
     loop {
         let mut fds = [
             PollFd::new(trap.as_fd(), PollFlags::POLLIN),
@@ -156,14 +159,21 @@ fn answer(
         if fds[1].any().unwrap_or(false) {
             return Ok(());
         }
-        addrs.clear();
+        faults.clear();
         match trap {
-            Trap::Uffd(uffd) => uffd.faults(&mut buffer, &mut addrs)?,
-            Trap::Signals(line) => line.faults(&mut addrs),
+            Trap::Uffd(uffd) => uffd.faults(&mut buffer, &mut faults)?,
+            Trap::Signals(line) => {
+                line.faults(&mut touched);
+                faults.extend(touched.drain(..).map(|addr| Fault { addr, writes: false }));
+            }
         }
         let regions = atlas.sorted.load_full();
-        for &addr in &addrs {
-            if !translate(addr, &regions, engine) {
+        for &Fault { addr, writes } in &faults {
+            let found = match writes {
+                true => let_write(addr, &regions),
+                false => translate(addr, &regions, engine),
+            };
+            if !found {
                 match trap {
                     Trap::Uffd(uffd) => refuse(uffd, addr, &atlas.frames.load()),
                     // It is looked at again, and belongs to nobody by then.
@@ -186,14 +196,25 @@ fn send(engine: &UnboundedSender<Request>, request: Request) {
     }
 }
 
+/// The region at `addr`, and where in it that is.
+fn placed_at(addr: usize, regions: &[Placed]) -> Option<(&Placed, usize)> {
+    let at = regions.partition_point(|placed| placed.addr <= addr);
+    let placed = &regions[at.checked_sub(1)?];
+    let offset = addr - placed.addr;
+    (offset < placed.len).then_some((placed, offset))
+}
+
+/// Lets the page at `addr` be written, which is there. False if no region is.
+fn let_write(addr: usize, regions: &[Placed]) -> bool {
+    let Some((placed, offset)) = placed_at(addr, regions) else { return false };
+    let Some(watch) = &placed.watch else { return false };
+    watch.note(placed.addr, offset);
+    true
+}
+
 /// Asks for what was touched at `addr`. False if no region is there.
 fn translate(addr: usize, regions: &[Placed], engine: &UnboundedSender<Request>) -> bool {
-    let at = regions.partition_point(|placed| placed.addr <= addr);
-    let Some(placed) = at.checked_sub(1).map(|at| &regions[at]) else { return false };
-    let offset = addr - placed.addr;
-    if offset >= placed.len {
-        return false;
-    }
+    let Some((placed, offset)) = placed_at(addr, regions) else { return false };
     add(&placed.counters.faults, 1);
     placed.metric.increment(1);
     let geometry = placed.ledger.geometry();

@@ -15,7 +15,7 @@ mod writable; // and written
 pub use guard::Guard;
 pub use mapped::Mapped;
 pub(crate) use writable::Standing;
-pub use writable::{Flushed, GuardMut, RegionMut, SharedGuard};
+pub use writable::{Flushed, GuardMut, MappedMut, RegionMut, SharedGuard};
 
 use std::{
     fmt,

@@ -14,6 +14,7 @@ mod signal; // faults without userfaultfd
 mod remap; // and what puts units in place then
 mod tables; // of pages, and whether they go
 mod writes; // which pages were written
+mod watch; // how that is found of a region
 mod probe;
 mod names; // of files that a program maps by itself
 #[cfg(any(test, feature = "bench"))]
@@ -25,11 +26,14 @@ pub(crate) use frames::{FramePool, Next, Spare, Supply};
 pub(crate) use mapping::{FrameMemory, Mapping, PAGE, Pages};
 pub use names::MapName;
 pub use port::Mechanism;
-pub(crate) use port::{Port, Traits, port_for};
-pub(crate) use probe::open_descriptor;
+pub(crate) use port::{Port, Traits, port_for, port_for_writing};
 pub use probe::{Mode, ModeRequest, Probe};
+pub(crate) use probe::{open_descriptor, open_descriptor_for};
 pub(crate) use remap::{RemapPort, units_max};
 pub(crate) use shared::Shared;
 pub(crate) use signal::{Line, Listening, is_heard};
-pub(crate) use uffd::Descriptor;
+pub(crate) use uffd::{Descriptor, FEATURE_WP_ASYNC, FEATURE_WRITE_FAULTS, Fault};
+pub(crate) use watch::Watch;
+pub use watch::WriteTracking;
 pub(crate) use words::LazyWords;
+pub(crate) use writes::Pagemap;

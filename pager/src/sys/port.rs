@@ -20,6 +20,7 @@ use super::{
     frames::FramePool,
     mapping::{Mapping, PAGE, Pages},
     uffd::{Descriptor, FEATURE_MOVE, FEATURE_POISON},
+    watch::Watch,
 };
 use crate::{budget::Reservation, frame::Frame};
 
@@ -118,11 +119,11 @@ pub(crate) fn port_for(
     traits: Traits,
 ) -> Arc<dyn Port> {
     match (mechanism, descriptor) {
-        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, traits }),
+        (Mechanism::Copy, Some(uffd)) => Arc::new(CopyPort { uffd, traits, watch: None }),
         (Mechanism::Move, Some(uffd)) => {
             assert!(uffd.has(FEATURE_MOVE), "the probe offered MOVE");
             let arena = frames.and_then(FramePool::arena).cloned();
-            Arc::new(MovePort { arena, copy: CopyPort { uffd, traits } })
+            Arc::new(MovePort { arena, copy: CopyPort { uffd, traits, watch: None } })
         }
         (Mechanism::Plain, _) => Arc::new(PlainPort { traits }),
         (Mechanism::Remap, _) => {
@@ -132,6 +133,15 @@ pub(crate) fn port_for(
     }
 }
 
+/// The port of a region that is written: `watch` says whether pages are put in place protected.
+pub(crate) fn port_for_writing(
+    uffd: Arc<Descriptor>,
+    traits: Traits,
+    watch: Arc<Watch>,
+) -> Arc<dyn Port> {
+    Arc::new(CopyPort { uffd, traits, watch: Some(watch) })
+}
+
 /// How often an install starts over, after pages that were left there or contention. Both end
 /// after one repetition when the state machine is right.
 const ATTEMPTS_MAX: u32 = 64;
@@ -139,6 +149,8 @@ const ATTEMPTS_MAX: u32 = 64;
 struct CopyPort {
     uffd: Arc<Descriptor>,
     traits: Traits,
+    /// Of a region that is written.
+    watch: Option<Arc<Watch>>,
 }
 
 /// How much of a unit is asked for in one call.
@@ -169,11 +181,14 @@ impl CopyPort {
         let (dst, src, len) = (mapping.addr() + offset, bytes.as_ptr() as usize, bytes.len());
         assert!(offset + len <= mapping.len());
         let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
+        // Asked under the lock of the unit's span, which who begins to watch takes, too.
+        let protected = self.watch.as_ref().is_some_and(|watch| watch.protects());
         while done < len {
             // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
             // the registered mapping, and the unit is not resident: no slice shows its bytes as
             // anything but these, which are the object's at the pinned version.
-            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
+            let step_len = step.of(len - done);
+            match unsafe { self.uffd.copy(dst + done, src + done, step_len, protected) } {
                 Ok(copied) if copied > 0 => {
                     done += copied;
                     continue;
@@ -211,7 +226,7 @@ impl CopyPort {
         let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         while done < len {
             // SAFETY: as for the move, which left the rest of the frame, and of the unit, as it was.
-            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done)) } {
+            match unsafe { self.uffd.copy(dst + done, src + done, step.of(len - done), false) } {
                 Ok(copied) if copied > 0 => done += copied,
                 Err(Errno::ENOENT) if step.shorten() => {}
                 Ok(_) | Err(Errno::EAGAIN) if attempts < ATTEMPTS_MAX => {
@@ -450,7 +465,7 @@ mod tests {
             let port = port_for(mechanism, Some(uffd.clone()), None, traits);
             let old = Frame::with_capacity(2 * PAGE);
             // SAFETY: the pages are of this test's mapping, and nobody has seen them yet.
-            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, old.addr(), 2 * PAGE) };
+            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, old.addr(), 2 * PAGE, false) };
             assert_eq!(put, Ok(2 * PAGE));
             let (installed, seen) = std::thread::scope(|scope| {
                 let readers = [0, 4, 7, 15].map(|page| {
@@ -469,7 +484,9 @@ mod tests {
                 if installed.is_err() {
                     // So that the threads end.
                     mapping.discard(0, LEN).unwrap();
-                    CopyPort { uffd: uffd.clone(), traits }.install(&mapping, 0, frame()).unwrap();
+                    CopyPort { uffd: uffd.clone(), traits, watch: None }
+                        .install(&mapping, 0, frame())
+                        .unwrap();
                 }
                 (installed, readers.map(|reader| reader.join().unwrap()))
             });
@@ -506,7 +523,7 @@ mod tests {
                 let (uffd, mapping, both, old) = (&uffd, &mapping, &both, old.addr());
                 // SAFETY: a page of this test's mapping, which nobody relies on.
                 let put = move |page: usize| unsafe {
-                    uffd.copy(mapping.addr() + page * PAGE, old, PAGE)
+                    uffd.copy(mapping.addr() + page * PAGE, old, PAGE, false)
                 };
                 let other = scope.spawn(move || {
                     let in_round = |round: usize| {
@@ -576,7 +593,7 @@ mod tests {
                 assert!(frame.filled().iter().all(|&byte| byte == 7), "as it was");
             }
             // SAFETY: a page of this test's mapping, which nobody has seen yet.
-            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, frame.addr(), PAGE) };
+            let put = unsafe { uffd.copy(mapping.addr() + 5 * PAGE, frame.addr(), PAGE, false) };
             assert_eq!(put, Ok(PAGE), "nothing was there");
             mapping.discard(0, LEN).unwrap();
             assert!(port.try_install(&mapping, 0, &mut frame, LEN).unwrap(), "{mechanism:?}");

@@ -6,8 +6,10 @@ use super::{
     signal::Line,
     tables,
     uffd::{
-        Descriptor, FEATURE_MOVE, FEATURE_POISON, FEATURE_WP_ASYNC, Route, handshake, open_raw,
+        Descriptor, FEATURE_MOVE, FEATURE_POISON, FEATURE_WP_ASYNC, FEATURE_WP_UNPOPULATED,
+        FEATURE_WRITE_FAULTS, Route, handshake, open_raw,
     },
+    watch::WriteTracking,
     writes,
 };
 
@@ -64,8 +66,8 @@ pub struct Probe {
     /// `UFFDIO_POISON` (Linux 6.6): a page that cannot be had raises SIGBUS instead of ending the
     /// process.
     pub can_poison: bool,
-    /// Asynchronous write protection and `PAGEMAP_SCAN` (Linux 6.7), which was tried: what writable
-    /// regions will need.
+    /// Asynchronous write protection and `PAGEMAP_SCAN` (Linux 6.7), which was tried: see
+    /// [`WriteTracking::Scan`].
     pub can_track_writes: bool,
     /// Whether the kernel frees a page table when the last page of its 2 MiB span is given up (Linux
     /// 6.14 on x86-64). Else it stays until the region closes, and is charged to the budget.
@@ -114,7 +116,13 @@ pub(crate) struct Opened {
 /// Opens the best descriptor that `request` allows. The order is: whatever serves system calls too
 /// comes first.
 pub(crate) fn open_descriptor(request: ModeRequest) -> Opened {
-    first_of(request, open)
+    open_descriptor_for(request, None)
+}
+
+/// The same, where writes are to be found in the way `tracking`, or in the best that there is. One descriptor
+/// has one way.
+pub(crate) fn open_descriptor_for(request: ModeRequest, tracking: Option<WriteTracking>) -> Opened {
+    first_of(request, |route| open(route, tracking))
 }
 
 /// The same, where `open` gives a descriptor and the features that the kernel has.
@@ -161,10 +169,17 @@ fn first_of(request: ModeRequest, open: impl Fn(Route) -> io::Result<(Descriptor
     Opened { descriptor: None, probe }
 }
 
-fn open(route: Route) -> io::Result<(Descriptor, u64)> {
+fn open(route: Route, tracking: Option<WriteTracking>) -> io::Result<(Descriptor, u64)> {
     // A handshake happens once per descriptor, so the first one only asks.
     let offered = handshake(&open_raw(route)?, 0)?;
-    let wanted = offered & (FEATURE_MOVE | FEATURE_POISON);
+    let scan = FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED | FEATURE_WRITE_FAULTS;
+    let writes = match tracking {
+        None if offered & scan == scan && writes::are_seen() => scan,
+        Some(WriteTracking::Scan) => scan,
+        None | Some(WriteTracking::Faults) => FEATURE_WRITE_FAULTS,
+        Some(WriteTracking::Units) => 0,
+    };
+    let wanted = offered & (FEATURE_MOVE | FEATURE_POISON | writes);
     let fd = open_raw(route)?;
     handshake(&fd, wanted)?;
     Ok((Descriptor::new(fd, wanted), offered))

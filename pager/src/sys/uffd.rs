@@ -6,14 +6,21 @@ use std::{
 };
 
 use nix::errno::Errno;
-use userfaultfd::{Event, EventBuffer, RegisterMode, Uffd};
+use userfaultfd::{Event, EventBuffer, FaultKind, RegisterMode, Uffd};
 
 /// Feature bits of `linux/userfaultfd.h`.
+pub(crate) const FEATURE_WRITE_FAULTS: u64 = 1 << 0;
+/// Pages that nobody has touched can be protected, too. Comes with asynchronous write protection.
+pub(crate) const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 pub(crate) const FEATURE_POISON: u64 = 1 << 14;
 pub(crate) const FEATURE_WP_ASYNC: u64 = 1 << 15;
 pub(crate) const FEATURE_MOVE: u64 = 1 << 16;
 
 const USER_MODE_ONLY: libc::c_int = 1;
+
+/// `UFFDIO_COPY_MODE_WP` and `UFFDIO_WRITEPROTECT_MODE_WP`.
+const COPY_PROTECTED: u64 = 1 << 1;
+const PROTECT: u64 = 1 << 0;
 
 #[repr(C)]
 struct UffdioApi {
@@ -48,8 +55,24 @@ struct UffdioPoison {
     updated: i64,
 }
 
+#[repr(C)]
+struct UffdioWriteprotect {
+    start: u64,
+    len: u64,
+    mode: u64,
+}
+
+/// A thread that waits for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) addr: usize,
+    /// The page is there, and protected.
+    pub(crate) writes: bool,
+}
+
 nix::ioctl_readwrite!(uffdio_api, 0xAA, 0x3F, UffdioApi);
 nix::ioctl_readwrite!(uffdio_copy, 0xAA, 0x03, UffdioCopy);
+nix::ioctl_readwrite!(uffdio_writeprotect, 0xAA, 0x06, UffdioWriteprotect);
 nix::ioctl_readwrite!(uffdio_move, 0xAA, 0x05, UffdioMove);
 nix::ioctl_readwrite!(uffdio_poison, 0xAA, 0x08, UffdioPoison);
 
@@ -125,6 +148,12 @@ impl Descriptor {
         self.uffd.register(addr as *mut libc::c_void, len).map(drop).map_err(io_error)
     }
 
+    /// Makes missing pages of the range raise faults here, and lets those that are there be protected from
+    /// writing. Page aligned.
+    pub(crate) fn register_for_writing(&self, addr: usize, len: usize) -> io::Result<()> {
+        self.register_for(addr, len, RegisterMode::MISSING | RegisterMode::WRITE_PROTECT)
+    }
+
     /// Makes accesses of another kind to the range known here. Page aligned.
     pub(crate) fn register_for(
         &self,
@@ -141,29 +170,46 @@ impl Descriptor {
         self.uffd.wake(addr as *mut libc::c_void, len).map_err(io_error)
     }
 
-    /// Reads the fault addresses that are queued, at most as many as `buffer` holds. Empty if none.
+    /// Reads the faults that are queued, at most as many as `buffer` holds. Empty if none.
     pub(crate) fn faults(
         &self,
         buffer: &mut EventBuffer,
-        addrs: &mut Vec<usize>,
+        faults: &mut Vec<Fault>,
     ) -> io::Result<()> {
         for event in self.uffd.read_events(buffer).map_err(io_error)? {
-            if let Event::Pagefault { addr, .. } = event.map_err(io_error)? {
-                addrs.push(addr as usize);
+            if let Event::Pagefault { addr, kind, .. } = event.map_err(io_error)? {
+                let writes = kind == FaultKind::WriteProtected;
+                faults.push(Fault { addr: addr as usize, writes });
             }
         }
         Ok(())
     }
 
-    /// Copies `src .. src + len` to the missing pages at `dst` and wakes their waiters. Returns the
-    /// bytes copied, which may be fewer; an error means none.
+    /// Protects the pages of the range that are there from writing, or lets them be written and wakes who
+    /// waits for that. Page aligned, of a range that was registered for it.
+    pub(crate) fn write_protect(&self, addr: usize, len: usize, on: bool) -> Result<(), Errno> {
+        let mode = if on { PROTECT } else { 0 };
+        let mut arg = UffdioWriteprotect { start: addr as u64, len: len as u64, mode };
+        // SAFETY: `arg` is valid and exclusive; protecting changes no byte.
+        unsafe { uffdio_writeprotect(self.uffd.as_raw_fd(), &mut arg) }.map(drop)
+    }
+
+    /// Copies `src .. src + len` to the missing pages at `dst`, `protected` from writing or not, and wakes
+    /// their waiters. Returns the bytes copied, which may be fewer; an error means none.
     ///
     /// # Safety
     /// `src .. src + len` is readable memory of this process, and `dst .. dst + len` is a
     /// registered range whose contents no reference relies on until they were installed.
-    pub(crate) unsafe fn copy(&self, dst: usize, src: usize, len: usize) -> Result<usize, Errno> {
+    pub(crate) unsafe fn copy(
+        &self,
+        dst: usize,
+        src: usize,
+        len: usize,
+        protected: bool,
+    ) -> Result<usize, Errno> {
+        let mode = if protected { COPY_PROTECTED } else { 0 };
         let mut arg =
-            UffdioCopy { dst: dst as u64, src: src as u64, len: len as u64, mode: 0, copy: 0 };
+            UffdioCopy { dst: dst as u64, src: src as u64, len: len as u64, mode, copy: 0 };
         // SAFETY: `arg` is valid and exclusive; the ranges are the caller's promise.
         let outcome = unsafe { uffdio_copy(self.uffd.as_raw_fd(), &mut arg) };
         progress(outcome, arg.copy)

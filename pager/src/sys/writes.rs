@@ -21,11 +21,8 @@ use userfaultfd::RegisterMode;
 
 use super::{
     mapping::{Mapping, PAGE},
-    uffd::{Descriptor, FEATURE_WP_ASYNC, Route, handshake, open_raw},
+    uffd::{Descriptor, FEATURE_WP_ASYNC, FEATURE_WP_UNPOPULATED, Route, handshake, open_raw},
 };
-
-/// Pages that nobody has touched can be protected, too.
-const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 
 /// `PM_SCAN_WP_MATCHING` and `PM_SCAN_CHECK_WPASYNC`, from `linux/fs.h`: protect what is listed, and
 /// fail where the range is not registered for it.
@@ -64,7 +61,7 @@ nix::ioctl_readwrite!(pagemap_scan, b'f', 16, ScanArg);
 /// A mapping whose writes are seen.
 pub(crate) struct Tracked {
     mapping: Arc<Mapping>,
-    pagemap: File,
+    pagemap: Pagemap,
     /// Held: the protection goes with it.
     _descriptor: Descriptor,
 }
@@ -78,19 +75,38 @@ impl Tracked {
         handshake(&fd, features)?;
         let descriptor = Descriptor::new(fd, features);
         descriptor.register_for(mapping.addr(), mapping.len(), RegisterMode::WRITE_PROTECT)?;
-        let pagemap = File::open("/proc/self/pagemap")?;
+        let pagemap = Pagemap::open()?;
         let tracked = Tracked { mapping, pagemap, _descriptor: descriptor };
         tracked.take()?;
         Ok(tracked)
     }
 
-    /// The pages that were written since the last time, as ranges of bytes from the mapping's start,
-    /// in ascending order. Each is protected anew before this returns; a write that happens meanwhile
-    /// is in this answer or in the next.
+    /// The pages that were written since the last time: see [`Pagemap::take_written`].
     pub(crate) fn take(&self) -> io::Result<Vec<Range<usize>>> {
-        let base = self.mapping.addr() as u64;
-        let end = base + self.mapping.len() as u64;
-        let (mut at, mut written) = (base, Vec::<Range<usize>>::new());
+        self.pagemap.take_written(&self.mapping, 0..self.mapping.len())
+    }
+}
+
+/// The kernel's books of this process's pages.
+pub(crate) struct Pagemap(File);
+
+impl Pagemap {
+    pub(crate) fn open() -> io::Result<Pagemap> {
+        Ok(Pagemap(File::open("/proc/self/pagemap")?))
+    }
+
+    /// The pages of `range`, page aligned and in `mapping`, that are there and were written since they were
+    /// protected, as ranges of bytes from the mapping's start, in ascending order. Each is protected anew
+    /// before this returns; a write that happens meanwhile is in this answer or in the next.
+    pub(crate) fn take_written(
+        &self,
+        mapping: &Mapping,
+        range: Range<usize>,
+    ) -> io::Result<Vec<Range<usize>>> {
+        assert!(range.start <= range.end && range.end <= mapping.len());
+        let base = mapping.addr() as u64;
+        let end = base + range.end as u64;
+        let (mut at, mut written) = (base + range.start as u64, Vec::<Range<usize>>::new());
         while at < end {
             let mut found = [PageRegion::default(); RANGES];
             let mut arg = ScanArg {
@@ -109,7 +125,7 @@ impl Tracked {
             };
             // SAFETY: `arg` and the ranges it points to are valid and exclusive during the call, which
             // writes at most `vec_len` of them. Protecting pages changes no byte of theirs.
-            let count = unsafe { pagemap_scan(self.pagemap.as_raw_fd(), &mut arg) };
+            let count = unsafe { pagemap_scan(self.0.as_raw_fd(), &mut arg) };
             let count = usize::try_from(count.map_err(io::Error::from)?).unwrap_or(0);
             for found in &found[..count.min(RANGES)] {
                 let found = (found.start - base) as usize..(found.end - base) as usize;

@@ -1,6 +1,7 @@
 //! Tests that drive the pager as a user does: real mappings, real faults, sources that misbehave.
 
 mod support;
+mod store;
 
 mod reading;
 mod runtimes;
@@ -16,4 +17,5 @@ mod presets;
 mod trace;
 mod model;
 mod writable;
+mod mapped_mut;
 mod regress;

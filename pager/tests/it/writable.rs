@@ -1,279 +1,29 @@
 //! Regions that are written: what is seen when, what a flush takes along, and what it leaves when it fails.
 
 use std::{
-    collections::VecDeque,
-    ops::Range,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt};
-use pager::{
-    BlockSink, BlockSource, ByteStream, Bytes, Error, Hint, ObjectStat, Pager, RegionMut,
-    RegionOptions, SinkError, SourceError, Version, Writing, async_trait,
-};
+use futures::FutureExt;
+use pager::{Error, Hint, Pager, RegionMut, RegionOptions, SinkError, SourceError, Version};
 use proptest::prelude::*;
-use tokio::sync::Semaphore;
 
-use crate::support::{Known, Random, all_of, bytes_of, modes, until};
+use crate::{
+    mapped_mut::trackings,
+    store::{Fate, Store, all, give_up},
+    support::{Known, Random, all_of, builder, bytes_of, modes, until},
+};
 
 const PAGE: usize = 4096;
 
-/// An object with versions of its own, and whatever a test wants to happen to it.
-#[derive(Clone)]
-struct Store(Arc<Shelf>);
-
-struct Shelf {
-    object: Mutex<(Vec<u8>, u64)>,
-    /// Where a request stops, and is counted, until it is given a permit.
-    read: Stop,
-    /// Within a body, when half of it was sent.
-    body: Stop,
-    write: Stop,
-    commit: Stop,
-    /// After the object was replaced, before that is told.
-    committed: Stop,
-    /// What happens to the next writes and commits.
-    writes: Mutex<VecDeque<Fate>>,
-    commits: Mutex<VecDeque<Fate>>,
-    aborts: Mutex<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Goes,
-    Fails,
-    Panics,
-    /// It happens, or not, and nobody hears.
-    Lost {
-        happens: bool,
-    },
-}
-
-#[derive(Default)]
-struct Stop {
-    gate: Mutex<Option<Arc<Semaphore>>>,
-    waiting: Mutex<u32>,
-}
-
-impl Stop {
-    /// Whoever comes waits until the permits that this returns are given.
-    fn close(&self) -> Arc<Semaphore> {
-        let gate = Arc::new(Semaphore::new(0));
-        *self.gate.lock().unwrap() = Some(gate.clone());
-        gate
-    }
-
-    fn open(&self) {
-        if let Some(gate) = self.gate.lock().unwrap().take() {
-            gate.close();
-        }
-    }
-
-    async fn pass(&self) {
-        let gate = self.gate.lock().unwrap().clone();
-        if let Some(gate) = gate {
-            *self.waiting.lock().unwrap() += 1;
-            let _ = gate.acquire().await.map(|permit| permit.forget());
-            *self.waiting.lock().unwrap() -= 1;
-        }
-    }
-
-    fn until_reached(&self, what: &str) {
-        until(what, || *self.waiting.lock().unwrap() > 0);
-    }
-}
-
-impl Store {
-    fn new(bytes: Vec<u8>) -> Store {
-        Store(Arc::new(Shelf {
-            object: Mutex::new((bytes, 1)),
-            read: Stop::default(),
-            body: Stop::default(),
-            write: Stop::default(),
-            commit: Stop::default(),
-            committed: Stop::default(),
-            writes: Mutex::default(),
-            commits: Mutex::default(),
-            aborts: Mutex::default(),
-        }))
-    }
-
-    fn known(len: u64) -> Store {
-        Store::new(bytes_of(0..len))
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        self.0.object.lock().unwrap().0.clone()
-    }
-
-    fn at(&self, number: u64) -> Version {
-        Version::strong(format!("v{number}"))
-    }
-
-    fn now(&self) -> Version {
-        self.at(self.0.object.lock().unwrap().1)
-    }
-
-    /// Somebody else replaces it.
-    fn replace(&self, bytes: Vec<u8>) {
-        let mut object = self.0.object.lock().unwrap();
-        *object = (bytes, object.1 + 1);
-    }
-
-    fn changed(&self, expected: &Version) -> SourceError {
-        SourceError::Changed {
-            object: "test://store".to_owned(),
-            expected: expected.to_string(),
-            found: self.now().to_string(),
-        }
-    }
-
-    fn bytes_at(&self, version: &Version, range: Range<u64>) -> Result<Bytes, SourceError> {
-        if self.now() != *version {
-            return Err(self.changed(version));
-        }
-        let (bytes, _) = &*self.0.object.lock().unwrap();
-        Ok(Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]))
-    }
-}
-
-fn broken() -> SourceError {
-    SourceError::Transient {
-        object: "test://store".to_owned(),
-        what: "write",
-        range: None,
-        attempts: 1,
-        reason: "the test asked for it".to_owned(),
-        cause: None,
-    }
-}
-
-#[async_trait]
-impl BlockSource for Store {
-    fn name(&self) -> &str {
-        "test://store"
-    }
-
-    async fn stat(&self) -> Result<ObjectStat, SourceError> {
-        Ok(ObjectStat::new(self.bytes().len() as u64, self.now()))
-    }
-
-    async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
-        self.0.read.pass().await;
-        // Half by half, each as it is then: a body may be cut off by another version.
-        let middle = range.start + (range.end - range.start) / 2;
-        let first = self.bytes_at(version, range.start..middle)?;
-        let (store, version) = (self.clone(), version.clone());
-        let second = async move {
-            store.0.body.pass().await;
-            store.bytes_at(&version, middle..range.end)
-        };
-        let first = futures::stream::once(async { Ok(first) });
-        Ok(first.chain(futures::stream::once(second)).boxed())
-    }
-}
-
-struct NewVersion {
-    store: Store,
-    base: Version,
-    bytes: Vec<u8>,
-    upto: u64,
-    happened: Option<Version>,
-}
-
-#[async_trait]
-impl BlockSink for Store {
-    fn name(&self) -> &str {
-        "test://store"
-    }
-
-    async fn begin(&self, base: &Version, len: u64) -> Result<Box<dyn Writing>, SinkError> {
-        let bytes = self.bytes();
-        assert_eq!(bytes.len() as u64, len);
-        let (store, base) = (self.clone(), base.clone());
-        Ok(Box::new(NewVersion { store, base, bytes, upto: 0, happened: None }))
-    }
-}
-
-impl NewVersion {
-    fn happen(&mut self) -> Result<Version, SinkError> {
-        let mut object = self.store.0.object.lock().unwrap();
-        if self.store.at(object.1) != self.base {
-            let found = self.store.at(object.1).to_string();
-            let (object, expected) = ("test://store".to_owned(), self.base.to_string());
-            return Err(SinkError::Conflict { object, expected, found });
-        }
-        *object = (self.bytes.clone(), object.1 + 1);
-        let version = self.store.at(object.1);
-        self.happened = Some(version.clone());
-        Ok(version)
-    }
-}
-
-#[async_trait]
-impl Writing for NewVersion {
-    async fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
-        assert!(offset >= self.upto && !bytes.is_empty(), "upwards");
-        self.store.0.write.pass().await;
-        let fate = self.store.0.writes.lock().unwrap().pop_front().unwrap_or(Fate::Goes);
-        match fate {
-            Fate::Goes => {}
-            Fate::Panics => panic!("the test asked for it"),
-            _ => return Err(broken().into()),
-        }
-        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        self.upto = offset + bytes.len() as u64;
-        Ok(())
-    }
-
-    async fn commit(&mut self) -> Result<Version, SinkError> {
-        self.store.0.commit.pass().await;
-        let fate = self.store.0.commits.lock().unwrap().pop_front().unwrap_or(Fate::Goes);
-        let outcome = match (fate, &self.happened) {
-            (Fate::Goes, Some(version)) => Ok(version.clone()),
-            (Fate::Goes, None) => self.happen(),
-            (Fate::Fails, _) => Err(broken().into()),
-            (Fate::Panics, _) => panic!("the test asked for it"),
-            (Fate::Lost { happens }, happened) => {
-                if happens && happened.is_none() {
-                    let _ = self.happen();
-                }
-                let (object, reason) = ("test://store".to_owned(), "no answer".to_owned());
-                Err(SinkError::Unsettled { object, reason, cause: None })
-            }
-        };
-        self.store.0.committed.pass().await;
-        outcome
-    }
-
-    async fn abort(self: Box<Self>) {
-        *self.store.0.aborts.lock().unwrap() += 1;
-    }
-}
-
 fn pager(budget: u64) -> Pager {
-    Pager::builder().budget_bytes(budget).unit_bytes(16 << 10).build().unwrap()
+    builder().budget_bytes(budget).unit_bytes(16 << 10).build().unwrap()
 }
 
 fn open(pager: &Pager, store: &Store) -> RegionMut {
     pager.open_mut(store.clone(), store.clone()).unwrap()
-}
-
-/// All bytes of `region`, read through it.
-fn all(region: &RegionMut) -> Vec<u8> {
-    let mut bytes = vec![0; region.len() as usize];
-    region.read_at(0, &mut bytes).unwrap();
-    bytes
-}
-
-/// Gives up what is not pinned, so that it is fetched again.
-fn give_up(region: &RegionMut) {
-    region.advise(Hint::DontNeed(0..region.len())).unwrap();
 }
 
 #[test]
@@ -767,6 +517,7 @@ enum Op {
     LoadMut { at: u64, len: u64, byte: u8 },
     Read { at: u64, len: u64 },
     Load { at: u64, len: u64 },
+    Map { at: u64, len: u64, step: usize, byte: u8 },
     GiveUp { at: u64, len: u64 },
     Others,
     Flush(Option<Fate>),
@@ -785,6 +536,8 @@ fn any_op() -> impl Strategy<Value = Op> {
             .prop_map(|((at, len), byte)| Op::LoadMut { at, len: len % 9000 + 1, byte }),
         2 => place().prop_map(|(at, len)| Op::Read { at, len }),
         2 => place().prop_map(|(at, len)| Op::Load { at, len: len % 9000 + 1 }),
+        3 => (place(), 1..9000usize, any::<u8>())
+            .prop_map(|((at, len), step, byte)| Op::Map { at, len, step, byte }),
         2 => place().prop_map(|(at, len)| Op::GiveUp { at, len: len * 20 }),
         1 => Just(Op::Others),
         2 => fate.prop_map(Op::Flush),
@@ -801,14 +554,20 @@ proptest! {
         len in 1..1_500_000u64,
         unit_shift in 12..17u32,
         spare_units in 0..32u64,
+        tracking in any::<prop::sample::Index>(),
         ops in prop::collection::vec(any_op(), 1..150),
     ) {
         let unit = 1u64 << unit_shift;
         let budget = (40 + spare_units) * (unit + 4096);
-        let pager = Pager::builder().budget_bytes(budget).unit_bytes(unit).build().unwrap();
+        let mut settings = builder().budget_bytes(budget).unit_bytes(unit);
+        let trackings = trackings();
+        if !trackings.is_empty() {
+            settings = settings.write_tracking(*tracking.get(&trackings));
+        }
+        let pager = settings.build().unwrap();
         let store = Store::known(len);
         let options = RegionOptions::default().unit_bytes(unit);
-        let region = pager.open_mut_with(store.clone(), store.clone(), options).unwrap();
+        let mut region = pager.open_mut_with(store.clone(), store.clone(), options).unwrap();
         let other = pager.open_with(Known::new(4 * budget), RegionOptions::default().unit_bytes(unit)).unwrap();
         let mut model = bytes_of(0..len);
         let mut committed = model.clone();
@@ -864,6 +623,23 @@ proptest! {
                     let range = clip(at, len);
                     let guard = region.load(range.clone()).unwrap();
                     prop_assert!(guard[..] == model[range.start as usize..range.end as usize]);
+                }
+                Op::Map { at, len, step, byte } => {
+                    let range = clip(at, len);
+                    match region.map_mut(range.clone()) {
+                        Ok(mut map) => {
+                            let span = range.start as usize..range.end as usize;
+                            for at in (0..map.len()).step_by(step) {
+                                prop_assert!(map[at] == model[span.start + at]);
+                                if at % 3 > 0 {
+                                    map[at] = byte;
+                                    model[span.start + at] = byte;
+                                }
+                            }
+                        }
+                        Err(Error::DirtyLimit { .. } | Error::NotMappable { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
                 }
                 Op::GiveUp { at, len } => region.advise(Hint::DontNeed(clip(at, len))).unwrap(),
                 Op::Others => {

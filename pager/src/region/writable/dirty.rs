@@ -77,6 +77,31 @@ impl Dirty {
         Ok(())
     }
 
+    /// Whether `unit` has a dirty page.
+    pub(super) fn has(&self, unit: u64) -> bool {
+        self.0.contains_key(&unit)
+    }
+
+    /// The pages of `ranges` were written. They lie in units that are dirty or in `kept`, which are
+    /// kept as dirty ones are; those of `kept` that were not written are no more.
+    pub(super) fn adopt(&mut self, ledger: &Ledger, kept: &[u64], ranges: &[Range<u64>]) {
+        let geometry = ledger.geometry();
+        let mut kept: std::collections::BTreeSet<u64> = kept.iter().copied().collect();
+        for range in ranges {
+            for unit in geometry.units_of(range) {
+                if kept.remove(&unit) {
+                    self.0.insert(unit, PageSet::default());
+                }
+                if let Some(set) = self.0.get_mut(&unit) {
+                    set.insert(pages_in(range, unit, geometry.unit_bytes()));
+                }
+            }
+        }
+        for unit in kept {
+            ledger.unkeep(unit);
+        }
+    }
+
     /// The dirty pages as ranges of bytes of the object: ascending, and apart.
     pub(super) fn ranges(&self, ledger: &Ledger) -> Vec<Range<u64>> {
         let (unit_bytes, len) = (ledger.geometry().unit_bytes(), ledger.geometry().object_len());

@@ -4,6 +4,7 @@
 //!   load(range)     --> SharedGuard   like a region's guard
 //!   load_mut(range) --> GuardMut      &mut [u8], resident and pinned; nobody else has these bytes
 //!   read_at, write_at                 bytes copied out and in
+//!   map_mut(range)  --> MappedMut     &mut [u8]; touching a missing unit fetches it
 //!   flush()         --> the object is replaced through its sink, whole, if it is still the one read
 //! ```
 //!
@@ -16,15 +17,17 @@
 //!
 //! Who has which bytes is looked up when they are asked for (`lends`): two guards of the same bytes, of
 //! which one may write, are an error of the second. A dirty unit is pinned and so is no victim until a
-//! flush has succeeded (`dirty`). What is fetched during a flush was not written, and both versions have
+//! flush has succeeded (`dirty`). What a map writes, which nobody sees, the kernel is asked for (`mapped`). What is fetched during a flush was not written, and both versions have
 //! the same bytes there (`standing`).
 
 mod dirty;
 mod flush;
 mod lends;
+mod mapped;
 mod standing;
 
 pub use flush::Flushed;
+pub use mapped::MappedMut;
 pub(crate) use standing::Standing;
 
 use std::{
@@ -38,6 +41,7 @@ use tokio::sync::Notify;
 use self::{
     dirty::{Dirty, NoRoom},
     lends::{Access, Lends, Span, Taken},
+    mapped::Window,
 };
 use super::{Guard, Hint, Region};
 use crate::{
@@ -49,6 +53,7 @@ use crate::{
     source::Version,
     stats::RegionStats,
     sync::{Arc, Mutex, lock},
+    sys::Watch,
 };
 
 /// One object that is read and written as memory, and replaced by [`flush`](RegionMut::flush). Its
@@ -68,6 +73,8 @@ struct Shared {
     state: Mutex<State>,
     /// Something was given back.
     released: Notify,
+    /// Where the region can be mapped.
+    watch: Option<Arc<Watch>>,
     /// Held by a flush. A version that may have been committed or not.
     unsettled: tokio::sync::Mutex<Option<Box<dyn Writing>>>,
 }
@@ -76,6 +83,8 @@ struct Shared {
 struct State {
     lends: Lends,
     dirty: Dirty,
+    /// What is mapped for writing.
+    window: Option<Window>,
 }
 
 impl RegionMut {
@@ -84,10 +93,11 @@ impl RegionMut {
         region: Region,
         standing: Arc<Standing>,
         sink: Arc<dyn BlockSink>,
+        watch: Option<Arc<Watch>>,
     ) -> RegionMut {
         let (state, released) = (Mutex::default(), Notify::new());
         let unsettled = tokio::sync::Mutex::new(None);
-        RegionMut(Arc::new(Shared { region, standing, sink, state, released, unsettled }))
+        RegionMut(Arc::new(Shared { region, standing, sink, state, released, watch, unsettled }))
     }
 
     /// Length of the object in bytes.
@@ -137,6 +147,7 @@ impl RegionMut {
     /// # Errors
     /// Those of [`Region::load`]; [`Error::Lent`] where a guard for writing has some of these bytes.
     pub fn load(&self, range: Range<u64>) -> Result<SharedGuard<'_>, Error> {
+        self.0.close_window();
         Ok(SharedGuard(self.0.lend(self.0.region.load(range)?, Access::Read, Span::Guard)?))
     }
 
@@ -147,6 +158,7 @@ impl RegionMut {
     /// Those of [`Region::load`]; [`Error::Lent`] where another guard has some of these bytes, at once;
     /// [`Error::DirtyLimit`] when more than a quarter of the budget would be dirty: flush first.
     pub fn load_mut(&self, range: Range<u64>) -> Result<GuardMut<'_>, Error> {
+        self.0.close_window();
         Ok(GuardMut(self.0.lend(self.0.region.load(range)?, Access::Write, Span::Guard)?))
     }
 
@@ -155,6 +167,7 @@ impl RegionMut {
     /// # Errors
     /// Those of [`Region::read_at`]; [`Error::Lent`] where a guard for writing has some of these bytes.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.0.close_window();
         let mut done = 0;
         self.0.region.each_piece(offset, buf.len(), |guard| {
             let piece = self.0.lend(guard, Access::Read, Span::Moment)?;
@@ -173,6 +186,7 @@ impl RegionMut {
     /// [`Error::DirtyLimit`]. Pieces before the one that failed are written then, from the front: write
     /// again after a flush, or after the guard is dropped.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.0.close_window();
         let mut rest = bytes;
         self.0.region.each_piece(offset, bytes.len(), |guard| {
             let mut piece = self.0.lend(guard, Access::Write, Span::Moment)?;
@@ -217,6 +231,7 @@ impl RegionMut {
     /// # Errors
     /// Those of [`flush`](RegionMut::flush).
     pub async fn flush_async(&self) -> Result<Flushed, Error> {
+        self.0.close_window();
         self.0.region.open()?;
         let task = self.pager().spawn(flush::run(self.0.clone()));
         task.await.unwrap_or_else(|stopped| Err(self.0.stopped(stopped)))
@@ -255,13 +270,14 @@ impl Shared {
                     let _ = block_on(released, WAIT);
                 }
                 Err(Refused::Taken(Taken::ByGuard(by))) => return Err(self.lent(range, by)),
-                Err(Refused::NoRoom) => {
-                    let (object, budget) = (self.region.name().to_owned(), self.ledger().budget());
-                    let (dirty, limit) = (budget.dirty(), budget.dirty_limit());
-                    return Err(Error::DirtyLimit { object, range, dirty, limit });
-                }
+                Err(Refused::NoRoom) => return Err(self.no_room(range)),
             }
         }
+    }
+
+    fn no_room(&self, range: Range<u64>) -> Error {
+        let (object, budget) = (self.region.name().to_owned(), self.ledger().budget());
+        Error::DirtyLimit { object, range, dirty: budget.dirty(), limit: budget.dirty_limit() }
     }
 
     fn lent(&self, range: Range<u64>, by: Range<u64>) -> Error {
@@ -272,6 +288,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // Nobody can write any more, nor flush: what was written is nobody's.
+        self.close_window();
         let state = std::mem::take(&mut *lock(&self.state));
         let (mut dirty, ledger) = (state.dirty, self.ledger());
         let all = dirty.ranges(ledger);
