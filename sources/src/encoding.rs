@@ -54,6 +54,21 @@ pub(crate) fn foreign(text: &str) -> String {
     line
 }
 
+/// A path with all but letters, digits, `-._~` and `/` as `%XX`: RFC 3986, section 2.
+#[cfg_attr(not(feature = "s3"), allow(dead_code))]
+pub(crate) fn path_text(path: &str) -> String {
+    let mut text = String::with_capacity(path.len());
+    for &byte in path.as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                text.push(byte as char);
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
 /// RFC 4648, section 4, with padding.
 #[cfg(any(feature = "http", feature = "aws"))]
 pub(crate) fn base64(bytes: &[u8]) -> String {
@@ -130,6 +145,13 @@ mod tests {
     }
 
     #[cfg(any(feature = "http", feature = "aws"))]
+    #[test]
+    fn paths_keep_their_slashes() {
+        let text = path_text("a b/\u{e9}+~_x?#%");
+        assert_eq!(text, "a%20b/%C3%A9%2B~_x%3F%23%25");
+        assert_eq!(percent_decoded(&text).as_deref(), Some("a b/\u{e9}+~_x?#%"));
+    }
+
     #[test]
     fn base64_of_every_length() {
         for (text, expected) in [

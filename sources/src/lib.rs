@@ -31,7 +31,7 @@ pub mod local; // leaf, and sink: files
 #[cfg(feature = "http")]
 pub mod http; // leaf: any server with ranges
 #[cfg(feature = "s3")]
-pub mod s3; // leaf: buckets
+pub mod s3; // leaf, and sink: buckets
 #[cfg(feature = "store")]
 pub mod store; // leaf: any object_store
 #[cfg(feature = "aws")]
@@ -73,7 +73,7 @@ pub use pager::{
 #[cfg(feature = "http")]
 pub use crate::http::Http;
 #[cfg(feature = "s3")]
-pub use crate::s3::S3;
+pub use crate::s3::{S3, S3Sink, S3SinkOptions};
 #[cfg(feature = "store")]
 pub use crate::store::Store;
 pub use crate::{

@@ -244,6 +244,42 @@ impl S3 for Service {
         Ok(S3Response::new(UploadPartOutput { e_tag, ..Default::default() }))
     }
 
+    async fn upload_part_copy(
+        &self,
+        req: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        let input = req.input;
+        let CopySource::Bucket { bucket, key, version_id } = &input.copy_source else {
+            return Err(s3_error!(NotImplemented, "objects are copied from buckets"));
+        };
+        check_version(version_id.as_deref())?;
+        let object = self.store.get(bucket, key).map_err(refuse)?;
+        // S3 tells a copy that there is no 304 of it: every condition that fails is a 412.
+        let held = check_read(
+            &object,
+            input.copy_source_if_match.as_ref(),
+            input.copy_source_if_none_match.as_ref(),
+            input.copy_source_if_unmodified_since.as_ref(),
+            input.copy_source_if_modified_since.as_ref(),
+        );
+        held.map_err(|_| s3_error!(PreconditionFailed))?;
+        let bytes = match input.copy_source_range.as_deref() {
+            None => object.bytes.clone(),
+            Some(range) => copied(&object, range)?,
+        };
+        let upload = (input.bucket.as_str(), input.key.as_str(), input.upload_id.as_str());
+        let tag = self.store.put_part(upload, input.part_number, bytes).map_err(refuse)?;
+        let result = CopyPartResult {
+            e_tag: Some(ETag::Strong(tag)),
+            last_modified: Some(SystemTime::now().into()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            ..Default::default()
+        }))
+    }
+
     async fn complete_multipart_upload(
         &self,
         req: S3Request<CompleteMultipartUploadInput>,
@@ -334,6 +370,21 @@ fn select(object: &Stored, range: Option<Range>) -> S3Result<(Bytes, Option<Stri
     let text = format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1));
     // In bounds of a `Bytes`, hence of `usize`: `check` has cut the range to the object.
     Ok((object.bytes.slice(range.start as usize..range.end as usize), Some(text)))
+}
+
+/// The bytes that a part is copied from. S3 takes no range here but `bytes=first-last` within the object.
+fn copied(object: &Stored, range: &str) -> S3Result<Bytes> {
+    let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let bounds = bounds.and_then(|(first, last)| {
+        Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?))
+    });
+    match bounds {
+        Some((first, last)) if first <= last && last < object.bytes.len() => {
+            Ok(object.bytes.slice(first..last + 1))
+        }
+        Some(_) => Err(s3_error!(InvalidRange)),
+        None => Err(s3_error!(InvalidArgument, "the range is bytes=first-last")),
+    }
 }
 
 fn condition(

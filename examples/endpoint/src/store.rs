@@ -337,6 +337,11 @@ impl Store {
         contents.install(bucket, key, object, u64::MAX)
     }
 
+    /// Multipart uploads that are neither completed nor aborted.
+    pub fn open_uploads(&self) -> usize {
+        self.lock().uploads.len()
+    }
+
     /// Drops an upload and its parts.
     pub fn abort_upload(&self, (bucket, key, id): (&str, &str, &str)) -> Result<(), Refusal> {
         let mut contents = self.lock();

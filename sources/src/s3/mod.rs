@@ -22,6 +22,7 @@
 
 mod failure;
 mod list;
+mod sink; // objects replaced in places
 pub mod upload; // objects written in parts
 
 use std::{
@@ -48,7 +49,10 @@ use pager::{BlockSource, ByteStream, ObjectStat, SourceError, Strength, Version}
 
 use self::failure::Asked;
 pub(crate) use self::list::list_each;
-pub use self::list::{Listed, list};
+pub use self::{
+    list::{Listed, list},
+    sink::{S3Sink, S3SinkOptions},
+};
 use crate::{
     aws::Aws,
     body::{Body, WAIT_MAX, check_range, check_shape},

@@ -42,17 +42,17 @@ use crate::{
 /// User Guide, "Amazon S3 multipart upload limits").
 const PARTS_MAX: u64 = 10_000;
 const PART_BYTES_MIN: u64 = 5 << 20;
-const PART_BYTES_MAX: u64 = 5 << 30;
+pub(super) const PART_BYTES_MAX: u64 = 5 << 30;
 /// Sizes of parts are multiples of this.
 const PART_STEP: u64 = 1 << 20;
 /// A slow line brings so many bytes in a second at least; each part is given the time it takes.
-const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
+pub(super) const RATE_MIN_BYTES_PER_S: u64 = 256 << 10;
 /// The name, in an object's metadata, of the mark that its upload put there. When the answer to a
 /// conditional request is lost, the next attempt finds an object: ours if it bears our mark. Length
 /// and ETag may be those of another's.
-const MARK: &str = "extmem-upload";
+pub(super) const MARK: &str = "extmem-upload";
 /// The longest that giving up may take: somebody waits for the error.
-const ABORT_MAX: Duration = Duration::from_secs(10);
+pub(super) const ABORT_MAX: Duration = Duration::from_secs(10);
 
 /// How an object is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,10 +83,16 @@ impl Default for UploadOptions {
 impl UploadOptions {
     /// Bytes of a part of an object of `len` bytes, or `None` if there is no such object.
     fn part_bytes_for(&self, len: u64) -> Option<u64> {
-        let wanted = self.part_bytes.clamp(PART_BYTES_MIN, PART_BYTES_MAX);
-        let needed = len.div_ceil(PARTS_MAX).next_multiple_of(PART_STEP);
-        Some(wanted.max(needed)).filter(|&bytes| bytes <= PART_BYTES_MAX)
+        part_bytes_for(self.part_bytes, len)
     }
+}
+
+/// Bytes of a part of an object of `len` bytes, where `wanted` are wished for, or `None` if there is no such
+/// object.
+pub(super) fn part_bytes_for(wanted: u64, len: u64) -> Option<u64> {
+    let wanted = wanted.clamp(PART_BYTES_MIN, PART_BYTES_MAX);
+    let needed = len.div_ceil(PARTS_MAX).next_multiple_of(PART_STEP);
+    Some(wanted.max(needed)).filter(|&bytes| bytes <= PART_BYTES_MAX)
 }
 
 /// An object being written, from its first byte to its last.
@@ -385,7 +391,7 @@ struct Object {
 
 /// What tells one upload from every other: 128 bits that the system has drawn, by the keys of the
 /// standard library's hash tables.
-fn mark() -> String {
+pub(super) fn mark() -> String {
     use std::hash::{BuildHasher, RandomState};
     let drawn = || RandomState::new().hash_one(Chance::any_seed());
     format!("{:016x}{:016x}", drawn(), drawn())

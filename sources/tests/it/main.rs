@@ -10,6 +10,7 @@ mod faults;
 mod golden;
 mod leaves;
 mod regions;
+mod s3_sinks;
 mod served;
 mod servers;
 mod sinks;

@@ -133,13 +133,13 @@ const STAMPED: usize = 300_001;
 const CHILD: &str = "SOURCES_TEST_SINK_CHILD";
 
 /// A sink that stops for ever at one step of a flush, once it has said so.
-struct Stops {
-    sink: LocalSink,
-    at: Step,
+pub(crate) struct Stops<S> {
+    pub(crate) sink: S,
+    pub(crate) at: Step,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     Begun,
     Wrote,
     Commits,
@@ -147,7 +147,7 @@ enum Step {
     Never,
 }
 
-impl Stops {
+impl Stops<()> {
     async fn pass(at: Step, here: Step) {
         if at == here {
             println!("stopped");
@@ -159,7 +159,7 @@ impl Stops {
 struct Stopping(Box<dyn Writing>, Step);
 
 #[pager::async_trait]
-impl BlockSink for Stops {
+impl<S: BlockSink> BlockSink for Stops<S> {
     fn name(&self) -> &str {
         self.sink.name()
     }
@@ -192,13 +192,11 @@ impl Writing for Stopping {
 }
 
 /// Flushes one version after the other, each of one byte all over, until it is killed.
-fn stamp(path: &Path, at: Step) {
-    let pager = Pager::builder().budget_bytes(16 << 20).build().expect("a pager");
-    let sink = Stops { sink: LocalSink::new(path), at };
-    let source = Local::new(path).only_replaced();
+pub(crate) fn stamp(source: impl BlockSource, sink: impl BlockSink) {
+    let pager = Pager::builder().budget_bytes(64 << 20).build().expect("a pager");
     let region = pager.open_mut(source, sink).expect("the object");
     for round in 1..=u8::MAX {
-        region.write_at(0, &vec![round; STAMPED]).expect("written");
+        region.write_at(0, &vec![round; region.len() as usize]).expect("written");
         region.flush().expect("flushed");
         println!("flushed");
     }
@@ -212,7 +210,8 @@ fn what_a_killed_process_leaves_is_one_version() {
     if let Ok(order) = std::env::var(CHILD) {
         let (step, path) = order.split_once(' ').expect("a step and a path");
         let step = steps[step.parse::<usize>().expect("a number")];
-        return stamp(Path::new(path), step);
+        let sink = Stops { sink: LocalSink::new(path), at: step };
+        return stamp(Local::new(path).only_replaced(), sink);
     }
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("object");

@@ -179,6 +179,49 @@ fn parts_join_in_order_into_one_object() {
 }
 
 #[test]
+fn parts_are_copied_from_objects_under_a_condition() {
+    run(async {
+        let endpoint = fast();
+        let client = client(&endpoint);
+        let body = noise((6 << 20) + 77);
+        let key = "a key/with +%";
+        let put = client.put_object().bucket("box").key(key).body(ByteStream::from(body.clone()));
+        let tag = put.send().await.unwrap().e_tag().unwrap().to_owned();
+        let begun = client.create_multipart_upload().bucket("box").key("k").send().await.unwrap();
+        let id = begun.upload_id().unwrap();
+        assert_eq!(endpoint.store().open_uploads(), 1);
+        let copy = |number| {
+            let copy = client.upload_part_copy().bucket("box").key("k").upload_id(id);
+            copy.part_number(number).copy_source("box/a%20key/with%20%2B%25")
+        };
+        let whole = copy(1).copy_source_if_match(&tag).send().await.unwrap();
+        let part = copy(2).copy_source_range("bytes=5-1000").send().await.unwrap();
+        for (what, refusal, expected) in [
+            ("tag", copy(3).copy_source_if_match("\"other\"").send().await, 412),
+            ("range", copy(3).copy_source_range("bytes=5-9999999").send().await, 416),
+            ("form", copy(3).copy_source_range("bytes=5-").send().await, 400),
+            ("source", copy(3).copy_source("box/none").send().await, 404),
+            ("version", copy(3).copy_source("box/k?versionId=7").send().await, 404),
+        ] {
+            assert_eq!(refused(refusal.unwrap_err()).0, expected, "{what}");
+        }
+        let parts = [whole, part].into_iter().zip(1..).map(|(answer, number)| {
+            let tag = answer.copy_part_result().unwrap().e_tag().unwrap().to_owned();
+            CompletedPart::builder().part_number(number).e_tag(tag).build()
+        });
+        let upload = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let complete = client.complete_multipart_upload().bucket("box").key("k").upload_id(id);
+        let complete = complete.multipart_upload(upload);
+        let refusal = complete.clone().if_match("\"other\"").send().await.unwrap_err();
+        assert_eq!(refused(refusal), (404, "NoSuchKey".into()));
+        complete.send().await.unwrap();
+        assert_eq!(endpoint.store().open_uploads(), 0);
+        let kept = endpoint.store().get("box", "k").unwrap();
+        assert!(kept.bytes == [&body[..], &body[5..1001]].concat());
+    });
+}
+
+#[test]
 fn buckets_come_and_go() {
     run(async {
         let endpoint = fast();
