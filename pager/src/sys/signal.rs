@@ -456,3 +456,60 @@ fn futex_wake(word: &AtomicU32) {
     // SAFETY: the word is static; whoever waits there looks again.
     let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, 1) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since the seats are the process's.
+    #[test]
+    fn each_line_hears_of_its_own_and_wakes_them_alone() {
+        let lines = [Line::open().unwrap(), Line::open().unwrap()];
+        let state = |seat: &Seat| seat.state.load(SeqCst) & STATES;
+        let heard = |line: &Line| {
+            let mut addresses = Vec::new();
+            line.faults(&mut addresses);
+            addresses
+        };
+        // No region is here: nobody but this test sits on a seat.
+        let a = Seat::take(lines[0].id, 4096).unwrap();
+        let b = Seat::take(lines[1].id, 4096).unwrap();
+        let c = Seat::take(lines[0].id, 8192).unwrap();
+        assert_eq!((heard(&lines[0]), heard(&lines[0])), (vec![4096, 8192], vec![]));
+        lines[0].wake(&(0..4096));
+        assert_eq!([a, b, c].map(state), [HEARD, ASKED, HEARD], "the range ends before them");
+        // Also who has not been heard yet, and nobody of another line.
+        lines[1].wake(&(4096..4097));
+        lines[0].wake(&(8192..12_288));
+        assert_eq!([a, b, c].map(state), [HEARD, GO_ON, GO_ON]);
+        assert_eq!(heard(&lines[1]), vec![], "it goes on already");
+        for seat in [a, b, c] {
+            seat.state.store(EMPTY, SeqCst);
+        }
+
+        let all: Vec<_> = std::iter::from_fn(|| Seat::take(lines[1].id, 7)).collect();
+        assert_eq!(all.len(), SEATS_MAX, "and whoever finds none tries again later");
+        assert_eq!(heard(&lines[1]).len(), SEATS_MAX);
+        for seat in all {
+            seat.state.store(EMPTY, SeqCst);
+        }
+        assert!(
+            Seat::take(lines[1].id, 7).is_some_and(|seat| seat.state.swap(EMPTY, SeqCst) != EMPTY)
+        );
+    }
+
+    #[test]
+    fn an_address_is_watched_as_long_as_its_listening_lives() {
+        let line = Line::open().unwrap();
+        let page = [0u8; 64];
+        let start = page.as_ptr() as usize;
+        let at = |address: usize| Watched::at(address).map(|place| place.line.load(Relaxed));
+        let listening = line.watch(start..start + 64).unwrap();
+        let seen = [start - 1, start, start + 63, start + 64].map(at);
+        assert_eq!(seen, [None, Some(line.id), Some(line.id), None]);
+        drop(listening);
+        assert_eq!(at(start), None);
+        let many: Vec<_> = (0..REGIONS_MAX).map_while(|_| line.watch(8..16).ok()).collect();
+        assert!(many.len() > REGIONS_MAX - 100 && line.watch(8..16).is_err(), "{}", many.len());
+    }
+}
