@@ -187,8 +187,8 @@ impl Builder {
     /// - A unit in place is a mapping of its own, and so may be what lies between two. A process has 65,530
     ///   (`vm.max_map_count`), of which units take three quarters at most, 24,573 units. To open an
     ///   object of which the budget has room for more is refused.
-    /// - It is slower than userfaultfd: each unit is copied, and mapping it stops other faults of the process
-    ///   for a moment.
+    /// - It is slower than userfaultfd at small units, by up to two times at 64 KiB: each unit is copied, and
+    ///   mapping it stops other faults of the process for a moment.
     ///
     /// What cannot be had raises SIGBUS as elsewhere. Touched again it is asked for again, at the latest when
     /// 1,024 other units of its region have failed since.
