@@ -68,7 +68,7 @@ pub use crate::{
     stamp::Stamp,
     store::Store,
     verify::{Status, Verified},
-    watch::{LogPart, Look, Watcher},
+    watch::{LogPart, Look, PAGES_COUNTED_MAX, Watcher},
 };
 #[cfg(feature = "encryption")]
 pub use crate::{cloud::sealed::Keyring, rekey::Rekeyed};

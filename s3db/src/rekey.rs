@@ -14,6 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::{
     blob_id::BLOBS,
     catalog::CATALOG,
+    checkpoint::owner::OWNERS,
     client::CLIENTS,
     cloud::{
         Fault, Get, Objects, Put, PutIf,
@@ -77,7 +78,7 @@ impl Store {
         let swept = self.sweep().await;
         let mut all = Rekeyed::default();
         let mut seen = 0;
-        for prefix in [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, QUARANTINE] {
+        for prefix in [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, QUARANTINE, OWNERS] {
             let mut after: Option<String> = None;
             let at_once = if prefix == BLOBS { PARTS_AT_ONCE } else { AT_ONCE };
             loop {

@@ -29,6 +29,9 @@ use crate::{
     tree::{Freshness, search::search},
 };
 
+/// Pages that a look counts: counting a million would take a thousand calls each time.
+pub const PAGES_COUNTED_MAX: u64 = 10_000;
+
 /// Records of log objects that are remembered from one look to the next.
 const KNOWN_MAX: usize = 200_000;
 
@@ -52,7 +55,7 @@ pub struct LogPart {
 pub struct Look {
     /// The object store's clock, milliseconds since 1970.
     pub date_ms: u64,
-    /// Pages, orphans included.
+    /// Pages, orphans included: the first [`PAGES_COUNTED_MAX`] of them.
     pub pages: u64,
     /// Clients that have begun and are not forgotten.
     pub clients: u64,
@@ -85,6 +88,7 @@ impl Look {
 }
 
 /// A record that was in the log.
+#[derive(Clone)]
 struct Waiting {
     tree: PageId,
     key: Bytes,
@@ -110,7 +114,8 @@ impl Watcher {
     }
 
     /// What there is now: a list per thousand names, one read of each log object that was not there the
-    /// last time, and two calls for each queue that has messages.
+    /// last time, and a get, mostly a 304, of each leaf that something waits for; or a call for each queue,
+    /// and another one if it has messages.
     ///
     /// # Errors
     /// Whatever the services say. It can be called again.
@@ -120,7 +125,7 @@ impl Watcher {
         let clients = store.clients().await?;
         let mut look = Look {
             date_ms: store.pages.date_ms(),
-            pages: store.list(PAGES).await?.len() as u64,
+            pages: self.pages().await?,
             clients: clients.len() as u64,
             quarantined: store.list(QUARANTINE).await?.len() as u64,
             ..Look::default()
@@ -130,6 +135,20 @@ impl Watcher {
             _ => self.look_at_queues(&clients, &mut look).await?,
         }
         Ok(look)
+    }
+
+    /// How many pages there are, not all of them in memory.
+    async fn pages(&self) -> Result<u64, StoreError> {
+        let (mut count, mut after) = (0, None::<String>);
+        while count < PAGES_COUNTED_MAX {
+            let part = self.store.list_after(PAGES, after.as_deref()).await?;
+            count += part.names.len() as u64;
+            after = part.names.into_iter().next_back();
+            if !part.more || after.is_none() {
+                break;
+            }
+        }
+        Ok(count)
     }
 
     async fn look_at_objects(&mut self, look: &mut Look) -> Result<(), StoreError> {
@@ -147,9 +166,8 @@ impl Watcher {
             let (name, messages) = (format!("{:x}/{:x}", stream.client, stream.epoch), names.len());
             let mut part = LogPart { name, messages: messages as u64, waiting: 0, lag_ms: None };
             for (number, name) in names {
-                let before = self.known.remove(name);
-                let waiting = match before {
-                    Some(before) => before,
+                let waiting = match self.known.get(name) {
+                    Some(before) => before.clone(),
                     None => match self.records(*stream, *number, name).await? {
                         Some(records) => records,
                         None => {
@@ -167,6 +185,7 @@ impl Watcher {
             look.parts.push(part);
         }
         self.known = known;
+        self.newest.retain(|stream, _| streams.contains_key(stream));
         let newest = |names: &Vec<(u64, String)>| names.iter().map(|(number, _)| *number).max();
         for (stream, names) in streams {
             let Some(now) = newest(&names) else { continue };
@@ -236,13 +255,12 @@ impl Watcher {
         let shards = (0..store.database().shards).map(Scope::Shard);
         let forwards = store.log.forwards(clients).into_iter().map(Scope::Client);
         for scope in shards.chain(forwards) {
-            let messages = store.log.waiting(scope).await?;
+            let (name, messages, entries) = store.log.peek(scope).await?;
             if messages == 0 {
                 continue;
             }
-            let name = store.log.name_of(scope);
             let mut part = LogPart { name, messages, waiting: 0, lag_ms: None };
-            for entry in store.log.peek(scope).await? {
+            for entry in entries {
                 part.wait_for(entry.record.stamp, look.date_ms);
             }
             look.parts.push(part);

@@ -199,6 +199,43 @@ where
         Ok(Page { table: table.clone(), key: key.clone(), slot })
     }
 
+    /// The same, pinned by nobody: it may leave at once.
+    ///
+    /// # Errors
+    /// Gives both back when there is a value under `key`, or one is being loaded.
+    pub fn keep(
+        &self,
+        key: &K,
+        value: V,
+        reservation: Reservation,
+    ) -> Result<(), (V, Reservation)> {
+        let table = &self.0.table;
+        let weight = reservation.bytes();
+        let id = table.next_id.fetch_add(1, Ordering::Relaxed);
+        // The policy hears of it first, and not of one that is gone already; while it is not there it
+        // cannot be evicted.
+        self.0.tenancy.installed(id, weight.max(1), true);
+        let refused = match table.slots.entry(key.clone()) {
+            Entry::Occupied(_) => Some((value, reservation)),
+            Entry::Vacant(place) => {
+                table.keys.insert(id, key.clone());
+                table.bytes.fetch_add(weight, Ordering::Relaxed);
+                let loaded = Loaded { value, _reservation: reservation };
+                let (pins, touched) = (AtomicU32::new(0), AtomicBool::new(false));
+                let value = OnceCell::new_with(Some(loaded));
+                place.insert(Arc::new(Slot { id, weight, pins, touched, value }));
+                None
+            }
+        };
+        match refused {
+            Some(back) => {
+                self.0.tenancy.removed(id);
+                Err(back)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Bytes of the values that are resident, as whoever loaded them said.
     pub fn bytes(&self) -> u64 {
         self.0.table.bytes.load(Ordering::Relaxed)
@@ -534,7 +571,16 @@ mod tests {
             drop(insert(key, 30).ok().unwrap());
         }
         assert_eq!((pages.bytes(), pages.evicted(), budget.used()), (90, 8, 90));
-        assert!(pages.remove(&19));
+        assert_eq!(
+            pages.keep(&19, 7, pool.reserve(1).unwrap()).err().map(|(_, room)| room.bytes()),
+            Some(1)
+        );
+        assert!(pages.keep(&30, 30, pool.reserve(10).unwrap()).is_ok());
+        assert_eq!(
+            (pages.peek(&30), budget.pinned(), budget.used(), pool.len()),
+            (Some(30), 0, 100, 4)
+        );
+        assert!(pages.remove(&30) && pages.remove(&19));
         assert_eq!((pages.bytes(), pages.evicted(), budget.pinned()), (60, 8, 0));
         drop(pages);
         assert_eq!((budget.used(), pool.len()), (0, 0));

@@ -24,7 +24,8 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "SECONDS")]
     every: Option<u64>,
     /// Make these parts of the log its own, and sweep them alone: numbers of queues as in 0,3, or all.
-    /// Other clients only append there meanwhile; they take over 30 s after the last sweep
+    /// Other clients only append there meanwhile; they take over 30 s after the last sweep. Sweeps every
+    /// 15 s at least
     #[arg(long, value_name = "PARTS", requires = "every")]
     own: Option<String>,
 }
@@ -50,7 +51,10 @@ pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> 
     loop {
         if let Some(wanted) = &wanted {
             own(&db, wanted, output).await?;
-            tokio::time::sleep(Duration::from_secs(args.every.unwrap_or(1).max(1))).await;
+            // A claim is renewed within half a lease.
+            let most = db.store().settings().owner_lease.as_secs() / 2;
+            let seconds = args.every.unwrap_or(1).clamp(1, most.max(1));
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
             continue;
         }
         let done = Progress::during(output, &db, "sweeping", db.store().sweep()).await?;

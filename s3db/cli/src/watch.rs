@@ -7,7 +7,7 @@ use std::{
 };
 
 use s3db::{
-    Db, Look, Options, PoolCounts, StoreError, Watcher,
+    Db, Look, Options, PAGES_COUNTED_MAX, PoolCounts, StoreError, Watcher,
     cloud::{CallKind, Prices, ledger::Charge},
 };
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const FAILURES_MAX: u32 = 10;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Changes nothing. Lag is the age of the oldest record that is on no page yet; of a queue \
+    after_help = "Changes nothing, and counts 10,000 pages at most. Lag is the age of the oldest record that is on no page yet; of a queue \
 only a few messages are seen, so that it is at least that. Cost per hour is that of the log objects that \
 clients put while this looks (s3-log), and of watching itself: what they read, and how they checkpoint, \
 cannot be seen from here. A look that fails is told on stderr, and the next one follows; after ten in a \
@@ -151,9 +151,10 @@ impl Now {
         let look = &self.look;
         let hits =
             self.hit_ratio().map_or("-".to_owned(), |ratio| format!("{:.0}%", 100.0 * ratio));
+        let more = if look.pages >= PAGES_COUNTED_MAX { "+" } else { "" };
         format!(
             "{:>10} {:>8} {:>10} {:>10} {:>9} {:>11} {hits:>6} {:>12.8} {:>12.6}",
-            look.pages,
+            format!("{}{more}", look.pages),
             look.clients,
             look.messages(),
             look.waiting(),

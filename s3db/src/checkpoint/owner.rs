@@ -42,7 +42,7 @@ use crate::{
 const MAGIC: &str = "s3dW";
 const VERSION: u8 = 1;
 /// The object of all claims.
-const OWNERS: &str = "owners";
+pub(crate) const OWNERS: &str = "owners";
 /// Parts that one database has at most.
 const PARTS_MAX: usize = 1000;
 /// How far a claim may be ahead of what is known of the object store's clock: two processes know it within
@@ -208,6 +208,11 @@ impl Store {
                 self.ask_date().await?;
             }
             let (now_ms, now_us) = (self.pages.date_ms(), self.cloud.clock.monotonic_us());
+            // Those of owners that are gone: others would look for them for ever.
+            let is_old = |claim: &Claim| {
+                now_ms.saturating_sub(claim.date_ms) >= NOBODY_LEASES * lease_ms.max(1)
+            };
+            claims.parts.retain(|_, claim| !is_old(claim));
             let mut own = Vec::new();
             {
                 let mut known = self.owners.known();
@@ -266,8 +271,8 @@ impl Store {
         let parts: BTreeSet<u32> = parts.iter().copied().collect();
         let scopes = match self.database().backend {
             Backend::S3Log if parts.contains(&0) => {
-                let clients = self.clients().await?;
-                self.log.scopes(&clients).await?
+                // It finds streams by their objects.
+                self.log.scopes(&[]).await?
             }
             Backend::S3Log => Vec::new(),
             _ => parts.into_iter().map(Scope::Shard).collect(),
@@ -288,12 +293,13 @@ impl Store {
             known.read_us == 0 || age_us >= lease_ms * 1000 / 3 * leases
         };
         if is_due {
-            let claims = match self.read_claims().await {
-                Ok((claims, _)) => claims,
-                // Whoever cannot tell works.
-                Err(_) => Claims::default(),
-            };
-            self.owners.known().take(claims, self.cloud.clock.monotonic_us());
+            let claims = self.read_claims().await;
+            let (now_us, mut known) = (self.cloud.clock.monotonic_us(), self.owners.known());
+            match claims {
+                Ok((claims, _)) => known.take(claims, now_us),
+                // What is known ends by itself.
+                Err(_) => known.read_us = now_us,
+            }
         }
         let (now_ms, now_us) = (self.pages.date_ms(), self.cloud.clock.monotonic_us());
         let mut known = self.owners.known();

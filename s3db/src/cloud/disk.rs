@@ -9,6 +9,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -140,10 +141,11 @@ impl Folder {
     fn write_now(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let random = getrandom::u64().map_err(io::Error::other)?;
         let aside = self.path.join(format!("{name}-{random:016x}{TEMPORARY}"));
-        let create = || File::options().write(true).create_new(true).open(&aside);
+        // Pages of a bucket that others of this machine may not read.
+        let create = || File::options().write(true).create_new(true).mode(0o600).open(&aside);
         let file = match create() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir_all(&self.path)?;
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
                 create()?
             }
             file => file?,

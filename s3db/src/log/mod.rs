@@ -248,14 +248,10 @@ pub(crate) trait Log: Send + Sync {
     /// [`StoreError::Backlog`] when there is more, and whatever the services say.
     async fn look(&self, bytes_max: usize) -> Result<Vec<Arc<Vec<Entry>>>, StoreError>;
 
-    /// What `scope` is called by those who look at it.
-    fn name_of(&self, scope: Scope) -> String {
-        format!("{scope:?}")
-    }
-
-    /// Some of the changes that wait in `scope`, which stay where they are and are hidden from nobody.
-    async fn peek(&self, _scope: Scope) -> Result<Vec<Entry>, StoreError> {
-        Ok(Vec::new())
+    /// What `scope` is called, about how many messages it has, and some of the changes in them, which stay
+    /// where they are and are hidden from nobody. Makes no queue.
+    async fn peek(&self, scope: Scope) -> Result<(String, u64, Vec<Entry>), StoreError> {
+        Ok((format!("{scope:?}"), 0, Vec::new()))
     }
 
     /// What there is, without taking any of it.

@@ -467,13 +467,20 @@ impl Log for Queues {
         self.look_at_queues(bytes_max).await
     }
 
-    fn name_of(&self, scope: Scope) -> String {
-        Queues::name(scope)
-    }
-
-    async fn peek(&self, scope: Scope) -> Result<Vec<Entry>, StoreError> {
-        let queue = self.make(scope).await?;
+    async fn peek(&self, scope: Scope) -> Result<(String, u64, Vec<Entry>), StoreError> {
+        let queue = Queues::name(scope);
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        let depth = loop {
+            match self.cloud.queue.depth(&queue).await {
+                Ok(depth) => break depth,
+                // It is not there.
+                Err(Fault::Invalid { .. }) => break 0,
+                Err(fault) => attempts.after(fault).await?,
+            }
+        };
+        if depth == 0 {
+            return Ok((queue, 0, Vec::new()));
+        }
         let messages = loop {
             let none = Duration::ZERO;
             match self.cloud.queue.receive(&queue, BATCH_MAX, none, none).await {
@@ -486,7 +493,7 @@ impl Log for Queues {
                 Ok(Body::Here(transaction)) => Some(transaction.entries),
                 _ => None,
             });
-        Ok(bodies.flatten().collect())
+        Ok((queue, depth, bodies.flatten().collect()))
     }
 
     async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {

@@ -21,19 +21,22 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{Either, select};
 
 #[cfg(feature = "encryption")]
-use crate::cloud::sealed::{Of, Sealer};
+use crate::cloud::sealed::{Closed, Of, Sealer};
 use crate::{
-    cloud::{Delete, Disk, ETag, Fault, Get, Listing, Objects, Put, PutIf},
+    cloud::{Clock, Delete, Disk, DiskSpace, ETag, Fault, Get, Listing, Objects, Put, PutIf},
     frame::{FrameError, Reader, Writer},
     page::{PAGES, Page, PageId},
 };
@@ -48,6 +51,8 @@ const STEP_PART: u64 = 16;
 const LEFT_PARTS: u64 = 12;
 /// Bytes that a file takes at least, whatever is in it.
 const FILE_BYTES_MIN: u64 = 4096;
+/// How long a call of the disk may take.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Failures in a row after which the disk is left alone.
 const FAILURES_MAX: u64 = 3;
 
@@ -64,6 +69,17 @@ pub(super) struct DiskCounters {
     pub(super) removed: AtomicU64,
 }
 
+/// What came of opening a file's bytes.
+enum Opened {
+    Body(Bytes),
+    /// It needs a key that this process does not have.
+    #[cfg_attr(not(feature = "encryption"), expect(dead_code, reason = "nothing is sealed"))]
+    NoKey,
+    /// It is none of this database.
+    #[cfg_attr(not(feature = "encryption"), expect(dead_code, reason = "nothing is sealed"))]
+    Foreign,
+}
+
 /// A disk that keeps pages of one database.
 pub(crate) struct Tier {
     disk: Arc<dyn Disk>,
@@ -72,10 +88,9 @@ pub(crate) struct Tier {
     /// Opens what lies there, if the database is encrypted.
     #[cfg(feature = "encryption")]
     sealer: Option<Arc<Sealer>>,
-    /// Bytes written since it was last looked at what is there; the limit before the first time.
+    clock: Arc<dyn Clock>,
+    /// Bytes written since it was last looked at what is there; a step before the first time.
     since: AtomicU64,
-    /// Held by who looks.
-    looking: tokio::sync::Mutex<()>,
     failures: AtomicU64,
     /// Why it is left alone.
     off: Mutex<Option<String>>,
@@ -107,16 +122,17 @@ fn decode(file: &Bytes, object: &str) -> Result<(ETag, Bytes), FrameError> {
 }
 
 impl Tier {
-    /// At most `limit` bytes of `disk`, for the database of this id.
-    pub(crate) fn new(disk: Arc<dyn Disk>, limit: u64, database: u128) -> Tier {
+    /// A part of a disk, for the database of this id.
+    pub(crate) fn new(space: DiskSpace, database: u128, clock: Arc<dyn Clock>) -> Tier {
+        let (disk, limit) = (space.disk, space.bytes);
         Tier {
             disk,
             limit,
             database,
+            clock,
             #[cfg(feature = "encryption")]
             sealer: None,
-            since: AtomicU64::new(limit),
-            looking: tokio::sync::Mutex::default(),
+            since: AtomicU64::new(limit / STEP_PART),
             failures: AtomicU64::new(0),
             off: Mutex::default(),
             counters: DiskCounters::default(),
@@ -142,15 +158,15 @@ impl Tier {
         format!("{:032x}-{:032x}", self.database, id.0)
     }
 
-    /// Takes note of what the disk says. One that fails again and again is left alone.
-    fn noted<T>(&self, outcome: io::Result<T>) -> Option<T> {
+    /// What the disk says to a call, in time. One that fails again and again is left alone, and so is one
+    /// that does not answer: nobody is to wait for it.
+    async fn told<T>(&self, call: impl Future<Output = io::Result<T>>) -> Option<T> {
+        let outcome = match select(pin!(call), self.clock.sleep(WAIT_MAX)).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
         match outcome {
-            Ok(done) => {
-                if !self.is_off() {
-                    self.failures.store(0, Ordering::Relaxed);
-                }
-                Some(done)
-            }
+            Ok(done) => Some(done),
             Err(error) => {
                 if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
                     let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,39 +177,64 @@ impl Tier {
         }
     }
 
+    /// It does what it is there for. That it has no file, or lists some, says nothing: a disk that is full
+    /// does as well.
+    fn works(&self) {
+        if !self.is_off() {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// What there is of a page: its ETag, its bytes as they lie in the object store, and itself.
     async fn kept(&self, id: PageId) -> Option<(ETag, Bytes, Page)> {
         if self.is_off() {
             return None;
         }
         let name = self.file(id);
-        let file = self.noted(self.disk.read(&name).await)??;
+        let file = self.told(self.disk.read(&name)).await??;
         let object = id.object();
-        let found = decode(&file, &object).ok().and_then(|(etag, bytes)| {
-            let page = Page::decode(&self.opened(&object, &bytes)?).ok()?;
-            (page.id == id).then_some((etag, bytes, page))
-        });
-        if found.is_none() {
-            bump(&self.counters.damaged);
-            self.noted(self.disk.remove(&name).await);
+        let found = match decode(&file, &object) {
+            Ok((etag, bytes)) => match self.opened(&object, &bytes) {
+                Opened::Body(body) => {
+                    let page = Page::decode(&body).ok().filter(|page| page.id == id);
+                    page.map(|page| (etag, bytes, page))
+                }
+                // Others of this machine have that key.
+                Opened::NoKey => return None,
+                Opened::Foreign => None,
+            },
+            Err(_) => None,
+        };
+        match &found {
+            Some(_) => self.works(),
+            None => {
+                bump(&self.counters.damaged);
+                self.told(self.disk.remove(&name)).await;
+            }
         }
         found
     }
 
     /// What a frame holds.
-    fn opened(&self, object: &str, bytes: &Bytes) -> Option<Bytes> {
+    fn opened(&self, object: &str, bytes: &Bytes) -> Opened {
         #[cfg(feature = "encryption")]
         if let Some(sealer) = &self.sealer {
-            return sealer.open(Of::Object(object), bytes).ok();
+            return match sealer.open(Of::Object(object), bytes) {
+                Ok(body) => Opened::Body(body),
+                Err(Closed::NoKey(_)) => Opened::NoKey,
+                Err(Closed::Foreign(_)) => Opened::Foreign,
+            };
         }
         let _ = object;
-        Some(bytes.clone())
+        Opened::Body(bytes.clone())
     }
 
     /// The version `etag` of a page, if it is there.
     pub(super) async fn page(&self, id: PageId, etag: &ETag) -> Option<Page> {
         let found = self.kept(id).await.filter(|(there, ..)| there == etag);
-        bump(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
+        if found.is_some() {
+            bump(&self.counters.hits);
+        }
         found.map(|(_, _, page)| page)
     }
 
@@ -202,27 +243,26 @@ impl Tier {
         if self.is_off() || len > self.limit / STEP_PART {
             return;
         }
-        let file = encode(&id.object(), etag, bytes);
-        if self.noted(self.disk.write(&self.file(id), file).await).is_some() {
+        let (name, file) = (self.file(id), encode(&id.object(), etag, bytes));
+        // Before it is there: whoever is dropped meanwhile may have written it.
+        self.since.fetch_add(len.max(FILE_BYTES_MIN), Ordering::Relaxed);
+        if self.told(self.disk.write(&name, file)).await.is_some() {
+            self.works();
             bump(&self.counters.written);
-            self.since.fetch_add(len.max(FILE_BYTES_MIN), Ordering::Relaxed);
+            self.bound().await;
         }
-        self.bound().await;
     }
 
     /// Removes what was not used for longest, when there may be too much.
     async fn bound(&self) {
-        let is_due = || self.since.load(Ordering::Relaxed) >= self.limit / STEP_PART;
-        if !is_due() {
+        // One look for each step, by whoever comes, and any number at once: who rests here, as a scan does
+        // that reads ahead, or is dropped, is in nobody's way, and the next one comes a step later.
+        let step = (self.limit / STEP_PART).max(1);
+        let less = |since: u64| since.checked_sub(step);
+        if self.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
             return;
         }
-        // Not left to who looks just now: what was written since that one began counts.
-        let _looking = self.looking.lock().await;
-        if !is_due() {
-            return;
-        }
-        let Some(mut all) = self.noted(self.disk.list().await) else { return };
-        self.since.store(0, Ordering::Relaxed);
+        let Some(mut all) = self.told(self.disk.list()).await else { return };
         let mut total: u64 = all.iter().map(|kept| kept.bytes).sum();
         if total <= self.limit / 16 * LEFT_PARTS {
             return;
@@ -232,7 +272,7 @@ impl Tier {
             if total <= self.limit / 16 * (LEFT_PARTS - 1) {
                 break;
             }
-            if self.noted(self.disk.remove(&kept.name).await).is_some() {
+            if self.told(self.disk.remove(&kept.name)).await.is_some() {
                 bump(&self.counters.removed);
                 total -= kept.bytes;
             }
@@ -241,7 +281,7 @@ impl Tier {
 
     async fn forget(&self, id: PageId) {
         if !self.is_off() {
-            self.noted(self.disk.remove(&self.file(id)).await);
+            self.told(self.disk.remove(&self.file(id))).await;
         }
     }
 }
@@ -270,7 +310,7 @@ impl Objects for Tiered {
                 Ok(Get::Found { bytes, etag, date_ms })
             }
             (Get::Found { bytes, etag, date_ms }, _) => {
-                if unless.is_none() {
+                if unless.is_none() && !tier.is_off() {
                     bump(&tier.counters.misses);
                 }
                 tier.keep(id, &etag, &bytes).await;

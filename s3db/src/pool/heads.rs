@@ -15,6 +15,8 @@ use crate::{cloud::ETag, page::PageId};
 const HEAD_BYTES: u64 = 256;
 /// Heads whose bytes are reserved at a time.
 const STEP: usize = 16;
+/// Bytes that are reserved at a time.
+pub(super) const STEP_BYTES: u64 = STEP as u64 * HEAD_BYTES;
 /// Heads at most, whatever the budget is.
 const HEADS_MAX: u64 = 1 << 20;
 /// Heads at most, however small it is: a tree is some levels deep.
@@ -79,11 +81,16 @@ impl Heads {
         self.old.remove(&id);
     }
 
-    /// Remembers a head. Those that are forgotten for it come back, in an order of their own; not those
-    /// of pages that are `busy`.
+    /// Whether there is room for one more only with [`STEP_BYTES`] more.
+    pub(super) fn wants_room(&mut self, id: PageId) -> bool {
+        self.len() >= self.room.len() * STEP && self.get(id).is_none()
+    }
+
+    /// Remembers a head, with more `room` if it was wanted and is there. Those that are forgotten for it
+    /// come back, in an order of their own; not those of pages that are `busy`.
     pub(super) fn remember(
         &mut self,
-        pool: &Pool,
+        room: Option<Reservation>,
         id: PageId,
         head: Head,
         busy: impl Fn(PageId) -> bool,
@@ -102,7 +109,7 @@ impl Heads {
             gone = self.turn(&busy);
         }
         if self.len() >= self.room.len() * STEP {
-            match pool.reserve(STEP as u64 * HEAD_BYTES) {
+            match room {
                 Some(room) => self.room.push(room),
                 None => gone.extend(self.turn(&busy)),
             }
@@ -147,7 +154,8 @@ mod tests {
         let busy = |id: PageId| id == PageId(1);
         let mut gone = Vec::new();
         for id in 1..20_000 {
-            let (outcome, more) = heads.remember(&pool, PageId(id), head(1), busy);
+            let room = heads.wants_room(PageId(id)).then(|| pool.reserve(STEP_BYTES)).flatten();
+            let (outcome, more) = heads.remember(room, PageId(id), head(1), busy);
             assert_eq!(outcome, Remembered::Yes);
             gone.extend(more);
             assert!(heads.get(PageId(2)).is_some() || id < 2, "it is asked for all the time");
@@ -166,7 +174,10 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let pool = Pool::new(&budget, policy::default_eviction());
         let mut heads = Heads::new(&pool);
-        let mut remember = |id, head| heads.remember(&pool, PageId(id), head, |_| false).0;
+        let mut remember = |id, head| {
+            let room = heads.wants_room(PageId(id)).then(|| pool.reserve(STEP_BYTES)).flatten();
+            heads.remember(room, PageId(id), head, |_| false).0
+        };
         assert_eq!(remember(1, head(5)), Remembered::Yes);
         assert_eq!(remember(1, head(4)), Remembered::Older);
         let all = budget.try_reserve(budget.limit() - budget.used()).unwrap();

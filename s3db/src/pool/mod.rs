@@ -454,13 +454,19 @@ impl PageManager {
     /// Keeps what was reserved for the next page, as far as that may be.
     fn spare(&self, mut room: Reservation) {
         let most = self.pool.budget().limit() / SPARE_PART;
-        let mut spare = lock(&self.spare);
-        let there = spare.as_ref().map_or(0, Reservation::bytes);
-        room.shrink_to(room.bytes().min(most.saturating_sub(there)));
-        match spare.as_mut() {
-            Some(spare) => spare.merge(room),
-            None => *spare = Some(room),
-        }
+        let excess = {
+            let mut spare = lock(&self.spare);
+            let there = spare.as_ref().map_or(0, Reservation::bytes);
+            let stays = room.bytes().min(most.saturating_sub(there));
+            let excess = room.split(room.bytes() - stays);
+            match spare.as_mut() {
+                Some(spare) => spare.merge(room),
+                None => *spare = Some(room),
+            }
+            excess
+        };
+        // Wakes those who wait for bytes: not under a lock.
+        drop(excess);
     }
 
     /// Bytes that a page will take of which nothing is known: its frame, as it comes and as it is opened,
@@ -573,6 +579,11 @@ impl PageManager {
             self.spare(room);
             return Ok(None);
         };
+        if self.head(id).is_none_or(|now| now.etag != head.etag) {
+            // It was replaced meanwhile.
+            self.spare(room);
+            return Ok(None);
+        }
         self.fit(&mut room, &page).await?;
         Ok(Some(self.keep(page, head.etag, head.checked_us, head.date_ms, room)))
     }
@@ -606,7 +617,7 @@ impl PageManager {
         date_ms: u64,
         room: Reservation,
     ) -> Held {
-        let (id, page) = (page.id, Arc::new(page));
+        let (id, page, weight) = (page.id, Arc::new(page), room.bytes());
         let lend = |page, room| {
             bump(&self.counters.past_pins);
             Lent::counted(page, room)
@@ -619,7 +630,15 @@ impl PageManager {
                     Ok(pin) => Lent::pinned(pin),
                     Err((page, room)) => match self.pages.get_resident(&name) {
                         Some(pin) => Lent::pinned(pin),
-                        None => lend(page, room),
+                        // Pins hold as much as they may: the pool takes it in nevertheless, and whoever
+                        // reads it now has bytes of its own.
+                        None => match self.try_room(weight) {
+                            Some(copy) => {
+                                let _ = self.pages.keep(&name, page.clone(), room);
+                                lend(page, copy)
+                            }
+                            None => lend(page, room),
+                        },
                     },
                 }
             }
@@ -666,7 +685,10 @@ impl PageManager {
         // An answer that is on its way may be older than what is forgotten here: it would be taken for
         // new, by a client that has seen its own write already.
         let busy = |id| lock(&self.flights).contains_key(&id);
-        let (outcome, gone) = lock(&self.heads).remember(&self.pool, id, head, busy);
+        let wants_room = lock(&self.heads).wants_room(id);
+        // Which may have others give something up: not under the lock that every read takes.
+        let room = if wants_room { self.pool.reserve(heads::STEP_BYTES) } else { None };
+        let (outcome, gone) = lock(&self.heads).remember(room, id, head, busy);
         for (id, head) in gone {
             // Nobody finds it any more.
             self.pages.remove(&(id, head.etag));

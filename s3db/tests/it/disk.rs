@@ -1,14 +1,23 @@
 //! The disk tier, on a real disk.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use s3db::{
     Collection, Db, Options, Payload, PoolCounts,
-    cloud::{CallKind, Cloud, DiskSpace},
+    cloud::{
+        CallKind, Cloud, Disk, DiskSpace,
+        disk::{Folder, Kept},
+    },
 };
 
 use crate::{
@@ -214,6 +223,83 @@ async fn a_disk_is_bounded() {
         assert!(total > 4096 && total <= bytes, "{total}");
         assert!(one.pool_counts().disk_removed + other.pool_counts().disk_removed > 0);
     }
+}
+
+/// A disk that fails as it is told.
+struct Failing {
+    beneath: Folder,
+    /// Writes fail, as those of one that is full.
+    is_full: bool,
+    /// The next list is never answered.
+    hangs: AtomicBool,
+}
+
+#[async_trait]
+impl Disk for Failing {
+    async fn read(&self, name: &str) -> io::Result<Option<Bytes>> {
+        self.beneath.read(name).await
+    }
+
+    async fn write(&self, name: &str, bytes: Bytes) -> io::Result<()> {
+        match self.is_full {
+            true => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            false => self.beneath.write(name, bytes).await,
+        }
+    }
+
+    async fn remove(&self, name: &str) -> io::Result<()> {
+        self.beneath.remove(name).await
+    }
+
+    async fn list(&self) -> io::Result<Vec<Kept>> {
+        if self.hangs.swap(false, Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        self.beneath.list().await
+    }
+}
+
+fn failing(folder: &Path, bytes: u64, is_full: bool, hangs: bool) -> DiskSpace {
+    let beneath = Folder::new(folder);
+    DiskSpace { disk: Arc::new(Failing { beneath, is_full, hangs: AtomicBool::new(hangs) }), bytes }
+}
+
+/// One that can be read and listed, and is full: it was asked to take each page for ever.
+#[tokio::test]
+async fn a_disk_that_is_full_is_left_alone() {
+    let (cloud, folder) = (memory(), tempfile::tempdir().unwrap());
+    let mut options = options(None);
+    create(&cloud, &options).await;
+    fill(&cloud, &options, "one").await;
+    options.disk = Some(failing(folder.path(), 1 << 20, true, false));
+    let db = Db::over(cloud.clone(), &options).await.unwrap();
+    read_of(&db, "one").await;
+    assert_eq!(db.pool_counts().disk_off, 1);
+    assert!(db.store().disk_failure().is_some());
+}
+
+/// Who looks at what is there may never come back, as a scan that reads ahead and is left alone: nobody waits
+/// for that, and what is there is bounded nevertheless.
+#[tokio::test]
+async fn a_look_that_never_ends_is_in_nobodys_way() {
+    let (cloud, folder) = (memory(), tempfile::tempdir().unwrap());
+    let mut options = options(None);
+    create(&cloud, &options).await;
+    fill(&cloud, &options, "one").await;
+    let bytes = 64 << 10;
+    options.disk = Some(failing(folder.path(), bytes, false, true));
+    let db = Db::over(cloud.clone(), &options).await.unwrap();
+    let things = db.collection("things").await.unwrap();
+    let txn = db.begin();
+    let mut rests = txn.scan(&things);
+    let _ = tokio::time::timeout(Duration::from_millis(100), rests.next()).await;
+    read_of(&db, "one").await;
+    let total: u64 = files(folder.path())
+        .iter()
+        .map(|path| fs::metadata(path).unwrap().len().next_multiple_of(4096))
+        .sum();
+    assert!(total > 4096 && total <= bytes, "{total}");
+    assert_eq!(db.pool_counts().disk_off, 0);
 }
 
 /// Nothing depends on it: one that fails is left alone, and says why.
