@@ -186,7 +186,8 @@ impl Builder {
     ///   was resident.
     /// - A unit in place is a mapping of its own, and so may be what lies between two. A process has 65,530
     ///   (`vm.max_map_count`), of which units take three quarters at most, 24,573 units. To open an
-    ///   object of which the budget has room for more is refused.
+    ///   object of which the budget has room for more is refused. All pagers of the process share it: where
+    ///   they reach it, what is wanted cannot be had.
     /// - It is slower than userfaultfd at small units, by up to two times at 64 KiB: each unit is copied, and
     ///   mapping it stops other faults of the process for a moment.
     ///

@@ -45,6 +45,11 @@ const FAILED_MAX: usize = 1024;
 /// Units in place, or failed, of all regions of the process.
 static UNITS: AtomicU64 = AtomicU64::new(0);
 
+/// None of the units that were counted is in this process, which was forked.
+pub(super) fn forget_units() {
+    UNITS.store(0, Relaxed);
+}
+
 /// The most units that may be in place at a time in this process.
 pub(crate) fn units_max() -> u64 {
     static MOST: OnceLock<u64> = OnceLock::new();
@@ -95,7 +100,7 @@ impl RemapPort {
         match move_over(copy, mapping, offset) {
             Ok(()) => open.units.insert(offset, (len, false)),
             Err(error) => {
-                UNITS.fetch_sub(u64::from(is_new), Relaxed);
+                uncount(u64::from(is_new));
                 return Err(error);
             }
         };
@@ -118,7 +123,7 @@ impl Open {
         }
         for unit in inside {
             self.units.remove(&unit.start);
-            UNITS.fetch_sub(1, Relaxed);
+            uncount(1);
         }
         Ok(())
     }
@@ -156,7 +161,9 @@ impl Port for RemapPort {
         };
         let mut open = lock(&self.open);
         if !open.units.contains_key(&offset) {
-            count_one()?;
+            // Whatever the limit says, as without this the process ends: there are few of them, and a quarter
+            // of the mappings is left for such.
+            UNITS.fetch_add(1, Relaxed);
         }
         // Counted whatever becomes of it: after an error the process ends.
         open.units.insert(offset, (len, true));
@@ -194,8 +201,13 @@ impl Port for RemapPort {
 
 impl Drop for RemapPort {
     fn drop(&mut self) {
-        UNITS.fetch_sub(lock(&self.open).units.len() as u64, Relaxed);
+        uncount(lock(&self.open).units.len() as u64);
     }
+}
+
+/// So many units are in place no more. Those of a process that this one was forked from were never counted.
+fn uncount(units: u64) {
+    let _ = UNITS.fetch_update(Relaxed, Relaxed, |counted| Some(counted.saturating_sub(units)));
 }
 
 /// One unit more is in place.

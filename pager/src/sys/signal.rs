@@ -66,8 +66,8 @@ static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 static SPENT: AtomicBool = AtomicBool::new(false);
 /// What the kernel knows of ours, once it is set.
 static OURS: OnceLock<libc::sigaction> = OnceLock::new();
-/// One thread at a time sets it.
-static SETS: Mutex<()> = Mutex::new(());
+/// One thread at a time sets it, in the process that is named here.
+static SETS: Mutex<libc::pid_t> = Mutex::new(0);
 static NEXT_LINE: AtomicU32 = AtomicU32::new(1);
 
 /// Addresses whose faults are a pager's.
@@ -271,7 +271,12 @@ fn current() -> io::Result<libc::sigaction> {
 
 /// Sets the handler, once.
 fn listen() -> io::Result<()> {
-    let _one_at_a_time = SETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut of = SETS.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::mem::replace(&mut *of, this_process()) != this_process() {
+        // A forked child has none of the threads that sat here, and none of the units.
+        SEATS.iter().for_each(|seat| seat.state.store(EMPTY, SeqCst));
+        super::remap::forget_units();
+    }
     if OURS.get().is_some() {
         return Ok(());
     }
@@ -323,7 +328,12 @@ fn wait(watched: &Watched, address: usize, blocked: &libc::sigset_t) {
         }
         if !futex_wait(&seat.state, state, SLICE_MS) {
             let_through(blocked);
-            watched.ring();
+            match Watched::at(address) {
+                Some(watched) => watched.ring(),
+                // Nobody's any more, whose bell may be another descriptor by now: the touch is tried again,
+                // and told to whom it concerns.
+                None => break,
+            }
         }
     }
     seat.state.store(EMPTY, SeqCst);
