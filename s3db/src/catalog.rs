@@ -4,15 +4,17 @@
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
-//! | `database` | `s3dD` | id (16), log backend (1), shards (4); in version 2: 1, which is AES-256-GCM (1) |
+//! | `database` | `s3dD` | id (16), log backend (1), shards (4); in versions 2 and 3: cipher (1): 1 is AES-256-GCM, 0, in version 3, none |
 //! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1), kind of search key (1), what it needs (2 + n) |
 //!
 //! Kinds of search keys: 1 the payload; 2 a part: separator (1), number (2); 3 a JSON field: its name;
 //! 0 none: whoever writes records writes the entries too. In version 1 of a collection the last two
 //! fields are not there, and all are of that kind; in version 2 some are not. A collection is named here
 //! before its root is put; version 3 is as version 2, and says that the root was put: if it is not there it
-//! is lost, and no empty one may take its place. A database of version 2 is
-//! encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
+//! is lost, and no empty one may take its place. A database of version 2, or of
+//! version 3 with a cipher, is encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
+//! In one of version 3 the names of pages begin with the tag of their collection (`tag`), and collections
+//! can be curated (`curate`).
 
 use bytes::Bytes;
 
@@ -24,6 +26,7 @@ use crate::{
     retry::Attempts,
     search_by::SearchBy,
     settings::Settings,
+    tag::Tag,
 };
 
 const DATABASE_MAGIC: &str = "s3dD";
@@ -35,6 +38,8 @@ const RULES_VERSION: u8 = 2;
 const ROOT_VERSION: u8 = 3;
 /// Of databases that are encrypted.
 const ENCRYPTED_VERSION: u8 = 2;
+/// Of those whose pages have tags. Programs that know none would make pages without.
+const TAGS_VERSION: u8 = 3;
 /// What encrypts them: AES-256-GCM.
 const CIPHER: u8 = 1;
 /// The object that says what a database is. It is never sealed.
@@ -87,6 +92,9 @@ pub struct Database {
     pub shards: u32,
     /// Whether all other objects, and all messages, are sealed with keys that its clients have.
     pub is_encrypted: bool,
+    /// Whether the names of pages tell their collection. Not so in databases of before there were
+    /// curated collections and rights by collection: those cannot have any.
+    pub has_tags: bool,
 }
 
 /// A secondary index.
@@ -118,7 +126,11 @@ pub struct Collection {
 impl Database {
     /// The frame.
     pub fn encode(&self) -> Bytes {
-        let version = if self.is_encrypted { ENCRYPTED_VERSION } else { VERSION };
+        let version = match (self.has_tags, self.is_encrypted) {
+            (true, _) => TAGS_VERSION,
+            (false, true) => ENCRYPTED_VERSION,
+            (false, false) => VERSION,
+        };
         let mut to = Writer::new(DATABASE_MAGIC, version);
         to.u128(self.id);
         to.u8(match self.backend {
@@ -127,8 +139,8 @@ impl Database {
             Backend::S3Log => 2,
         });
         to.u32(self.shards);
-        if self.is_encrypted {
-            to.u8(CIPHER);
+        if version != VERSION {
+            to.u8(if self.is_encrypted { CIPHER } else { 0 });
         }
         to.finish()
     }
@@ -138,11 +150,11 @@ impl Database {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(bytes: &Bytes) -> Result<Database, FrameError> {
-        let (mut from, is_encrypted) = match Reader::new(bytes, DATABASE_MAGIC, ENCRYPTED_VERSION) {
-            Err(FrameError::Version { found: VERSION, .. }) => {
-                (Reader::new(bytes, DATABASE_MAGIC, VERSION)?, false)
+        let (mut from, version) = match Reader::new(bytes, DATABASE_MAGIC, TAGS_VERSION) {
+            Err(FrameError::Version { found: found @ (VERSION | ENCRYPTED_VERSION), .. }) => {
+                (Reader::new(bytes, DATABASE_MAGIC, found)?, found)
             }
-            from => (from?, true),
+            from => (from?, TAGS_VERSION),
         };
         let id = from.u128()?;
         let backend = match from.u8()? {
@@ -155,15 +167,36 @@ impl Database {
         if !(1..=1000).contains(&shards) {
             return Err(from.field("1 to 1,000 shards"));
         }
-        if is_encrypted && from.u8()? != CIPHER {
-            return Err(from.field("no known cipher"));
-        }
+        let has_tags = version == TAGS_VERSION;
+        let is_encrypted = match version {
+            VERSION => false,
+            _ => match from.u8()? {
+                CIPHER => true,
+                0 if has_tags => false,
+                _ => return Err(from.field("no known cipher")),
+            },
+        };
         from.done()?;
-        Ok(Database { id, backend, shards, is_encrypted })
+        Ok(Database { id, backend, shards, is_encrypted, has_tags })
     }
 }
 
 impl Collection {
+    /// Whether changes of it wait for a curator: it was created so.
+    pub fn is_curated(&self) -> bool {
+        Tag::of_page(self.root) == Tag::of(&self.name, true)
+    }
+
+    /// The first page that it names and that is none of its own, in a database whose pages have tags.
+    pub(crate) fn foreign_page(&self) -> Option<PageId> {
+        let own = [true, false].map(|is_curated| Tag::of(&self.name, is_curated));
+        let tag = Tag::of_page(self.root);
+        if !own.contains(&tag) {
+            return Some(self.root);
+        }
+        self.indexes.iter().map(|index| index.root).find(|root| Tag::of_page(*root) != tag)
+    }
+
     /// The frame. The name is that of the object.
     pub fn encode(&self) -> Bytes {
         let version = match self.indexes.iter().any(|index| index.by.is_some()) {
@@ -342,6 +375,29 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn databases_of_all_versions() {
+        let of = |is_encrypted, has_tags| Database {
+            id: 7,
+            backend: Backend::S3Log,
+            shards: 16,
+            is_encrypted,
+            has_tags,
+        };
+        for (database, version, cipher) in [
+            (of(false, false), VERSION, None),
+            (of(true, false), ENCRYPTED_VERSION, Some(CIPHER)),
+            (of(false, true), TAGS_VERSION, Some(0)),
+            (of(true, true), TAGS_VERSION, Some(CIPHER)),
+        ] {
+            let bytes = database.encode();
+            assert_eq!(bytes[4], version);
+            // Magic and version, 21 bytes of all versions, and a checksum.
+            assert_eq!(bytes.get(5 + 21).filter(|_| bytes.len() > 30).copied(), cipher);
+            assert_eq!(Database::decode(&bytes), Ok(database));
+        }
+    }
 
     /// A collection without rules is of version 1, which has no place for them, until its root is put.
     #[test]

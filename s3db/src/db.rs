@@ -285,6 +285,15 @@ impl Db {
         self.store().create_collection(name).await
     }
 
+    /// Creates a curated collection, or finds that it is there. What is committed there becomes true when a
+    /// curator approves it: [`Committed::proposed`] names it, and [`Store`] has what curators call.
+    ///
+    /// # Errors
+    /// As [`Store::create_curated`].
+    pub async fn create_curated(&self, name: &str) -> Result<Collection, StoreError> {
+        self.store().create_curated(name).await
+    }
+
     /// Finds a collection.
     ///
     /// # Errors

@@ -37,6 +37,18 @@ pub enum StoreError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The services do not let this client do that. Nothing was done.
+    #[error("{object}: not allowed to {action}: who has the right {right} may ({cause})")]
+    Denied {
+        /// The object, or the queue.
+        object: String,
+        /// What was tried: get, put, delete, list, send, receive.
+        action: &'static str,
+        /// Which right, as `s3db policy` prints it, lets somebody do that.
+        right: &'static str,
+        /// What the service said.
+        cause: String,
+    },
     /// Other clients changed the same object at every attempt. Nothing was changed; try again.
     #[error("{object} was changed by others at each of {attempts} attempts")]
     Contended {
@@ -113,6 +125,17 @@ pub enum StoreError {
     Backlog {
         /// How much, and how much may be.
         what: String,
+    },
+    /// A collection's entry in the catalogue leads to a page that is none of that collection.
+    #[error(
+        "{object} leads to page {page}, which belongs to another collection: restore it from a copy, or from \
+         an older version"
+    )]
+    Misled {
+        /// The entry.
+        object: String,
+        /// Where it leads.
+        page: PageId,
     },
     /// There is nothing of this name.
     #[error("there is no {0}")]

@@ -3,6 +3,7 @@
 
 pub mod cloud; // objects, queues, time and chance: what is passed in
 mod page_id; // the name of a page
+mod tag; // the collection that it tells
 mod error; // what can go wrong
 mod fail_point; // where a crash can cut a protocol
 mod settings; // what can be set, and the rules that hold
@@ -14,6 +15,7 @@ pub mod blob; // payloads that are objects of their own
 mod frame; // bytes: magic, body, checksum
 pub mod page; // one node of a tree
 mod tree; // a B-link tree over pages handed to it
+mod policy; // who may do what, in the words of AWS
 mod retry; // trying again what fails in passing
 mod pool; // pages held, aged and put
 mod log; // what a commit sends and a checkpoint applies
@@ -21,6 +23,7 @@ mod catalog; // what all clients agree upon
 mod client; // who writes: lives and stamps
 mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
+mod curate; // changes that wait for a curator
 mod store; // what one process shares
 mod content; // a payload, read part by part
 mod index; // secondary indexes: found by, built, compared
@@ -45,6 +48,7 @@ pub use crate::{
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
     content::Content,
+    curate::{Proposal, ProposalId},
     db::{Db, IndexRecords, Options, Records, Transaction},
     error::StoreError,
     estimate::{Estimate, Workload},
@@ -59,6 +63,7 @@ pub use crate::{
         stream::{LogRecords, StreamError},
     },
     page::INDEXES_MAX,
+    policy::{Names, Policy, Right, Service, Wish, policy},
     pool::{Eviction, PoolCounts},
     record::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,

@@ -5,8 +5,8 @@ use std::fmt;
 /// What the names of all pages' objects start with.
 pub const PAGES: &str = "page/";
 
-/// Names a page for ever. Random, so that a name is never used twice, and so that the names spread
-/// over all partitions of a bucket.
+/// Names a page for ever. The second half is random, so that a name is never used twice; the first is that of
+/// its tree's root: the tag of the collection, if the database has tags.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageId(pub u128);
 
@@ -32,6 +32,6 @@ impl fmt::Display for PageId {
 impl fmt::Debug for PageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Enough to tell pages apart in a trace.
-        write!(f, "{:08x}", (self.0 >> 96) as u32)
+        write!(f, "{:08x}", (self.0 >> 32) as u32)
     }
 }

@@ -20,6 +20,7 @@ use crate::{
         Fault, Get, Objects, Put, PutIf,
         sealed::{Closed, Of, Sealed, Sealer},
     },
+    curate::{APPROVED, PROPOSALS},
     error::StoreError,
     log::{Pending, QUARANTINE, objects::LOG, queues::SPILLED},
     page::PAGES,
@@ -78,7 +79,9 @@ impl Store {
         let swept = self.sweep().await;
         let mut all = Rekeyed::default();
         let mut seen = 0;
-        for prefix in [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, QUARANTINE, OWNERS] {
+        let prefixes =
+            [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, PROPOSALS, APPROVED, QUARANTINE, OWNERS];
+        for prefix in prefixes {
             let mut after: Option<String> = None;
             let at_once = if prefix == BLOBS { PARTS_AT_ONCE } else { AT_ONCE };
             loop {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     cloud::{Cloud, Fault},
     error::StoreError,
+    policy::right_for,
     settings::Settings,
 };
 
@@ -41,7 +42,13 @@ impl<'a> Attempts<'a> {
         if fault.is_transient() && self.again().await {
             return Ok(());
         }
-        Err(StoreError::Cloud { attempts: made, source: fault })
+        Err(match fault {
+            Fault::Forbidden { what: object, action, cause } => {
+                let right = right_for(&object, action);
+                StoreError::Denied { object, action, right, cause }
+            }
+            source => StoreError::Cloud { attempts: made, source },
+        })
     }
 
     /// The same, after someone else was faster at `object`.

@@ -19,7 +19,7 @@ use crate::{
     catalog::{self, Backend, CATALOG, Collection, Database, Index},
     checkpoint::{self, Checkpointed, owner::Owners},
     client::CLIENTS,
-    cloud::{Cloud, Fault, Listing, PutIf},
+    cloud::{Cloud, ETag, Fault, Listing, PutIf},
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{self, Left, Log, Scope},
@@ -28,6 +28,7 @@ use crate::{
     retry::Attempts,
     search_by::SearchBy,
     settings::{Rule, Settings},
+    tag::Tag,
     tree::{Freshness, Nodes},
 };
 
@@ -215,7 +216,8 @@ impl Store {
             return Err(StoreError::Invalid(format!("{shards} shards: 1 to 1,000 are possible")));
         }
         let id = cloud.chance.next_u128();
-        let database = Database { id, backend, shards, is_encrypted };
+        let has_tags = true;
+        let database = Database { id, backend, shards, is_encrypted, has_tags };
         if catalog::create_database(cloud, settings, &database).await? {
             return Ok(database);
         }
@@ -362,7 +364,37 @@ impl Store {
     /// # Errors
     /// A name that is none, and whatever the object store says.
     pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
-        let (root, indexes) = (self.pages.fresh_id(), Vec::new());
+        self.create_collection_as(name, false).await
+    }
+
+    /// The same, of a curated collection: changes of it are proposed by whoever commits them, and nobody sees
+    /// them before a curator approves ([`Store::approve`]).
+    ///
+    /// # Errors
+    /// As [`Store::create_collection`]; [`StoreError::Exists`] when it is there and not curated, and
+    /// [`StoreError::Invalid`] when the database was made before there were any.
+    pub async fn create_curated(&self, name: &str) -> Result<Collection, StoreError> {
+        if !self.database.has_tags {
+            let what =
+                "this database was made before there were curated collections: make a new one";
+            return Err(StoreError::Invalid(what.into()));
+        }
+        let of = self.create_collection_as(name, true).await?;
+        match of.is_curated() {
+            true => Ok(of),
+            false => Err(StoreError::Exists(format!("collection {name}, which is not curated,"))),
+        }
+    }
+
+    async fn create_collection_as(
+        &self,
+        name: &str,
+        is_curated: bool,
+    ) -> Result<Collection, StoreError> {
+        let (mut root, indexes) = (self.pages.fresh_id(), Vec::new());
+        if self.database.has_tags {
+            root = Tag::of(name, is_curated).page(root);
+        }
         let collection = Collection { name: name.to_owned(), root, indexes, has_root: false };
         catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
         reached(&self.cloud, FailPoint::Named).await;
@@ -371,10 +403,17 @@ impl Store {
 
     /// A collection as the catalogue has it, whether its roots are there or not.
     pub(crate) async fn peek_collection(&self, name: &str) -> Result<Collection, StoreError> {
+        Ok(self.find_collection(name).await?.0)
+    }
+
+    async fn find_collection(&self, name: &str) -> Result<(Collection, ETag), StoreError> {
         let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
-        let (collection, _) =
-            found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
-        Ok(collection)
+        let found = found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+        match found.0.foreign_page().filter(|_| self.database.has_tags) {
+            // Whoever may write this entry may not write, or have others write, what is not of its name.
+            Some(page) => Err(StoreError::Misled { object: format!("{CATALOG}{name}"), page }),
+            None => Ok(found),
+        }
     }
 
     /// Finds a collection.
@@ -417,7 +456,9 @@ impl Store {
         let declare = |of: &mut Collection| Ok(!std::mem::replace(&mut of.has_root, true));
         match self.change_collection(name, declare).await {
             // Who may only read leaves that to those who write.
-            Err(StoreError::Cloud { source: Fault::Denied { .. }, .. }) => Ok(()),
+            Err(
+                StoreError::Denied { .. } | StoreError::Cloud { source: Fault::Denied { .. }, .. },
+            ) => Ok(()),
             declared => declared,
         }
     }
@@ -456,8 +497,13 @@ impl Store {
     ) -> Result<Collection, StoreError> {
         catalog::check_name(index)?;
         by.check()?;
-        let root = self.pages.fresh_id();
+        let name_of_root = self.pages.fresh_id();
+        let has_tags = self.database.has_tags;
         self.change_collection(name, |collection| {
+            let root = match has_tags {
+                true => Tag::of_page(collection.root).page(name_of_root),
+                false => name_of_root,
+            };
             if let Some(there) = collection.indexes.iter().find(|there| there.name == index) {
                 return match &there.by {
                     Some(same) if same == by => Ok(false),
@@ -506,9 +552,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
-            let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
-            let (mut collection, etag) =
-                found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
+            let (mut collection, etag) = self.find_collection(name).await?;
             if !change(&mut collection)? {
                 return Ok(());
             }
@@ -720,7 +764,13 @@ impl Store {
             if let Err(error) = self.sweep_scope(scope, &mut done).await
                 && round.fails(error)
             {
-                break;
+                return round.end(done);
+            }
+        }
+        match self.sweep_approved().await {
+            Ok(more) => done += more,
+            Err(error) => {
+                round.fails(error);
             }
         }
         round.end(done)

@@ -107,7 +107,7 @@ impl Store {
         for name in self.collections().await? {
             let collection = match self.peek_collection(&name).await {
                 Ok(collection) => collection,
-                Err(error @ StoreError::Damaged { .. }) => {
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Misled { .. })) => {
                     found.problem(error.to_string());
                     continue;
                 }

@@ -13,6 +13,8 @@ mod output; // what people and machines get to see, and exit codes
 mod records; // init, put, get, del, scan
 mod script; // txn
 mod index; // index
+mod pending; // pending
+mod policy; // policy
 mod upkeep; // checkpoint, sweep, verify, gc, rekey
 mod watch; // watch
 mod cost; // cost
@@ -28,7 +30,7 @@ const HELP: &str = "\
 Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&endpoint=URL&sqs=URL; \
 file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
-Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record, \
+Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record or proposal, \
 4 verify, rekey or index check found problems, 141 the reader of the output went away.
 
 Examples:
@@ -66,6 +68,11 @@ enum Command {
     /// Find records by what they say: create, build, list, find, check
     #[command(subcommand)]
     Index(index::Command),
+    /// What waits for a curator: list, show, approve, reject
+    #[command(subcommand)]
+    Pending(pending::Command),
+    /// Print what AWS has to allow somebody, as an IAM policy
+    Policy(policy::Args),
     /// Bring what was committed to the pages, everywhere: the same as sweep
     Checkpoint(upkeep::Sweep),
     /// Bring what any client left in the log to the pages, once or again and again
@@ -111,6 +118,8 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Scan(args) => records::scan(&args, output).await,
         Command::Txn(args) => script::run(&args, output).await,
         Command::Index(command) => index::run(&command, output).await,
+        Command::Policy(args) => policy::run(&args, output).await,
+        Command::Pending(command) => pending::run(&command, output).await,
         Command::Checkpoint(args) | Command::Sweep(args) => upkeep::sweep(&args, output).await,
         Command::Verify(args) => upkeep::verify(&args, output).await,
         Command::Gc(args) => upkeep::gc(&args, output).await,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use s3db::{
-    Db, Eviction, Keyring, Options, StoreError, Transaction,
+    Committed, Db, Eviction, Keyring, Options, StoreError, Transaction,
     cloud::{CallKind, DiskSpace, Prices},
 };
 use serde_json::{Value, json};
@@ -140,6 +140,22 @@ impl Output {
         let (budget_bytes, has_worker) = (self.budget_bytes, false);
         let disk = self.disk.as_ref().map(|path| DiskSpace::folder(path, self.disk_bytes));
         Ok(Options { has_worker, keys, eviction, budget_bytes, disk, ..Options::default() })
+    }
+
+    /// Says what came of a commit: that it happened, if anyone wants to know, or what waits for a curator.
+    pub(crate) fn committed(&self, done: Committed, tells: bool) -> Result<(), Failure> {
+        let records = done.records;
+        match done.proposed {
+            Some(id) => self.say(
+                &format!("proposed {records} records: {id}"),
+                &json!({"proposed": id.to_string(), "records": records}),
+            ),
+            None => {
+                let text = format!("committed {records} records");
+                let text = if tells { &text[..] } else { "" };
+                self.say(text, &json!({"committed": records}))
+            }
+        }
     }
 
     /// Prints a line for people, or an object for machines.

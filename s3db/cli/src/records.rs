@@ -17,6 +17,7 @@ use crate::output::{Failure, Fresh, Output, collection, open};
   s3db init file:///tmp/db
   s3db init file:///tmp/db users orders
   s3db init file:///tmp/db --backend sqs-fifo --shards 4
+  s3db init file:///tmp/db prices --curated
   (umask 077; echo \"1 $(openssl rand -hex 32)\" > keys); s3db init file:///tmp/db users --keys keys")]
 pub(crate) struct Init {
     /// Where the database is to be, as in file:///tmp/db
@@ -26,6 +27,9 @@ pub(crate) struct Init {
     /// What carries commits: s3-log (objects, a commit is one put), sqs-standard or sqs-fifo
     #[arg(long, default_value = "s3-log", value_parser = backend)]
     backend: Backend,
+    /// Create the collections as curated: what is written there waits until `pending approve`
+    #[arg(long, requires = "collections")]
+    curated: bool,
     /// Queues of pending updates, for the backends that have them: 1 to 1000
     #[arg(long, default_value_t = 16)]
     shards: u32,
@@ -37,7 +41,7 @@ fn backend(name: &str) -> Result<Backend, String> {
 }
 
 pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
-    let Init { url, collections, backend, shards } = args;
+    let Init { url, collections, backend, curated, shards } = args;
     let options = Options { backend: *backend, shards: *shards, ..output.options()? };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
@@ -48,7 +52,10 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     for name in collections {
-        db.create_collection(name).await?;
+        match curated {
+            true => db.create_curated(name).await?,
+            false => db.create_collection(name).await?,
+        };
     }
     let database = db.store().database();
     let (backend, is_encrypted) = (database.backend.name(), database.is_encrypted);
@@ -61,7 +68,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         &text,
         &json!({
             "url": url, "created": is_new, "backend": backend, "encrypted": is_encrypted,
-            "collections": collections,
+            "collections": collections, "curated": curated,
         }),
     )?;
     output.close(db).await
@@ -114,8 +121,7 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
     let value = written(&db, args, input).await?;
     let mut txn = db.begin();
     txn.put_value(&of, &key, value)?;
-    txn.commit().await?;
-    output.say("", &json!({"committed": 1}))?;
+    output.committed(txn.commit().await?, false)?;
     output.close(db).await
 }
 
@@ -225,8 +231,7 @@ pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut txn = db.begin();
     txn.delete(&of, &key)?;
-    txn.commit().await?;
-    output.say("", &json!({"committed": 1}))?;
+    output.committed(txn.commit().await?, false)?;
     output.close(db).await
 }
 

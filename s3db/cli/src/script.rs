@@ -84,10 +84,8 @@ impl Script<'_> {
     }
 
     async fn commit(&mut self, txn: &mut Transaction<'_>) -> Result<(), Failure> {
-        let done = txn.commit().await?;
         // Said when it is durable, so whoever reads this can rely on it.
-        let text = format!("committed {} records", done.records);
-        self.output.say(&text, &json!({"committed": done.records}))
+        self.output.committed(txn.commit().await?, true)
     }
 
     async fn operation(&mut self, txn: &mut Transaction<'_>, text: &str) -> Result<(), Failure> {

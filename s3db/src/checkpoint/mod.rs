@@ -24,7 +24,7 @@ use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
     fail_point::{FailPoint, reached},
-    log::{Entry, Left, Poison, Scope, Transaction, queues::quarantine},
+    log::{Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
     settings::Rule,
     stamp::Stamp,
@@ -87,6 +87,12 @@ pub(crate) async fn checkpoint(
         }
         let mut outcome = Ok(());
         for (root, entries) in trees {
+            if store.is_curated(root) {
+                // What a curator approved comes another way.
+                let aside = put_aside(store, "not-approved", entries, &mut done).await;
+                outcome = outcome.and(aside);
+                continue;
+            }
             // One tree that is damaged is not in the way of the others. What is not on its page is
             // not acknowledged.
             let applied = apply_to_tree(store, root, entries, batch.through, &mut done).await;
@@ -108,7 +114,7 @@ pub(crate) async fn checkpoint(
 }
 
 /// Applies entries of one tree, in any order, under H1 to H3.
-async fn apply_to_tree(
+pub(crate) async fn apply_to_tree(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
@@ -131,7 +137,7 @@ async fn apply_to(
             return Err(StoreError::Lost { object: root.object() });
         }
         // No tree: the record is from nowhere. Kept, and counted, and not in the way.
-        return put_aside(store, entries, done).await;
+        return put_aside(store, "no-tree", entries, done).await;
     }
     apply(store, root, entries, through, done).await
 }
@@ -293,16 +299,18 @@ async fn apply_where_named(
     Ok(())
 }
 
-/// Puts records of a tree that does not exist into quarantine.
+/// Puts records that belong to no page into quarantine: of a tree that does not exist, or of a curated
+/// collection.
 async fn put_aside(
     store: &Store,
+    why: &str,
     entries: Vec<Entry>,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     let total = entries.len() as u32;
     let stamp = entries.first().map(|entry| entry.record.stamp).unwrap_or_default();
     let bytes = Transaction { client: stamp.client, epoch: 0, number: 0, total, entries }.encode();
-    let name = format!("no-tree-{:016x}-{:08x}", stamp.client, crate::frame::crc32c(&bytes));
+    let name = format!("{why}-{:016x}-{}", stamp.client, fingerprint(&bytes));
     quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
     done.poison += 1;
     Ok(())

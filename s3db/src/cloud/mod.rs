@@ -83,6 +83,17 @@ pub enum Fault {
         /// What the service said.
         cause: String,
     },
+    /// The service knows who asks, and does not let him. Trying again cannot help.
+    #[error("{what}: {action}: not allowed ({cause})")]
+    Forbidden {
+        /// The object or queue.
+        what: String,
+        /// What was asked for: `get`, `put`, `delete`, `list`; of a queue `create`, `send`, `receive`,
+        /// `acknowledge`, `depth`.
+        action: &'static str,
+        /// What the service said.
+        cause: String,
+    },
     /// Not called: what may be spent is spent ([`Spending`]).
     #[error("{what}: not called, for {cause}")]
     Spent {

@@ -116,7 +116,10 @@ impl Session {
             false => 0,
         };
         let mut look = Look { after_us, ..Look::default() };
-        found.iter().flat_map(|some| some.iter()).for_each(|entry| look.add(entry));
+        // What is in the log of a curated collection nobody approved.
+        let is_to_come = |entry: &&Entry| !store.is_curated(entry.tree);
+        let found = found.iter().flat_map(|some| some.iter());
+        found.filter(is_to_come).for_each(|entry| look.add(entry));
         Ok(look)
     }
 

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -60,6 +60,8 @@ pub struct Session {
     observed: AtomicU64,
     memory: Mutex<Memory>,
     transactions: AtomicU64,
+    /// Whether this life has a stream in the log, as far as it made one.
+    has_appended: AtomicBool,
 }
 
 /// What it takes to commit.
@@ -168,7 +170,8 @@ impl Session {
     /// A session whose life begins with its first commit.
     pub fn reader(store: Arc<Store>, client: u64) -> Session {
         let (life, claimed, memory, observed, transactions) = Default::default();
-        Session { store, client, life, claimed, observed, memory, transactions }
+        let has_appended = AtomicBool::new(false);
+        Session { store, client, life, claimed, observed, memory, transactions, has_appended }
     }
 
     async fn life(&self) -> Result<&Life, StoreError> {
@@ -269,6 +272,10 @@ impl Session {
         store.work_off().await?;
         if store.database().backend != Backend::S3Log {
             // Messages are anyone's to send on and to apply: nothing there needs the client.
+            return life.me.retire().await;
+        }
+        if !self.has_appended.load(Ordering::Relaxed) {
+            // Who only proposed has no stream, and perhaps no right to look for one.
             return life.me.retire().await;
         }
         let stream = self.stream();
@@ -627,6 +634,8 @@ impl Session {
         if txn.is_empty() {
             return Ok(Committed::default());
         }
+        // Where it becomes true when a curator says so, it is put where curators look.
+        let curated = txn.curated(&self.store)?;
         if !txn.is_unclear {
             self.make_room().await?;
         }
@@ -662,6 +671,10 @@ impl Session {
         if !txn.is_unclear {
             life.me.check_goes_on()?;
         }
+        if let (Some(tag), None) = (curated, &too_old) {
+            return self.propose(txn, tag, &transaction).await;
+        }
+        self.has_appended.store(true, Ordering::Relaxed);
         // What an earlier attempt sent can still arrive, whatever comes of this one. And this one
         // may end here, with its future.
         let was_unclear = std::mem::replace(&mut txn.is_unclear, true);
@@ -693,7 +706,7 @@ impl Session {
         if !puts_first {
             self.put_blobs(txn).await?;
         }
-        Ok(Committed { number, records: total })
+        Ok(Committed { number, records: total, proposed: None })
     }
 
     /// Finds out where each change goes, and stamps it: once, so that every attempt to commit is

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     blob::{Blob, REFERENCE_BYTES, Value},
     commit::{Level, fresh::LookCell},
+    curate::ProposalId,
     error::StoreError,
     log::{Entry, transaction},
     page::PageId,
@@ -69,8 +70,10 @@ pub(crate) enum Write {
 pub struct Committed {
     /// The client's count of its transactions; 0 for one without changes.
     pub number: u64,
-    /// How many records it changed.
+    /// How many records it changed, or is to change.
     pub records: u32,
+    /// Of a transaction that changes a curated collection: what waits for a curator. Nothing is changed yet.
+    pub proposed: Option<ProposalId>,
 }
 
 impl Txn {

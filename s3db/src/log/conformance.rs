@@ -125,7 +125,7 @@ impl Bench {
             let stamp = Stamp { clock: self.clock + sequence, client: self.client, sequence };
             let key = Key::new(format!("{number}-{n}")).unwrap();
             let payload = Payload::new(vec![b'x'; bytes]).unwrap();
-            let page = PageId(u128::from(*page) << 64 | 1);
+            let page = PageId(1 << 64 | u128::from(*page));
             transaction::primary(TREE, page, stamp, key, Some(payload))
         };
         let entries: Vec<Entry> = pages.iter().enumerate().map(entry).collect();

@@ -21,6 +21,7 @@ mod conformance; // what all of them promise
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 
 pub use transaction::{Entry, Transaction};
 
@@ -38,6 +39,14 @@ use crate::{
 
 /// What the names start with of objects that hold bytes which cannot be decoded.
 pub(crate) const QUARANTINE: &str = "quarantine/";
+
+/// What the names of bytes in quarantine end with, so that the same bytes get the same name and others another
+/// one: the first 64 bits of their SHA-256. A CRC would not do: of a frame that ends in its own it is always
+/// the same.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// One change of one index or record. Redo only: it says what holds afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1000,9 +1000,9 @@ fn by_stream(tickets: &[Ticket]) -> BTreeMap<Stream, Vec<u64>> {
 
 fn poison(stream: Stream, number: u64, bytes: Bytes) -> Poison {
     // The same bytes get the same name, however often they are found.
-    let sum = crate::frame::crc32c(&bytes);
+    let sum = super::fingerprint(&bytes);
     let Stream { client, epoch } = stream;
-    Poison { name: format!("log-{client:016x}-{epoch:016x}-{number:016x}-{sum:08x}"), bytes }
+    Poison { name: format!("log-{client:016x}-{epoch:016x}-{number:016x}-{sum}"), bytes }
 }
 
 #[cfg(test)]

@@ -23,6 +23,15 @@ pub(crate) struct Found {
     pub(crate) unlinked: Vec<(u8, Bytes, PageId)>,
 }
 
+/// Pages that a search was led to, and could not read.
+#[derive(Default)]
+struct Holes {
+    /// They are not there, as the newest inner pages have it.
+    missing: HashSet<PageId>,
+    /// Why the last one may not be read. Of a page that is not there S3 says the same, to who may not list.
+    denied: Option<StoreError>,
+}
+
 /// Searches the page of `level` that owns `key`. `None` when the tree is not that high.
 ///
 /// Inner pages may be old copies; the page found is as new as `age` says.
@@ -33,20 +42,29 @@ pub(crate) async fn search(
     level: u8,
     age: Freshness,
 ) -> Result<Option<Found>, StoreError> {
-    let mut missing = HashSet::new();
+    let mut holes = Holes::default();
     // A page that is not there was deleted after a copy of its parent was cached: what the newest
     // inner pages know comes next, and what they name in vain is left out.
     let mut inner_age = Freshness::Cached;
     loop {
         // A neighbour of the goal's level can be as old as a parent.
         let age = if inner_age == Freshness::Newest { Freshness::Newest } else { age };
-        match attempt(nodes, root, key, level, age, inner_age, &missing).await? {
+        let found = attempt(nodes, root, key, level, age, inner_age, &mut holes).await;
+        let found = match (found, &holes.denied) {
+            // For want of a page that may not be read.
+            (Err(StoreError::Tree { .. }), Some(denied)) => Err(denied.clone()),
+            (found, _) => found,
+        };
+        match found? {
             Ok(found) => return Ok(found),
             Err(gone) if gone == root => {
                 return Err(StoreError::Lost { object: root.object() });
             }
             Err(gone) => {
-                if inner_age == Freshness::Newest && !missing.insert(gone) {
+                if inner_age == Freshness::Newest && !holes.missing.insert(gone) {
+                    if let Some(denied) = holes.denied {
+                        return Err(denied);
+                    }
                     return Err(StoreError::Tree { page: gone, what: "is linked, but not there" });
                 }
                 inner_age = Freshness::Newest;
@@ -55,7 +73,7 @@ pub(crate) async fn search(
     }
 }
 
-/// One way down. The inner error is a page that was not there.
+/// One way down. The inner error is a page that was not there, or that may not be read.
 async fn attempt(
     nodes: &(impl Nodes + ?Sized),
     root: PageId,
@@ -63,7 +81,7 @@ async fn attempt(
     level: u8,
     age: Freshness,
     inner_age: Freshness,
-    missing: &HashSet<PageId>,
+    holes: &mut Holes,
 ) -> Result<Result<Option<Found>, PageId>, StoreError> {
     let mut unlinked = Vec::new();
     let mut inherited_low: Option<Bytes> = None;
@@ -72,7 +90,13 @@ async fn attempt(
     let mut expected: Option<u8> = None;
     for _ in 0..HOPS_MAX {
         let is_goal = expected == Some(level);
-        let fetched = nodes.node(id, if is_goal { age } else { inner_age }).await?;
+        let fetched = match nodes.node(id, if is_goal { age } else { inner_age }).await {
+            Err(error @ StoreError::Denied { .. }) if id != root => {
+                holes.denied = Some(error);
+                None
+            }
+            fetched => fetched?,
+        };
         let Some(mut held) = fetched else { return Ok(Err(id)) };
         if expected.is_none() && held.page.level == level && age != Freshness::Cached {
             // The root is the goal.
@@ -107,7 +131,7 @@ async fn attempt(
         if page.level == level {
             return Ok(Ok(Some(Found { held, inherited_low, unlinked })));
         }
-        let Some(child) = choose(&page, key, missing) else {
+        let Some(child) = choose(&page, key, &holes.missing) else {
             return Err(StoreError::Tree { page: id, what: "is an inner page without a child" });
         };
         inherited_low = None;

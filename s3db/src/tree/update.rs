@@ -17,6 +17,7 @@ use crate::{
     fail_point::FailPoint,
     page::{Page, PageId},
     settings::Rule,
+    tag::Tag,
     tree::{
         Freshness, Nodes, Swap,
         search::{Found, search},
@@ -51,8 +52,9 @@ pub(crate) async fn update(
             repair(nodes, root, unlinked).await;
             return Ok(Some(page));
         }
-        let pieces =
-            split::split(&page, page.id == root, nodes.bytes_max(level), || nodes.fresh_id());
+        let pieces = split::split(&page, page.id == root, nodes.bytes_max(level), || {
+            Tag::of_page(root).page(nodes.fresh_id())
+        });
         let (created, head) = match pieces {
             None => (Vec::new(), page.clone()),
             Some(pieces) => (pieces.created, pieces.head),

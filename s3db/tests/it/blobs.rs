@@ -11,7 +11,6 @@ use s3db::{
         embedded::Memory,
         model::{Faults, Process},
     },
-    page::PageId,
 };
 
 use crate::{
@@ -364,12 +363,16 @@ async fn a_collection_that_was_begun_is_finished() {
     let cloud = memory();
     let (db, things) = create(&cloud, Backend::S3Log).await;
     assert!(things.has_root);
-    let begun = Collection { name: "begun".into(), root: PageId(77), has_root: false, ..things };
-    let put = cloud.objects.put("catalog/begun", begun.encode(), PutIf::Absent).await;
+    // By somebody else, whose pages nobody here has seen.
+    let other = Db::over(cloud.clone(), &in_parts(Backend::S3Log)).await.unwrap();
+    let made = other.create_collection("begun").await.unwrap();
+    let begun = Collection { has_root: false, ..made };
+    assert_eq!(cloud.objects.delete(&begun.root.object(), None).await, Delete::Gone);
+    let put = cloud.objects.put("catalog/begun", begun.encode(), PutIf::Always).await;
     assert!(matches!(put, Put::Stored(_)));
     let error = db.store().collect_garbage(Duration::ZERO).await.unwrap_err().to_string();
     assert!(error.contains("collection begun") && error.contains("create it again"), "{error}");
-    let root = PageId(77).object();
+    let root = begun.root.object();
     assert_eq!(cloud.objects.get(&root, None).await, Ok(Get::Absent), "gc puts no root");
     let finished = db.create_collection("begun").await.unwrap();
     assert_eq!(finished, Collection { has_root: true, ..begun });

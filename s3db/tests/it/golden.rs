@@ -133,7 +133,7 @@ fn objects_of_version_1_are_still_written_and_read() {
         Inspected::Message(Stored { hidden_until_ms, receives, holder, group, body })
     };
     let database = |id, backend, shards| {
-        Inspected::Database(Database { id, backend, shards, is_encrypted: false })
+        Inspected::Database(Database { id, backend, shards, is_encrypted: false, has_tags: false })
     };
     let with_blob = LoggedTransaction {
         client: 7,

@@ -3,6 +3,7 @@
 mod aws;
 mod blobs;
 mod claims;
+mod curate;
 mod conformance;
 mod disk;
 mod embedded;
@@ -18,6 +19,7 @@ mod model;
 mod mutations;
 mod owners;
 mod pool;
+mod policy;
 mod printed;
 mod scans;
 mod sealed;

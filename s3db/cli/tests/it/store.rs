@@ -68,6 +68,64 @@ fn fresh_reads() {
     }
 }
 
+/// What is written waits until somebody approves it.
+#[test]
+fn curated_collections() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "prices", "--curated"]);
+    run(&["init", &url, "open"]);
+    s3db().args(["init", &url, "open", "--curated"]).assert().code(1);
+    s3db().args(["init", &url, "--curated"]).assert().code(2);
+    let proposed = |args: &[&str]| {
+        let said: serde_json::Value = serde_json::from_str(&run(args)).unwrap();
+        said["proposed"].as_str().unwrap().to_owned()
+    };
+    let first = proposed(&["put", &url, "prices", "bread", "1", "--json"]);
+    let second = proposed(&["put", &url, "prices", "milk", "2", "--json"]);
+    run(&["sweep", &url]);
+    s3db().args(["get", &url, "prices", "bread", "--fresh"]).assert().code(3);
+    let listed = run(&["pending", "list", &url, "prices"]);
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(listed.contains(&first) && listed.contains("\t1 changes\t"), "{listed}");
+    assert!(run(&["pending", "list", &url, "prices", "--names", "--limit", "1"]).len() == 65);
+    let shown = run(&["pending", "show", &url, "prices", &first]);
+    assert!(shown.starts_with("put\tbread\t1\tnow: -\t"), "{shown}");
+    let approved = run(&["pending", "approve", &url, "prices", &first]);
+    assert_eq!(approved, "approved: 1 of 1 records changed\n");
+    assert_eq!(run(&["get", &url, "prices", "bread"]), "1");
+    assert_eq!(run(&["pending", "reject", &url, "prices", &second]), "rejected\n");
+    for decided in [&first, &second] {
+        for what in ["show", "approve", "reject"] {
+            s3db().args(["pending", what, &url, "prices", decided]).assert().code(3);
+        }
+    }
+    assert_eq!(run(&["pending", "list", &url, "prices"]), "");
+    s3db().args(["pending", "approve", &url, "prices", "5b1c"]).assert().code(2);
+    s3db().args(["pending", "list", &url, "open"]).assert().code(1);
+    let txn = |script: &str| s3db().args(["txn", &url]).write_stdin(script.to_owned()).assert();
+    txn("del prices bread\n").success();
+    let told = txn("put prices a 1\nput open a 1\n").code(1);
+    let error = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+    assert!(error.contains("changes nothing else"), "{error}");
+    let verified = run(&["verify", &url]);
+    assert!(verified.ends_with("no problems\n"), "{verified}");
+}
+
+/// Policies are for buckets; without one, or with a right that is none, that is told.
+#[test]
+fn policies_are_for_buckets() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "users"]);
+    let policy = |args: &[&str]| s3db().arg("policy").args(args).assert();
+    let told = policy(&[&url, "--collection", "users", "--right", "read"]).code(1);
+    let error = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+    assert!(error.contains("in a bucket"), "{error}");
+    let told = policy(&[&url, "--collection", "users", "--right", "own"]).code(2);
+    let error = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+    assert!(error.contains("read, write, propose, curate, keep"), "{error}");
+    policy(&[&url, "--right", "read"]).code(2);
+}
+
 /// Larger than a page, and than a part of a blob.
 #[test]
 fn files_come_and_go() {

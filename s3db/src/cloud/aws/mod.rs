@@ -36,6 +36,7 @@ use sources::aws::{Aws, AwsOptions};
 use crate::{
     cloud::{Cloud, Fault, embedded::System},
     error::StoreError,
+    policy::Names,
 };
 
 pub use objects::S3;
@@ -65,6 +66,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// What policies call it.
+    pub fn names(&self) -> Names {
+        let (bucket, prefix) = (self.bucket.clone(), self.prefix.clone());
+        Names { bucket, prefix, queues: self.queue_prefix() }
+    }
+
     /// What the names of all its queues begin with: they share an account with everyone else's.
     fn queue_prefix(&self) -> String {
         let whole = format!("{}/{}", self.bucket, self.prefix);
@@ -138,7 +145,11 @@ struct Failed {
 
 impl Failed {
     /// `changes` says that the call may have an effect: then 5xx says nothing about it.
-    fn of<E>(what: &str, error: &SdkError<E, HttpResponse>, changes: bool) -> Failed
+    fn of<E>(
+        (what, action): (&str, &'static str),
+        error: &SdkError<E, HttpResponse>,
+        changes: bool,
+    ) -> Failed
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
@@ -163,7 +174,9 @@ impl Failed {
             (SdkError::ServiceError(_), Some(500..)) if changes => Fault::Unknown { what, cause },
             (SdkError::ServiceError(_), _) if is_throttled => Fault::Throttled { what },
             (SdkError::ServiceError(_), Some(500..)) => Fault::Unknown { what, cause },
-            (SdkError::ServiceError(_), Some(401 | 403)) => Fault::Denied { what, cause },
+            (SdkError::ServiceError(_), Some(401 | 403)) => {
+                Fault::Forbidden { what, action, cause }
+            }
             (SdkError::ServiceError(_), _) => Fault::Invalid { what, cause },
             _ => Fault::Unknown { what, cause },
         };

@@ -75,7 +75,7 @@ impl S3 {
                 Ok(Get::Found { bytes, etag, date_ms: self.dates.newest_ms() })
             }
             Err(error) => {
-                let failed = Failed::of(&shown, &error, false);
+                let failed = Failed::of((shown.as_str(), "get"), &error, false);
                 match (failed.status, failed.code.as_str()) {
                     (Some(304), _) => Ok(Get::Unchanged { date_ms: self.dates.newest_ms() }),
                     (Some(404), code) if code != "NoSuchBucket" => Ok(Get::Absent),
@@ -102,7 +102,7 @@ impl S3 {
                 }
             }),
             Err(error) => {
-                let failed = Failed::of(&shown, &error, true);
+                let failed = Failed::of((shown.as_str(), "put"), &error, true);
                 Ok(match (failed.status, failed.code.as_str()) {
                     (Some(412), _) => Put::Refused,
                     (Some(409), _) => Put::Conflict,
@@ -123,7 +123,7 @@ impl S3 {
         match call.send().await {
             Ok(_) => Ok(Delete::Gone),
             Err(error) => {
-                let failed = Failed::of(&shown, &error, true);
+                let failed = Failed::of((shown.as_str(), "delete"), &error, true);
                 Ok(match (failed.status, failed.code.as_str()) {
                     (Some(412), _) => Delete::Refused,
                     (Some(409), _) => Delete::Conflict,
@@ -174,7 +174,7 @@ impl Objects for S3 {
             .max_keys(i32::try_from(max).unwrap_or(1000).clamp(1, 1000));
         let answer = match timeout(CALL_MAX, call.send()).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(Failed::of(&shown, &error, false).fault),
+            Ok(Err(error)) => return Err(Failed::of((shown.as_str(), "list"), &error, false).fault),
             Err(_) => return Err(timed_out(&shown, CALL_MAX)),
         };
         let keys = answer.contents().iter().filter_map(|object| object.key());

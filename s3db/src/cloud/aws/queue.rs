@@ -76,7 +76,7 @@ impl Sqs {
                     return Ok(found);
                 }
                 Err(error) => {
-                    let failed = Failed::of(&name, &error, false);
+                    let failed = Failed::of((name.as_str(), "find"), &error, false);
                     if !is_missing(&failed.code) {
                         return Err(failed.fault);
                     }
@@ -122,7 +122,7 @@ impl Queue for Sqs {
                 Ok(())
             }
             Err(error) => {
-                let failed = Failed::of(&name, &error, true);
+                let failed = Failed::of((name.as_str(), "create"), &error, true);
                 // It is there, with other settings: those of whoever came first.
                 if failed.code.contains("QueueNameExists")
                     || failed.code.contains("QueueAlreadyExists")
@@ -163,7 +163,7 @@ impl Queue for Sqs {
         let answer = match in_time(queue, call.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                return match Failed::of(queue, &error, true).fault {
+                return match Failed::of((queue, "send"), &error, true).fault {
                     fault @ Fault::Unknown { .. } => all(Sent::Unknown(fault)),
                     fault => all(Sent::Failed(fault)),
                 };
@@ -212,7 +212,7 @@ impl Queue for Sqs {
             .message_system_attribute_names(MessageSystemAttributeName::MessageGroupId);
         let answer = match in_time(queue, call.send()).await? {
             Ok(answer) => answer,
-            Err(error) => return Err(Failed::of(queue, &error, true).fault),
+            Err(error) => return Err(Failed::of((queue, "receive"), &error, true).fault),
         };
         let message = |message: aws_sdk_sqs::types::Message| {
             let text = message.body().unwrap_or("");
@@ -248,7 +248,7 @@ impl Queue for Sqs {
         }
         let answer = match in_time(queue, call.send()).await? {
             Ok(answer) => answer,
-            Err(error) => return Err(Failed::of(queue, &error, true).fault),
+            Err(error) => return Err(Failed::of((queue, "acknowledge"), &error, true).fault),
         };
         // A receipt that is stale is the sender's fault, and no error here: it comes again.
         match answer.failed().iter().any(|failed| !failed.sender_fault()) {
@@ -274,7 +274,7 @@ impl Queue for Sqs {
         match in_time(queue, call.send()).await? {
             Ok(_) => Ok(()),
             Err(error) => {
-                let failed = Failed::of(queue, &error, true);
+                let failed = Failed::of((queue, "receive"), &error, true);
                 let is_stale = failed.code.contains("MessageNotInflight")
                     || failed.code.contains("ReceiptHandleIsInvalid");
                 if is_stale { Ok(()) } else { Err(failed.fault) }
@@ -293,7 +293,7 @@ impl Queue for Sqs {
         let call = call.set_attribute_names(Some(counts.to_vec()));
         let answer = match in_time(queue, call.send()).await? {
             Ok(answer) => answer,
-            Err(error) => return Err(Failed::of(queue, &error, false).fault),
+            Err(error) => return Err(Failed::of((queue, "depth"), &error, false).fault),
         };
         let count = |name| {
             let text = answer.attributes().and_then(|all| all.get(name));

@@ -1,0 +1,374 @@
+//! What a client has to be allowed to do, as policies that AWS takes.
+//!
+//! S3 and SQS know names alone. So what a right can be told from is what names tell: the collection of a page
+//! and of a catalogue entry (see `tag`), of a proposal and of what a curator approved. The log is one for all
+//! collections, since a commit is one object or message: to write, and to bring to the pages what others
+//! wrote, are rights in the whole database, whatever collections they are printed for.
+//!
+//! Every call that a client of a right makes is in its policy, and no other: the tests run clients behind
+//! what evaluates it.
+
+use std::{fmt::Write as _, str::FromStr};
+
+use crate::{
+    blob_id::BLOBS,
+    catalog::{Backend, CATALOG, DATABASE, Database, check_name},
+    checkpoint::owner::OWNERS,
+    client::CLIENTS,
+    curate::{APPROVED, PROPOSALS},
+    error::StoreError,
+    log::{QUARANTINE, objects::LOG, queues::SPILLED},
+    page_id::PAGES,
+    tag::Tag,
+};
+
+/// What somebody may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Right {
+    /// Read the records of the collections, and find them by their indexes.
+    Read,
+    /// And commit changes: of any collection that is not curated, since the log is one for all.
+    Write,
+    /// Read, and propose changes of curated collections.
+    Propose,
+    /// Read, and decide on proposals for curated collections.
+    Curate,
+    /// Bring to the pages of the collections what was committed: sweep. Whoever may do that may change
+    /// these pages, and delete what waits in the log for any.
+    Keep,
+}
+
+impl Right {
+    /// All of them.
+    pub const ALL: [Right; 5] =
+        [Right::Read, Right::Write, Right::Propose, Right::Curate, Right::Keep];
+
+    /// As commands name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Right::Read => "read",
+            Right::Write => "write",
+            Right::Propose => "propose",
+            Right::Curate => "curate",
+            Right::Keep => "keep",
+        }
+    }
+}
+
+impl FromStr for Right {
+    type Err = StoreError;
+
+    fn from_str(name: &str) -> Result<Right, StoreError> {
+        Right::ALL.into_iter().find(|right| right.name() == name).ok_or_else(|| {
+            let names = Right::ALL.map(Right::name).join(", ");
+            StoreError::Invalid(format!("the rights are {names}"))
+        })
+    }
+}
+
+/// Where a database lies, in the words of policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The bucket.
+    pub bucket: String,
+    /// What the names of its objects begin with: empty, or with a `/` at the end.
+    pub prefix: String,
+    /// What the names of its queues begin with.
+    pub queues: String,
+}
+
+/// What a policy is to allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The right.
+    pub right: Right,
+    /// Names of the collections, each with whether it is curated.
+    pub collections: Vec<(String, bool)>,
+    /// Fresh reads, too: they read the log, which has records of all collections.
+    pub fresh: bool,
+    /// Payloads that lie in blobs, too. Their names tell no collection: it is those of all.
+    pub blobs: bool,
+}
+
+/// One thing that is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Statement {
+    sid: &'static str,
+    actions: Vec<&'static str>,
+    resources: Vec<String>,
+    /// Operator, key, values.
+    condition: Option<(&'static str, &'static str, Vec<String>)>,
+}
+
+/// A policy of AWS: everything that it does not name stays forbidden.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    statements: Vec<Statement>,
+}
+
+/// Collects statements.
+struct Allowed<'a> {
+    names: &'a Names,
+    statements: Vec<Statement>,
+}
+
+impl Allowed<'_> {
+    fn objects(&mut self, sid: &'static str, actions: &[&'static str], names: &[String]) {
+        let Names { bucket, prefix, .. } = self.names;
+        let resource = |name: &String| format!("arn:aws:s3:::{bucket}/{prefix}{name}");
+        let resources = names.iter().map(resource).collect();
+        let actions = actions.to_vec();
+        self.statements.push(Statement { sid, actions, resources, condition: None });
+    }
+
+    /// Puts where nothing is: what is there cannot be replaced.
+    fn new_objects(&mut self, sid: &'static str, names: &[String]) {
+        self.objects(sid, &["s3:PutObject"], names);
+        if let Some(last) = self.statements.last_mut() {
+            last.condition = Some(("Null", "s3:if-none-match", vec!["false".into()]));
+        }
+    }
+
+    /// Lists of the database's objects. Who may not ask for any list is not told by S3 that an object is not
+    /// there, but that it is not allowed: a get has no prefix, so the condition lets it pass where there is
+    /// none.
+    fn names(&mut self) {
+        let Names { bucket, prefix, .. } = self.names;
+        self.statements.push(Statement {
+            sid: "SeeNames",
+            actions: vec!["s3:ListBucket"],
+            resources: vec![format!("arn:aws:s3:::{bucket}")],
+            condition: Some(("StringLikeIfExists", "s3:prefix", vec![format!("{prefix}*")])),
+        });
+    }
+
+    fn queues(&mut self, sid: &'static str, actions: &[&'static str]) {
+        let prefix = &self.names.queues;
+        let resources = vec![format!("arn:aws:sqs:*:*:{prefix}*")];
+        let actions = actions.to_vec();
+        self.statements.push(Statement { sid, actions, resources, condition: None });
+    }
+}
+
+fn all(folder: &str) -> String {
+    format!("{folder}*")
+}
+
+/// The policy for a wish.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when the database was made before the names of pages told their collection; when
+/// no collection, or a name that is none, is wished for; or when the right makes no sense for one: nobody
+/// proposes to a collection that is not curated, or writes to one that is.
+pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy, StoreError> {
+    let invalid = |what: String| Err(StoreError::Invalid(what));
+    if !database.has_tags {
+        return invalid(
+            "this database was made before the names of pages told their collection: no policy can tell \
+             them apart; copy it into a new one"
+                .into(),
+        );
+    }
+    if wish.collections.is_empty() {
+        return invalid("name a collection".into());
+    }
+    for (name, is_curated) in &wish.collections {
+        check_name(name)?;
+        match wish.right {
+            Right::Propose | Right::Curate if !is_curated => {
+                return invalid(format!("collection {name} is not curated: grant write"));
+            }
+            Right::Write if *is_curated => {
+                return invalid(format!("collection {name} is curated: grant propose, or curate"));
+            }
+            _ => {}
+        }
+    }
+    let tags: Vec<Tag> =
+        wish.collections.iter().map(|(name, is_curated)| Tag::of(name, *is_curated)).collect();
+    let pages: Vec<String> = tags.iter().map(|tag| all(&tag.pages())).collect();
+    let within = |folder: &str| -> Vec<String> {
+        tags.iter().map(|tag| format!("{folder}{tag}/*")).collect()
+    };
+    let has_queues = database.backend != Backend::S3Log;
+    let mut allowed = Allowed { names, statements: Vec::new() };
+
+    let entries = wish.collections.iter().map(|(name, _)| format!("{CATALOG}{name}"));
+    let mut read = vec![DATABASE.to_owned()];
+    read.extend(entries);
+    read.extend(pages.iter().cloned());
+    if wish.blobs {
+        read.push(all(BLOBS));
+    }
+    allowed.objects("ReadRecords", &["s3:GetObject"], &read);
+    if wish.fresh && has_queues {
+        allowed.objects("ReadWhatWaits", &["s3:GetObject"], &[all(SPILLED)]);
+        allowed.queues("LookIntoTheLog", &["sqs:ReceiveMessage", "sqs:GetQueueUrl"]);
+    } else if wish.fresh {
+        allowed.objects("ReadWhatWaits", &["s3:GetObject"], &[all(LOG)]);
+    }
+    if wish.right != Right::Read || wish.fresh || wish.blobs {
+        allowed.names();
+    }
+    match wish.right {
+        Right::Read => {}
+        Right::Write => {
+            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
+            allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
+            if has_queues {
+                let actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:CreateQueue"];
+                allowed.queues("Commit", &actions);
+                allowed.new_objects("CommitWhatIsLarge", &[all(SPILLED)]);
+            } else {
+                allowed.new_objects("Commit", &[all(LOG)]);
+                allowed.objects("SettleCommits", &["s3:GetObject"], &[all(LOG)]);
+            }
+        }
+        Right::Propose => {
+            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
+            allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
+            allowed.new_objects("Propose", &within(PROPOSALS));
+        }
+        Right::Curate => {
+            let actions = ["s3:GetObject", "s3:DeleteObject"];
+            allowed.objects("Decide", &actions, &within(PROPOSALS));
+            allowed.new_objects("Approve", &within(APPROVED));
+            allowed.objects("FinishApprovals", &actions, &within(APPROVED));
+            allowed.objects("ChangePages", &["s3:PutObject"], &pages);
+        }
+        Right::Keep => {
+            allowed.objects("ChangePages", &["s3:PutObject", "s3:DeleteObject"], &pages);
+            allowed.new_objects("PutAside", &[all(QUARANTINE)]);
+            let actions = ["s3:GetObject", "s3:PutObject"];
+            allowed.objects("ShareTheWork", &actions, &[OWNERS.to_owned()]);
+            let actions = ["s3:GetObject", "s3:DeleteObject"];
+            allowed.objects("FinishApprovals", &actions, &within(APPROVED));
+            if has_queues {
+                allowed.queues(
+                    "TakeFromTheLog",
+                    &[
+                        "sqs:ReceiveMessage",
+                        "sqs:SendMessage",
+                        "sqs:DeleteMessage",
+                        "sqs:ChangeMessageVisibility",
+                        "sqs:GetQueueAttributes",
+                        "sqs:GetQueueUrl",
+                        "sqs:CreateQueue",
+                    ],
+                );
+                allowed.objects("TakeWhatIsLarge", &actions, &[all(SPILLED)]);
+            } else {
+                allowed.objects("TakeFromTheLog", &actions, &[all(LOG)]);
+            }
+        }
+    }
+    Ok(Policy { statements: allowed.statements })
+}
+
+/// A service that policies are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Objects.
+    S3,
+    /// Queues.
+    Sqs,
+}
+
+impl Policy {
+    /// What of it is about one service.
+    pub fn of(&self, service: Service) -> Policy {
+        let prefix = match service {
+            Service::S3 => "s3:",
+            Service::Sqs => "sqs:",
+        };
+        let is_of = |it: &&Statement| it.actions.iter().all(|action| action.starts_with(prefix));
+        Policy { statements: self.statements.iter().filter(is_of).cloned().collect() }
+    }
+
+    /// Whether it allows nothing.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty()
+    }
+
+    /// The text, for the console or the command line of AWS: without a principal to be attached to a user
+    /// or a role, with one to a bucket or a queue.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when `principal` is neither an account nor an ARN of one.
+    pub fn to_json(&self, principal: Option<&str>) -> Result<String, StoreError> {
+        if let Some(text) = principal {
+            let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b":/-_+=,.@".contains(&byte);
+            let is_account = text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_arn =
+                text.starts_with("arn:") && text.len() <= 2048 && text.bytes().all(is_fine);
+            if !is_account && !is_arn {
+                let shown = text.escape_default().to_string();
+                return Err(StoreError::Invalid(format!(
+                    "{shown:?} is no principal: an account of 12 digits, or arn:aws:iam::ACCOUNT:role/NAME"
+                )));
+            }
+        }
+        let list = |values: &[String]| {
+            let quoted: Vec<String> = values.iter().map(|value| format!("\"{value}\"")).collect();
+            format!("[{}]", quoted.join(", "))
+        };
+        let mut text = String::from("{\n  \"Version\": \"2012-10-17\",\n  \"Statement\": [");
+        for (n, statement) in self.statements.iter().enumerate() {
+            let Statement { sid, actions, resources, condition } = statement;
+            let actions: Vec<String> = actions.iter().map(|&action| action.to_owned()).collect();
+            let comma = if n > 0 { "," } else { "" };
+            // Nothing in it needs an escape: names of buckets, prefixes and collections have none.
+            let _ = write!(text, "{comma}\n    {{\n      \"Sid\": \"{sid}\",\n");
+            text.push_str("      \"Effect\": \"Allow\",\n");
+            if let Some(principal) = principal {
+                let _ = writeln!(text, "      \"Principal\": {{\"AWS\": \"{principal}\"}},");
+            }
+            let _ = writeln!(text, "      \"Action\": {},", list(&actions));
+            let _ = write!(text, "      \"Resource\": {}", list(resources));
+            if let Some((operator, key, values)) = condition {
+                let values = list(values);
+                let _ = write!(
+                    text,
+                    ",\n      \"Condition\": {{\"{operator}\": {{\"{key}\": {values}}}}}"
+                );
+            }
+            text.push_str("\n    }");
+        }
+        text.push_str("\n  ]\n}");
+        Ok(text)
+    }
+}
+
+/// The right that lets somebody do something with an object or a queue, for who is told that he may not.
+pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
+    let reads = action == "get";
+    let folders = [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED];
+    let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
+    match found.map(|(_, folder)| folder) {
+        Some(PAGES) if reads => "read",
+        Some(PAGES) => "keep, or curate",
+        Some(BLOBS) if reads => "read --blobs",
+        Some(BLOBS) if action == "put" => "write, or propose",
+        Some(CATALOG) if reads => "read",
+        Some(LOG | SPILLED) if reads || action == "list" => "read --fresh, write, or keep",
+        Some(LOG | SPILLED) if action == "put" => "write",
+        Some(LOG | SPILLED) => "keep",
+        Some(CLIENTS) if action == "list" => "keep",
+        Some(CLIENTS) if action != "delete" => "write, or propose",
+        Some(PROPOSALS) if action == "put" => "propose",
+        Some(PROPOSALS) => "curate",
+        Some(APPROVED) if action == "put" => "curate",
+        Some(APPROVED) => "curate, or keep",
+        Some(QUARANTINE) if action == "put" => "keep",
+        Some(_) => "of the owner",
+        None if what.ends_with(DATABASE) && reads => "read",
+        None if what.ends_with(OWNERS) => "keep",
+        None => match action {
+            "send" | "create" => "write, or keep",
+            "receive" => "read --fresh, or keep",
+            "acknowledge" | "depth" => "keep",
+            _ => "of the owner",
+        },
+    }
+}
