@@ -485,6 +485,10 @@ impl Session {
             };
             self.reader_rule(&page);
             let waits = waits.filter(|(stamp, _)| *stamp > seen.stamp);
+            if let Some((stamp, _)) = waits {
+                // Whatever is written after it counts after it, at every level.
+                self.observed.fetch_max(stamp.clock, Ordering::Relaxed);
+            }
             if !level.is_session() {
                 return Ok(waits.map_or(seen, Seen::of));
             }
@@ -728,6 +732,14 @@ impl Session {
             // A blind write counts after what it replaces, as far as that can be seen here.
             if let Some(there) = page.as_ref().and_then(|page| page.slot(key)) {
                 me.observe(there.stamp.clock);
+            }
+            // And after what was seen of it that is on no page yet.
+            let own = {
+                let memory = self.memory();
+                memory.own.changes.get(&(*tree, key.clone())).map(|(stamp, _)| stamp.clock)
+            };
+            if let Some(clock) = own {
+                me.observe(clock);
             }
             let page = page.map_or(*tree, |page| page.id);
             if let Write::Blob(_, blob) = write {
@@ -1072,6 +1084,7 @@ impl Scan<'_> {
             if waits.0 <= shown || waits.0.clock < floor_us {
                 continue;
             }
+            self.session.observed.fetch_max(waits.0.clock, Ordering::Relaxed);
             if self.txn.level.is_session() {
                 // As in a read of this key; what is laid over below is this.
                 let at = (self.tree, key.clone());

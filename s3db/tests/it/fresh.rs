@@ -11,6 +11,8 @@ use s3db::{
     },
 };
 
+use crate::meddle::OddClock;
+
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
 }
@@ -169,6 +171,70 @@ async fn a_log_object_is_read_once() {
         }
         let calls = |kind| reader.ledger().charge(kind).calls;
         assert_eq!((calls(CallKind::LookGet), calls(CallKind::LookList)), (n, 2 * n));
+    }
+}
+
+/// What is written after it was read in the log counts after it, however far ahead the clock was of who wrote
+/// that, and whether it was read or met by a scan, at any level.
+#[tokio::test]
+async fn what_is_written_after_a_fresh_read_counts_after_it() {
+    for backend in Backend::ALL {
+        for (level, scans) in [
+            (Level::Atomic, true),
+            (Level::Atomic, false),
+            (Level::Basic, true),
+            (Level::Basic, false),
+        ] {
+            let (cloud, slow, of) = database(backend).await;
+            let (clock, ahead) = OddClock::over(&cloud);
+            clock.set_ahead(5);
+            let fast = Db::over(ahead, &options(backend)).await.unwrap();
+            put(&fast, &of, &[("k", Some("fast"))]).await;
+            let mut txn = slow.begin_at(level).fresh();
+            match scans {
+                true => assert_eq!(keys(&txn, &of).await, ["k"]),
+                false => assert_eq!(get(&txn, &of, "k").await.as_deref(), Some("fast")),
+            }
+            txn.put(&of, &key("k"), Payload::new("slow").unwrap()).unwrap();
+            txn.commit().await.unwrap();
+            drop(txn);
+            let what = format!("{backend:?} {level:?} {scans}");
+            assert_eq!(get(&slow.begin(), &of, "k").await.as_deref(), Some("slow"), "{what}");
+            slow.store().sweep().await.unwrap();
+            slow.store().sweep().await.unwrap();
+            let reader = Db::over(cloud, &options(backend)).await.unwrap();
+            assert_eq!(
+                get(&reader.begin().fresh(), &of, "k").await.as_deref(),
+                Some("slow"),
+                "{what}"
+            );
+        }
+    }
+}
+
+/// Transactions that lie in objects of their own, which their messages name, count with their bytes.
+#[tokio::test]
+async fn what_is_too_large_for_a_message_counts_too() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        let (cloud, writer, of) = database(backend).await;
+        for n in 0..2 {
+            let mut txn = writer.begin();
+            for k in 0..45 {
+                let payload = Payload::new(vec![b'x'; 30_000]).unwrap();
+                txn.put(&of, &key(&format!("{n}-{k}")), payload).unwrap();
+            }
+            txn.commit().await.unwrap();
+        }
+        assert_eq!(cloud.objects.list("spill/", None, 10).await.unwrap().names.len(), 2);
+        let with = |look_bytes_max| {
+            let settings = Settings { look_bytes_max, ..Settings::default() };
+            Options { settings, ..options(backend) }
+        };
+        let reader = Db::over(cloud.clone(), &with(2_000_000)).await.unwrap();
+        let refused = reader.begin().fresh().contains(&of, &key("0-0")).await;
+        assert!(matches!(refused, Err(StoreError::Backlog { .. })), "{backend:?}: {refused:?}");
+        let reader = Db::over(cloud, &with(3_000_000)).await.unwrap();
+        assert!(reader.begin().fresh().contains(&of, &key("0-0")).await.unwrap(), "{backend:?}");
     }
 }
 

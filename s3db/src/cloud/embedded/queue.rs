@@ -308,7 +308,8 @@ impl ObjectQueue {
                 // Nothing changes but the count, which is not worth a put to whoever only looks.
                 let Stored { body, group, receives, holder, .. } = stored;
                 let receipt = receipt(&name, Ok(holder));
-                taken.push(Message { body, receipt, receives: receives + 1, group });
+                let receives = receives.saturating_add(1);
+                taken.push(Message { body, receipt, receives, group });
                 continue;
             }
             stored.hidden_until_ms = now_ms + visibility.as_millis() as u64;
@@ -447,6 +448,27 @@ mod tests {
         Listing,
         embedded::{self, Memory},
     };
+
+    /// A count that has no room for one more stopped whoever looked at the message.
+    #[tokio::test]
+    async fn a_look_counts_no_further_than_there_are_numbers() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let retention = Duration::from_secs(3600);
+        cloud.queue.create("q", QueueSettings { fifo: false, retention }).await.unwrap();
+        let mut to = Writer::new(MAGIC, VERSION);
+        to.u64(0);
+        to.u32(u32::MAX);
+        to.u128(1);
+        to.short(b"");
+        to.long(b"body");
+        let object = format!("queue/q/m/{:016x}", 0);
+        cloud.objects.put(&object, to.finish(), PutIf::Absent).await;
+        let (zero, most) = (Duration::ZERO, u32::MAX);
+        for _ in 0..2 {
+            let received = cloud.queue.receive("q", 10, zero, zero).await.unwrap();
+            assert_eq!(received.iter().map(|it| it.receives).collect::<Vec<_>>(), [most]);
+        }
+    }
 
     /// A group that is no text became one three times as long, for which a message has no room: it
     /// stopped whoever received it. One that is hidden for ever was never received, and kept its

@@ -4,7 +4,14 @@
 //! meanwhile is hidden from the look, and a receive that does not wait asks some of the service's servers
 //! only. A queue that is not there has nothing in it: a reader makes none.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -20,8 +27,24 @@ use crate::{
 const LOOK_RECEIVES_MAX: usize = 10;
 /// Receives one after the other that give nothing new, after which it is enough.
 const LOOK_REPEATS: usize = 2;
-/// Queues that are looked at at the same time.
-const LOOK_AT_ONCE: usize = 8;
+/// Queues that are looked at at the same time, each with the messages of one receive in memory.
+const LOOK_AT_ONCE: usize = 4;
+
+/// What a look may still take on, of all queues together.
+struct Room {
+    left: AtomicUsize,
+    most: usize,
+}
+
+impl Room {
+    fn take(&self, bytes: usize) -> Result<(), StoreError> {
+        let lowered = |left: usize| left.checked_sub(bytes);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lowered) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::Backlog { what: format!("more than {} bytes", self.most) }),
+        }
+    }
+}
 
 impl Queues {
     pub(super) async fn look_at_queues(
@@ -31,17 +54,13 @@ impl Queues {
         // Whole transactions first: what is sent on meanwhile is in a shard after that.
         let atomic: Vec<Scope> = (0..ATOMIC_QUEUES).map(Scope::Client).collect();
         let shards: Vec<Scope> = (0..self.shards).map(Scope::Shard).collect();
-        let (mut found, mut bytes) = (Vec::new(), 0);
+        let room = Room { left: AtomicUsize::new(bytes_max), most: bytes_max };
+        let mut found = Vec::new();
         for scopes in [atomic, shards] {
             for some in scopes.chunks(LOOK_AT_ONCE) {
-                for looked in join_all(some.iter().map(|scope| self.look_at(*scope))).await {
+                for looked in join_all(some.iter().map(|scope| self.look_at(*scope, &room))).await {
                     for body in looked? {
-                        bytes += body.len();
-                        if bytes > bytes_max {
-                            let what = format!("more than {bytes_max} bytes");
-                            return Err(StoreError::Backlog { what });
-                        }
-                        found.extend(self.committed(&body, bytes_max).await?);
+                        found.extend(self.committed(&body, &room).await?);
                     }
                 }
             }
@@ -50,7 +69,7 @@ impl Queues {
     }
 
     /// Bodies of messages of one queue, each once.
-    async fn look_at(&self, scope: Scope) -> Result<Vec<Bytes>, StoreError> {
+    async fn look_at(&self, scope: Scope, room: &Room) -> Result<Vec<Bytes>, StoreError> {
         let queue = Queues::name(scope);
         let (mut seen, mut bodies, mut repeats) = (HashSet::new(), Vec::new(), 0);
         for _ in 0..LOOK_RECEIVES_MAX {
@@ -59,6 +78,7 @@ impl Queues {
             let is_empty = received.is_empty();
             for message in received {
                 if seen.insert(message.body.clone()) {
+                    room.take(message.body.len())?;
                     bodies.push(message.body);
                 }
             }
@@ -87,17 +107,14 @@ impl Queues {
     async fn committed(
         &self,
         body: &Bytes,
-        bytes_max: usize,
+        room: &Room,
     ) -> Result<Option<Arc<Vec<Entry>>>, StoreError> {
         let transaction = match Transaction::decode(body) {
             Ok(Body::Here(transaction)) => transaction,
             Ok(Body::Spilled(_, object)) => {
                 // One that is gone was sent on.
                 let Some(bytes) = self.spilled(&object).await? else { return Ok(None) };
-                if bytes.len() > bytes_max {
-                    let what = format!("a transaction of {} bytes", bytes.len());
-                    return Err(StoreError::Backlog { what });
-                }
+                room.take(bytes.len())?;
                 match Transaction::decode(&bytes) {
                     Ok(Body::Here(transaction)) => transaction,
                     _ => return Ok(None),
