@@ -19,7 +19,7 @@ use crate::{
     catalog::{self, Backend, CATALOG, Collection, Database, Index},
     checkpoint::{self, Checkpointed, owner::Owners},
     client::CLIENTS,
-    cloud::{Cloud, ETag, Fault, Listing, PutIf},
+    cloud::{Cloud, ETag, Fault, Listing, PutIf, queue::BATCH_MAX},
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{self, Left, Log, Scope},
@@ -78,7 +78,8 @@ impl Round {
 /// Batches of one scope, until nothing is left that was there before.
 #[derive(Default)]
 struct Turns {
-    /// Messages that are still to be received, from the first trickle on.
+    /// Messages that are still to be received, from the first trickle on, or the first batch that held
+    /// others back.
     owed: Option<u64>,
     trickles: u32,
 }
@@ -99,14 +100,15 @@ impl Turns {
         match left {
             Left::Nothing => return Ok(true),
             Left::Backlog => return Ok(false),
-            Left::Trickle => {}
+            Left::Trickle => self.trickles += 1,
+            // What is held by others comes to nothing in the next turn.
+            Left::Held => {}
         }
         let owed = match self.owed {
             Some(owed) => owed,
             None => log.waiting(scope).await?,
         };
         self.owed = Some(owed);
-        self.trickles += 1;
         Ok(owed == 0 || self.trickles > TRICKLES_MAX)
     }
 }
@@ -701,7 +703,9 @@ impl Store {
     }
 
     /// Takes on what there is in `scope`, batch by batch: one batch per interval would fall behind
-    /// a client that writes more than that. What is left is due again.
+    /// a client that writes more than that. What is left is due again. Who `heeds` owners works in the
+    /// background, where it is not worth a put of its page what a batch kept an ordered queue from giving
+    /// out, if it is little.
     async fn visit(&self, scope: Scope, heeds: bool) -> Result<Checkpointed, StoreError> {
         let mut done = Checkpointed::default();
         if heeds && self.is_left_to_owner(scope).await {
@@ -711,8 +715,12 @@ impl Store {
         let mut turns = Turns::default();
         for _ in 0..VISIT_ROUNDS_MAX {
             let (taken, left) = self.turn(scope, &mut done).await?;
-            if turns.are_over(&*self.log, scope, taken, left).await? {
-                if left == Left::Trickle {
+            let is_over = turns.are_over(&*self.log, scope, taken, left).await?;
+            let is_little = left == Left::Held
+                && heeds
+                && turns.owed.is_some_and(|owed| (1..BATCH_MAX as u64).contains(&owed));
+            if is_over || is_little {
+                if is_little || left == Left::Trickle {
                     // What came in before was given out; each page would be put for what comes in
                     // now. That waits for the next commit, or the interval.
                     self.make_due_later(scope);

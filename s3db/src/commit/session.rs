@@ -919,9 +919,7 @@ impl Session {
     fn after_commit(&self, entries: &[Entry], is_whole: bool) {
         let store = &self.store;
         let stream = self.stream();
-        if is_whole {
-            store.make_due(Scope::Client(self.client));
-        }
+        let mut is_due = false;
         let interval_ms = store.settings.checkpoint_interval.as_millis() as u64;
         let now_ms = store.pages.date_ms();
         let mut memory = self.memory();
@@ -933,9 +931,19 @@ impl Session {
             let last_ms = store.pages.checkpoint_ms(entry.page).unwrap_or(0);
             let scope = store.log.scope_of(entry.page, stream);
             if now_ms.abs_diff(last_ms) > interval_ms {
+                is_due = true;
                 store.make_due(scope);
             } else {
                 store.make_due_later(scope);
+            }
+        }
+        if is_whole {
+            // Nobody drains what is sent on before its shards are due. Until then it waits, and goes
+            // together with what is committed meanwhile.
+            let scope = Scope::Client(self.client);
+            match is_due {
+                true => store.make_due(scope),
+                false => store.make_due_later(scope),
             }
         }
     }

@@ -159,6 +159,8 @@ pub(crate) enum Left {
     Trickle,
     /// The batch is full: there may be more.
     Backlog,
+    /// There may be more of what an ordered queue gives out only when this batch is acknowledged.
+    Held,
 }
 
 /// Bytes that are no transaction.

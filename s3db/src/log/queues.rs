@@ -178,22 +178,27 @@ impl Queues {
         (fits && rest.iter().all(is_together)).then_some(shard)
     }
 
-    /// Sends the records of a transaction to their shards.
-    async fn distribute(&self, transaction: &Transaction) -> Result<(), StoreError> {
-        let mut shards: BTreeMap<(u32, Option<PageId>), Vec<Entry>> = BTreeMap::new();
-        for entry in &transaction.entries {
-            // In order within a group means one group per message.
-            let group = self.is_fifo.then_some(entry.page);
-            shards.entry((self.shard(entry.page), group)).or_default().push(entry.clone());
+    /// Sends the records of transactions to their shards: what goes to the same one goes together, ten
+    /// messages a call.
+    async fn distribute(&self, transactions: &[Transaction]) -> Result<(), StoreError> {
+        let mut queues: BTreeMap<u32, Vec<ToSend>> = BTreeMap::new();
+        for transaction in transactions {
+            let mut parted: BTreeMap<(u32, Option<PageId>), Vec<Entry>> = BTreeMap::new();
+            for entry in &transaction.entries {
+                // In order within a group means one group per message.
+                let group = self.is_fifo.then_some(entry.page);
+                parted.entry((self.shard(entry.page), group)).or_default().push(entry.clone());
+            }
+            for ((shard, _), entries) in parted {
+                let messages = parts(transaction, entries)
+                    .into_iter()
+                    .map(|part| self.message(&part, part.encode(), Scope::Shard(shard)));
+                queues.entry(shard).or_default().extend(messages);
+            }
         }
         let mut sends = Vec::new();
-        for ((shard, _), entries) in shards {
-            let scope = Scope::Shard(shard);
-            let queue = self.make(scope).await?;
-            let messages = parts(transaction, entries)
-                .into_iter()
-                .map(|part| self.message(&part, part.encode(), scope))
-                .collect();
+        for (shard, messages) in queues {
+            let queue = self.make(Scope::Shard(shard)).await?;
             sends.push(async move { self.send(&queue, messages).await });
         }
         // All at once: the paper names its one-by-one sends as what costs a commit its time.
@@ -290,7 +295,7 @@ impl Appender for QueueAppender {
     async fn append(&self, transaction: &Transaction, is_whole: bool) -> Append {
         let queues = &self.queues;
         if !is_whole || !queues.settings.rules.hold(Rule::WholeTransaction) {
-            return match queues.distribute(transaction).await {
+            return match queues.distribute(std::slice::from_ref(transaction)).await {
                 Ok(()) => Append::Committed,
                 Err(StoreError::Cloud { source, .. }) => Append::Unknown(source),
                 Err(error) => Append::Unknown(Fault::Unknown {
@@ -374,16 +379,20 @@ impl Log for Queues {
             let is_trickle = self.is_trickle(messages.len(), most - forwarded, began_us);
             let mut tickets = Vec::new();
             let mut spills = Vec::new();
+            // Those of one receive: no more than what its messages held.
+            let mut together = Vec::new();
             for message in messages {
                 let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
                 match Transaction::decode(&message.body) {
-                    Ok(Body::Here(transaction)) => self.distribute(&transaction).await?,
+                    Ok(Body::Here(transaction)) => together.push(transaction),
                     Ok(Body::Spilled(_, object)) => {
                         // An object that is gone was forwarded before, and the message came again.
                         if let Some(bytes) = self.spilled(&object).await? {
                             match Transaction::decode(&bytes) {
                                 Ok(Body::Here(transaction)) => {
-                                    self.distribute(&transaction).await?;
+                                    // In the order of the queue, and one of these at a time in memory.
+                                    self.distribute(&std::mem::take(&mut together)).await?;
+                                    self.distribute(&[transaction]).await?;
                                     spills.push(object);
                                 }
                                 // It stays where it is, for `verify` to name; the message is kept
@@ -408,6 +417,7 @@ impl Log for Queues {
                 tickets.push(ticket);
                 forwarded += 1;
             }
+            self.distribute(&together).await?;
             reached(&self.cloud, FailPoint::Forwarded).await;
             self.ack(tickets).await?;
             for object in spills {
@@ -431,7 +441,9 @@ impl Log for Queues {
             let asked = most - batch.entries.len().min(most - 1);
             let messages = self.receive(&queue, asked).await?;
             if messages.is_empty() {
-                batch.left = Left::Nothing;
+                // No more of a group comes while some of it are held, as those of this batch are now.
+                let is_behind = self.is_fifo && !batch.tickets.is_empty();
+                batch.left = if is_behind { Left::Held } else { Left::Nothing };
                 break;
             }
             let is_trickle = self.is_trickle(messages.len(), asked, began_us);

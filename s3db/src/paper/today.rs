@@ -765,8 +765,8 @@ mod tests {
     /// formula says.
     #[test]
     fn a_thousand_transactions_at_ten_records_per_checkpoint() {
-        for backend in [Backend::S3Log, Backend::SqsStandard] {
-            for level in Level::ALL {
+        for backend in Backend::ALL {
+            for level in [Level::Basic, Level::Monotonic, Level::Atomic] {
                 let outcome = costs(backend, level, 10, 300, 1).unwrap();
                 let dollars = outcome.dollars(&prices(backend));
                 let total: f64 = dollars.iter().sum();
@@ -777,8 +777,9 @@ mod tests {
                     level.name()
                 );
                 assert!((8.5..11.0).contains(&b), "{b}");
-                if backend == Backend::SqsStandard {
-                    assert!(total <= 0.0103, "{}: {total}", level.name());
+                // Each commit of a lone client of s3-log is a put, which alone is half of that.
+                if backend != Backend::S3Log {
+                    assert!(total <= 0.0103, "{} {}: {total}", backend.name(), level.name());
                 }
             }
         }
@@ -786,13 +787,17 @@ mod tests {
 
     #[test]
     fn busy_processes_pay_less() {
-        let outcome = busy_costs(Backend::S3Log, Level::Atomic, 10, 1).unwrap();
-        let dollars = outcome.dollars(&prices(Backend::S3Log));
-        let total: f64 = dollars.iter().sum();
-        let b = outcome.records_per_checkpoint();
-        println!("s3-log, busy: {total:.5} {dollars:.5?}, b = {b:.1}");
-        assert!((2.0..11.0).contains(&b), "{b}");
-        assert!(total <= 0.0103, "{total}");
+        for backend in Backend::ALL {
+            let outcome = busy_costs(backend, Level::Atomic, 10, 1).unwrap();
+            let dollars = outcome.dollars(&prices(backend));
+            let total: f64 = dollars.iter().sum();
+            let b = outcome.records_per_checkpoint();
+            println!("{}, busy: {total:.5} {dollars:.5?}, b = {b:.1}", backend.name());
+            // Queues give out what was committed while they were drained, too.
+            let most = if backend == Backend::S3Log { 11.0 } else { 25.0 };
+            assert!((2.0..most).contains(&b), "{}: {b}", backend.name());
+            assert!(total <= 0.0103, "{}: {total}", backend.name());
+        }
     }
 
     #[test]

@@ -141,6 +141,41 @@ fn others_who_commit_all_the_time_keep_nobody() {
     });
 }
 
+/// An ordered queue gives out ten messages of a page, and no more before these are acknowledged: a sweep, or
+/// who closed, took that for the end, and what lay behind it waited for the next one.
+#[test]
+fn what_an_ordered_queue_holds_back_comes_with_the_same_sweep() {
+    for closes in [false, true] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        run(&world, async move {
+            Store::create(&cloud, &settings(), Backend::SqsFifo, 1).await.unwrap();
+            let options = s3db::Options { client: Some(8), ..options(Backend::SqsFifo) };
+            let db = Db::over(cloud.clone(), &options).await.unwrap();
+            let things = db.create_collection("things").await.unwrap();
+            for n in 0..25 {
+                let mut txn = db.begin();
+                let payload = Payload::new(format!("{n}")).unwrap();
+                txn.put(&things, &key("k"), payload.clone()).unwrap();
+                txn.put(&things, &key(&format!("k{n}")), payload).unwrap();
+                txn.commit().await.unwrap();
+            }
+            if closes {
+                db.close().await.unwrap();
+            } else {
+                let done = open(&cloud, settings()).await.sweep().await.unwrap();
+                assert_eq!(done.records, 50);
+            }
+            for name in ["k", "k24"] {
+                assert_eq!(on_page(&cloud, &things, name).await.as_deref(), Some("24"), "{closes}");
+            }
+            // None of them is left.
+            let done = open(&cloud, settings()).await.sweep().await.unwrap();
+            assert_eq!(done.records, 0, "{closes}");
+        });
+    }
+}
+
 /// A database over services that a test can meddle with, in which one record is committed and on no
 /// page yet.
 async fn committed(raw: &Cloud, backend: Backend) -> (Arc<Meddler>, Db, Collection) {

@@ -132,7 +132,15 @@ impl World {
             is_kept && (!message.is_deleted || faults.redelivered > 0.0)
         });
         let mut order: Vec<usize> = (0..there.messages.len()).collect();
-        if !there.settings.fifo {
+        if there.settings.fifo {
+            // As many of one group as there are, then of the next: what SQS says that it tries.
+            let mut ranks = BTreeMap::new();
+            for message in &there.messages {
+                let next = ranks.len();
+                ranks.entry(message.group.as_deref()).or_insert(next);
+            }
+            order.sort_by_key(|at| ranks[&there.messages[*at].group.as_deref()]);
+        } else {
             random.shuffle(&mut order);
         }
         let mut busy: Vec<String> = Vec::new();
