@@ -14,8 +14,10 @@ help:
 	@echo "make test        every test that this machine can run; says what it left out"
 	@echo "make examples    the small programs of examples/, one after the other"
 	@echo "make bench       the benchmarks; writes BENCHMARKS.md. Beside the C library: make interop-peer before it"
+	@echo "make bench-slatedb  s3db beside SlateDB; needs its 0.18 from the registry, and minutes to build it"
 	@echo "make bench-blog  the charts of the article that the project started from"
 	@echo "make bench-paper the paper that s3db follows, and what its protocols cost today"
+	@echo "make bench-s3db  s3db on this machine: commits, reads, recovery, freshness; DIRECTORY=/where"
 	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
 	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
 	@echo "make interop-v000  the C library reads through extmem serve; V000_SRC=/its/branch/userfault"
@@ -68,6 +70,20 @@ bench: setup
 .PHONY: bench-paper
 bench-paper: setup
 	@$(CARGO) run -q $(PROFILE) -p s3db-cli -- bench paper $(QUICK) --plots s3db/charts --write BENCHMARKS.md
+
+# On a quiet machine, and on a disk: DIRECTORY=/where, if the folder for temporary files is none.
+# BENCH_ARGS passes more options; see `s3db bench embedded --help`.
+.PHONY: bench-s3db
+bench-s3db: setup
+	@$(CARGO) run -q $(PROFILE) -p s3db-cli -- bench embedded $(if $(DIRECTORY),--directory '$(DIRECTORY)') \
+		$(BENCH_ARGS) --write BENCHMARKS.md
+
+# SLATEDB_ARGS passes more options, such as --quick. A package of its own, whose 300 dependencies no other
+# target builds: several minutes, the first time.
+.PHONY: bench-slatedb
+bench-slatedb: setup
+	@$(CARGO) run -q --release --locked --manifest-path s3db/peer/Cargo.toml \
+		--target-dir $(or $(CARGO_TARGET_DIR),target)/peer -- --write BENCHMARKS.md $(SLATEDB_ARGS)
 
 bench-blog: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples

@@ -1,7 +1,11 @@
-//! `bench`: what the store and the protocols of the paper take, in virtual time.
+//! `bench`: what the store and the protocols of the paper take: in virtual time, and on this machine.
 
+mod embedded; // on this machine: in a directory and in memory
 mod paper; // the paper's tables, and today's
 mod plot; // charts
+mod section; // of BENCHMARKS.md
+
+use std::{io, path::Path};
 
 use clap::Subcommand;
 
@@ -11,6 +15,8 @@ use crate::output::{Failure, Output};
 pub(crate) enum Command {
     /// The evaluation of "Building a Database on S3" (SIGMOD 2008), and the same questions today
     Paper(paper::Args),
+    /// Commits, reads, recovery and freshness on this machine: in a directory and in memory
+    Embedded(embedded::Args),
 }
 
 pub(crate) fn run(command: &Command, output: &Output) -> Result<(), Failure> {
@@ -18,7 +24,13 @@ pub(crate) fn run(command: &Command, output: &Output) -> Result<(), Failure> {
     // wake only when the runtime has its turn, which it has not before the last virtual second.
     let measure = || match command {
         Command::Paper(args) => paper::run(args, output),
+        Command::Embedded(args) => embedded::run(args, output),
     };
     std::thread::scope(|scope| scope.spawn(measure).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// What went wrong with a file.
+fn told(path: &Path, error: &io::Error) -> Failure {
+    Failure::Told(format!("{}: {error}", path.display()))
 }
