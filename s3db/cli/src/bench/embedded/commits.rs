@@ -8,7 +8,7 @@ use std::{
 use s3db::{Collection, Db, Level, Options};
 use tokio::{sync::Barrier, task::JoinSet};
 
-use super::place::{Dice, Filled, key, payload};
+use super::place::{Dice, Filled, Medium, key, payload};
 use crate::output::Failure;
 
 /// Records that a transaction changes, on leaves chosen at random.
@@ -16,8 +16,14 @@ pub(super) const CHANGES: u32 = 3;
 /// Transactions of each client before the clock starts: they fetch the pages of the tree.
 const WARM_UP: u32 = 10;
 /// Transactions of a round, of all clients together, after which it is over before its time: embedded queues
-/// look through all that is in them at each receive.
-pub(super) const ROUND_MAX: u32 = 4000;
+/// look through all that is in them at each receive, and in a directory each message is a file.
+pub(super) fn round_max(medium: Medium) -> u32 {
+    match medium {
+        Medium::Directory => 300,
+        Medium::Memory => 4000,
+    }
+}
+
 /// Attempts of a client to bring what it committed to pages that others change as well.
 const SETTLE_MAX: u32 = 50;
 
@@ -53,7 +59,7 @@ pub(super) async fn round(
             of,
             level,
             records: at.records,
-            most: (ROUND_MAX / clients) as usize,
+            most: (round_max(at.medium) / clients) as usize,
             dice: Dice(seed ^ (number as u64) << 32),
         };
         tasks.spawn(client.commit(barrier.clone(), window));

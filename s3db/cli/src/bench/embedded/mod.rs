@@ -304,10 +304,11 @@ fn tables(plan: &Plan, measured: &Measured) -> String {
         "### Commits\n\nTransactions per second, of {} records chosen at random each, by one client and \
          by {} at once, and milliseconds of a commit, median and 99th percentile. Settled: until \
          everything is on its pages as well, and the clients have closed. A round is over after {} \
-         transactions.\n\n",
+         transactions in a directory, and after {} in memory.\n\n",
         commits::CHANGES,
         plan.clients,
-        commits::ROUND_MAX
+        commits::round_max(Medium::Directory),
+        commits::round_max(Medium::Memory)
     );
     let heads = [
         "in",
