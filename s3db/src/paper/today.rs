@@ -53,8 +53,8 @@ const RECORD_BYTES: usize = 400;
 /// Bytes above which a leaf is split. Requests cost the same whatever their size.
 const LEAF_BYTES: usize = 8_000;
 /// Memory for pages of one client, and for those of each of its shoppers.
-const BUDGET_BYTES: u64 = 192 << 10;
-const SHOPPER_BYTES: u64 = 64 << 10;
+const BUDGET_BYTES: u64 = 128 << 10;
+const SHOPPER_BYTES: u64 = 128 << 10;
 /// How often work in the background looks for what is due, as an open database does.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a checkpointer stalls, and how long it works in between.
