@@ -4,6 +4,7 @@
 use std::{error::Error, fs, path::Path};
 
 const OBJECTS: &str = include_str!("../tests/golden/objects-v1.txt");
+const SEQUENCE: &str = include_str!("../tests/golden/sequence-v1.txt");
 const RECORDS: &str = include_str!("../tests/golden/log-v1.txt");
 const ADDRESSES: [&str; 6] = [
     "file:///tmp/a%20b",
@@ -22,7 +23,8 @@ const SEARCHES: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seeds FOLDER")?;
-    let lines = OBJECTS.lines().chain(RECORDS.lines()).filter(|line| !line.starts_with('#'));
+    let lines = OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines());
+    let lines = lines.filter(|line| !line.starts_with('#'));
     for (n, line) in lines.enumerate() {
         let digits = line.rsplit(' ').next().ok_or("an empty line")?;
         let bytes = (0..digits.len())
@@ -31,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect::<Result<Vec<u8>, _>>()?;
         let target = match bytes.get(3).ok_or("a short line")? {
             b'P' => "page",
-            b'D' | b'C' => "catalogue",
+            b'D' | b'C' | b'N' | b'V' => "catalogue",
             _ => "log",
         };
         let folder = Path::new(&folder).join(target);

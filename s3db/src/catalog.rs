@@ -1,6 +1,6 @@
 //! What all clients of a database agree upon: one object for the database, one per collection.
 //!
-//! Both are frames (see `frame`), of version 1, 2 or 3:
+//! Both are frames (see `frame`), of versions 1 to 4:
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
@@ -11,7 +11,9 @@
 //! 0 none: whoever writes records writes the entries too. In version 1 of a collection the last two
 //! fields are not there, and all are of that kind; in version 2 some are not. A collection is named here
 //! before its root is put; version 3 is as version 2, and says that the root was put: if it is not there it
-//! is lost, and no empty one may take its place. A database of version 2, or of
+//! is lost, and no empty one may take its place. Version 4 is that of collections whose records have
+//! versions (`sequence`): behind the root are 1 if that was put (1), and the level that transactions must
+//! have at least: 1 snapshot, 2 serializable (1). A database of version 2, or of
 //! version 3 with a cipher, is encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
 //! In one of version 3 the names of pages begin with the tag of their collection (`tag`), and collections
 //! can be curated (`curate`).
@@ -36,6 +38,8 @@ const VERSION: u8 = 1;
 const RULES_VERSION: u8 = 2;
 /// Of those whose root was put.
 const ROOT_VERSION: u8 = 3;
+/// Of those whose records have versions.
+const ISOLATION_VERSION: u8 = 4;
 /// Of databases that are encrypted.
 const ENCRYPTED_VERSION: u8 = 2;
 /// Of those whose pages have tags. Programs that know none would make pages without.
@@ -81,6 +85,36 @@ impl Backend {
     }
 }
 
+/// What a collection was created for, when its transactions are to be isolated from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// All that a transaction reads is of one moment, and of two that overlap and write the same record
+    /// one is aborted.
+    Snapshot,
+    /// And all are as if they had run one after the other: one that read what another changed meanwhile is
+    /// aborted, too.
+    Serializable,
+}
+
+impl Isolation {
+    /// Both, the weaker one first.
+    pub const ALL: [Isolation; 2] = [Isolation::Snapshot, Isolation::Serializable];
+
+    /// Its name in commands and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::Snapshot => "snapshot",
+            Isolation::Serializable => "serializable",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Isolation> {
+        Isolation::ALL.into_iter().find(|isolation| isolation.name() == name)
+    }
+}
+
 /// What a database is created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Database {
@@ -121,6 +155,8 @@ pub struct Collection {
     pub indexes: Vec<Index>,
     /// Whether the root was put, as far as the catalogue knows: one that is not there is lost.
     pub has_root: bool,
+    /// The least level of its transactions, if its records have versions.
+    pub isolation: Option<Isolation>,
 }
 
 impl Database {
@@ -200,6 +236,7 @@ impl Collection {
     /// The frame. The name is that of the object.
     pub fn encode(&self) -> Bytes {
         let version = match self.indexes.iter().any(|index| index.by.is_some()) {
+            _ if self.isolation.is_some() => ISOLATION_VERSION,
             _ if self.has_root => ROOT_VERSION,
             true => RULES_VERSION,
             false => VERSION,
@@ -207,6 +244,10 @@ impl Collection {
         let has_rules = version != VERSION;
         let mut to = Writer::new(COLLECTION_MAGIC, version);
         to.u128(self.root.0);
+        if let Some(isolation) = self.isolation {
+            to.u8(u8::from(self.has_root));
+            to.u8(1 + isolation as u8);
+        }
         to.u16(self.indexes.len() as u16);
         for index in &self.indexes {
             to.short(index.name.as_bytes());
@@ -226,14 +267,22 @@ impl Collection {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(name: &str, bytes: &Bytes) -> Result<Collection, FrameError> {
-        let (mut from, version) = match Reader::new(bytes, COLLECTION_MAGIC, ROOT_VERSION) {
-            Err(FrameError::Version { found: found @ (VERSION | RULES_VERSION), .. }) => {
-                (Reader::new(bytes, COLLECTION_MAGIC, found)?, found)
-            }
-            from => (from?, ROOT_VERSION),
-        };
+        let (mut from, version) = Reader::up_to(bytes, COLLECTION_MAGIC, ISOLATION_VERSION)?;
         let has_rules = version != VERSION;
         let root = PageId(from.u128()?);
+        let (mut has_root, mut isolation) = (version == ROOT_VERSION, None);
+        if version == ISOLATION_VERSION {
+            has_root = match from.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(from.field("neither put nor not")),
+            };
+            isolation = Some(match from.u8()? {
+                1 => Isolation::Snapshot,
+                2 => Isolation::Serializable,
+                _ => return Err(from.field("no known level of isolation")),
+            });
+        }
         let count = usize::from(from.u16()?);
         if count > INDEXES_MAX {
             return Err(from.field("more indexes than a collection has"));
@@ -266,7 +315,7 @@ impl Collection {
             return Err(from.field("version 2 without a rule, which is version 1"));
         }
         from.done()?;
-        Ok(Collection { name: name.to_owned(), root, indexes, has_root: version == ROOT_VERSION })
+        Ok(Collection { name: name.to_owned(), root, indexes, has_root, isolation })
     }
 }
 
@@ -413,6 +462,7 @@ mod tests {
             root: PageId(1),
             indexes,
             has_root: false,
+            isolation: None,
         };
         for (collection, version) in [
             (of(vec![]), VERSION),
@@ -425,6 +475,13 @@ mod tests {
                 let bytes = collection.encode();
                 assert_eq!(bytes[4], if has_root { ROOT_VERSION } else { version });
                 assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
+                for isolation in Isolation::ALL {
+                    let collection =
+                        Collection { isolation: Some(isolation), ..collection.clone() };
+                    let bytes = collection.encode();
+                    assert_eq!(bytes[4], ISOLATION_VERSION);
+                    assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
+                }
             }
         }
         // One thing has one form.

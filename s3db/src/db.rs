@@ -23,7 +23,7 @@ use crate::cloud::sealed::Keyring;
 use crate::{
     address::Address,
     blob::{Value, Writing},
-    catalog::{Backend, Collection},
+    catalog::{Backend, Collection, Isolation},
     checkpoint::Checkpointed,
     cloud::{
         Cloud, DiskSpace, Ledger, Spending,
@@ -36,6 +36,7 @@ use crate::{
     pool::{Eviction, PoolCounts},
     record::{Key, Payload, Record},
     search_by::SearchBy,
+    sequence::{Isolated, IsolatedScan},
     settings::Settings,
     store::Store,
 };
@@ -294,6 +295,20 @@ impl Db {
         self.store().create_curated(name).await
     }
 
+    /// Creates a collection whose transactions are isolated from each other: they are at this level, or a
+    /// higher one ([`Db::begin_for`]). It has no indexes and no blobs. If it is there that is success.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is one that was created for something else, and as
+    /// [`Db::create_collection`].
+    pub async fn create_isolated_collection(
+        &self,
+        name: &str,
+        isolation: Isolation,
+    ) -> Result<Collection, StoreError> {
+        self.store().create_collection_for(name, Some(isolation)).await
+    }
+
     /// Finds a collection.
     ///
     /// # Errors
@@ -339,11 +354,23 @@ impl Db {
         self.begin_at(Level::default())
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction at the level that a collection was created for; at the atomic level, if at
+    /// none.
+    pub fn begin_for(&self, of: &Collection) -> Transaction<'_> {
+        self.begin_at(match of.isolation {
+            None => Level::default(),
+            Some(Isolation::Snapshot) => Level::Snapshot,
+            Some(Isolation::Serializable) => Level::Serializable,
+        })
+    }
+
+    /// Begins a transaction. One at the snapshot or the serializable level is for collections that were
+    /// created for it, one at a lower level for all others.
     pub fn begin_at(&self, level: Level) -> Transaction<'_> {
         let transaction = Transaction {
             session: &self.session,
             txn: self.session.begin(level),
+            isolated: level.isolation().map(|isolation| self.session.isolated(isolation)),
             books: &self.books,
             ledger: Ledger::new(),
             written: Vec::new(),
@@ -439,6 +466,8 @@ async fn look_ahead(session: &Session) {
 pub struct Transaction<'a> {
     session: &'a Session,
     txn: Txn,
+    /// In place of `txn`, at the levels that are isolated.
+    isolated: Option<Isolated<'a>>,
     books: &'a Books,
     ledger: Arc<Ledger>,
     /// Accounts of the collections that it changes.
@@ -479,6 +508,9 @@ impl<'a> Transaction<'a> {
     /// whatever the services say.
     pub async fn read(&self, of: &Collection, key: &Key) -> Result<Option<Payload>, StoreError> {
         let account = self.books.of(of);
+        if let Some(isolated) = &self.isolated {
+            return charged_to(&self.ledger, charged_to(&account, isolated.read(of, key))).await;
+        }
         let read = self.session.read(&self.txn, of.root, key);
         charged_to(&self.ledger, charged_to(&account, read)).await
     }
@@ -488,6 +520,9 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// Whatever the services say.
     pub async fn contains(&self, of: &Collection, key: &Key) -> Result<bool, StoreError> {
+        if self.isolated.is_some() {
+            return Ok(self.read(of, key).await?.is_some());
+        }
         let account = self.books.of(of);
         let read = self.session.read_value(&self.txn, of.root, key);
         let value = charged_to(&self.ledger, charged_to(&account, read)).await?;
@@ -504,6 +539,10 @@ impl<'a> Transaction<'a> {
         of: &Collection,
         key: &Key,
     ) -> Result<Option<Content>, StoreError> {
+        if self.isolated.is_some() {
+            let Some(payload) = self.read(of, key).await? else { return Ok(None) };
+            return self.session.content_of(payload).await;
+        }
         let account = self.books.of(of);
         let opened = self.session.open_content(&self.txn, of.root, key);
         let content = charged_to(&self.ledger, charged_to(&account, opened)).await?;
@@ -551,7 +590,10 @@ impl<'a> Transaction<'a> {
     /// When the transaction has too many changes, or an attempt to commit it was made.
     pub fn put(&mut self, of: &Collection, key: &Key, payload: Payload) -> Result<(), StoreError> {
         self.writes(of);
-        self.txn.put(of.root, key, payload)
+        match &mut self.isolated {
+            Some(isolated) => isolated.put(of, key, &payload),
+            None => self.txn.put(of.root, key, payload),
+        }
     }
 
     /// The record of `key` shall have what was written before ([`Db::write_blob`]), whether there is one
@@ -568,7 +610,14 @@ impl<'a> Transaction<'a> {
         if let Value::Blob(blob) = &value {
             self.session.check_written(blob)?;
         }
+        if let (Some(_), Value::Here(payload)) = (&self.isolated, &value) {
+            return self.put(of, key, Payload::new(payload)?);
+        }
         self.writes(of);
+        if self.isolated.is_some() {
+            let what = "a blob in a collection that was created for isolation, which has none";
+            return Err(StoreError::Invalid(what.to_owned()));
+        }
         self.txn.put_value(of.root, key, value)
     }
 
@@ -578,7 +627,10 @@ impl<'a> Transaction<'a> {
     /// As [`Transaction::put`].
     pub fn delete(&mut self, of: &Collection, key: &Key) -> Result<(), StoreError> {
         self.writes(of);
-        self.txn.delete(of.root, key)
+        match &mut self.isolated {
+            Some(isolated) => isolated.delete(of, key),
+            None => self.txn.delete(of.root, key),
+        }
     }
 
     /// Records of which the index `index` says that they have this search key, as this transaction
@@ -607,6 +659,10 @@ impl<'a> Transaction<'a> {
         from: Bound<&Key>,
         to: Bound<&Key>,
     ) -> Result<IndexRecords<'_>, StoreError> {
+        if self.isolated.is_some() {
+            let what = "collections that were created for isolation have no indexes";
+            return Err(StoreError::Invalid(what.to_owned()));
+        }
         let accounts = [self.ledger.clone(), self.books.of(of)];
         let found = self.session.find(&self.txn, of, index, from, to);
         let found = charged_to(&accounts[0], charged_to(&accounts[1], found)).await?;
@@ -634,23 +690,32 @@ impl<'a> Transaction<'a> {
             Bound::Excluded(key) => Some(same(key)),
             Bound::Included(key) => Some(next(key)),
         };
-        let scan = self.session.scan_raw(&self.txn, of.root, from, to);
+        let scan = match &self.isolated {
+            Some(isolated) => Scanned::Isolated(self.session, isolated.scan(of, from, to)),
+            None => Scanned::Logged(self.session.scan_raw(&self.txn, of.root, from, to)),
+        };
         Records { scan, accounts: [self.ledger.clone(), self.books.of(of)] }
     }
 
     /// How many records it changes so far.
     pub fn changes(&self) -> usize {
-        self.txn.len()
+        self.isolated.as_ref().map_or(self.txn.len(), Isolated::len)
     }
 
     /// Commits: when this returns, all changes are durable, whatever happens to this process.
     ///
     /// # Errors
     /// After [`StoreError::CommitUnknown`] call it again: it is the same transaction, and counts
-    /// once. After any other error it is not committed; at the basic and monotonic level a part of
+    /// once. [`StoreError::Aborted`], at the snapshot and the serializable level, when another one was in
+    /// its way: begin it again. After any other error it is not committed; at the basic and monotonic level a part of
     /// it may be.
     pub async fn commit(&mut self) -> Result<Committed, StoreError> {
-        let commit = self.session.commit(&mut self.txn);
+        let commit = async {
+            match &mut self.isolated {
+                Some(isolated) => isolated.commit().await,
+                None => self.session.commit(&mut self.txn).await,
+            }
+        };
         match &self.written[..] {
             [only] => charged_to(&self.ledger, charged_to(only, commit)).await,
             _ => charged_to(&self.ledger, commit).await,
@@ -681,9 +746,43 @@ impl IndexRecords<'_> {
 
 /// Records of a scan or a range, in the order of their keys.
 pub struct Records<'a> {
-    scan: Scan<'a>,
+    scan: Scanned<'a>,
     /// Of the transaction and of the collection.
     accounts: [Arc<Ledger>; 2],
+}
+
+/// A scan, by how its collection is read.
+enum Scanned<'a> {
+    Logged(Scan<'a>),
+    /// Or why there is none: said by the first call.
+    Isolated(&'a Session, Result<IsolatedScan<'a>, StoreError>),
+}
+
+impl Scanned<'_> {
+    async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
+        match self {
+            Scanned::Logged(scan) => scan.next().await,
+            Scanned::Isolated(_, scan) => {
+                scan.as_mut().map_err(|error| error.clone())?.next().await
+            }
+        }
+    }
+
+    async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
+        if let Scanned::Logged(scan) = self {
+            return scan.next_content().await;
+        }
+        let Some((key, payload)) = self.next().await? else { return Ok(None) };
+        let Scanned::Isolated(session, _) = self else { return Ok(None) };
+        Ok(session.content_of(payload).await?.map(|content| (key, content)))
+    }
+
+    async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
+        match self {
+            Scanned::Logged(scan) => scan.next_key().await,
+            scan => Ok(scan.next().await?.map(|(key, _)| key)),
+        }
+    }
 }
 
 impl Records<'_> {
@@ -731,7 +830,8 @@ mod tests {
     fn a_collection_pays_for_its_later_indexes() {
         let books = Books::default();
         let (indexes, has_root) = (Vec::new(), true);
-        let mut of = Collection { name: "a".into(), root: PageId(1), indexes, has_root };
+        let (name, root, isolation) = ("a".into(), PageId(1), None);
+        let mut of = Collection { name, root, indexes, has_root, isolation };
         let account = books.of(&of);
         let (name, by) = ("i".to_owned(), Some(SearchBy::Payload));
         of.indexes.push(Index { name, root: PageId(2), is_ready: false, by });

@@ -5,6 +5,7 @@ use crate::{
     frame::FrameError,
     page_id::{PAGES, PageId},
     record::BoundError,
+    sequence::codec::SEQUENCER,
 };
 
 /// Why the store could not do something.
@@ -79,6 +80,13 @@ pub enum StoreError {
         /// What the last attempt met.
         #[source]
         source: Fault,
+    },
+    /// A transaction at the snapshot or the serializable level is not committed, and cannot be. Begin
+    /// another one: it sees what this one missed.
+    #[error("the transaction is aborted: {why}; begin it again")]
+    Aborted {
+        /// What was in its way.
+        why: AbortCause,
     },
     /// This machine's clock is ahead of the store's, and a commit would win against later ones.
     #[error("this machine's clock is {ahead_ms} ms ahead of the object store's: set it right")]
@@ -162,11 +170,44 @@ pub enum StoreError {
     Invalid(String),
 }
 
+/// Why a transaction was aborted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AbortCause {
+    /// Another one wrote a record that it writes, and was committed after its snapshot.
+    #[error("record {key} was written by another one after the snapshot")]
+    Written {
+        /// The record's key, escaped.
+        key: String,
+    },
+    /// Another one wrote a record that it read, or that was not there when it read a range.
+    #[error("record {key}, which it read, was written by another one after the snapshot")]
+    Read {
+        /// The record's key, escaped.
+        key: String,
+    },
+    /// So much was committed since its snapshot, or that is so long ago, that what it needs is not kept.
+    #[error("its snapshot {snapshot} is older than {oldest}, the oldest one that is kept")]
+    Old {
+        /// The number of the last commit that it sees.
+        snapshot: u64,
+        /// The oldest one that could be used.
+        oldest: u64,
+    },
+    /// What it writes was put so long before the commit that garbage collection may take it.
+    #[error("{object}, which has what it writes, was put too long ago")]
+    Late {
+        /// The object's name.
+        object: String,
+    },
+}
+
 /// What names an object that is lost.
 fn namer(object: &str) -> &'static str {
-    match object.starts_with(PAGES) {
-        true => "the catalogue or another page",
-        false => "a record",
+    match object {
+        _ if object.starts_with(PAGES) => "the catalogue or another page",
+        _ if object.starts_with(SEQUENCER) => "the catalogue or the sequencer",
+        _ => "a record",
     }
 }
 

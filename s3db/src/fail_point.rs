@@ -65,11 +65,19 @@ pub enum FailPoint {
     Unparted,
     /// Garbage: a client is forgotten, its log objects are there.
     Retired,
+    /// 1.14: what a large transaction writes is put, no commit names it.
+    Spilled,
+    /// 1.14: transactions have their numbers. Nobody was told.
+    Sequenced,
+    /// 1.14: one leaf has the versions of the window.
+    Versioned,
+    /// 1.14: the sequencer says that commits are on their pages.
+    Advanced,
 }
 
 impl FailPoint {
     /// All of them.
-    pub const ALL: [FailPoint; 28] = [
+    pub const ALL: [FailPoint; 32] = [
         FailPoint::Claimed,
         FailPoint::Fencing,
         FailPoint::Stamped,
@@ -98,6 +106,10 @@ impl FailPoint {
         FailPoint::Marked,
         FailPoint::Unparted,
         FailPoint::Retired,
+        FailPoint::Spilled,
+        FailPoint::Sequenced,
+        FailPoint::Versioned,
+        FailPoint::Advanced,
     ];
 
     /// As PROTOCOL.md and traces have it.
@@ -131,6 +143,10 @@ impl FailPoint {
             FailPoint::Marked => "marked",
             FailPoint::Unparted => "unparted",
             FailPoint::Retired => "retired",
+            FailPoint::Spilled => "spilled",
+            FailPoint::Sequenced => "sequenced",
+            FailPoint::Versioned => "versioned",
+            FailPoint::Advanced => "advanced",
         }
     }
 

@@ -43,6 +43,7 @@ use crate::{
     inspect::Inspected,
     log::QUARANTINE,
     page::{Entries, PAGES, Page, PageId},
+    sequence,
     settings::{Rule, Settings},
     stamp::Stamp,
     store::Store,
@@ -77,6 +78,10 @@ pub struct Collected {
     pub blobs_waiting: u64,
     /// Lives of such clients whose log objects were deleted.
     pub log: u64,
+    /// Versions of records that no snapshot sees any more, which were dropped.
+    pub versions: u64,
+    /// Objects with what transactions write, which no commit names any more, that were deleted.
+    pub data: u64,
 }
 
 impl Store {
@@ -113,6 +118,9 @@ impl Store {
             done.retired += u64::from(is_over);
         }
         done.log += self.log.retire().await?;
+        if sequence::is_there(self).await? {
+            done.data += sequence::collect(self).await?;
+        }
         outcome.map(|()| done)
     }
 
@@ -130,12 +138,14 @@ impl Store {
         for name in self.collections().await? {
             let of = self.peek_collection(&name).await?;
             let has_root = of.has_root;
-            trees.push(Tree { root: of.root, has_root, records_of: Some(name) });
+            let has_versions = of.isolation.is_some();
+            trees.push(Tree { root: of.root, has_root, records_of: Some(name), has_versions });
             let indexes = of.indexes.iter();
             trees.extend(indexes.map(|it| Tree {
                 root: it.root,
                 has_root: it.is_ready,
                 records_of: None,
+                has_versions: false,
             }));
         }
         Ok(trees)
@@ -148,6 +158,9 @@ struct Tree {
     has_root: bool,
     /// The collection whose records it holds; `None` for an index.
     records_of: Option<String>,
+    /// Its leaves hold versions. None of them dies: what a leaf says of the commits that it has is not
+    /// true of the keys of another.
+    has_versions: bool,
 }
 
 impl Tree {
@@ -159,6 +172,10 @@ impl Tree {
     ) -> Result<(), StoreError> {
         if newest(store, self.root).await?.is_none() {
             return self.lacks_root();
+        }
+        if self.has_versions {
+            done.versions += sequence::tidy(store, self.root).await?;
+            return Ok(());
         }
         tidy(store, self.root, horizon_us, done).await
     }

@@ -18,6 +18,7 @@ use crate::{
         transaction::Body,
     },
     page::{Page, Stream},
+    sequence::{Numbers, SequencedWrite, codec::decode_data, codec::encode_data},
     stamp::Stamp,
 };
 
@@ -45,6 +46,10 @@ pub enum Inspected {
     Claims(u64),
     /// `s3dC`: a collection. Its name is that of the object, and not in it.
     Collection(Collection),
+    /// `s3dN`: the order of all commits at the snapshot and the serializable level.
+    Numbers(Numbers),
+    /// `s3dV`: what the commit of this id writes.
+    Writes(u128, Vec<SequencedWrite>),
 }
 
 impl Inspected {
@@ -97,8 +102,14 @@ impl Inspected {
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
             b"s3dW" => Inspected::Claims(Claims::decode(bytes)?.len() as u64),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
+            b"s3dN" => Inspected::Numbers(Numbers::decode(bytes)?),
+            b"s3dV" => {
+                let (id, writes) = decode_data(bytes)?;
+                Inspected::Writes(id, writes)
+            }
             _ => {
-                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW or s3dC";
+                let expected =
+                    "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW, s3dC, s3dN or s3dV";
                 return Err(magic_error(bytes, *found, expected));
             }
         })
@@ -124,7 +135,7 @@ impl Inspected {
     }
 
     /// The bytes again, of what is written as it is read: pages, records, transactions, parts of blobs,
-    /// messages, databases and collections. `None` for the rest.
+    /// messages, databases, collections and what the sequencer has. `None` for the rest.
     pub fn encode(&self) -> Option<Bytes> {
         match self {
             Inspected::Page(page) => Some(page.encode()),
@@ -137,6 +148,8 @@ impl Inspected {
             Inspected::Message(message) => Some(message.encode()),
             Inspected::Database(database) => Some(database.encode()),
             Inspected::Collection(collection) => Some(collection.encode()),
+            Inspected::Numbers(numbers) => Some(numbers.encode()),
+            Inspected::Writes(id, writes) => Some(encode_data(*id, writes)),
             Inspected::Log(..) | Inspected::Client(_) | Inspected::Claims(_) => None,
         }
     }

@@ -24,6 +24,7 @@ mod client; // who writes: lives and stamps
 mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
 mod curate; // changes that wait for a curator
+mod sequence; // snapshot and serializable transactions
 mod store; // what one process shares
 mod content; // a payload, read part by part
 mod index; // secondary indexes: found by, built, compared
@@ -44,13 +45,13 @@ pub mod simulation; // whole clusters from one seed, and the invariants
 pub use crate::{
     address::Address,
     blob::{BLOB_BYTES_MAX, Blob, PART_BYTES_MAX, Value, Writing},
-    catalog::{Backend, Collection, Database, Index, NAME_BYTES_MAX},
+    catalog::{Backend, Collection, Database, Index, Isolation, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
     content::Content,
     curate::{Proposal, ProposalId},
     db::{Db, IndexRecords, Options, Records, Transaction},
-    error::StoreError,
+    error::{AbortCause, StoreError},
     estimate::{Estimate, Workload},
     fail_point::FailPoint,
     frame::{FrameError, Unopened},
@@ -69,6 +70,7 @@ pub use crate::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,
     },
     search_by::SearchBy,
+    sequence::{Isolated, IsolatedScan, Numbers, SequencedCommit, SequencedWrite},
     settings::{Rule, Rules, Settings},
     stamp::Stamp,
     store::Store,

@@ -25,6 +25,7 @@ use crate::{
     log::{Pending, QUARANTINE, objects::LOG, queues::SPILLED},
     page::PAGES,
     retry::Attempts,
+    sequence::SEQUENCER,
     store::Store,
 };
 
@@ -79,8 +80,10 @@ impl Store {
         let swept = self.sweep().await;
         let mut all = Rekeyed::default();
         let mut seen = 0;
-        let prefixes =
-            [CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, PROPOSALS, APPROVED, QUARANTINE, OWNERS];
+        let prefixes = [
+            CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, PROPOSALS, APPROVED, QUARANTINE, OWNERS,
+            SEQUENCER,
+        ];
         for prefix in prefixes {
             let mut after: Option<String> = None;
             let at_once = if prefix == BLOBS { PARTS_AT_ONCE } else { AT_ONCE };

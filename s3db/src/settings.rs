@@ -56,6 +56,12 @@ pub struct Settings {
     /// Bytes of each part of a blob but the last, each an object: 1 to
     /// [`PART_BYTES_MAX`](crate::PART_BYTES_MAX). Default: 8 MiB.
     pub part_bytes: usize,
+    /// Commits that the sequencer keeps, for collections with isolation: a transaction that began before
+    /// the oldest of them is aborted, and when so many wait for their pages no more are taken. 1 to
+    /// 10,000. Default: 256.
+    pub window_commits_max: usize,
+    /// How long a snapshot can be read at least. What older ones alone see is pruned. Default: 10 min.
+    pub snapshot_age: Duration,
     /// Which rules hold. All, outside simulations.
     pub rules: Rules,
 }
@@ -88,6 +94,8 @@ impl Default for Settings {
             look_bytes_max: 16 << 20,
             inline_bytes_max: crate::record::INLINE_BYTES_MAX,
             part_bytes: 8 << 20,
+            window_commits_max: 256,
+            snapshot_age: Duration::from_secs(600),
             rules: Rules::HARDENED,
         }
     }
@@ -147,6 +155,14 @@ pub enum Rule {
     OpenAge,
     /// A fresh read looks into the log before it reads pages, not after.
     LookFirst,
+    /// Of two transactions that overlap and write the same record one is aborted.
+    WriteCheck,
+    /// One that read what another changed meanwhile is aborted, at the serializable level.
+    ReadCheck,
+    /// Nothing newer than the snapshot is read.
+    SnapshotBound,
+    /// A page is read only where it and the window have all commits up to the snapshot between them.
+    NoHoles,
 }
 
 /// The rules that hold.

@@ -16,7 +16,7 @@ use crate::cloud::{
     sealed::{Keyring, Sealed, Sealer},
 };
 use crate::{
-    catalog::{self, Backend, CATALOG, Collection, Database, Index},
+    catalog::{self, Backend, CATALOG, Collection, Database, Index, Isolation},
     checkpoint::{self, Checkpointed, owner::Owners},
     client::CLIENTS,
     cloud::{Cloud, ETag, Fault, Listing, PutIf, queue::BATCH_MAX},
@@ -27,6 +27,7 @@ use crate::{
     pool::{PageManager, PoolCounts, Tier, Tiered},
     retry::Attempts,
     search_by::SearchBy,
+    sequence::{self, Sequencer},
     settings::{Rule, Settings},
     tag::Tag,
     tree::{Freshness, Nodes},
@@ -137,6 +138,7 @@ pub struct Store {
     database: Database,
     pub(crate) pages: PageManager,
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) sequencer: Sequencer,
     due: Mutex<BTreeSet<Scope>>,
     /// What becomes due when the checkpoint interval is over, if nothing else makes it due before.
     due_later: Mutex<BTreeSet<Scope>>,
@@ -295,6 +297,7 @@ impl Store {
             database,
             pages,
             log,
+            sequencer: Sequencer::default(),
             due,
             due_later,
             working,
@@ -366,7 +369,7 @@ impl Store {
     /// # Errors
     /// A name that is none, and whatever the object store says.
     pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
-        self.create_collection_as(name, false).await
+        self.create_collection_as(name, false, None).await
     }
 
     /// The same, of a curated collection: changes of it are proposed by whoever commits them, and nobody sees
@@ -381,26 +384,51 @@ impl Store {
                 "this database was made before there were curated collections: make a new one";
             return Err(StoreError::Invalid(what.into()));
         }
-        let of = self.create_collection_as(name, true).await?;
+        let of = self.create_collection_as(name, true, None).await?;
         match of.is_curated() {
             true => Ok(of),
             false => Err(StoreError::Exists(format!("collection {name}, which is not curated,"))),
         }
     }
 
+    /// The same, of a collection whose transactions are isolated from each other, if that is given: they
+    /// are at that level, or a higher one.
+    ///
+    /// # Errors
+    /// As [`Store::create_collection`]; [`StoreError::Exists`] when there is one that was created for
+    /// something else.
+    pub async fn create_collection_for(
+        &self,
+        name: &str,
+        isolation: Option<Isolation>,
+    ) -> Result<Collection, StoreError> {
+        if isolation.is_some() {
+            catalog::check_name(name)?;
+            sequence::plant(self).await?;
+        }
+        self.create_collection_as(name, false, isolation).await
+    }
+
     async fn create_collection_as(
         &self,
         name: &str,
         is_curated: bool,
+        isolation: Option<Isolation>,
     ) -> Result<Collection, StoreError> {
         let (mut root, indexes) = (self.pages.fresh_id(), Vec::new());
         if self.database.has_tags {
             root = Tag::of(name, is_curated).page(root);
         }
-        let collection = Collection { name: name.to_owned(), root, indexes, has_root: false };
+        let name_owned = name.to_owned();
+        let collection = Collection { name: name_owned, root, indexes, has_root: false, isolation };
         catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
         reached(&self.cloud, FailPoint::Named).await;
-        self.collection(name).await
+        let there = self.collection(name).await?;
+        if there.isolation != isolation {
+            let level = there.isolation.map_or("levels without isolation", Isolation::name);
+            return Err(StoreError::Exists(format!("collection {name}, for {level},")));
+        }
+        Ok(there)
     }
 
     /// A collection as the catalogue has it, whether its roots are there or not.
@@ -430,7 +458,7 @@ impl Store {
                 return Err(StoreError::Lost { object: collection.root.object() });
             }
         } else {
-            self.plant(collection.root).await?;
+            self.plant(collection.root, collection.isolation.is_some()).await?;
             // Before anything is committed that an empty root in its place would hide.
             self.declare_root(name).await?;
             collection.has_root = true;
@@ -438,16 +466,20 @@ impl Store {
         for index in collection.indexes.iter().filter(|index| !index.is_ready) {
             // That of one that is ready was there. If it is not, it is lost, and an empty one in its
             // place would say that no record is to be found.
-            self.plant(index.root).await?;
+            self.plant(index.root, false).await?;
         }
         Ok(collection)
     }
 
     /// Makes sure that a root is there. The catalogue names it first, so that no root is ever an
     /// orphan: whoever created the collection may have stopped in between.
-    async fn plant(&self, root: PageId) -> Result<(), StoreError> {
+    async fn plant(&self, root: PageId, has_versions: bool) -> Result<(), StoreError> {
         if self.pages.node(root, Freshness::Cached).await?.is_none() {
-            self.pages.create(Page::root(root)).await?;
+            let mut page = Page::root(root);
+            if has_versions {
+                sequence::make_versioned(&mut page);
+            }
+            self.pages.create(page).await?;
             reached(&self.cloud, FailPoint::Planted).await;
         }
         Ok(())
@@ -502,6 +534,13 @@ impl Store {
         let name_of_root = self.pages.fresh_id();
         let has_tags = self.database.has_tags;
         self.change_collection(name, |collection| {
+            if let Some(isolation) = collection.isolation {
+                let what = format!(
+                    "collection {name} was created for level {}, and has no indexes",
+                    isolation.name()
+                );
+                return Err(StoreError::Invalid(what));
+            }
             let root = match has_tags {
                 true => Tag::of_page(collection.root).page(name_of_root),
                 false => name_of_root,
@@ -628,6 +667,7 @@ impl Store {
             std::mem::take(&mut *later)
         };
         later.into_iter().for_each(|scope| self.make_due(scope));
+        self.sequencer.make_all_due();
     }
 
     fn due(&self) -> MutexGuard<'_, BTreeSet<Scope>> {
@@ -636,7 +676,7 @@ impl Store {
 
     /// Whether commits or reads found something to do in the background.
     pub fn has_work(&self) -> bool {
-        !self.due().is_empty()
+        !self.due().is_empty() || self.sequencer.is_due()
     }
 
     /// Does what commits and reads found to be due: forwards transactions, checkpoints. What becomes
@@ -686,6 +726,12 @@ impl Store {
             }
         }
         drop(failed);
+        match self.sequencer.work(self).await {
+            Ok(more) => done += more,
+            Err(error) => {
+                round.fails(error);
+            }
+        }
         round.end(done)
     }
 
@@ -776,6 +822,12 @@ impl Store {
             }
         }
         match self.sweep_approved().await {
+            Ok(more) => done += more,
+            Err(error) => {
+                round.fails(error);
+            }
+        }
+        match sequence::sweep(self).await {
             Ok(more) => done += more,
             Err(error) => {
                 round.fails(error);

@@ -160,7 +160,7 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
     let (only, from, to) = (key(&args.key)?, key(&args.from)?, key(&args.to)?);
     let db = open(url, output).await?;
     let of = collection(&db, url, name).await?;
-    let txn = args.fresh.begin(&db);
+    let txn = args.fresh.begin(&db, &of);
     let (from, to) = match &only {
         Some(key) => (Bound::Included(key), Bound::Included(key)),
         None => (

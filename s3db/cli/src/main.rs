@@ -31,7 +31,8 @@ Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&end
 file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
 Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record or proposal, \
-4 verify, rekey or index check found problems, 141 the reader of the output went away.
+4 verify, rekey or index check found problems, 5 the transaction was aborted for another one (snapshot \
+and serializable: run it again), 141 the reader of the output went away.
 
 Examples:
   s3db init file:///tmp/db users

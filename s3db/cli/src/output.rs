@@ -76,6 +76,8 @@ pub(crate) enum Failure {
     NoRecord,
     /// `verify` or `index check` found problems, and has said which.
     Problems,
+    /// Another transaction was in the way of this one: what was.
+    Aborted(String),
     /// The reader of standard output went away.
     BrokenPipe,
 }
@@ -88,6 +90,10 @@ impl Failure {
                 eprintln!("s3db: {what}");
                 1
             }
+            Failure::Aborted(what) => {
+                eprintln!("s3db: {what}");
+                5
+            }
             Failure::NoRecord => 3,
             Failure::Problems => 4,
             Failure::BrokenPipe => 141,
@@ -97,7 +103,10 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Failure::Told(with_causes(&error))
+        match error {
+            StoreError::Aborted { .. } => Failure::Aborted(with_causes(&error)),
+            error => Failure::Told(with_causes(&error)),
+        }
     }
 }
 
@@ -243,8 +252,9 @@ pub(crate) struct Fresh {
 
 impl Fresh {
     /// A transaction that reads so.
-    pub(crate) fn begin<'a>(&self, db: &'a Db) -> Transaction<'a> {
-        if self.fresh { db.begin().fresh() } else { db.begin() }
+    pub(crate) fn begin<'a>(&self, db: &'a Db, of: &s3db::Collection) -> Transaction<'a> {
+        let transaction = db.begin_for(of);
+        if self.fresh { transaction.fresh() } else { transaction }
     }
 }
 

@@ -7,7 +7,9 @@ use std::{
     path::PathBuf,
 };
 
-use s3db::{Backend, Content, Db, Key, Options, PAYLOAD_BYTES_MAX, StoreError, Value};
+use s3db::{
+    Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError, Value,
+};
 use serde_json::json;
 
 use crate::output::{Failure, Fresh, Output, collection, open};
@@ -18,6 +20,7 @@ use crate::output::{Failure, Fresh, Output, collection, open};
   s3db init file:///tmp/db users orders
   s3db init file:///tmp/db --backend sqs-fifo --shards 4
   s3db init file:///tmp/db prices --curated
+  s3db init file:///tmp/db accounts --isolation serializable
   (umask 077; echo \"1 $(openssl rand -hex 32)\" > keys); s3db init file:///tmp/db users --keys keys")]
 pub(crate) struct Init {
     /// Where the database is to be, as in file:///tmp/db
@@ -33,6 +36,15 @@ pub(crate) struct Init {
     /// Queues of pending updates, for the backends that have them: 1 to 1000
     #[arg(long, default_value_t = 16)]
     shards: u32,
+    /// The collections are for transactions that are isolated from each other, at this level at least:
+    /// snapshot or serializable. They have no indexes, and payloads of 32 KiB at most
+    #[arg(long, value_parser = isolation, conflicts_with = "curated")]
+    isolation: Option<Isolation>,
+}
+
+fn isolation(name: &str) -> Result<Isolation, String> {
+    let names = Isolation::ALL.map(Isolation::name).join(" or ");
+    Isolation::named(name).ok_or(names)
 }
 
 fn backend(name: &str) -> Result<Backend, String> {
@@ -41,7 +53,10 @@ fn backend(name: &str) -> Result<Backend, String> {
 }
 
 pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
-    let Init { url, collections, backend, curated, shards } = args;
+    let Init { url, collections, backend, curated, shards, isolation } = args;
+    if isolation.is_some() && collections.is_empty() {
+        return Err(Failure::Told("--isolation is of collections: name some".to_owned()));
+    }
     let options = Options { backend: *backend, shards: *shards, ..output.options()? };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
@@ -52,9 +67,10 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
     };
     for name in collections {
-        match curated {
-            true => db.create_curated(name).await?,
-            false => db.create_collection(name).await?,
+        match (curated, isolation) {
+            (true, _) => db.create_curated(name).await?,
+            (false, Some(isolation)) => db.create_isolated_collection(name, *isolation).await?,
+            (false, None) => db.create_collection(name).await?,
         };
     }
     let database = db.store().database();
@@ -69,6 +85,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         &json!({
             "url": url, "created": is_new, "backend": backend, "encrypted": is_encrypted,
             "collections": collections, "curated": curated,
+            "isolation": isolation.map(Isolation::name),
         }),
     )?;
     output.close(db).await
@@ -109,8 +126,9 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     // Before anything is read: what may not be put needs no upload.
+    let mut txn = db.begin_for(&of);
     if args.create || args.update {
-        let is_there = db.begin().contains(&of, &key).await?;
+        let is_there = txn.contains(&of, &key).await?;
         let told = |what: &str| Err(Failure::Told(format!("record {key} of {} {what}", of.name)));
         match is_there {
             true if args.create => return told("exists already"),
@@ -118,8 +136,10 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
             _ => {}
         }
     }
-    let value = written(&db, args, input).await?;
-    let mut txn = db.begin();
+    let value = match of.isolation {
+        None => written(&db, args, input).await?,
+        Some(_) => Value::Here(whole(args, input)?.as_bytes().to_vec().into()),
+    };
     txn.put_value(&of, &key, value)?;
     output.committed(txn.commit().await?, false)?;
     output.close(db).await
@@ -142,6 +162,20 @@ async fn written(db: &Db, args: &Put, file: Option<File>) -> Result<Value, Failu
             Err(error) => return Err(unreadable(args, &error)),
         }
     }
+}
+
+/// Reads what is to be put into a collection that has no blobs.
+fn whole(args: &Put, file: Option<File>) -> Result<Payload, Failure> {
+    let mut bytes = Vec::new();
+    let input: Box<dyn Read> = match (&args.payload, file) {
+        (Some(payload), _) => Box::new(payload.as_bytes()),
+        (None, Some(file)) => Box::new(file),
+        (None, None) => Box::new(io::stdin().lock()),
+    };
+    // One more than may be, to be refused.
+    let read = input.take(PAYLOAD_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(args, &error))?;
+    Ok(Payload::new(bytes)?)
 }
 
 fn unreadable(args: &Put, error: &io::Error) -> Failure {
@@ -173,7 +207,7 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let mut found = args.fresh.begin(&db).open_content(&of, &key).await?;
+    let mut found = args.fresh.begin(&db, &of).open_content(&of, &key).await?;
     if output.json {
         let payload = match &mut found {
             Some(content) => Some(text(&key, content).await?),
@@ -229,7 +263,7 @@ pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
     let key = Key::new(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let mut txn = db.begin();
+    let mut txn = db.begin_for(&of);
     txn.delete(&of, &key)?;
     output.committed(txn.commit().await?, false)?;
     output.close(db).await
@@ -275,7 +309,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let to = args.to.as_deref().map(key).transpose()?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
-    let txn = args.fresh.begin(&db);
+    let txn = args.fresh.begin(&db, &of);
     let from = from.as_ref().map_or(Bound::Unbounded, Bound::Included);
     let to = to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut records = txn.range(&of, from, to);

@@ -25,11 +25,14 @@ The end commits. A line that fails ends the script, and what was not committed i
 
 Examples:
   printf 'put users ada 1815\\nput users alan 1912\\n' | s3db txn file:///tmp/db
-  s3db txn file:///tmp/db --level basic < script")]
+  s3db txn file:///tmp/db --level basic < script
+  s3db txn file:///tmp/db --level serializable < script     of collections created for it; exit code 5
+                                                            when another transaction was in its way")]
 pub(crate) struct Args {
     /// The database
     url: String,
-    /// What a commit promises: basic, monotonic or atomic
+    /// What a commit promises: basic, monotonic or atomic; snapshot or serializable in collections that
+    /// were created for that (init --isolation)
     #[arg(long, default_value = "atomic", value_parser = level)]
     level: Level,
 }

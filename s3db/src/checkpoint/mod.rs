@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Step 4 happens only when every put of step 3 is confirmed. Each step is safe to repeat. A record
-//! goes to the leaf that owns its key now, whatever leaf it names (W5).
+//! goes to the leaf that owns its key now, whatever leaf it names (W5). What comes by the log for a
+//! collection whose records have versions is put aside: only the sequencer orders those (`sequence`).
 
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
 pub(crate) mod owner; // who checkpoints what
@@ -26,6 +27,7 @@ use crate::{
     fail_point::{FailPoint, reached},
     log::{Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
+    sequence::is_versioned,
     settings::Rule,
     stamp::Stamp,
     store::Store,
@@ -168,7 +170,12 @@ async fn apply(
         let mut applied = 0;
         let mut implied = Vec::new();
         let mut ahead = None;
+        let mut has_versions = false;
         let mut change = |page: &mut Page| {
+            has_versions = is_versioned(page);
+            if has_versions {
+                return false;
+            }
             // A lost swap starts again with another page, which may own fewer keys.
             taken = rest.iter().take_while(|(key, _)| page.ends_after(key)).count();
             applied = 0;
@@ -199,7 +206,12 @@ async fn apply(
             }
             true
         };
-        if update(&store.pages, root, 0, first, &mut change).await?.is_none() || taken == 0 {
+        let outcome = update(&store.pages, root, 0, first, &mut change).await?;
+        if has_versions {
+            let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+            return put_aside(store, "no-versions", entries, done).await;
+        }
+        if outcome.is_none() || taken == 0 {
             return Err(StoreError::Tree { page: root, what: "no leaf owns a key" });
         }
         if !implied.is_empty() {
@@ -280,6 +292,9 @@ async fn apply_where_named(
     let key = entry.leaf_key();
     for lost in 1.. {
         let Some(held) = store.pages.node(entry.page, Freshness::Newest).await? else { break };
+        if is_versioned(&held.page) {
+            return put_aside(store, "no-versions", vec![entry], done).await;
+        }
         if held.page.owns(&key) && held.page.level == 0 {
             return apply_to_tree(store, entry.tree, vec![entry], None, done).await;
         }
@@ -299,8 +314,8 @@ async fn apply_where_named(
     Ok(())
 }
 
-/// Puts records that belong to no page into quarantine: of a tree that does not exist, or of a curated
-/// collection.
+/// Puts records that belong to no page into quarantine: of a tree that does not exist, of a curated
+/// collection, or of one whose records have versions.
 async fn put_aside(
     store: &Store,
     why: &str,

@@ -32,6 +32,7 @@ use crate::{
     page::{Page, PageId, Stream},
     pool::Lent,
     record::{INLINE_BYTES_MAX, Key, Payload},
+    sequence::is_versioned,
     settings::Rule,
     stamp::Stamp,
     store::Store,
@@ -253,6 +254,13 @@ impl Session {
         }
     }
 
+    /// The client and its life, which goes on as far as is known.
+    pub(crate) async fn identity(&self) -> Result<(u64, u64), StoreError> {
+        let me = &self.life().await?.me;
+        me.check_goes_on()?;
+        Ok((self.client, me.epoch))
+    }
+
     /// Where this session's changes are, before they are on their pages.
     fn stream(&self) -> Stream {
         Stream { client: self.client, epoch: self.epoch() }
@@ -358,6 +366,12 @@ impl Session {
     ) -> Result<Option<Content>, StoreError> {
         let Some(value) = self.read_value(txn, tree, key).await? else { return Ok(None) };
         self.content(txn, tree, key.as_bytes(), value).await
+    }
+
+    /// A payload that is here, to be read as one that may not be.
+    pub(crate) async fn content_of(&self, payload: Payload) -> Result<Option<Content>, StoreError> {
+        let store = &self.store;
+        Content::open(&store.cloud, &store.settings, Value::Here(payload.to_bytes())).await
     }
 
     /// What a value that was read for a key holds, part by part.
@@ -479,6 +493,7 @@ impl Session {
             let found = search(&self.store.pages, tree, key, 0, age).await?;
             let found = found.ok_or(StoreError::Tree { page: tree, what: "has no leaves" })?;
             let page = found.held.page;
+            check_plain(&page)?;
             let mut seen = match page.slot(key) {
                 Some(slot) => Seen { stamp: slot.stamp, payload: slot.payload.clone() },
                 None => Seen::default(),
@@ -638,6 +653,10 @@ impl Session {
         if txn.is_empty() {
             return Ok(Committed::default());
         }
+        if txn.level.isolation().is_some() {
+            let what = "transactions of this level are begun by Session::isolated".to_owned();
+            return Err(StoreError::Invalid(what));
+        }
         // Where it becomes true when a curator says so, it is put where curators look.
         let curated = txn.curated(&self.store)?;
         if !txn.is_unclear {
@@ -729,6 +748,7 @@ impl Session {
             let pages = &self.store.pages;
             let found = search(pages, *tree, key, 0, Freshness::Cached).await?;
             let page = found.map(|found| found.held.page);
+            page.as_deref().map_or(Ok(()), check_plain)?;
             // A blind write counts after what it replaces, as far as that can be seen here.
             if let Some(there) = page.as_ref().and_then(|page| page.slot(key)) {
                 me.observe(there.stamp.clock);
@@ -949,6 +969,16 @@ impl Session {
     }
 }
 
+/// That a leaf holds no versions: those are read and written through the sequencer alone.
+fn check_plain(page: &Page) -> Result<(), StoreError> {
+    if !is_versioned(page) {
+        return Ok(());
+    }
+    let what = "this collection was created for isolation: it takes transactions at level snapshot or \
+                serializable";
+    Err(StoreError::Invalid(what.to_owned()))
+}
+
 /// Records in the order of their keys. See [`Session::scan`].
 pub struct Scan<'a> {
     session: &'a Session,
@@ -1053,6 +1083,7 @@ impl Scan<'_> {
                 self.is_done = true;
                 break;
             };
+            check_plain(&held.page)?;
             let high = held.page.high.clone();
             let is_last = match (&high, &self.to) {
                 (None, _) => true,

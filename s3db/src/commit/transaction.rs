@@ -68,7 +68,8 @@ pub(crate) enum Write {
 /// A commit that succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// The client's count of its transactions; 0 for one without changes.
+    /// The client's count of its transactions; at the snapshot and the serializable level, the number of
+    /// the commit among those of all clients. 0 for one without changes.
     pub number: u64,
     /// How many records it changed, or is to change.
     pub records: u32,

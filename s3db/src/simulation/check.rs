@@ -27,7 +27,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Its number in the design, section 17; 0 when a client cannot work that should, 11 when an
-    /// index is not what its records say.
+    /// index is not what its records say, 12 when a read is not as of its snapshot, 13 when a history shows an
+    /// anomaly, 14 when one of compare and swap is not linearizable.
     pub invariant: u8,
     /// What was seen.
     pub what: String,

@@ -28,7 +28,11 @@ use crate::{
     search_by::SearchBy,
     settings::Rule,
     simulation::{
-        Attempt, Indexed, Outcome, Plan, Report, Violation, audit::Audit, check, history::History,
+        Attempt, Indexed, Outcome, Plan, Report, Violation,
+        audit::Audit,
+        check,
+        history::History,
+        recorder::{Record, Recorder},
     },
     stamp::Stamp,
     store::Store,
@@ -48,6 +52,7 @@ pub(super) struct Cluster {
     plan: Plan,
     world: World,
     history: Arc<Mutex<History>>,
+    record: Arc<Mutex<Record>>,
     ledger: Arc<Ledger>,
     roster: Arc<Mutex<Roster>>,
 }
@@ -78,6 +83,7 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         plan: plan.clone(),
         world: world.clone(),
         history: Arc::default(),
+        record: Arc::default(),
         ledger: Ledger::new(),
         roster: Arc::default(),
     };
@@ -168,6 +174,10 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         violations.extend(check::late(&history));
     }
     violations.extend(check::ledger(&cluster.ledger, &world.ledger));
+    // What is read may be old in 2007.
+    if plan.faults.stale_max.is_none() {
+        violations.extend(lock(&cluster.record).broken());
+    }
     let count = |outcome| {
         history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
     };
@@ -241,8 +251,10 @@ impl Objects for Ahead {
 impl Cluster {
     fn cloud(&self, process: Process) -> Cloud {
         let raw = self.world.cloud(process);
+        let (inner, time, record) = (raw.objects, self.world.time.clone(), self.record.clone());
+        let recorder = Recorder { inner, time, record };
         Cloud {
-            objects: Arc::new(Metered::new(raw.objects, self.ledger.clone())),
+            objects: Arc::new(Metered::new(Arc::new(recorder), self.ledger.clone())),
             queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
             disk: self.plan.has_disk.then(|| self.disk(process)),
             ..raw
@@ -656,7 +668,7 @@ impl Witness<'_> {
             self.due = lock(&self.cluster.history).committed();
         }
         let (name, indexes) = (COLLECTION.into(), Vec::new());
-        let of = Collection { name, root, indexes, has_root: true };
+        let of = Collection { name, root, indexes, has_root: true, isolation: None };
         let client = self.session.client();
         for n in 0..1 + world.below(4) {
             let number = world.below(u64::from(self.cluster.plan.keys));

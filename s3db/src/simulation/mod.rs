@@ -13,6 +13,10 @@ mod audit; // the invariants, at each change
 mod check; // the invariants, when nothing moves any more
 mod cluster; // clients at work
 mod history; // what clients know of their transactions
+pub mod isolation; // anomalies of histories
+pub mod linear; // histories of compare and swap
+mod recorder; // what is done to objects that are swapped
+mod versioned; // clients whose transactions are isolated
 mod printed; // clients of 2008
 
 use std::{collections::BTreeMap, time::Duration};
@@ -23,7 +27,7 @@ pub use printed::{PrintedPlan, PrintedReport, run_printed};
 
 use crate::{
     FailPoint,
-    catalog::Backend,
+    catalog::{Backend, Isolation},
     cloud::model::{Answer, Faults, Latency},
     settings::{Rules, Settings},
 };
@@ -65,6 +69,8 @@ pub struct Plan {
     /// Whether there are those who claim the log as their own: they stall and crash like everyone, one of
     /// them never checkpoints, and one claims by a clock that is wrong.
     pub has_owners: bool,
+    /// Whether clients run transactions of this level, and no others, in a collection that was created for it.
+    pub isolation: Option<Isolation>,
     /// Whether about half of the payloads are blobs, of a few parts each.
     pub has_blobs: bool,
     /// Whether clients are as slow as they may be, by the age of tombstones, and slower: they wait between
@@ -108,6 +114,7 @@ impl Default for Plan {
             index: Indexed::Not,
             has_disk: false,
             has_owners: false,
+            isolation: None,
             has_blobs: false,
             is_sluggish: false,
             is_fresh: false,
@@ -119,7 +126,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 19] = [
         "usual",
         "crowd",
         "splits",
@@ -137,6 +144,8 @@ impl Plan {
         "fresh",
         "disk",
         "owners",
+        "snapshot",
+        "serializable",
     ];
 
     /// A plan by its name, so that tests and replays agree.
@@ -243,6 +252,18 @@ impl Plan {
             "owners" => {
                 Plan { has_owners: true, clients: 4, transactions: 15, second_life: 0.0, ..usual }
             }
+            // Few keys, so that transactions meet; leaves that split between the versions of a record.
+            "snapshot" => Plan {
+                clients: 4,
+                transactions: 24,
+                keys: 12,
+                isolation: Some(Isolation::Snapshot),
+                leaf_bytes_max: 700,
+                ..usual
+            },
+            "serializable" => {
+                Plan { isolation: Some(Isolation::Serializable), ..Plan::named("snapshot")? }
+            }
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             // Half of the transactions look into the log before they read, and the others, of the same
             // sessions, do not.
@@ -271,6 +292,10 @@ impl Plan {
             FailPoint::Followed | FailPoint::Filled => ("build", true),
             FailPoint::PartsPut => ("blobs", true),
             FailPoint::Marked | FailPoint::Unparted => ("blob-deaths", true),
+            FailPoint::Spilled
+            | FailPoint::Sequenced
+            | FailPoint::Versioned
+            | FailPoint::Advanced => ("serializable", true),
             FailPoint::Emptied => ("deaths", !has_queues),
             FailPoint::Settled
             | FailPoint::Buried
@@ -332,6 +357,9 @@ impl Plan {
             look_bytes_max: 100_000,
             inline_bytes_max: if self.has_blobs { 45 } else { crate::record::INLINE_BYTES_MAX },
             part_bytes: PART_BYTES,
+            // Left behind by those who stall.
+            window_commits_max: 12,
+            snapshot_age: Duration::from_secs(20),
             rules: self.rules,
         }
     }
@@ -376,10 +404,17 @@ pub struct Report {
 
 /// Runs `plan` with `seed`.
 pub fn run(plan: &Plan, seed: u64) -> Report {
-    cluster::run(plan, seed, false, &Latency::ROUGH)
+    run_as(plan, seed, false)
+}
+
+fn run_as(plan: &Plan, seed: u64, trace: bool) -> Report {
+    match plan.isolation {
+        None => cluster::run(plan, seed, trace, &Latency::ROUGH),
+        Some(isolation) => versioned::run(plan, isolation, seed, trace, &Latency::ROUGH),
+    }
 }
 
 /// The same run, with a trace of every call.
 pub fn replay(plan: &Plan, seed: u64) -> Report {
-    cluster::run(plan, seed, true, &Latency::ROUGH)
+    run_as(plan, seed, true)
 }

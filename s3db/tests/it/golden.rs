@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use s3db::{
-    Backend, Blob, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Key,
-    LogRecord, LoggedTransaction, Payload, SearchBy, Stamp, Value,
+    Backend, Blob, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Isolation,
+    Key, LogRecord, LoggedTransaction, Numbers, Payload, SearchBy, SequencedCommit, SequencedWrite,
+    Stamp, Value,
     blob::Part,
     cloud::embedded::Stored,
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
@@ -14,6 +15,9 @@ const GOLDEN: &str = include_str!("../golden/log-v1.txt");
 
 /// The same of pages, transactions, log objects, clients and the catalogue.
 const OBJECTS: &str = include_str!("../golden/objects-v1.txt");
+
+/// The same of what is there for isolation.
+const SEQUENCE: &str = include_str!("../golden/sequence-v1.txt");
 
 const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
 const LEFT: PageId = PageId(0x1111);
@@ -126,7 +130,8 @@ fn objects_of_version_1_are_still_written_and_read() {
     let with_rules: Vec<Index> =
         [index("by-age", LEFT, true)].into_iter().chain(with_rules).collect();
     let collection = |indexes, has_root| {
-        Inspected::Collection(Collection { name: String::new(), root: ROOT, indexes, has_root })
+        let (name, root, isolation) = (String::new(), ROOT, None);
+        Inspected::Collection(Collection { name, root, indexes, has_root, isolation })
     };
     let message = |hidden_until_ms, receives, holder, group: Option<&str>, body: &'static str| {
         let (group, body) = (group.map(str::to_owned), body.into());
@@ -170,7 +175,11 @@ fn objects_of_version_1_are_still_written_and_read() {
         collection(Vec::new(), true),
         collection(with_rules, true),
     ]);
-    let lines: Vec<_> = OBJECTS.lines().filter(|line| !line.starts_with('#')).collect();
+    compare(OBJECTS, expected);
+}
+
+fn compare(golden: &str, expected: Vec<Inspected>) {
+    let lines: Vec<_> = golden.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines.len(), expected.len());
     for (line, expected) in lines.into_iter().zip(expected) {
         let bytes = Bytes::from(unhex(line.rsplit(' ').next().unwrap()));
@@ -186,6 +195,68 @@ fn objects_of_version_1_are_still_written_and_read() {
             assert!(Inspected::decode(&bytes.slice(..at)).is_err(), "{line}: cut at {at}");
         }
     }
+}
+
+#[test]
+fn what_is_there_for_isolation_is_still_written_and_read() {
+    let date_ms = 0x19a_a3f6_a6c0;
+    let write = |tree, key: &'static [u8], payload: Option<&'static [u8]>| SequencedWrite {
+        tree,
+        key: Bytes::from_static(key),
+        payload: payload.map(Bytes::from_static),
+    };
+    let writes = vec![
+        write(LEFT, b"a", Some(b"\x00\xffpayload")),
+        write(LEFT, b"b", None),
+        write(ROOT, b"a", Some(b"")),
+    ];
+    let name = format!("sequencer/data/{date_ms:016x}-{:032x}", 9);
+    let commit = |id, client, epoch, date_ms, object: Option<(String, u32)>, writes: &[_]| {
+        SequencedCommit { id, client, epoch, date_ms, object, writes: writes.to_vec().into() }
+    };
+    let numbers = Numbers {
+        write_id: 0xabcdef,
+        last: 12,
+        applied: 10,
+        horizon: 3,
+        dates: vec![(4, date_ms - 1000), (9, date_ms)],
+        lives: vec![(7, 2, 12), (8, 1, 11)],
+        commits: vec![
+            commit(8, 8, 1, date_ms, None, &writes),
+            commit(9, 7, 2, date_ms + 1, Some((name, 77)), &[]),
+        ],
+    };
+    let collection = |has_root, isolation| {
+        let (name, root, indexes) = (String::new(), ROOT, Vec::new());
+        let isolation = Some(isolation);
+        Inspected::Collection(Collection { name, root, indexes, has_root, isolation })
+    };
+    // The newer version first, a delete: the number of its commit has all bits turned over.
+    let slot = |number: u64, client, payload: &'static [u8]| Slot {
+        key: [b"k\x00\xff\x00\x01", &(!number).to_be_bytes()[..]].concat().into(),
+        stamp: stamp(number, client, 0),
+        payload: Some(Bytes::from_static(payload).into()),
+    };
+    let stream = |client| Stream { client, epoch: 0 };
+    let leaf = Page {
+        version: 2,
+        write_id: 99,
+        checkpoint_ms: date_ms,
+        applied: vec![(stream(0), 5), (stream(1), 1)],
+        entries: Entries::Leaf(vec![slot(5, 7, b"\x00"), slot(2, 8, b"\x01payload")]),
+        ..Page::root(ROOT)
+    };
+    compare(
+        SEQUENCE,
+        vec![
+            Inspected::Numbers(numbers),
+            Inspected::Numbers(Numbers { write_id: 1, ..Numbers::default() }),
+            Inspected::Writes(9, writes),
+            collection(false, Isolation::Snapshot),
+            collection(true, Isolation::Serializable),
+            Inspected::Page(leaf),
+        ],
+    );
 }
 
 fn unhex(digits: &str) -> Vec<u8> {

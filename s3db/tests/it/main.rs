@@ -23,6 +23,7 @@ mod policy;
 mod printed;
 mod scans;
 mod sealed;
+mod sequence;
 mod simulate;
 mod turns;
 mod watch;

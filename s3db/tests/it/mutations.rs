@@ -252,6 +252,36 @@ fn cases() -> Vec<Case> {
             plan: Plan { second_life: 0.0, faults: Faults::NONE, ..Plan::named("fresh").unwrap() },
         },
         Case {
+            weakness: "snapshot: two write the same record, and one update is lost",
+            rule: Rule::WriteCheck,
+            invariants: &[13],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("snapshot").unwrap() },
+        },
+        Case {
+            weakness: "serializable: each reads what the other writes",
+            rule: Rule::ReadCheck,
+            invariants: &[13],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("serializable").unwrap() },
+        },
+        Case {
+            weakness: "snapshot: what is read is of two moments",
+            rule: Rule::SnapshotBound,
+            invariants: &[13],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("snapshot").unwrap() },
+        },
+        Case {
+            weakness: "snapshot: a stale leaf, and a window that has moved on",
+            rule: Rule::NoHoles,
+            invariants: &[12],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("snapshot").unwrap() },
+        },
+        Case {
+            weakness: "snapshot: and a life that is over commits",
+            rule: Rule::EpochFence,
+            invariants: &[8],
+            plan: Plan { second_life: 0.05, ..Plan::named("snapshot").unwrap() },
+        },
+        Case {
             weakness: "step order: acknowledged at the moment when it is not on its page",
             rule: Rule::AcknowledgeLast,
             invariants: &[3],

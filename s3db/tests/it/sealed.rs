@@ -336,3 +336,33 @@ async fn keys_change_under_writers() {
         assert!(is_denied && text(&error).contains("sealed with key 2"), "{}", text(&error));
     }
 }
+
+/// What orders isolated transactions, and what large ones write, is sealed and has its new key, too.
+#[tokio::test]
+async fn isolated_collections_change_their_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = url(folder.path());
+    let options = |keys: &[u8]| Options { has_worker: false, ..with_keys(Backend::S3Log, keys) };
+    let db = Db::create(&url, &options(&[1])).await.unwrap();
+    let level = s3db::Isolation::Serializable;
+    let accounts = db.create_isolated_collection("accounts", level).await.unwrap();
+    let large = "x".repeat(5000);
+    for (name, text) in [("ada", "100"), ("large", &large[..])] {
+        let mut txn = db.begin_for(&accounts);
+        txn.put(&accounts, &key(name), payload(text)).unwrap();
+        txn.commit().await.unwrap();
+    }
+    let done = Db::open_with(&url, &options(&[2, 1])).await.unwrap();
+    let done = done.store().rekey(|_| {}).await.unwrap();
+    assert_eq!((done.unopened, done.waiting), (0, 0), "{done:?}");
+    let mut txn = db.begin_for(&accounts);
+    txn.put(&accounts, &key("ada"), payload("90")).unwrap();
+    let refused = txn.commit().await;
+    assert!(matches!(refused, Err(StoreError::Cloud { .. })), "it has no new key: {refused:?}");
+    let new = Db::open_with(&url, &options(&[2])).await.unwrap();
+    let txn = new.begin_for(&accounts);
+    for (name, text) in [("ada", "100"), ("large", &large[..])] {
+        let found = txn.read(&accounts, &key(name)).await.unwrap().unwrap();
+        assert_eq!(found.to_string(), text);
+    }
+}

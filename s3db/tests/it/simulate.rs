@@ -229,10 +229,24 @@ fn fresh_reads_beside_ordinary_ones() {
     }
 }
 
+/// Every read is as of its snapshot, and no history shows an anomaly that its level forbids.
+#[test]
+fn isolated_transactions_are_isolated() {
+    std::thread::scope(|scope| {
+        for name in ["snapshot", "serializable"] {
+            scope.spawn(move || {
+                hold(name, Backend::S3Log, 0..150);
+                hold(name, Backend::SqsStandard, 150..170);
+                hold(name, Backend::SqsFifo, 170..190);
+            });
+        }
+    });
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for backend in Backend::ALL {
-        for name in ["usual", "build", "fresh"] {
+        for name in ["usual", "build", "fresh", "serializable"] {
             let plan = Plan { backend, ..Plan::named(name).unwrap() };
             let (first, second) = (replay(&plan, 7), replay(&plan, 7));
             assert!(first.trace.len() > 100);

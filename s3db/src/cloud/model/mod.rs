@@ -28,6 +28,7 @@ pub use answer::Answer;
 pub use executor::{End, Executor, Process, Sleep, Time};
 pub use faults::Faults;
 pub use objects::Version;
+pub(crate) use objects::tag;
 
 use crate::{
     FailPoint,

@@ -29,7 +29,7 @@ impl Version {
 }
 
 /// From content alone, as S3 does it.
-fn tag(bytes: &Bytes) -> ETag {
+pub(crate) fn tag(bytes: &Bytes) -> ETag {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     });

@@ -1,0 +1,86 @@
+//! Collections whose transactions are isolated from each other.
+
+use crate::{folder, run, s3db, scan};
+
+#[test]
+fn isolated_collections_come_and_go() {
+    for isolation in ["snapshot", "serializable"] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "plain"]);
+        run(&["init", &url, "accounts", "--isolation", isolation]);
+        // What it was created for it stays.
+        run(&["init", &url, "accounts", "--isolation", isolation]);
+        s3db().args(["init", &url, "accounts"]).assert().code(1);
+        run(&["put", &url, "accounts", "ada", "100"]);
+        run(&["put", &url, "accounts", "ada", "90", "--update"]);
+        s3db().args(["put", &url, "accounts", "ada", "1", "--create"]).assert().code(1);
+        run(&["put", &url, "accounts", "alan", "7", "--create"]);
+        assert_eq!(run(&["get", &url, "accounts", "ada"]), "90");
+        s3db().args(["get", &url, "accounts", "grace"]).assert().code(3);
+        run(&["del", &url, "accounts", "alan"]);
+        assert_eq!(scan(&url, "accounts").len(), 1);
+        let script = "get accounts ada\nput accounts ada 80\nput accounts bob 20\n";
+        let args = ["txn", &url, "--level", "serializable"];
+        let out = s3db().args(args).write_stdin(script).assert().success();
+        let out = String::from_utf8(out.get_output().stdout.clone()).unwrap();
+        assert_eq!(out, "ada\t90\ncommitted 2 records\n");
+        run(&["sweep", &url]);
+        assert_eq!(run(&["get", &url, "accounts", "bob"]), "20");
+        run(&["gc", &url]);
+        let verified = run(&["verify", &url]);
+        assert!(verified.ends_with("no problems\n"), "{verified}");
+        // Other levels, indexes and blobs are refused, and say so.
+        let refused = [
+            (vec!["txn", &url], "put accounts ada 1\n".to_owned()),
+            (vec!["txn", &url, "--level", "snapshot"], "put plain ada 1\n".to_owned()),
+            (vec!["index", "create", &url, "accounts", "all", "payload"], String::new()),
+            (vec!["put", &url, "accounts", "large"], "x".repeat(40_000)),
+        ];
+        for (args, input) in refused {
+            let failed = s3db().args(&args).write_stdin(input).assert().code(1);
+            let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+            assert!(error.contains("created for"), "{args:?}: {error}");
+        }
+        assert_eq!(run(&["get", &url, "accounts", "ada"]), "80");
+    }
+}
+
+/// Two scripts read the same record before either writes it: one is told to run again, by its exit code.
+#[test]
+fn who_is_aborted_is_told_by_the_exit_code() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    let (_folder, url) = folder();
+    run(&["init", &url, "accounts", "--isolation", "snapshot"]);
+    run(&["put", &url, "accounts", "ada", "100"]);
+    let mut scripts: Vec<_> = (0..2)
+        .map(|_| {
+            Command::new(env!("CARGO_BIN_EXE_s3db"))
+                .args(["txn", &url, "--level", "snapshot"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mut inputs = Vec::new();
+    for script in &mut scripts {
+        let (mut input, output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        writeln!(input, "get accounts ada").unwrap();
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert_eq!(line, "ada\t100\n");
+        inputs.push(input);
+    }
+    for (script, mut input) in scripts.iter_mut().zip(inputs) {
+        writeln!(input, "put accounts ada 90").unwrap();
+        drop(input);
+        // Its output was closed by this test: what it says there counts for nothing.
+        script.wait().unwrap();
+    }
+    let codes: Vec<_> = scripts.iter_mut().map(|it| it.wait().unwrap().code().unwrap()).collect();
+    assert_eq!(codes[1], 5, "{codes:?}");
+    assert_eq!(run(&["get", &url, "accounts", "ada"]), "90");
+}

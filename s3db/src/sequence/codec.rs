@@ -1,0 +1,375 @@
+//! The bytes of the sequencer, and of what a large transaction writes.
+//!
+//! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1:
+//!
+//! | bytes | field |
+//! | --- | --- |
+//! | 16 | write id, random at each put |
+//! | 8, 8, 8 | the last commit's number; up to which all are on their pages; up to which pages may be pruned |
+//! | 2, and each | dates of commits: number (8), milliseconds since 1970 (8) |
+//! | 2, and each | lives: client (8), epoch (8), number of its last commit (8) |
+//! | 2, and each | the last commits, in order: id (16), client (8), epoch (8), date (8), then 0 and writes, or 1 and the object that has them: name (2 + n), its length (4) |
+//!
+//! The numbers of the commits end with the last one. Writes are a count (4), and each: tree (16), key
+//! (2 + n), 0 for a delete or 1 and the payload (4 + n); they rise by tree and key. An object
+//! `sequencer/data/DATE-ID` is a frame of magic `s3dV`, version 1: the commit's id (16), and writes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    frame::{FrameError, Reader, Writer, is_number},
+    page::PageId,
+    record::{INLINE_BYTES_MAX, KEY_BYTES_MAX},
+};
+
+const MAGIC: &str = "s3dN";
+const DATA_MAGIC: &str = "s3dV";
+const VERSION: u8 = 1;
+/// What the names of all objects here start with.
+pub(crate) const SEQUENCER: &str = "sequencer/";
+/// The object that orders all commits.
+pub(crate) const NUMBERS: &str = "sequencer/numbers";
+/// What the names of objects start with that hold what a transaction writes.
+pub(crate) const DATA: &str = "sequencer/data/";
+/// Bytes of one write besides its key and its payload.
+pub(super) const WRITE_FIXED_BYTES: usize = 16 + 2 + 1 + 4;
+/// Bytes of one commit besides its writes.
+const COMMIT_FIXED_BYTES: usize = 16 + 8 + 8 + 8 + 1 + 4;
+
+/// A record that a transaction writes; without a payload, one that it deletes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The collection, by the root of its tree.
+    pub tree: PageId,
+    /// The record's key.
+    pub key: Bytes,
+    /// What it holds from then on.
+    pub payload: Option<Bytes>,
+}
+
+/// One commit of the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Random: whoever had no answer finds its own by it.
+    pub id: u128,
+    /// Who committed, in which life.
+    pub client: u64,
+    /// Which of the client's lives.
+    pub epoch: u64,
+    /// When, by the object store's clock as the committer knew it: milliseconds since 1970.
+    pub date_ms: u64,
+    /// The object that has its writes, and its length; `None` when they are here.
+    pub object: Option<(String, u32)>,
+    /// What it writes, by tree and key. Empty until its object was read.
+    pub writes: Arc<[Write]>,
+}
+
+/// What `sequencer/numbers` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Random at each put.
+    pub write_id: u128,
+    /// The number of the last commit. The first one is 1.
+    pub last: u64,
+    /// All commits up to this are on their pages.
+    pub applied: u64,
+    /// Pages may forget what is replaced up to this.
+    pub horizon: u64,
+    /// When some commits were made, by number: what `horizon` is moved by.
+    pub dates: Vec<(u64, u64)>,
+    /// The newest life of each client that committed lately: client, epoch, its last commit.
+    pub lives: Vec<(u64, u64, u64)>,
+    /// The last commits; those that are on their pages first.
+    pub commits: Vec<Commit>,
+}
+
+impl Write {
+    /// Bytes of it.
+    pub(super) fn bytes(&self) -> usize {
+        WRITE_FIXED_BYTES + self.key.len() + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub(super) fn at(&self) -> (PageId, &[u8]) {
+        (self.tree, &self.key)
+    }
+}
+
+impl Commit {
+    /// Bytes of it in the sequencer.
+    pub(super) fn bytes(&self) -> usize {
+        COMMIT_FIXED_BYTES
+            + match &self.object {
+                Some((name, _)) => 2 + name.len(),
+                None => self.writes.iter().map(Write::bytes).sum(),
+            }
+    }
+
+    /// Bytes of what it writes, wherever that lies.
+    pub(super) fn data_bytes(&self) -> usize {
+        match &self.object {
+            Some((_, len)) => *len as usize,
+            None => self.writes.iter().map(Write::bytes).sum(),
+        }
+    }
+}
+
+impl Numbers {
+    /// The number of the commit before the first one of the window.
+    pub(super) fn floor(&self) -> u64 {
+        self.last - self.commits.len() as u64
+    }
+
+    /// The commits of the window with their numbers.
+    pub(crate) fn numbered(&self) -> impl DoubleEndedIterator<Item = (u64, &Commit)> {
+        let floor = self.floor();
+        self.commits.iter().enumerate().map(move |(n, commit)| (floor + 1 + n as u64, commit))
+    }
+
+    /// The frame.
+    pub fn encode(&self) -> Bytes {
+        let mut to = Writer::new(MAGIC, VERSION);
+        to.u128(self.write_id);
+        to.u64(self.last);
+        to.u64(self.applied);
+        to.u64(self.horizon);
+        to.u16(self.dates.len() as u16);
+        for (number, date_ms) in &self.dates {
+            to.u64(*number);
+            to.u64(*date_ms);
+        }
+        to.u16(self.lives.len() as u16);
+        for (client, epoch, number) in &self.lives {
+            to.u64(*client);
+            to.u64(*epoch);
+            to.u64(*number);
+        }
+        to.u16(self.commits.len() as u16);
+        for commit in &self.commits {
+            to.u128(commit.id);
+            to.u64(commit.client);
+            to.u64(commit.epoch);
+            to.u64(commit.date_ms);
+            match &commit.object {
+                None => {
+                    to.u8(0);
+                    put_writes(&mut to, &commit.writes);
+                }
+                Some((name, len)) => {
+                    to.u8(1);
+                    to.short(name.as_bytes());
+                    to.u32(*len);
+                }
+            }
+        }
+        to.finish()
+    }
+
+    /// Decodes a frame. Keys and payloads share its memory.
+    ///
+    /// # Errors
+    /// When the bytes are no such frame, were damaged, or hold what none holds.
+    pub fn decode(frame: &Bytes) -> Result<Numbers, FrameError> {
+        let mut from = Reader::new(frame, MAGIC, VERSION)?;
+        let mut numbers = Numbers {
+            write_id: from.u128()?,
+            last: from.u64()?,
+            applied: from.u64()?,
+            horizon: from.u64()?,
+            ..Numbers::default()
+        };
+        if !is_number(numbers.last)
+            || numbers.applied > numbers.last
+            || numbers.horizon > numbers.applied
+        {
+            return Err(from.field("numbers out of order"));
+        }
+        for _ in 0..from.u16()? {
+            let date = (from.u64()?, from.u64()?);
+            if numbers.dates.last().is_some_and(|last| last.0 >= date.0 || last.1 > date.1)
+                || date.0 > numbers.last
+                || !is_number(date.1)
+            {
+                return Err(from.field("dates that do not rise"));
+            }
+            numbers.dates.push(date);
+        }
+        for _ in 0..from.u16()? {
+            let life = (from.u64()?, from.u64()?, from.u64()?);
+            if numbers.lives.last().is_some_and(|last| last.0 >= life.0) {
+                return Err(from.field("clients that do not rise"));
+            }
+            numbers.lives.push(life);
+        }
+        let count = from.u16()?;
+        if u64::from(count) > numbers.last || numbers.last - u64::from(count) > numbers.applied {
+            return Err(from.field("a window with a hole"));
+        }
+        for _ in 0..count {
+            let (id, client, epoch) = (from.u128()?, from.u64()?, from.u64()?);
+            let date_ms = from.u64()?;
+            if !is_number(date_ms) {
+                return Err(from.field("a time after which there is none"));
+            }
+            let (object, writes) = match from.u8()? {
+                0 => (None, take_writes(&mut from)?),
+                1 => {
+                    let name = from.short()?;
+                    let name = std::str::from_utf8(&name).ok();
+                    let name = name.filter(|name| name.starts_with(DATA) && name.is_ascii());
+                    let name = name.ok_or_else(|| from.field("no name of a commit's data"))?;
+                    (Some((name.to_owned(), from.u32()?)), Vec::new())
+                }
+                _ => return Err(from.field("neither writes nor a name")),
+            };
+            let writes = writes.into();
+            numbers.commits.push(Commit { id, client, epoch, date_ms, object, writes });
+        }
+        from.done()?;
+        Ok(numbers)
+    }
+}
+
+/// The frame of an object that holds what commit `id` writes.
+pub(crate) fn encode_data(id: u128, writes: &[Write]) -> Bytes {
+    let mut to = Writer::new(DATA_MAGIC, VERSION);
+    to.u128(id);
+    put_writes(&mut to, writes);
+    to.finish()
+}
+
+/// Decodes such a frame.
+pub(crate) fn decode_data(frame: &Bytes) -> Result<(u128, Vec<Write>), FrameError> {
+    let mut from = Reader::new(frame, DATA_MAGIC, VERSION)?;
+    let id = from.u128()?;
+    let writes = take_writes(&mut from)?;
+    from.done()?;
+    Ok((id, writes))
+}
+
+/// The name of such an object: when it was put, so that garbage collection can tell its age.
+pub(super) fn data_name(date_ms: u64, id: u128) -> String {
+    format!("{DATA}{date_ms:016x}-{id:032x}")
+}
+
+/// When an object of this name was put.
+pub(super) fn date_of(name: &str) -> Option<u64> {
+    let (date_ms, id) = name.strip_prefix(DATA)?.split_once('-')?;
+    u128::from_str_radix(id, 16).ok()?;
+    u64::from_str_radix(date_ms, 16).ok()
+}
+
+fn put_writes(to: &mut Writer, writes: &[Write]) {
+    to.u32(writes.len() as u32);
+    for write in writes {
+        to.u128(write.tree.0);
+        to.short(&write.key);
+        match &write.payload {
+            None => to.u8(0),
+            Some(payload) => {
+                to.u8(1);
+                to.long(payload);
+            }
+        }
+    }
+}
+
+fn take_writes(from: &mut Reader) -> Result<Vec<Write>, FrameError> {
+    let count = from.u32()? as usize;
+    // Memory only for what can be there.
+    if count > from.rest() / (WRITE_FIXED_BYTES - 4) {
+        return Err(from.field("more writes than bytes"));
+    }
+    let mut writes: Vec<Write> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (tree, key) = (PageId(from.u128()?), from.short()?);
+        if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+            return Err(from.field("no key of a record"));
+        }
+        let payload = match from.u8()? {
+            0 => None,
+            1 => Some(from.long()?),
+            _ => return Err(from.field("neither a payload nor a delete")),
+        };
+        if payload.as_ref().is_some_and(|payload| payload.len() > INLINE_BYTES_MAX) {
+            return Err(from.field("a payload that is too long"));
+        }
+        if writes.last().is_some_and(|last| last.at() >= (tree, &key[..])) {
+            return Err(from.field("writes that do not rise"));
+        }
+        writes.push(Write { tree, key, payload });
+    }
+    Ok(writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(tree: u128, key: &'static str, payload: Option<&'static str>) -> Write {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        Write { tree: PageId(tree), key: bytes(key), payload: payload.map(bytes) }
+    }
+
+    fn numbers() -> Numbers {
+        let commit = |id, object, writes: Vec<Write>| Commit {
+            id,
+            client: 7,
+            epoch: 2,
+            date_ms: 1_763_690_400_000,
+            object,
+            writes: writes.into(),
+        };
+        let here = vec![write(1, "a", Some("x")), write(1, "b", None), write(2, "a", Some(""))];
+        let name = data_name(1_763_690_400_000, 9);
+        Numbers {
+            write_id: 5,
+            last: 12,
+            applied: 10,
+            horizon: 3,
+            dates: vec![(4, 1), (9, 1)],
+            lives: vec![(7, 2, 12), (8, 1, 11)],
+            commits: vec![commit(8, None, here), commit(9, Some((name, 77)), Vec::new())],
+        }
+    }
+
+    #[test]
+    fn numbers_come_back_and_what_none_holds_is_refused() {
+        let sound = numbers();
+        assert_eq!(Numbers::decode(&sound.encode()).unwrap(), sound);
+        assert_eq!(Numbers::decode(&Numbers::default().encode()).unwrap(), Numbers::default());
+        assert_eq!(sound.floor(), 10);
+        let wrong = [
+            ("applied behind the last", Numbers { applied: 13, ..sound.clone() }),
+            ("horizon behind what is applied", Numbers { horizon: 11, ..sound.clone() }),
+            ("a hole before the window", Numbers { applied: 9, horizon: 3, ..sound.clone() }),
+            ("a number after which there is none", Numbers { last: u64::MAX, ..sound.clone() }),
+            ("dates that fall", Numbers { dates: vec![(4, 2), (9, 1)], ..sound.clone() }),
+            ("a client twice", Numbers { lives: vec![(7, 2, 1); 2], ..sound.clone() }),
+        ];
+        for (what, numbers) in wrong {
+            assert!(Numbers::decode(&numbers.encode()).is_err(), "{what}");
+        }
+        let mut twice = sound.clone();
+        twice.commits[0].writes = vec![write(1, "a", None); 2].into();
+        assert!(Numbers::decode(&twice.encode()).is_err(), "a key twice");
+        let bytes = sound.encode();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(Numbers::decode(&damaged.into()).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn data_comes_back_and_its_name_tells_its_age() {
+        let writes = vec![write(1, "a", Some("x")), write(1, "b", None)];
+        assert_eq!(decode_data(&encode_data(9, &writes)).unwrap(), (9, writes));
+        let name = data_name(1_763_690_400_000, u128::MAX);
+        assert_eq!(date_of(&name), Some(1_763_690_400_000));
+        for no_name in ["sequencer/data/", "sequencer/data/12", "sequencer/numbers"] {
+            assert_eq!(date_of(no_name), None, "{no_name}");
+        }
+    }
+}

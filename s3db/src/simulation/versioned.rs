@@ -1,0 +1,803 @@
+//! Clusters whose transactions are isolated from each other, and what their histories say.
+//!
+//! What was committed, and in which order, is told by the versions of the sequencer that the object store
+//! had. Everything else is what clients saw: every read is compared with the commits up to its snapshot
+//! (invariant 12), and all of them together are looked at for anomalies (13, see `isolation`).
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use pager::{Budget, policy, pool::Pool};
+
+use crate::{
+    catalog::{Collection, Isolation},
+    cloud::{
+        Cloud, Ledger,
+        ledger::Metered,
+        model::{Executor, Faults, Latency, Process, World},
+    },
+    commit::Session,
+    error::StoreError,
+    page::PageId,
+    record::{Key, Payload},
+    sequence::{
+        Isolated, Numbers, SequencedWrite,
+        codec::{DATA, NUMBERS, decode_data},
+    },
+    simulation::{
+        Plan, Report, Violation,
+        audit::Audit,
+        check,
+        cluster::lock,
+        isolation::{Anomaly, Histories, Read, Source, Transaction, anomalies},
+        recorder::{Record, Recorder},
+    },
+    store::Store,
+};
+
+/// Polls of one run: far beyond what one takes.
+const STEPS_MAX: u64 = 3_000_000;
+const COLLECTION: &str = "things";
+/// Violations that are shown of one kind.
+const SHOWN_MAX: usize = 5;
+
+/// What a transaction saw of a record: the commit that wrote it, 0 if there was nothing, and what it held.
+type Seen = (u64, Option<Bytes>);
+
+enum Saw {
+    Item(String, Seen),
+    /// All there was from the first to before the second.
+    Range(String, String, BTreeMap<String, Seen>),
+}
+
+/// What a client knows of one transaction.
+#[derive(Default)]
+struct Attempt {
+    id: u128,
+    client: u64,
+    snapshot: Option<u64>,
+    /// Before its snapshot was taken, and when its commit was known.
+    began_us: u64,
+    ended_us: u64,
+    saw: Vec<Saw>,
+    writes: Vec<(String, u32)>,
+    /// The number that it was told; `Err`: that it was not committed.
+    told: Option<Result<u64, ()>>,
+}
+
+#[derive(Default)]
+struct History {
+    attempts: Vec<Attempt>,
+    violations: Vec<Violation>,
+    next_process: u32,
+    clients: BTreeMap<Process, u64>,
+    tried: BTreeMap<u64, u32>,
+    crashes: u64,
+    collected: u64,
+    /// What the last reader found.
+    end: Option<BTreeMap<String, Bytes>>,
+}
+
+#[derive(Clone)]
+struct Cluster {
+    plan: Plan,
+    isolation: Isolation,
+    world: World,
+    ledger: Arc<Ledger>,
+    history: Arc<Mutex<History>>,
+    record: Arc<Mutex<Record>>,
+}
+
+pub(super) fn run(
+    plan: &Plan,
+    isolation: Isolation,
+    seed: u64,
+    trace: bool,
+    latency: &Latency,
+) -> Report {
+    let world = World::new(seed, Faults::NONE, *latency);
+    if trace {
+        world.keep_trace();
+    }
+    world.audit_by(Audit::default());
+    let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
+    let history = Arc::new(Mutex::new(History { next_process: 10, ..History::default() }));
+    let (plan_of, ledger) = (plan.clone(), Ledger::new());
+    let (world_of, record) = (world.clone(), Arc::default());
+    let cluster = Cluster { plan: plan_of, isolation, world: world_of, ledger, history, record };
+    let (admin, supervisor, sweeper, janitor) = (Process(1), Process(2), Process(3), Process(4));
+    for process in [admin, supervisor, sweeper] {
+        world.make_safe(process);
+    }
+    world.make_no_crash(janitor);
+    let made: Arc<Mutex<Option<Collection>>> = Arc::default();
+    {
+        let (cluster, made) = (cluster.clone(), made.clone());
+        world.time.spawn(admin, async move {
+            *lock(&made) = cluster.set_up(admin).await.ok();
+        });
+    }
+    executor.run(u64::MAX, STEPS_MAX);
+    let of = lock(&made).clone().expect("nothing goes wrong during the set-up");
+
+    world.set_faults(plan.faults.clone());
+    let end_us = world.time.now_us() + plan.work.as_micros() as u64;
+    for client in 1..=u64::from(plan.clients) {
+        cluster.start(client, &of);
+    }
+    world.time.spawn(supervisor, cluster.clone().supervise(of.clone(), end_us));
+    world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
+    executor.run(end_us, STEPS_MAX);
+
+    // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
+    world.set_faults(Faults::NONE);
+    world.time.kill(supervisor);
+    world.time.end_stalls();
+    executor.run(end_us + 100_000_000, STEPS_MAX);
+    let processes: Vec<Process> = lock(&cluster.history).clients.keys().copied().collect();
+    processes.into_iter().for_each(|process| world.time.kill(process));
+    let swept: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
+    {
+        let (cluster, swept, of) = (cluster.clone(), swept.clone(), of.clone());
+        world.time.spawn(sweeper, async move {
+            let outcome = cluster.finish(sweeper, &of).await;
+            *lock(&swept) = Some(outcome);
+        });
+    }
+    executor.run(end_us + 1_000_000_000, STEPS_MAX);
+    let swept = lock(&swept).take();
+    report(&cluster, of.root, swept, seed)
+}
+
+fn report(
+    cluster: &Cluster,
+    root: PageId,
+    swept: Option<Result<(), StoreError>>,
+    seed: u64,
+) -> Report {
+    let world = &cluster.world;
+    let mut history = lock(&cluster.history);
+    let mut violations = std::mem::take(&mut history.violations);
+    match swept {
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            violations.push(Violation::new(1, format!("the last sweep failed: {error}")));
+        }
+        None => violations.push(Violation::new(1, "the last sweep does not end".into())),
+    }
+    let (tree, found) = check::tree(world, root);
+    violations.extend(found);
+    violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
+    let audited = world.audited().into_iter();
+    violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
+    violations.extend(check::ledger(&cluster.ledger, &world.ledger));
+    violations.extend(lock(&cluster.record).broken());
+    let commits = commits(world, &mut violations);
+    let judge = Judge { history: &history, commits: &commits, root };
+    violations.extend(judge.outcomes());
+    violations.extend(judge.reads());
+    violations.extend(judge.end());
+    let all = judge.histories();
+    let found = anomalies(&all, cluster.isolation);
+    let show = |(anomaly, what): (Anomaly, String)| {
+        Violation::new(13, format!("{}: {what}", anomaly.name()))
+    };
+    violations.extend(found.into_iter().map(show));
+    let is = |attempt: &&Attempt| attempt.told.is_none();
+    let committed = |attempt: &&Attempt| matches!(attempt.told, Some(Ok(_)));
+    let failed = |attempt: &&Attempt| matches!(attempt.told, Some(Err(())));
+    Report {
+        seed,
+        committed: history.attempts.iter().filter(committed).count() as u64,
+        uncertain: history.attempts.iter().filter(is).count() as u64,
+        failed: history.attempts.iter().filter(failed).count() as u64,
+        crashes: history.crashes,
+        calls: crate::cloud::CallKind::ALL.iter().map(|&it| world.ledger.charge(it).calls).sum(),
+        collected: history.collected,
+        leaves: tree.leaves.len() as u64,
+        answers: world.answers(),
+        fail_points: world.fail_points(),
+        virtual_time: Duration::from_micros(world.time.now_us()),
+        violations,
+        trace: world.trace(),
+        ..Report::default()
+    }
+}
+
+/// One commit, as the sequencer had it.
+#[derive(Clone, Debug, PartialEq)]
+struct Listed {
+    id: u128,
+    client: u64,
+    epoch: u64,
+    writes: Vec<SequencedWrite>,
+}
+
+/// All commits by number, as any version of the sequencer had them.
+fn commits(world: &World, violations: &mut Vec<Violation>) -> BTreeMap<u64, Listed> {
+    let data: BTreeMap<String, Vec<SequencedWrite>> = world
+        .history(DATA)
+        .into_iter()
+        .filter_map(|(name, versions)| {
+            let bytes = versions.into_iter().find_map(|version| version.bytes)?;
+            Some((name, decode_data(&bytes).ok()?.1))
+        })
+        .collect();
+    let mut commits: BTreeMap<u64, Listed> = BTreeMap::new();
+    let mut last: Option<Numbers> = None;
+    let mut lives: BTreeMap<u64, u64> = BTreeMap::new();
+    let versions = world.history(NUMBERS).into_iter().flat_map(|(_, versions)| versions);
+    for bytes in versions.filter_map(|version| version.bytes) {
+        let Ok(numbers) = Numbers::decode(&bytes) else {
+            violations.push(Violation::new(12, "the sequencer cannot be decoded".into()));
+            continue;
+        };
+        let of = |it: &Numbers| (it.last, it.applied, it.horizon);
+        if let Some(last) = &last {
+            let (a, b) = (of(last), of(&numbers));
+            if a.0 > b.0 || a.1 > b.1 || a.2 > b.2 {
+                violations
+                    .push(Violation::new(12, format!("the sequencer goes back: {a:?} {b:?}")));
+            }
+        }
+        for (number, commit) in numbers.numbered() {
+            let writes = match &commit.object {
+                Some((name, _)) => data.get(name).cloned().unwrap_or_default(),
+                None => commit.writes.to_vec(),
+            };
+            let (id, client, epoch) = (commit.id, commit.client, commit.epoch);
+            let listed = Listed { id, client, epoch, writes };
+            match commits.get(&number) {
+                Some(there) if *there != listed => {
+                    let what = format!("commit {number} is {there:?}, and then {listed:?}");
+                    violations.push(Violation::new(12, what));
+                }
+                Some(_) => {}
+                None => {
+                    let newest = lives.entry(client).or_insert(epoch);
+                    if *newest > epoch {
+                        let what = format!("life {epoch} of {client} commits after {newest} did");
+                        violations.push(Violation::new(8, what));
+                    }
+                    *newest = epoch.max(*newest);
+                    commits.insert(number, listed);
+                }
+            }
+        }
+        last = Some(numbers);
+    }
+    let mut ids: Vec<u128> = commits.values().map(|it| it.id).collect();
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        violations.push(Violation::new(12, "a transaction has two numbers".into()));
+    }
+    commits
+}
+
+/// Compares what clients saw with what was committed.
+struct Judge<'a> {
+    history: &'a History,
+    commits: &'a BTreeMap<u64, Listed>,
+    root: PageId,
+}
+
+impl Judge<'_> {
+    fn number(&self, attempt: &Attempt) -> Option<u64> {
+        self.commits.iter().find(|(_, it)| it.id == attempt.id).map(|(number, _)| *number)
+    }
+
+    /// What a record holds after all commits up to `snapshot`.
+    fn at(&self, key: &str, snapshot: u64) -> Seen {
+        let known = self.commits.range(..=snapshot).rev();
+        let mut found = known.filter_map(|(number, listed)| {
+            let is_it = |it: &&SequencedWrite| it.tree == self.root && it.key == key.as_bytes();
+            let write = listed.writes.iter().find(is_it)?;
+            Some((*number, write.payload.clone()))
+        });
+        found.next().unwrap_or((0, None))
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let writes = self.commits.values().flat_map(|it| &it.writes);
+        let mut keys: Vec<String> =
+            writes.map(|write| String::from_utf8_lossy(&write.key).into_owned()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// What clients were told is so.
+    fn outcomes(&self) -> Vec<Violation> {
+        let mut wrong = Vec::new();
+        let mut ends: Vec<(u64, u64)> = Vec::new();
+        for attempt in &self.history.attempts {
+            let number = self.number(attempt);
+            let (client, told) = (attempt.client, &attempt.told);
+            match (told, number) {
+                (Some(Ok(0)), None) | (None, _) | (Some(Err(())), None) => {}
+                (Some(Ok(told)), Some(number)) if *told == number => {}
+                _ => wrong.push(Violation::new(
+                    1,
+                    format!("client {client} was told {told:?} of a commit that is {number:?}"),
+                )),
+            }
+            if let (Some(Ok(_)), Some(number)) = (told, number) {
+                ends.push((attempt.ended_us, number));
+            }
+        }
+        // What was told to be committed is seen by whoever begins later.
+        ends.sort_unstable();
+        for attempt in &self.history.attempts {
+            let Some(snapshot) = attempt.snapshot else { continue };
+            let before = ends.iter().take_while(|(end_us, _)| *end_us < attempt.began_us);
+            if let Some(missed) = before.map(|(_, number)| *number).max().filter(|n| *n > snapshot)
+            {
+                let client = attempt.client;
+                let what = format!("snapshot {snapshot} of {client} misses {missed}, of before it");
+                wrong.push(Violation::new(12, what));
+            }
+        }
+        wrong.truncate(SHOWN_MAX);
+        wrong
+    }
+
+    /// Every read is what the commits up to its snapshot made.
+    fn reads(&self) -> Vec<Violation> {
+        let mut wrong = Vec::new();
+        let keys = self.keys();
+        for attempt in &self.history.attempts {
+            let Some(snapshot) = attempt.snapshot else { continue };
+            let client = attempt.client;
+            let mut compare = |key: &str, seen: &Seen| {
+                let there = self.at(key, snapshot);
+                if there.1 != seen.1 || seen.1.is_some() && there.0 != seen.0 {
+                    let what =
+                        format!("{client} at {snapshot} read {key} as {seen:?}, it is {there:?}");
+                    wrong.push(Violation::new(12, what));
+                }
+            };
+            for saw in &attempt.saw {
+                match saw {
+                    Saw::Item(key, seen) => compare(key, seen),
+                    Saw::Range(from, to, listed) => {
+                        for key in keys.iter().filter(|key| (from..to).contains(key)) {
+                            compare(key, listed.get(key).unwrap_or(&(0, None)));
+                        }
+                    }
+                }
+            }
+        }
+        wrong.truncate(SHOWN_MAX);
+        wrong
+    }
+
+    /// Nothing that was committed is lost, and nothing else is there.
+    fn end(&self) -> Vec<Violation> {
+        let Some(end) = &self.history.end else { return Vec::new() };
+        let mut wrong = Vec::new();
+        let held = self.keys().into_iter().filter_map(|key| {
+            let payload = self.at(&key, u64::MAX).1?;
+            Some((key, payload))
+        });
+        let expected: BTreeMap<String, Bytes> = held.collect();
+        if *end != expected {
+            let differs = |key: &&String| end.get(*key) != expected.get(*key);
+            let all = expected.keys().chain(end.keys());
+            let what = all.filter(differs).take(3).map(|key| {
+                format!("{key} is {:?}, and should be {:?}", end.get(key), expected.get(key))
+            });
+            wrong.extend(what.map(|what| Violation::new(1, what)));
+        }
+        wrong
+    }
+
+    /// Whose version a transaction saw.
+    fn source(&self, seen: &Seen, key: &str, snapshot: u64) -> Source {
+        let by_payload = |payload: &Bytes| {
+            let text = std::str::from_utf8(payload).ok()?;
+            let (id, rest) = text.split_once('.')?;
+            Some((id.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+        };
+        if let Some(payload) = &seen.1 {
+            // What nobody wrote is by nobody that was committed.
+            return by_payload(payload).or(Some((usize::MAX, 0)));
+        }
+        // Nothing: the last delete that the snapshot can have seen, or that it was never there.
+        let known = self.commits.range(..=snapshot).rev();
+        let mut deletes = known.filter_map(|(_, listed)| {
+            let is_it = |it: &&SequencedWrite| it.tree == self.root && it.key == key.as_bytes();
+            listed.writes.iter().find(is_it).filter(|it| it.payload.is_none())?;
+            let writer = self.history.attempts.iter().position(|it| it.id == listed.id)?;
+            let of = &self.history.attempts[writer].writes;
+            let (_, operation) = of.iter().rev().find(|(of, _)| of == key)?;
+            Some((writer, *operation))
+        });
+        deletes.next()
+    }
+
+    fn histories(&self) -> Histories {
+        let mut all = Histories::default();
+        for attempt in &self.history.attempts {
+            let number = self.number(attempt);
+            // One that only read is there as of its snapshot.
+            let is_read_only = attempt.writes.is_empty() && attempt.snapshot.is_some();
+            let snapshot = attempt.snapshot.unwrap_or(u64::MAX);
+            let source = |key: &str, seen: &Seen| self.source(seen, key, snapshot);
+            let read = |saw: &Saw| match saw {
+                Saw::Item(key, seen) => Read::Item(key.clone(), source(key, seen)),
+                Saw::Range(from, to, listed) => {
+                    let nothing = (0, None);
+                    let keys = self.keys().into_iter().filter(|key| (from..to).contains(&key));
+                    let known = keys.filter_map(|key| {
+                        let seen = listed.get(&key).unwrap_or(&nothing);
+                        let source = source(&key, seen);
+                        source.is_some().then_some((key, source))
+                    });
+                    Read::Range(from.clone(), to.clone(), known.collect())
+                }
+            };
+            all.transactions.push(Transaction {
+                number: number.or(is_read_only.then_some(u64::MAX)),
+                reads: attempt.saw.iter().map(read).collect(),
+                writes: attempt.writes.clone(),
+            });
+        }
+        for listed in self.commits.values() {
+            let Some(id) = self.history.attempts.iter().position(|it| it.id == listed.id) else {
+                continue;
+            };
+            for write in &listed.writes {
+                let key = String::from_utf8_lossy(&write.key).into_owned();
+                all.versions.entry(key).or_default().push(id);
+            }
+        }
+        all
+    }
+}
+
+impl Cluster {
+    fn cloud(&self, process: Process) -> Cloud {
+        let raw = self.world.cloud(process);
+        let (inner, time, record) = (raw.objects, self.world.time.clone(), self.record.clone());
+        let recorder = Recorder { inner, time, record };
+        Cloud {
+            objects: Arc::new(Metered::new(Arc::new(recorder), self.ledger.clone())),
+            queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
+            ..raw
+        }
+    }
+
+    async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
+        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
+        Store::open(self.cloud(process), self.plan.settings(), &pool).await
+    }
+
+    async fn set_up(&self, process: Process) -> Result<Collection, StoreError> {
+        let (cloud, plan) = (self.cloud(process), &self.plan);
+        Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
+        let store = self.open(process).await?;
+        store.create_collection_for(COLLECTION, Some(self.isolation)).await
+    }
+
+    fn new_process(&self) -> Process {
+        let mut history = lock(&self.history);
+        history.next_process += 1;
+        Process(history.next_process)
+    }
+
+    fn start(&self, client: u64, of: &Collection) {
+        let process = self.new_process();
+        lock(&self.history).clients.insert(process, client);
+        self.world.note(process, || format!("starts as client {client}"));
+        let (cluster, of) = (self.clone(), of.clone());
+        self.world.time.spawn(process, async move {
+            let outcome = cluster.live(process, client, of).await;
+            cluster.world.note(process, || format!("is done: {outcome:?}"));
+        });
+    }
+
+    async fn supervise(self, of: Collection, end_us: u64) {
+        while self.world.time.now_us() < end_us {
+            self.world.time.sleep(1_000_000).await;
+            let mut restarts = Vec::new();
+            for process in self.world.take_crashed() {
+                let mut history = lock(&self.history);
+                history.crashes += 1;
+                if let Some(client) = history.clients.remove(&process)
+                    && self.world.with_probability(self.plan.comes_back)
+                {
+                    restarts.push(client);
+                }
+            }
+            for client in 1..=u64::from(self.plan.clients) {
+                if self.world.with_probability(self.plan.second_life) {
+                    restarts.push(client);
+                }
+            }
+            restarts.into_iter().for_each(|client| self.start(client, &of));
+        }
+    }
+
+    /// Collects garbage, and looks at what clients left.
+    async fn tidy_up(self, process: Process, end_us: u64) {
+        while self.world.time.now_us() < end_us {
+            self.world.time.sleep(3_000_000 + self.world.below(6_000_000)).await;
+            let Ok(store) = self.open(process).await else { continue };
+            if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
+                lock(&self.history).collected += done.versions + done.data;
+                self.world.note(process, || format!("collected {done:?}"));
+            }
+        }
+    }
+
+    /// Brings everything to its page, and reads all of it.
+    async fn finish(&self, process: Process, of: &Collection) -> Result<(), StoreError> {
+        let store = self.open(process).await?;
+        store.sweep().await?;
+        store.sweep().await?;
+        let session = Session::reader(store.clone(), u64::MAX);
+        let txn = session.isolated(self.isolation);
+        let mut scan = txn.scan(of, Bytes::new(), None)?;
+        let mut end = BTreeMap::new();
+        while let Some((key, payload)) = scan.next().await? {
+            end.insert(key.to_string(), payload.to_bytes());
+        }
+        lock(&self.history).end = Some(end);
+        let verified = store.verify(|_, _| {}).await?;
+        if verified.problem_count > 0 {
+            return Err(StoreError::Invalid(format!("{:?}", verified.problems)));
+        }
+        Ok(())
+    }
+
+    /// One life of a client: two transactions at a time, and work in the background.
+    async fn live(&self, process: Process, client: u64, of: Collection) -> Result<(), StoreError> {
+        let world = &self.world;
+        let store = loop {
+            match self.open(process).await {
+                Ok(store) => break store,
+                Err(_) => world.time.sleep(1_000_000).await,
+            }
+        };
+        let session = loop {
+            match Session::open(store.clone(), client).await {
+                Ok(session) => break Arc::new(session),
+                Err(StoreError::Fenced { .. }) => return Ok(()),
+                Err(_) => world.time.sleep(1_000_000).await,
+            }
+        };
+        let (time, background) = (world.time.clone(), store.clone());
+        world.time.spawn(process, async move {
+            loop {
+                time.sleep(1_500_000).await;
+                background.make_all_due();
+                // What fails is due again.
+                let _ = background.work().await;
+            }
+        });
+        for _ in 0..2 {
+            let (cluster, session, of) = (self.clone(), session.clone(), of.clone());
+            world.time.spawn(process, async move {
+                let outcome = cluster.work(process, &session, &of).await;
+                cluster.world.note(process, || format!("is done: {outcome:?}"));
+            });
+        }
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        process: Process,
+        session: &Session,
+        of: &Collection,
+    ) -> Result<(), StoreError> {
+        loop {
+            {
+                let mut history = lock(&self.history);
+                let tried = history.tried.entry(session.client()).or_default();
+                if *tried >= self.plan.transactions {
+                    return Ok(());
+                }
+                *tried += 1;
+            }
+            self.world.time.sleep(self.world.below(2_000_000)).await;
+            match self.transaction(process, session, of).await {
+                Ok(())
+                | Err(
+                    StoreError::Cloud { .. }
+                    | StoreError::Contended { .. }
+                    | StoreError::CommitUnknown { .. }
+                    | StoreError::Aborted { .. },
+                ) => {}
+                Err(error @ StoreError::Fenced { .. }) => return Err(error),
+                Err(error) => {
+                    let what = format!("client {}: {error}", session.client());
+                    lock(&self.history).violations.push(Violation::new(1, what));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn transaction(
+        &self,
+        process: Process,
+        session: &Session,
+        of: &Collection,
+    ) -> Result<(), StoreError> {
+        let world = &self.world;
+        let mut txn = session.isolated(self.isolation);
+        let place = {
+            let mut history = lock(&self.history);
+            let (id, client) = (txn.id(), session.client());
+            let began_us = world.time.now_us();
+            history.attempts.push(Attempt { id, client, began_us, ..Attempt::default() });
+            history.attempts.len() - 1
+        };
+        let name = |number: u64| format!("key{number:03}");
+        let keys = u64::from(self.plan.keys);
+        for operation in 0..1 + world.below(5) {
+            let text = name(world.below(keys));
+            let key = Key::new(&text)?;
+            match world.below(10) {
+                0..=3 => self.read(place, &txn, of, &text).await?,
+                4 => {
+                    let (from, len) = (world.below(keys), 1 + world.below(keys / 2));
+                    self.scan(place, &txn, of, &name(from), &name(from + len)).await?;
+                }
+                5 => {
+                    txn.delete(of, &key)?;
+                    self.wrote(place, &text, operation);
+                }
+                kind => {
+                    if kind < 8 {
+                        self.read(place, &txn, of, &text).await?;
+                    }
+                    // Some are too large for the sequencer.
+                    let pad = match world.below(12) {
+                        0 => 2100,
+                        _ => world.below(40) as usize,
+                    };
+                    let payload = format!("{place}.{operation}.{}", "x".repeat(pad));
+                    txn.put(of, &key, &Payload::new(payload)?)?;
+                    self.wrote(place, &text, operation);
+                }
+            }
+            if world.below(6) == 0 {
+                world.time.sleep(world.below(3_000_000)).await;
+            }
+        }
+        if world.below(12) == 0 {
+            lock(&self.history).attempts[place].told = Some(Err(()));
+            return Ok(());
+        }
+        let mut outcome = match world.below(8) {
+            0 => match self.commit_within(&mut txn, world.below(120_000)).await {
+                Some(outcome) => outcome,
+                // It may be committed, or not, or be yet.
+                None if world.below(2) == 0 => return Ok(()),
+                None => txn.commit().await,
+            },
+            _ => txn.commit().await,
+        };
+        for _ in 0..2 {
+            if !matches!(outcome, Err(StoreError::CommitUnknown { .. })) {
+                break;
+            }
+            outcome = txn.commit().await;
+        }
+        world.note(process, || format!("#{place}: {outcome:?}"));
+        let mut history = lock(&self.history);
+        let attempt = &mut history.attempts[place];
+        attempt.ended_us = world.time.now_us();
+        match &outcome {
+            Ok(done) => attempt.told = Some(Ok(done.number)),
+            Err(StoreError::CommitUnknown { .. }) => {}
+            Err(_) => attempt.told = Some(Err(())),
+        }
+        drop(history);
+        outcome.map(drop)
+    }
+
+    /// Commits, unless that takes longer: then nobody knows.
+    async fn commit_within(
+        &self,
+        txn: &mut Isolated<'_>,
+        patience_us: u64,
+    ) -> Option<Result<crate::commit::Committed, StoreError>> {
+        let commit = pin!(txn.commit());
+        match select(commit, self.world.time.sleep(patience_us)).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
+    }
+
+    fn wrote(&self, place: usize, key: &str, operation: u64) {
+        let writes = &mut lock(&self.history).attempts[place].writes;
+        writes.push((key.to_owned(), operation as u32));
+    }
+
+    fn saw(&self, place: usize, txn: &Isolated<'_>, saw: Saw) {
+        let attempt = &mut lock(&self.history).attempts[place];
+        attempt.snapshot = txn.snapshot();
+        attempt.saw.push(saw);
+    }
+
+    /// Own writes are as they were written; what others wrote is taken down.
+    async fn read(
+        &self,
+        place: usize,
+        txn: &Isolated<'_>,
+        of: &Collection,
+        text: &str,
+    ) -> Result<(), StoreError> {
+        let seen = txn.read_numbered(of, &Key::new(text)?).await?;
+        match self.own(place, text) {
+            Some(own) => self.check_own(text, &own, seen.1.as_deref()),
+            None => self.saw(place, txn, Saw::Item(text.to_owned(), seen)),
+        }
+        Ok(())
+    }
+
+    async fn scan(
+        &self,
+        place: usize,
+        txn: &Isolated<'_>,
+        of: &Collection,
+        from: &str,
+        to: &str,
+    ) -> Result<(), StoreError> {
+        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let mut scan = txn.scan(of, bytes(from), Some(bytes(to)))?;
+        let mut listed = BTreeMap::new();
+        let mut last = String::new();
+        while let Some((key, payload, number)) = scan.next_numbered().await? {
+            let key = key.to_string();
+            if key <= last || key.as_str() < from || key.as_str() >= to {
+                let what = format!("a scan of {from}..{to} gives {key} after {last}");
+                lock(&self.history).violations.push(Violation::new(12, what));
+            }
+            last.clone_from(&key);
+            match self.own(place, &key) {
+                Some(own) => self.check_own(&key, &own, Some(payload.as_bytes())),
+                None => drop(listed.insert(key, (number, Some(payload.to_bytes())))),
+            }
+        }
+        // What it wrote itself hides what was there: that is no part of what it saw.
+        let own: Vec<String> = {
+            let history = lock(&self.history);
+            let writes = &history.attempts[place].writes;
+            writes.iter().map(|(key, _)| key.clone()).collect()
+        };
+        if own.iter().any(|key| (from..to).contains(&key.as_str())) {
+            for (key, seen) in listed {
+                self.saw(place, txn, Saw::Item(key, seen));
+            }
+            return Ok(());
+        }
+        self.saw(place, txn, Saw::Range(from.to_owned(), to.to_owned(), listed));
+        Ok(())
+    }
+
+    /// What payloads of an own write of a key begin with.
+    fn own(&self, place: usize, key: &str) -> Option<String> {
+        let history = lock(&self.history);
+        let writes = &history.attempts[place].writes;
+        let (_, operation) = writes.iter().rev().find(|(of, _)| of == key)?;
+        Some(format!("{place}.{operation}."))
+    }
+
+    fn check_own(&self, key: &str, own: &str, seen: Option<&[u8]>) {
+        // A delete shows nothing.
+        if seen.is_some_and(|seen| !seen.starts_with(own.as_bytes())) {
+            let what = format!("{key} is not what this transaction wrote: {own}");
+            lock(&self.history).violations.push(Violation::session("read your writes", what));
+        }
+    }
+}

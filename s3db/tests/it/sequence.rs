@@ -1,0 +1,595 @@
+//! Snapshot and serializable transactions, on services that behave, and on some that do not.
+
+use std::{ops::Bound, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use s3db::{
+    AbortCause, Backend, Change, Collection, Db, Entry, Isolation, Level, LogRecord,
+    LoggedTransaction, Options, Payload, SearchBy, Session, Settings, Stamp, Store, StoreError,
+    Transaction,
+    cloud::{
+        Cloud, Get, Put, PutIf, ToSend,
+        embedded::{self},
+    },
+};
+
+use crate::{
+    meddle::{
+        Fate::{LostAnswer, LostRequest, Stuck},
+        Meddler,
+    },
+    mishaps::{key, memory, settings},
+    printed::open,
+};
+
+const NUMBERS: &str = "sequencer/numbers";
+
+fn payload(text: &str) -> Payload {
+    Payload::new(text).unwrap()
+}
+
+/// A client of a database in `cloud`, without work in the background.
+async fn client(cloud: &Cloud, settings: Settings) -> Db {
+    let options = Options { settings, has_worker: false, ..Options::default() };
+    Db::over(cloud.clone(), &options).await.unwrap()
+}
+
+async fn made(cloud: &Cloud, backend: Backend, isolation: Isolation) -> (Db, Collection) {
+    Store::create(cloud, &settings(), backend, 1).await.unwrap();
+    let db = client(cloud, settings()).await;
+    let of = db.create_isolated_collection("accounts", isolation).await.unwrap();
+    (db, of)
+}
+
+async fn put(db: &Db, of: &Collection, name: &str, text: &str) {
+    let mut txn = db.begin_for(of);
+    txn.put(of, &key(name), payload(text)).unwrap();
+    txn.commit().await.unwrap();
+}
+
+async fn read(txn: &Transaction<'_>, of: &Collection, name: &str) -> Option<String> {
+    txn.read(of, &key(name)).await.unwrap().map(|payload| payload.to_string())
+}
+
+async fn all(txn: &Transaction<'_>, of: &Collection) -> Vec<(String, String)> {
+    let mut records = txn.scan(of);
+    let mut all = Vec::new();
+    while let Some(record) = records.next().await.unwrap() {
+        all.push((record.key.to_string(), record.payload.to_string()));
+    }
+    all
+}
+
+fn is_aborted<T: std::fmt::Debug>(outcome: Result<T, StoreError>) -> AbortCause {
+    match outcome {
+        Err(StoreError::Aborted { why }) => why,
+        other => panic!("not aborted: {other:?}"),
+    }
+}
+
+/// What the levels promise, whatever log the database has, in memory and in a directory.
+async fn promises(cloud: &Cloud, backend: Backend, isolation: Isolation) {
+    let (a, of) = made(cloud, backend, isolation).await;
+    let b = client(cloud, settings()).await;
+    for name in ["x", "y"] {
+        put(&a, &of, name, "1").await;
+    }
+    // A snapshot stays, and sees its own writes.
+    let mut old = a.begin_for(&of);
+    assert_eq!(read(&old, &of, "x").await.as_deref(), Some("1"));
+    put(&b, &of, "x", "2").await;
+    let mut gone = b.begin_for(&of);
+    gone.delete(&of, &key("y")).unwrap();
+    gone.commit().await.unwrap();
+    b.checkpoint().await.unwrap();
+    assert_eq!(read(&old, &of, "x").await.as_deref(), Some("1"));
+    assert_eq!(read(&old, &of, "y").await.as_deref(), Some("1"));
+    old.put(&of, &key("z"), payload("own")).unwrap();
+    old.delete(&of, &key("y")).unwrap();
+    let expected = [("x", "1"), ("z", "own")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(all(&old, &of).await, expected);
+    // It read what another one wrote, and writes what another one wrote: an update would be lost.
+    let why = is_aborted(old.commit().await);
+    match isolation {
+        Isolation::Snapshot => assert!(matches!(why, AbortCause::Written { .. }), "{why:?}"),
+        _ => assert!(matches!(why, AbortCause::Read { .. }), "{why:?}"),
+    }
+    // Whoever begins now sees all of what was committed, and nothing else.
+    for db in [&a, &b] {
+        assert_eq!(all(&db.begin_for(&of), &of).await, [("x".to_owned(), "2".to_owned())]);
+    }
+    // Write skew: each reads what the other writes.
+    put(&a, &of, "y", "2").await;
+    let (mut one, mut other) = (a.begin_for(&of), b.begin_for(&of));
+    for txn in [&one, &other] {
+        assert_eq!(all(txn, &of).await.len(), 2);
+    }
+    one.put(&of, &key("x"), payload("0")).unwrap();
+    other.put(&of, &key("y"), payload("0")).unwrap();
+    one.commit().await.unwrap();
+    let outcome = other.commit().await;
+    match isolation {
+        Isolation::Snapshot => drop(outcome.unwrap()),
+        _ => assert!(matches!(is_aborted(outcome), AbortCause::Read { .. })),
+    }
+    // A phantom: one counts a range, the other puts something into it.
+    let (mut counts, mut adds) = (a.begin_for(&of), b.begin_for(&of));
+    let (from, to) = (key("n"), key("o"));
+    let mut range = counts.range(&of, Bound::Included(&from), Bound::Excluded(&to));
+    assert!(range.next().await.unwrap().is_none());
+    drop(range);
+    counts.put(&of, &key("count"), payload("0")).unwrap();
+    adds.put(&of, &key("new"), payload("1")).unwrap();
+    adds.commit().await.unwrap();
+    match isolation {
+        Isolation::Snapshot => drop(counts.commit().await.unwrap()),
+        _ => assert!(matches!(is_aborted(counts.commit().await), AbortCause::Read { .. })),
+    }
+    // One outside of it is in nobody's way.
+    let (mut counts, mut adds) = (a.begin_for(&of), b.begin_for(&of));
+    let mut range = counts.range(&of, Bound::Included(&from), Bound::Excluded(&to));
+    assert!(range.next().await.unwrap().is_some());
+    drop(range);
+    counts.put(&of, &key("count"), payload("1")).unwrap();
+    adds.put(&of, &key("other"), payload("1")).unwrap();
+    adds.commit().await.unwrap();
+    counts.commit().await.unwrap();
+    let before = all(&b.begin_for(&of), &of).await;
+    a.close().await.unwrap();
+    b.close().await.unwrap();
+    let again = client(cloud, settings()).await;
+    assert_eq!(all(&again.begin_for(&of), &of).await, before);
+    let verified = again.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!((verified.problem_count, verified.waiting), (0, 0), "{verified:?}");
+}
+
+#[tokio::test]
+async fn levels_keep_what_they_promise() {
+    for backend in Backend::ALL {
+        for isolation in Isolation::ALL {
+            promises(&memory(), backend, isolation).await;
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = embedded::directory(&folder.path().join("db")).unwrap();
+    promises(&cloud, Backend::S3Log, Isolation::Serializable).await;
+}
+
+/// What a collection was created for is what it takes.
+#[tokio::test]
+async fn other_levels_indexes_and_blobs_are_refused() {
+    let cloud = memory();
+    let (db, of) = made(&cloud, Backend::S3Log, Isolation::Serializable).await;
+    let plain = db.create_collection("plain").await.unwrap();
+    let refused = |outcome: Result<(), StoreError>, what: &str| {
+        assert!(matches!(outcome, Err(StoreError::Invalid(_))), "{what}: {outcome:?}");
+    };
+    for level in Level::ALL {
+        let mut txn = db.begin_at(level);
+        let mut outcome = txn.put(&of, &key("k"), payload("v"));
+        if outcome.is_ok() {
+            outcome = txn.commit().await.map(drop);
+        }
+        match level {
+            Level::Serializable => outcome.unwrap(),
+            _ => refused(outcome, level.name()),
+        }
+        let read = db.begin_at(level).read(&of, &key("k")).await.map(drop);
+        let scan = db.begin_at(level).scan(&of).next().await.map(drop);
+        for (outcome, what) in [(read, "read"), (scan, "scan")] {
+            match level {
+                Level::Serializable => outcome.unwrap(),
+                _ => refused(outcome, what),
+            }
+        }
+        let mut txn = db.begin_at(level);
+        let outcome = txn.put(&plain, &key("k"), payload("v"));
+        assert_eq!(outcome.is_ok(), level.isolation().is_none(), "{}", level.name());
+    }
+    let index = db.create_index(&of, "all", &SearchBy::Payload).await.map(drop);
+    refused(index, "index");
+    let mut txn = db.begin_for(&of);
+    let large = Payload::new(vec![7; 40_000]).unwrap();
+    refused(txn.put(&of, &key("large"), large), "large");
+    let probe = txn.probe(&of, "all", &key("k")).await.map(drop);
+    refused(probe, "probe");
+    let again = db.create_collection("accounts").await;
+    assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
+}
+
+/// A record that came by the log would be one without a number.
+#[tokio::test]
+async fn what_comes_by_the_log_is_put_aside() {
+    let cloud = memory();
+    let (db, of) = made(&cloud, Backend::SqsStandard, Isolation::Snapshot).await;
+    let plain = db.create_collection("plain").await.unwrap();
+    put(&db, &of, "k", "sequenced").await;
+    // The queues are made by who commits.
+    put(&db, &plain, "k", "logged").await;
+    db.checkpoint().await.unwrap();
+    let entry = |tree, text| Entry {
+        tree,
+        page: tree,
+        is_secondary: false,
+        record: LogRecord {
+            stamp: Stamp { clock: 1_763_690_400_000_000, client: 9, sequence: 1 },
+            change: Change::Update(key("k2"), payload(text)),
+        },
+    };
+    let entries = vec![entry(of.root, "smuggled"), entry(plain.root, "fine")];
+    let transaction = LoggedTransaction { client: 9, epoch: 1, number: 1, total: 2, entries };
+    let body = transaction.encode();
+    let message = ToSend { body, group: None, deduplication: None };
+    cloud.queue.send("pu-0", &[message]).await;
+    let done = db.store().sweep().await.unwrap();
+    assert_eq!(done.poison, 1, "{done:?}");
+    assert_eq!(all(&db.begin_for(&of), &of).await, [("k".to_owned(), "sequenced".to_owned())]);
+    assert_eq!(read(&db.begin(), &plain, "k2").await.as_deref(), Some("fine"));
+    assert_eq!(db.store().status().await.unwrap().quarantined, 1);
+}
+
+async fn object(cloud: &Cloud, name: &str) -> (Bytes, s3db::cloud::ETag) {
+    match cloud.objects.get(name, None).await.unwrap() {
+        Get::Found { bytes, etag, .. } => (bytes, etag),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// One damaged leaf is not in the way of others, until the window is full of what waits for it; and when it
+/// is restored nothing is missing.
+#[tokio::test]
+async fn a_damaged_leaf_stops_others_only_when_the_window_is_full() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let settings = Settings { window_commits_max: 8, ..settings() };
+    let db = client(&cloud, settings).await;
+    let bad = db.create_isolated_collection("bad", Isolation::Snapshot).await.unwrap();
+    let good = db.create_isolated_collection("good", Isolation::Snapshot).await.unwrap();
+    put(&db, &bad, "k", "1").await;
+    db.checkpoint().await.unwrap();
+    let name = format!("page/{}", bad.root);
+    let (sound, etag) = object(&cloud, &name).await;
+    let damaged = Bytes::from_static(b"s3dP is what is left");
+    let Put::Stored(etag) = cloud.objects.put(&name, damaged, PutIf::Matches(etag)).await else {
+        panic!("not put");
+    };
+    // Blind: it does not have to read the leaf.
+    put(&db, &bad, "k", "2").await;
+    let mut committed = 0;
+    let error = loop {
+        let mut txn = db.begin_for(&good);
+        txn.put(&good, &key("k"), payload(&committed.to_string())).unwrap();
+        match txn.commit().await {
+            Ok(_) => committed += 1,
+            Err(error) => break error,
+        }
+        assert!(committed < 20, "the window has no end");
+        let swept = db.store().sweep().await;
+        assert!(matches!(swept, Err(StoreError::Damaged { .. })), "{swept:?}");
+        let (page, _) = object(&cloud, &format!("page/{}", good.root)).await;
+        let text = page.escape_ascii().to_string();
+        assert!(text.contains(&format!("\\x01{}", committed - 1)), "it is on its page");
+    };
+    assert!(matches!(&error, StoreError::Cloud { .. }), "{error:?}");
+    assert_eq!(committed, 7);
+    let read = db.begin_for(&good).read(&good, &key("k")).await.unwrap().unwrap();
+    assert_eq!(read.to_string(), "6");
+    // As it was before what waits for it.
+    cloud.objects.put(&name, sound, PutIf::Matches(etag)).await;
+    db.store().sweep().await.unwrap();
+    put(&db, &good, "k", "more").await;
+    let other = client(&cloud, settings).await;
+    assert_eq!(all(&other.begin_for(&bad), &bad).await, [("k".to_owned(), "2".to_owned())]);
+}
+
+/// Everybody who makes the first collection plants the sequencer: there is one.
+#[tokio::test]
+async fn many_plant_one_sequencer() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let dbs = [client(&cloud, settings()).await, client(&cloud, settings()).await];
+    let level = Isolation::Snapshot;
+    for round in 0..5 {
+        let name = format!("c{round}");
+        let (a, b) = tokio::join!(
+            dbs[0].create_isolated_collection(&name, level),
+            dbs[1].create_isolated_collection(&name, level),
+        );
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!(a, b);
+        put(&dbs[0], &a, "k", &name).await;
+        put(&dbs[1], &a, "l", &name).await;
+    }
+    // It is not planted again where it was lost: numbers would come again.
+    let of = dbs[0].collection("c0").await.unwrap();
+    cloud.objects.delete(NUMBERS, None).await;
+    let outcome = dbs[0].begin_for(&of).read(&of, &key("k")).await;
+    assert!(
+        matches!(&outcome, Err(StoreError::Lost { object }) if object == NUMBERS),
+        "{outcome:?}"
+    );
+    // By nobody: a new collection does not make it anew.
+    let made = client(&cloud, settings()).await.create_isolated_collection("new", level).await;
+    assert!(matches!(&made, Err(StoreError::Lost { object }) if object == NUMBERS), "{made:?}");
+    let swept = client(&cloud, settings()).await.store().sweep().await;
+    assert!(matches!(&swept, Err(StoreError::Lost { object }) if object == NUMBERS), "{swept:?}");
+}
+
+/// A swap without an answer happened, or did not: the same commit tells which, and counts once.
+#[tokio::test]
+async fn a_swap_without_an_answer_counts_once() {
+    for fate in [LostAnswer, LostRequest] {
+        let raw = memory();
+        let (meddler, cloud) = Meddler::over(&raw);
+        let (db, of) = made(&cloud, Backend::S3Log, Isolation::Serializable).await;
+        put(&db, &of, "n", "0").await;
+        meddler.puts("sequencer/", &[fate]);
+        let mut txn = db.begin_for(&of);
+        assert_eq!(read(&txn, &of, "n").await.as_deref(), Some("0"));
+        txn.put(&of, &key("n"), payload("1")).unwrap();
+        assert_eq!(txn.commit().await.unwrap().number, 2, "{fate:?}");
+        assert_eq!(txn.commit().await.unwrap().number, 2, "{fate:?}: again");
+        assert_eq!(read(&db.begin_for(&of), &of, "n").await.as_deref(), Some("1"));
+    }
+}
+
+/// A commit that is told again, long after it left the window, was one more commit, or an abort for itself.
+#[tokio::test]
+async fn what_is_committed_is_not_committed_again() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let settings = Settings { window_commits_max: 2, ..settings() };
+    let db = client(&cloud, settings).await;
+    let of = db.create_isolated_collection("c", Isolation::Snapshot).await.unwrap();
+    for has_read in [false, true] {
+        let mut txn = db.begin_for(&of);
+        if has_read {
+            read(&txn, &of, "k").await;
+        }
+        txn.put(&of, &key("k"), payload("first")).unwrap();
+        let number = txn.commit().await.unwrap().number;
+        for n in 0..5 {
+            put(&db, &of, "k", &n.to_string()).await;
+            db.checkpoint().await.unwrap();
+        }
+        assert_eq!(txn.commit().await.unwrap().number, number);
+        assert_eq!(read(&db.begin_for(&of), &of, "k").await.as_deref(), Some("4"));
+    }
+}
+
+/// A leaf was damaged when its first record was applied, and restored before its second was: it said that it
+/// was complete, and the first one was never added.
+#[tokio::test]
+async fn a_leaf_that_comes_back_in_the_middle_has_everything() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, of) = made(&cloud, Backend::S3Log, Isolation::Snapshot).await;
+    put(&db, &of, "a", "0").await;
+    put(&db, &of, "b", "0").await;
+    db.checkpoint().await.unwrap();
+    let mut txn = db.begin_for(&of);
+    for name in ["a", "b"] {
+        txn.put(&of, &key(name), payload("1")).unwrap();
+    }
+    txn.commit().await.unwrap();
+    // The first put of the leaf fails for good, the next one does not.
+    meddler.puts("page/", &[crate::meddle::Fate::Denied]);
+    let applied = db.store().sweep().await;
+    assert!(applied.is_err(), "{applied:?}");
+    db.store().sweep().await.unwrap();
+    // Past what the window still has.
+    let settings = Settings { window_commits_max: 1, ..settings() };
+    let other = client(&cloud, settings).await;
+    for n in 0..3 {
+        put(&other, &of, "c", &n.to_string()).await;
+        other.checkpoint().await.unwrap();
+    }
+    let now = all(&client(&cloud, settings).await.begin_for(&of), &of).await;
+    let expected = [("a", "1"), ("b", "1"), ("c", "2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(now, expected);
+}
+
+/// Who leads the swap for all, and gives up in the middle of it, takes nobody's commit along.
+#[tokio::test]
+async fn who_gives_up_takes_nobody_along() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, of) = made(&cloud, Backend::S3Log, Isolation::Snapshot).await;
+    put(&db, &of, "first", "0").await;
+    let db = Arc::new(db);
+    // It happens, and whoever asked waits for ever.
+    meddler.puts("sequencer/", &[Stuck]);
+    let leader = {
+        let (db, of) = (db.clone(), of.clone());
+        tokio::spawn(async move { put(&db, &of, "leads", "1").await })
+    };
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let followers: Vec<_> = (0..20)
+        .map(|n| {
+            let (db, of) = (db.clone(), of.clone());
+            tokio::spawn(async move { put(&db, &of, &format!("follows{n:02}"), "1").await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    leader.abort();
+    for follower in followers {
+        follower.await.unwrap();
+    }
+    let names: Vec<String> =
+        all(&db.begin_for(&of), &of).await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 22, "{names:?}: it was put, whoever asked for it");
+    let calls = db.ledger().charge(s3db::cloud::CallKind::Put).calls;
+    assert!(calls < 20, "{calls} puts: those who waited shared a swap");
+}
+
+/// Two lives of one client: what the first one still sends after the second has committed is refused.
+#[tokio::test]
+async fn a_life_that_is_over_commits_nothing() {
+    let cloud = memory();
+    let (db, of) = made(&cloud, Backend::SqsStandard, Isolation::Snapshot).await;
+    let life = |store| async move { Session::open(store, 7).await.unwrap() };
+    let first = life(open(&cloud, settings()).await).await;
+    let commit = async |session: &Session, name: &str| {
+        let mut txn = session.isolated(Isolation::Snapshot);
+        txn.put(&of, &key(name), &payload("1"))?;
+        txn.commit().await
+    };
+    commit(&first, "before").await.unwrap();
+    let second = life(open(&cloud, settings()).await).await;
+    commit(&second, "second").await.unwrap();
+    let outcome = commit(&first, "zombie").await;
+    assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+    assert_eq!(all(&db.begin_for(&of), &of).await.len(), 2);
+}
+
+/// A copy of a leaf is older than what the window has forgotten: the record that it shows was deleted since,
+/// and its delete was pruned.
+#[tokio::test]
+async fn a_stale_leaf_does_not_bring_back_what_was_deleted() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let settings =
+        Settings { window_commits_max: 2, snapshot_age: Duration::from_millis(20), ..settings() };
+    let (reader, writer) = (client(&cloud, settings).await, client(&cloud, settings).await);
+    let of = writer.create_isolated_collection("c", Isolation::Snapshot).await.unwrap();
+    let other = writer.create_isolated_collection("o", Isolation::Snapshot).await.unwrap();
+    put(&writer, &of, "k", "1").await;
+    writer.checkpoint().await.unwrap();
+    // It has a copy, which stays young for long.
+    assert_eq!(read(&reader.begin_for(&of), &of, "k").await.as_deref(), Some("1"));
+    let mut txn = writer.begin_for(&of);
+    txn.delete(&of, &key("k")).unwrap();
+    txn.commit().await.unwrap();
+    for n in 0..6 {
+        writer.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        put(&writer, &other, "k", &n.to_string()).await;
+    }
+    writer.checkpoint().await.unwrap();
+    let done = writer.store().collect_garbage(Duration::ZERO).await.unwrap();
+    assert!(done.versions >= 2, "{done:?}: the record and its delete");
+    assert_eq!(read(&reader.begin_for(&of), &of, "k").await, None);
+    assert!(all(&reader.begin_for(&of), &of).await.is_empty());
+}
+
+/// What is older than what pages keep is an error, and no other state than the one that was asked for.
+#[tokio::test]
+async fn a_snapshot_that_is_too_old_is_told_so() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let settings =
+        Settings { window_commits_max: 2, snapshot_age: Duration::from_millis(20), ..settings() };
+    let (reader, writer) = (client(&cloud, settings).await, client(&cloud, settings).await);
+    let of = writer.create_isolated_collection("c", Isolation::Snapshot).await.unwrap();
+    for name in ["k", "l", "m"] {
+        put(&writer, &of, name, "1").await;
+        writer.checkpoint().await.unwrap();
+    }
+    let mut old = reader.begin_for(&of);
+    assert_eq!(read(&old, &of, "other").await, None);
+    for n in 2..8 {
+        put(&writer, &of, "k", &n.to_string()).await;
+        writer.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    writer.store().collect_garbage(Duration::ZERO).await.unwrap();
+    reader.store().collect_garbage(Duration::ZERO).await.unwrap();
+    let cause = is_aborted(old.read(&of, &key("k")).await);
+    assert!(matches!(cause, AbortCause::Old { snapshot: 3, .. }), "{cause:?}");
+    let mut scan = old.scan(&of);
+    assert!(matches!(is_aborted(scan.next().await), AbortCause::Old { .. }));
+    drop(scan);
+    old.put(&of, &key("new"), payload("x")).unwrap();
+    assert!(matches!(is_aborted(old.commit().await), AbortCause::Old { .. }));
+}
+
+/// What a large transaction writes lies in an object: that of one that was given up goes, when it is old,
+/// and nothing else does.
+#[tokio::test]
+async fn data_that_no_commit_names_is_collected() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let db = client(&cloud, settings()).await;
+    let of = db.create_isolated_collection("c", Isolation::Snapshot).await.unwrap();
+    let large = "x".repeat(5000);
+    put(&db, &of, "named", &large).await;
+    meddler.puts("sequencer/numbers", &[crate::meddle::Fate::Denied]);
+    let mut txn = db.begin_for(&of);
+    txn.put(&of, &key("given up"), payload(&large)).unwrap();
+    let refused = txn.commit().await;
+    assert!(matches!(refused, Err(StoreError::Cloud { .. })), "{refused:?}");
+    let objects = async || {
+        let listed = raw.objects.list("sequencer/data/", None, 100).await.unwrap();
+        listed.names.len()
+    };
+    assert_eq!(objects().await, 2);
+    assert_eq!(db.store().collect_garbage(Duration::ZERO).await.unwrap().data, 0, "both are young");
+    let later = Settings { tombstone_age: Duration::ZERO, ..settings() };
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let collector = client(&cloud, later).await;
+    assert_eq!(collector.store().collect_garbage(Duration::ZERO).await.unwrap().data, 1);
+    assert_eq!(objects().await, 1);
+    let other = client(&cloud, settings()).await;
+    assert_eq!(read(&other.begin_for(&of), &of, "named").await, Some(large));
+}
+
+/// The ceiling of one object: how many swaps a second, and how many transactions share one.
+///
+/// `cargo test --release -p extmem-s3db --all-features --test it ceiling -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures, and takes a while"]
+async fn ceiling() {
+    for (writers, is_directory) in [(1, false), (64, false), (256, false), (1, true), (64, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let cloud = match is_directory {
+            true => embedded::directory(&folder.path().join("db")).unwrap(),
+            false => memory(),
+        };
+        Store::create(&cloud, &Settings::default(), Backend::S3Log, 1).await.unwrap();
+        let db = client(&cloud, Settings::default()).await;
+        let of = db.create_isolated_collection("c", Isolation::Serializable).await.unwrap();
+        put(&db, &of, "first", "0").await;
+        let (db, until) = (Arc::new(db), std::time::Instant::now() + Duration::from_secs(3));
+        let swaps = || db.ledger().charge(s3db::cloud::CallKind::Put).calls;
+        let before = swaps();
+        let began = std::time::Instant::now();
+        let background = {
+            let db = db.clone();
+            tokio::spawn(async move {
+                while std::time::Instant::now() < until {
+                    db.checkpoint().await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+        };
+        let writers: Vec<_> = (0..writers)
+            .map(|writer| {
+                let (db, of) = (db.clone(), of.clone());
+                tokio::spawn(async move {
+                    let mut committed = 0u64;
+                    while std::time::Instant::now() < until {
+                        put(&db, &of, &format!("{writer:03}"), &committed.to_string()).await;
+                        committed += 1;
+                    }
+                    committed
+                })
+            })
+            .collect();
+        let count = writers.len();
+        let mut committed = 0;
+        for writer in writers {
+            committed += writer.await.unwrap();
+        }
+        let s = began.elapsed().as_secs_f64();
+        background.await.unwrap();
+        let puts = swaps() - before;
+        println!(
+            "{count} writers, {}: {:.0} transactions/s, {:.1} per put of {:.0}/s",
+            if is_directory { "directory" } else { "memory" },
+            committed as f64 / s,
+            committed as f64 / puts as f64,
+            puts as f64 / s,
+        );
+    }
+}
