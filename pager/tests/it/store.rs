@@ -175,6 +175,8 @@ struct NewVersion {
     base: Version,
     bytes: Vec<u8>,
     upto: u64,
+    /// A write has failed.
+    torn: bool,
     happened: Option<Version>,
 }
 
@@ -188,7 +190,7 @@ impl BlockSink for Store {
         let bytes = self.bytes();
         assert_eq!(bytes.len() as u64, len);
         let (store, base) = (self.clone(), base.clone());
-        Ok(Box::new(NewVersion { store, base, bytes, upto: 0, happened: None }))
+        Ok(Box::new(NewVersion { store, base, bytes, upto: 0, torn: false, happened: None }))
     }
 }
 
@@ -213,10 +215,15 @@ impl Writing for NewVersion {
         assert!(offset >= self.upto && !bytes.is_empty(), "upwards");
         self.store.0.write.pass().await;
         let fate = self.store.0.writes.lock().unwrap().pop_front().unwrap_or(Fate::Goes);
+        self.torn |= fate != Fate::Goes;
         match fate {
             Fate::Goes => {}
             Fate::Panics => panic!("the test asked for it"),
-            _ => return Err(broken().into()),
+            Fate::Lost { .. } => {
+                let (object, reason) = ("test://store".to_owned(), "no answer".to_owned());
+                return Err(SinkError::Unsettled { object, reason, cause: None });
+            }
+            Fate::Fails => return Err(broken().into()),
         }
         self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
         self.upto = offset + bytes.len() as u64;
@@ -224,6 +231,7 @@ impl Writing for NewVersion {
     }
 
     async fn commit(&mut self) -> Result<Version, SinkError> {
+        assert!(!self.torn, "what is not whole is not committed");
         self.store.0.commit.pass().await;
         let fate = self.store.0.commits.lock().unwrap().pop_front().unwrap_or(Fate::Goes);
         let outcome = match (fate, &self.happened) {

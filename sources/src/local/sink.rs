@@ -69,7 +69,7 @@ impl BlockSink for LocalSink {
     async fn begin(&self, base: &Version, len: u64) -> Result<Box<dyn Writing>, SinkError> {
         let (sink, base) = (self.clone(), base.clone());
         let file = blocking(&self.name, move || NewFile::begin(&sink, base, len)).await?;
-        Ok(Box::new(Replacing(Arc::new(file))))
+        Ok(Box::new(Replacing(Some(Arc::new(file)))))
     }
 }
 
@@ -87,28 +87,47 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-struct Replacing(Arc<NewFile>);
+struct Replacing(Option<Arc<NewFile>>);
+
+impl Replacing {
+    fn file(&self) -> &Arc<NewFile> {
+        self.0.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        // The last descriptor of a large file that is gone takes its time to close.
+        let file = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(file));
+        }
+    }
+}
 
 #[async_trait]
 impl Writing for Replacing {
     async fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
-        let (file, bytes) = (self.0.clone(), bytes.to_vec());
-        blocking(&self.0.name, move || file.write(offset, &bytes)).await
+        let (file, bytes) = (self.file().clone(), bytes.to_vec());
+        blocking(&self.file().name, move || file.write(offset, &bytes)).await
     }
 
     async fn commit(&mut self) -> Result<Version, SinkError> {
-        let file = self.0.clone();
-        blocking(&self.0.name, move || file.commit()).await
+        let file = self.file().clone();
+        blocking(&self.file().name, move || file.commit()).await
     }
 
-    async fn abort(self: Box<Self>) {
-        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    async fn abort(mut self: Box<Self>) {
+        let file = self.0.take();
+        let _ = tokio::task::spawn_blocking(move || drop(file)).await;
     }
 }
 
 /// A file that is about to take the place of another. Taken away on drop, unless it did.
 struct NewFile {
     name: String,
+    /// What was asked for.
+    asked: PathBuf,
     /// Where the old file is, links resolved.
     path: PathBuf,
     folder: PathBuf,
@@ -131,7 +150,9 @@ impl NewFile {
         };
         let path = fs::canonicalize(&sink.path).map_err(failed("find"))?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-        let old = File::open(&path).map_err(failed("open"))?;
+        // A pipe would wait for its other end.
+        let old = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let old = old.map_err(failed("open"))?;
         let found = old.metadata().map_err(failed("stat"))?;
         check(&name, &base, Some(&found))?;
         if !found.is_file() || found.len() != len {
@@ -145,7 +166,8 @@ impl NewFile {
         };
         let renamed = AtomicBool::new(false);
         let done = Mutex::new(0);
-        let file = NewFile { name, path, folder, base, len, old, new, place, done, renamed };
+        let asked = sink.path.clone();
+        let file = NewFile { name, asked, path, folder, base, len, old, new, place, done, renamed };
         file.dress(&found).map_err(|error| failure(&file.name, "give away", error))?;
         // All bytes at once, and no byte written, where the file system can share them.
         if rustix::fs::ioctl_ficlone(&file.new, &file.old).is_ok() {
@@ -157,10 +179,11 @@ impl NewFile {
     /// Permissions and, if we may, owner of the old file.
     fn dress(&self, old: &Metadata) -> io::Result<()> {
         let new = self.new.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            let _ = std::os::unix::fs::fchown(&self.new, Some(old.uid()), Some(old.gid()));
-        }
-        self.new.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))
+        let same = (new.uid(), new.gid()) == (old.uid(), old.gid())
+            || std::os::unix::fs::fchown(&self.new, Some(old.uid()), Some(old.gid())).is_ok();
+        // What it may do as its owner or for its group is not for another one.
+        let mode = old.mode() & if same { 0o7777 } else { 0o707 };
+        self.new.set_permissions(fs::Permissions::from_mode(mode))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
@@ -206,6 +229,26 @@ impl NewFile {
         Ok(())
     }
 
+    /// Renames the new file over the old one, if that is still there. The lock of the folder is held.
+    fn replace(&self, new: &Metadata) -> Result<(), SinkError> {
+        // A link may have been turned to another file meanwhile.
+        let now = fs::canonicalize(&self.asked).ok().filter(|now| *now == self.path);
+        let found = now.and_then(|now| fs::metadata(now).ok());
+        check(&self.name, &self.base, found.as_ref())?;
+        let renamed = fs::rename(&self.place, &self.path);
+        let is_there = || {
+            fs::metadata(&self.path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == (new.dev(), new.ino()))
+        };
+        match renamed {
+            Err(error) if !is_there() => Err(failure(&self.name, "rename", error)),
+            _ => {
+                self.renamed.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    }
+
     fn commit(&self) -> Result<Version, SinkError> {
         let failed = |what| move |error| failure(&self.name, what, error);
         if !self.renamed.load(Ordering::SeqCst) {
@@ -219,15 +262,9 @@ impl NewFile {
         let new = self.new.metadata().map_err(failed("stat"))?;
         if !self.renamed.load(Ordering::SeqCst) {
             let _locked = lock(&self.name, &self.folder)?;
-            check(&self.name, &self.base, fs::metadata(&self.path).ok().as_ref())?;
-            let renamed = fs::rename(&self.place, &self.path);
-            let is_there = || {
-                fs::metadata(&self.path)
-                    .is_ok_and(|found| (found.dev(), found.ino()) == (new.dev(), new.ino()))
-            };
-            match renamed {
-                Err(error) if !is_there() => return Err(failure(&self.name, "rename", error)),
-                _ => self.renamed.store(true, Ordering::SeqCst),
+            // An attempt that nobody waited for may have come first.
+            if !self.renamed.load(Ordering::SeqCst) {
+                self.replace(&new)?;
             }
         }
         // Everybody sees it. Whether a crash of the machine leaves it so, the disk has to say.
@@ -289,7 +326,10 @@ fn create(folder: &Path) -> io::Result<(File, PathBuf)> {
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&place);
         match options {
             Ok(file) => {
-                file.lock()?;
+                if let Err(error) = file.lock() {
+                    let _ = fs::remove_file(&place);
+                    return Err(error);
+                }
                 return Ok((file, place));
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

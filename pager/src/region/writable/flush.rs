@@ -69,11 +69,12 @@ async fn flush(shared: &Shared) -> Result<Flushed, Error> {
     let base = shared.standing.base().0;
     let Some(pages) = take(shared).await? else { return Ok(Flushed { version: base, bytes: 0 }) };
     let mut writing = shared.sink.begin(&base, shared.region.len()).await?;
-    let outcome = match pages.write_to(&mut *writing).await {
-        Ok(()) => commit(shared, &mut *writing).await,
-        Err(error) => Err(error),
-    };
-    match outcome {
+    // Whatever a write says: what is not whole is never asked about again, but taken away.
+    if let Err(error) = pages.write_to(&mut *writing).await {
+        writing.abort().await;
+        return Err(error.into());
+    }
+    match commit(shared, &mut *writing).await {
         Ok(version) => Ok(Flushed { version, bytes: pages.are_clean() }),
         Err(error @ SinkError::Unsettled { .. }) => {
             *unsettled = Some(writing);

@@ -102,6 +102,11 @@ impl Lends {
         self.flushed.get(at).is_some_and(|flushed| overlap(flushed, range))
     }
 
+    /// Whether a flush keeps `range` from being written now.
+    pub(super) fn is_kept_by_flush(&self, range: &Range<u64>) -> bool {
+        self.flush_waits || self.is_flushed(range)
+    }
+
     /// Lends `ranges`, ascending and apart, to the one flush that there is at a time.
     pub(super) fn lend_to_flush(&mut self, ranges: &[Range<u64>]) -> Result<(), Taken> {
         debug_assert!(self.flushed.is_empty(), "one flush at a time");

@@ -159,6 +159,7 @@ impl RegionMut {
     /// [`Error::DirtyLimit`] when more than a quarter of the budget would be dirty: flush first.
     pub fn load_mut(&self, range: Range<u64>) -> Result<GuardMut<'_>, Error> {
         self.0.close_window();
+        self.0.until_unflushed(&range);
         Ok(GuardMut(self.0.lend(self.0.region.load(range)?, Access::Write, Span::Guard)?))
     }
 
@@ -187,6 +188,7 @@ impl RegionMut {
     /// again after a flush, or after the guard is dropped.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         self.0.close_window();
+        self.0.until_unflushed(&(offset..offset.saturating_add(bytes.len() as u64)));
         let mut rest = bytes;
         self.0.region.each_piece(offset, bytes.len(), |guard| {
             let mut piece = self.0.lend(guard, Access::Write, Span::Moment)?;
@@ -253,6 +255,18 @@ impl fmt::Debug for RegionMut {
 impl Shared {
     fn ledger(&self) -> &Ledger {
         &self.region.object().ledger
+    }
+
+    /// Waits while a flush has some of `range`: before anything is pinned, since a flush may take long and pins
+    /// are what others read with.
+    fn until_unflushed(&self, range: &Range<u64>) {
+        loop {
+            let released = self.released.notified();
+            if range.is_empty() || !lock(&self.state).lends.is_kept_by_flush(range) {
+                return;
+            }
+            let _ = block_on(released, WAIT);
+        }
     }
 
     /// Lends what `guard` has pinned, once what ends by itself is out of the way.
