@@ -318,7 +318,19 @@ impl Ledger {
 
     /// Whether `unit` is fetched, or about to be put in place.
     pub(crate) fn is_coming(&self, unit: u64) -> bool {
-        self.words.get(unit).state() == State::Fetching
+        let word = self.words.get(unit);
+        // A marker that was touched is put in place from where it is.
+        word.state() == State::Fetching || word.state() == State::Staged && word.has(DEMANDED)
+    }
+
+    /// Whether `unit` is just being given up: its pages may be there, and go.
+    pub(crate) fn is_leaving(&self, unit: u64) -> bool {
+        self.words.get(unit).state() == State::Leaving
+    }
+
+    /// Whether `unit` could not be had.
+    pub(crate) fn is_poisoned(&self, unit: u64) -> bool {
+        self.words.get(unit).state() == State::Poisoned
     }
 
     /// Calls `work` with the bytes of `units` that lie in each page-table span, while nothing is put in place

@@ -28,6 +28,10 @@ use super::{
 /// fail where the range is not registered for it.
 const SCAN_FLAGS: u64 = 1 | 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
+/// A page that is in neither state is not there: the kernel counts it as written where its mark is gone, as the
+/// discard of a whole span has it.
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
 
 /// Ranges that one call lists.
 const RANGES: usize = 64;
@@ -120,7 +124,7 @@ impl Pagemap {
                 max_pages: 0,
                 category_inverted: 0,
                 category_mask: PAGE_IS_WRITTEN,
-                category_anyof_mask: 0,
+                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
                 return_mask: PAGE_IS_WRITTEN,
             };
             // SAFETY: `arg` and the ranges it points to are valid and exclusive during the call, which
@@ -206,9 +210,21 @@ mod tests {
         let told = tracked.take().unwrap();
         assert!(told.len() > 4 * RANGES, "{} ranges", told.len());
         assert_eq!(pages_of(&told), many);
-        // Reading is no writing.
+        // Reading what is there is no writing. What is not comes protected, or not.
         // SAFETY: inside the mapping, which is readable.
-        unsafe { mapping.base().as_ptr().add(5 * PAGE).read_volatile() };
+        unsafe { mapping.base().as_ptr().add(6 * PAGE).read_volatile() };
+        assert_eq!(tracked.take().unwrap(), []);
+    }
+
+    /// The kernel lists what is not there as written where its mark is gone.
+    #[test]
+    fn what_left_was_not_written() {
+        let Some((mapping, tracked)) = tracked(1024) else { return };
+        for page in [3, 600] {
+            write(&mapping, page);
+        }
+        assert_eq!(tracked.take().unwrap().len(), 2);
+        mapping.advise(0, mapping.len(), libc::MADV_DONTNEED).unwrap();
         assert_eq!(tracked.take().unwrap(), []);
     }
 

@@ -319,3 +319,51 @@ fn a_guard_can_be_written_by_the_kernel_after_a_map() {
         assert_eq!(store.bytes()[50_000..50_013], *b"by the kernel", "{what}");
     }
 }
+
+/// A flush of another page of a mapped unit let the unit go: what was written through the map was nobody's.
+#[test]
+fn a_flush_beside_a_map_leaves_it_its_units() {
+    let unit = 64 << 10;
+    for (what, pager, way) in pagers(unit) {
+        let store = Store::known(1 << 20);
+        let mut region = open(&pager, &store);
+        region.write_at(10, b"flushed").unwrap();
+        let gate = store.0.commit.close();
+        assert!(region.flush_async().now_or_never().is_none());
+        store.0.commit.until_reached("the flush is about to commit");
+        let kept = pager.budget().dirty();
+        let mut map = region.map_mut(4 * PAGE..8 * PAGE).unwrap();
+        gate.add_permits(1);
+        store.0.commit.open();
+        until("the flush has ended", || store.bytes()[10..17] == *b"flushed");
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(pager.budget().dirty(), kept, "{what}");
+        map[0] = 0xAB;
+        drop(map);
+        let pages = if way == WriteTracking::Units { 4 } else { 1 };
+        assert_eq!(region.dirty_bytes(), pages * PAGE, "{what}");
+        give_up(&region);
+        region.flush().unwrap();
+        assert_eq!(store.bytes()[4 * PAGE as usize], 0xAB, "{what}");
+        assert_eq!((pager.budget().dirty(), pager.budget().pinned()), (0, 0), "{what}");
+    }
+}
+
+/// When the last unit of a span leaves, the kernel forgets the marks of all of the span: what was never there
+/// looked written.
+#[test]
+fn what_was_never_there_was_not_written() {
+    let unit = 64 << 10;
+    for (what, pager, _) in pagers(unit) {
+        let store = Store::known(4 << 20);
+        let mut region = open(&pager, &store);
+        let other = pager.open(Known::new(400 * unit)).unwrap();
+        drop(region.load(20 * unit..20 * unit + 1).unwrap());
+        let map = region.map_mut(0..4 * unit).unwrap();
+        let mut bytes = vec![0; 300 * unit as usize];
+        other.read_at(0, &mut bytes).unwrap();
+        drop(map);
+        assert_eq!(region.dirty_bytes(), 0, "{what}");
+        assert_eq!((pager.budget().dirty(), pager.budget().pinned()), (0, 0), "{what}");
+    }
+}

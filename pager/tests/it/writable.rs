@@ -347,7 +347,10 @@ fn who_waits_for_a_flush_pins_nothing() {
         store.0.commit.until_reached("the flush is about to commit");
         // Three units less than may be pinned, which is more than may be dirty.
         let most = pager.budget().pin_limit() / (20 << 10) - 3;
-        let greedy = scope.spawn(|| region.load_mut(0..most * (16 << 10)).map(drop));
+        let greedy = scope.spawn({
+            let region = &region;
+            move || region.load_mut(0..most * (16 << 10)).map(drop)
+        });
         thread::sleep(Duration::from_millis(50));
         drop(region.load(5 << 20..(5 << 20) + (64 << 10)).unwrap());
         assert!(!greedy.is_finished());

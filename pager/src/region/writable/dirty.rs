@@ -3,7 +3,10 @@
 //! A unit with one of them is pinned, so that nothing evicts it, and counts against the share of the
 //! budget that may be dirty: a quarter, so that as much again is left for guards.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use crate::{
     cache::Ledger,
@@ -84,13 +87,18 @@ impl Dirty {
 
     /// The pages of `ranges` were written. They lie in units that are dirty or in `kept`, which are
     /// kept as dirty ones are; those of `kept` that were not written are no more.
-    pub(super) fn adopt(&mut self, ledger: &Ledger, kept: &[u64], ranges: &[Range<u64>]) {
+    pub(super) fn adopt(
+        &mut self,
+        ledger: &Ledger,
+        mut kept: BTreeSet<u64>,
+        ranges: &[Range<u64>],
+    ) {
         let geometry = ledger.geometry();
-        let mut kept: std::collections::BTreeSet<u64> = kept.iter().copied().collect();
         for range in ranges {
             for unit in geometry.units_of(range) {
-                if kept.remove(&unit) {
-                    self.0.insert(unit, PageSet::default());
+                if kept.remove(&unit) && !self.insert(unit) {
+                    // Written by another way, too, since a map was leaked: kept twice.
+                    ledger.unkeep(unit);
                 }
                 if let Some(set) = self.0.get_mut(&unit) {
                     set.insert(pages_in(range, unit, geometry.unit_bytes()));
@@ -100,6 +108,16 @@ impl Dirty {
         for unit in kept {
             ledger.unkeep(unit);
         }
+    }
+
+    /// Begins with a unit that is kept; false if it was begun before.
+    fn insert(&mut self, unit: u64) -> bool {
+        let mut is_new = false;
+        self.0.entry(unit).or_insert_with(|| {
+            is_new = true;
+            PageSet::default()
+        });
+        is_new
     }
 
     /// The dirty pages as ranges of bytes of the object: ascending, and apart.
@@ -119,8 +137,14 @@ impl Dirty {
         ranges
     }
 
-    /// The pages of `ranges`, which [`ranges`](Dirty::ranges) gave, are in a version now.
-    pub(super) fn clean(&mut self, ledger: &Ledger, ranges: &[Range<u64>]) {
+    /// The pages of `ranges`, which [`ranges`](Dirty::ranges) gave, are in a version now. A unit without another
+    /// is let go, unless somebody `takes` over what keeps it.
+    pub(super) fn clean(
+        &mut self,
+        ledger: &Ledger,
+        ranges: &[Range<u64>],
+        mut takes: impl FnMut(u64) -> bool,
+    ) {
         let geometry = ledger.geometry();
         for range in ranges {
             for unit in geometry.units_of(range) {
@@ -128,7 +152,9 @@ impl Dirty {
                 set.remove(pages_in(range, unit, geometry.unit_bytes()));
                 if set.is_empty() {
                     self.0.remove(&unit);
-                    ledger.unkeep(unit);
+                    if !takes(unit) {
+                        ledger.unkeep(unit);
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@
 
 use std::{ops::Range, time::Instant};
 
-use super::{Shared, lends::Taken};
+use super::{Shared, State, lends::Taken};
 use crate::{
     error::{Error, SourceError},
     sink::{SinkError, Writing},
@@ -154,7 +154,13 @@ impl Pages<'_> {
 
     /// The version that the region stands on has these pages. Returns their bytes.
     fn are_clean(self) -> u64 {
-        lock(&self.shared.state).dirty.clean(self.shared.ledger(), &self.ranges);
+        let (ledger, mut state) = (self.shared.ledger(), lock(&self.shared.state));
+        let State { dirty, window, .. } = &mut *state;
+        // A unit that is mapped elsewhere is kept for the map from now on.
+        dirty.clean(ledger, &self.ranges, |unit| {
+            window.as_mut().is_some_and(|window| window.takes(ledger.geometry(), unit))
+        });
+        drop(state);
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 }

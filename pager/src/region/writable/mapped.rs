@@ -13,24 +13,32 @@
 //! and a quarter of the budget is the most that can be mapped.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     ops::{Deref, DerefMut, Range},
     time::Duration,
 };
 
 use super::{
-    RegionMut, Shared, WAIT,
+    RegionMut, Shared, State, WAIT,
     lends::{Access, Span, Taken},
 };
-use crate::{block_on::block_on, cache::Kept, error::Error, sync::lock};
+use crate::{block_on::block_on, cache::Kept, error::Error, sync::lock, units::Geometry};
 
 /// What is mapped for writing. Outlives a map that is leaked.
 #[derive(Debug)]
 pub(super) struct Window {
     range: Range<u64>,
     lend: u64,
-    /// Units of the range that were not dirty, and are kept.
-    kept: Vec<u64>,
+    /// Units of the range that are kept, and are not dirty.
+    kept: BTreeSet<u64>,
+}
+
+impl Window {
+    /// Takes over what keeps `unit`, if that is mapped.
+    pub(super) fn takes(&mut self, geometry: Geometry, unit: u64) -> bool {
+        geometry.units_of(&self.range).contains(&unit) && self.kept.insert(unit)
+    }
 }
 
 /// A range of the object as memory to write: touching a missing unit faults, and the fault fetches it.
@@ -76,7 +84,7 @@ impl Shared {
             let lent = lock(&self.state).lends.lend(range.clone(), Access::Write, Span::Guard);
             match lent {
                 Ok(lend) => {
-                    let window = Window { range: range.clone(), lend, kept: Vec::new() };
+                    let window = Window { range: range.clone(), lend, kept: BTreeSet::new() };
                     lock(&self.state).window = Some(window);
                     break;
                 }
@@ -86,7 +94,16 @@ impl Shared {
                 Err(Taken::ByGuard(by)) => return Err(self.lent(range.clone(), by)),
             }
         }
-        let opened = self.keep_units(range).and_then(|()| self.watch_pages(range));
+        let opened = self.keep_units(range).and_then(|()| {
+            // One that was chosen as a victim before it was kept goes still, and what is written to it with
+            // it. It leaves once: none leaves that is kept.
+            for unit in self.ledger().geometry().units_of(range) {
+                while self.ledger().is_leaving(unit) {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+            self.watch_pages(range)
+        });
         if opened.is_err() {
             self.end_window(false);
         }
@@ -97,11 +114,16 @@ impl Shared {
         let ledger = self.ledger();
         for unit in ledger.geometry().units_of(range) {
             let mut state = lock(&self.state);
-            if state.dirty.has(unit) {
+            let State { dirty, window, .. } = &mut *state;
+            let kept = &mut window.as_mut().expect("opened above").kept;
+            // A flush may have cleaned it meanwhile, and handed it over.
+            if dirty.has(unit) || kept.contains(&unit) {
                 continue;
             }
             match ledger.keep_untouched(unit) {
-                Kept::Yes => state.window.as_mut().expect("opened above").kept.push(unit),
+                Kept::Yes => {
+                    kept.insert(unit);
+                }
                 Kept::NoRoom => return Err(self.no_room(range.clone())),
                 Kept::PinRefused => {
                     drop(state);
@@ -134,10 +156,18 @@ impl Shared {
     }
 
     /// The same; nobody has written where nobody `had` it.
-    fn end_window(&self, had: bool) {
-        let Some(window) = lock(&self.state).window.take() else { return };
+    pub(super) fn end_window(&self, had: bool) {
+        if lock(&self.state).window.is_none() {
+            return;
+        }
+        // Of a leaked map any thread may be the one. Until its end a flush finds the window, and hands units over.
+        let _one_at_a_time = lock(&self.ending);
+        let Some(mapped) = lock(&self.state).window.as_ref().map(|window| window.range.clone())
+        else {
+            return;
+        };
         let (ledger, geometry) = (self.ledger(), self.ledger().geometry());
-        let units = geometry.units_of(&window.range);
+        let units = geometry.units_of(&mapped);
         let unit = geometry.unit_bytes();
         let bytes = (units.start * unit) as usize..(units.end * unit) as usize;
         let written = match (&self.watch, ledger.memory()) {
@@ -164,15 +194,24 @@ impl Shared {
         };
         // Of the first and the last unit only what was mapped; the page that the object ends in ends there.
         let page = crate::sys::PAGE as u64;
-        let start = window.range.start / page * page;
-        let end = window.range.end.next_multiple_of(page).min(geometry.object_len());
-        let clipped: Vec<Range<u64>> = ranges
+        let start = mapped.start / page * page;
+        let end = mapped.end.next_multiple_of(page).min(geometry.object_len());
+        let clipped = ranges
             .into_iter()
             .map(|range| range.start.max(start)..range.end.min(end))
-            .filter(|range| range.start < range.end)
-            .collect();
+            .filter(|range| range.start < range.end);
+        // What could not be had was not written, though the kernel's mark for it looks like that.
+        let had_at_all = clipped.flat_map(|range| {
+            let units = geometry.units_of(&range).filter(|&unit| !ledger.is_poisoned(unit));
+            units.map(move |unit| {
+                let unit = geometry.bytes_of(&(unit..unit + 1));
+                range.start.max(unit.start)..range.end.min(unit.end)
+            })
+        });
+        let written: Vec<Range<u64>> = had_at_all.collect();
         let mut state = lock(&self.state);
-        state.dirty.adopt(ledger, &window.kept, &clipped);
+        let Some(window) = state.window.take() else { return };
+        state.dirty.adopt(ledger, window.kept, &written);
         state.lends.give_back(window.lend);
         drop(state);
         self.released.notify_waiters();

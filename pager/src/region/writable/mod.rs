@@ -75,6 +75,8 @@ struct Shared {
     released: Notify,
     /// Where the region can be mapped.
     watch: Option<Arc<Watch>>,
+    /// Held by who finds out what was written through a map.
+    ending: Mutex<()>,
     /// Held by a flush. A version that may have been committed or not.
     unsettled: tokio::sync::Mutex<Option<Box<dyn Writing>>>,
 }
@@ -96,8 +98,17 @@ impl RegionMut {
         watch: Option<Arc<Watch>>,
     ) -> RegionMut {
         let (state, released) = (Mutex::default(), Notify::new());
-        let unsettled = tokio::sync::Mutex::new(None);
-        RegionMut(Arc::new(Shared { region, standing, sink, state, released, watch, unsettled }))
+        let (ending, unsettled) = (Mutex::default(), tokio::sync::Mutex::new(None));
+        RegionMut(Arc::new(Shared {
+            region,
+            standing,
+            sink,
+            state,
+            released,
+            watch,
+            ending,
+            unsettled,
+        }))
     }
 
     /// Length of the object in bytes.
@@ -302,11 +313,11 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // Nobody can write any more, nor flush: what was written is nobody's.
-        self.close_window();
+        self.end_window(false);
         let state = std::mem::take(&mut *lock(&self.state));
         let (mut dirty, ledger) = (state.dirty, self.ledger());
         let all = dirty.ranges(ledger);
-        dirty.clean(ledger, &all);
+        dirty.clean(ledger, &all, |_| false);
     }
 }
 
