@@ -184,10 +184,10 @@ impl CopyPort {
         // Asked under the lock of the unit's span, which who begins to watch takes, too.
         let protected = self.watch.as_ref().is_some_and(|watch| watch.protects());
         while done < len {
+            let step_len = step.of(len - done);
             // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside
             // the registered mapping, and the unit is not resident: no slice shows its bytes as
             // anything but these, which are the object's at the pinned version.
-            let step_len = step.of(len - done);
             match unsafe { self.uffd.copy(dst + done, src + done, step_len, protected) } {
                 Ok(copied) if copied > 0 => {
                     done += copied;

@@ -262,7 +262,7 @@ fn what_threads_write_under_pressure_is_found() {
                 let start = round * 7 % 60 * unit + 11;
                 let range = start..start + 38 * unit;
                 give_up(&region);
-                region.advise(Hint::WillNeed(&[range.clone()])).unwrap();
+                region.advise(Hint::WillNeed(std::slice::from_ref(&range))).unwrap();
                 let mut map = region.map_mut(range.clone()).unwrap();
                 let part = map.len() / 4;
                 thread::scope(|scope| {

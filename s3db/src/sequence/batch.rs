@@ -427,13 +427,16 @@ mod tests {
         // A later life of the same client was there by then: over the same version it may happen yet.
         let mut fenced = first.numbers.clone();
         fenced.lives = vec![(1, 2, 0)];
-        let planned = plan(&view(fenced.clone(), "a"), &[ours.clone()], 1, &settings);
+        let planned = plan(&view(fenced.clone(), "a"), std::slice::from_ref(&ours), 1, &settings);
         assert_eq!(outcomes(&planned), [(0, "unknown")]);
-        let planned = plan(&view(fenced, "b"), &[ours.clone()], 1, &settings);
+        let planned = plan(&view(fenced, "b"), std::slice::from_ref(&ours), 1, &settings);
         assert_eq!(outcomes(&planned), [(0, "fenced")]);
         // Someone else wrote the record, and it is not in the window: it did not happen.
         let second = after(&first, &[submission(2, None, &[], &["k"])], "b");
-        assert_eq!(outcomes(&plan(&second, &[ours.clone()], 1, &settings)), [(0, "written")]);
+        assert_eq!(
+            outcomes(&plan(&second, std::slice::from_ref(&ours), 1, &settings)),
+            [(0, "written")]
+        );
         // The window has left the place where it would be.
         let mut far = second.numbers;
         (far.applied, far.last) = (9, 9);

@@ -456,10 +456,13 @@ async fn lead(store: &Store) {
     }
 }
 
+/// Takes what became of a transaction.
+type Settle<'a> = dyn Fn(&Arc<Submission>, Result<u64, StoreError>) + Sync + 'a;
+
 async fn round(
     store: &Store,
     batch: &[Arc<Submission>],
-    settle: &(dyn Fn(&Arc<Submission>, Result<u64, StoreError>) + Sync),
+    settle: &Settle<'_>,
 ) -> Result<(), StoreError> {
     let mut attempts = Attempts::new(&store.cloud, &store.settings);
     // A view from before serves, if nobody else was faster: then the swap is refused.

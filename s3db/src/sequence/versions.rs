@@ -66,9 +66,9 @@ pub(super) fn version(slot: &Slot) -> Option<Version> {
     let (key, number) = secondary::divide(&slot.key)?;
     let number = !u64::from_be_bytes(*number.first_chunk::<8>().filter(|_| number.len() == 8)?);
     let bytes = slot.payload.as_ref()?.here()?;
-    let payload = match bytes.first()? {
-        &LIVE => Some(bytes.slice(1..)),
-        &DELETED if bytes.len() == 1 => None,
+    let payload = match *bytes.first()? {
+        LIVE => Some(bytes.slice(1..)),
+        DELETED if bytes.len() == 1 => None,
         _ => return None,
     };
     Some(Version { key, number, payload })

@@ -682,19 +682,20 @@ mod tests {
 
     #[test]
     fn what_no_write_has_is_one_range() {
-        let part = |writes: &[Range<u64>]| {
-            let bytes =
-                |range: &Range<u64>| Bytes::from(vec![1; (range.end - range.start) as usize]);
-            let writes = writes.iter().map(|range| (range.start, bytes(range))).collect();
+        let part = |writes: &[(u64, usize)]| {
+            let bytes = |len: usize| Bytes::from(vec![1; len]);
+            let writes = writes.iter().map(|&(start, len)| (start, bytes(len))).collect();
             Part { range: 10..20, writes }
         };
-        let cases: [(&[Range<u64>], Option<Range<u64>>); 6] = [
+        // Where each write begins, and how long it is.
+        type Case<'a> = (&'a [(u64, usize)], Option<Range<u64>>);
+        let cases: [Case<'_>; 6] = [
             (&[], Some(10..20)),
-            (&[10..20], None),
-            (&[10..15, 15..20], None),
-            (&[10..12], Some(12..20)),
-            (&[12..15], Some(10..20)),
-            (&[10..12, 14..15, 17..20], Some(12..17)),
+            (&[(10, 10)], None),
+            (&[(10, 5), (15, 5)], None),
+            (&[(10, 2)], Some(12..20)),
+            (&[(12, 3)], Some(10..20)),
+            (&[(10, 2), (14, 1), (17, 3)], Some(12..17)),
         ];
         for (writes, expected) in cases {
             assert_eq!(part(writes).gaps(), expected, "{writes:?}");
