@@ -25,6 +25,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
+    error::ProvideErrorMetadata,
     operation::head_object::HeadObjectOutput,
     primitives::ByteStream,
     types::{CompletedMultipartUpload, CompletedPart},
@@ -61,6 +62,9 @@ pub struct S3SinkOptions {
     pub retry: RetryPolicy,
 }
 
+/// How long a completion may take at least.
+const COMPLETION_MIN: Duration = Duration::from_secs(60);
+
 impl Default for S3SinkOptions {
     fn default() -> S3SinkOptions {
         let retry = RetryPolicy::default();
@@ -73,6 +77,10 @@ impl Default for S3SinkOptions {
 /// The service has to heed `If-Match` where objects are written, as Amazon's does. One that ignores it when an
 /// upload is completed is asked for the object's version a moment before, and what comes in that moment is
 /// overlooked.
+///
+/// The new version keeps type, encoding, language, disposition, cache control and metadata of the old one. Its
+/// storage class and encryption are the bucket's defaults; tags, access rights, `Expires`, redirects and locks
+/// are not carried over.
 #[derive(Clone)]
 pub struct S3Sink(Arc<Place>);
 
@@ -360,6 +368,10 @@ impl Writing for Replacing {
             if self.len > self.part_bytes {
                 self.copy_to(self.len).await?;
                 self.wait(0).await?;
+                if self.sent.len() != self.parts as usize {
+                    // Whoever asks again after a part failed must not have an object without it.
+                    return Err(self.place.permanent("a part of it was lost before".to_owned()));
+                }
                 self.sent.sort_unstable_by_key(CompletedPart::part_number);
                 // Not every service heeds the condition of what follows.
                 let head = self.place.head().await;
@@ -511,10 +523,14 @@ impl Replacing {
     /// The last request, again and again until it is known what came of it.
     async fn replace(&mut self) -> Result<Version, SinkError> {
         let (place, base) = (self.place.clone(), self.base.clone());
-        let mut effort =
-            Effort::new("replace", &place.name, place.options.retry.clone(), place.chance.clone());
-        let bytes = self.whole.as_ref().map_or(0, |whole| whole.len() as u64);
-        let extra = Duration::from_secs(bytes / RATE_MIN_BYTES_PER_S);
+        let extra = match &self.whole {
+            Some(whole) => Duration::from_secs(whole.len() as u64 / RATE_MIN_BYTES_PER_S),
+            // To put parts together takes S3 up to some minutes.
+            None => COMPLETION_MIN + Duration::from_secs(self.sent.len() as u64 / 20),
+        };
+        let mut policy = place.options.retry.clone();
+        policy.deadline = policy.deadline.saturating_add(extra.saturating_mul(2));
+        let mut effort = Effort::new("replace", &place.name, policy, place.chance.clone());
         loop {
             effort.attempt();
             let before = std::mem::replace(&mut self.asked, true);
@@ -531,7 +547,7 @@ impl Replacing {
                     return Ok(version);
                 }
                 // Somebody else's, or an earlier attempt of ours: the object says which.
-                Ok(Ok(Answer::Refused(why))) => why,
+                Ok(Ok(Answer::Refused { why, is_gone })) => (why, is_gone),
                 Ok(Err(error)) | Err(error) if error.is_retryable() => {
                     match effort.recover(error).await {
                         Ok(()) => continue,
@@ -559,9 +575,13 @@ impl Replacing {
                 let found = head.e_tag().unwrap_or("an object without an ETag");
                 return Err(place.conflict(&base, found));
             }
-            // It is as it was, and the upload is gone, or the service wants another one.
+            // It is as it was. An attempt from before may be under way still, unless its upload is gone.
+            let (why, is_gone) = refused;
+            if before && !is_gone {
+                return Err(self.unsettled(why));
+            }
             self.asked = false;
-            return Err(refused.into());
+            return Err(why.into());
         }
     }
 
@@ -618,11 +638,11 @@ impl Replacing {
             .body(ByteStream::from(bytes));
         match put.send().await {
             Ok(answer) => done(&asked, answer.e_tag(), answer.version_id()),
-            Err(error) => match status_of(&error) {
-                Some(status @ (404 | 412)) => Ok(Answer::Refused(
-                    asked
-                        .transient(format!("the object was refused ({status}); flush again"), None),
-                )),
+            Err(error) => match refused_status(error.code(), status_of(&error)) {
+                Some(status @ (404 | 412)) => {
+                    let why = format!("the object was refused ({status}); flush again");
+                    Ok(Answer::Refused { why: asked.transient(why, None), is_gone: false })
+                }
                 // Two at once, S3 says, of which one may try again: ours still wants its old version.
                 Some(409) => Err(asked.transient("another write at once".to_owned(), None)),
                 _ => Err(asked.failed(error)),
@@ -642,12 +662,13 @@ impl Replacing {
         let complete = complete.upload_id(id).multipart_upload(parts).if_match(&self.etag);
         match complete.send().await {
             Ok(answer) => done(&asked, answer.e_tag(), answer.version_id()),
-            Err(error) => match status_of(&error) {
+            Err(error) => match refused_status(error.code(), status_of(&error)) {
                 // The upload is gone when an earlier attempt completed it; at 409 S3 wants another one.
-                Some(status @ (404 | 409 | 412)) => Ok(Answer::Refused(
-                    asked
-                        .transient(format!("the upload was refused ({status}); flush again"), None),
-                )),
+                Some(status @ (404 | 409 | 412)) => {
+                    let why = format!("the upload was refused ({status}); flush again");
+                    let is_gone = status == 404;
+                    Ok(Answer::Refused { why: asked.transient(why, None), is_gone })
+                }
                 _ => Err(asked.failed(error)),
             },
         }
@@ -664,8 +685,21 @@ fn copy_source(bucket: &str, key: &str) -> String {
 /// What the last request was told.
 enum Answer {
     Done(Version),
-    /// Its condition does not hold, or not any more.
-    Refused(SourceError),
+    /// Its condition does not hold, or not any more; or there is nothing left that could be completed.
+    Refused {
+        why: SourceError,
+        is_gone: bool,
+    },
+}
+
+/// The status that an error stands for: S3 may say in the body of a 200 why it did not complete.
+fn refused_status(code: Option<&str>, status: Option<u16>) -> Option<u16> {
+    match code {
+        Some("PreconditionFailed") => Some(412),
+        Some("NoSuchUpload") => Some(404),
+        Some("ConditionalRequestConflict" | "OperationAborted") => Some(409),
+        _ => status,
+    }
 }
 
 fn done(asked: &Asked<'_>, etag: Option<&str>, id: Option<&str>) -> Result<Answer, SourceError> {
@@ -679,6 +713,21 @@ fn done(asked: &Asked<'_>, etag: Option<&str>, id: Option<&str>) -> Result<Answe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_in_the_body_of_a_200_counts() {
+        let cases = [
+            (Some("PreconditionFailed"), Some(200), Some(412)),
+            (Some("NoSuchUpload"), Some(200), Some(404)),
+            (Some("ConditionalRequestConflict"), Some(200), Some(409)),
+            (Some("InternalError"), Some(200), Some(200)),
+            (None, Some(412), Some(412)),
+            (None, None, None),
+        ];
+        for (code, status, expected) in cases {
+            assert_eq!(refused_status(code, status), expected, "{code:?}");
+        }
+    }
 
     #[test]
     fn what_no_write_has_is_one_range() {
