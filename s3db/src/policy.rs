@@ -19,6 +19,7 @@ use crate::{
     error::StoreError,
     log::{QUARANTINE, objects::LOG, queues::SPILLED},
     page_id::PAGES,
+    sequence::NUMBERS,
     tag::Tag,
 };
 
@@ -242,6 +243,8 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
             allowed.new_objects("PutAside", &[all(QUARANTINE)]);
             let actions = ["s3:GetObject", "s3:PutObject"];
             allowed.objects("ShareTheWork", &actions, &[OWNERS.to_owned()]);
+            // To find out whether there is one.
+            allowed.objects("LookForTheSequencer", &["s3:GetObject"], &[NUMBERS.to_owned()]);
             let actions = ["s3:GetObject", "s3:DeleteObject"];
             allowed.objects("FinishApprovals", &actions, &within(APPROVED));
             if has_queues {

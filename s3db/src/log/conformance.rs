@@ -475,7 +475,15 @@ async fn a_fresh_look(bench: Bench) {
     let too_much = looked(&*other, 100).await;
     assert!(matches!(too_much, Err(StoreError::Backlog { .. })), "{}: {too_much:?}", bench.what);
     for _ in 0..2 {
-        assert_eq!(looked(&*other, most).await, Ok(of(&all)), "{}", bench.what);
+        let seen = looked(&*other, most).await.unwrap();
+        if bench.what.starts_with("S3 and SQS") {
+            // Of a service of many servers a look is a sample.
+            let (all, what) = (of(&all), &bench.what);
+            assert!(!seen.is_empty(), "{what}");
+            assert!(seen.iter().all(|(stamp, entry)| all.get(stamp) == Some(entry)), "{what}");
+        } else {
+            assert_eq!(seen, of(&all), "{}", bench.what);
+        }
     }
     // Nothing was taken, nothing is hidden.
     assert_eq!(bench.take_all(&*bench.process()).await, of(&all), "{}", bench.what);

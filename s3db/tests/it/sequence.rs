@@ -311,8 +311,8 @@ async fn many_plant_one_sequencer() {
     // By nobody: a new collection does not make it anew.
     let made = client(&cloud, settings()).await.create_isolated_collection("new", level).await;
     assert!(matches!(&made, Err(StoreError::Lost { object }) if object == NUMBERS), "{made:?}");
-    let swept = client(&cloud, settings()).await.store().sweep().await;
-    assert!(matches!(&swept, Err(StoreError::Lost { object }) if object == NUMBERS), "{swept:?}");
+    // A sweep finds nothing that waits: it may know a part of the catalogue only, and is no judge of it.
+    client(&cloud, settings()).await.store().sweep().await.unwrap();
 }
 
 /// A swap without an answer happened, or did not: the same commit tells which, and counts once.
