@@ -31,9 +31,10 @@ mod garbage; // what no commit names, and what no snapshot needs
 mod transaction; // reads and writes at a snapshot
 
 pub(crate) use apply::apply;
-pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
+pub(crate) use codec::NUMBERS;
 #[cfg(feature = "encryption")]
-pub(crate) use codec::{NUMBERS, SEQUENCER};
+pub(crate) use codec::SEQUENCER;
+pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
 pub(crate) use garbage::{collect, tidy};
 pub(crate) use sequencer::{Sequencer, is_there, plant, sweep};
 pub use transaction::{Isolated, IsolatedScan};
