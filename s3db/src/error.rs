@@ -202,6 +202,12 @@ pub enum AbortCause {
     },
 }
 
+/// An error and its cause, as one line.
+pub(crate) fn with_cause(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
+}
+
 /// What names an object that is lost.
 fn namer(object: &str) -> &'static str {
     match object {

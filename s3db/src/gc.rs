@@ -118,7 +118,7 @@ impl Store {
             done.retired += u64::from(is_over);
         }
         done.log += self.log.retire().await?;
-        if sequence::is_there(self).await? {
+        if sequence::find(self).await?.is_some() {
             done.data += sequence::collect(self).await?;
         }
         outcome.map(|()| done)

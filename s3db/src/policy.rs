@@ -243,8 +243,9 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
             allowed.new_objects("PutAside", &[all(QUARANTINE)]);
             let actions = ["s3:GetObject", "s3:PutObject"];
             allowed.objects("ShareTheWork", &actions, &[OWNERS.to_owned()]);
-            // To find out whether there is one.
-            allowed.objects("LookForTheSequencer", &["s3:GetObject"], &[NUMBERS.to_owned()]);
+            // To find out whether there is one, or has to be. Entries tell nothing that the log does not.
+            let looks = [NUMBERS.to_owned(), all(CATALOG)];
+            allowed.objects("LookForTheSequencer", &["s3:GetObject"], &looks);
             let actions = ["s3:GetObject", "s3:DeleteObject"];
             allowed.objects("FinishApprovals", &actions, &within(APPROVED));
             if has_queues {

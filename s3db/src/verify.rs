@@ -6,6 +6,8 @@
 //!   pages       each one is in a tree, or an orphan that garbage collection will take
 //!   blobs       each part of each blob that a record names is there, and is what was written
 //!   log         each object decodes; its records are on their pages, or wait, and their blobs are there
+//!   sequencer   it is there if a collection needs it, with all that waits in it, and no leaf has commits
+//!               that it does not know
 //! ```
 //!
 //! Others may work meanwhile: a page is checked as it is when it is read, and what changed between
@@ -19,9 +21,10 @@ use crate::{
     blob::{Blob, Value},
     blob_id::{self, BLOBS},
     content::Content,
-    error::StoreError,
+    error::{StoreError, with_cause},
     log::{Entry, Pending, QUARANTINE},
     page::{PAGES, Page, PageId, Slot},
+    sequence::{self, SequencerState},
     stamp::Stamp,
     store::Store,
     tree::{Freshness, Nodes, search::search},
@@ -56,8 +59,10 @@ pub struct Verified {
     /// Blobs that no record names: of transactions that are not committed, or not on their pages yet,
     /// and of records that were written again. Garbage collection takes them when they are old.
     pub blob_orphans: u64,
-    /// Log records that are not on their pages yet.
+    /// Records of the log and of the sequencer that are not on their pages yet.
     pub waiting: u64,
+    /// The sequencer; `None` if no collection needs one.
+    pub sequencer: Option<SequencerState>,
     /// Log objects and messages that are there, applied or not.
     pub log: u64,
     /// Bodies in quarantine.
@@ -69,7 +74,7 @@ pub struct Verified {
 }
 
 /// What there is, from lists and counts alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Pages, orphans included.
     pub pages: u64,
@@ -81,6 +86,8 @@ pub struct Status {
     pub waiting: u64,
     /// Bodies in quarantine.
     pub quarantined: u64,
+    /// The sequencer; `None` if no collection needs one.
+    pub sequencer: Option<SequencerState>,
 }
 
 impl Verified {
@@ -104,6 +111,7 @@ impl Store {
         let listed = self.list(PAGES).await?;
         let blobs = self.list_blobs().await?;
         let mut named = HashSet::new();
+        let mut ahead = None;
         for name in self.collections().await? {
             let collection = match self.peek_collection(&name).await {
                 Ok(collection) => collection,
@@ -119,8 +127,11 @@ impl Store {
             for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
                 found.trees += 1;
                 let followers = if root == collection.root { &ready[..] } else { &[] };
+                let has_versions = collection.isolation.is_some() && root == collection.root;
+                let ahead = has_versions.then_some(&mut ahead);
                 let (met, named, found) = (&mut met, &mut named, &mut found);
-                let mut walk = Walk { store: self, tree, root, followers, met, named, found };
+                let mut walk =
+                    Walk { store: self, tree, root, followers, ahead, met, named, found };
                 walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
             }
         }
@@ -129,7 +140,35 @@ impl Store {
         found.blob_orphans = blobs.difference(&named).count() as u64;
         found.quarantined = self.list(QUARANTINE).await?.len() as u64;
         self.verify_log(&mut found).await?;
+        self.verify_sequencer(ahead, &mut found).await?;
         Ok(found)
+    }
+
+    /// `ahead`: of all leaves, the one that has the newest commits.
+    async fn verify_sequencer(
+        &self,
+        ahead: Option<(PageId, u64)>,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        found.sequencer = sequence::examine(self).await?;
+        let Some(state) = &found.sequencer else { return Ok(()) };
+        if let Some(what) = state.problem.clone() {
+            found.problem(what);
+            return Ok(());
+        }
+        let (waiting, problem) = sequence::examine_data(self).await?;
+        found.waiting += waiting;
+        if let Some(what) = problem {
+            found.problem(what);
+            return Ok(());
+        }
+        if let Some((page, complete)) = ahead {
+            match sequence::is_behind(self, page, complete).await {
+                Err(error @ StoreError::Tree { .. }) => found.problem(with_cause(&error)),
+                outcome => outcome?,
+            }
+        }
+        Ok(())
     }
 
     /// What there is now. A list per thousand pages, and a read of every log object.
@@ -142,6 +181,7 @@ impl Store {
             pages: self.list(PAGES).await?.len() as u64,
             clients: clients.len() as u64,
             quarantined: self.list(QUARANTINE).await?.len() as u64,
+            sequencer: sequence::examine(self).await?,
             ..Status::default()
         };
         for pending in self.log.pending(&clients).await? {
@@ -232,11 +272,6 @@ impl Store {
     }
 }
 
-fn with_cause(error: &StoreError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
-}
-
 /// A walk over one tree.
 struct Walk<'a> {
     store: &'a Store,
@@ -244,6 +279,8 @@ struct Walk<'a> {
     root: PageId,
     /// Indexes that must follow its leaves.
     followers: &'a [PageId],
+    /// Of a collection with isolation: the leaf that has the newest commits, of all so far.
+    ahead: Option<&'a mut Option<(PageId, u64)>>,
     met: &'a mut HashSet<PageId>,
     /// Blobs that were met.
     named: &'a mut HashSet<Stamp>,
@@ -399,6 +436,15 @@ impl Walk<'_> {
             return Ok(());
         }
         if page.level == 0 {
+            if let Some(ahead) = &mut self.ahead {
+                match sequence::examine_leaf(page) {
+                    Ok(complete) if ahead.is_none_or(|(_, most)| most < complete) => {
+                        **ahead = Some((page.id, complete));
+                    }
+                    Ok(_) => {}
+                    Err(what) => self.problem(page.id, what),
+                }
+            }
             let gone = page.slots().iter().filter(|slot| slot.payload.is_none()).count() as u64;
             self.found.tombstones += gone;
             self.found.records += page.slots().len() as u64 - gone;

@@ -24,6 +24,7 @@ use crate::{
         objects::{self, LOG},
     },
     page::{PAGES, PageId, Stream},
+    sequence::{self, SequencerState},
     stamp::Stamp,
     store::Store,
     tree::{Freshness, search::search},
@@ -65,6 +66,8 @@ pub struct Look {
     pub damaged: u64,
     /// Parts of the log that have anything.
     pub parts: Vec<LogPart>,
+    /// The sequencer; `None` if no collection needs one, or if this client may not read it.
+    pub sequencer: Option<SequencerState>,
     /// Log objects that were put since the first look. `None` where that cannot be seen: queues count
     /// nothing.
     pub appended: Option<u64>,
@@ -81,9 +84,12 @@ impl Look {
         self.parts.iter().map(|part| part.waiting).sum()
     }
 
-    /// The age of the oldest record that is on no page yet, in milliseconds.
+    /// The age of the oldest record that is on no page yet, in milliseconds; of those in the sequencer, of
+    /// their oldest commit.
     pub fn lag_ms(&self) -> Option<u64> {
-        self.parts.iter().filter_map(|part| part.lag_ms).max()
+        let oldest_ms = self.sequencer.as_ref().and_then(|it| it.oldest_ms);
+        let sequenced = oldest_ms.map(|oldest_ms| self.date_ms.saturating_sub(oldest_ms));
+        self.parts.iter().filter_map(|part| part.lag_ms).chain(sequenced).max()
     }
 }
 
@@ -129,6 +135,10 @@ impl Watcher {
             clients: clients.len() as u64,
             quarantined: store.list(QUARANTINE).await?.len() as u64,
             ..Look::default()
+        };
+        look.sequencer = match sequence::examine(&store).await {
+            Err(StoreError::Denied { .. }) => None,
+            state => state?,
         };
         match store.database().backend {
             Backend::S3Log => self.look_at_objects(&mut look).await?,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use s3db::{
-    Committed, Db, Eviction, Keyring, Options, StoreError, Transaction,
+    Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError, Transaction,
     cloud::{CallKind, DiskSpace, Prices},
 };
 use serde_json::{Value, json};
@@ -65,6 +65,22 @@ pub(crate) struct Output {
         value_name = "FILE"
     )]
     keys_file: Option<PathBuf>,
+}
+
+/// The sequencer, in a line.
+pub(crate) fn sequencer_text(state: &SequencerState) -> String {
+    match &state.problem {
+        Some(what) => format!("sequencer: {what}"),
+        None => format!("sequencer: {} commits, {} of them wait", state.last, state.waiting),
+    }
+}
+
+/// The same for machines.
+pub(crate) fn sequencer_value(state: &SequencerState) -> Value {
+    match &state.problem {
+        Some(what) => json!({"problem": what}),
+        None => json!({"last": state.last, "waiting": state.waiting}),
+    }
 }
 
 /// Why a command ends early.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use s3db::{Backend, Db};
 use serde_json::json;
 
-use crate::output::{Failure, Output, Progress, open, open_without_disk};
+use crate::output::{
+    Failure, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value,
+};
 
 #[derive(clap::Args)]
 #[command(
@@ -96,10 +98,13 @@ async fn own(db: &Db, wanted: &[u32], output: &Output) -> Result<(), Failure> {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Changes nothing. Exit code 4 when something is wrong.
+#[command(
+    after_help = "Changes nothing. Exit code 4 when something is wrong. The sequencer is there where a \
+collection was created for isolation (init --isolation): that it is lost, damaged, or an old copy is a problem.
 
 Example:
-  s3db verify file:///tmp/db --json")]
+  s3db verify file:///tmp/db --json"
+)]
 pub(crate) struct Verify {
     /// The database
     url: String,
@@ -116,8 +121,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     let mut text = format!(
         "{} trees of up to {} levels: {} pages, {} bytes, {} records, {} tombstones\n\
          {} blobs of {} bytes, {} that no record names\n\
-         {} pages that nothing leads to, {} parts of the log, {} records waiting there, \
-         {} in quarantine\n",
+         {} pages that nothing leads to, {} parts of the log, {} records waiting, {} in quarantine\n",
         found.trees,
         found.levels,
         found.pages,
@@ -132,6 +136,10 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         found.waiting,
         found.quarantined,
     );
+    if let Some(state) = &found.sequencer {
+        text.push_str(&sequencer_text(state));
+        text.push('\n');
+    }
     match found.problem_count {
         0 => text.push_str("no problems"),
         count => {
@@ -147,6 +155,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         "records": found.records, "tombstones": found.tombstones, "orphans": found.orphans,
         "blobs": found.blobs, "blob_bytes": found.blob_bytes, "blob_orphans": found.blob_orphans,
         "log": found.log, "waiting": found.waiting, "quarantined": found.quarantined,
+        "sequencer": found.sequencer.as_ref().map(sequencer_value),
         "problems": found.problems, "problem_count": found.problem_count,
     });
     output.say(&text, &value)?;

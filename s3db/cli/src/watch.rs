@@ -12,7 +12,7 @@ use s3db::{
 };
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Output, open_with, with_causes};
+use crate::output::{Failure, Output, open_with, sequencer_text, sequencer_value, with_causes};
 
 /// Parts of the log that a screen shows.
 const PARTS_MAX: usize = 20;
@@ -21,10 +21,11 @@ const FAILURES_MAX: u32 = 10;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Changes nothing, and counts 10,000 pages at most. Lag is the age of the oldest record that is on no page yet; of a queue \
-only a few messages are seen, so that it is at least that. Cost per hour is that of the log objects that \
+    after_help = "Changes nothing, and counts 10,000 pages at most. Lag is the age of the oldest record that is on no page yet, \
+or of the oldest commit that waits in the sequencer; of a queue only a few messages are seen, so that it is at least that. Cost per hour is that of the log objects that \
 clients put while this looks (s3-log), and of watching itself: what they read, and how they checkpoint, \
-cannot be seen from here. A look that fails is told on stderr, and the next one follows; after ten in a \
+cannot be seen from here. A sequencer that is lost or damaged is told on stderr at each look, and in the JSON. A \
+look that fails is told on stderr, and the next one follows; after ten in a \
 row this ends. With --json each look is one line.
 
 Examples:
@@ -58,6 +59,9 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
             Ok(look) => {
                 failures = 0;
                 let now = Now::of(&db, look, began, output.prices.unwrap_or(Prices::TODAY));
+                if let Some(what) = now.sequencer_problem().filter(|_| !is_live) {
+                    eprintln!("s3db: {what}");
+                }
                 let text = match is_live {
                     true => format!("\x1b[H\x1b[2J{}", now.screen(&args.url)),
                     false if looks == 1 => format!("{}\n{}", Now::head(), now.line()),
@@ -128,6 +132,10 @@ impl Now {
         (asked > 0).then(|| (hits as f64 / asked as f64).min(1.0))
     }
 
+    fn sequencer_problem(&self) -> Option<&str> {
+        self.look.sequencer.as_ref()?.problem.as_deref()
+    }
+
     fn lag(&self) -> String {
         seconds(self.look.lag_ms())
     }
@@ -171,6 +179,9 @@ impl Now {
         let mut text = format!("{url}\n\n{}\n{}\n", Now::head(), self.line());
         if look.damaged > 0 {
             let _ = write!(text, "\n{} objects of the log cannot be decoded\n", look.damaged);
+        }
+        if let Some(state) = &look.sequencer {
+            let _ = write!(text, "\n{}\n", sequencer_text(state));
         }
         let _ = write!(
             text,
@@ -216,6 +227,7 @@ impl Now {
             "date_ms": look.date_ms, "pages": look.pages, "clients": look.clients,
             "log": look.messages(), "waiting": look.waiting(), "lag_s": seconds(look.lag_ms()),
             "quarantined": look.quarantined, "damaged": look.damaged, "parts": parts,
+            "sequencer": look.sequencer.as_ref().map(sequencer_value),
             "appended": look.appended, "appended_per_hour": self.appended_per_hour(),
             "watch_dollars": self.watch_dollars, "dollars_per_hour": self.dollars_per_hour(),
             "hit_ratio": self.hit_ratio(),

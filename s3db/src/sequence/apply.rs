@@ -30,6 +30,7 @@ use crate::{
     sequence::{
         batch,
         codec::{NUMBERS, Write, encode_data},
+        health::is_behind,
         sequencer::{Swapped, newest, swap},
         versions,
         window::View,
@@ -136,6 +137,8 @@ async fn apply_to(
     let mut rest = versions;
     while let Some((_, first)) = rest.first() {
         let (mut taken, mut added, mut is_foreign) = (0, 0, false);
+        // A leaf that has more than the sequencer: whoever applied it saw a newer one, or this is an old copy.
+        let mut ahead = None;
         let mut change = |page: &mut Page| {
             taken = rest.iter().take_while(|(_, slot)| page.ends_after(&slot.key)).count();
             added = 0;
@@ -143,6 +146,8 @@ async fn apply_to(
             if is_foreign {
                 return false;
             }
+            let complete = versions::complete_to(page);
+            ahead = (complete > view.numbers.last).then_some((page.id, complete));
             // All that it owns, those included that failed before: it is complete afterwards.
             let from = versions.partition_point(|(_, slot)| slot.key < page.low);
             let len = versions[from..].iter().take_while(|(_, slot)| page.ends_after(&slot.key));
@@ -157,7 +162,10 @@ async fn apply_to(
             Ok(Some(_)) if is_foreign => {
                 return put_aside(store, root, rest, done).await;
             }
-            Ok(Some(_)) if taken > 0 => Ok(()),
+            Ok(Some(_)) if taken > 0 => match ahead {
+                Some((page, complete)) => is_behind(store, page, complete).await,
+                None => Ok(()),
+            },
             Ok(_) => Err(StoreError::Tree { page: root, what: "no leaf owns a key" }),
             Err(error) => Err(error),
         };

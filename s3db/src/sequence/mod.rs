@@ -28,6 +28,7 @@ mod sequencer; // the newest view, the swap, and who leads
 mod versions; // versions on leaves
 mod apply; // from the window to the pages
 mod garbage; // what no commit names, and what no snapshot needs
+mod health; // whether it is there, and what waits in it
 mod transaction; // reads and writes at a snapshot
 
 pub(crate) use apply::apply;
@@ -36,6 +37,8 @@ pub(crate) use codec::NUMBERS;
 pub(crate) use codec::SEQUENCER;
 pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
 pub(crate) use garbage::{collect, tidy};
-pub(crate) use sequencer::{Sequencer, is_there, plant, sweep};
+pub use health::SequencerState;
+pub(crate) use health::{examine, examine_data, is_behind};
+pub(crate) use sequencer::{Sequencer, find, plant, sweep};
 pub use transaction::{Isolated, IsolatedScan};
-pub(crate) use versions::{is_versioned, make_versioned};
+pub(crate) use versions::{examine_leaf, is_versioned, make_versioned};

@@ -13,7 +13,7 @@
 //! known what came of it, and the next one who has the turn goes on. Nothing is taken out before that.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -42,6 +42,8 @@ use crate::{
 const COVERED_MAX: usize = 100_000;
 /// Transactions that wait for a number.
 const WAITING_MAX: usize = 10_000;
+/// Collections of which is remembered that they need no sequencer.
+const PLAIN_MAX: usize = 10_000;
 
 /// The sequencer, as one process sees it.
 #[derive(Default)]
@@ -56,6 +58,8 @@ pub(crate) struct Sequencer {
     /// Commits wait for their pages: now, or when the checkpoint interval is over.
     is_due: AtomicBool,
     is_due_later: AtomicBool,
+    /// Collections that are without isolation: that never changes.
+    plain: Mutex<BTreeSet<String>>,
 }
 
 /// What became of a swap.
@@ -72,34 +76,64 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Applies what any client left, if there is a sequencer.
+///
+/// # Errors
+/// [`StoreError::Lost`] when there is none, and a collection needs it, as far as this client may read the
+/// catalogue; and whatever the services say.
 pub(crate) async fn sweep(store: &Store) -> Result<Checkpointed, StoreError> {
-    match newest(store).await {
-        Ok(_) => super::apply(store).await,
-        // Nothing waits where none is. That one is lost is told to whoever uses it, and not looked into at each
-        // sweep of each database, by one who may know a part of the catalogue only.
-        Err(StoreError::Lost { object }) if object == NUMBERS => Ok(Checkpointed::default()),
-        Err(error) => Err(error),
+    match find(store).await? {
+        Some(_) => super::apply(store).await,
+        None => Ok(Checkpointed::default()),
     }
 }
 
-/// Whether there is a sequencer: without one there is no collection that needs it.
-pub(crate) async fn is_there(store: &Store) -> Result<bool, StoreError> {
-    if store.sequencer.view().is_some() {
-        return Ok(true);
-    }
+/// The newest view; `None` where there is no sequencer, and no collection is known to need one.
+pub(crate) async fn find(store: &Store) -> Result<Option<Arc<View>>, StoreError> {
     match newest(store).await {
-        Ok(_) => Ok(true),
-        Err(StoreError::Lost { object }) if object == NUMBERS => {
-            for name in store.collections().await? {
-                if store.peek_collection(&name).await?.isolation.is_some() {
-                    // Planted since, perhaps, by who made that collection.
-                    return newest(store).await.map(|_| true);
+        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store).await? {
+            // Planted since, perhaps, by who made that collection.
+            Need::Yes => newest(store).await.map(Some),
+            // An entry that cannot be read is told by `verify`, and by whoever uses it.
+            Need::No | Need::Unclear(_) => Ok(None),
+        },
+        found => found.map(Some),
+    }
+}
+
+/// Whether the catalogue has a collection that needs a sequencer.
+pub(super) enum Need {
+    Yes,
+    No,
+    /// None of the entries that can be read does. Why another one cannot.
+    Unclear(StoreError),
+}
+
+/// Reads the catalogue; of collections that are known not to need one, no more than their names.
+pub(super) async fn need(store: &Store) -> Result<Need, StoreError> {
+    let plain = &store.sequencer.plain;
+    let mut need = Need::No;
+    for name in store.collections().await? {
+        if lock(plain).contains(&name) {
+            continue;
+        }
+        match store.peek_collection(&name).await {
+            Ok(of) if of.isolation.is_some() => return Ok(Need::Yes),
+            Ok(_) => {
+                let mut plain = lock(plain);
+                if plain.len() < PLAIN_MAX {
+                    plain.insert(name);
                 }
             }
-            Ok(false)
+            Err(StoreError::NotFound(_)) => {}
+            Err(
+                error @ (StoreError::Damaged { .. }
+                | StoreError::Misled { .. }
+                | StoreError::Denied { .. }),
+            ) => need = Need::Unclear(error),
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    Ok(need)
 }
 
 /// Makes sure that there is a sequencer, before the catalogue names a collection that needs one.
@@ -107,8 +141,14 @@ pub(crate) async fn is_there(store: &Store) -> Result<bool, StoreError> {
 /// It is planted once: where it is gone, and some collection needs it, it is lost, since its numbers would come
 /// again.
 pub(crate) async fn plant(store: &Store) -> Result<(), StoreError> {
-    if is_there(store).await? {
-        return Ok(());
+    match newest(store).await {
+        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store).await? {
+            Need::No => {}
+            Need::Yes => return newest(store).await.map(drop),
+            // It may be of a collection that needs it.
+            Need::Unclear(error) => return Err(error),
+        },
+        found => return found.map(drop),
     }
     let write_id = store.cloud.chance.next_u128();
     let bytes = Numbers { write_id, ..Numbers::default() }.encode();
@@ -298,7 +338,7 @@ async fn fill(
 }
 
 /// What a commit writes, from its object; `None` when that is not there.
-async fn data(
+pub(super) async fn data(
     store: &Store,
     object: &str,
     id: u128,

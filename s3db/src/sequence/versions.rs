@@ -99,6 +99,27 @@ pub(super) fn readable_from(page: &Page) -> u64 {
     mark(page, PRUNED).unwrap_or(0)
 }
 
+/// Looks whether a leaf is one of a versioned collection. Returns up to which commit it has everything.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn examine_leaf(page: &Page) -> Result<u64, &'static str> {
+    if !is_versioned(page) {
+        return Err("holds no versions, and its collection was created for isolation");
+    }
+    let complete = complete_to(page);
+    for slot in page.slots() {
+        match version(slot) {
+            None => return Err("holds a record that is no version"),
+            Some(version) if version.number > complete => {
+                return Err("holds a version of a commit that it says it does not have");
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(complete)
+}
+
 /// Adds versions that the leaf does not have: those of commits that it is not complete to yet. From now on
 /// it is complete to `through`. Returns how many were added.
 ///

@@ -311,8 +311,113 @@ async fn many_plant_one_sequencer() {
     // By nobody: a new collection does not make it anew.
     let made = client(&cloud, settings()).await.create_isolated_collection("new", level).await;
     assert!(matches!(&made, Err(StoreError::Lost { object }) if object == NUMBERS), "{made:?}");
-    // A sweep finds nothing that waits: it may know a part of the catalogue only, and is no judge of it.
-    client(&cloud, settings()).await.store().sweep().await.unwrap();
+    // Whoever looks after the database is told.
+    let swept = client(&cloud, settings()).await.store().sweep().await;
+    assert!(matches!(&swept, Err(StoreError::Lost { object }) if object == NUMBERS), "{swept:?}");
+    let collected = client(&cloud, settings()).await.store().collect_garbage(Duration::ZERO).await;
+    assert!(
+        matches!(&collected, Err(StoreError::Lost { object }) if object == NUMBERS),
+        "{collected:?}"
+    );
+    assert!(problem(&cloud).await.contains("sequencer/numbers is not there"));
+}
+
+/// What is wrong with the sequencer: all who can tell agree.
+async fn problem(cloud: &Cloud) -> String {
+    let store = open(cloud, settings()).await;
+    let found = store.verify(|_, _| {}).await.unwrap();
+    let what = found.sequencer.expect("there are such collections").problem.expect("it is lost");
+    assert_eq!((found.problem_count, &found.problems[..]), (1, &[what.clone()][..]));
+    assert_eq!(store.status().await.unwrap().sequencer.unwrap().problem, Some(what.clone()));
+    let look = s3db::Watcher::new(store).look().await.unwrap();
+    assert_eq!(look.sequencer.unwrap().problem, Some(what.clone()));
+    what
+}
+
+/// A database that needs no sequencer has none, whatever else is wrong with its catalogue; and after the first
+/// sweep no collection is asked again whether it needs one.
+#[tokio::test]
+async fn no_sequencer_is_missed_where_none_is_needed() {
+    let cloud = memory();
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let db = client(&cloud, settings()).await;
+    for name in ["a", "b", "c"] {
+        db.create_collection(name).await.unwrap();
+    }
+    let gets = || db.ledger().charge(s3db::cloud::CallKind::Get).calls;
+    let mut spent = Vec::new();
+    for _ in 0..3 {
+        let before = gets();
+        db.store().sweep().await.unwrap();
+        spent.push(gets() - before);
+    }
+    assert_eq!((spent[0] - spent[1], spent[1]), (3, spent[2]), "{spent:?}: three entries, once");
+    let store = open(&cloud, settings()).await;
+    assert_eq!(store.status().await.unwrap().sequencer, None);
+    assert_eq!(s3db::Watcher::new(store.clone()).look().await.unwrap().sequencer, None);
+    assert_eq!(store.verify(|_, _| {}).await.unwrap().sequencer, None);
+    // One entry that cannot be read: others are swept, but no sequencer is planted, since it may be lost.
+    cloud.objects.put("catalog/b", Bytes::from_static(b"what is left"), PutIf::Always).await;
+    let db = client(&cloud, settings()).await;
+    db.store().sweep().await.unwrap();
+    let made = db.create_isolated_collection("new", Isolation::Snapshot).await;
+    assert!(matches!(&made, Err(StoreError::Damaged { object, .. }) if object == "catalog/b"));
+}
+
+/// A sequencer that is damaged, that lacks what a large commit writes, or that is an old copy.
+#[tokio::test]
+async fn what_is_wrong_with_the_sequencer_is_told() {
+    let cloud = memory();
+    let (db, of) = made(&cloud, Backend::S3Log, Isolation::Snapshot).await;
+    put(&db, &of, "k", "1").await;
+    let (old, _) = object(&cloud, NUMBERS).await;
+    put(&db, &of, "k", &"x".repeat(5000)).await;
+    // What waits is no problem.
+    let store = open(&cloud, settings()).await;
+    let found = store.verify(|_, _| {}).await.unwrap();
+    let state = found.sequencer.clone().unwrap();
+    assert_eq!((found.problem_count, found.waiting), (0, 2), "{found:?}");
+    assert_eq!((state.last, state.waiting, state.problem), (2, 2, None));
+    let look = s3db::Watcher::new(store.clone()).look().await.unwrap();
+    assert_eq!(look.sequencer.clone().unwrap().waiting, 2);
+    assert!(look.lag_ms().is_some_and(|lag_ms| lag_ms < 60_000), "{look:?}");
+    // The data of the second one is gone: for who has it in memory, and for who has not.
+    let data = cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names.remove(0);
+    let (bytes, _) = object(&cloud, &data).await;
+    cloud.objects.delete(&data, None).await;
+    let fresh = open(&cloud, settings()).await;
+    for store in [&store, &fresh] {
+        let found = store.verify(|_, _| {}).await.unwrap();
+        assert_eq!(found.problem_count, 1, "{found:?}");
+        assert!(found.problems[0].starts_with(&data), "{found:?}");
+    }
+    cloud.objects.put(&data, bytes, PutIf::Absent).await;
+    fresh.sweep().await.unwrap();
+    assert_eq!(fresh.verify(|_, _| {}).await.unwrap().problem_count, 0);
+    // An old copy: a number that the leaf has would come again, and what it writes be dropped.
+    let (numbers, _) = object(&cloud, NUMBERS).await;
+    cloud.objects.put(NUMBERS, old, PutIf::Always).await;
+    let found = open(&cloud, settings()).await.verify(|_, _| {}).await.unwrap();
+    assert_eq!(found.problem_count, 1, "{found:?}");
+    assert!(found.problems[0].contains("old copy"), "{found:?}");
+    let swept = open(&cloud, settings()).await.sweep().await;
+    assert!(matches!(&swept, Err(StoreError::Tree { page, .. }) if *page == of.root), "{swept:?}");
+    // Damaged.
+    let mut damaged = numbers.to_vec();
+    damaged[40] ^= 1;
+    cloud.objects.put(NUMBERS, damaged.into(), PutIf::Always).await;
+    assert!(problem(&cloud).await.contains("sequencer/numbers is damaged"));
+    let swept = open(&cloud, settings()).await.sweep().await;
+    assert!(matches!(&swept, Err(StoreError::Damaged { object, .. }) if object == NUMBERS));
+    // And a leaf that is none of such a collection.
+    cloud.objects.put(NUMBERS, numbers, PutIf::Always).await;
+    let plain = client(&cloud, settings()).await.create_collection("plain").await.unwrap();
+    let (page, _) = object(&cloud, &format!("page/{}", plain.root)).await;
+    let mut page = s3db::page::Page::decode(&page).unwrap();
+    page.id = of.root;
+    cloud.objects.put(&format!("page/{}", of.root), page.encode(), PutIf::Always).await;
+    let found = open(&cloud, settings()).await.verify(|_, _| {}).await.unwrap();
+    assert!(found.problems[0].contains("no versions"), "{found:?}");
 }
 
 /// A swap without an answer happened, or did not: the same commit tells which, and counts once.

@@ -84,3 +84,31 @@ fn who_is_aborted_is_told_by_the_exit_code() {
     assert_eq!(codes[1], 5, "{codes:?}");
     assert_eq!(run(&["get", &url, "accounts", "ada"]), "90");
 }
+
+/// The sequencer is deleted by hand: whoever looks after the database is told.
+#[test]
+fn a_lost_sequencer_is_told() {
+    let (folder, url) = folder();
+    run(&["init", &url, "accounts", "--isolation", "snapshot"]);
+    run(&["init", &url, "plain"]);
+    run(&["put", &url, "accounts", "ada", "100"]);
+    let text = run(&["verify", &url]);
+    assert!(text.contains("sequencer: 1 commits"), "{text}");
+    let found: serde_json::Value = serde_json::from_str(&run(&["verify", &url, "--json"])).unwrap();
+    assert_eq!(found["sequencer"]["last"], 1, "{found}");
+    std::fs::remove_file(folder.path().join("db/objects/sequencer/numbers@")).unwrap();
+    let told = |args: &[&str], code| {
+        let outcome = s3db().args(args).assert().code(code);
+        let output = outcome.get_output();
+        let both = [&output.stdout[..], &output.stderr[..]].concat();
+        let text = String::from_utf8(both).unwrap();
+        assert!(text.contains("sequencer/numbers is not there"), "{args:?}: {text}");
+    };
+    told(&["sweep", &url], 1);
+    told(&["verify", &url], 4);
+    told(&["verify", &url, "--json"], 4);
+    told(&["watch", &url, "--count", "1"], 0);
+    told(&["watch", &url, "--count", "1", "--json"], 0);
+    told(&["init", &url, "more", "--isolation", "snapshot"], 1);
+    run(&["put", &url, "plain", "ada", "1"]);
+}
