@@ -102,7 +102,13 @@ pub enum Fault {
         /// What is spent, and how much more there would be.
         cause: String,
     },
-    /// The service will never do this: too large, a bad name, no such queue or bucket.
+    /// There is no such queue: nothing was ever sent to it.
+    #[error("{what}: no such queue")]
+    NoQueue {
+        /// The queue.
+        what: String,
+    },
+    /// The service will never do this: too large, a bad name, no such bucket.
     #[error("{what}: {cause}")]
     Invalid {
         /// The object or queue.

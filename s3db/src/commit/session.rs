@@ -875,7 +875,13 @@ impl Session {
             if store.database().backend == Backend::S3Log {
                 store.drain(Scope::Stream(self.stream())).await?;
             }
-            self.forget_shown().await
+            self.forget_shown().await?;
+            if bytes() > most.saturating_mul(OWN_EXCESS_MAX) {
+                // What fresh reads saw of others waits where these committed it.
+                store.sweep().await?;
+                self.forget_shown().await?;
+            }
+            Ok::<(), StoreError>(())
         };
         // Out of what others are spared for commits only when there is no other way.
         let is_pressing = bytes() > most.saturating_mul(OWN_EXCESS_MAX);

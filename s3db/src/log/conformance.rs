@@ -28,6 +28,7 @@ use crate::{
         Cloud, Get, PutIf, Sent, ToSend,
         embedded::{self, Memory},
         model::{Executor, Faults, Latency, Process, World},
+        queue::BATCH_MAX,
     },
     error::StoreError,
     log::{self, Pending, transaction},
@@ -444,16 +445,18 @@ async fn looking_takes_nothing(bench: Bench) {
     }
 }
 
+/// What a look shows of the log.
+async fn looked(log: &dyn Log, most: usize) -> Result<Given, StoreError> {
+    let mut given = Given::new();
+    for some in log.look(most).await? {
+        add(&mut given, some.to_vec());
+    }
+    Ok(given)
+}
+
 /// A look shows what is committed, whole, whoever looks; it takes and hides nothing, and makes no queue.
 async fn a_fresh_look(bench: Bench) {
     let (other, most) = (bench.process(), 1 << 20);
-    let looked = async |log: &dyn Log, most: usize| {
-        let mut given = Given::new();
-        for some in log.look(most).await? {
-            add(&mut given, some.to_vec());
-        }
-        Ok::<Given, StoreError>(given)
-    };
     assert_eq!(looked(&*other, most).await, Ok(Given::new()), "{}", bench.what);
     if bench.has_queues() {
         let sent = bench.cloud.queue.send("pu-0", &[ToSend::default()]).await;
@@ -472,18 +475,17 @@ async fn a_fresh_look(bench: Bench) {
     for (one, is_whole) in all.iter().zip([true, true, false, true]) {
         bench.append(&*appender, one, is_whole).await;
     }
-    let too_much = looked(&*other, 100).await;
+    // No queue has more than what one receive gives.
+    assert_eq!(looked(&*other, most).await, Ok(of(&all)), "{}", bench.what);
+    let too_much = looked(&*bench.process(), 100).await;
     assert!(matches!(too_much, Err(StoreError::Backlog { .. })), "{}: {too_much:?}", bench.what);
-    for _ in 0..2 {
-        let seen = looked(&*other, most).await.unwrap();
-        if bench.what.starts_with("S3 and SQS") {
-            // Of a service of many servers a look is a sample.
-            let (all, what) = (of(&all), &bench.what);
-            assert!(!seen.is_empty(), "{what}");
-            assert!(seen.iter().all(|(stamp, entry)| all.get(stamp) == Some(entry)), "{what}");
-        } else {
-            assert_eq!(seen, of(&all), "{}", bench.what);
-        }
+    let seen = looked(&*other, most).await.unwrap();
+    // moto (5.2) breaks the order of a group: once its messages were received with a visibility of zero it
+    // gives the last one alone, before those that were sent before that, until it is deleted. No service
+    // may, and nothing that waits there is lost by it.
+    let is_moto = bench.what.starts_with("S3 and SQS") && bench.backend == Backend::SqsFifo;
+    if !(is_moto && seen == of(&all[2..])) {
+        assert_eq!(seen, of(&all), "{}", bench.what);
     }
     // Nothing was taken, nothing is hidden.
     assert_eq!(bench.take_all(&*bench.process()).await, of(&all), "{}", bench.what);
@@ -491,6 +493,26 @@ async fn a_fresh_look(bench: Bench) {
     // Whoever comes new finds the newest object of the stream again.
     let newest = if bench.has_queues() { Given::new() } else { of(&all[3..]) };
     assert_eq!(left, newest, "{}", bench.what);
+}
+
+/// Of more than one receive gives a look promises less where queues are: of an ordered one what is first.
+async fn a_fresh_look_at_many(bench: Bench) {
+    let (appender, first) = (bench.appender().await, BATCH_MAX);
+    let all: Vec<Transaction> =
+        (1..=first as u64 + 2).map(|n| bench.transaction(n, &[0])).collect();
+    for one in &all {
+        bench.append(&*appender, one, true).await;
+    }
+    let seen = looked(&*bench.process(), 1 << 20).await.unwrap();
+    let (ours, what) = (of(&all), &bench.what);
+    assert!(seen.iter().all(|(stamp, entry)| ours.get(stamp) == Some(entry)), "{what}");
+    let is_there = |(stamp, _): (&Stamp, &Entry)| seen.contains_key(stamp);
+    match bench.backend {
+        Backend::S3Log => assert_eq!(seen, ours, "{what}"),
+        Backend::SqsStandard => assert!(seen.len() >= first, "{what}: {}", seen.len()),
+        Backend::SqsFifo => assert!(of(&all[..first]).iter().all(is_there), "{what}: {seen:?}"),
+    }
+    assert_eq!(bench.take_all(&*bench.process()).await, ours, "{what}");
 }
 
 /// Pages note how far a stream is applied: up to there everything was given out.
@@ -514,7 +536,7 @@ async fn how_far_a_stream_was_given_out(bench: Bench) {
 
 type Check = fn(Bench) -> BoxFuture<'static, ()>;
 
-const CHECKS: [Check; 14] = [
+const CHECKS: [Check; 15] = [
     |bench| committed_is_given_out(bench).boxed(),
     |bench| what_is_not_acknowledged_comes_back(bench).boxed(),
     |bench| what_is_acknowledged_is_gone(bench).boxed(),
@@ -529,6 +551,7 @@ const CHECKS: [Check; 14] = [
     |bench| looking_takes_nothing(bench).boxed(),
     |bench| how_far_a_stream_was_given_out(bench).boxed(),
     |bench| a_fresh_look(bench).boxed(),
+    |bench| a_fresh_look_at_many(bench).boxed(),
 ];
 
 /// Every check, each on services that `cloud` gives for its number, at the same time: most of it is
@@ -560,6 +583,25 @@ fn in_virtual_time(world: &World, task: impl Future<Output = ()> + Send + 'stati
     });
     Executor::new(world.time.clone(), 1).run(u64::MAX, 10_000_000);
     assert!(*is_done.lock().unwrap(), "it does not end");
+}
+
+/// Each client that was killed leaves the newest object of its stream, for weeks: to whoever comes new
+/// these are as many reads, and no reason to refuse.
+#[tokio::test]
+async fn a_look_reads_what_many_dead_clients_left() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let bench = Bench::new("memory", cloud, Backend::S3Log, 0).await;
+    let (mut all, log) = (Given::new(), bench.process());
+    for n in 0..1100 {
+        let bench = Bench { client: n + 1, ..bench.clone() };
+        let one = bench.transaction(n, &[0]);
+        let appender = log.open(bench.client, EPOCH, EPOCH).await.unwrap();
+        bench.append(&*appender, &one, true).await;
+        add(&mut all, one.entries);
+    }
+    assert_eq!(bench.take_all(&*log).await, all);
+    assert_eq!(looked(&*log, 1 << 20).await, Ok(Given::new()), "it has seen them applied");
+    assert_eq!(looked(&*bench.process(), 1 << 20).await, Ok(all));
 }
 
 #[test]

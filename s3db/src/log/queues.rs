@@ -486,7 +486,7 @@ impl Log for Queues {
             match self.cloud.queue.depth(&queue).await {
                 Ok(depth) => break depth,
                 // It is not there.
-                Err(Fault::Invalid { .. }) => break 0,
+                Err(Fault::NoQueue { .. }) => break 0,
                 Err(fault) => attempts.after(fault).await?,
             }
         };

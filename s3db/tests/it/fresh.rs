@@ -11,7 +11,7 @@ use s3db::{
     },
 };
 
-use crate::meddle::OddClock;
+use crate::meddle::{Meddler, OddClock};
 
 fn key(name: &str) -> Key {
     Key::new(name).unwrap()
@@ -235,6 +235,42 @@ async fn what_is_too_large_for_a_message_counts_too() {
         assert!(matches!(refused, Err(StoreError::Backlog { .. })), "{backend:?}: {refused:?}");
         let reader = Db::over(cloud, &with(3_000_000)).await.unwrap();
         assert!(reader.begin().fresh().contains(&of, &key("0-0")).await.unwrap(), "{backend:?}");
+    }
+}
+
+/// That a queue is not there is one thing, that it cannot be looked at another.
+#[tokio::test]
+async fn a_look_that_is_refused_is_no_empty_one() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        let (cloud, writer, of) = database(backend).await;
+        put(&writer, &of, &[("a", Some("1"))]).await;
+        let (meddler, between) = Meddler::over(&cloud);
+        let reader = Db::over(between, &options(backend)).await.unwrap();
+        assert_eq!(get(&reader.begin().fresh(), &of, "a").await.as_deref(), Some("1"));
+        meddler.refuses_receives();
+        let looked = reader.begin().fresh().read(&of, &key("a")).await;
+        assert!(matches!(looked, Err(StoreError::Cloud { .. })), "{backend:?}: {looked:?}");
+    }
+}
+
+/// What a session saw of others, and remembers, is in no way of what it commits.
+#[tokio::test]
+async fn who_saw_much_commits() {
+    for backend in Backend::ALL {
+        let (cloud, writer, of) = database(backend).await;
+        let settings = Settings { own_bytes_max: 1000, ..Settings::default() };
+        let reader = Options { settings, ..options(backend) };
+        let reader = Db::over(cloud, &reader).await.unwrap();
+        let large = "x".repeat(1500);
+        let names: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+        for name in &names {
+            put(&writer, &of, &[(name, Some(&large))]).await;
+        }
+        assert_eq!(keys(&reader.begin().fresh(), &of).await, names, "{backend:?}");
+        // Nobody else sweeps.
+        put(&reader, &of, &[("0", Some("mine"))]).await;
+        assert_eq!(get(&reader.begin(), &of, "0").await.as_deref(), Some("mine"));
+        assert_eq!(keys(&reader.begin(), &of).await, names, "{backend:?}");
     }
 }
 

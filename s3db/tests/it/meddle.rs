@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,8 @@ pub(crate) struct Meddler {
     before_put: Mutex<Option<(String, Once)>>,
     /// Messages that one receive is given at most.
     messages_max: AtomicUsize,
+    /// Whether the service takes receives for nonsense.
+    is_confused: AtomicBool,
 }
 
 impl Meddler {
@@ -66,6 +68,7 @@ impl Meddler {
             after_list: Mutex::default(),
             before_put: Mutex::default(),
             messages_max: AtomicUsize::new(usize::MAX),
+            is_confused: AtomicBool::new(false),
         });
         let cloud = Cloud { objects: meddler.clone(), queue: meddler.clone(), ..cloud.clone() };
         (meddler, cloud)
@@ -111,6 +114,11 @@ impl Meddler {
     /// A receive is given so many messages at most, however many there are.
     pub(crate) fn gives_at_most(&self, messages: usize) {
         self.messages_max.store(messages, Ordering::Relaxed);
+    }
+
+    /// Receives are refused for good from now on.
+    pub(crate) fn refuses_receives(&self) {
+        self.is_confused.store(true, Ordering::Relaxed);
     }
 }
 
@@ -220,6 +228,10 @@ impl Queue for Meddler {
         visibility: Duration,
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
+        if self.is_confused.load(Ordering::Relaxed) {
+            let cause = "400 MalformedRequest: the test says so".into();
+            return Err(Fault::Invalid { what: queue.to_owned(), cause });
+        }
         let max = max.min(self.messages_max.load(Ordering::Relaxed));
         self.beneath.queue.receive(queue, max, visibility, wait).await
     }

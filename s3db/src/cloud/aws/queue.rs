@@ -11,11 +11,13 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_sqs::{
     Client,
+    error::{ProvideErrorMetadata, SdkError},
     types::{
         DeleteMessageBatchRequestEntry, MessageSystemAttributeName, QueueAttributeName,
         SendMessageBatchRequestEntry,
     },
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::base64;
 use sources::aws::Aws;
 use tokio::{sync::OnceCell, time::timeout};
@@ -60,6 +62,24 @@ impl Sqs {
         format!("{}{queue}{}", self.prefix, if is_fifo { ".fifo" } else { "" })
     }
 
+    /// Why a call to a queue failed whose address is known. One that was deleted since is looked for again.
+    fn failed<E>(
+        &self,
+        (queue, action): (&str, &'static str),
+        error: &SdkError<E, HttpResponse>,
+        changes: bool,
+    ) -> Fault
+    where
+        E: std::error::Error + ProvideErrorMetadata + 'static,
+    {
+        let failed = Failed::of((queue, action), error, changes);
+        if is_missing(&failed.code) {
+            self.urls().remove(queue);
+            return Fault::NoQueue { what: queue.to_owned() };
+        }
+        failed.fault
+    }
+
     /// The address of a queue that exists, and whether it is FIFO.
     async fn url(&self, queue: &str) -> Result<(String, bool), Fault> {
         if let Some(known) = self.urls().get(queue).cloned() {
@@ -80,7 +100,7 @@ impl Sqs {
                     if !is_missing(&failed.code) {
                         return Err(failed.fault);
                     }
-                    last = Some(Fault::Invalid { what: name, cause: "no such queue".into() });
+                    last = Some(Fault::NoQueue { what: name });
                 }
             }
         }
@@ -212,7 +232,7 @@ impl Queue for Sqs {
             .message_system_attribute_names(MessageSystemAttributeName::MessageGroupId);
         let answer = match in_time(queue, call.send()).await? {
             Ok(answer) => answer,
-            Err(error) => return Err(Failed::of((queue, "receive"), &error, true).fault),
+            Err(error) => return Err(self.failed((queue, "receive"), &error, true)),
         };
         let message = |message: aws_sdk_sqs::types::Message| {
             let text = message.body().unwrap_or("");
@@ -293,7 +313,7 @@ impl Queue for Sqs {
         let call = call.set_attribute_names(Some(counts.to_vec()));
         let answer = match in_time(queue, call.send()).await? {
             Ok(answer) => answer,
-            Err(error) => return Err(Failed::of((queue, "depth"), &error, false).fault),
+            Err(error) => return Err(self.failed((queue, "depth"), &error, false)),
         };
         let count = |name| {
             let text = answer.attributes().and_then(|all| all.get(name));

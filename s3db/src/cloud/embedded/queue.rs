@@ -137,7 +137,7 @@ impl ObjectQueue {
                 self.known().entry(queue.to_owned()).or_insert((is_fifo, 0));
                 Ok(is_fifo)
             }
-            _ => Err(Fault::Invalid { what: queue.to_owned(), cause: "no such queue".into() }),
+            _ => Err(Fault::NoQueue { what: queue.to_owned() }),
         }
     }
 

@@ -72,8 +72,7 @@ impl World {
         let id = service.next;
         service.next += 2;
         let Some(there) = service.queues.get_mut(queue) else {
-            let cause = "no such queue".to_owned();
-            return Sent::Failed(Fault::Invalid { what: queue.to_owned(), cause });
+            return Sent::Failed(Fault::NoQueue { what: queue.to_owned() });
         };
         if message.body.len() > MESSAGE_BYTES_MAX {
             let cause = "a message that is too large".to_owned();

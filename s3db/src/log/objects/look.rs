@@ -14,10 +14,10 @@ use futures::future::join_all;
 use super::{Entry, LOG, LogObject, ObjectLog, Transaction, decode, parse};
 use crate::{error::StoreError, log::transaction::Body, page::Stream};
 
-/// Parts of the list, of a thousand names each, that one look reads.
+/// Parts of the list, of a thousand names each, that one look reads, and with them the objects. There are as
+/// many as clients that were killed, each of which leaves the newest one of its stream until it is retired.
+/// What a look has read the next one need not.
 const LOOK_LISTS_MAX: usize = 10;
-/// Objects that one look reads. What it has read the next one need not.
-const LOOK_OBJECTS_MAX: usize = 1000;
 /// Objects that are read at the same time, each held in memory as it lies there.
 const LOOK_AT_ONCE: usize = 4;
 
@@ -38,7 +38,8 @@ impl ObjectLog {
         for part in 0.. {
             if part == LOOK_LISTS_MAX {
                 let most = LOOK_LISTS_MAX * super::LIST_MAX;
-                return Err(too_much(format!("more than {most} log objects")));
+                let stays = "the newest of each client stays until garbage collection retires it";
+                return Err(too_much(format!("more than {most} log objects, where {stays}")));
             }
             let (names, more) = self.list(LOG, after).await?;
             there.extend(names.iter().filter_map(|name| parse(name)));
@@ -58,7 +59,7 @@ impl ObjectLog {
         let new: Vec<(Stream, u64)> =
             there.into_iter().filter(|at| !found.contains_key(at)).collect();
         let mut bytes: usize = found.values().map(|looked| looked.bytes).sum();
-        for some in new[..new.len().min(LOOK_OBJECTS_MAX)].chunks(LOOK_AT_ONCE) {
+        for some in new.chunks(LOOK_AT_ONCE) {
             for (at, looked) in join_all(some.iter().map(|at| self.look_at(*at))).await {
                 let looked = looked?;
                 bytes += looked.bytes;
@@ -70,10 +71,6 @@ impl ObjectLog {
                 self.looked().clear();
                 return Err(too_much(format!("more than {bytes_max} bytes")));
             }
-        }
-        if new.len() > LOOK_OBJECTS_MAX {
-            let what = format!("{} log objects, {LOOK_OBJECTS_MAX} at a time", new.len());
-            return Err(too_much(what));
         }
         let entries = found.into_values().map(|looked| looked.entries);
         Ok(entries.filter(|entries| !entries.is_empty()).collect())

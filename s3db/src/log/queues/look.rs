@@ -97,7 +97,7 @@ impl Queues {
             match self.cloud.queue.receive(queue, BATCH_MAX, zero, zero).await {
                 Ok(messages) => return Ok(messages),
                 // Nobody committed anything to it yet.
-                Err(Fault::Invalid { .. }) => return Ok(Vec::new()),
+                Err(Fault::NoQueue { .. }) => return Ok(Vec::new()),
                 Err(fault) => attempts.after(fault).await?,
             }
         }
