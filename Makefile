@@ -115,11 +115,11 @@ lint: setup
 doc: setup
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q $(PROFILE) --workspace --all-features --no-deps
 
-# FUZZ_SECONDS=n searches longer. As long for each: there are four targets, three, and five.
+# FUZZ_SECONDS=n searches longer. As long for each: there are four targets, three, and six.
 fuzz: setup
 	@sh traildb/fuzz/run.sh $(or $(FUZZ_SECONDS),60)
 	@sh sources/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) * 3 / 4 ))
-	@sh s3db/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) * 5 / 4 ))
+	@sh s3db/fuzz/run.sh $$(( $(or $(FUZZ_SECONDS),60) * 6 / 4 ))
 
 # Eight threads, twenty regions, an eighth of the memory. SOAK_ARGS passes more options.
 soak: setup

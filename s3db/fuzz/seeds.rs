@@ -5,6 +5,7 @@ use std::{error::Error, fs, path::Path};
 
 const OBJECTS: &str = include_str!("../tests/golden/objects-v1.txt");
 const SEQUENCE: &str = include_str!("../tests/golden/sequence-v1.txt");
+const PROPOSALS: &str = include_str!("../tests/golden/proposal-v1.txt");
 const RECORDS: &str = include_str!("../tests/golden/log-v1.txt");
 const ADDRESSES: [&str; 6] = [
     "file:///tmp/a%20b",
@@ -23,7 +24,7 @@ const SEARCHES: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seeds FOLDER")?;
-    let lines = OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines());
+    let lines = OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines()).chain(PROPOSALS.lines());
     let lines = lines.filter(|line| !line.starts_with('#'));
     for (n, line) in lines.enumerate() {
         let digits = line.rsplit(' ').next().ok_or("an empty line")?;
@@ -36,10 +37,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             b'D' | b'C' | b'N' | b'V' => "catalogue",
             _ => "log",
         };
-        let folder = Path::new(&folder).join(target);
-        fs::create_dir_all(&folder)?;
         let body = bytes.get(5..bytes.len().saturating_sub(4)).ok_or("a short line")?;
-        fs::write(folder.join(format!("golden-{n}")), body)?;
+        // A proposal is a transaction.
+        let also = (bytes[3] == b'T').then_some("proposal");
+        for target in [target].into_iter().chain(also) {
+            let folder = Path::new(&folder).join(target);
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join(format!("golden-{n}")), body)?;
+        }
     }
     for (target, texts) in [("address", &ADDRESSES[..]), ("search", &SEARCHES)] {
         let folder = Path::new(&folder).join(target);

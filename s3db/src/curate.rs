@@ -30,9 +30,11 @@ use crate::{
     cloud::{Delete, Get, Put, PutIf},
     commit::{Committed, Session, Txn, Write},
     error::StoreError,
+    fail_point::{FailPoint, reached},
     log::{Entry, Poison, Transaction, queues::quarantine, transaction::Body},
     page::PageId,
     retry::Attempts,
+    settings::{Rule, Rules, Settings},
     store::Store,
     tag::Tag,
 };
@@ -105,10 +107,41 @@ impl Proposal {
         self.bytes.len()
     }
 
+    /// What these bytes propose, under the name that they have. `None` when they are no transaction with its
+    /// records in it.
+    pub fn decode(bytes: &Bytes) -> Option<Proposal> {
+        Proposal::of(ProposalId::of(bytes), bytes, Rules::HARDENED)
+    }
+
+    /// Why it may not be approved for this collection at this time, in microseconds by the object store's clock:
+    /// a record of something else, a stamp that is further ahead than [`Settings::clock_ahead_max`], or one that
+    /// is older than half of [`Settings::tombstone_age`].
+    pub fn objection(&self, of: &Collection, now_us: u64, settings: &Settings) -> Option<String> {
+        let ahead_us = settings.clock_ahead_max.as_micros() as u64;
+        let most_us = settings.commit_age_us();
+        self.transaction.entries.iter().find_map(|entry| {
+            if entry.tree != of.root || entry.is_secondary {
+                return Some(format!("it changes something else than records of {}", of.name));
+            }
+            if entry.record.stamp.clock > now_us.saturating_add(ahead_us) {
+                let why = "it was proposed in the future, and would win over all of it";
+                return Some(why.to_owned());
+            }
+            let age_us = now_us.saturating_sub(entry.oldest_us());
+            (age_us > most_us).then(|| {
+                let (age, most) = (age_us / 1_000_000, most_us / 1_000_000);
+                format!(
+                    "it was proposed {age} s ago, and can be approved within {most} s: propose it again"
+                )
+            })
+        })
+    }
+
     /// `None` when these bytes have another name, or are no transaction.
-    fn of(id: ProposalId, bytes: &Bytes) -> Option<Proposal> {
+    fn of(id: ProposalId, bytes: &Bytes, rules: Rules) -> Option<Proposal> {
+        let is_it = ProposalId::of(bytes) == id || !rules.hold(Rule::ShownBytes);
         match Transaction::decode(bytes) {
-            Ok(Body::Here(transaction)) if ProposalId::of(bytes) == id => {
+            Ok(Body::Here(transaction)) if is_it => {
                 Some(Proposal { id, transaction, bytes: bytes.clone() })
             }
             _ => None,
@@ -281,7 +314,7 @@ impl Store {
     ) -> Result<Option<Proposal>, StoreError> {
         let object = proposal(self.tag_of(of)?, id);
         let Some(bytes) = self.read_whole(&object).await? else { return Ok(None) };
-        Proposal::of(id, &bytes).map(Some).ok_or_else(|| {
+        Proposal::of(id, &bytes, self.settings.rules).map(Some).ok_or_else(|| {
             let what =
                 "does not hold what its name says: it was replaced, or is damaged; reject it";
             StoreError::Invalid(format!("{object} {what}"))
@@ -309,8 +342,13 @@ impl Store {
         self.check(of, shown)?;
         // Where it may not be put by anyone else. This is what approves it.
         let object = approved(tag, shown.id);
+        if !self.settings.rules.hold(Rule::ApprovedFirst) {
+            self.let_go(&proposal(tag, shown.id)).await?;
+        }
         self.put_once(&object, shown.bytes.clone()).await?;
+        reached(&self.cloud, FailPoint::Approved).await;
         self.let_go(&proposal(tag, shown.id)).await?;
+        reached(&self.cloud, FailPoint::Decided).await;
         let mut done = Checkpointed::default();
         self.apply_approved(of.root, shown.transaction.entries.clone(), &mut done).await?;
         self.let_go(&object).await?;
@@ -318,29 +356,11 @@ impl Store {
     }
 
     fn check(&self, of: &Collection, shown: &Proposal) -> Result<(), StoreError> {
-        let refused = |why: String| Err(StoreError::Invalid(format!("{}: {why}", shown.id)));
-        let now_us = self.pages.date_ms() * 1000;
-        let ahead_us = self.settings.clock_ahead_max.as_micros() as u64;
-        let most_us = self.settings.commit_age_us();
-        for entry in &shown.transaction.entries {
-            let stamp = entry.record.stamp;
-            if entry.tree != of.root || entry.is_secondary {
-                return refused(format!("it changes something else than records of {}", of.name));
-            }
-            if stamp.clock > now_us.saturating_add(ahead_us) {
-                return refused(
-                    "it was proposed in the future, and would win over all of it".into(),
-                );
-            }
-            let age_us = now_us.saturating_sub(entry.oldest_us());
-            if age_us > most_us {
-                let (age, most) = (age_us / 1_000_000, most_us / 1_000_000);
-                return refused(format!(
-                    "it was proposed {age} s ago, and can be approved within {most} s: propose it again"
-                ));
-            }
+        let now_us = self.pages.date_ms().saturating_mul(1000);
+        match shown.objection(of, now_us, &self.settings) {
+            None => Ok(()),
+            Some(why) => Err(StoreError::Invalid(format!("{}: {why}", shown.id))),
         }
-        Ok(())
     }
 
     /// Rejects what waits under a name, whatever lies there. False when nothing does any more.
@@ -397,7 +417,8 @@ impl Store {
         let Some(bytes) = self.read_whole(object).await? else { return Ok(()) };
         let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
         let named = parse_approved(object);
-        let found = named.and_then(|(tag, id)| Some((tag, Proposal::of(id, &bytes)?)));
+        let found =
+            named.and_then(|(tag, id)| Some((tag, Proposal::of(id, &bytes, self.settings.rules)?)));
         let is_sound = found.is_some_and(|(tag, proposal)| {
             let entries = proposal.transaction.entries;
             // A curator of one collection approves nothing for another one.
@@ -437,7 +458,6 @@ mod tests {
         commit::Level,
         log::{Append, QUARANTINE, transaction},
         record::{Key, Payload},
-        settings::Settings,
         stamp::Stamp,
     };
 

@@ -65,6 +65,10 @@ pub enum FailPoint {
     Unparted,
     /// Garbage: a client is forgotten, its log objects are there.
     Retired,
+    /// 1.12: a proposal is approved, and still waits.
+    Approved,
+    /// 1.12: it waits no more, and is on no page.
+    Decided,
     /// 1.14: what a large transaction writes is put, no commit names it.
     Spilled,
     /// 1.14: transactions have their numbers. Nobody was told.
@@ -77,7 +81,7 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them.
-    pub const ALL: [FailPoint; 32] = [
+    pub const ALL: [FailPoint; 34] = [
         FailPoint::Claimed,
         FailPoint::Fencing,
         FailPoint::Stamped,
@@ -106,6 +110,8 @@ impl FailPoint {
         FailPoint::Marked,
         FailPoint::Unparted,
         FailPoint::Retired,
+        FailPoint::Approved,
+        FailPoint::Decided,
         FailPoint::Spilled,
         FailPoint::Sequenced,
         FailPoint::Versioned,
@@ -143,6 +149,8 @@ impl FailPoint {
             FailPoint::Marked => "marked",
             FailPoint::Unparted => "unparted",
             FailPoint::Retired => "retired",
+            FailPoint::Approved => "approved",
+            FailPoint::Decided => "decided",
             FailPoint::Spilled => "spilled",
             FailPoint::Sequenced => "sequenced",
             FailPoint::Versioned => "versioned",

@@ -155,6 +155,12 @@ pub enum Rule {
     OpenAge,
     /// A fresh read looks into the log before it reads pages, not after.
     LookFirst,
+    /// No record of a curated collection comes to its page by the log.
+    Approval,
+    /// What a curator approved is put where it counts before it waits no more, not after.
+    ApprovedFirst,
+    /// A proposal is what its name says, or nothing.
+    ShownBytes,
     /// Of two transactions that overlap and write the same record one is aborted.
     WriteCheck,
     /// One that read what another changed meanwhile is aborted, at the serializable level.
@@ -168,7 +174,7 @@ pub enum Rule {
 /// The rules that hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    off: u32,
+    off: u64,
 }
 
 impl Rules {
@@ -178,11 +184,11 @@ impl Rules {
     /// All but `rule`, to see what it is there for.
     #[cfg(feature = "simulation")]
     pub const fn without(self, rule: Rule) -> Rules {
-        Rules { off: self.off | 1 << rule as u32 }
+        Rules { off: self.off | 1 << rule as u64 }
     }
 
     /// Whether `rule` holds. Always true in builds without the feature `simulation`.
     pub fn hold(self, rule: Rule) -> bool {
-        self.off & 1 << rule as u32 == 0
+        self.off & 1 << rule as u64 == 0
     }
 }

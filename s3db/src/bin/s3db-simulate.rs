@@ -23,7 +23,7 @@ Runs seeded schedules of whole clusters in virtual time and checks the store's i
 usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sqs-fifo]
                      [--plan usual|crowd|splits|deaths|restarts|clocks|founders|index|build|
                              index-deaths|build-deaths|blobs|blob-deaths|blob-index|fresh|
-                             snapshot|serializable]
+                             snapshot|serializable|curated]
                      [--mode today|2007] [--fail-points] [--printed] [--replay SEED]
 
   --seeds N     how many seeds per backend (default 1000)

@@ -31,6 +31,7 @@ use crate::{
     },
     page::{PAGES, Page, PageId, Stream},
     stamp::Stamp,
+    tag::Tag,
 };
 
 /// Pages that one way through a tree may meet.
@@ -143,6 +144,11 @@ impl Audit {
     /// Whether the store shows a record, or what came after it.
     fn is_shown(&mut self, entry: &Entry, there: &Scene<'_>) -> bool {
         let (key, stamp) = (entry.leaf_key(), entry.record.stamp);
+        if Tag::of_page(entry.tree).is_curated() {
+            // It comes to no page by the log.
+            let mut aside = there.objects.with_prefix(QUARANTINE).filter_map(|(_, it)| here(it));
+            return aside.any(|transaction| transaction.entries.contains(entry));
+        }
         let Some(leaf) = self.leaf(entry.tree, &key, there) else {
             // Of no tree: put aside.
             return there.objects.with_prefix(QUARANTINE).next().is_some();

@@ -199,6 +199,7 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         blobs_collected,
         blobs,
         leaves: tree.leaves.len() as u64,
+        decided: Default::default(),
         disk: world.disk_counts(),
         answers: world.answers(),
         fail_points: world.fail_points(),

@@ -12,6 +12,7 @@
 mod audit; // the invariants, at each change
 mod check; // the invariants, when nothing moves any more
 mod cluster; // clients at work
+mod curated; // clients that propose, and curators who decide
 mod history; // what clients know of their transactions
 pub mod isolation; // anomalies of histories
 pub mod linear; // histories of compare and swap
@@ -22,6 +23,7 @@ mod printed; // clients of 2008
 use std::{collections::BTreeMap, time::Duration};
 
 pub use check::Violation;
+pub use curated::Decided;
 pub use history::{Attempt, Outcome};
 pub use printed::{PrintedPlan, PrintedReport, run_printed};
 
@@ -69,6 +71,8 @@ pub struct Plan {
     /// Whether there are those who claim the log as their own: they stall and crash like everyone, one of
     /// them never checkpoints, and one claims by a clock that is wrong.
     pub has_owners: bool,
+    /// Whether the collection is curated: clients propose, curators decide, and somebody goes around them.
+    pub is_curated: bool,
     /// Whether clients run transactions of this level, and no others, in a collection that was created for it.
     pub isolation: Option<Isolation>,
     /// Whether about half of the payloads are blobs, of a few parts each.
@@ -114,6 +118,7 @@ impl Default for Plan {
             index: Indexed::Not,
             has_disk: false,
             has_owners: false,
+            is_curated: false,
             isolation: None,
             has_blobs: false,
             is_sluggish: false,
@@ -126,7 +131,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 20] = [
         "usual",
         "crowd",
         "splits",
@@ -146,6 +151,7 @@ impl Plan {
         "owners",
         "snapshot",
         "serializable",
+        "curated",
     ];
 
     /// A plan by its name, so that tests and replays agree.
@@ -264,6 +270,15 @@ impl Plan {
             "serializable" => {
                 Plan { isolation: Some(Isolation::Serializable), ..Plan::named("snapshot")? }
             }
+            // Few keys, so that proposals meet.
+            "curated" => Plan {
+                is_curated: true,
+                index: Indexed::Always,
+                transactions: 12,
+                keys: 9,
+                leaf_bytes_max: 500,
+                ..usual
+            },
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             // Half of the transactions look into the log before they read, and the others, of the same
             // sessions, do not.
@@ -296,6 +311,7 @@ impl Plan {
             | FailPoint::Sequenced
             | FailPoint::Versioned
             | FailPoint::Advanced => ("serializable", true),
+            FailPoint::Approved | FailPoint::Decided => ("curated", true),
             FailPoint::Emptied => ("deaths", !has_queues),
             FailPoint::Settled
             | FailPoint::Buried
@@ -390,6 +406,8 @@ pub struct Report {
     pub blobs: u64,
     /// Leaves of the tree at the end.
     pub leaves: u64,
+    /// What curators did.
+    pub decided: Decided,
     /// Files that were found on the disk, and how often something was wrong there.
     pub disk: (u64, u64),
     /// What calls were answered.
@@ -409,6 +427,7 @@ pub fn run(plan: &Plan, seed: u64) -> Report {
 
 fn run_as(plan: &Plan, seed: u64, trace: bool) -> Report {
     match plan.isolation {
+        None if plan.is_curated => curated::run(plan, seed, trace, &Latency::ROUGH),
         None => cluster::run(plan, seed, trace, &Latency::ROUGH),
         Some(isolation) => versioned::run(plan, isolation, seed, trace, &Latency::ROUGH),
     }

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use s3db::{
     Backend, Blob, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Isolation,
-    Key, LogRecord, LoggedTransaction, Numbers, Payload, SearchBy, SequencedCommit, SequencedWrite,
-    Stamp, Value,
+    Key, LogRecord, LoggedTransaction, Numbers, Payload, Proposal, SearchBy, SequencedCommit,
+    SequencedWrite, Settings, Stamp, Value,
     blob::Part,
     cloud::embedded::Stored,
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
@@ -18,6 +18,9 @@ const OBJECTS: &str = include_str!("../golden/objects-v1.txt");
 
 /// The same of what is there for isolation.
 const SEQUENCE: &str = include_str!("../golden/sequence-v1.txt");
+
+/// The same of what waits for a curator.
+const PROPOSALS: &str = include_str!("../golden/proposal-v1.txt");
 
 const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
 const LEFT: PageId = PageId(0x1111);
@@ -312,4 +315,57 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
             (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
         })
     })
+}
+
+/// A proposal of version 1 is what it was, under the name that it had.
+#[test]
+fn proposals_of_version_1_are_still_written_and_read() {
+    let lines = PROPOSALS.lines().filter(|line| !line.starts_with('#'));
+    let [line] = lines.collect::<Vec<_>>()[..] else { panic!("there is one") };
+    let (name, digits) = line.split_once(' ').unwrap();
+    let bytes = Bytes::from(unhex(digits));
+    let [_, tag, id] = name.split('/').collect::<Vec<_>>()[..] else { panic!("{name}") };
+    assert_eq!(tag, format!("{:016x}", ROOT.0 >> 64));
+    let proposal = Proposal::decode(&bytes).unwrap();
+    assert_eq!((proposal.id.to_string().as_str(), proposal.id), (id, id.parse().unwrap()));
+    let entry = |sequence, change| Entry {
+        tree: ROOT,
+        page: LEFT,
+        is_secondary: false,
+        record: LogRecord { stamp: stamp(1_763_690_400_000_000, 7, sequence), change },
+    };
+    let key = |key: &str| Key::new(key).unwrap();
+    let payload = |payload: &str| Payload::new(payload).unwrap();
+    let entries = vec![
+        entry(1, Change::Update(key("bread"), payload("2.10"))),
+        entry(2, Change::Delete(key("butter"), payload(""))),
+    ];
+    let expected = LoggedTransaction { client: 7, epoch: 2, number: 8, total: 2, entries };
+    assert_eq!(proposal.transaction, expected);
+    assert_eq!(expected.encode(), bytes);
+    // What somebody changed is another one.
+    let mut changed = bytes.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    assert_eq!(Proposal::decode(&changed.into()), None);
+    let of = |root| {
+        let (name, indexes) = ("prices".to_owned(), Vec::new());
+        Collection { name, root, indexes, has_root: true, isolation: None }
+    };
+    let settings = Settings::default();
+    let (day_us, proposed_us) = (24 * 3_600_000_000, 1_763_690_400_000_000);
+    let cases = [
+        ("at once", ROOT, proposed_us, None),
+        ("after a week", ROOT, proposed_us + 7 * day_us, None),
+        ("after half of the age of tombstones", ROOT, proposed_us + 15 * day_us, Some("ago")),
+        ("before it was proposed", ROOT, proposed_us - day_us, Some("in the future")),
+        ("for another collection", RIGHT, proposed_us, Some("something else")),
+    ];
+    for (what, root, now_us, expected) in cases {
+        let found = proposal.objection(&of(root), now_us, &settings);
+        let is_it = match (&found, expected) {
+            (Some(found), Some(expected)) => found.contains(expected),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        assert!(is_it, "{what}: {found:?}");
+    }
 }

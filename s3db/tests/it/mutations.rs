@@ -252,6 +252,27 @@ fn cases() -> Vec<Case> {
             plan: Plan { second_life: 0.0, faults: Faults::NONE, ..Plan::named("fresh").unwrap() },
         },
         Case {
+            weakness: "curated: a record comes by the log, which nobody approved",
+            rule: Rule::Approval,
+            invariants: &[2],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("curated").unwrap() },
+        },
+        Case {
+            weakness: "curated: other bytes lie under the name of a proposal",
+            rule: Rule::ShownBytes,
+            invariants: &[1],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("curated").unwrap() },
+        },
+        Case {
+            weakness: "curated: a proposal waits no more, and a crash keeps it from being approved",
+            rule: Rule::ApprovedFirst,
+            invariants: &[1],
+            plan: Plan {
+                faults: only(|faults| (faults.crash_after, faults.crash_before) = (0.02, 0.02)),
+                ..Plan::named("curated").unwrap()
+            },
+        },
+        Case {
             weakness: "snapshot: two write the same record, and one update is lost",
             rule: Rule::WriteCheck,
             invariants: &[13],

@@ -9,7 +9,7 @@ use s3db::{
         model::{Answer, Faults, Latency, Process, World},
     },
     paper::Variant,
-    simulation::{Plan, PrintedPlan, PrintedReport, replay, run, run_printed},
+    simulation::{Decided, Plan, PrintedPlan, PrintedReport, replay, run, run_printed},
 };
 
 use crate::printed;
@@ -21,7 +21,7 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let plan = Plan { backend, ..Plan::named(name).unwrap() };
     let (mut committed, mut leaves, mut collected) = (0, 0, 0);
     let (mut blobs, mut blobs_collected) = (0, 0);
-    let mut disk = (0, 0);
+    let (mut disk, mut decided) = ((0, 0), Decided::default());
     for seed in seeds {
         let report = run(&plan, seed);
         assert!(
@@ -37,12 +37,16 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
         blobs += report.blobs;
         blobs_collected += report.blobs_collected;
         disk = (disk.0 + report.disk.0, disk.1 + report.disk.1);
+        decided += report.decided;
     }
     // A run in which nothing happens proves nothing.
     assert!(committed > 0 && leaves > 0, "{committed} {leaves}");
     assert!(name != "deaths" || collected > 0, "{backend:?}: nothing died");
     assert!(!name.starts_with("blob") || blobs > 0, "{backend:?}: there are no blobs");
     assert!(name != "disk" || (disk.0 > 1000 && disk.1 > 100), "{backend:?}: {disk:?}");
+    let Decided { approved, again, rejected, replaced, forged, .. } = decided;
+    let all = [approved, again, rejected, replaced, forged];
+    assert!(name != "curated" || !all.contains(&0), "{backend:?}: {decided:?}");
     assert!(name != "blob-deaths" || blobs_collected > 0, "{backend:?}: no blob went");
 }
 
@@ -243,10 +247,19 @@ fn isolated_transactions_are_isolated() {
     });
 }
 
+/// Curators crash, decide twice, late and at once; somebody puts other bytes in the place of proposals, and
+/// records of the collection into the log. Readers see what was approved, and nothing else.
+#[test]
+fn what_is_approved_is_seen_and_nothing_else() {
+    for backend in Backend::ALL {
+        hold("curated", backend, 0..60);
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     for backend in Backend::ALL {
-        for name in ["usual", "build", "fresh", "serializable"] {
+        for name in ["usual", "build", "fresh", "serializable", "curated"] {
             let plan = Plan { backend, ..Plan::named(name).unwrap() };
             let (first, second) = (replay(&plan, 7), replay(&plan, 7));
             assert!(first.trace.len() > 100);
