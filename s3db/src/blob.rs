@@ -36,7 +36,7 @@ use crate::{
     stamp::Stamp,
 };
 
-pub use crate::blob_id::BLOBS;
+pub use crate::names::BLOBS;
 
 /// Bytes of the largest blob.
 pub const BLOB_BYTES_MAX: u64 = 16 << 30;

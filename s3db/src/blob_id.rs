@@ -1,9 +1,7 @@
 //! The names of a blob's objects. Bills tell them from others by these.
 
-use crate::stamp::Stamp;
+use crate::{names::BLOBS, stamp::Stamp};
 
-/// What the names of all objects of blobs start with.
-pub const BLOBS: &str = "blob/";
 /// Parts of one blob.
 pub(crate) const PARTS_MAX: u64 = 1 << 20;
 

@@ -24,6 +24,7 @@ use crate::{
     cloud::{Cloud, ETag, Get, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
+    names::{CATALOG, DATABASE},
     page::{INDEXES_MAX, PageId},
     retry::Attempts,
     search_by::SearchBy,
@@ -46,10 +47,6 @@ const ENCRYPTED_VERSION: u8 = 2;
 const TAGS_VERSION: u8 = 3;
 /// What encrypts them: AES-256-GCM.
 const CIPHER: u8 = 1;
-/// The object that says what a database is. It is never sealed.
-pub(crate) const DATABASE: &str = "database";
-/// What the names of all collections' objects start with.
-pub(crate) const CATALOG: &str = "catalog/";
 /// Bytes of the longest name of a collection or an index.
 pub const NAME_BYTES_MAX: usize = 100;
 

@@ -39,6 +39,7 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
+    names::CLIENTS,
     retry::Attempts,
     settings::Settings,
     stamp::Stamp,
@@ -46,8 +47,6 @@ use crate::{
 
 const MAGIC: &str = "s3dI";
 const VERSION: u8 = 1;
-/// What the names of all clients' objects start with.
-pub(crate) const CLIENTS: &str = "clients/";
 
 /// How far ahead of its clock a client claims stamps at most, and at most half of what a clock may
 /// be ahead. One put per minute of writing. Longer would be cheaper, by next to nothing; but after

@@ -32,17 +32,13 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{Entry, Poison, Transaction, queues::quarantine, transaction::Body},
+    names::{APPROVED, PROPOSALS},
     page::PageId,
     retry::Attempts,
     settings::{Rule, Rules, Settings},
     store::Store,
     tag::Tag,
 };
-
-/// What the names start with of changes that wait for a curator.
-pub(crate) const PROPOSALS: &str = "proposal/";
-/// What the names start with of changes that a curator approved and that are not on their pages.
-pub(crate) const APPROVED: &str = "approved/";
 
 /// Names a proposal by what is in it: SHA-256 of its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -456,7 +452,8 @@ mod tests {
             embedded::{self, Memory},
         },
         commit::Level,
-        log::{Append, QUARANTINE, transaction},
+        log::{Append, transaction},
+        names::QUARANTINE,
         record::{Key, Payload},
         stamp::Stamp,
     };

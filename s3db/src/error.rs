@@ -3,9 +3,9 @@
 use crate::{
     cloud::Fault,
     frame::FrameError,
-    page_id::{PAGES, PageId},
+    names::{PAGES, SEQUENCER},
+    page_id::PageId,
     record::BoundError,
-    sequence::codec::SEQUENCER,
 };
 
 /// Why the store could not do something.

@@ -35,14 +35,13 @@ use futures::{StreamExt as _, stream};
 
 use crate::{
     blob::{self, Line},
-    blob_id::{self, BLOBS},
-    client,
+    blob_id, client,
     cloud::{Delete, ETag, PutIf},
     error::StoreError,
     fail_point::{FailPoint, reached},
     inspect::Inspected,
-    log::QUARANTINE,
-    page::{Entries, PAGES, Page, PageId},
+    names::{BLOBS, PAGES, QUARANTINE},
+    page::{Entries, Page, PageId},
     sequence,
     settings::{Rule, Settings},
     stamp::Stamp,

@@ -20,12 +20,13 @@ use bytes::Bytes;
 
 use crate::{
     blob::Value,
-    catalog::{CATALOG, Collection, Index},
+    catalog::{Collection, Index},
     checkpoint::{apply_to_indexes, follow},
     commit::{Scan, Session, Txn, Write},
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::Entry,
+    names::CATALOG,
     page::{Follower, INDEXES_MAX, Page, PageId, Slot},
     record::{Key, Payload, Record},
     search_by::SearchBy,

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cloud; // objects, queues, time and chance: what is passed in
+mod names; // what lies where, and which right a call on it takes
 mod page_id; // the name of a page
 mod tag; // the collection that it tells
 mod error; // what can go wrong
@@ -14,6 +15,7 @@ mod search_by; // what a record is found by besides its key
 pub mod blob; // payloads that are objects of their own
 mod frame; // bytes: magic, body, checksum
 pub mod page; // one node of a tree
+mod lent; // pages in use, and their bytes
 mod tree; // a B-link tree over pages handed to it
 mod policy; // who may do what, in the words of AWS
 mod retry; // trying again what fails in passing
@@ -26,6 +28,7 @@ mod commit; // transactions, sessions, levels
 mod curate; // changes that wait for a curator
 mod sequence; // snapshot and serializable transactions
 mod store; // what one process shares
+mod collections; // of it: created, found, changed
 mod content; // a payload, read part by part
 mod index; // secondary indexes: found by, built, compared
 mod inspect; // any object or message, by its first bytes

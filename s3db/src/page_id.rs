@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-/// What the names of all pages' objects start with.
-pub const PAGES: &str = "page/";
+use crate::names::PAGES;
 
 /// Names a page for ever. The second half is random, so that a name is never used twice; the first is that of
 /// its tree's root: the tag of the collection, if the database has tags.

@@ -11,14 +11,11 @@
 use std::{fmt::Write as _, str::FromStr};
 
 use crate::{
-    blob_id::BLOBS,
-    catalog::{Backend, CATALOG, DATABASE, Database, check_name},
-    checkpoint::owner::OWNERS,
-    client::CLIENTS,
-    curate::{APPROVED, PROPOSALS},
+    catalog::{Backend, Database, check_name},
     error::StoreError,
-    log::{QUARANTINE, objects::LOG, queues::SPILLED},
-    page_id::PAGES,
+    names::{
+        APPROVED, BLOBS, CATALOG, CLIENTS, DATABASE, LOG, OWNERS, PROPOSALS, QUARANTINE, SPILLED,
+    },
     sequence::NUMBERS,
     tag::Tag,
 };
@@ -341,38 +338,5 @@ impl Policy {
         }
         text.push_str("\n  ]\n}");
         Ok(text)
-    }
-}
-
-/// The right that lets somebody do something with an object or a queue, for who is told that he may not.
-pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
-    let reads = action == "get";
-    let folders = [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED];
-    let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
-    match found.map(|(_, folder)| folder) {
-        Some(PAGES) if reads => "read",
-        Some(PAGES) => "keep, or curate",
-        Some(BLOBS) if reads => "read --blobs",
-        Some(BLOBS) if action == "put" => "write, or propose",
-        Some(CATALOG) if reads => "read",
-        Some(LOG | SPILLED) if reads || action == "list" => "read --fresh, write, or keep",
-        Some(LOG | SPILLED) if action == "put" => "write",
-        Some(LOG | SPILLED) => "keep",
-        Some(CLIENTS) if action == "list" => "keep",
-        Some(CLIENTS) if action != "delete" => "write, or propose",
-        Some(PROPOSALS) if action == "put" => "propose",
-        Some(PROPOSALS) => "curate",
-        Some(APPROVED) if action == "put" => "curate",
-        Some(APPROVED) => "curate, or keep",
-        Some(QUARANTINE) if action == "put" => "keep",
-        Some(_) => "of the owner",
-        None if what.ends_with(DATABASE) && reads => "read",
-        None if what.ends_with(OWNERS) => "keep",
-        None => match action {
-            "send" | "create" => "write, or keep",
-            "receive" => "read --fresh, or keep",
-            "acknowledge" | "depth" => "keep",
-            _ => "of the owner",
-        },
     }
 }

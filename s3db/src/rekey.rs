@@ -12,20 +12,17 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
-    blob_id::BLOBS,
-    catalog::CATALOG,
-    checkpoint::owner::OWNERS,
-    client::CLIENTS,
     cloud::{
         Fault, Get, Objects, Put, PutIf,
         sealed::{Closed, Of, Sealed, Sealer},
     },
-    curate::{APPROVED, PROPOSALS},
     error::StoreError,
-    log::{Pending, QUARANTINE, objects::LOG, queues::SPILLED},
-    page::PAGES,
+    log::Pending,
+    names::{
+        APPROVED, BLOBS, CATALOG, CLIENTS, LOG, OWNERS, PAGES, PROPOSALS, QUARANTINE, SEQUENCER,
+        SPILLED,
+    },
     retry::Attempts,
-    sequence::SEQUENCER,
     store::Store,
 };
 

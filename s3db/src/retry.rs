@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     cloud::{Cloud, Fault},
     error::StoreError,
-    policy::right_for,
+    names::right_for,
     settings::Settings,
 };
 

@@ -13,11 +13,12 @@
 //! Pages of databases that were made before there were tags have names that are random from end to end. See
 //! [`Database::has_tags`](crate::Database).
 
+use crate::names::PAGES;
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::page_id::{PAGES, PageId};
+use crate::page_id::PageId;
 
 /// The first half of the names of a collection's pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

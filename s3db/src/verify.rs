@@ -19,11 +19,12 @@ use bytes::Bytes;
 
 use crate::{
     blob::{Blob, Value},
-    blob_id::{self, BLOBS},
+    blob_id,
     content::Content,
     error::{StoreError, with_cause},
-    log::{Entry, Pending, QUARANTINE},
-    page::{PAGES, Page, PageId, Slot},
+    log::{Entry, Pending},
+    names::{BLOBS, PAGES, QUARANTINE},
+    page::{Page, PageId, Slot},
     sequence::{self, SequencerState},
     stamp::Stamp,
     store::Store,

@@ -14,8 +14,10 @@
 //! goes to the leaf that owns its key now, whatever leaf it names (W5). What comes by the log for a
 //! collection whose records have versions is put aside: only the sequencer orders those (`sequence`).
 
+pub(crate) mod due; // what waits for a checkpoint
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
 pub(crate) mod owner; // who checkpoints what
+pub(crate) mod work; // what is due, and all there is, for who sweeps
 
 use std::collections::{BTreeMap, BTreeSet};
 

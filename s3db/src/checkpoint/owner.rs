@@ -34,6 +34,7 @@ use crate::{
     error::StoreError,
     frame::{FrameError, Reader, Writer, is_number},
     log::Scope,
+    names::OWNERS,
     retry::Attempts,
     settings::Settings,
     store::Store,
@@ -41,8 +42,6 @@ use crate::{
 
 const MAGIC: &str = "s3dW";
 const VERSION: u8 = 1;
-/// The object of all claims.
-pub(crate) const OWNERS: &str = "owners";
 /// Parts that one database has at most.
 const PARTS_MAX: usize = 1000;
 /// How far a claim may be ahead of what is known of the object store's clock: two processes know it within

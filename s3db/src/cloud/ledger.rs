@@ -27,11 +27,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    blob_id::BLOBS,
     cloud::{
         Clock, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
     },
+    names::BLOBS,
 };
 
 /// Bytes of payload that SQS charges as one request.

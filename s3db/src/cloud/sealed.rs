@@ -34,13 +34,13 @@ use aws_lc_rs::{
 use bytes::Bytes;
 
 use crate::{
-    catalog::DATABASE,
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
     },
     error::StoreError,
     frame::{FrameError, Reader, UNOPENED, Unopened, Writer},
+    names::DATABASE,
 };
 
 const MAGIC: &str = "s3dE";

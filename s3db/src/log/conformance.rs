@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 
-use super::{Append, Appender, Batch, Entry, Left, Log, QUARANTINE, Scope, Transaction, objects};
+use super::{Append, Appender, Batch, Entry, Left, Log, Scope, Transaction};
 use crate::{
     address::Address,
     catalog::Backend,
@@ -32,6 +32,7 @@ use crate::{
     },
     error::StoreError,
     log::{self, Pending, transaction},
+    names::{LOG, QUARANTINE, SPILLED},
     page::{PageId, Stream},
     record::{Key, Payload},
     settings::Settings,
@@ -255,7 +256,7 @@ async fn large_is_as_whole(bench: Bench) {
     bench.append(&*appender, &all[1], false).await;
     assert!(bench.take_all(&*bench.process()).await == of(&all), "{}", bench.what);
     if bench.has_queues() {
-        let spilled = bench.cloud.objects.list(log::queues::SPILLED, None, 10).await.unwrap();
+        let spilled = bench.cloud.objects.list(SPILLED, None, 10).await.unwrap();
         assert_eq!(spilled.names, [""; 0], "{}: no object without a message", bench.what);
     }
 }
@@ -310,7 +311,7 @@ async fn noise_is_in_nobodys_way(bench: Bench) {
         send("pu-0".into()).await;
         send(format!("atomic-{}", bench.client % 8)).await;
     } else {
-        let name = format!("{}{:016x}/{EPOCH:016x}/{:016x}", objects::LOG, bench.client, 1);
+        let name = format!("{LOG}{:016x}/{EPOCH:016x}/{:016x}", bench.client, 1);
         bench.cloud.objects.put(&name, noise.clone(), PutIf::Absent).await;
     }
     let (mut given, mut poison) = (Given::new(), Vec::new());
@@ -388,7 +389,7 @@ async fn what_is_retired_is_gone(bench: Bench) {
     assert_eq!(bench.take_all(&*other).await, of([&one]), "{}", bench.what);
     let gone = other.retire().await.unwrap();
     assert_eq!(gone, u64::from(!bench.has_queues()), "{}", bench.what);
-    let left = bench.cloud.objects.list(objects::LOG, None, 10).await.unwrap().names;
+    let left = bench.cloud.objects.list(LOG, None, 10).await.unwrap().names;
     assert_eq!(left, [""; 0], "{}", bench.what);
     assert_eq!(bench.take_all(&*bench.process()).await, Given::new(), "{}", bench.what);
 }

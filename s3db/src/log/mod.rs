@@ -37,9 +37,6 @@ use crate::{
     stamp::Stamp,
 };
 
-/// What the names start with of objects that hold bytes which cannot be decoded.
-pub(crate) const QUARANTINE: &str = "quarantine/";
-
 /// What the names of bytes in quarantine end with, so that the same bytes get the same name and others another
 /// one: the first 64 bits of their SHA-256. A CRC would not do: of a frame that ends in its own it is always
 /// the same.

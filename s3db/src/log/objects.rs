@@ -54,6 +54,7 @@ use crate::{
         Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
         transaction::Body,
     },
+    names::{DATABASE, LOG},
     page::{PageId, Stream},
     retry::Attempts,
     settings::{Rule, Settings},
@@ -61,7 +62,6 @@ use crate::{
 
 const MAGIC: &str = "s3dO";
 const VERSION: u8 = 1;
-pub(crate) const LOG: &str = "log/";
 
 /// Bytes of transactions that share an object, beyond the first.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -533,12 +533,12 @@ impl ObjectAppender {
                 }
             }
             Ok(None) => {
-                let (what, cause) = (catalog::DATABASE.to_owned(), "it is gone".to_owned());
+                let (what, cause) = (DATABASE.to_owned(), "it is gone".to_owned());
                 Append::Unknown(Fault::Unknown { what, cause })
             }
             Err(StoreError::Cloud { source, .. }) => Append::Unknown(source),
             Err(error) => {
-                let (what, cause) = (catalog::DATABASE.to_owned(), error.to_string());
+                let (what, cause) = (DATABASE.to_owned(), error.to_string());
                 Append::Unknown(Fault::Unknown { what, cause })
             }
         }

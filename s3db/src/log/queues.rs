@@ -36,9 +36,10 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{
-        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, QUARANTINE, Scope, Ticket,
-        Transaction, transaction::Body,
+        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
+        transaction::Body,
     },
+    names::{QUARANTINE, SPILLED},
     page::{PageId, Stream},
     retry::Attempts,
     settings::{Rule, Settings},
@@ -57,9 +58,6 @@ const TURN: Duration = Duration::from_secs(1);
 /// Bytes of the largest transaction that goes into a message, and of all of one batch: what a message
 /// takes, less what sealing adds to each.
 const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - BATCH_MAX * 64;
-
-/// What the names start with of objects that hold transactions too large for a message.
-pub(crate) const SPILLED: &str = "spill/";
 
 /// Bytes of messages after which a drain receives no more: those that are no transactions count for
 /// nothing else.

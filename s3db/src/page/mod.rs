@@ -24,7 +24,7 @@ use crate::{
     stamp::Stamp,
 };
 
-pub use crate::page_id::{PAGES, PageId};
+pub use crate::{names::PAGES, page_id::PageId};
 pub use codec::PAGE_VERSION;
 pub(crate) use codec::slot_bytes;
 

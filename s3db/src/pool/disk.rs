@@ -38,7 +38,8 @@ use crate::cloud::sealed::{Closed, Of, Sealer};
 use crate::{
     cloud::{Clock, Delete, Disk, DiskSpace, ETag, Fault, Get, Listing, Objects, Put, PutIf},
     frame::{FrameError, Reader, Writer},
-    page::{PAGES, Page, PageId},
+    names::PAGES,
+    page::{Page, PageId},
 };
 
 const MAGIC: &str = "s3dF";

@@ -19,7 +19,6 @@
 
 mod disk; // pages on a disk of this machine
 mod heads; // what is known of pages' newest versions
-mod lent; // pages in use
 
 use std::{
     collections::HashMap,
@@ -42,17 +41,16 @@ use pager::{
 };
 
 pub(crate) use disk::{Tier, Tiered};
-pub(crate) use lent::{Ahead, Lent};
 
 use crate::{
     cloud::{Cloud, Delete, ETag, Get, Put, PutIf, ledger::as_now},
     error::StoreError,
     fail_point::{self, FailPoint},
+    lent::{Ahead, Lent, Name},
     page::{Page, PageId},
     pool::{
         disk::DiskCounters,
         heads::{Head, Heads, Remembered},
-        lent::Name,
     },
     retry::Attempts,
     settings::{Rule, Rules, Settings},

@@ -23,9 +23,9 @@ use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
     fail_point::{FailPoint, reached},
+    lent::Lent,
     log::{Poison, queues::quarantine},
     page::{Page, PageId, Slot},
-    pool::Lent,
     retry::Attempts,
     sequence::{
         batch,

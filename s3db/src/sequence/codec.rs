@@ -27,8 +27,6 @@ use crate::{
 const MAGIC: &str = "s3dN";
 const DATA_MAGIC: &str = "s3dV";
 const VERSION: u8 = 1;
-/// What the names of all objects here start with.
-pub(crate) const SEQUENCER: &str = "sequencer/";
 /// The object that orders all commits.
 pub(crate) const NUMBERS: &str = "sequencer/numbers";
 /// What the names of objects start with that hold what a transaction writes.

@@ -33,8 +33,6 @@ mod transaction; // reads and writes at a snapshot
 
 pub(crate) use apply::apply;
 pub(crate) use codec::NUMBERS;
-#[cfg(feature = "encryption")]
-pub(crate) use codec::SEQUENCER;
 pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
 pub(crate) use garbage::{collect, tidy};
 pub use health::SequencerState;

@@ -14,8 +14,8 @@ use crate::{
     commit::{Committed, Session},
     error::{AbortCause, StoreError},
     fail_point::{FailPoint, reached},
+    lent::Lent,
     page::{Page, PageId},
-    pool::Lent,
     record::{INLINE_BYTES_MAX, Key, Payload},
     retry::Attempts,
     sequence::{

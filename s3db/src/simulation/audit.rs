@@ -20,16 +20,17 @@ use bytes::Bytes;
 
 use crate::{
     blob::Blob,
-    blob_id::{self, BLOBS},
-    catalog::{CATALOG, Collection},
+    blob_id,
+    catalog::Collection,
     client,
     cloud::model::{Auditor, Event, Scene},
     log::{
-        Entry, QUARANTINE, Transaction,
-        objects::{LOG, LogObject, decode, parse},
+        Entry, Transaction,
+        objects::{LogObject, decode, parse},
         transaction::Body,
     },
-    page::{PAGES, Page, PageId, Stream},
+    names::{BLOBS, CATALOG, LOG, PAGES, QUARANTINE},
+    page::{Page, PageId, Stream},
     stamp::Stamp,
     tag::Tag,
 };

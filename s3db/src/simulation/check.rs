@@ -9,15 +9,15 @@ use bytes::Bytes;
 
 use crate::{
     blob::{Blob, Part},
-    blob_id::BLOBS,
-    catalog::{CATALOG, Collection},
+    catalog::Collection,
     cloud::{
         CallKind, Ledger,
         model::{Version, World},
     },
     commit::Level,
     log::objects::{LogObject, decode, parse},
-    page::{PAGES, Page, PageId, Slot},
+    names::{BLOBS, CATALOG, PAGES},
+    page::{Page, PageId, Slot},
     simulation::{Attempt, Outcome, PART_BYTES, history::History},
     stamp::Stamp,
     tree::secondary,

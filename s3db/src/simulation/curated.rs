@@ -29,9 +29,10 @@ use crate::{
         model::{Executor, Faults, Latency, Process, World},
     },
     commit::{Level, Session},
-    curate::{PROPOSALS, Proposal, ProposalId},
+    curate::{Proposal, ProposalId},
     error::StoreError,
-    log::{Change, QUARANTINE, Transaction, transaction, transaction::Body},
+    log::{Change, Transaction, transaction, transaction::Body},
+    names::{APPROVED, PROPOSALS, QUARANTINE},
     record::{Key, Payload},
     search_by::SearchBy,
     simulation::{
@@ -261,7 +262,7 @@ fn waiting(world: &World, tree: &check::Tree, state: &State) -> Vec<Violation> {
         .map(|(name, _)| name)
         .collect();
     let mut wrong = Vec::new();
-    if let Some(left) = there.iter().find(|name| name.starts_with(crate::curate::APPROVED)) {
+    if let Some(left) = there.iter().find(|name| name.starts_with(APPROVED)) {
         wrong.push(Violation::new(1, format!("{left} is approved, and stays where it is")));
     }
     for (id, attempt) in &state.told {

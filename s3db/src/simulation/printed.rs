@@ -25,7 +25,8 @@ use crate::{
         model::{Executor, Faults, Latency, Process, World},
     },
     error::StoreError,
-    page::{PAGES, Page, PageId},
+    names::PAGES,
+    page::{Page, PageId},
     paper::{
         Change, PaperClient, PaperSettings, Variant,
         tree::{Looked, create_tree},

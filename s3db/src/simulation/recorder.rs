@@ -13,7 +13,7 @@ use crate::{
         Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
         model::{Time, tag},
     },
-    page::PAGES,
+    names::PAGES,
     sequence::codec::NUMBERS,
     simulation::{
         Violation,

@@ -25,8 +25,8 @@ use crate::{
     cloud::ETag,
     error::StoreError,
     fail_point::FailPoint,
+    lent::{Ahead, Lent},
     page::{Page, PageId},
-    pool::{Ahead, Lent},
     settings::Rules,
 };
 

@@ -24,8 +24,8 @@ use futures::{
 
 use crate::{
     error::StoreError,
+    lent::{self, Lent},
     page::{Page, PageId},
-    pool::{self, Lent},
     tree::{Freshness, Held, Nodes, search::search},
 };
 
@@ -50,7 +50,7 @@ struct Ahead {
     /// knows it.
     coming: VecDeque<(Bytes, PageId)>,
     /// Shares of what may be read ahead: so many of them, the nearest, are on their way or were.
-    begun: VecDeque<pool::Ahead>,
+    begun: VecDeque<lent::Ahead>,
     /// The first key of the parent behind these. `None` at the end, and while that parent is read.
     parent: Option<Bytes>,
     /// Reads under way: of leaves, and of a parent, which they return.

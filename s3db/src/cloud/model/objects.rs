@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::{Answer, Caller, Event, Fate, Process, Silence, World};
 use crate::{
     cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, ledger::CallKind},
-    page::{PAGES, Page},
+    names::PAGES,
+    page::Page,
 };
 
 /// One version of an object.

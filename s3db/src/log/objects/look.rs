@@ -4,6 +4,7 @@
 //! Whatever has a log object's name and decodes is committed, whoever learned of that: its put was the
 //! commit point. What is not in the list was let go of, and so is on its pages.
 
+use crate::names::LOG;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{Entry, LOG, LogObject, ObjectLog, Transaction, decode, parse};
+use super::{Entry, LogObject, ObjectLog, Transaction, decode, parse};
 use crate::{error::StoreError, log::transaction::Body, page::Stream};
 
 /// Parts of the list, of a thousand names each, that one look reads, and with them the objects. There are as

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! So what anybody reads counts, whether the pool keeps it or not, and gives its bytes back when it is
-//! dropped. Nobody waits for anybody's pins: see [`PageManager::room`](super::PageManager).
+//! dropped. Nobody waits for anybody's pins: see [`PageManager::room`](crate::pool::PageManager).
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What pages are kept under: bytes of two versions never mix.
-pub(super) type Name = (PageId, ETag);
+pub(crate) type Name = (PageId, ETag);
 
 /// A page in use. Clones share it.
 #[derive(Clone)]
@@ -43,12 +43,12 @@ enum Hold {
 }
 
 impl Lent {
-    pub(super) fn pinned(pin: pool::Page<Name, Arc<Page>>) -> Lent {
+    pub(crate) fn pinned(pin: pool::Page<Name, Arc<Page>>) -> Lent {
         let page = Arc::clone(&pin);
         Lent(Arc::new(Loan { page, hold: Hold::Pinned { _pin: pin } }))
     }
 
-    pub(super) fn counted(page: Arc<Page>, room: Reservation) -> Lent {
+    pub(crate) fn counted(page: Arc<Page>, room: Reservation) -> Lent {
         Lent(Arc::new(Loan { page, hold: Hold::Counted { _room: room } }))
     }
 
@@ -81,7 +81,7 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// `bytes` more of `of`, unless that makes more than `most`.
-    pub(super) fn take(of: &Arc<AtomicU64>, bytes: u64, most: u64) -> Option<Ahead> {
+    pub(crate) fn take(of: &Arc<AtomicU64>, bytes: u64, most: u64) -> Option<Ahead> {
         let raised = |now: u64| now.checked_add(bytes).filter(|&sum| sum <= most);
         of.fetch_update(Ordering::Relaxed, Ordering::Relaxed, raised).ok()?;
         Some(Ahead { bytes, of: of.clone() })

@@ -1,0 +1,74 @@
+//! What lies where: the names of all objects of a database, and what calls on them somebody may make.
+//!
+//! ```text
+//!   database            what all clients agree upon, once for all; the only one that is never sealed
+//!   catalog/NAME        a collection: its roots, its indexes
+//!   clients/CLIENT      the life that writes as this client
+//!   page/PAGE           one node of a tree
+//!   blob/...            parts of payloads that are too large for a page
+//!   log/CLIENT/EPOCH/N  transactions, where objects are the log
+//!   spill/...           transactions that are too large for a message, where queues are
+//!   sequencer/...       the order of isolated commits, and what they wrote
+//!   proposal/...        changes that wait for a curator
+//!   approved/...        changes that a curator approved and that are not on their pages
+//!   owners              who checkpoints what
+//!   quarantine/...      bytes that cannot be decoded
+//! ```
+
+/// The object that says what a database is. It is never sealed.
+pub(crate) const DATABASE: &str = "database";
+/// What the names of all collections' objects start with.
+pub(crate) const CATALOG: &str = "catalog/";
+/// What the names of all clients' objects start with.
+pub(crate) const CLIENTS: &str = "clients/";
+/// What the names of all pages' objects start with.
+pub const PAGES: &str = "page/";
+/// What the names of all objects of blobs start with.
+pub const BLOBS: &str = "blob/";
+/// What the names of all log objects start with.
+pub(crate) const LOG: &str = "log/";
+/// What the names start with of objects that hold transactions too large for a message.
+pub(crate) const SPILLED: &str = "spill/";
+/// What the names start with of the order of isolated commits, and of what they wrote.
+pub(crate) const SEQUENCER: &str = "sequencer/";
+/// What the names start with of changes that wait for a curator.
+pub(crate) const PROPOSALS: &str = "proposal/";
+/// What the names start with of changes that a curator approved and that are not on their pages.
+pub(crate) const APPROVED: &str = "approved/";
+/// The object of all claims to checkpoint a part of the log.
+pub(crate) const OWNERS: &str = "owners";
+/// What the names start with of objects that hold bytes which cannot be decoded.
+pub(crate) const QUARANTINE: &str = "quarantine/";
+
+/// The right that lets somebody do something with an object or a queue, for who is told that he may not.
+pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
+    let reads = action == "get";
+    let folders = [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED];
+    let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
+    match found.map(|(_, folder)| folder) {
+        Some(PAGES) if reads => "read",
+        Some(PAGES) => "keep, or curate",
+        Some(BLOBS) if reads => "read --blobs",
+        Some(BLOBS) if action == "put" => "write, or propose",
+        Some(CATALOG) if reads => "read",
+        Some(LOG | SPILLED) if reads || action == "list" => "read --fresh, write, or keep",
+        Some(LOG | SPILLED) if action == "put" => "write",
+        Some(LOG | SPILLED) => "keep",
+        Some(CLIENTS) if action == "list" => "keep",
+        Some(CLIENTS) if action != "delete" => "write, or propose",
+        Some(PROPOSALS) if action == "put" => "propose",
+        Some(PROPOSALS) => "curate",
+        Some(APPROVED) if action == "put" => "curate",
+        Some(APPROVED) => "curate, or keep",
+        Some(QUARANTINE) if action == "put" => "keep",
+        Some(_) => "of the owner",
+        None if what.ends_with(DATABASE) && reads => "read",
+        None if what.ends_with(OWNERS) => "keep",
+        None => match action {
+            "send" | "create" => "write, or keep",
+            "receive" => "read --fresh, or keep",
+            "acknowledge" | "depth" => "keep",
+            _ => "of the owner",
+        },
+    }
+}
