@@ -26,7 +26,7 @@ use crate::{
     catalog::{Backend, Collection},
     checkpoint::Checkpointed,
     cloud::{
-        Cloud, Ledger, Prices,
+        CallKind, Cloud, Ledger, Prices,
         ledger::{Metered, charged_to},
         model::{Executor, Faults, Latency, Process, World},
     },
@@ -116,6 +116,9 @@ pub struct Load {
     pub spread: Spread,
     /// Checkpoints after so many transactions of a client, in place of after an interval.
     pub checkpoint_every: Option<u32>,
+    /// With that: each shopper commits its share of them, and goes on when all of them are on their pages.
+    /// So a checkpoint finds as many records as it is asked for, however fast they come.
+    pub pauses: bool,
     /// Processes that read what the others write. Not with [`Spread::Orders`].
     pub readers: u32,
     /// A process that sweeps all the time.
@@ -140,6 +143,7 @@ impl Load {
             think: Duration::from_millis(500),
             spread,
             checkpoint_every: None,
+            pauses: false,
             readers: 0,
             has_sweeper: false,
             stalls: Stalls::Nobody,
@@ -198,6 +202,21 @@ impl Outcome {
     pub fn records_per_checkpoint(&self) -> f64 {
         self.records as f64 / self.leaves.max(1) as f64
     }
+
+    /// Transactions that shared a log object, on average. `None` where the log is no objects: then no
+    /// commit puts any.
+    pub fn transactions_per_group(&self) -> Option<f64> {
+        let puts = self.commit.charge(CallKind::Put).calls;
+        (puts > 0).then(|| self.transactions as f64 / puts as f64)
+    }
+
+    /// Pages that a transaction asked the object store for, on average: to read them, and to find the leaves
+    /// that it changes.
+    pub fn page_reads(&self) -> f64 {
+        let ledgers = [&self.reading, &self.commit];
+        let gets = ledgers.map(|ledger| ledger.charge(CallKind::Get).calls);
+        gets.iter().sum::<u64>() as f64 / self.transactions.max(1) as f64
+    }
 }
 
 /// What a request costs today where a database of `backend` makes it.
@@ -220,6 +239,8 @@ struct Shop {
     error: Mutex<Option<StoreError>>,
     /// Shoppers that are not done.
     left: AtomicU32,
+    /// Checkpoints by number of transactions that are over.
+    checkpointed: AtomicU32,
     is_over: AtomicBool,
     reading: Arc<Ledger>,
     commit: Arc<Ledger>,
@@ -251,6 +272,7 @@ pub fn run(load: &Load, seed: u64) -> Result<Outcome, StoreError> {
         outcome: Mutex::default(),
         error: Mutex::default(),
         left: AtomicU32::new(load.clients * load.shoppers),
+        checkpointed: AtomicU32::new(0),
         is_over: AtomicBool::new(false),
         reading: Ledger::new(),
         commit: Ledger::new(),
@@ -450,6 +472,12 @@ impl Shop {
             if let Ok(more) = store.work().await {
                 done += more;
             }
+            while is_due && self.load.pauses && store.has_work() {
+                if let Ok(more) = store.work().await {
+                    done += more;
+                }
+            }
+            self.checkpointed.store(checkpointed, Ordering::Relaxed);
         }
         // What the last transactions left costs as much as what the others did.
         while self.load.checkpoint_every.is_some() {
@@ -492,6 +520,7 @@ impl Shop {
         let (load, world) = (self.load, &self.world);
         for number in 0..load.transactions {
             world.time.sleep(world.below(2 * load.think.as_micros() as u64)).await;
+            self.pause(number).await;
             let mut txn = session.begin(load.level);
             match load.spread {
                 Spread::Orders => {
@@ -549,6 +578,15 @@ impl Shop {
             }
         }
         Ok(())
+    }
+
+    /// Before a shopper's transaction of this number: until the checkpoints before it are over.
+    async fn pause(&self, number: u32) {
+        let Some(every) = self.load.checkpoint_every.filter(|_| self.load.pauses) else { return };
+        let share = (every / self.load.shoppers).max(1);
+        while self.checkpointed.load(Ordering::Relaxed) < number / share {
+            self.world.time.sleep(TICK.as_micros() as u64 / 10).await;
+        }
     }
 
     /// Reads what every client wrote last, again and again, and notes when it saw which change.
@@ -662,8 +700,12 @@ pub fn costs(
     run(&load, seed)
 }
 
-/// The same of a process with 100 shoppers, each of whom changes seven leaves of its own: here
-/// transactions share log objects, and what forwarding and draining call.
+/// The same of a process with 100 shoppers, who share log objects and calls for messages, at about `b`
+/// records per checkpoint of a leaf.
+///
+/// They commit faster than one process puts their pages: left alone, they would pile up what waits, and each
+/// checkpoint would find more than `b` records and be cheaper for it. So each shopper stops after its share
+/// until all shares are on their pages.
 ///
 /// # Errors
 /// As [`run`].
@@ -675,11 +717,16 @@ pub fn busy_costs(
 ) -> Result<Outcome, StoreError> {
     let usual = Load::new(backend, level, Spread::Orders);
     let shoppers = 100;
+    // Orders of several shoppers share leaves, which split where they are full: one and a half leaves for
+    // each shopper.
+    let share = b * 3 / 2;
     let load = Load {
         shoppers,
-        transactions: 60,
+        transactions: 3 * share,
+        // 100 of them in the time of some ten puts: seven or eight share one.
         think: Duration::from_millis(300),
-        checkpoint_every: Some(b * shoppers),
+        checkpoint_every: Some(share * shoppers),
+        pauses: true,
         settings: Settings {
             checkpoint_interval: Duration::from_secs(24 * 3600),
             // All that is due.
@@ -760,6 +807,7 @@ pub fn scaling(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimate::Workload;
 
     /// The design, section 16.2: what a transaction of the paper's workload may cost, and what its
     /// formula says.
@@ -785,18 +833,36 @@ mod tests {
         }
     }
 
+    /// The goal of the design, section 16.2, holds at ten records per checkpoint, and, with s3-log, for groups
+    /// of ten. Both make it cheaper the higher they are: none may be above that here. The formula itself is
+    /// one of all calls, to be met within 10 %.
     #[test]
     fn busy_processes_pay_less() {
         for backend in Backend::ALL {
             let outcome = busy_costs(backend, Level::Atomic, 10, 1).unwrap();
             let dollars = outcome.dollars(&prices(backend));
             let total: f64 = dollars.iter().sum();
-            let b = outcome.records_per_checkpoint();
-            println!("{}, busy: {total:.5} {dollars:.5?}, b = {b:.1}", backend.name());
-            // Queues give out what was committed while they were drained, too.
-            let most = if backend == Backend::S3Log { 11.0 } else { 50.0 };
-            assert!((2.0..most).contains(&b), "{}: {b}", backend.name());
-            assert!(total <= 0.0103, "{}: {total}", backend.name());
+            let (b, group) = (outcome.records_per_checkpoint(), outcome.transactions_per_group());
+            let workload = Workload {
+                page_reads: outcome.page_reads(),
+                page_writes: ORDER_TREES as f64,
+                records_per_checkpoint: b,
+                transactions_per_group: group.unwrap_or(1.0),
+            };
+            let estimate = workload.estimate(backend, Level::Atomic, &prices(backend));
+            let formula = 1000.0 * estimate.total();
+            let name = backend.name();
+            println!("{name}: {total:.5} {dollars:.5?} for {formula:.5}, b = {b:.1}, {group:.1?}");
+            assert_eq!(outcome.records, ORDER_TREES as u64 * outcome.transactions, "{name}");
+            // An ordered queue gives out ten messages of a page at most, and of the last one fewer.
+            let least = if backend == Backend::SqsFifo { 7.0 } else { 9.0 };
+            assert!((least..=10.0).contains(&b), "{name}: {b}");
+            assert!(group.is_none_or(|group| (7.0..=10.0).contains(&group)), "{name}: {group:?}");
+            assert!(total <= 0.0103, "{name}: {total}");
+            assert!(total <= 1.1 * formula, "{name}: {total} for {formula}");
+            let lone = costs(backend, Level::Atomic, 10, 100, 1).unwrap();
+            let alone: f64 = lone.dollars(&prices(backend)).iter().sum();
+            assert!(total < alone, "{name}: {total}, alone {alone}");
         }
     }
 

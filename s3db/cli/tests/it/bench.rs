@@ -32,11 +32,16 @@ fn the_paper_is_replayed_and_drawn() {
         // Each commit of a lone client of s3-log is a put, which alone is half of the aim.
         let is_dear = cost["backend"] == "s3-log" && cost["busy"] == false;
         assert_eq!(number(&cost["dollars"]) > 0.0103, is_dear, "{cost}");
+        // Nobody is cheap by more records per checkpoint, or larger groups, than the aim is for.
+        assert!((7.0..=10.1).contains(&number(&cost["records_per_checkpoint"])), "{cost}");
+        let group = &cost["transactions_per_group"];
+        assert_eq!(group.is_null(), cost["backend"] != "s3-log", "{cost}");
+        assert!(group.as_f64().is_none_or(|group| (1.0..=10.0).contains(&group)), "{cost}");
     }
     let goals = rows("goals");
     let dear = goals.iter().filter(|goal| goal["at_most"] == 0.0103 && goal["met"] == false);
     let dear: Vec<_> = dear.map(|goal| goal["what"].as_str().unwrap()).collect();
-    assert_eq!(dear, ["$ for 1,000 atomic transactions, s3-log"]);
+    assert_eq!(dear, ["$ for 1,000 atomic transactions, s3-log, b = 10.0, groups of 1.0"]);
     assert_eq!(goals.len(), 2 + 6 + 3, "{goals:?}");
     for stall in rows("stalls") {
         let ratio = number(&stall["p99_stalled_ms"]) / number(&stall["p99_ms"]);
