@@ -13,15 +13,18 @@ mod model; // the store
 mod ours; // extmem-s3db
 mod slate; // SlateDB
 mod workload; // what is measured
-// Its tables and where they go: as `s3db bench` has it.
+// The machine, its tables and where they go: as `s3db bench` has it.
+#[path = "../../cli/src/bench/machine.rs"]
+mod machine;
 #[path = "../../cli/src/bench/section.rs"]
 mod section;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
+use machine::{date, machine};
 use model::{Latency, Store};
-use section::{Section, date, machine, table};
+use section::{Section, table};
 use serde_json::{Value, json};
 use workload::{Round, Size, filled, round};
 
@@ -150,7 +153,7 @@ fn tables(all: &[Figures], size: Size, rounds: u32) -> String {
          if it is not in memory (one beside the one before has it there). SlateDB reads its own puts at once, and s3db its own as \
          well; other processes see them after a checkpoint, or a flush of the table. Recovery: SlateDB replays its \
          log when it is opened; with s3db any process sweeps, which \
-         reads and frees the objects of a log one after the other, and all see it then. SlateDB's scan reads as \
+         reads and frees the objects of a log 16 at a time, and all see it then. SlateDB's scan reads as \
          far ahead as ours ({} KB by 16 tasks), which it does not by default.\n\n",
         size.records,
         workload::PAYLOAD_BYTES,

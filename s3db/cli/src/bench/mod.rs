@@ -1,6 +1,7 @@
 //! `bench`: what the store and the protocols of the paper take: in virtual time, and on this machine.
 
 mod embedded; // on this machine: in a directory and in memory
+mod machine; // that it was measured on, and when
 mod paper; // the paper's tables, and today's
 mod plot; // charts
 mod section; // of BENCHMARKS.md

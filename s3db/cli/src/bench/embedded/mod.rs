@@ -15,7 +15,8 @@ use s3db::{Backend, Level, paper::today::quantile};
 use serde_json::{Value, json};
 
 use super::{
-    section::{Section, date, machine, table},
+    machine::{date, machine},
+    section::{Section, table},
     told,
 };
 use crate::output::{Failure, Output, Progress};
