@@ -22,12 +22,13 @@ pub(crate) mod work; // what is due, and all there is, for who sweeps
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures::future::join_all;
 
 use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
     fail_point::{FailPoint, reached},
-    log::{Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
+    log::{Batch, Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
     page::{Applied, Page, PageId, Stream},
     sequence::is_versioned,
     settings::Rule,
@@ -61,22 +62,97 @@ impl std::ops::AddAssign for Checkpointed {
     }
 }
 
-/// Checkpoints up to a batch of what `scope` holds. Says how many messages or objects that was, and
-/// what is left.
-pub(crate) async fn checkpoint(
+/// What batches that were drained beside each other hold of one tree.
+#[derive(Default)]
+struct Together {
+    entries: Vec<Entry>,
+    /// How far the streams of these batches are in them.
+    through: Vec<(Stream, u64)>,
+    /// Which batches these are.
+    batches: Vec<usize>,
+}
+
+/// Checkpoints up to a batch of what each of `scopes` holds: batches are drained beside each other and
+/// applied as if they were one, so that a leaf which several of them change is put once. Says of each, in
+/// this order, how many messages or objects that was, and what is left. One that fails is in the way of those
+/// alone that have records of the same tree.
+pub(crate) async fn checkpoint_together(
     store: &Store,
-    scope: Scope,
-) -> Result<(Checkpointed, u64, Left), StoreError> {
+    scopes: &[Scope],
+    done: &mut Checkpointed,
+) -> Vec<Result<(u64, Left), StoreError>> {
     let rules = store.settings.rules;
-    let batch = store.log.drain(scope, store.settings.records_per_checkpoint_max).await?;
-    let mut done = Checkpointed { records: batch.entries.len() as u64, ..Default::default() };
-    let mut tickets = batch.tickets;
-    let taken = tickets.len() as u64;
+    let most = store.settings.records_per_checkpoint_max;
+    let drains = scopes.iter().map(|scope| store.log.drain(*scope, most));
+    let mut drained = join_all(drains).await;
     reached(&store.cloud, FailPoint::Drained).await;
-    if !rules.hold(Rule::AcknowledgeLast) {
-        store.log.ack(std::mem::take(&mut tickets)).await?;
+    let mut trees: BTreeMap<PageId, Together> = BTreeMap::new();
+    let mut outcomes = Vec::with_capacity(scopes.len());
+    for (at, batch) in drained.iter_mut().enumerate() {
+        outcomes.push(match batch {
+            Ok(batch) => begin(store, batch, done).await,
+            Err(error) => Err(error.clone()),
+        });
+        let Ok(batch) = batch else { continue };
+        if outcomes[at].is_err() {
+            // Not even begun: it comes again, and nothing of it is passed over.
+            batch.tickets.clear();
+            continue;
+        }
+        for entry in std::mem::take(&mut batch.entries) {
+            if !rules.hold(Rule::Fences) {
+                let applied = apply_where_named(store, entry, done).await;
+                outcomes[at] = outcomes[at].clone().and_then(|outcome| applied.map(|()| outcome));
+                continue;
+            }
+            let together = trees.entry(entry.tree).or_default();
+            if together.batches.last() != Some(&at) {
+                together.batches.push(at);
+                together.through.extend(batch.through);
+            }
+            together.entries.push(entry);
+        }
     }
-    for poison in batch.poison {
+    for (root, Together { entries, through, batches }) in trees {
+        let applied = match store.is_curated(root) && rules.hold(Rule::Approval) {
+            // What a curator approved comes another way.
+            true => put_aside(store, "not-approved", entries, done).await,
+            false => apply_to_tree(store, root, entries, &through, done).await,
+        };
+        // One tree that is damaged is not in the way of the others. What is not on its page is not
+        // acknowledged.
+        let Err(error) = applied else { continue };
+        for at in batches {
+            if outcomes[at].is_ok() {
+                outcomes[at] = Err(error.clone());
+            }
+        }
+    }
+    let ends = drained.into_iter().zip(outcomes).map(async |(batch, outcome)| {
+        let tickets = batch.map(|batch| batch.tickets).unwrap_or_default();
+        match &outcome {
+            Ok(_) => store.log.ack(tickets).await?,
+            Err(error) if !error.is_passing() => store.log.pass_over(&tickets),
+            Err(_) => {}
+        }
+        outcome
+    });
+    join_all(ends).await
+}
+
+/// What comes before a batch is applied. Says how many messages or objects it is, and what it leaves.
+async fn begin(
+    store: &Store,
+    batch: &mut Batch,
+    done: &mut Checkpointed,
+) -> Result<(u64, Left), StoreError> {
+    let rules = store.settings.rules;
+    done.records += batch.entries.len() as u64;
+    let taken = batch.tickets.len() as u64;
+    if !rules.hold(Rule::AcknowledgeLast) {
+        store.log.ack(std::mem::take(&mut batch.tickets)).await?;
+    }
+    for poison in std::mem::take(&mut batch.poison) {
         if !rules.hold(Rule::Quarantine) {
             return Err(StoreError::Invalid(format!("{}: cannot be decoded", poison.name)));
         }
@@ -84,37 +160,7 @@ pub(crate) async fn checkpoint(
         reached(&store.cloud, FailPoint::PutAside).await;
         done.poison += 1;
     }
-    if rules.hold(Rule::Fences) {
-        let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
-        for entry in batch.entries {
-            trees.entry(entry.tree).or_default().push(entry);
-        }
-        let mut outcome = Ok(());
-        for (root, entries) in trees {
-            if store.is_curated(root) && rules.hold(Rule::Approval) {
-                // What a curator approved comes another way.
-                let aside = put_aside(store, "not-approved", entries, &mut done).await;
-                outcome = outcome.and(aside);
-                continue;
-            }
-            // One tree that is damaged is not in the way of the others. What is not on its page is
-            // not acknowledged.
-            let applied = apply_to_tree(store, root, entries, batch.through, &mut done).await;
-            outcome = outcome.and(applied);
-        }
-        if let Err(error) = outcome {
-            if !error.is_passing() {
-                store.log.pass_over(&tickets);
-            }
-            return Err(error);
-        }
-    } else {
-        for entry in batch.entries {
-            apply_where_named(store, entry, &mut done).await?;
-        }
-    }
-    store.log.ack(tickets).await?;
-    Ok((done, taken, batch.left))
+    Ok((taken, batch.left))
 }
 
 /// Applies entries of one tree, in any order, under H1 to H3.
@@ -122,7 +168,7 @@ pub(crate) async fn apply_to_tree(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
-    through: Option<(Stream, u64)>,
+    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     for_tree(root.0, apply_to(store, root, entries, through, done)).await
@@ -132,7 +178,7 @@ async fn apply_to(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
-    through: Option<(Stream, u64)>,
+    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     if store.pages.node(root, Freshness::Cached).await?.is_none() {
@@ -151,7 +197,7 @@ async fn apply(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
-    through: Option<(Stream, u64)>,
+    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     let mut entries: Vec<(Bytes, Entry)> =
@@ -200,11 +246,12 @@ async fn apply(
             if applied == 0 {
                 return false;
             }
-            if let Some((stream, sequence)) = through
-                && (page.applied.len() < APPLIED_MAX
-                    || page.applied.iter().any(|(there, _)| *there == stream))
-            {
-                page.mark_applied(stream, sequence);
+            for &(stream, sequence) in through {
+                if page.applied.len() < APPLIED_MAX
+                    || page.applied.iter().any(|(there, _)| *there == stream)
+                {
+                    page.mark_applied(stream, sequence);
+                }
             }
             true
         };
@@ -280,7 +327,7 @@ async fn apply_to_each(store: &Store, entries: Vec<Entry>) -> Result<Checkpointe
     let mut done = Checkpointed::default();
     for (root, entries) in indexes {
         // Nothing follows an index: this is as deep as it goes.
-        Box::pin(apply(store, root, entries, None, &mut done)).await?;
+        Box::pin(apply(store, root, entries, &[], &mut done)).await?;
     }
     Ok(done)
 }
@@ -298,7 +345,7 @@ async fn apply_where_named(
             return put_aside(store, "no-versions", vec![entry], done).await;
         }
         if held.page.owns(&key) && held.page.level == 0 {
-            return apply_to_tree(store, entry.tree, vec![entry], None, done).await;
+            return apply_to_tree(store, entry.tree, vec![entry], &[], done).await;
         }
         if held.page.level > 0 {
             break;

@@ -1,6 +1,6 @@
 //! Work in the background: what commits and reads found to be due, and all there is, for who sweeps.
 
-use super::{Checkpointed, checkpoint};
+use super::{Checkpointed, checkpoint_together};
 use crate::{
     cloud::queue::BATCH_MAX,
     error::StoreError,
@@ -12,6 +12,8 @@ use crate::{
 
 /// Batches of one scope within one sweep: what arrives faster than this waits for the next one.
 const SWEEP_ROUNDS_MAX: usize = 1000;
+/// Streams that a sweep drains beside each other: it holds a batch of each.
+const STREAMS_AT_ONCE: usize = 4;
 
 /// Batches of one scope that are taken on before others have their turn.
 const VISIT_ROUNDS_MAX: usize = 32;
@@ -221,18 +223,21 @@ impl Store {
 
     /// One batch of `scope`: how many messages or objects that was, and what is left.
     async fn turn(&self, scope: Scope, done: &mut Checkpointed) -> Result<(u64, Left), StoreError> {
-        let most = self.settings.records_per_checkpoint_max;
-        Ok(match scope {
-            Scope::Client(client) => {
-                let (forwarded, left) = self.log.forward(client, most).await?;
-                (forwarded as u64, left)
-            }
-            Scope::Shard(_) | Scope::Stream(_) => {
-                let (more, taken, left) = checkpoint(self, scope).await?;
-                *done += more;
-                (taken, left)
-            }
-        })
+        self.turns(&[scope], done).await.pop().unwrap_or(Ok((0, Left::Nothing)))
+    }
+
+    /// One batch of each of `scopes`, which are one, or streams.
+    async fn turns(
+        &self,
+        scopes: &[Scope],
+        done: &mut Checkpointed,
+    ) -> Vec<Result<(u64, Left), StoreError>> {
+        if let [Scope::Client(client)] = scopes {
+            let most = self.settings.records_per_checkpoint_max;
+            let forwarded = self.log.forward(*client, most).await;
+            return vec![forwarded.map(|(forwarded, left)| (forwarded as u64, left))];
+        }
+        checkpoint_together(self, scopes, done).await
     }
 
     /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
@@ -249,18 +254,15 @@ impl Store {
         let forwards = if adopts { self.log.forwards(&clients) } else { Vec::new() };
         let mut round = Round::default();
         for client in forwards {
-            if let Err(error) = self.sweep_scope(Scope::Client(client), &mut done).await
-                && round.fails(error)
-            {
-                return round.end(done);
+            for error in self.sweep_together(&[Scope::Client(client)], &mut done).await {
+                if round.fails(error) {
+                    return round.end(done);
+                }
             }
         }
-        for scope in self.log.scopes(&clients).await? {
-            if let Err(error) = self.sweep_scope(scope, &mut done).await
-                && round.fails(error)
-            {
-                return round.end(done);
-            }
+        let scopes = self.log.scopes(&clients).await?;
+        if !self.sweep_each(&scopes, &mut done, &mut round).await {
+            return round.end(done);
         }
         match self.sweep_approved().await {
             Ok(more) => done += more,
@@ -283,35 +285,74 @@ impl Store {
         scopes: Vec<Scope>,
     ) -> Result<Checkpointed, StoreError> {
         let (mut done, mut round) = (Checkpointed::default(), Round::default());
-        for scope in scopes {
-            if let Err(error) = self.sweep_scope(scope, &mut done).await
-                && round.fails(error)
-            {
-                break;
-            }
-        }
+        self.sweep_each(&scopes, &mut done, &mut round).await;
         round.end(done)
     }
 
-    /// Drains one scope, as who works on what is due does: whoever asks for a checkpoint meanwhile
-    /// waits for it, and finds it due again if it failed or was given up.
-    async fn sweep_scope(&self, scope: Scope, done: &mut Checkpointed) -> Result<(), StoreError> {
-        let _turn = self.due.turn.lock().await;
-        let mut taken = Taken { store: self, scope: Some(scope) };
-        let outcome = self.drain(scope).await;
-        if !outcome.as_ref().is_err_and(StoreError::is_passing) {
-            taken.scope = None;
-        }
-        match outcome {
-            Ok(more) => *done += more,
-            Err(error) => {
-                if !error.is_passing() {
-                    self.make_due_later(scope);
+    /// Drains these scopes, streams several at a time: what they have of the same leaf is one put of it, and
+    /// they wait for the object store together. Queues have no leaf in common. False when it is the services
+    /// that fail.
+    async fn sweep_each(
+        &self,
+        scopes: &[Scope],
+        done: &mut Checkpointed,
+        round: &mut Round,
+    ) -> bool {
+        let are_streams =
+            |a: &Scope, b: &Scope| matches!((a, b), (Scope::Stream(_), Scope::Stream(_)));
+        for alike in scopes.chunk_by(are_streams) {
+            for some in alike.chunks(STREAMS_AT_ONCE) {
+                for error in self.sweep_together(some, done).await {
+                    if round.fails(error) {
+                        return false;
+                    }
                 }
-                return Err(error);
             }
         }
-        Ok(())
+        true
+    }
+
+    /// Drains these scopes, as who works on what is due does: whoever asks for a checkpoint meanwhile
+    /// waits for it, and finds due again what failed or was given up. Says what failed.
+    async fn sweep_together(&self, scopes: &[Scope], done: &mut Checkpointed) -> Vec<StoreError> {
+        let _turn = self.due.turn.lock().await;
+        let mut open: Vec<(Taken<'_>, Turns)> = scopes
+            .iter()
+            .map(|scope| (Taken { store: self, scope: Some(*scope) }, Turns::default()))
+            .collect();
+        let mut errors = Vec::new();
+        for _ in 0..SWEEP_ROUNDS_MAX {
+            let now: Vec<Scope> = open.iter().filter_map(|(taken, _)| taken.scope).collect();
+            if now.is_empty() {
+                break;
+            }
+            let outcomes = self.turns(&now, done).await;
+            let mut left = Vec::new();
+            for ((mut taken, mut turns), (scope, outcome)) in
+                open.into_iter().zip(now.into_iter().zip(outcomes))
+            {
+                let is_over = match outcome {
+                    Ok((count, left)) => turns.are_over(&*self.log, scope, count, left).await,
+                    Err(error) => Err(error),
+                };
+                match is_over {
+                    Ok(false) => left.push((taken, turns)),
+                    Ok(true) => taken.scope = None,
+                    Err(error) => {
+                        if !error.is_passing() {
+                            // It fails again at the next call, and after that.
+                            taken.scope = None;
+                            self.make_due_later(scope);
+                        }
+                        errors.push(error);
+                    }
+                }
+            }
+            open = left;
+        }
+        // What arrives faster than this waits for the next sweep.
+        open.iter_mut().for_each(|(taken, _)| taken.scope = None);
+        errors
     }
 
     /// Checkpoints a part of the log, or sends it on, until nothing is left that was there before; not

@@ -31,6 +31,7 @@
 //! (4), and each transaction's frame (4 + n). A fence has the new epoch in place of the number of
 //! transactions (8).
 
+mod ahead; // several objects of a stream on their way
 mod look; // what is in the streams, for a fresh read
 
 use std::{
@@ -43,7 +44,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 
+use self::ahead::{AT_ONCE, Ahead};
 use crate::{
     catalog, client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
@@ -289,6 +292,21 @@ impl ObjectLog {
             after = names.into_iter().next_back();
             if !more || after.is_none() {
                 return Ok(streams);
+            }
+        }
+    }
+
+    /// Deletes an object of which everything is applied.
+    async fn free(&self, name: String) -> Result<(), StoreError> {
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            match self.cloud.objects.delete(&name, None).await {
+                Delete::Gone => {
+                    reached(&self.cloud, FailPoint::Freed).await;
+                    return Ok(());
+                }
+                Delete::Refused | Delete::Conflict => attempts.after_loss(&name).await?,
+                Delete::Unknown(fault) | Delete::Failed(fault) => attempts.after(fault).await?,
             }
         }
     }
@@ -780,6 +798,8 @@ impl Log for ObjectLog {
         }
         let mut has_held = false;
         let (mut read, mut bytes_read) = (0, 0);
+        let is_new = |number: &u64| *number >= cursor && !held.contains(number);
+        let mut ahead = Ahead::new(self, stream, numbers.iter().copied().filter(is_new).collect());
         // The last number that is believed, and objects that are not.
         let (mut before, mut strays) = (None, 0);
         for number in numbers {
@@ -803,9 +823,14 @@ impl Log for ObjectLog {
                 batch.left = Left::Backlog;
                 break;
             }
+            // Not more than it takes until the batch is full, if objects hold as much as those before.
+            let of_each = batch.entries.len().checked_div(read).unwrap_or(0).max(1);
+            let wanted = (most - batch.entries.len()).div_ceil(of_each);
             read += 1;
             // Gone since the list: someone else applied it.
-            let Some(bytes) = self.get(&name).await? else { continue };
+            let Some(bytes) = ahead.next(wanted.min(DRAIN_OBJECTS_MAX - read + 1)).await? else {
+                continue;
+            };
             bytes_read += bytes.len();
             match decode(&bytes, stream, number) {
                 // No reason to stop: nothing lies behind the fence that ends a stream, and one that
@@ -964,21 +989,13 @@ impl Log for ObjectLog {
             if !self.settings.rules.hold(Rule::KeepNewest) {
                 numbers.push(newest);
             }
-            for number in numbers {
-                let name = name(stream, number);
-                let mut attempts = Attempts::new(&self.cloud, &self.settings);
-                loop {
-                    match self.cloud.objects.delete(&name, None).await {
-                        Delete::Gone => {
-                            reached(&self.cloud, FailPoint::Freed).await;
-                            break;
-                        }
-                        Delete::Refused | Delete::Conflict => attempts.after_loss(&name).await?,
-                        Delete::Unknown(fault) | Delete::Failed(fault) => {
-                            attempts.after(fault).await?;
-                        }
-                    }
-                }
+            // In any order: what stays behind after a crash is applied again, and all of it is older
+            // than the newest.
+            let frees: Vec<_> =
+                numbers.into_iter().map(|number| self.free(name(stream, number))).collect();
+            let mut frees = stream::iter(frees).buffer_unordered(AT_ONCE);
+            while let Some(freed) = frees.next().await {
+                freed?;
             }
         }
         Ok(())

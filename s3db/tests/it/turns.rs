@@ -12,8 +12,8 @@ use std::{
 use s3db::{
     Backend, Collection, Db, Level, Payload, Session, Store, StoreError,
     cloud::{
-        Cloud,
-        model::{Faults, Process, World},
+        Cloud, Get, PutIf,
+        model::{Faults, Latency, Process, World},
     },
 };
 use tokio::sync::Notify;
@@ -86,6 +86,69 @@ fn a_sweep_ends_beside_a_client_that_commits_all_the_time() {
             assert!(done.applied > 0, "{backend:?}: {done:?}");
         });
     }
+}
+
+/// Log objects were read one by one, and freed one by one: after 100 commits a sweep took four seconds.
+#[test]
+fn what_a_client_left_is_read_and_freed_together() {
+    let world = World::new(1, Faults::NONE, Latency::TODAY);
+    world.make_safe(Process(0));
+    let (cloud, time) = (world.cloud(Process(0)), world.time.clone());
+    run(&world, async move {
+        Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+        let store = open(&cloud, settings()).await;
+        let things = store.create_collection("things").await.unwrap();
+        let session = Session::open(store, CLIENT).await.unwrap();
+        for n in 0..100 {
+            put(&session, &things, &format!("{n}"), "x").await;
+        }
+        let began_us = time.now_us();
+        let done = open(&cloud, settings()).await.sweep().await.unwrap();
+        let took_ms = (time.now_us() - began_us) / 1000;
+        assert_eq!((done.records, done.applied, done.leaves), (100, 100, 1));
+        assert!(took_ms < 800, "{took_ms} ms");
+        assert_eq!(cloud.objects.list("log/", None, 1000).await.unwrap().names.len(), 1);
+    });
+}
+
+/// A sweep brought one stream after the other to its pages: a leaf that many clients had changed was put as
+/// often.
+#[tokio::test]
+async fn streams_that_changed_a_leaf_share_its_put() {
+    let raw = memory();
+    Store::create(&raw, &settings(), Backend::S3Log, 1).await.unwrap();
+    let store = open(&raw, settings()).await;
+    let things = store.create_collection("things").await.unwrap();
+    let damaged = store.create_collection("damaged").await.unwrap();
+    for client in 1..=8 {
+        let session = Session::open(store.clone(), client).await.unwrap();
+        put(&session, &things, &format!("{client}"), "x").await;
+        put(&session, &things, "of all", &format!("{client}")).await;
+        if client == 3 {
+            put(&session, &damaged, "k", "x").await;
+        }
+    }
+    let object = damaged.root.object();
+    let Ok(Get::Found { bytes, .. }) = raw.objects.get(&object, None).await else {
+        panic!("no root");
+    };
+    raw.objects.put(&object, "noise".into(), PutIf::Always).await;
+    let sweeper = open(&raw, settings()).await;
+    // One of them fails, alone, and loses nothing.
+    let outcome = sweeper.sweep().await;
+    assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+    for client in 1..=8 {
+        assert_eq!(on_page(&raw, &things, &format!("{client}")).await.as_deref(), Some("x"));
+    }
+    assert_eq!(on_page(&raw, &things, "of all").await.as_deref(), Some("8"));
+    let left = raw.objects.list("log/", None, 1000).await.unwrap().names.len();
+    // The newest of each stream, and all three of the one that failed.
+    assert_eq!(left, 7 + 3);
+    raw.objects.put(&object, bytes, PutIf::Always).await;
+    let healed = open(&raw, settings()).await.sweep().await.unwrap();
+    // Two collections, and eight streams four at a time.
+    assert_eq!(healed.leaves, 3, "{healed:?}");
+    assert_eq!(on_page(&raw, &damaged, "k").await.as_deref(), Some("x"));
 }
 
 /// A batch that others took was taken for the end of its stream.
