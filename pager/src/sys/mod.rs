@@ -12,6 +12,8 @@ mod frames; // either
 mod port;
 mod signal; // faults without userfaultfd
 mod remap; // and what puts units in place then
+#[cfg(all(test, not(shuttle)))]
+mod partial; // copies that stop half way
 mod tables; // of pages, and whether they go
 mod writes; // which pages were written
 mod watch; // how that is found of a region

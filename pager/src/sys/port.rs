@@ -146,7 +146,7 @@ pub(crate) fn port_for_writing(
 /// after one repetition when the state machine is right.
 const ATTEMPTS_MAX: u32 = 64;
 
-struct CopyPort {
+pub(super) struct CopyPort {
     uffd: Arc<Descriptor>,
     traits: Traits,
     /// Of a region that is written.
@@ -175,6 +175,11 @@ impl Step {
 }
 
 impl CopyPort {
+    #[cfg(test)]
+    pub(super) fn new(uffd: Arc<Descriptor>, traits: Traits) -> CopyPort {
+        CopyPort { uffd, traits, watch: None }
+    }
+
     /// Copies the whole `frame` to `offset`.
     fn copy_whole(&self, mapping: &Mapping, offset: usize, frame: &Frame) -> io::Result<()> {
         let bytes = frame.filled();

@@ -247,9 +247,24 @@ impl Descriptor {
 fn progress(outcome: nix::Result<libc::c_int>, count: i64) -> Result<usize, Errno> {
     match outcome {
         Ok(_) => Ok(count.max(0) as usize),
-        Err(_) if count > 0 => Ok(count as usize),
+        Err(_) if count > 0 => {
+            #[cfg(test)]
+            PARTIAL.set(PARTIAL.get() + 1);
+            Ok(count as usize)
+        }
         Err(errno) => Err(errno),
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static PARTIAL: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How often the kernel did a part of what this thread asked for.
+#[cfg(test)]
+pub(crate) fn partial() -> u64 {
+    PARTIAL.get()
 }
 
 fn io_error(error: userfaultfd::Error) -> io::Error {

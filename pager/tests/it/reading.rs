@@ -263,6 +263,49 @@ fn what_was_given_up_comes_back_with_its_neighbours() {
     }
 }
 
+/// Neighbours bring their bytes, but may need tables of pages. Where none was free for these, their bytes were
+/// thrown away on the way back, and asked for once more.
+#[test]
+fn neighbours_come_back_only_where_room_is_free() {
+    if !crate::support::can_fault() || !Pager::probe().can_move {
+        return println!("left out: recycled frames: this kernel or user cannot move pages");
+    }
+    const UNIT: u64 = 65_536;
+    const GROUP: u64 = 16;
+    const GROUPS: u64 = 4;
+    let len = GROUPS * GROUP * UNIT;
+    let source = Known::new(len);
+    let builder = Pager::builder().mechanism(Mechanism::Move).unit_bytes(UNIT);
+    let builder = builder.budget_bytes(4 * GROUPS * GROUP * (UNIT + 4096));
+    let pager = builder.prefetch(|| Box::new(NoPrefetch)).build().unwrap();
+    let region = pager.open(source.clone()).unwrap();
+    region.advise(Hint::Random).unwrap();
+    let mapped = region.map().unwrap();
+    drop(region.load(0..len).unwrap());
+    give_up(&region, GROUPS * GROUP);
+    let requests = source.requests().len();
+    let budget = pager.budget();
+    // Much is idle, but less is free than a table for each neighbour.
+    let free = budget.limit() - budget.used();
+    let held = budget.try_reserve(free - (GROUP - 1) * 4096).expect("free");
+    let used = budget.used();
+    for group in 0..GROUPS {
+        let at = (group * GROUP + 3) * UNIT;
+        assert_eq!(mapped[at as usize], byte_at(at));
+        // When the engine has heard of this one it is through with the one before.
+        until("it is counted", || region.stats().units_recalled > group);
+        assert_eq!(region.stats().units_recalled, group + 1, "no neighbour came along");
+    }
+    // All units lie in two spans of a table each: nothing else was charged, or thrown away.
+    assert!((used..=used + 2 * 4096).contains(&budget.used()), "{} of {used}", budget.used());
+    drop(held);
+    let at = (GROUP + 9) * UNIT;
+    assert_eq!(mapped[at as usize], byte_at(at));
+    until("the rest of its group is there", || region.stats().units_recalled == GROUPS + GROUP - 1);
+    assert!(mapped[..] == bytes_of(0..len)[..]);
+    assert_eq!(source.requests().len(), requests, "nothing was fetched again");
+}
+
 /// What was given up comes back without a request as long as nobody has used its memory, and then
 /// with one.
 #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use futures::StreamExt;
 use pager::{
-    BlockSource, ByteStream, Bytes, Hint, ObjectStat, RegionOptions, SourceError, Version,
+    BlockSource, ByteStream, Bytes, Hint, ObjectStat, Pager, RegionOptions, SourceError, Version,
     async_trait,
     policy::{
         NoPrefetch, PrefetchPolicy,
@@ -337,6 +337,43 @@ fn a_load_of_what_was_guessed_tells_the_policy_once() {
     assert_eq!(seen.lock().unwrap()[..3], expected);
     assert_eq!(seen.lock().unwrap()[3..], [(10, Signal::Miss)]);
     assert_eq!(region.stats().prefetch_used, 2);
+}
+
+/// Who steps back within what is on its way came late for it, whether it waits on or not. That unit is no part
+/// of the window any more, and counted as a miss: a stream was begun anew where one went on.
+#[test]
+fn who_steps_back_within_what_is_on_its_way_has_missed_nothing() {
+    const UNIT: u64 = 65_536;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let policy = Told(seen.clone());
+    let builder = Pager::builder().budget_bytes(64 << 20).unit_bytes(UNIT);
+    let pager = builder.prefetch(move || Box::new(policy.clone())).build().unwrap();
+    let source = Known::new(1 << 20);
+    let region = pager.open(source.clone()).unwrap();
+    let gate = source.hold();
+    let asks = |unit: u64| {
+        let mut load = Box::pin(region.load_async(unit * UNIT..unit * UNIT + 1));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(load.as_mut().poll(&mut context).is_pending(), "the source has not answered");
+        load
+    };
+    let first = asks(0);
+    until("the guesses are on their way, too", || source.under_way() == 2);
+    // The end of the window, so that it is passed; then back to its begin, where a reader gives up.
+    let waits = asks(3);
+    until("the policy has heard", || seen.lock().unwrap().len() == 2);
+    drop(asks(1));
+    until("the policy has heard", || seen.lock().unwrap().len() == 3);
+    gate.add_permits(3);
+    drop((first, waits));
+    assert_eq!(region.load(UNIT..UNIT + 1).unwrap()[0], byte_at(UNIT));
+    drop(region.load(10 * UNIT..10 * UNIT + 1).unwrap());
+    until("the policy has heard of the miss", || seen.lock().unwrap().len() > 3);
+    let expected = [(0, Signal::Miss), (3, Signal::Late), (1, Signal::Late), (10, Signal::Miss)];
+    assert_eq!(*seen.lock().unwrap(), expected);
+    let mut requests = source.requests();
+    requests.sort_by_key(|range| range.start);
+    assert_eq!(requests, [0..UNIT, UNIT..4 * UNIT, 10 * UNIT..11 * UNIT]);
 }
 
 /// Wants three units behind the first miss, and remembers what it is told.
