@@ -14,6 +14,7 @@
 //! The ledger owns no bytes of the object: they lie in the region's mapping, which it hands to the
 //! [`Port`] that installs and discards.
 
+mod changes;
 #[cfg(all(test, shuttle))]
 mod model;
 mod state;
@@ -26,7 +27,10 @@ pub(crate) use state::State;
 pub(crate) use waiters::{Decided, Tidings, Waiter, WaitsBy};
 
 use self::{
-    state::{COUNTED, DEMANDED, FAULTED, HEALING, SPECULATIVE, TOUCHED, UNTOLD, WAITERS, Word},
+    changes::Changes,
+    state::{
+        COUNTED, DEMANDED, FAULTED, HEALING, KEPT, SPECULATIVE, TOUCHED, UNTOLD, WAITERS, Word,
+    },
     waiters::Waiters,
     words::Words,
 };
@@ -97,6 +101,7 @@ pub(crate) struct Ledger {
     memory: Option<Mapping>,
     port: Arc<dyn Port>,
     waiters: Waiters,
+    changes: Changes,
     /// Frames of staged units.
     staged: Mutex<std::collections::HashMap<u64, Held>>,
     unused: Mutex<Vec<u64>>,
@@ -138,6 +143,7 @@ impl Ledger {
             memory,
             port,
             waiters: Waiters::default(),
+            changes: Changes::default(),
             staged: Mutex::default(),
             unused: Mutex::default(),
             counted: Mutex::default(),
@@ -274,7 +280,11 @@ impl Ledger {
 
     /// Ends one pin of `unit`.
     pub(crate) fn unpin(&self, unit: u64) {
-        let Ok((_, after)) = self.change(unit, |word| Some(word.unpinned())) else { return };
+        self.unpin_by(unit, Word::unpinned);
+    }
+
+    fn unpin_by(&self, unit: u64, step: impl Fn(Word) -> Word) {
+        let Ok((_, after)) = self.change(unit, |word| Some(step(word))) else { return };
         if after.pins() == 0 {
             if after.state() != State::Resident {
                 self.uncount(unit);
@@ -298,17 +308,25 @@ impl Ledger {
     }
 
     /// [`keep`](Ledger::keep) for a unit that is about to be written, wherever it is: nothing is asked for
-    /// before it is touched.
-    pub(crate) fn keep_untouched(&self, unit: u64) -> Kept {
+    /// before it is touched. It may be fetched `ahead` of that all the same, as if nobody had it; one caller at
+    /// a time keeps a unit like that.
+    pub(crate) fn keep_untouched(&self, unit: u64, ahead: bool) -> Kept {
         if !self.budget.try_dirty(self.unit_cost()) {
             return Kept::NoRoom;
         }
-        let held = self.change(unit, |word| if word.has(COUNTED) { word.pinned() } else { None });
-        if held.is_ok() || self.count_and_pin_by(unit, Word::pinned).is_ok() {
+        let keep = |word: Word| Some(word.pinned()?.with(if ahead { KEPT } else { 0 }));
+        let held = self.change(unit, |word| if word.has(COUNTED) { keep(word) } else { None });
+        if held.is_ok() || self.count_and_pin_by(unit, keep).is_ok() {
             return Kept::Yes;
         }
         self.budget.undirty(self.unit_cost());
         Kept::PinRefused
+    }
+
+    /// Resolves when `done` holds, which looks at states of units. Looks again whenever one has changed to
+    /// what is not on its way to somewhere else.
+    pub(crate) async fn until(&self, done: impl Fn() -> bool) {
+        self.changes.until(done).await;
     }
 
     /// Whether `unit` is in place.
@@ -351,10 +369,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// What was written to `unit` is in the object.
+    /// What was written to `unit` is in the object, or nobody writes to it any more.
     pub(crate) fn unkeep(&self, unit: u64) {
         self.budget.undirty(self.unit_cost());
-        self.unpin(unit);
+        // What is dirty is there. So where a map and what it wrote before keep a unit, it is no matter which of
+        // them goes first.
+        self.unpin_by(unit, |word| word.without(KEPT).unpinned());
     }
 
     /// Gives back what `unit` counts against the pin limit, unless it is pinned.
@@ -511,10 +531,24 @@ impl Ledger {
             return false;
         }
         match word.state() {
-            State::Resident => self.evict(unit),
+            State::Resident => self.evict(unit) || self.write_off(unit),
             State::Staged => self.unstage(unit),
             _ => false,
         }
+    }
+
+    /// Counts `unit` as a wrong guess, which a map keeps and so cannot be given up. Its bytes are in the share
+    /// of what may be dirty, and need none of speculation's.
+    fn write_off(&self, unit: u64) -> bool {
+        let wrong = SPECULATIVE | KEPT;
+        let written_off = self.change(unit, |word| {
+            (word.0 & wrong == wrong && word.state() == State::Resident)
+                .then(|| word.without(SPECULATIVE))
+        });
+        if written_off.is_ok() {
+            self.guess_was_wrong(unit);
+        }
+        written_off.is_ok()
     }
 
     /// Whether `unit` is a guess that nobody has confirmed.
@@ -545,7 +579,7 @@ impl Ledger {
         // after the old ones are gone.
         let mut staged = lock(&self.staged);
         let dropped = self.change(unit, |word| {
-            (word.state() == State::Staged && !word.has(DEMANDED) && word.pins() == 0)
+            (word.state() == State::Staged && !word.has(DEMANDED) && word.claims() == 0)
                 .then(|| word.to(State::Absent).without(SPECULATIVE))
         });
         let Ok((before, _)) = dropped else { return false };
@@ -585,7 +619,7 @@ impl Ledger {
     ) -> io::Result<Tidings> {
         assert_eq!(frame.filled().len(), self.unit_len(), "units are installed whole");
         let word = self.words.get(unit);
-        let demanded = word.has(DEMANDED) || word.pins() > 0;
+        let demanded = word.has(DEMANDED) || word.claims() > 0;
         self.tenancy().installed(unit, self.geometry.unit_bytes(), demanded);
         let span = self.geometry.span_of(UnitIndex(unit)) as usize;
         {
@@ -602,7 +636,9 @@ impl Ledger {
             }
         }
         charge.leak();
-        match self.arrive(unit, 0).has(WAITERS) {
+        let before = self.arrive(unit, 0);
+        self.changes.tell();
+        match before.has(WAITERS) {
             true => Ok(self.announce(unit)),
             false => Ok(Tidings::none()),
         }
@@ -672,6 +708,8 @@ impl Ledger {
             })
             .is_ok()
         });
+        // It was put in place by a thread that tells nobody.
+        self.changes.tell();
         // It may be what somebody waits to evict.
         self.budget.nudge();
         tidings
@@ -708,11 +746,14 @@ impl Ledger {
     ) -> io::Result<Tidings> {
         lock(&self.staged).insert(unit, Held { frame, charge });
         let staged = self.change(unit, |word| {
-            let is_guess = word.has(SPECULATIVE) && !word.has(DEMANDED) && word.pins() == 0;
+            let is_guess = word.has(SPECULATIVE) && !word.has(DEMANDED) && word.claims() == 0;
             is_guess.then(|| word.to(State::Staged))
         });
         match staged {
-            Ok(_) => Ok(Tidings::none()),
+            Ok(_) => {
+                self.changes.tell();
+                Ok(Tidings::none())
+            }
             Err(_) => self.install_staged(unit),
         }
     }
@@ -793,6 +834,7 @@ impl Ledger {
             add(&self.counters.poisoned, 1);
             metrics::counter!("pager.poison.units").increment(1);
         }
+        self.changes.tell();
         if before.has(SPECULATIVE) {
             self.guess_no_more();
         }
@@ -812,6 +854,7 @@ impl Ledger {
         });
         match released {
             Ok((before, _)) => {
+                self.changes.tell();
                 if before.has(SPECULATIVE) {
                     self.guess_no_more();
                 }
@@ -891,6 +934,7 @@ impl Ledger {
                 Some(word.to(if word.has(DEMANDED) { State::Fetching } else { State::Absent }))
             })
             .expect("every word can leave");
+        self.changes.tell();
         if after.has(COUNTED) && after.pins() == 0 {
             self.uncount(unit);
         }
@@ -916,9 +960,9 @@ impl Drop for Ledger {
 }
 
 /// Whether nobody has the unit or is about to: a load that pins an absent unit has just failed, or will
-/// claim it for itself.
+/// claim it for itself. A map that keeps it does not.
 fn is_free(word: Word) -> bool {
-    word.state() == State::Absent && word.pins() == 0 && !word.has(WAITERS)
+    word.state() == State::Absent && word.claims() == 0 && !word.has(WAITERS)
 }
 
 /// The word of a unit that a load asks for, with one pin more. `None` at the most that it can count.
@@ -1320,6 +1364,123 @@ mod tests {
         assert_eq!(ledger.pin(3).unwrap_or_else(|_| panic!("no limit is near")), Asked::Late);
         assert_eq!(ledger.fail(3, &error, true).unwrap().0, State::Absent);
         assert!(ledger.wait(3, &Waiter::new(WaitsBy::Thread)) && ledger.claim_if_idle(3));
+    }
+
+    /// A map keeps a unit, and it is guessed all the same: fetched, staged, or given up as any other, but for
+    /// one that is there, which may have been written.
+    #[test]
+    fn what_a_map_keeps_is_fetched_ahead_and_stays() {
+        let (ledger, _, budget) = ledger();
+        let cost = ledger.unit_cost();
+        assert_eq!(ledger.keep_untouched(3, false), Kept::Yes);
+        assert_eq!(ledger.speculate(3), Speculated::NotAbsent, "where that would count as written");
+        ledger.unkeep(3);
+        for unit in 3..7 {
+            assert_eq!(ledger.keep_untouched(unit, true), Kept::Yes);
+            assert_eq!(ledger.speculate(unit), Speculated::Claimed);
+            assert_eq!(ledger.speculate(unit), Speculated::NotAbsent, "on its way");
+        }
+        // One is a marker until it is touched, one is given up, and one comes.
+        let bytes = || {
+            let held = held(&budget);
+            let mut charge = held.charge;
+            charge.merge(budget.try_reserve(4096).unwrap());
+            (held.frame, charge)
+        };
+        for unit in [3, 4] {
+            let (frame, charge) = bytes();
+            drop(ledger.stage(unit, frame, charge).unwrap());
+            assert_eq!(ledger.words.get(unit).state(), State::Staged);
+        }
+        assert_eq!(ledger.fault(3), Asked::Marker);
+        drop(ledger.install_staged(3).unwrap());
+        assert!(ledger.drop_guess(4) && ledger.words.get(4).state() == State::Absent);
+        assert!(!ledger.unclaim(5) && ledger.claim_back(5) && !ledger.unclaim(5));
+        let (frame, charge) = bytes();
+        drop(ledger.install(6, frame, charge).unwrap());
+        assert_eq!((ledger.guesses(), budget.speculative()), (1, cost));
+        // What is there is no victim, whoever wants its room; and needs no room of speculation's.
+        assert!(!ledger.evict(3) && !ledger.evict(6));
+        assert!(ledger.drop_guess(6) && ledger.is_resident(6));
+        assert_eq!((ledger.guesses(), budget.speculative()), (0, 0));
+        assert_eq!(ledger.take_unused(), [4, 6]);
+        // A load has a claim of its own, and its guess is not for another to take back.
+        assert!(matches!(ledger.pin(4), Ok(Asked::Claimed)));
+        assert_eq!(ledger.words.get(4).claims(), 1);
+        let error = SourceError::transient_read("x", 0..1, "reset", None);
+        drop(ledger.fail(4, &error, true).unwrap());
+        assert_eq!(ledger.speculate(4), Speculated::NotAbsent, "its load has not heard of it yet");
+        ledger.unpin(4);
+        assert_eq!(ledger.speculate(4), Speculated::Claimed);
+        assert!(!ledger.unclaim(4));
+        for unit in 3..7 {
+            ledger.unkeep(unit);
+            assert_eq!(
+                (ledger.words.get(unit).pins(), ledger.words.get(unit).has(KEPT)),
+                (0, false)
+            );
+        }
+        assert!(ledger.evict(3) && ledger.evict(6));
+        ledger.retire();
+        assert_eq!((budget.pinned(), budget.dirty(), budget.used()), (0, 0, 0));
+    }
+
+    /// Who waits for what is half done hears of its end, whatever that is. These waits looked again and again.
+    #[test]
+    fn the_end_of_what_is_half_done_is_told() {
+        const LONGEST: std::time::Duration = std::time::Duration::from_secs(30);
+        let frame = || {
+            let mut frame = Frame::with_capacity(4096);
+            frame.put(&[1; 4096]);
+            frame
+        };
+        type End = fn(&Ledger, Frame, Reservation);
+        let ends: [(&str, End); 6] = [
+            ("installed", |ledger, frame, charge| drop(ledger.install(3, frame, charge).unwrap())),
+            ("staged", |ledger, frame, charge| drop(ledger.stage(3, frame, charge).unwrap())),
+            ("placed", |ledger, frame, charge| {
+                assert!(ledger.place(3, &mut Held { frame, charge }).unwrap());
+                drop(ledger.announce(3));
+            }),
+            ("taken back", |ledger, _, _| assert!(!ledger.unclaim(3))),
+            ("left", |ledger, _, _| assert!(ledger.evict(3))),
+            ("failed", |ledger, _, _| {
+                let error = SourceError::transient_read("x", 0..1, "reset", None);
+                drop(ledger.fail(3, &error, true).unwrap());
+            }),
+        ];
+        for (what, end) in ends {
+            let (ledger, port, budget) = ledger();
+            let looks = Arc::new(AtomicU32::new(0));
+            let waits = std::thread::spawn({
+                let (ledger, looks) = (ledger.clone(), looks.clone());
+                let is_over = move || {
+                    looks.fetch_add(1, Ordering::SeqCst);
+                    let begun = looks.load(Ordering::SeqCst) > 1;
+                    begun && !ledger.is_leaving(3) && !ledger.is_coming(3)
+                };
+                let ledger = port.ledger.get().unwrap().upgrade().unwrap();
+                move || crate::block_on::block_on(ledger.until(is_over), LONGEST).is_some()
+            });
+            let looked = move || {
+                while looks.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+            };
+            if what == "left" {
+                put(&ledger, &budget, 3);
+                let hook = move |ledger: &Ledger| {
+                    assert!(ledger.is_leaving(3));
+                    looked();
+                };
+                assert!(port.on_discard.set(Box::new(hook)).is_ok());
+            } else {
+                assert_eq!(ledger.speculate(3), Speculated::Claimed);
+                looked();
+            }
+            end(&ledger, frame(), budget.try_reserve(8192).unwrap());
+            assert!(waits.join().unwrap(), "{what}: nobody told");
+        }
     }
 
     /// The marker must not leave with its span before the word says that there is one.

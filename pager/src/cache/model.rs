@@ -5,6 +5,7 @@
 //!   loaders ---+--> ledger, kernel <-+-- engine: installs or fails what is asked for
 //!   evictor ---+                    +-- ghost: a fault that is delivered late
 //!   quitter ---+    a load that is dropped while it waits
+//!   writer ----+    keeps a unit, and touches it
 //! ```
 //!
 //! A touch does what the fault thread does about it: where bytes are in memory, as they are at every second
@@ -231,6 +232,20 @@ impl World {
         loaded
     }
 
+    /// A map to write of `unit`: keeps it wherever it is, touches it, and lets it go. What is written while it
+    /// is kept must not leave.
+    fn write(&self, unit: u64) {
+        assert_eq!(self.ledger.keep_untouched(unit, true), Kept::Yes, "no limit is near");
+        block_on(self.ledger.until(|| !self.ledger.is_leaving(unit)));
+        if self.touch(unit) {
+            assert_eq!(self.kernel.page(unit), Page::There);
+            thread::yield_now();
+            assert_eq!(self.kernel.page(unit), Page::There, "what was written is lost");
+        }
+        block_on(self.ledger.until(|| !self.ledger.is_coming(unit)));
+        self.ledger.unkeep(unit);
+    }
+
     fn bytes(&self) -> (Frame, Reservation) {
         let mut frame = Frame::with_capacity(UNIT);
         frame.put(&[1; UNIT]);
@@ -329,11 +344,12 @@ impl World {
             };
             assert!(expected, "unit {unit} is {word:?}, {:?}, its page {page:?}", word.state());
             assert_eq!(word.pins(), 0, "unit {unit}");
+            assert!(!word.has(KEPT), "unit {unit}: no map is left");
             assert!(!word.has(UNTOLD), "unit {unit}: nobody told the policy");
             let waits = word.state() == State::Resident && word.has(WAITERS);
             assert!(!waits, "unit {unit}: nobody told who waits");
         }
-        assert_eq!(self.budget.pinned(), 0);
+        assert_eq!((self.budget.pinned(), self.budget.dirty()), (0, 0));
         assert_eq!(self.budget.speculative(), self.ledger.guesses() * cost);
         self.ledger.retire();
         assert_eq!((self.budget.used(), self.budget.speculative()), (0, 0));
@@ -350,7 +366,7 @@ fn story() {
         let world = world.clone();
         thread::spawn(move || world.serve(&requests))
     };
-    let actors: [fn(&World); 8] = [
+    let actors: [fn(&World); 9] = [
         |world| {
             world.touch(0);
         },
@@ -375,6 +391,7 @@ fn story() {
         // Read by the fault thread when whoever touched the page has long gone on.
         |world| world.fault(0),
         |world| world.quit(0),
+        |world| world.write(0),
         |world| {
             world.bring_back(0);
             world.bring_back(1);

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! ```text
-//!   bit    0..3     3          4         5           6         7         8         9         10        11..32
-//!   word   state    demanded   faulted   speculative waiters   touched   healing   counted   untold    pins
+//!   bit    0..3     3          4         5           6         7         8         9         10        11     12..32
+//!   word   state    demanded   faulted   speculative waiters   touched   healing   counted   untold    kept   pins
 //! ```
 //!
 //! A reader waits in `Fetching` and reads in `Resident`. In `Leaving` it may read or fault; a fault
@@ -57,8 +57,12 @@ pub(crate) const COUNTED: u32 = 1 << 9;
 /// it has.
 pub(crate) const UNTOLD: u32 = 1 << 10;
 
-const PIN: u32 = 1 << 11;
-const PINS_MAX: u32 = (1 << 21) - 1;
+/// One of the pins is that of a map that is written through: it keeps the unit wherever that is, and asks for
+/// nothing. So the unit may be guessed all the same.
+pub(crate) const KEPT: u32 = 1 << 11;
+
+const PIN: u32 = 1 << 12;
+const PINS_MAX: u32 = (1 << 20) - 1;
 
 /// A snapshot of a unit's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +105,11 @@ impl Word {
         self.0 / PIN
     }
 
+    /// Pins of those who have asked for the unit: all but that of a map.
+    pub(crate) fn claims(self) -> u32 {
+        self.pins().saturating_sub(u32::from(self.has(KEPT)))
+    }
+
     /// One pin more, or `None` at the most that the word can count.
     pub(crate) fn pinned(self) -> Option<Word> {
         (self.pins() < PINS_MAX).then(|| Word(self.0 + PIN))
@@ -133,5 +142,9 @@ mod tests {
         assert_eq!(word.0, 0);
         assert!(Word(!7).pinned().is_none());
         assert_eq!(Word(COUNTED).pinned().unwrap().pins(), 1);
+        let kept = Word(KEPT | COUNTED | UNTOLD).pinned().unwrap();
+        assert_eq!((kept.pins(), kept.claims()), (1, 0));
+        assert_eq!(kept.pinned().unwrap().claims(), 1);
+        assert_eq!((kept.without(KEPT).claims(), Word(0).claims()), (1, 0));
     }
 }

@@ -187,7 +187,7 @@ impl CopyPort {
         assert!(offset + len <= mapping.len());
         let (mut done, mut attempts, mut step) = (0, 0, Step::whole(len));
         // Asked under the lock of the unit's span, which who begins to watch takes, too.
-        let protected = self.watch.as_ref().is_some_and(|watch| watch.protects());
+        let protected = self.watch.as_ref().is_some_and(|watch| watch.protects(offset));
         while done < len {
             let step_len = step.of(len - done);
             // SAFETY: `frame` keeps the source alive and unchanged, the destination lies inside

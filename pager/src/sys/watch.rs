@@ -14,7 +14,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -43,8 +43,9 @@ pub enum WriteTracking {
 /// Who watches the writes to one region. Used by one window at a time, and by the fault thread.
 pub(crate) struct Watch {
     way: Way,
-    /// Pages are put in place protected.
-    on: AtomicBool,
+    /// Pages in these bytes of the mapping are put in place protected.
+    from: AtomicUsize,
+    upto: AtomicUsize,
 }
 
 enum Way {
@@ -73,14 +74,19 @@ impl Bits {
         }
     }
 
-    /// The pages that are set, as ranges of bytes.
-    fn ranges(&self) -> Vec<Range<usize>> {
+    fn has(&self, page: usize) -> bool {
+        let word = page.checked_sub(self.first).and_then(|page| self.words.get(page / 64));
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> ((page - self.first) % 64) & 1 != 0)
+    }
+
+    /// The pages among the bytes `within` that are set, as ranges of bytes.
+    fn ranges(&self, within: &Range<usize>) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        for page in 0..self.words.len() * 64 {
-            if self.words[page / 64].load(Ordering::SeqCst) >> (page % 64) & 1 == 0 {
+        for page in within.start / PAGE..within.end.div_ceil(PAGE) {
+            if !self.has(page) {
                 continue;
             }
-            let start = (self.first + page) * PAGE;
+            let start = page * PAGE;
             match ranges.last_mut() {
                 Some(last) if last.end == start => last.end += PAGE,
                 _ => ranges.push(start..start + PAGE),
@@ -92,31 +98,41 @@ impl Bits {
 
 impl Watch {
     pub(crate) fn by_scan(pagemap: Arc<Pagemap>) -> Watch {
-        Watch { way: Way::Scan(pagemap), on: AtomicBool::new(false) }
+        Watch::new(Way::Scan(pagemap))
     }
 
     pub(crate) fn by_faults(uffd: Arc<Descriptor>) -> Watch {
-        let written = ArcSwapOption::empty();
-        Watch { way: Way::Faults { uffd, written }, on: AtomicBool::new(false) }
+        Watch::new(Way::Faults { uffd, written: ArcSwapOption::empty() })
     }
 
     pub(crate) fn by_units() -> Watch {
-        Watch { way: Way::Units, on: AtomicBool::new(false) }
+        Watch::new(Way::Units)
     }
 
-    /// Whether pages are to be put in place protected.
-    pub(crate) fn protects(&self) -> bool {
-        self.on.load(Ordering::SeqCst)
+    fn new(way: Way) -> Watch {
+        Watch { way, from: AtomicUsize::new(0), upto: AtomicUsize::new(0) }
     }
 
-    /// The pages of `range` are about to be written. What is put in place from now on is protected; what
-    /// is there already [`protect`](Watch::protect) sees to.
+    /// Whether it tells a page that was written from one that is only there.
+    pub(crate) fn tells_pages(&self) -> bool {
+        !matches!(self.way, Way::Units)
+    }
+
+    /// Whether the unit at `offset` is to be put in place protected. Asked under the lock of its span.
+    pub(crate) fn protects(&self, offset: usize) -> bool {
+        (self.from.load(Ordering::SeqCst)..self.upto.load(Ordering::SeqCst)).contains(&offset)
+    }
+
+    /// The pages of `range`, whole units, are about to be written. What is put in place there from now on is
+    /// protected; what is there already [`protect`](Watch::protect) sees to.
     pub(crate) fn start(&self, range: &Range<usize>) {
         if let Way::Faults { written, .. } = &self.way {
             written.store(Some(Arc::new(Bits::new(range))));
         }
-        let protects = !matches!(self.way, Way::Units);
-        self.on.store(protects, Ordering::SeqCst);
+        if self.tells_pages() {
+            self.from.store(range.start, Ordering::SeqCst);
+            self.upto.store(range.end, Ordering::SeqCst);
+        }
     }
 
     /// Protects the pages of `range` that are there. The caller keeps others from being put in place.
@@ -144,22 +160,29 @@ impl Watch {
         }
     }
 
-    /// Nobody writes any more. The pages of `range` that were written since [`start`](Watch::start); `None`
-    /// where that is not known.
+    /// Nobody writes to the pages of `range` any more: they may be written by whoever may. Returns those that
+    /// were written since [`start`](Watch::start); `None` where that is not known. Called upwards, for what
+    /// was started, by who keeps others from being put in place: what comes afterwards is not protected, and
+    /// was not there when the pages were looked at.
     pub(crate) fn stop(&self, mapping: &Mapping, range: Range<usize>) -> Option<Vec<Range<usize>>> {
-        self.on.store(false, Ordering::SeqCst);
+        self.from.store(range.end, Ordering::SeqCst);
         match &self.way {
             Way::Scan(pagemap) => pagemap.take_written(mapping, range).ok(),
-            Way::Faults { written, .. } => Some(written.swap(None)?.ranges()),
+            Way::Faults { uffd, written } => {
+                let ranges = written.load().as_ref()?.ranges(&range);
+                // A page that is left out is let go when it is written.
+                let _ = set(uffd, mapping, range, false);
+                Some(ranges)
+            }
             Way::Units => None,
         }
     }
 
-    /// Lets the pages of `range` be written again by whoever may, after [`stop`](Watch::stop). The caller
-    /// keeps others from being put in place. A page that is left out is let go when it is written.
-    pub(crate) fn release(&self, mapping: &Mapping, range: Range<usize>) {
-        if let Way::Faults { uffd, .. } = &self.way {
-            let _ = set(uffd, mapping, range, false);
+    /// All of what was started is stopped.
+    pub(crate) fn end(&self) {
+        self.upto.store(0, Ordering::SeqCst);
+        if let Way::Faults { written, .. } = &self.way {
+            written.store(None);
         }
     }
 }
@@ -194,6 +217,27 @@ mod tests {
             bits.set(page);
         }
         let pages = |range: Range<usize>| range.start * PAGE..range.end * PAGE;
-        assert_eq!(bits.ranges(), [pages(10..12), pages(73..76), pages(199..200)]);
+        assert_eq!(bits.ranges(&pages(0..300)), [pages(10..12), pages(73..76), pages(199..200)]);
+        assert_eq!(bits.ranges(&pages(11..75)), [pages(11..12), pages(73..75)]);
+    }
+
+    #[test]
+    fn pages_are_protected_where_a_map_is_and_not_beside_it() {
+        let protects = |watch: &Watch| -> Vec<usize> {
+            (0..6).filter(|unit| watch.protects(unit * PAGE)).collect()
+        };
+        let watch = Watch::new(Way::Units);
+        watch.start(&(PAGE..4 * PAGE));
+        assert_eq!(protects(&watch), [0; 0], "nobody looks at these");
+        let Ok(pagemap) = Pagemap::open() else { return println!("left out: page maps") };
+        let watch = Watch::by_scan(Arc::new(pagemap));
+        watch.start(&(PAGE..4 * PAGE));
+        assert_eq!(protects(&watch), [1, 2, 3]);
+        let mapping = Mapping::reserve(2 << 20, 2 << 20).unwrap();
+        // It is not registered: what the kernel says of it is no matter here.
+        let _ = watch.stop(&mapping, PAGE..2 * PAGE);
+        assert_eq!(protects(&watch), [2, 3], "what comes later than the look is as it was");
+        watch.end();
+        assert_eq!(protects(&watch), [0; 0]);
     }
 }

@@ -12,7 +12,7 @@ use pager::{Error, Hint, ModeRequest, Pager, RegionMut, WriteTracking};
 
 use crate::{
     store::{Store, all, give_up},
-    support::{Known, Random, builder, by_signals, bytes_of, can_fault, modes, until},
+    support::{Known, Random, builder, by_signals, byte_at, bytes_of, can_fault, modes, until},
 };
 
 const PAGE: u64 = 4096;
@@ -365,5 +365,52 @@ fn what_was_never_there_was_not_written() {
         drop(map);
         assert_eq!(region.dirty_bytes(), 0, "{what}");
         assert_eq!((pager.budget().dirty(), pager.budget().pinned()), (0, 0), "{what}");
+    }
+}
+
+/// Whoever walks through a map waited for each unit by itself: what is kept was never fetched ahead.
+#[test]
+fn a_walk_through_a_map_takes_as_many_requests_as_one_of_loads() {
+    let unit = 64 << 10;
+    for (what, pager, way) in pagers(unit) {
+        // What a map may have at most.
+        let len = 40 * unit;
+        let walk = |mapped: bool, hint: Hint<'_>| {
+            let store = Store::known(len);
+            *store.0.delay.lock().unwrap() = Duration::from_millis(2);
+            let mut region = open(&pager, &store);
+            region.advise(hint).unwrap();
+            if mapped {
+                let mut map = region.map_mut(0..len).unwrap();
+                for at in (0..len as usize).step_by(PAGE as usize) {
+                    assert_eq!(map[at], byte_at(at as u64), "{what}");
+                }
+                map[len as usize - 1] = 7;
+                drop(map);
+            } else {
+                for at in (0..len).step_by(PAGE as usize) {
+                    assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at), "{what}");
+                }
+                region.write_at(len - 1, &[7]).unwrap();
+            }
+            let dirty = if mapped && way == WriteTracking::Units { len } else { PAGE };
+            assert_eq!(region.dirty_bytes(), dirty, "{what}: what came ahead was not written");
+            region.flush().unwrap();
+            assert_eq!(store.bytes()[len as usize - 1], 7, "{what}");
+            assert_eq!((pager.budget().dirty(), pager.budget().pinned()), (0, 0), "{what}");
+            (region.stats().gets, region.stats().prefetch_used)
+        };
+        let (loads, _) = walk(false, Hint::Normal);
+        let (mapped, used) = walk(true, Hint::Normal);
+        println!("{what}: {loads} requests by loads, {mapped} through a map, {used} guesses right");
+        assert_eq!(walk(true, Hint::Random).0, 40, "{what}: nobody wants anything ahead");
+        if way == WriteTracking::Units {
+            assert_eq!(mapped, 40, "{what}: it would count as written");
+            continue;
+        }
+        // It varies by a few on a busy machine, as a guess comes in time or not.
+        assert!(mapped < 20, "{what}: {mapped} requests, {loads} by loads");
+        assert!(used >= 30, "{what}: {used} guesses were right");
+        until("no guess is left", || pager.budget().speculative() == 0);
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     ops::Range,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -21,6 +22,8 @@ pub(crate) struct Store(pub(crate) Arc<Shelf>);
 
 pub(crate) struct Shelf {
     pub(crate) object: Mutex<(Vec<u8>, u64)>,
+    /// How long a read takes until it is answered.
+    pub(crate) delay: Mutex<Duration>,
     /// Where a request stops, and is counted, until it is given a permit.
     pub(crate) read: Stop,
     /// Within a body, when half of it was sent.
@@ -84,8 +87,10 @@ impl Store {
     pub(crate) fn new(bytes: Vec<u8>) -> Store {
         Store(Arc::new(Shelf {
             object: Mutex::new((bytes, 1)),
+            delay: Mutex::default(),
             read: Stop::default(),
             body: Stop::default(),
+            begin: Stop::default(),
             write: Stop::default(),
             commit: Stop::default(),
             committed: Stop::default(),
@@ -156,6 +161,10 @@ impl BlockSource for Store {
     }
 
     async fn read(&self, version: &Version, range: Range<u64>) -> Result<ByteStream, SourceError> {
+        let delay = *self.0.delay.lock().unwrap();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         self.0.read.pass().await;
         // Half by half, each as it is then: a body may be cut off by another version.
         let middle = range.start + (range.end - range.start) / 2;

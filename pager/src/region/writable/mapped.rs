@@ -3,7 +3,7 @@
 //! ```text
 //!   map_mut(range): lent for writing; its units kept, as if dirty; pages that are there protected
 //!        |
-//!        |   a missing page is fetched when it is touched, and comes protected
+//!        |   a missing page is fetched when it is touched, or ahead of that, and comes protected
 //!        v
 //!   dropped: the pages that were written are dirty, and their units kept; the other units are let go
 //! ```
@@ -16,7 +16,6 @@ use std::{
     collections::BTreeSet,
     fmt,
     ops::{Deref, DerefMut, Range},
-    time::Duration,
 };
 
 use super::{
@@ -52,7 +51,9 @@ pub struct MappedMut<'a> {
 
 impl RegionMut {
     /// The bytes `range` of the object as a slice to write, whose missing units are fetched when they are
-    /// touched. Its units count as dirty while it lives, and as pinned: a quarter of the budget at most.
+    /// touched, or before that, as the pager's prefetch policy has it. Its units count as dirty while it lives,
+    /// and as pinned: a quarter of the budget at most. Where it is not seen which pages are written
+    /// ([`WriteTracking::Units`](crate::WriteTracking::Units)), none is fetched before it is touched.
     /// Waits for a flush of some of these bytes.
     ///
     /// A touch of bytes that cannot be had raises SIGBUS, as of [`Region::map`](crate::Region::map), and
@@ -98,9 +99,7 @@ impl Shared {
             // One that was chosen as a victim before it was kept goes still, and what is written to it with
             // it. It leaves once: none leaves that is kept.
             for unit in self.ledger().geometry().units_of(range) {
-                while self.ledger().is_leaving(unit) {
-                    std::thread::sleep(Duration::from_micros(50));
-                }
+                self.wait_while(|| self.ledger().is_leaving(unit));
             }
             self.watch_pages(range)
         });
@@ -112,6 +111,8 @@ impl Shared {
 
     fn keep_units(&self, range: &Range<u64>) -> Result<(), Error> {
         let ledger = self.ledger();
+        // What nobody touched would count as written where only units are known.
+        let ahead = self.watch.as_ref().is_some_and(|watch| watch.tells_pages());
         for unit in ledger.geometry().units_of(range) {
             let mut state = lock(&self.state);
             let State { dirty, window, .. } = &mut *state;
@@ -120,7 +121,7 @@ impl Shared {
             if dirty.has(unit) || kept.contains(&unit) {
                 continue;
             }
-            match ledger.keep_untouched(unit) {
+            match ledger.keep_untouched(unit, ahead) {
                 Kept::Yes => {
                     kept.insert(unit);
                 }
@@ -168,19 +169,19 @@ impl Shared {
         };
         let (ledger, geometry) = (self.ledger(), self.ledger().geometry());
         let units = geometry.units_of(&mapped);
-        let unit = geometry.unit_bytes();
-        let bytes = (units.start * unit) as usize..(units.end * unit) as usize;
-        let written = match (&self.watch, ledger.memory()) {
-            (Some(watch), Some(mapping)) => {
-                let written = watch.stop(mapping, bytes);
-                let _ = ledger.in_each_span(units.clone(), |mapping, bytes| {
-                    watch.release(mapping, bytes);
-                    Ok(())
-                });
-                written
-            }
-            _ => None,
-        };
+        let written = self.watch.as_ref().and_then(|watch| {
+            let mut written = Some(Vec::new());
+            // What is fetched ahead comes at any moment.
+            let _ = ledger.in_each_span(units.clone(), |mapping, bytes| {
+                match (&mut written, watch.stop(mapping, bytes)) {
+                    (Some(written), Some(more)) => written.extend(more),
+                    (written, _) => *written = None,
+                }
+                Ok(())
+            });
+            watch.end();
+            written
+        });
         let ranges: Vec<Range<u64>> = match written {
             Some(ranges) if had => {
                 ranges.into_iter().map(|range| range.start as u64..range.end as u64).collect()
@@ -220,10 +221,13 @@ impl Shared {
     /// Whether `unit`, which is kept, is in place. One that is on its way is waited for: its pages may be
     /// there already, and be written, a moment before the ledger says so.
     fn is_there(&self, unit: u64) -> bool {
-        while self.ledger().is_coming(unit) {
-            std::thread::sleep(Duration::from_micros(50));
-        }
+        self.wait_while(|| self.ledger().is_coming(unit));
         self.ledger().is_resident(unit)
+    }
+
+    /// Waits while the ledger `is` like that.
+    fn wait_while(&self, is: impl Fn() -> bool) {
+        while block_on(self.ledger().until(|| !is()), WAIT).is_none() {}
     }
 
     fn slice_of(&self, range: &Range<u64>) -> Option<(*mut u8, usize)> {
