@@ -90,7 +90,6 @@ impl Store {
             delay: Mutex::default(),
             read: Stop::default(),
             body: Stop::default(),
-            begin: Stop::default(),
             write: Stop::default(),
             commit: Stop::default(),
             committed: Stop::default(),
