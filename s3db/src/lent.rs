@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   pinned     the pool has it, counts it, and does not evict it      pins: half of the budget at most
-//!   counted    beyond that: bytes of its own are reserved for it      as long as there are any
+//!   shared     beyond that: the same, for moments                     as long as there are bytes for it
+//!   counted    the pool does not have it: its bytes are its reader's
 //! ```
 //!
 //! So what anybody reads counts, whether the pool keeps it or not, and gives its bytes back when it is
@@ -39,6 +40,7 @@ struct Loan {
 /// What keeps a page's bytes counted.
 enum Hold {
     Pinned { _pin: pool::Page<Name, Arc<Page>> },
+    Shared { _share: pool::Share },
     Counted { _room: Reservation },
 }
 
@@ -48,11 +50,15 @@ impl Lent {
         Lent(Arc::new(Loan { page, hold: Hold::Pinned { _pin: pin } }))
     }
 
+    pub(crate) fn shared(page: Arc<Page>, share: pool::Share) -> Lent {
+        Lent(Arc::new(Loan { page, hold: Hold::Shared { _share: share } }))
+    }
+
     pub(crate) fn counted(page: Arc<Page>, room: Reservation) -> Lent {
         Lent(Arc::new(Loan { page, hold: Hold::Counted { _room: room } }))
     }
 
-    /// Whether it may be kept for as long as its user likes. What is counted takes what others need to
+    /// Whether it may be kept for as long as its user likes. What is no pin takes what others need to
     /// go on: it is to be let go of before anything is waited for that its user decides.
     pub(crate) fn may_stay(&self) -> bool {
         matches!(self.0.hold, Hold::Pinned { .. })

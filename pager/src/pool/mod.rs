@@ -16,7 +16,7 @@
 
 mod pages;
 
-pub use pages::{Page, Pages};
+pub use pages::{Page, Pages, Share};
 
 use std::cell::RefCell;
 
@@ -266,6 +266,12 @@ impl Tenancy {
         if demanded {
             self.pool.budget().protect(self.pool.0.id(), key, weight);
         }
+    }
+
+    /// The same of an entry whose bytes somebody has a share in, so that it need not be among the latest
+    /// ones that are no victims: what these and pins keep would leave an eighth of the budget for others.
+    fn installed_for_a_share(&self, entry: u64, weight: u64) {
+        lock(&self.pool.0.state).policy.installed(self.key(entry), weight, false);
     }
 
     /// Tells the policy that somebody asked for the resident `entry`.

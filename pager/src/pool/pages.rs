@@ -40,8 +40,8 @@ struct Slot<V> {
     id: u64,
     /// Bytes, as the first who asked said: what is reserved and what a pin counts.
     weight: u64,
-    /// Changed under the exclusive lock of the slot's shard, so that the first pin, the last unpin
-    /// and an eviction exclude each other.
+    /// Rises under the exclusive lock of the slot's shard, so that pins and an eviction exclude each other.
+    /// It falls without: whoever finds it 0 under that lock knows that nobody has the value.
     pins: AtomicU32,
     touched: AtomicBool,
     value: OnceCell<Loaded<V>>,
@@ -49,7 +49,31 @@ struct Slot<V> {
 
 struct Loaded<V> {
     value: V,
-    _reservation: Reservation,
+    reservation: Arc<Reservation>,
+}
+
+impl<V> Loaded<V> {
+    fn new(value: V, reservation: Reservation) -> Loaded<V> {
+        Loaded { value, reservation: Arc::new(reservation) }
+    }
+
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.reservation) > 1
+    }
+}
+
+/// A share in the bytes of a value beyond what pins may hold: see [`Pages::share`].
+pub struct Share {
+    of: Option<Arc<Reservation>>,
+    budget: Budget,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        drop(self.of.take());
+        // It may be evicted now.
+        self.budget.nudge();
+    }
 }
 
 /// Why a page could not be had.
@@ -121,7 +145,7 @@ where
                 let value = load.await.map_err(PageError::Load)?;
                 self.0.table.bytes.fetch_add(weight, Ordering::Relaxed);
                 self.0.tenancy.installed(page.slot.id, weight, true);
-                Ok(Loaded { value, _reservation: reservation })
+                Ok(Loaded::new(value, reservation))
             })
             .await?;
         Ok(page)
@@ -134,23 +158,26 @@ where
             let slot = table.slots.get_mut(key)?;
             slot.value.get()?;
             let pinned = slot.raise_pin(self.budget());
-            Some(pinned.then(|| Page {
-                table: table.clone(),
-                key: key.clone(),
-                slot: slot.clone(),
-            }))
+            Some(pinned.then(|| Page { table: table.clone(), slot: slot.clone() }))
         })?
     }
 
-    /// A copy of the value under `key`, if it is resident. Pins nothing: what the copy holds is not
-    /// counted any more once the value is evicted.
-    pub fn peek(&self, key: &K) -> Option<V>
+    /// A copy of the value under `key`, if it is resident, and a share in its bytes: they stay reserved,
+    /// and the value is no victim, as long as anybody has one. It is no pin and has no limit, so it is
+    /// for moments, in which nothing is waited for that others have to give up.
+    pub fn share(&self, key: &K) -> Option<(V, Share)>
     where
         V: Clone,
     {
-        let slot = self.0.table.slots.get(key)?.clone();
+        // Its shard is held until the share is there: nobody evicts it before.
+        let slot = self.0.table.slots.get(key)?;
+        let loaded = slot.value.get()?;
         slot.touched.store(true, Ordering::Relaxed);
-        slot.value.get().map(|loaded| loaded.value.clone())
+        Some((loaded.value.clone(), self.share_of(loaded)))
+    }
+
+    fn share_of(&self, loaded: &Loaded<V>) -> Share {
+        Share { of: Some(loaded.reservation.clone()), budget: self.budget().clone() }
     }
 
     /// Whether a value is resident under `key`.
@@ -185,7 +212,7 @@ where
             }
             Entry::Vacant(place) => {
                 table.keys.insert(id, key.clone());
-                let loaded = Loaded { value, _reservation: reservation };
+                let loaded = Loaded::new(value, reservation);
                 let (pins, touched) = (AtomicU32::new(1), AtomicBool::new(true));
                 let value = OnceCell::new_with(Some(loaded));
                 let slot = Arc::new(Slot { id, weight, pins, touched, value });
@@ -196,10 +223,10 @@ where
         table.bytes.fetch_add(weight, Ordering::Relaxed);
         // Pinned since it is there, so that nobody can have evicted it.
         self.0.tenancy.installed(id, weight, true);
-        Ok(Page { table: table.clone(), key: key.clone(), slot })
+        Ok(Page { table: table.clone(), slot })
     }
 
-    /// The same, pinned by nobody: it may leave at once.
+    /// The same, pinned by nobody: it may leave once its share is gone. See [`Pages::share`].
     ///
     /// # Errors
     /// Gives both back when there is a value under `key`, or one is being loaded.
@@ -208,32 +235,30 @@ where
         key: &K,
         value: V,
         reservation: Reservation,
-    ) -> Result<(), (V, Reservation)> {
+    ) -> Result<Share, (V, Reservation)> {
         let table = &self.0.table;
         let weight = reservation.bytes();
         let id = table.next_id.fetch_add(1, Ordering::Relaxed);
         // The policy hears of it first, and not of one that is gone already; while it is not there it
         // cannot be evicted.
-        self.0.tenancy.installed(id, weight.max(1), true);
-        let refused = match table.slots.entry(key.clone()) {
-            Entry::Occupied(_) => Some((value, reservation)),
+        self.0.tenancy.installed_for_a_share(id, weight.max(1));
+        let outcome = match table.slots.entry(key.clone()) {
+            Entry::Occupied(_) => Err((value, reservation)),
             Entry::Vacant(place) => {
                 table.keys.insert(id, key.clone());
                 table.bytes.fetch_add(weight, Ordering::Relaxed);
-                let loaded = Loaded { value, _reservation: reservation };
+                let loaded = Loaded::new(value, reservation);
+                let share = self.share_of(&loaded);
                 let (pins, touched) = (AtomicU32::new(0), AtomicBool::new(false));
                 let value = OnceCell::new_with(Some(loaded));
                 place.insert(Arc::new(Slot { id, weight, pins, touched, value }));
-                None
+                Ok(share)
             }
         };
-        match refused {
-            Some(back) => {
-                self.0.tenancy.removed(id);
-                Err(back)
-            }
-            None => Ok(()),
+        if outcome.is_err() {
+            self.0.tenancy.removed(id);
         }
+        outcome
     }
 
     /// Bytes of the values that are resident, as whoever loaded them said.
@@ -280,11 +305,7 @@ where
                 })
             });
             let pinned = slot.raise_pin(self.budget());
-            Some(pinned.then(|| Page {
-                table: table.clone(),
-                key: key.clone(),
-                slot: slot.clone(),
-            }))
+            Some(pinned.then(|| Page { table: table.clone(), slot: slot.clone() }))
         });
         if page.as_ref().is_none_or(Option::is_none) {
             table.forget_if_empty(key);
@@ -313,10 +334,14 @@ where
 impl<V> Slot<V> {
     /// Called with the slot's shard locked exclusively.
     fn raise_pin(&self, budget: &Budget) -> bool {
-        if self.pins.load(Ordering::SeqCst) == 0 && !budget.try_pin_at_once(self.weight) {
-            return false;
+        // Who drops the last page meanwhile takes no lock: its pin is not counted any more.
+        let one_more = |pins: u32| (pins > 0).then(|| pins + 1);
+        if self.pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_err() {
+            if !budget.try_pin_at_once(self.weight) {
+                return false;
+            }
+            self.pins.store(1, Ordering::SeqCst);
         }
-        self.pins.fetch_add(1, Ordering::SeqCst);
         self.touched.store(true, Ordering::Relaxed);
         true
     }
@@ -357,7 +382,8 @@ where
     fn evictable(&self, entry: u64) -> Evictable {
         let Some(key) = self.keys.get(&entry).map(|key| key.clone()) else { return Evictable::No };
         let Some(slot) = self.slots.get(&key) else { return Evictable::No };
-        if slot.pins.load(Ordering::SeqCst) > 0 || slot.value.get().is_none() {
+        let may_go = slot.value.get().is_some_and(|loaded| !loaded.is_shared());
+        if slot.pins.load(Ordering::SeqCst) > 0 || !may_go {
             Evictable::No
         } else if slot.touched.swap(false, Ordering::Relaxed) {
             Evictable::Touched
@@ -387,7 +413,6 @@ impl<K: Clone + Eq + Hash, V> Drop for Inner<K, V> {
 /// A pinned value. Its bytes stay reserved and it is not evicted while this is alive.
 pub struct Page<K: Clone + Eq + Hash, V> {
     table: Arc<Table<K, V>>,
-    key: K,
     slot: Arc<Slot<V>>,
 }
 
@@ -401,20 +426,19 @@ impl<K: Clone + Eq + Hash, V> Deref for Page<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Drop for Page<K, V> {
     fn drop(&mut self) {
-        let budget = self.table.tenancy.get().expect("set before the first page").pool.budget();
-        let guard = self.table.slots.get_mut(&self.key);
-        let last = self.slot.pins.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last {
-            budget.unpin_quietly(self.slot.weight);
+        if self.slot.pins.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return;
         }
-        drop(guard);
-        if last {
-            // Runs wakers, which may ask for this very page.
-            budget.nudge();
-            self.table.forget_if_empty(&self.key);
-            if self.table.closed.load(Ordering::SeqCst) {
-                self.table.evict_idle(self.slot.id);
-            }
+        let budget = self.table.tenancy.get().expect("set before the first page").pool.budget();
+        // Runs wakers, which may ask for this very page: no shard is held.
+        budget.unpin(self.slot.weight);
+        // Most pages have a value, and it is none of them that is forgotten.
+        if self.slot.value.get().is_none() {
+            let key = self.table.keys.get(&self.slot.id).map(|key| key.clone());
+            key.into_iter().for_each(|key| self.table.forget_if_empty(&key));
+        }
+        if self.table.closed.load(Ordering::SeqCst) {
+            self.table.evict_idle(self.slot.id);
         }
     }
 }
@@ -562,10 +586,11 @@ mod tests {
             pages.insert(&key, key, pool.reserve(bytes).unwrap()).map_err(|(_, room)| room.bytes())
         };
         let held = insert(1, 40).ok().unwrap();
-        assert_eq!((*held, pages.peek(&1), pages.bytes()), (1, Some(1), 40));
+        let there = |key| pages.share(&key).map(|(value, _)| value);
+        assert_eq!((*held, there(1), pages.bytes()), (1, Some(1), 40));
         assert_eq!(insert(1, 10).err(), Some(10), "there is one");
         assert_eq!(insert(2, 20).err(), Some(20), "pins hold half of the budget at most");
-        assert_eq!((budget.pinned(), budget.used(), pages.peek(&2)), (40, 40, None));
+        assert_eq!((budget.pinned(), budget.used(), there(2)), (40, 40, None));
         drop(held);
         for key in 10..20 {
             drop(insert(key, 30).ok().unwrap());
@@ -576,12 +601,74 @@ mod tests {
             Some(1)
         );
         assert!(pages.keep(&30, 30, pool.reserve(10).unwrap()).is_ok());
-        assert_eq!(
-            (pages.peek(&30), budget.pinned(), budget.used(), pool.len()),
-            (Some(30), 0, 100, 4)
-        );
+        assert_eq!((there(30), budget.pinned(), budget.used(), pool.len()), (Some(30), 0, 100, 4));
         assert!(pages.remove(&30) && pages.remove(&19));
         assert_eq!((pages.bytes(), pages.evicted(), budget.pinned()), (60, 8, 0));
+        drop(pages);
+        assert_eq!((budget.used(), pool.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_shared_past_the_pins_is_no_victim_and_counts_until_it_is_let_go_of() {
+        let budget = Budget::new(100);
+        let pool = Pool::new(&budget, Box::new(Fifo::default()));
+        let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
+        let held = pages.insert(&1, 1, pool.reserve(50).unwrap()).ok().expect("half of it");
+        // It weighs more than half of what is left.
+        let share = pages.keep(&2, 2, pool.reserve(40).unwrap()).ok().unwrap();
+        assert!(pages.get_resident(&2).is_none(), "pins hold as much as they may");
+        let (value, second) = pages.share(&2).unwrap();
+        assert_eq!((value, budget.used(), budget.pinned()), (2, 90, 50));
+        drop(share);
+        assert!(pool.reserve(11).is_none() && pages.has(&2), "somebody reads it");
+        drop(second);
+        drop(pool.reserve(11).unwrap());
+        assert!(!pages.has(&2));
+        // What is removed while it is read counts for as long.
+        let share = pages.keep(&3, 3, pool.reserve(40).unwrap()).ok().unwrap();
+        assert!(pages.remove(&3) && !pages.has(&3));
+        assert_eq!((budget.used(), pages.bytes()), (90, 50));
+        drop((share, held));
+        assert_eq!(budget.used(), 50);
+        let share = pages.keep(&4, 4, pool.reserve(40).unwrap()).ok().unwrap();
+        drop(pages);
+        assert_eq!((budget.used(), pool.len()), (40, 0));
+        drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+
+    /// Pins fall without a lock, and rise under one: by many threads, what is counted is what is pinned,
+    /// and nothing is evicted that somebody has.
+    #[test]
+    fn pins_of_many_threads_add_up() {
+        let budget = Budget::new(1000);
+        let pool = Pool::new(&budget, Box::new(Fifo::default()));
+        let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (pages, pool, budget) = (&pages, &pool, &budget);
+                scope.spawn(move || {
+                    for n in 0..20_000_u32 {
+                        let key = (n + thread) % 3;
+                        let page = match pages.get_resident(&key) {
+                            Some(page) => page,
+                            None => match pool.reserve(400) {
+                                Some(room) => match pages.insert(&key, key, room) {
+                                    Ok(page) => page,
+                                    Err(_) => continue,
+                                },
+                                None => continue,
+                            },
+                        };
+                        let other = pages.get_resident(&key);
+                        assert!(pages.has(&key) && *page == key && budget.pinned() >= 400);
+                        assert!(other.is_none_or(|other| *other == key));
+                        assert!(budget.pinned() <= 500 && budget.used() <= 1000);
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.pinned(), 0);
         drop(pages);
         assert_eq!((budget.used(), pool.len()), (0, 0));
     }

@@ -20,9 +20,14 @@ pub trait Chance: Send + Sync {
         self.next_u64() % bound
     }
 
-    /// True with probability `p` (0 to 1).
+    /// True with probability `p` (0 to 1). Nothing is named by it: it may come from a weaker source than
+    /// the numbers do.
     fn with_probability(&self, p: f64) -> bool {
-        // 53 bits are what an f64 holds.
-        ((self.next_u64() >> 11) as f64 / (1u64 << 53) as f64) < p
+        unit(self.next_u64()) < p
     }
+}
+
+/// A number from 0 to below 1, of 64 random bits. 53 of them are what an f64 holds.
+pub(crate) fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
 }

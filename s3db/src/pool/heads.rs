@@ -5,7 +5,7 @@
 //! consistent object store a forgotten version costs a request, nothing else, if no answer is on its way
 //! that is older: so those of pages that are just being fetched stay.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use pager::{budget::Reservation, pool::Pool};
 
@@ -68,12 +68,10 @@ impl Heads {
     }
 
     pub(super) fn get(&mut self, id: PageId) -> Option<&mut Head> {
-        if !self.young.contains_key(&id)
-            && let Some(head) = self.old.remove(&id)
-        {
-            self.young.insert(id, head);
+        match self.young.entry(id) {
+            Entry::Occupied(there) => Some(there.into_mut()),
+            Entry::Vacant(place) => self.old.remove(&id).map(|head| place.insert(head)),
         }
-        self.young.get_mut(&id)
     }
 
     pub(super) fn remove(&mut self, id: PageId) {

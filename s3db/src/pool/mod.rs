@@ -399,20 +399,21 @@ impl PageManager {
         lock(&self.heads).get(id).cloned()
     }
 
-    /// The version that `head` knows of, if it is in memory and its bytes can be counted.
-    fn resident(&self, id: PageId, head: &Head) -> Option<Held> {
-        let name = (id, head.etag.clone());
-        let page = match self.pages.get_resident(&name) {
-            Some(pin) => Lent::pinned(pin),
-            None => {
-                // It may be there, and pins hold as much as they may.
-                let page = self.pages.peek(&name)?;
-                let room = self.try_room(head.weight)?;
-                bump(&self.counters.past_pins);
-                Lent::counted(page, room)
-            }
-        };
+    /// The version that `head` knows of, if it is in memory.
+    fn resident(&self, id: PageId, head: Head) -> Option<Held> {
+        let name = (id, head.etag);
+        let page = self.lend(&name)?;
         Some(Held { page, etag: name.1, date_ms: head.date_ms })
+    }
+
+    fn lend(&self, name: &Name) -> Option<Lent> {
+        if let Some(pin) = self.pages.get_resident(name) {
+            return Some(Lent::pinned(pin));
+        }
+        // It may be there, and pins hold as much as they may.
+        let (page, share) = self.pages.share(name)?;
+        bump(&self.counters.past_pins);
+        Some(Lent::shared(page, share))
     }
 
     /// Bytes in the budget, if there are any that nobody uses.
@@ -521,7 +522,7 @@ impl PageManager {
                     };
                     self.spare(room);
                     self.saw_date(date_ms, asked_us);
-                    let Some(mut held) = self.resident(id, &head) else {
+                    let Some(mut held) = self.resident(id, head.clone()) else {
                         is_gone = true;
                         continue;
                     };
@@ -615,29 +616,28 @@ impl PageManager {
         date_ms: u64,
         room: Reservation,
     ) -> Held {
-        let (id, page, weight) = (page.id, Arc::new(page), room.bytes());
-        let lend = |page, room| {
+        let (id, page) = (page.id, Arc::new(page));
+        let counted = |page, room| {
             bump(&self.counters.past_pins);
             Lent::counted(page, room)
         };
         let page = match self.take_note(&page, &etag, checked_us, date_ms, room.bytes()) {
-            false => lend(page, room),
+            false => counted(page, room),
             true => {
                 let name = (id, etag.clone());
                 match self.pages.insert(&name, page, room) {
                     Ok(pin) => Lent::pinned(pin),
-                    Err((page, room)) => match self.pages.get_resident(&name) {
-                        Some(pin) => Lent::pinned(pin),
-                        // Pins hold as much as they may: the pool takes it in nevertheless, and whoever
-                        // reads it now has bytes of its own.
-                        None => match self.try_room(weight) {
-                            Some(copy) => {
-                                let _ = self.pages.keep(&name, page.clone(), room);
-                                lend(page, copy)
+                    // It is there already, or pins hold as much as they may: the pool takes it in
+                    // nevertheless.
+                    Err((page, room)) => self.lend(&name).unwrap_or_else(|| {
+                        match self.pages.keep(&name, page.clone(), room) {
+                            Ok(share) => {
+                                bump(&self.counters.past_pins);
+                                Lent::shared(page, share)
                             }
-                            None => lend(page, room),
-                        },
-                    },
+                            Err((page, room)) => counted(page, room),
+                        }
+                    }),
                 }
             }
         };
@@ -768,7 +768,7 @@ impl Nodes for PageManager {
                 Freshness::Newest => head.checked_us > asked_us,
                 Freshness::After(us) => head.checked_us > us,
             };
-            self.resident(id, &head).filter(|_| is_fresh)
+            if is_fresh { self.resident(id, head) } else { None }
         };
         let asked_us = self.cloud.clock.monotonic_us();
         if let Some(held) = fresh(asked_us) {
@@ -789,6 +789,13 @@ impl Nodes for PageManager {
                 return Ok(Some(held));
             }
         }
+    }
+
+    fn at_once(&self, id: PageId) -> Option<Held> {
+        let head = self.head(id).filter(|head| self.is_young(head))?;
+        let held = self.resident(id, head)?;
+        bump(&self.counters.hits);
+        Some(held)
     }
 
     fn shared(&self) -> Arc<dyn Nodes> {

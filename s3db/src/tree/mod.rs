@@ -68,6 +68,10 @@ pub(crate) trait Nodes: Send + Sync {
     /// The page `id`; `None` when there is none.
     async fn node(&self, id: PageId, age: Freshness) -> Result<Option<Held>, StoreError>;
 
+    /// The page `id`, if a copy of it is in memory that is as young as [`Freshness::Cached`] wants it: what
+    /// [`node`](Nodes::node) gives, without a future.
+    fn at_once(&self, id: PageId) -> Option<Held>;
+
     /// The same, for reads that go on beside whoever began them.
     fn shared(&self) -> Arc<dyn Nodes>;
 

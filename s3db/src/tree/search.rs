@@ -89,8 +89,13 @@ async fn attempt(
     // What level the page `id` must have; nobody knows that of the root.
     let mut expected: Option<u8> = None;
     for _ in 0..HOPS_MAX {
-        let is_goal = expected == Some(level);
-        let fetched = match nodes.node(id, if is_goal { age } else { inner_age }).await {
+        let wanted = if expected == Some(level) { age } else { inner_age };
+        let at_once = (wanted == Freshness::Cached).then(|| nodes.at_once(id)).flatten();
+        let fetched = match at_once {
+            Some(held) => Ok(Some(held)),
+            None => nodes.node(id, wanted).await,
+        };
+        let fetched = match fetched {
             Err(error @ StoreError::Denied { .. }) if id != root => {
                 holes.denied = Some(error);
                 None

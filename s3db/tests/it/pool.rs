@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use pager::{
-    Budget,
+    Budget, ModeRequest, Pager,
     pool::{Pages, Pool},
 };
 use s3db::{
@@ -209,10 +209,12 @@ fn scans_that_are_held_open_are_in_nobodys_way() {
         }
         let counts = store.pool_counts();
         assert!(counts.past_pins > 0 && counts.budget_pinned > 0, "{counts:?}");
-        // Others are served beside them.
+        // What is read beside them is kept nevertheless.
         for _ in 0..30 {
             assert!(session.read(&txn, things.root, &from(333)).await.unwrap().is_some());
         }
+        let fetched = store.pool_counts().fetched - counts.fetched;
+        assert!(fetched < 15, "{fetched}: not one for each");
         drop(scans);
         assert_eq!(budget.pinned(), 0);
     });
@@ -285,4 +287,70 @@ async fn a_budget_is_shared_with_what_stands_beside_it() {
     drop(third.reserve(BUDGET / 2).unwrap());
     assert!(db.pool_counts().evicted > counts.evicted);
     assert!(txn.read(&of, &key(&name(3))).await.unwrap().is_some());
+}
+
+/// A region of a pager, read in threads of its own, and a database: each has more than the whole budget, so
+/// each takes from the other all the time. Both read what is there, and never have more than it together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_and_a_database_have_one_budget() {
+    const LIMIT: u64 = 320 << 10;
+    let cloud = memory();
+    let things = fill(&cloud).await;
+    let budget = Budget::new(LIMIT);
+    let content: Vec<u8> = (0..3 * LIMIT).map(|at| (at.wrapping_mul(31) >> 3) as u8).collect();
+    let builder = Pager::builder().budget(&budget).unit_bytes(4096).mode(ModeRequest::CheckedOnly);
+    let pager = builder.build().unwrap();
+    let source = sources::memory::Memory::new("beside", content.clone());
+    let region = pager.open_async(source).await.unwrap();
+    let options = Options {
+        settings: small(),
+        budget: Some(budget.clone()),
+        has_worker: false,
+        ..Options::default()
+    };
+    let db = Db::over(cloud, &options).await.unwrap();
+    let (region, content) = (Arc::new(region), Arc::new(content));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2_u64)
+        .map(|n| {
+            let (region, content, is_over) = (region.clone(), content.clone(), is_over.clone());
+            let budget = budget.clone();
+            std::thread::spawn(move || {
+                let mut at = n * 77_777;
+                let mut rounds = 0_u64;
+                while !is_over.load(Ordering::Relaxed) {
+                    at = (at + 13_337) % (content.len() as u64 - 9000);
+                    let mut there = vec![0; 9000];
+                    region.read_at(at, &mut there).unwrap();
+                    assert!(there == content[at as usize..at as usize + 9000], "{at}");
+                    assert!(budget.used() <= LIMIT && budget.pinned() <= LIMIT / 2, "{budget:?}");
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    for round in 0..10 {
+        let txn = db.begin();
+        let mut records = txn.scan(&things);
+        for n in 0..RECORDS {
+            let record = records.next().await.unwrap().unwrap();
+            assert_eq!((record.key, record.payload.as_bytes()), (key(&name(n)), &[7; 100][..]));
+            if n % 50 == round {
+                let other = key(&name((n * 7) % RECORDS));
+                assert!(db.begin().read(&things, &other).await.unwrap().is_some());
+            }
+            assert!(budget.used() <= LIMIT, "{budget:?}");
+        }
+        assert!(records.next().await.unwrap().is_none());
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for reader in readers {
+        assert!(reader.join().unwrap() > 0);
+    }
+    let (counts, stats) = (db.pool_counts(), region.stats());
+    assert!(counts.evicted > 200 && stats.units_evicted > 200, "{counts:?} {stats:?}");
+    assert!(counts.budget_peak > LIMIT / 2 && counts.budget_peak <= LIMIT, "{counts:?}");
+    drop((db, region, pager));
+    assert_eq!((budget.used(), budget.pinned()), (0, 0));
 }
