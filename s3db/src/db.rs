@@ -378,12 +378,14 @@ impl Db {
         if self.is_fresh { transaction.fresh() } else { transaction }
     }
 
-    /// Brings what this client committed to its pages, where others see it.
+    /// Brings what this client committed to its pages, where others see it. What another client is just
+    /// bringing there, as it may where the log is queues, is waited for; for a lease at most
+    /// ([`Settings::lease`]), after which it is anybody's again.
     ///
     /// # Errors
     /// Whatever the services say. Nothing is lost.
     pub async fn checkpoint(&self) -> Result<Checkpointed, StoreError> {
-        for_many(&self.books.trees, false, self.store().work_off()).await
+        for_many(&self.books.trees, false, self.session.bring_home()).await
     }
 
     /// Stops the work in the background and does what is left of it for this client.
@@ -398,7 +400,8 @@ impl Db {
             let _ = (&mut worker.task).await;
         }
         if self.is_named {
-            self.checkpoint().await?;
+            // What others have of it they bring to its page.
+            for_many(&self.books.trees, false, self.store().work_off()).await?;
             // Thrift for those who write beside the next life: what fails costs them nothing else.
             let _ = self.session.rest().await;
             return Ok(());

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use tokio::sync::OnceCell;
 use crate::{
     blob::{self, Blob, PART_BYTES_MAX, Value, Whole, Writing},
     catalog::{Backend, Index},
+    checkpoint::Checkpointed,
     client::Incarnation,
     cloud::{Fault, ledger::in_background},
     commit::{Committed, Level, Txn, Write, fresh::Look},
@@ -486,9 +488,8 @@ impl Session {
         mut age: Freshness,
         look: Option<&Look>,
     ) -> Result<Seen, StoreError> {
-        let floor_us = self.look_floor_us();
         let waits = look.and_then(|look| look.get(tree, key));
-        let waits = waits.filter(|(stamp, _)| stamp.clock >= floor_us);
+        let waits = waits.filter(|(stamp, _)| stamp.clock >= self.look_floor_us());
         for reread in 0.. {
             let found = search(&self.store.pages, tree, key, 0, age).await?;
             let found = found.ok_or(StoreError::Tree { page: tree, what: "has no leaves" })?;
@@ -514,17 +515,20 @@ impl Session {
                 memory.insert(at.clone(), *stamp, payload.clone());
             }
             self.lay_over(&mut memory, &at, &mut seen);
-            let floor = memory.seen.get(&at).copied().unwrap_or_default();
-            if seen.stamp < floor && reread < REREADS_MAX {
-                age = Freshness::Newest;
-                continue;
+            if let Some(floor) = memory.seen.get_mut(&at) {
+                if seen.stamp < *floor && reread < REREADS_MAX {
+                    age = Freshness::Newest;
+                    continue;
+                }
+                *floor = seen.stamp;
+            } else {
+                if memory.seen.len() >= SEEN_MAX {
+                    memory.seen.clear();
+                    // What comes next is as new as the object store has it, so newer than all of it.
+                    self.store.pages.expire_all();
+                }
+                memory.seen.insert(at, seen.stamp);
             }
-            if memory.seen.len() >= SEEN_MAX {
-                memory.seen.clear();
-                // What comes next is as new as the object store has it, so newer than all of it.
-                self.store.pages.expire_all();
-            }
-            memory.seen.insert(at, seen.stamp);
             drop(memory);
             self.observed.fetch_max(seen.stamp.clock, Ordering::Relaxed);
             return Ok(seen);
@@ -867,7 +871,7 @@ impl Session {
             return Ok(());
         }
         let outcome = async {
-            self.forget_shown().await?;
+            self.forget_shown(Freshness::Newest).await?;
             if bytes() <= most / 2 {
                 return Ok(());
             }
@@ -875,11 +879,11 @@ impl Session {
             if store.database().backend == Backend::S3Log {
                 store.drain(Scope::Stream(self.stream())).await?;
             }
-            self.forget_shown().await?;
+            self.forget_shown(Freshness::Newest).await?;
             if bytes() > most.saturating_mul(OWN_EXCESS_MAX) {
                 // What fresh reads saw of others waits where these committed it.
                 store.sweep().await?;
-                self.forget_shown().await?;
+                self.forget_shown(Freshness::Newest).await?;
             }
             Ok::<(), StoreError>(())
         };
@@ -902,7 +906,7 @@ impl Session {
         let most = self.store.settings.own_bytes_max;
         let bytes = || self.memory().own.bytes;
         if bytes() > most {
-            self.forget_shown().await?;
+            self.forget_shown(Freshness::Newest).await?;
         }
         match bytes() {
             bytes if bytes > most => {
@@ -913,7 +917,44 @@ impl Session {
         }
     }
 
-    async fn forget_shown(&self) -> Result<(), StoreError> {
+    /// Brings what this session committed to its pages, also what others have taken from a queue: that they
+    /// bring there, or it comes back when their lease is over. For longer than a lease it waits for nobody.
+    pub(crate) async fn bring_home(&self) -> Result<Checkpointed, StoreError> {
+        let Store { cloud, settings, .. } = &*self.store;
+        let mut done = self.store.work_off().await?;
+        // Nobody takes a log object from anybody.
+        if self.store.database().backend == Backend::S3Log {
+            return Ok(done);
+        }
+        let began_us = cloud.clock.monotonic_us();
+        // What was put here is known here.
+        self.forget_shown(Freshness::Cached).await?;
+        let mut wait = settings.backoff;
+        while self.has_unseen() {
+            // What came back is found by the round after that, at last.
+            let is_last = cloud.clock.monotonic_us() - began_us > settings.lease.as_micros() as u64;
+            for shard in 0..self.store.database().shards {
+                self.store.make_due(Scope::Shard(shard));
+            }
+            self.store.make_due(Scope::Client(self.client));
+            done += self.store.work_off().await?;
+            self.forget_shown(Freshness::Newest).await?;
+            if is_last {
+                break;
+            }
+            cloud.clock.sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(1));
+        }
+        Ok(done)
+    }
+
+    /// Whether something of this session is on no page yet that nobody has to approve.
+    fn has_unseen(&self) -> bool {
+        self.memory().own.changes.keys().any(|(tree, _)| !self.store.is_curated(*tree))
+    }
+
+    /// Forgets own changes that pages as new as `age` show.
+    async fn forget_shown(&self, age: Freshness) -> Result<(), StoreError> {
         let pages = &self.store.pages;
         let all: Vec<((PageId, Bytes), bool)> = {
             let memory = self.memory();
@@ -921,7 +962,7 @@ impl Session {
         };
         let mut rest = &all[..];
         while let Some(((tree, key), _)) = rest.first() {
-            let found = search(pages, *tree, key, 0, Freshness::Newest).await?;
+            let found = search(pages, *tree, key, 0, age).await?;
             let found = found.ok_or(StoreError::Tree { page: *tree, what: "has no leaves" })?;
             let page = found.held.page;
             let is_here =
@@ -933,7 +974,8 @@ impl Session {
                 let own = memory.own.changes.get(at).map(|(stamp, _)| *stamp);
                 let is_shown = own.is_some_and(|own| shown.is_some_and(|shown| shown >= own));
                 // Not if it was written again meanwhile.
-                if is_shown || (*is_settled && memory.is_settled(at)) {
+                let is_newest = age == Freshness::Newest;
+                if is_shown || (is_newest && *is_settled && memory.is_settled(at)) {
                     memory.own.remove(at);
                 }
             }

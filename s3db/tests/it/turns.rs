@@ -455,3 +455,43 @@ async fn what_lies_behind_a_damaged_tree_is_applied() {
     sweeper.sweep().await.unwrap();
     assert_eq!(raw.objects.list("log/", None, 10).await.unwrap().names.len(), 1);
 }
+
+/// Another client may have taken from a queue what is to be brought to its page: a checkpoint returned at once,
+/// and its page showed nothing. It waits for what is held; not for ever for one who holds it for longer than
+/// a lease.
+#[tokio::test]
+async fn a_checkpoint_waits_for_what_others_hold() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        for (hold_ms, is_there) in [(400, true), (60_000, false)] {
+            let cloud = memory();
+            let mut options = options(backend);
+            options.settings.lease = Duration::from_secs(1);
+            create(&cloud, backend).await.0.close().await.unwrap();
+            let db = Db::over(cloud.clone(), &options).await.unwrap();
+            let things = db.collection("things").await.unwrap();
+            let mut txn = db.begin();
+            txn.put(&things, &key("a"), Payload::new("1").unwrap()).unwrap();
+            txn.commit().await.unwrap();
+            let mut held = 0;
+            for queue in
+                ["pu-0".to_owned()].into_iter().chain((0..8).map(|n| format!("atomic-{n}")))
+            {
+                let (hold, no_wait) = (Duration::from_millis(hold_ms), Duration::ZERO);
+                let taken = cloud.queue.receive(&queue, 10, hold, no_wait).await;
+                held += taken.map_or(0, |messages| messages.len());
+            }
+            assert_eq!(held, 1, "{backend:?}");
+            let began = std::time::Instant::now();
+            db.checkpoint().await.unwrap();
+            let elapsed = began.elapsed();
+            assert!(elapsed < Duration::from_secs(4), "{backend:?}: {elapsed:?}");
+            let reader = Db::over(cloud, &options_of_another(&options)).await.unwrap();
+            let found = reader.begin().read(&things, &key("a")).await.unwrap();
+            assert_eq!(found.is_some(), is_there, "{backend:?}: {elapsed:?}");
+        }
+    }
+}
+
+fn options_of_another(options: &s3db::Options) -> s3db::Options {
+    s3db::Options { client: None, ..options.clone() }
+}
