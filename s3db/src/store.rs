@@ -145,7 +145,8 @@ impl Store {
             return Err(StoreError::Encrypted);
         }
         let id = found.database.id;
-        let tier = cloud.disk.clone().map(|space| Tier::new(space, id, cloud.clock.clone()));
+        let tier =
+            cloud.disk.clone().map(|space| Tier::new(space, id, &settings, cloud.clock.clone()));
         let (cloud, tier) = tiered(cloud, tier);
         Ok(Arc::new(Store::over(cloud, settings, pool, &found, tier)?))
     }
@@ -170,7 +171,8 @@ impl Store {
         }
         let id = found.database.id;
         let sealer = Arc::new(Sealer::new(keys, id));
-        let tier = cloud.disk.clone().map(|space| Tier::new(space, id, cloud.clock.clone()));
+        let tier =
+            cloud.disk.clone().map(|space| Tier::new(space, id, &settings, cloud.clock.clone()));
         let (cloud, tier) = tiered(cloud, tier.map(|tier| tier.sealed(sealer)));
         let (cloud, raw) = Sealed::beneath(cloud, keys, id);
         let mut store = Store::over(cloud, settings, pool, &found, tier)?;

@@ -18,8 +18,6 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::cloud::objects::OBJECT_BYTES_MAX;
-
 /// What names of files end with, so that no file of anybody else's is ever touched.
 const PAGE: &str = ".s3db-page";
 /// The same of those that are being written.
@@ -30,8 +28,6 @@ const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 const USED_AGE: Duration = Duration::from_secs(60);
 /// Bytes that a file takes at least.
 const BLOCK: u64 = 4096;
-/// Bytes of the longest file that is read.
-const FILE_BYTES_MAX: u64 = OBJECT_BYTES_MAX as u64 + 4096;
 
 /// A file on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +47,11 @@ pub struct Kept {
 /// - **Cancelling.** A dropped future leaves the outcome open.
 #[async_trait]
 pub trait Disk: Send + Sync {
-    /// The file `name`, if it is there.
+    /// The file `name`, if it is there and no longer than `bytes_max`.
     ///
     /// # Errors
     /// Whatever the disk says.
-    async fn read(&self, name: &str) -> io::Result<Option<Bytes>>;
+    async fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Bytes>>;
 
     /// Writes `bytes` as the file `name`.
     ///
@@ -116,19 +112,19 @@ impl Folder {
         self.path.join(format!("{name}{PAGE}"))
     }
 
-    fn read_now(&self, name: &str) -> io::Result<Option<Bytes>> {
+    fn read_now(&self, name: &str, bytes_max: u64) -> io::Result<Option<Bytes>> {
         let mut file = match File::open(self.path(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let about = file.metadata()?;
-        if about.len() > FILE_BYTES_MAX {
-            // None of ours. What is read of it is not what it should be.
-            return Ok(Some(Bytes::new()));
+        if about.len() > bytes_max {
+            // Of one who keeps longer pages, or nobody's: it goes when there is too much.
+            return Ok(None);
         }
         let mut bytes = Vec::with_capacity(about.len() as usize);
-        (&mut file).take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        (&mut file).take(bytes_max).read_to_end(&mut bytes)?;
         let age =
             about.modified().ok().and_then(|used| SystemTime::now().duration_since(used).ok());
         if age.is_some_and(|age| age > USED_AGE) {
@@ -206,9 +202,9 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Disk for Folder {
-    async fn read(&self, name: &str) -> io::Result<Option<Bytes>> {
+    async fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Bytes>> {
         let (folder, name) = (self.clone(), name.to_owned());
-        blocking(move || folder.read_now(&name)).await
+        blocking(move || folder.read_now(&name, bytes_max)).await
     }
 
     async fn write(&self, name: &str, bytes: Bytes) -> io::Result<()> {
@@ -236,7 +232,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
         let disk = Folder::new(&path);
-        assert_eq!(disk.read("x").await.unwrap(), None);
+        assert_eq!(disk.read("x", 5000).await.unwrap(), None);
         assert_eq!(disk.list().await.unwrap(), []);
         disk.remove("x").await.unwrap();
         disk.write("x", "one".into()).await.unwrap();
@@ -245,7 +241,7 @@ mod tests {
         fs::write(path.join("notes.txt"), "somebody's").unwrap();
         let left = path.join(format!("x-0{TEMPORARY}"));
         fs::write(&left, "killed").unwrap();
-        assert_eq!(disk.read("x").await.unwrap().unwrap(), "two");
+        assert_eq!(disk.read("x", 5000).await.unwrap().unwrap(), "two");
         let mut all = disk.list().await.unwrap();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         let sizes: Vec<_> = all.iter().map(|kept| (&kept.name[..], kept.bytes)).collect();
@@ -257,10 +253,11 @@ mod tests {
         let used = |all: &[Kept]| all.iter().find(|kept| kept.name == "y").unwrap().used;
         let before = used(&disk.list().await.unwrap());
         assert!(!left.exists());
-        disk.read("y").await.unwrap();
+        disk.read("y", 5000).await.unwrap();
         assert!(used(&disk.list().await.unwrap()) > before, "what is read is used");
+        assert_eq!(disk.read("y", 4999).await.unwrap(), None, "nobody wants so much");
         disk.remove("x").await.unwrap();
-        assert_eq!(disk.read("x").await.unwrap(), None);
+        assert_eq!(disk.read("x", 5000).await.unwrap(), None);
         assert!(path.join("notes.txt").exists());
     }
 }

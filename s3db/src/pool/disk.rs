@@ -40,18 +40,24 @@ use crate::{
     frame::{FrameError, Reader, Writer},
     names::PAGES,
     page::{Page, PageId},
+    settings::Settings,
 };
 
 const MAGIC: &str = "s3dF";
 const VERSION: u8 = 1;
-/// The part of what may be there that is written before it is looked at again: others write, too. What is
-/// longer than this is not written.
+/// The part of what may be there that is written before it is looked at again: others write, too. No page
+/// that is longer than this is written.
 const STEP_PART: u64 = 16;
 /// What is left when files had to go, in sixteenths: four processes that write as fast as they can do not
 /// go past the bound.
 const LEFT_PARTS: u64 = 12;
 /// Bytes that a file takes at least, whatever is in it.
 const FILE_BYTES_MIN: u64 = 4096;
+/// Bytes of the longest page that is kept, unless this client makes longer ones: what a file says of its
+/// length is believed so far, beside what is reserved for a page.
+const PAGE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a file besides those of its page.
+const FILE_FIXED_BYTES: u64 = 4096;
 /// How long a call of the disk may take.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Failures in a row after which the disk is left alone.
@@ -85,6 +91,8 @@ enum Opened {
 pub(crate) struct Tier {
     disk: Arc<dyn Disk>,
     limit: u64,
+    /// Of a page.
+    bytes_max: u64,
     database: u128,
     /// Opens what lies there, if the database is encrypted.
     #[cfg(feature = "encryption")]
@@ -124,11 +132,20 @@ fn decode(file: &Bytes, object: &str) -> Result<(ETag, Bytes), FrameError> {
 
 impl Tier {
     /// A part of a disk, for the database of this id.
-    pub(crate) fn new(space: DiskSpace, database: u128, clock: Arc<dyn Clock>) -> Tier {
+    pub(crate) fn new(
+        space: DiskSpace,
+        database: u128,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Tier {
         let (disk, limit) = (space.disk, space.bytes);
+        let frame = settings.leaf_bytes_max.max(settings.inner_bytes_max) as u64;
+        // One entry makes a page longer than it should be.
+        let bytes_max = frame.saturating_mul(4).max(PAGE_BYTES_MAX).min(limit / STEP_PART);
         Tier {
             disk,
             limit,
+            bytes_max,
             database,
             clock,
             #[cfg(feature = "encryption")]
@@ -192,7 +209,7 @@ impl Tier {
             return None;
         }
         let name = self.file(id);
-        let file = self.told(self.disk.read(&name)).await??;
+        let file = self.told(self.disk.read(&name, self.bytes_max + FILE_FIXED_BYTES)).await??;
         let object = id.object();
         let found = match decode(&file, &object) {
             Ok((etag, bytes)) => match self.opened(&object, &bytes) {
@@ -241,7 +258,7 @@ impl Tier {
 
     async fn keep(&self, id: PageId, etag: &ETag, bytes: &Bytes) {
         let len = bytes.len() as u64;
-        if self.is_off() || len > self.limit / STEP_PART {
+        if self.is_off() || len > self.bytes_max {
             return;
         }
         let (name, file) = (self.file(id), encode(&id.object(), etag, bytes));

@@ -232,15 +232,27 @@ struct Failing {
     is_full: bool,
     /// The next list is never answered.
     hangs: AtomicBool,
+    /// No read and no write is ever answered.
+    is_dead: AtomicBool,
+}
+
+impl Failing {
+    async fn answers(&self) {
+        if self.is_dead.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 #[async_trait]
 impl Disk for Failing {
-    async fn read(&self, name: &str) -> io::Result<Option<Bytes>> {
-        self.beneath.read(name).await
+    async fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Bytes>> {
+        self.answers().await;
+        self.beneath.read(name, bytes_max).await
     }
 
     async fn write(&self, name: &str, bytes: Bytes) -> io::Result<()> {
+        self.answers().await;
         match self.is_full {
             true => Err(io::Error::from(io::ErrorKind::StorageFull)),
             false => self.beneath.write(name, bytes).await,
@@ -261,7 +273,61 @@ impl Disk for Failing {
 
 fn failing(folder: &Path, bytes: u64, is_full: bool, hangs: bool) -> DiskSpace {
     let beneath = Folder::new(folder);
-    DiskSpace { disk: Arc::new(Failing { beneath, is_full, hangs: AtomicBool::new(hangs) }), bytes }
+    let (hangs, is_dead) = (AtomicBool::new(hangs), AtomicBool::new(false));
+    DiskSpace { disk: Arc::new(Failing { beneath, is_full, hangs, is_dead }), bytes }
+}
+
+/// One that does not answer any more, as a network's or one that dies: who reads and who writes waits for it
+/// for some seconds in all, and never again.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_left_alone() {
+    let (cloud, folder) = (memory(), tempfile::tempdir().unwrap());
+    let mut options = options(None);
+    create(&cloud, &options).await;
+    fill(&cloud, &options, "one").await;
+    let beneath = Folder::new(folder.path());
+    let (hangs, is_dead) = (AtomicBool::new(false), AtomicBool::new(true));
+    let disk = Arc::new(Failing { beneath, is_full: false, hangs, is_dead });
+    options.disk = Some(DiskSpace { disk, bytes: 1 << 20 });
+    let db = Db::over(cloud.clone(), &options).await.unwrap();
+    let began = tokio::time::Instant::now();
+    read_of(&db, "one").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(db.pool_counts().disk_off, 1);
+    let began = tokio::time::Instant::now();
+    fill(&cloud, &options, "two").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// Pages of a bucket that others of this machine may not read; and a client without the key of one leaves
+/// its file to those who have it.
+#[tokio::test]
+async fn a_file_is_for_those_who_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (cloud, folder) = (memory(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("pages");
+    let of = |ids: &[u8]| Options { keys: Some(keys(ids)), ..options(Some(&path)) };
+    let first = of(&[1]);
+    s3db::Store::create_encrypted(&cloud, &first.settings, first.backend, 1).await.unwrap();
+    fill(&cloud, &first, "one").await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    let there = files(&path);
+    assert!(there.len() > 20 && there.iter().all(|path| mode(path) == 0o600));
+    // Those of the old key stay there, though the object store has them under the new one.
+    let aside = tempfile::tempdir().unwrap();
+    for path in &there {
+        fs::copy(path, aside.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let both = Options { disk: None, ..of(&[2, 1]) };
+    let db = Db::over(cloud.clone(), &both).await.unwrap();
+    db.store().rekey(|_| {}).await.unwrap();
+    let of_aside =
+        |ids: &[u8]| Options { disk: Some(DiskSpace::folder(aside.path(), 0)), ..of(ids) };
+    // So little space that nothing is written over them.
+    let (counts, ..) = read(&cloud, &of_aside(&[2]), "one").await;
+    assert_eq!((counts.disk_damaged, counts.disk_off), (0, 0), "{counts:?}");
+    assert_eq!(files(aside.path()).len(), there.len(), "they are left to others");
 }
 
 /// One that can be read and listed, and is full: it was asked to take each page for ever.

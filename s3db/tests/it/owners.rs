@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use s3db::{
-    Backend, Level, Session, Settings, Store,
+    Backend, Db, Level, Options, Session, Settings, Store,
     cloud::{
         Cloud, Get, PutIf,
         model::{Faults, Process},
@@ -11,8 +11,9 @@ use s3db::{
 };
 
 use crate::{
-    mishaps::{CLIENT, key, put, settings},
+    mishaps::{CLIENT, key, memory, put, settings},
     printed::{open, run, world},
+    sealed::keys,
 };
 
 const OWNER: u64 = 1000;
@@ -136,5 +137,33 @@ fn nothing_that_is_asked_for_is_left_to_anybody() {
             // Whoever claims next puts it right.
             assert!(!owner.own(OWNER, &[0]).await.unwrap().is_empty());
         });
+    }
+}
+
+/// Claims are sealed as all else is: when the key that they were made under is gone, they are read, heeded,
+/// renewed and given back by those who have the next one.
+#[tokio::test]
+async fn claims_outlive_their_key() {
+    for backend in Backend::ALL {
+        let cloud = memory();
+        let of = |ids: &[u8]| Options {
+            settings: with_owners(),
+            keys: Some(keys(ids)),
+            backend,
+            shards: 2,
+            has_worker: false,
+            ..Options::default()
+        };
+        Store::create_encrypted(&cloud, &with_owners(), backend, 2).await.unwrap();
+        let first = Db::over(cloud.clone(), &of(&[1])).await.unwrap();
+        assert_eq!(first.store().own(OWNER, &[0]).await.unwrap(), [0], "{backend:?}");
+        let both = Db::over(cloud.clone(), &of(&[2, 1])).await.unwrap();
+        both.store().rekey(|_| {}).await.unwrap();
+        // Nobody has the old one any more.
+        let last = Db::over(cloud.clone(), &of(&[2])).await.unwrap();
+        assert_eq!(last.store().own(OWNER + 1, &[0]).await.unwrap(), [0; 0], "{backend:?}");
+        assert_eq!(last.store().own(OWNER, &[0]).await.unwrap(), [0], "{backend:?}: renewed");
+        both.store().disown(OWNER).await.unwrap();
+        assert_eq!(last.store().own(OWNER + 1, &[0]).await.unwrap(), [0], "{backend:?}");
     }
 }

@@ -236,3 +236,104 @@ fn variable(name: &str, what: &str) -> Option<String> {
     println!("left out: {what}: {name} is not set; start the test servers first");
     None
 }
+
+/// Processes that keep pages on one disk and are killed while they write there: the next one is given whole
+/// pages, the right ones, or none.
+#[test]
+fn a_disk_of_killed_processes_has_whole_pages() {
+    const RECORDS: usize = 3000;
+    let (folder, url) = folder();
+    let disk = folder.path().join("disk");
+    run(&["init", &url, "t"]);
+    let payload = |n: usize, round: u64| format!("{n} {round} {}", "x".repeat(500));
+    let write = |round: u64| {
+        let puts: String =
+            (0..RECORDS).map(|n| format!("put t k-{n:04} {}\n", payload(n, round))).collect();
+        crate::s3db().args(["txn", &url]).write_stdin(puts + "commit\n").assert().success();
+    };
+    let (mut killed, mut confirmed) = (0, 0);
+    for round in 0..30_u64 {
+        if round % 5 == 0 {
+            // Other versions of the pages that are there.
+            write(round);
+        }
+        if round % 2 == 0 {
+            let _ = std::fs::remove_dir_all(&disk);
+        }
+        let on_disk = |args: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_s3db"));
+            command.args(args).env("S3DB_DISK", &disk).stderr(Stdio::null());
+            command
+        };
+        let mut child = on_disk(&["scan", &url, "t"]).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(2000 + 1700 * (round % 10)));
+        // Unless it was done already.
+        killed += u64::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let next = on_disk(&["scan", &url, "t"]).output().unwrap();
+        assert!(next.status.success());
+        let text = String::from_utf8(next.stdout).unwrap();
+        for (n, line) in text.lines().enumerate() {
+            assert_eq!(line, format!("k-{n:04}\t{}", payload(n, round / 5 * 5)), "round {round}");
+        }
+        assert_eq!(text.lines().count(), RECORDS, "round {round}");
+        let counts = counts_of(&url, &disk);
+        assert_eq!(counts.disk_damaged, 0, "round {round}: part of a page was there");
+        confirmed += counts.disk_confirmed;
+    }
+    assert!(killed > 5 && confirmed > 200, "{killed} {confirmed}");
+}
+
+/// What becomes of the files on `disk` when everything is read.
+fn counts_of(url: &str, disk: &std::path::Path) -> s3db::PoolCounts {
+    let disk = s3db::cloud::DiskSpace::folder(disk, 1 << 30);
+    let options = s3db::Options { disk: Some(disk), has_worker: false, ..Default::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let db = s3db::Db::open_with(url, &options).await.unwrap();
+        let of = db.collection("t").await.unwrap();
+        let txn = db.begin();
+        let mut records = txn.scan(&of);
+        while records.next().await.unwrap().is_some() {}
+        db.pool_counts()
+    })
+}
+
+/// Two processes want the same parts of the log. One has them; when it is killed, the other takes over, once
+/// the claim is a lease old.
+#[test]
+fn when_an_owner_is_killed_another_one_takes_over() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let owner = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_s3db"))
+            .args(["sweep", &url, "--every", "1", "--own", "all", "--json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let (mut first, mut of_first) = owner();
+    let next = |lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>| {
+        lines.next().expect("it goes on for ever").unwrap()
+    };
+    assert!(next(&mut of_first).contains("\"own\":[0]"));
+    let (mut second, mut of_second) = owner();
+    for _ in 0..2 {
+        assert!(next(&mut of_second).contains("\"own\":[]"));
+    }
+    // SIGKILL.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    run(&["put", &url, "t", "a", "1"]);
+    let began = std::time::Instant::now();
+    while !next(&mut of_second).contains("\"own\":[0]") {
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+    assert!(began.elapsed() > Duration::from_secs(20), "its claim counted for nothing");
+    assert_eq!(scan(&url, "t").get("a").map(String::as_str), Some("1"));
+    second.kill().unwrap();
+    second.wait().unwrap();
+}

@@ -85,9 +85,11 @@ impl State {
 
 #[async_trait]
 impl Disk for Caller {
-    async fn read(&self, name: &str) -> io::Result<Option<Bytes>> {
+    async fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Bytes>> {
         self.world.time.sleep(ROUND_US).await;
         let file = self.world.state().read_file(name);
+        let is_short = |bytes: &Bytes| bytes.len() as u64 <= bytes_max;
+        let file = file.map(|file| file.filter(is_short));
         self.world.note(self.process, || match &file {
             Ok(Some(bytes)) => format!("disk: reads {name}: {} bytes", bytes.len()),
             Ok(None) => format!("disk: no {name}"),
