@@ -65,6 +65,7 @@ pub struct Builder {
     unit_fits: bool,
     extents: Extents,
     deadline: Duration,
+    sink_deadline: Duration,
     demand_requests_max: usize,
     guess_requests_max: usize,
     mode: ModeRequest,
@@ -88,6 +89,9 @@ impl Default for Builder {
             unit_fits: false,
             extents: Extents::default(),
             deadline: Duration::from_secs(60),
+            // A sink tries again by itself, and bounds that; what is cut off sooner may have succeeded. The
+            // longest of ours is a completion in S3 of 10,000 parts: twice 10 minutes.
+            sink_deadline: Duration::from_secs(30 * 60),
             // A region may have three quarters: 128.
             demand_requests_max: 170,
             guess_requests_max: 128,
@@ -139,6 +143,14 @@ impl Builder {
     /// The longest that a request may take to deliver its next unit, 1 ms to 1 h. Default: 60 s.
     pub fn deadline(mut self, deadline: Duration) -> Builder {
         self.deadline = deadline;
+        self
+    }
+
+    /// The longest that one call of a sink may take, 1 ms to 24 h: to begin a new version, to take 1 MiB of
+    /// it, to make it the object. Default: 30 min, more than a sink of `extmem-sources` takes with all its own
+    /// attempts. A flush that meets it fails: see [`RegionMut::flush`].
+    pub fn sink_deadline(mut self, deadline: Duration) -> Builder {
+        self.sink_deadline = deadline;
         self
     }
 
@@ -381,13 +393,18 @@ impl Builder {
             1..=1024 => Ok(value),
             _ => Err(ConfigError::OutOfRange { name, value: value as u64, allowed: "1 to 1024" }),
         };
-        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.deadline) {
-            return Err(ConfigError::OutOfRange {
-                name: "deadline in ms",
-                value: u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX),
-                allowed: "1 ms to 1 h",
-            });
-        }
+        let lasts = |name, time: Duration, hours: u64, allowed| match (Duration::from_millis(1)
+            ..=Duration::from_secs(hours * 3600))
+            .contains(&time)
+        {
+            true => Ok(time),
+            false => {
+                let value = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                Err(ConfigError::OutOfRange { name, value, allowed })
+            }
+        };
+        let deadline = lasts("deadline in ms", self.deadline, 1, "1 ms to 1 h")?;
+        let sink_deadline = lasts("sink_deadline in ms", self.sink_deadline, 24, "1 ms to 24 h")?;
         let unit = match self.unit_fits {
             true => preset::fitted(self.unit_bytes, &self.budget),
             false => self.unit_bytes,
@@ -396,7 +413,8 @@ impl Builder {
             unit_shift: check_unit(unit, self.budget.limit())?,
             extents: self.extents,
             budget_bytes: self.budget.limit(),
-            deadline: self.deadline,
+            deadline,
+            sink_deadline,
             lanes: Lanes {
                 demand: in_range("demand_requests_max", self.demand_requests_max)?,
                 guesses: in_range("guess_requests_max", self.guess_requests_max)?,
@@ -448,6 +466,7 @@ pub struct Plan {
     extents: Extents,
     budget_bytes: u64,
     deadline: Duration,
+    sink_deadline: Duration,
     lanes: Lanes,
 }
 
@@ -480,6 +499,11 @@ impl Plan {
     /// The longest that a request may take to deliver its next unit.
     pub fn deadline(&self) -> Duration {
         self.deadline
+    }
+
+    /// The longest that one call of a sink may take.
+    pub fn sink_deadline(&self) -> Duration {
+        self.sink_deadline
     }
 }
 
@@ -724,7 +748,8 @@ impl Pager {
         let prefetch = options.prefetch.as_ref().unwrap_or(&self.0.prefetch);
         let watch = self.watch();
         let region = self.region(through, stat, unit_shift, prefetch, Use::Write, watch.clone())?;
-        Ok(RegionMut::new(region, standing, Arc::new(sink), watch))
+        let deadline = self.0.plan.sink_deadline;
+        Ok(RegionMut::new(region, standing, Arc::new(sink), deadline, watch))
     }
 
     /// Who watches the writes to a region that is opened now, where it can be mapped.
@@ -1012,7 +1037,7 @@ mod tests {
     #[test]
     fn settings_that_cannot_work_are_refused_together() {
         type Change = fn(Builder) -> Builder;
-        let cases: [(&str, Change, bool); 8] = [
+        let cases: [(&str, Change, bool); 11] = [
             ("defaults", |b| b, true),
             ("no power of two", |b| b.unit_bytes(5000), false),
             ("a unit below a page", |b| b.unit_bytes(2048), false),
@@ -1021,6 +1046,9 @@ mod tests {
             ("32 units", |b| b.unit_bytes(4096).budget_bytes(32 * 8192 + 4 * 4096), true),
             ("a byte less", |b| b.unit_bytes(4096).budget_bytes(32 * 8192 + 4 * 4096 - 1), false),
             ("no deadline", |b| b.deadline(Duration::ZERO), false),
+            ("no time for a sink", |b| b.sink_deadline(Duration::ZERO), false),
+            ("a day for a sink", |b| b.sink_deadline(Duration::from_secs(86_400)), true),
+            ("more than that", |b| b.sink_deadline(Duration::from_secs(86_401)), false),
             ("no requests", |b| b.demand_requests_max(0), false),
         ];
         for (what, change, works) in cases {

@@ -71,7 +71,8 @@ impl SinkError {
 ///   and what its `stat` says. It names the bytes themselves ([`Strength::Strong`]).
 /// - **All or nothing.** A crash, of this process or of the machine, at any moment leaves the object
 ///   with all the old bytes or with all the new ones, and a commit that has succeeded is there for good.
-/// - **Attempts.** A sink tries again by itself what may be tried again, and bounds that: each call ends.
+/// - **Attempts.** A sink tries again by itself what may be tried again, and bounds that: each call ends. One
+///   that does not end within [`Builder::sink_deadline`](crate::Builder::sink_deadline) is dropped.
 /// - **Cancellation.** A future may be dropped at any point. A commit that was cut off is unsettled.
 /// - **Where it runs.** On the runtime of the pager, whose threads it must not block, like a source.
 /// - **Secrets.** [`name`](BlockSink::name) and every error leave out credentials and signatures.

@@ -28,6 +28,7 @@ pub(crate) struct Shelf {
     pub(crate) read: Stop,
     /// Within a body, when half of it was sent.
     pub(crate) body: Stop,
+    pub(crate) begin: Stop,
     pub(crate) write: Stop,
     pub(crate) commit: Stop,
     /// After the object was replaced, before that is told.
@@ -35,6 +36,8 @@ pub(crate) struct Shelf {
     /// What happens to the next writes and commits.
     pub(crate) writes: Mutex<VecDeque<Fate>>,
     pub(crate) commits: Mutex<VecDeque<Fate>>,
+    /// Before what was written is taken away.
+    pub(crate) abort: Stop,
     pub(crate) aborts: Mutex<u32>,
 }
 
@@ -55,6 +58,22 @@ pub(crate) struct Stop {
     waiting: Mutex<u32>,
 }
 
+/// One who waits, also where that is given up.
+struct Waits<'a>(&'a Mutex<u32>);
+
+impl Waits<'_> {
+    fn new(waiting: &Mutex<u32>) -> Waits<'_> {
+        *waiting.lock().unwrap() += 1;
+        Waits(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() -= 1;
+    }
+}
+
 impl Stop {
     /// Whoever comes waits until the permits that this returns are given.
     pub(crate) fn close(&self) -> Arc<Semaphore> {
@@ -72,9 +91,8 @@ impl Stop {
     async fn pass(&self) {
         let gate = self.gate.lock().unwrap().clone();
         if let Some(gate) = gate {
-            *self.waiting.lock().unwrap() += 1;
+            let _waits = Waits::new(&self.waiting);
             let _ = gate.acquire().await.map(|permit| permit.forget());
-            *self.waiting.lock().unwrap() -= 1;
         }
     }
 
@@ -90,11 +108,13 @@ impl Store {
             delay: Mutex::default(),
             read: Stop::default(),
             body: Stop::default(),
+            begin: Stop::default(),
             write: Stop::default(),
             commit: Stop::default(),
             committed: Stop::default(),
             writes: Mutex::default(),
             commits: Mutex::default(),
+            abort: Stop::default(),
             aborts: Mutex::default(),
         }))
     }
@@ -195,6 +215,7 @@ impl BlockSink for Store {
     }
 
     async fn begin(&self, base: &Version, len: u64) -> Result<Box<dyn Writing>, SinkError> {
+        self.0.begin.pass().await;
         let bytes = self.bytes();
         assert_eq!(bytes.len() as u64, len);
         let (store, base) = (self.clone(), base.clone());
@@ -260,6 +281,7 @@ impl Writing for NewVersion {
     }
 
     async fn abort(self: Box<Self>) {
+        self.store.0.abort.pass().await;
         *self.store.0.aborts.lock().unwrap() += 1;
     }
 }

@@ -697,3 +697,73 @@ proptest! {
         prop_assert!(all(&region) == model);
     }
 }
+
+/// A sink that did not answer held up a flush for ever, and with it whoever wrote to the same pages.
+#[test]
+fn a_sink_that_does_not_answer_fails_the_flush_and_loses_nothing() {
+    const LEN: u64 = 100_000;
+    let builder = builder().budget_bytes(64 << 20).unit_bytes(16 << 10);
+    let pager = builder.sink_deadline(Duration::from_millis(50)).build().unwrap();
+    let store = Store::known(LEN);
+    let region = open(&pager, &store);
+    let mut expected = bytes_of(0..LEN);
+    let mut write = |at: usize, byte: u8| {
+        region.write_at(at as u64, &[byte]).unwrap();
+        expected[at] = byte;
+        expected.clone()
+    };
+    // Before the commit nothing was written, whatever it hangs at, also in the end.
+    let shelf = &store.0;
+    let cases = [
+        ("begin of a new version", &shelf.begin, 0),
+        ("write bytes 0..4096", &shelf.write, 1),
+        ("write bytes 0..4096", &shelf.write, 1),
+    ];
+    for (n, (what, stop, aborts)) in cases.into_iter().enumerate() {
+        let before = store.bytes();
+        write(10, n as u8);
+        drop(stop.close());
+        if n == 2 {
+            drop(shelf.abort.close());
+        }
+        thread::scope(|scope| {
+            let flush = scope.spawn(|| region.flush().unwrap_err());
+            stop.until_reached("the sink hangs");
+            // Waits for that, and goes on.
+            write(11, n as u8);
+            let error = flush.join().unwrap();
+            let transient =
+                matches!(&error, Error::Sink(SinkError::Failed(SourceError::Transient { .. })));
+            let told = error.to_string();
+            assert!(transient && told.contains(what), "{told}");
+            assert!(told.contains("no answer within the pager's deadline for sinks"), "{told}");
+        });
+        assert_eq!((region.dirty_bytes(), store.bytes() == before), (PAGE as u64, true), "{what}");
+        assert_eq!(*shelf.aborts.lock().unwrap(), aborts, "{what}");
+        stop.open();
+        shelf.abort.open();
+        let expected = write(12, n as u8);
+        assert_eq!(region.flush().unwrap().bytes, PAGE as u64, "{what}");
+        assert!(store.bytes() == expected, "{what}");
+    }
+    // A commit that is cut off may have happened, and is asked about until that is known.
+    for (happened, stop) in [(false, &shelf.commit), (true, &shelf.committed)] {
+        write(20_000, u8::from(happened));
+        let before = store.now();
+        drop(stop.close());
+        for _ in 0..2 {
+            let error = region.flush().unwrap_err();
+            assert!(matches!(error, Error::Sink(SinkError::Unsettled { .. })), "{error}");
+            assert!(error.to_string().contains("no answer within the pager's"), "{error}");
+            assert_eq!(region.dirty_bytes(), PAGE as u64);
+        }
+        assert_eq!(store.now() != before, happened);
+        stop.open();
+        let expected = write(20_001, 7 + u8::from(happened));
+        region.flush().unwrap();
+        assert!(store.bytes() == expected && region.version() == store.now());
+        give_up(&region);
+        assert!(all(&region) == expected);
+        assert_eq!((region.dirty_bytes(), pager.budget().dirty()), (0, 0));
+    }
+}

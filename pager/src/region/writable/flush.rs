@@ -10,7 +10,10 @@
 //! In this order nothing is lost: a page stays dirty, and its unit pinned, until the version that has it
 //! stands; and what is fetched from then on is of that version.
 
-use std::{ops::Range, time::Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use super::{Shared, State, lends::Taken};
 use crate::{
@@ -63,15 +66,16 @@ async fn flush(shared: &Shared) -> Result<Flushed, Error> {
                 return Err(error.into());
             }
             // It was not written, which is what had to be found out.
-            Err(_) => writing.abort().await,
+            Err(_) => abort(shared, writing).await,
         }
     }
     let base = shared.standing.base().0;
     let Some(pages) = take(shared).await? else { return Ok(Flushed { version: base, bytes: 0 }) };
-    let mut writing = shared.sink.begin(&base, shared.region.len()).await?;
+    let begin = shared.sink.begin(&base, shared.region.len());
+    let mut writing = within(shared, "begin of a new version", None, begin).await?;
     // Whatever a write says: what is not whole is never asked about again, but taken away.
     if let Err(error) = pages.write_to(&mut *writing).await {
-        writing.abort().await;
+        abort(shared, writing).await;
         return Err(error.into());
     }
     match commit(shared, &mut *writing).await {
@@ -81,16 +85,53 @@ async fn flush(shared: &Shared) -> Result<Flushed, Error> {
             Err(error.into())
         }
         Err(error) => {
-            writing.abort().await;
+            abort(shared, writing).await;
             Err(error.into())
         }
     }
 }
 
+/// Waits for one call of the sink before its commit, but not for ever: one that does not answer is dropped.
+/// So far the object is as it was.
+async fn within<T>(
+    shared: &Shared,
+    what: &'static str,
+    range: Option<Range<u64>>,
+    call: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    let deadline = shared.sink_deadline;
+    match tokio::time::timeout(deadline, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(SinkError::Failed(SourceError::Transient {
+            object: shared.sink.name().to_owned(),
+            what,
+            range,
+            attempts: 1,
+            reason: no_answer(deadline),
+            cause: None,
+        })),
+    }
+}
+
+fn no_answer(deadline: Duration) -> String {
+    format!("no answer within the pager's deadline for sinks of {deadline:?}")
+}
+
+/// Takes `writing` away, as far as the sink does that in time. What is left is not the object, and the flush
+/// has told already that the sink has trouble.
+async fn abort(shared: &Shared, writing: Box<dyn Writing>) {
+    let _ = tokio::time::timeout(shared.sink_deadline, writing.abort()).await;
+}
+
 /// Makes `writing` the object and has the region stand on it.
 async fn commit(shared: &Shared, writing: &mut dyn Writing) -> Result<Version, SinkError> {
-    let commits = shared.standing.commits();
-    let version = writing.commit().await?;
+    let (commits, deadline) = (shared.standing.commits(), shared.sink_deadline);
+    // One that is cut off may happen all the same: the next flush asks.
+    let Ok(outcome) = tokio::time::timeout(deadline, writing.commit()).await else {
+        let (object, reason) = (shared.sink.name().to_owned(), no_answer(deadline));
+        return Err(SinkError::Unsettled { object, reason, cause: None });
+    };
+    let version = outcome?;
     commits.stands(version.clone());
     Ok(version)
 }
@@ -133,7 +174,8 @@ impl Pages<'_> {
             let mut at = range.start;
             while at < range.end {
                 let end = range.end.min(at + PIECE_BYTES);
-                writing.write(at, self.bytes(at..end)).await?;
+                let write = writing.write(at, self.bytes(at..end));
+                within(self.shared, "write", Some(at..end), write).await?;
                 at = end;
             }
         }

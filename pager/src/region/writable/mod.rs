@@ -70,6 +70,8 @@ struct Shared {
     region: Region,
     standing: Arc<Standing>,
     sink: Arc<dyn BlockSink>,
+    /// The longest that one call of the sink may take.
+    sink_deadline: Duration,
     state: Mutex<State>,
     /// Something was given back.
     released: Notify,
@@ -95,6 +97,7 @@ impl RegionMut {
         region: Region,
         standing: Arc<Standing>,
         sink: Arc<dyn BlockSink>,
+        sink_deadline: Duration,
         watch: Option<Arc<Watch>>,
     ) -> RegionMut {
         let (state, released) = (Mutex::default(), Notify::new());
@@ -103,6 +106,7 @@ impl RegionMut {
             region,
             standing,
             sink,
+            sink_deadline,
             state,
             released,
             watch,
@@ -223,7 +227,9 @@ impl RegionMut {
     /// afterwards: who writes to a page that is being flushed waits for the end. Of several flushes at a
     /// time one goes after the other. Without a dirty page there is nothing to do.
     ///
-    /// Afterwards the region stands on the new version. Blocks for as long as the sink takes.
+    /// Afterwards the region stands on the new version. Blocks for as long as the sink takes, but no longer
+    /// than [`Builder::sink_deadline`](crate::Builder::sink_deadline) for each thing that it is asked to do:
+    /// where it does not answer the flush has failed, or is unsettled if that was the commit.
     ///
     /// # Errors
     /// [`Error::Lent`] while a guard for writing is alive, whose bytes nobody else may read. Else
