@@ -23,7 +23,7 @@ use crate::{
     error::{ConfigError, Error, SourceError},
     failure::stop_process,
     fault::{self, Atlas, Placed, Trap},
-    fetch::{Engine, Lanes, Object, Request},
+    fetch::{Engine, Lanes, Object, Pace, Request},
     log::Log,
     policy::{EvictionPolicy, PrefetchPolicy},
     pool::Pool,
@@ -850,7 +850,7 @@ impl Pager {
             Error::system("the pager's pool takes no more regions", cause)
         })?;
         ledger.settle(tenancy);
-        let extents = inner.plan.extents;
+        let (extents, lanes) = (inner.plan.extents, inner.plan.lanes.of_one_region());
         frames.enter();
         let recorder = inner.recorder.as_ref();
         let traced = recorder.and_then(|recorder| {
@@ -871,6 +871,7 @@ impl Pager {
                 1
             },
             extent_min: extents.units_min(unit),
+            pace: Pace::new(lanes.demand + lanes.guesses, counters.clone()),
             deadline: inner.plan.deadline,
             hints: Mutex::default(),
             prefetch: Mutex::new(prefetch()),

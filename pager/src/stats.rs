@@ -25,6 +25,10 @@ pub(crate) struct Counters {
     pub(crate) prefetch_used: AtomicU64,
     pub(crate) prefetch_unused: AtomicU64,
     pub(crate) errors: AtomicU64,
+    pub(crate) throttled: AtomicU64,
+    pub(crate) requests_allowed: AtomicU64,
+    pub(crate) first_byte_us: AtomicU64,
+    pub(crate) connection_bytes_per_s: AtomicU64,
     pub(crate) poisoned: AtomicU64,
     pub(crate) healed: AtomicU64,
 }
@@ -33,7 +37,8 @@ pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-/// What a region has done since it was opened. All numbers only grow, but for `units_resident`.
+/// What a region has done since it was opened. All numbers only grow, but for `units_resident` and the three
+/// that say what is known of its source now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegionStats {
@@ -66,6 +71,16 @@ pub struct RegionStats {
     pub prefetch_unused: u64,
     /// Range requests that failed.
     pub errors: u64,
+    /// Of these, requests whose source asked for fewer, after all its own retries.
+    pub throttled: u64,
+    /// Requests that may be under way at a time for this region, as its source bears them and as they bring
+    /// more bytes per second.
+    pub requests_allowed: u64,
+    /// Time from a request to the head of its answer, in microseconds, smoothed. 0 where that is not known, as
+    /// of a source that fills frames.
+    pub first_byte_us: u64,
+    /// Bytes per second of one request behind its first byte, smoothed. 0 where that is not known.
+    pub connection_bytes_per_s: u64,
     /// Units poisoned: touching them raises SIGBUS until a fetch succeeds.
     pub poisoned: u64,
     /// Poisoned units whose bytes were had later.
@@ -106,6 +121,10 @@ impl Counters {
             prefetch_used: get(&self.prefetch_used),
             prefetch_unused: get(&self.prefetch_unused),
             errors: get(&self.errors),
+            throttled: get(&self.throttled),
+            requests_allowed: get(&self.requests_allowed),
+            first_byte_us: get(&self.first_byte_us),
+            connection_bytes_per_s: get(&self.connection_bytes_per_s),
             poisoned: get(&self.poisoned),
             healed: get(&self.healed),
         }

@@ -13,12 +13,14 @@
 
 mod hints;
 mod object;
+mod pace;
 mod queue;
 mod transfer;
 mod windows;
 
 pub(crate) use hints::Hints;
 pub(crate) use object::Object;
+pub(crate) use pace::Pace;
 
 use std::{
     collections::HashMap,
@@ -139,6 +141,15 @@ pub(crate) struct Engine {
 struct Running {
     guess: bool,
     task: AbortHandle,
+}
+
+impl Lanes {
+    /// Those that one region may have of them. None takes every lane: a source that does not answer must not
+    /// stop the others.
+    pub(crate) fn of_one_region(self) -> Lanes {
+        let share = |lanes: usize| lanes - lanes / 4;
+        Lanes { demand: share(self.demand), guesses: share(self.guesses) }
+    }
 }
 
 impl Engine {
@@ -493,25 +504,28 @@ impl Engine {
 
     /// Starts requests, demand first. True if something must wait for bytes or frames.
     fn start_what_fits(&mut self) -> bool {
-        // No region takes every lane: a source that does not answer must not stop the others.
-        let share = |lanes: usize| lanes - lanes / 4;
+        let share = self.lanes.of_one_region();
         while self.running_demand < self.lanes.demand {
-            let most = share(self.lanes.demand);
             let running = &self.running;
-            let Some(job) = self.demand.pop(|id| lanes_of(running, id, false) < most) else {
-                break;
+            let may = |object: &Object| {
+                let demand = lanes_of(running, object.id, false);
+                object.pace.may_start(demand < share.demand, demand)
             };
+            let Some(job) = self.demand.pop(may) else { break };
             if !self.start(job) {
                 return true;
             }
         }
         // While demand waits for a lane, guesses get none.
         while self.demand.is_empty() && self.running_guesses < self.lanes.guesses {
-            let most = share(self.lanes.guesses);
             let running = &self.running;
-            let Some(job) = self.guesses.pop(|id| lanes_of(running, id, true) < most) else {
-                break;
+            // Beside what readers wait for, which is not held up by guesses.
+            let may = |object: &Object| {
+                let guesses = lanes_of(running, object.id, true);
+                let all = guesses + lanes_of(running, object.id, false);
+                object.pace.may_start(guesses < share.guesses, all)
             };
+            let Some(job) = self.guesses.pop(may) else { break };
             if !self.start(job) {
                 return true;
             }
@@ -560,9 +574,13 @@ impl Engine {
         }
         let (sender, log) = (self.sender.clone(), self.log.clone());
         let (region, guess) = (job.object.id, job.guess);
+        let object = job.object.clone();
         let task = tokio::spawn(Transfer::new(job, supply, sender, log).run());
         let running = self.running.entry(region).or_default();
         running.retain(|running| !running.task.is_finished());
+        if running.is_empty() {
+            object.pace.begins(tokio::time::Instant::now());
+        }
         running.push(Running { guess, task: task.abort_handle() });
         true
     }

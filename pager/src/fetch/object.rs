@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Hints;
+use super::{Hints, Pace};
 use crate::{
     cache::Ledger,
     policy::PrefetchPolicy,
@@ -28,6 +28,8 @@ pub(crate) struct Object {
     pub(crate) align: u64,
     /// The fewest units that are worth a request of their own when a long range is split.
     pub(crate) extent_min: u64,
+    /// What its answers make of that, and of how many there are at a time.
+    pub(crate) pace: Pace,
     /// The longest that one unit may take to arrive.
     pub(crate) deadline: Duration,
     /// What the application has said and the engine has not heard yet.

@@ -30,13 +30,13 @@ impl Queue {
         self.0.push_front(job);
     }
 
-    /// Takes out the first job of an object (by its id) that `may` start.
-    pub(super) fn pop(&mut self, may: impl Fn(u64) -> bool) -> Option<Job> {
+    /// Takes out the first job of an object that `may` start one.
+    pub(super) fn pop(&mut self, may: impl Fn(&Object) -> bool) -> Option<Job> {
         let mut refused = None;
         let at = self.0.iter().position(|job| {
             let id = job.object.id;
             // Neighbours in the queue are mostly of one object: one question answers for them.
-            let ok = refused != Some(id) && may(id);
+            let ok = refused != Some(id) && may(&job.object);
             if !ok {
                 refused = Some(id);
             }
@@ -53,7 +53,8 @@ impl Queue {
     /// it in the object.
     pub(super) fn push(&mut self, job: Job) {
         let len = job.units.end - job.units.start;
-        let least = job.object.extent_min.max(job.object.align);
+        let extent_min = job.object.pace.extent_min(job.object.extent_min, job.object.extent_max);
+        let least = extent_min.max(job.object.align);
         let mut piece = (len / PIECES).max(least).min(job.object.extent_max);
         // A few units that are left over would be a request of their own, as slow as the others: the
         // pieces before them take them.
@@ -65,7 +66,7 @@ impl Queue {
             let together = job.units.end.saturating_sub(joined.units.start);
             if Arc::ptr_eq(&joined.object, &job.object)
                 && joined.units.end == job.units.start
-                && together <= job.object.extent_min.max(piece)
+                && together <= extent_min.max(piece)
                 && (joined.marker.is_none() || job.marker.is_none())
             {
                 joined.units.end = job.units.end;

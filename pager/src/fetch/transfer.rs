@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Object, Request, queue::Job, tell};
+use super::{Object, Request, pace::Answer, queue::Job, tell};
 use crate::{
     cache::State,
     error::SourceError,
@@ -49,6 +49,8 @@ pub(super) struct Transfer {
     start: Instant,
     /// Units put in place so far.
     installed: u64,
+    /// What the source makes of it.
+    answer: Answer,
     /// For who listens.
     told: Option<log::Fetch>,
 }
@@ -67,6 +69,7 @@ impl Transfer {
         Transfer {
             start: Instant::now(),
             installed: 0,
+            answer: Answer::default(),
             told,
             left: job.units,
             marker: job.marker,
@@ -86,6 +89,13 @@ impl Transfer {
             self.run_by_stream().await
         };
         self.object.fetch_us.record(self.start.elapsed().as_micros() as f64);
+        match &outcome {
+            Ok(()) => self.object.pace.answered(self.answer, Instant::now()),
+            Err(SourceError::Throttled { .. }) => {
+                self.object.pace.throttled(self.start, Instant::now());
+            }
+            Err(_) => {}
+        }
         if let Err(error) = outcome {
             add(&self.object.counters.errors, 1);
             metrics::counter!("pager.fetch.errors", "kind" => error.kind()).increment(1);
@@ -113,18 +123,22 @@ impl Transfer {
             let end = self.left.end.min(self.left.start.saturating_add(most));
             let range = object.ledger.geometry().bytes_of(&(self.left.start..end));
             self.count_request();
+            let asked = Instant::now();
             let open = object.source.read(&object.version, range.clone());
             let mut body = Body {
                 stream: self.within_deadline(&range, open).await?,
                 chunk: Default::default(),
             };
+            self.answer.first_byte.get_or_insert(asked.elapsed());
             while self.left.start < end {
                 let Ok(frame) = timeout(BODY_HELD, self.frame()).await else { break };
                 let (unit, mut frame) = (self.left.start, frame?);
                 let bytes = object.ledger.geometry().bytes_of(&(unit..unit + 1));
+                let since = Instant::now();
                 let filled =
                     self.within_deadline(&bytes, body.fill(&object.name, &bytes, &mut frame));
                 filled.await?;
+                self.answer.body += since.elapsed();
                 if unit + 1 == end {
                     body.check_end(&object.name, &range)?;
                 }
@@ -238,6 +252,7 @@ impl Transfer {
     fn settle(&mut self, unit: u64, mut frame: Frame, len: u64) -> Result<(), SourceError> {
         let object = &self.object;
         add(&object.counters.bytes_fetched, len);
+        self.answer.bytes += len;
         metrics::counter!("pager.fetch.bytes").increment(len);
         // The last unit of the object is padded: what follows it is nobody's bytes.
         let padding = frame.room();

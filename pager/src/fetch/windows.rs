@@ -327,6 +327,7 @@ pub(super) mod tests {
             extent_max: 256,
             align: 1,
             extent_min: 16,
+            pace: crate::fetch::Pace::new(8, Arc::default()),
             deadline: Duration::from_secs(1),
             hints: Default::default(),
             prefetch: crate::sync::Mutex::new(Box::new(NoPrefetch)),

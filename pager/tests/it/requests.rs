@@ -20,7 +20,7 @@ use pager::{
     },
 };
 
-use crate::support::{Known, builder, byte_at, bytes_of, can_fault, until};
+use crate::support::{Behaviour, Known, builder, byte_at, bytes_of, can_fault, until};
 
 #[test]
 fn one_request_per_extent_however_many_threads_wait() {
@@ -485,4 +485,47 @@ fn a_long_stream_asks_for_large_parts() {
     assert_eq!(sizes[0], 65_536, "an isolated miss fetches one unit");
     let largest = sizes.into_iter().max().unwrap();
     assert!((8 << 20..=16 << 20).contains(&largest), "{largest} bytes at most");
+}
+
+/// Who asks for fewer requests got as many as before, again and again.
+#[test]
+fn a_source_that_asks_for_fewer_requests_gets_fewer_at_a_time() {
+    const APART: u64 = 2 << 20;
+    let builder = builder().budget_bytes(256 << 20).unit_bytes(4096);
+    // A region has 12 of each.
+    let builder = builder.demand_requests_max(16).guess_requests_max(16);
+    let pager = builder.build().unwrap();
+    let source = Known::new(100 * APART);
+    let region = pager.open(source.clone()).unwrap();
+    assert_eq!(region.stats().requests_allowed, 24);
+    let gate = source.hold();
+    let throttled = SourceError::Throttled {
+        object: "test://known".to_owned(),
+        what: "read",
+        range: None,
+        attempts: 1,
+        retry_after: None,
+        cause: None,
+    };
+    source.behave(Behaviour::Fail(throttled));
+    let ranges: Vec<_> = (0..90).map(|n| n * APART..n * APART + 1).collect();
+    region.advise(Hint::WillNeed(&ranges)).unwrap();
+    // x 0.7 for each wave of them.
+    for under_way in [12, 12, 11, 8, 5, 4, 4] {
+        until("as many as may are under way", || source.under_way() == under_way);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(source.under_way(), under_way, "and no more");
+        let before = region.stats().throttled;
+        gate.add_permits(under_way as usize);
+        until("they are refused", || region.stats().throttled == before + under_way);
+    }
+    assert_eq!(region.stats().requests_allowed, 4);
+    // A reader is served all the same, and so is what waits.
+    source.behave(Behaviour::Serve);
+    gate.add_permits(1000);
+    let at = 95 * APART;
+    assert_eq!(region.load(at..at + 1).unwrap()[0], byte_at(at));
+    until("all is there", || region.stats().units_resident >= 34);
+    let stats = region.stats();
+    assert_eq!((stats.throttled, stats.errors), (56, 56), "{stats:?}");
 }
