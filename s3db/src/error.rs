@@ -88,6 +88,19 @@ pub enum StoreError {
         /// What was in its way.
         why: AbortCause,
     },
+    /// So many commits at the snapshot and the serializable level wait for pages that no other is taken, in
+    /// the whole database, and they wait for something that does not pass by itself: mostly one page, which
+    /// `why` names. The transaction is not committed. When that is mended, a sweep makes room, and the same
+    /// one can be committed.
+    #[error(
+        "{commits} commits wait for their pages, and no other is taken before a sweep comes to its end: {why}"
+    )]
+    Stuck {
+        /// How many wait.
+        commits: u64,
+        /// What is in their way, and what can be done about it.
+        why: String,
+    },
     /// This machine's clock is ahead of the store's, and a commit would win against later ones.
     #[error("this machine's clock is {ahead_ms} ms ahead of the object store's: set it right")]
     Clock {

@@ -67,7 +67,7 @@ pub use crate::{
         stream::{LogRecords, StreamError},
     },
     page::INDEXES_MAX,
-    policy::{Names, Policy, Right, Service, Wish, policy},
+    policy::{CollectionKind, Names, Policy, Right, Service, Wish, policy},
     pool::{Eviction, PoolCounts},
     record::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,

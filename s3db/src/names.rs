@@ -43,7 +43,8 @@ pub(crate) const QUARANTINE: &str = "quarantine/";
 /// The right that lets somebody do something with an object or a queue, for who is told that he may not.
 pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
     let reads = action == "get";
-    let folders = [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED];
+    let folders =
+        [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER];
     let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
     match found.map(|(_, folder)| folder) {
         Some(PAGES) if reads => "read",
@@ -61,6 +62,8 @@ pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
         Some(APPROVED) if action == "put" => "curate",
         Some(APPROVED) => "curate, or keep",
         Some(QUARANTINE) if action == "put" => "keep",
+        Some(SEQUENCER) if reads => "read, of a collection with isolation",
+        Some(SEQUENCER) if action == "put" => "write, or keep, of a collection with isolation",
         Some(_) => "of the owner",
         None if what.ends_with(DATABASE) && reads => "read",
         None if what.ends_with(OWNERS) => "keep",

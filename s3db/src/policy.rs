@@ -3,7 +3,8 @@
 //! S3 and SQS know names alone. So what a right can be told from is what names tell: the collection of a page
 //! and of a catalogue entry (see `tag`), of a proposal and of what a curator approved. The log is one for all
 //! collections, since a commit is one object or message: to write, and to bring to the pages what others
-//! wrote, are rights in the whole database, whatever collections they are printed for.
+//! wrote, are rights in the whole database, whatever collections they are printed for. So is the sequencer one for
+//! all collections with isolation: who reads one of them may read what was committed last to any.
 //!
 //! Every call that a client of a right makes is in its policy, and no other: the tests run clients behind
 //! what evaluates it.
@@ -11,12 +12,12 @@
 use std::{fmt::Write as _, str::FromStr};
 
 use crate::{
-    catalog::{Backend, Database, check_name},
+    catalog::{Backend, Collection, Database, check_name},
     error::StoreError,
     names::{
         APPROVED, BLOBS, CATALOG, CLIENTS, DATABASE, LOG, OWNERS, PROPOSALS, QUARANTINE, SPILLED,
     },
-    sequence::NUMBERS,
+    sequence::{DATA, NUMBERS},
     tag::Tag,
 };
 
@@ -26,7 +27,8 @@ use crate::{
 pub enum Right {
     /// Read the records of the collections, and find them by their indexes.
     Read,
-    /// And commit changes: of any collection that is not curated, since the log is one for all.
+    /// And commit changes: of any collection that is not curated, since the log is one for all; or of any
+    /// that was created for isolation, since the sequencer is one for these.
     Write,
     /// Read, and propose changes of curated collections.
     Propose,
@@ -76,13 +78,36 @@ pub struct Names {
     pub queues: String,
 }
 
+/// What a collection was created for, as far as rights depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CollectionKind {
+    /// Changes come by the log.
+    Plain,
+    /// Changes are proposed.
+    Curated,
+    /// Changes come by the sequencer.
+    Isolated,
+}
+
+impl CollectionKind {
+    /// That of a collection.
+    pub fn of(collection: &Collection) -> CollectionKind {
+        match collection.isolation {
+            Some(_) => CollectionKind::Isolated,
+            None if collection.is_curated() => CollectionKind::Curated,
+            None => CollectionKind::Plain,
+        }
+    }
+}
+
 /// What a policy is to allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// The right.
     pub right: Right,
-    /// Names of the collections, each with whether it is curated.
-    pub collections: Vec<(String, bool)>,
+    /// Names of the collections, each with what it was created for.
+    pub collections: Vec<(String, CollectionKind)>,
     /// Fresh reads, too: they read the log, which has records of all collections.
     pub fresh: bool,
     /// Payloads that lie in blobs, too. Their names tell no collection: it is those of all.
@@ -125,6 +150,14 @@ impl Allowed<'_> {
         self.objects(sid, &["s3:PutObject"], names);
         if let Some(last) = self.statements.last_mut() {
             last.condition = Some(("Null", "s3:if-none-match", vec!["false".into()]));
+        }
+    }
+
+    /// Puts in the place of a version that is named: nothing is replaced that the client has not seen.
+    fn replaced_objects(&mut self, sid: &'static str, names: &[String]) {
+        self.objects(sid, &["s3:PutObject"], names);
+        if let Some(last) = self.statements.last_mut() {
+            last.condition = Some(("Null", "s3:if-match", vec!["false".into()]));
         }
     }
 
@@ -171,20 +204,26 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
     if wish.collections.is_empty() {
         return invalid("name a collection".into());
     }
-    for (name, is_curated) in &wish.collections {
+    for (name, kind) in &wish.collections {
         check_name(name)?;
-        match wish.right {
-            Right::Propose | Right::Curate if !is_curated => {
+        match (wish.right, kind) {
+            (_, CollectionKind::Curated) if wish.right != Right::Write => {}
+            (Right::Propose | Right::Curate, _) => {
                 return invalid(format!("collection {name} is not curated: grant write"));
             }
-            Right::Write if *is_curated => {
+            (Right::Write, CollectionKind::Curated) => {
                 return invalid(format!("collection {name} is curated: grant propose, or curate"));
             }
             _ => {}
         }
     }
-    let tags: Vec<Tag> =
-        wish.collections.iter().map(|(name, is_curated)| Tag::of(name, *is_curated)).collect();
+    let tag =
+        |(name, kind): &(String, CollectionKind)| Tag::of(name, *kind == CollectionKind::Curated);
+    let tags: Vec<Tag> = wish.collections.iter().map(tag).collect();
+    let of_kind = |kind| wish.collections.iter().any(|(_, it)| *it == kind);
+    let has_isolated = of_kind(CollectionKind::Isolated);
+    // Of collections with isolation nothing is in the log.
+    let uses_log = of_kind(CollectionKind::Plain) || of_kind(CollectionKind::Curated);
     let pages: Vec<String> = tags.iter().map(|tag| all(&tag.pages())).collect();
     let within = |folder: &str| -> Vec<String> {
         tags.iter().map(|tag| format!("{folder}{tag}/*")).collect()
@@ -200,6 +239,10 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
         read.push(all(BLOBS));
     }
     allowed.objects("ReadRecords", &["s3:GetObject"], &read);
+    if has_isolated && wish.right != Right::Keep {
+        let names = [NUMBERS.to_owned(), all(DATA)];
+        allowed.objects("SeeCommits", &["s3:GetObject"], &names);
+    }
     if wish.fresh && has_queues {
         allowed.objects("ReadWhatWaits", &["s3:GetObject"], &[all(SPILLED)]);
         allowed.queues("LookIntoTheLog", &["sqs:ReceiveMessage", "sqs:GetQueueUrl"]);
@@ -213,12 +256,18 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
         Right::Read => {}
         Right::Write => {
             allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
-            allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
-            if has_queues {
+            if has_isolated {
+                allowed.new_objects("CommitWhatIsLarge", &[all(DATA)]);
+                allowed.replaced_objects("CommitInOrder", &[NUMBERS.to_owned()]);
+            }
+            if uses_log {
+                allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
+            }
+            if uses_log && has_queues {
                 let actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:CreateQueue"];
                 allowed.queues("Commit", &actions);
-                allowed.new_objects("CommitWhatIsLarge", &[all(SPILLED)]);
-            } else {
+                allowed.new_objects("SendWhatIsLarge", &[all(SPILLED)]);
+            } else if uses_log {
                 allowed.new_objects("Commit", &[all(LOG)]);
                 allowed.objects("SettleCommits", &["s3:GetObject"], &[all(LOG)]);
             }
@@ -241,8 +290,11 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
             let actions = ["s3:GetObject", "s3:PutObject"];
             allowed.objects("ShareTheWork", &actions, &[OWNERS.to_owned()]);
             // To find out whether there is one, or has to be. Entries tell nothing that the log does not.
-            let looks = [NUMBERS.to_owned(), all(CATALOG)];
+            let looks = [NUMBERS.to_owned(), all(DATA), all(CATALOG)];
             allowed.objects("LookForTheSequencer", &["s3:GetObject"], &looks);
+            if has_isolated {
+                allowed.replaced_objects("SayWhatIsApplied", &[NUMBERS.to_owned()]);
+            }
             let actions = ["s3:GetObject", "s3:DeleteObject"];
             allowed.objects("FinishApprovals", &actions, &within(APPROVED));
             if has_queues {

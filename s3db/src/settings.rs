@@ -169,6 +169,10 @@ pub enum Rule {
     SnapshotBound,
     /// A page is read only where it and the window have all commits up to the snapshot between them.
     NoHoles,
+    /// A page that is pruned beyond the snapshot is not read.
+    Pruned,
+    /// What a page is complete to is not added to it again.
+    AddOnce,
 }
 
 /// The rules that hold.

@@ -1,6 +1,6 @@
 //! `policy`: what AWS has to allow.
 
-use s3db::{Address, Right, Service, Wish, policy};
+use s3db::{Address, CollectionKind, Right, Service, Wish, policy};
 
 use crate::output::{Failure, Output, collection, open};
 
@@ -9,12 +9,14 @@ use crate::output::{Failure, Output, collection, open};
   read     the records of the collections, and their indexes. Enforced by IAM for each collection.
            With --fresh also the log, and with --blobs also blobs: those of all collections
   write    read, and commit. Enforced for the database: the log is one for all collections, so who may
-           commit to one may commit to all that are not curated
+           commit to one may commit to all that are not curated. To one with isolation: to all of these
   propose  read, and propose changes of curated collections. Enforced for each
   curate   read, see proposals, approve and reject. Enforced for each
   keep     sweep what was committed to the pages of the collections. Who may do that may change these
            pages and delete what waits in the log, of any collection: for whom you trust
 
+Collections with isolation share the sequencer: who may read one of them may read what was committed last to any, and
+who may write to one may undo what was committed last to any.
 Creating collections and indexes, gc, rekey and verify take all rights in the database.
 A policy without --principal is for a user or a role, with it for the bucket, or, with --service sqs, for each
 queue. Everything it does not name stays forbidden.
@@ -63,7 +65,7 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let mut collections = Vec::new();
     for name in &args.collections {
         let of = collection(&db, &args.url, name).await?;
-        collections.push((name.clone(), of.is_curated()));
+        collections.push((name.clone(), CollectionKind::of(&of)));
     }
     let Args { right, fresh, blobs, .. } = *args;
     let wish = Wish { right, collections, fresh, blobs };

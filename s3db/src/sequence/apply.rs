@@ -11,8 +11,9 @@
 //! A leaf takes each commit once, in order, whoever brings it: it says up to which it is complete, and
 //! whoever comes late adds nothing. So nothing that was pruned comes back.
 //!
-//! A leaf that cannot be read keeps its commits in the window, and those behind them; everything else is
-//! put. When the window is full of them no transaction is committed any more, and all are told why.
+//! A leaf that cannot be read keeps its commits in the window, and those behind them, though what these write on
+//! other leaves is put. When the window is full of them no transaction is committed any more, and all are told
+//! why, and which page it is. A leaf that holds no versions takes nothing: its writes are put into quarantine.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +32,7 @@ use crate::{
         batch,
         codec::{NUMBERS, Write, encode_data},
         health::is_behind,
-        sequencer::{Swapped, newest, swap},
+        sequencer::{Swapped, newest, swap_freely},
         versions,
         window::View,
     },
@@ -99,7 +100,7 @@ async fn declare(store: &Store, view: &View, through: u64) -> Result<(), StoreEr
         next.applied = through;
         batch::advance(&mut next, store.pages.date_ms(), &store.settings);
         batch::trim(&mut next, &store.settings);
-        match swap(store, &now, next).await? {
+        match swap_freely(store, &now, next).await? {
             Swapped::Done(_) => {
                 reached(&store.cloud, FailPoint::Advanced).await;
                 return Ok(());
@@ -128,7 +129,10 @@ async fn apply_to(
         Ok(Some(_)) => {}
         Ok(None) => match store.has_tree(root).await {
             Ok(true) => return Err((whole, StoreError::Lost { object: root.object() })),
-            Ok(false) => return put_aside(store, root, versions, done).await,
+            Ok(false) => {
+                let aside = put_aside(store, root, versions, done).await;
+                return aside.map_err(|error| (whole, error));
+            }
             Err(error) => return Err((whole, error)),
         },
         Err(error) => return Err((whole, error)),
@@ -152,15 +156,17 @@ async fn apply_to(
             let from = versions.partition_point(|(_, slot)| slot.key < page.low);
             let len = versions[from..].iter().take_while(|(_, slot)| page.ends_after(&slot.key));
             let len = len.count();
-            added = versions::add(page, &versions[from..from + len], view.numbers.last);
+            let (slots, last) = (&versions[from..from + len], view.numbers.last);
+            added = versions::add(page, slots, last, store.settings.rules);
             if added > 0 {
                 versions::prune(page, view.numbers.horizon);
             }
             added > 0
         };
         let outcome = match update(&store.pages, root, 0, &first.key, &mut change).await {
-            Ok(Some(_)) if is_foreign => {
-                return put_aside(store, root, rest, done).await;
+            // Then these are done with.
+            Ok(Some(_)) if is_foreign && taken > 0 => {
+                put_aside(store, root, &rest[..taken], done).await
             }
             Ok(Some(_)) if taken > 0 => match ahead {
                 Some((page, complete)) => is_behind(store, page, complete).await,
@@ -198,7 +204,7 @@ async fn put_aside(
     root: PageId,
     rest: &[(u64, Slot)],
     done: &mut Checkpointed,
-) -> Result<(), (u64, StoreError)> {
+) -> Result<(), StoreError> {
     let number = rest.iter().map(|(number, _)| *number).min().unwrap_or(0);
     let mut writes: BTreeMap<Bytes, Write> = BTreeMap::new();
     for version in rest.iter().rev().filter_map(|(_, slot)| versions::version(slot)) {
@@ -208,9 +214,9 @@ async fn put_aside(
     let writes: Vec<Write> = writes.into_values().collect();
     let bytes = encode_data(root.0, &writes);
     let name = format!("no-versions-{number:016x}-{:08x}", crate::frame::crc32c(&bytes));
-    let put = quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await;
+    quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
     done.poison += 1;
-    put.map_err(|error| (number, error))
+    Ok(())
 }
 
 /// The leaf that owns a leaf key, in a copy that has all that the window of `view` does not.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{
     catalog::Isolation,
     cloud::{ETag, Fault},
-    error::{AbortCause, StoreError},
+    error::{AbortCause, StoreError, with_cause},
     sequence::{
         codec::{Commit, NUMBERS, Numbers, Write, date_of},
         window::{Reads, View, both_write},
@@ -101,6 +101,8 @@ pub(super) struct Plan {
     pub(super) settled: Vec<(usize, Result<u64, StoreError>)>,
     /// Who gets which number by it.
     pub(super) taken: Vec<(usize, u64)>,
+    /// For whom there is no room until some commits are on their pages.
+    pub(super) crowded: Vec<usize>,
     /// Some cannot be judged: the view is older than their snapshots.
     pub(super) is_old: bool,
     /// What it puts.
@@ -115,8 +117,8 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Plan {
     let next = view.numbers.clone();
-    let (settled, taken) = Default::default();
-    let mut plan = Plan { settled, taken, is_old: false, next };
+    let (settled, taken, crowded) = Default::default();
+    let mut plan = Plan { settled, taken, crowded, is_old: false, next };
     for (place, submission) in batch.iter().enumerate() {
         let verdict = judge(view, submission, now_ms, settings);
         let tried = submission.progress().tried.clone();
@@ -133,9 +135,13 @@ pub(super) fn plan(
                     // It is judged by what becomes of the others.
                     continue;
                 }
+                // A later life of its client, in this swap: then this one is fenced.
+                if settings.rules.hold(Rule::EpochFence) && is_over(&plan.next, submission) {
+                    continue;
+                }
                 if !has_room(&plan.next, submission, settings) {
                     if plan.taken.is_empty() {
-                        plan.settled.push((place, Err(full(tried_any(submission)))));
+                        plan.crowded.push(place);
                     }
                     continue;
                 }
@@ -147,8 +153,10 @@ pub(super) fn plan(
     plan
 }
 
-fn tried_any(submission: &Submission) -> bool {
-    submission.progress().tried.is_some()
+/// Whether a later life of the same client has committed.
+fn is_over(numbers: &Numbers, it: &Submission) -> bool {
+    let newest = numbers.lives.iter().find(|(client, ..)| *client == it.client);
+    newest.is_some_and(|(_, epoch, _)| *epoch > it.epoch)
 }
 
 enum Verdict {
@@ -167,8 +175,7 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
     if it.progress().tried.as_ref().is_some_and(|tried| tried.from < numbers.floor()) {
         return Verdict::Settled(Err(unknown()));
     }
-    let newest = numbers.lives.iter().find(|(client, ..)| *client == it.client);
-    if newest.is_some_and(|(_, epoch, _)| *epoch > it.epoch) && rules.hold(Rule::EpochFence) {
+    if is_over(numbers, it) && rules.hold(Rule::EpochFence) {
         let (client, epoch) = (it.client, it.epoch);
         return Verdict::Settled(Err(StoreError::Fenced { client, epoch }));
     }
@@ -301,13 +308,19 @@ fn unknown() -> StoreError {
     StoreError::CommitUnknown { source: Fault::Unknown { what, cause } }
 }
 
-/// There is no room for another commit until some are on their pages.
-fn full(was_tried: bool) -> StoreError {
-    let what = format!("{NUMBERS}, whose commits wait for their pages (s3db sweep says why)");
-    let source = Fault::Throttled { what };
-    match was_tried {
-        true => StoreError::CommitUnknown { source },
-        false => StoreError::Cloud { attempts: 1, source },
+/// There is no room for another commit until some are on their pages. `why`: what kept them from that.
+pub(super) fn full(numbers: &Numbers, why: Option<&StoreError>, was_tried: bool) -> StoreError {
+    let lasting = why.filter(|why| !why.is_passing()).map(with_cause);
+    let commits = numbers.last - numbers.applied;
+    let what = format!("{NUMBERS}, where {commits} commits wait for their pages");
+    match lasting {
+        Some(why) if was_tried => {
+            let source = Fault::Throttled { what: format!("{what}: {why}") };
+            StoreError::CommitUnknown { source }
+        }
+        Some(why) => StoreError::Stuck { commits, why },
+        None if was_tried => StoreError::CommitUnknown { source: Fault::Throttled { what } },
+        None => StoreError::Cloud { attempts: 1, source: Fault::Throttled { what } },
     }
 }
 
@@ -356,10 +369,10 @@ mod tests {
             Err(StoreError::Aborted { why: AbortCause::Old { .. } }) => "old",
             Err(StoreError::Fenced { .. }) => "fenced",
             Err(StoreError::CommitUnknown { .. }) => "unknown",
-            Err(StoreError::Cloud { .. }) => "full",
             Err(_) => "something else",
         };
-        plan.settled.iter().map(|(place, outcome)| (*place, name(outcome))).collect()
+        let settled = plan.settled.iter().map(|(place, outcome)| (*place, name(outcome)));
+        settled.chain(plan.crowded.iter().map(|place| (*place, "full"))).collect()
     }
 
     #[test]
@@ -411,10 +424,38 @@ mod tests {
         let now = view(plan(&view(Numbers::default(), "0"), &batch, 1, &settings).next, "1");
         assert_eq!(now.numbers.last, 2, "the third one waits");
         assert_eq!(outcomes(&plan(&now, &batch[2..], 1, &settings)), [(0, "full")]);
+        // Also one that had no answer: it is helped before it is told that nobody knows.
+        batch[2].progress().tried = Some(Tried { from: 2, over: ETag::new("0") });
+        assert_eq!(outcomes(&plan(&now, &batch[2..], 1, &settings)), [(0, "full")]);
+        batch[2].progress().tried = None;
         let mut numbers = now.numbers;
         numbers.applied = 1;
         let planned = plan(&view(numbers, "2"), &batch[2..], 1, &settings);
         assert_eq!((&planned.taken[..], planned.next.floor()), (&[(0, 3)][..], 1));
+    }
+
+    /// Two lives of one client, in one process: the first had the last word in the swap that both were in.
+    #[test]
+    fn the_later_life_of_two_in_one_swap_ends_the_other() {
+        let settings = Settings::default();
+        let life = |id: u128, epoch: u64, key: &'static str| {
+            let (reads, level) = (Reads::default(), Isolation::Snapshot);
+            Arc::new(Submission::new(id, (7, epoch), None, level, reads, writes(&[key]), None))
+        };
+        let first = view(Numbers::default(), "a");
+        let batch = [life(2, 2, "a"), life(1, 1, "b")];
+        let planned = plan(&first, &batch, 1, &settings);
+        assert_eq!(
+            (&planned.taken[..], &planned.next.lives[..]),
+            (&[(0, 1)][..], &[(7, 2, 1)][..])
+        );
+        let planned = plan(&view(planned.next, "b"), &batch, 1, &settings);
+        assert_eq!(outcomes(&planned), [(0, "committed"), (1, "fenced")]);
+        // The earlier one first: both commit, one after the other.
+        let batch = [life(3, 1, "a"), life(4, 2, "b")];
+        let planned = plan(&first, &batch, 1, &settings);
+        assert_eq!(planned.taken, [(0, 1), (1, 2)]);
+        assert_eq!(planned.next.lives, [(7, 2, 2)]);
     }
 
     /// What had no answer is not said to have failed while it may still happen.

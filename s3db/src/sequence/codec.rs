@@ -12,7 +12,7 @@
 //!
 //! The numbers of the commits end with the last one. Writes are a count (4), and each: tree (16), key
 //! (2 + n), 0 for a delete or 1 and the payload (4 + n); they rise by tree and key. An object
-//! `sequencer/data/DATE-ID` is a frame of magic `s3dV`, version 1: the commit's id (16), and writes.
+//! `sequencer/data/DATE-RANDOM` is a frame of magic `s3dV`, version 1: the commit's id (16), and writes.
 
 use std::sync::Arc;
 
@@ -247,8 +247,8 @@ pub(crate) fn decode_data(frame: &Bytes) -> Result<(u128, Vec<Write>), FrameErro
 }
 
 /// The name of such an object: when it was put, so that garbage collection can tell its age.
-pub(super) fn data_name(date_ms: u64, id: u128) -> String {
-    format!("{DATA}{date_ms:016x}-{id:032x}")
+pub(super) fn data_name(date_ms: u64, random: u128) -> String {
+    format!("{DATA}{date_ms:016x}-{random:032x}")
 }
 
 /// When an object of this name was put.

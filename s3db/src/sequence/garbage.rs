@@ -21,7 +21,7 @@ use crate::{
     retry::Attempts,
     sequence::{
         codec::{DATA, NUMBERS, date_of},
-        sequencer::{Swapped, newest, swap},
+        sequencer::{Swapped, newest, swap_freely},
         versions,
     },
     store::Store,
@@ -42,7 +42,7 @@ pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
     let mut attempts = Attempts::new(&store.cloud, &store.settings);
     let now = loop {
         let view = newest(store).await?;
-        match swap(store, &view, view.numbers.clone()).await? {
+        match swap_freely(store, &view, view.numbers.clone()).await? {
             Swapped::Done(now) => break now,
             Swapped::Lost { .. } => attempts.after_loss(NUMBERS).await?,
         }

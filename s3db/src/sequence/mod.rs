@@ -32,8 +32,8 @@ mod health; // whether it is there, and what waits in it
 mod transaction; // reads and writes at a snapshot
 
 pub(crate) use apply::apply;
-pub(crate) use codec::NUMBERS;
 pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
+pub(crate) use codec::{DATA, NUMBERS};
 pub(crate) use garbage::{collect, tidy};
 pub use health::SequencerState;
 pub(crate) use health::{examine, examine_data, is_behind};

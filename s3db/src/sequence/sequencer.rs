@@ -291,7 +291,16 @@ pub(super) async fn newest(store: &Store) -> Result<Arc<View>, StoreError> {
                 let damaged = |source| StoreError::Damaged { object: NUMBERS.into(), source };
                 let numbers = Numbers::decode(&bytes).map_err(damaged)?;
                 let mut view = View { floor: numbers.floor(), numbers, etag };
-                match fill(store, &mut view, known.as_deref()).await? {
+                let filled = match fill(store, &mut view, known.as_deref()).await {
+                    // Who may not list is told so of what is not there.
+                    Err(StoreError::Denied { object, .. })
+                        if missing.as_ref() != Some(&view.etag) =>
+                    {
+                        Some(object)
+                    }
+                    filled => filled?,
+                };
+                match filled {
                     None => return Ok(store.sequencer.keep(view)),
                     Some(object) if missing.as_ref() == Some(&view.etag) => {
                         return Err(StoreError::Lost { object });
@@ -405,6 +414,20 @@ pub(super) async fn swap(
     }
 }
 
+/// The same, of what can be put again without effect: nobody has to know whether it happened.
+pub(super) async fn swap_freely(
+    store: &Store,
+    view: &View,
+    next: Numbers,
+) -> Result<Swapped, StoreError> {
+    match swap(store, view, next).await {
+        Err(StoreError::CommitUnknown { source }) => {
+            Err(StoreError::Cloud { attempts: store.settings.attempts_max, source })
+        }
+        outcome => outcome,
+    }
+}
+
 fn unknown(error: StoreError) -> StoreError {
     match error {
         StoreError::Cloud { source, .. } => StoreError::CommitUnknown { source },
@@ -513,7 +536,8 @@ async fn round(
         Some(view) => view,
         None => newest(store).await?,
     };
-    let mut has_helped = false;
+    // What became of bringing others to their pages, since the last commit of this round.
+    let mut helped: Option<Option<StoreError>> = None;
     loop {
         let open = |it: &&Arc<Submission>| it.progress().outcome.is_none();
         let open: Vec<Arc<Submission>> = batch.iter().filter(open).cloned().collect();
@@ -521,18 +545,19 @@ async fn round(
             return Ok(());
         }
         let plan = batch::plan(&view, &open, store.pages.date_ms(), &store.settings);
-        let is_full = |outcome: &Result<u64, StoreError>| {
-            matches!(outcome, Err(StoreError::Cloud { .. })) && !has_helped
-        };
-        if plan.settled.iter().any(|(_, outcome)| is_full(outcome)) {
-            // Out of the way of the others: what fails is told by the next plan.
-            has_helped = true;
-            let _ = super::apply::apply_in(store, true).await;
+        if !plan.crowded.is_empty() && helped.is_none() {
+            // Out of the way of the others: what fails is told where there is no room after it either.
+            helped = Some(super::apply::apply_in(store, true).await.err());
             view = newest(store).await?;
             continue;
         }
         for (place, outcome) in plan.settled {
             settle(&open[place], outcome);
+        }
+        for place in plan.crowded {
+            let was_tried = open[place].progress().tried.is_some();
+            let why = helped.as_ref().and_then(Option::as_ref);
+            settle(&open[place], Err(batch::full(&view.numbers, why, was_tried)));
         }
         if plan.taken.is_empty() {
             if plan.is_old {
@@ -564,7 +589,7 @@ async fn round(
                     true => store.sequencer.make_due(),
                     false => store.sequencer.make_due_later(),
                 }
-                view = now;
+                (view, helped) = (now, None);
             }
             Ok(Swapped::Lost { is_unclear }) => {
                 if !is_unclear {

@@ -283,7 +283,8 @@ impl<'a> Isolated<'a> {
         let mut object = None;
         if self.bytes > INLINE_BYTES {
             store.ask_date_after_sleep().await?;
-            let name = data_name(store.pages.date_ms(), id);
+            // Another one at each attempt: what was written in between is not in what an earlier one put.
+            let name = data_name(store.pages.date_ms(), store.cloud.chance.next_u128());
             let len = put_data(store, &name, encode_data(id, &writes)).await?;
             reached(&store.cloud, FailPoint::Spilled).await;
             object = Some((name, len));
@@ -309,9 +310,9 @@ async fn put_data(store: &Store, name: &str, bytes: Bytes) -> Result<u32, StoreE
 }
 
 /// That a page still has what a snapshot sees.
-fn check_age(page: &Page, snapshot: u64) -> Result<(), StoreError> {
+fn check_age(store: &Store, page: &Page, snapshot: u64) -> Result<(), StoreError> {
     let oldest = versions::readable_from(page);
-    match snapshot < oldest {
+    match snapshot < oldest && store.settings.rules.hold(Rule::Pruned) {
         true => Err(StoreError::Aborted { why: AbortCause::Old { snapshot, oldest } }),
         false => Ok(()),
     }
@@ -328,7 +329,7 @@ async fn on_pages(
     let (mut at, end) = (versions::leaf_key(key, snapshot), versions::end_of(key));
     loop {
         let page = leaf(store, view, tree, &at).await?;
-        check_age(&page, snapshot)?;
+        check_age(store, &page, snapshot)?;
         let slots = page.slots();
         let first = slots.partition_point(|slot| slot.key < at);
         if let Some(slot) = slots.get(first) {
@@ -392,7 +393,7 @@ impl IsolatedScan<'_> {
         let view = self.txn.view().await?;
         let page = self.leaf(store, &view).await?;
         let snapshot = view.numbers.last;
-        check_age(&page, snapshot)?;
+        check_age(store, &page, snapshot)?;
         let is_in = |slot: &&crate::page::Slot| {
             slot.key >= self.at && self.end.as_ref().is_none_or(|end| slot.key < *end)
         };

@@ -8,7 +8,7 @@
 //! A delete is no tombstone: it stays until the horizon has passed it, whatever the clock says.
 //!
 //! Which commits a leaf has is told by two streams among those that it notes (`page.applied`), which no
-//! client has: [`COMMITS`], up to which number it has everything; and [`PRUNED`], up to which replaced
+//! client has, since an epoch is the time when a life began, in microseconds, and 0 is nobody's: [`COMMITS`], up to which number it has everything; and [`PRUNED`], up to which replaced
 //! versions are gone. A leaf of a versioned collection has the first one from its root on, which is how
 //! anyone tells it from others.
 
@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::{
     page::{Entries, Page, Slot, Stream},
+    settings::{Rule, Rules},
     stamp::Stamp,
     tree::secondary,
 };
@@ -125,8 +126,8 @@ pub(crate) fn examine_leaf(page: &Page) -> Result<u64, &'static str> {
 ///
 /// # Panics
 /// On an inner page.
-pub(super) fn add(page: &mut Page, versions: &[(u64, Slot)], through: u64) -> usize {
-    let complete = complete_to(page);
+pub(super) fn add(page: &mut Page, versions: &[(u64, Slot)], through: u64, rules: Rules) -> usize {
+    let complete = if rules.hold(Rule::AddOnce) { complete_to(page) } else { 0 };
     let Entries::Leaf(slots) = &mut page.entries else { panic!("versions live in leaves") };
     let mut added = 0;
     for (_, slot) in versions.iter().filter(|(number, _)| *number > complete) {
@@ -190,12 +191,12 @@ mod tests {
         make_versioned(&mut page);
         let put = (1, slot(b"k", 1, 7, Some(&Bytes::from_static(b"a"))));
         let delete = (2, slot(b"k", 2, 7, None));
-        assert_eq!(add(&mut page, std::slice::from_ref(&put), 1), 1);
-        assert_eq!(add(&mut page, &[put.clone(), delete], 2), 1);
+        assert_eq!(add(&mut page, std::slice::from_ref(&put), 1, Rules::HARDENED), 1);
+        assert_eq!(add(&mut page, &[put.clone(), delete], 2, Rules::HARDENED), 1);
         assert_eq!(prune(&mut page, 2), 2);
         assert!(page.slots().is_empty());
         assert_eq!((complete_to(&page), readable_from(&page)), (2, 2));
-        assert_eq!(add(&mut page, &[put], 1), 0);
+        assert_eq!(add(&mut page, &[put], 1, Rules::HARDENED), 0);
         assert!(page.slots().is_empty());
         assert_eq!(Page::decode(&page.encode()).unwrap(), page);
     }
@@ -205,7 +206,7 @@ mod tests {
     fn a_delete_stays_while_older_versions_may_be_elsewhere() {
         let mut page = Page::root(PageId(1));
         make_versioned(&mut page);
-        add(&mut page, &[(5, slot(b"k", 5, 7, None))], 5);
+        add(&mut page, &[(5, slot(b"k", 5, 7, None))], 5, Rules::HARDENED);
         page.high = Some(leaf_key(b"k", 3));
         page.right = Some(PageId(2));
         assert_eq!(prune(&mut page, 9), 0);
@@ -227,7 +228,7 @@ mod tests {
                 (number, slot(&[*key], number, 7, payload.as_ref()))
             }).collect();
             let last = all.len() as u64;
-            add(&mut page, &all, last);
+            add(&mut page, &all, last, Rules::HARDENED);
             let whole = page.clone();
             let pruned = prune(&mut page, horizon);
             prop_assert_eq!(readable_from(&page), if pruned > 0 { horizon } else { 0 });

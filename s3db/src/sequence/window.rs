@@ -13,8 +13,8 @@ use crate::{
     sequence::codec::{Numbers, Write},
 };
 
-/// Records and ranges of one collection that a transaction remembers to have read, before it is taken to
-/// have read all of it.
+/// Records, and ranges that do not meet, of one collection that a transaction remembers to have read, before it
+/// is taken to have read all of it.
 const READS_MAX: usize = 10_000;
 
 /// The sequencer as it was once.
@@ -65,8 +65,9 @@ impl View {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     points: BTreeMap<PageId, BTreeSet<Bytes>>,
-    /// From, and to before that.
-    ranges: BTreeMap<PageId, Vec<(Bytes, Option<Bytes>)>>,
+    /// From, and to before that. No two of them meet, so that one look tells whether a record is in any: each
+    /// write of the window is looked up, by who has the turn that all wait for.
+    ranges: BTreeMap<PageId, BTreeMap<Bytes, Option<Bytes>>>,
     whole: BTreeSet<PageId>,
 }
 
@@ -85,11 +86,23 @@ impl Reads {
 
     /// All records of a range were read, and that there are no others.
     pub(super) fn range(&mut self, tree: PageId, from: Bytes, to: Option<Bytes>) {
-        if self.whole.contains(&tree) {
+        if self.whole.contains(&tree) || to.as_ref().is_some_and(|to| *to <= from) {
             return;
         }
         let ranges = self.ranges.entry(tree).or_default();
-        ranges.push((from, to));
+        let (mut from, mut to) = (from, to);
+        // Of those that begin before its end, the last one ends last: if that ends before it begins, all do.
+        while let Some((begin, end)) = {
+            let until = to.as_deref().map_or(Bound::Unbounded, Bound::Included);
+            let last = ranges.range::<[u8], _>((Bound::Unbounded, until)).next_back();
+            let last = last.filter(|(_, end)| end.as_ref().is_none_or(|end| *end >= from));
+            last.map(|(begin, end)| (begin.clone(), end.clone()))
+        } {
+            ranges.remove(&begin);
+            from = from.min(begin);
+            to = to.zip(end).map(|(to, end)| to.max(end));
+        }
+        ranges.insert(from, to);
         if ranges.len() > READS_MAX {
             self.all_of(tree);
         }
@@ -108,15 +121,9 @@ impl Reads {
 
     fn has(&self, write: &Write) -> bool {
         let has_point = |points: &BTreeSet<Bytes>| points.contains(&write.key);
-        let has_range = |ranges: &Vec<(Bytes, Option<Bytes>)>| {
-            ranges.iter().any(|(from, to)| {
-                let to = to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                let is_before_end = match to {
-                    Bound::Excluded(to) => write.key < *to,
-                    _ => true,
-                };
-                *from <= write.key && is_before_end
-            })
+        let has_range = |ranges: &BTreeMap<Bytes, Option<Bytes>>| {
+            let last = ranges.range::<Bytes, _>(..=&write.key).next_back();
+            last.is_some_and(|(_, to)| to.as_ref().is_none_or(|to| write.key < *to))
         };
         self.whole.contains(&write.tree)
             || self.points.get(&write.tree).is_some_and(has_point)
@@ -188,6 +195,27 @@ mod tests {
         assert_eq!(dim.read(PageId(1), b"a", 10), None);
     }
 
+    proptest::proptest! {
+        /// Ranges that were made one tell the same as all of them, one by one.
+        #[test]
+        fn ranges_are_what_was_put_into_them(
+            all in proptest::collection::vec((0..20u8, proptest::option::of(0..20u8)), 0..12),
+        ) {
+            let mut reads = Reads::default();
+            let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
+            for (from, to) in &all {
+                reads.range(PageId(1), bytes(*from), to.map(bytes));
+            }
+            for key in 0..22u8 {
+                let write = Write { tree: PageId(1), key: bytes(key), payload: None };
+                let is_in = |(from, to): &(u8, Option<u8>)| {
+                    (*from..to.unwrap_or(u8::MAX)).contains(&key)
+                };
+                proptest::prop_assert_eq!(reads.has(&write), all.iter().any(is_in));
+            }
+        }
+    }
+
     #[test]
     fn what_was_read_is_changed_by_what_is_in_it() {
         let mut reads = Reads::default();
@@ -207,6 +235,16 @@ mod tests {
             let found = reads.changed_by(&[write(tree, key, None)]).is_some();
             assert_eq!(found, is_changed, "{key} of {tree}");
         }
+        // One behind the other they are one.
+        let key = |n: usize| Bytes::copy_from_slice(&(n as u64).to_be_bytes());
+        for n in 0..=2 * READS_MAX {
+            reads.range(PageId(4), key(n), Some(key(n + 1)));
+        }
+        assert_eq!((reads.ranges[&PageId(4)].len(), reads.whole.len()), (1, 0));
+        for n in 0..=READS_MAX {
+            reads.range(PageId(5), key(2 * n), Some(key(2 * n + 1)));
+        }
+        assert!(reads.whole.contains(&PageId(5)), "so many apart from each other are all of it");
         for n in 0..=READS_MAX {
             reads.point(PageId(3), &n.to_be_bytes());
         }

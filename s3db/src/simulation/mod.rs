@@ -85,6 +85,8 @@ pub struct Plan {
     pub is_fresh: bool,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
+    /// How long a snapshot can be read at least.
+    pub snapshot_age: Duration,
     /// How long clients work, in virtual time.
     pub work: Duration,
 }
@@ -124,6 +126,7 @@ impl Default for Plan {
             is_sluggish: false,
             is_fresh: false,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
+            snapshot_age: Duration::from_secs(20),
             work: Duration::from_secs(60),
         }
     }
@@ -375,7 +378,7 @@ impl Plan {
             part_bytes: PART_BYTES,
             // Left behind by those who stall.
             window_commits_max: 12,
-            snapshot_age: Duration::from_secs(20),
+            snapshot_age: self.snapshot_age,
             rules: self.rules,
         }
     }

@@ -303,6 +303,26 @@ fn cases() -> Vec<Case> {
             plan: Plan { second_life: 0.05, ..Plan::named("snapshot").unwrap() },
         },
         Case {
+            weakness: "snapshot: a leaf that was pruned beyond it",
+            rule: Rule::Pruned,
+            invariants: &[12],
+            plan: Plan {
+                snapshot_age: Duration::from_millis(500),
+                faults: Faults::NONE,
+                ..Plan::named("snapshot").unwrap()
+            },
+        },
+        Case {
+            weakness: "snapshot: a zombie applies what was pruned",
+            rule: Rule::AddOnce,
+            invariants: &[1, 12],
+            plan: Plan {
+                snapshot_age: Duration::from_millis(500),
+                faults: stalls(),
+                ..Plan::named("snapshot").unwrap()
+            },
+        },
+        Case {
             weakness: "step order: acknowledged at the moment when it is not on its page",
             rule: Rule::AcknowledgeLast,
             invariants: &[3],

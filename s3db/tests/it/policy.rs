@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use s3db::{
-    Backend, Collection, Db, Key, Names, Options, Payload, Policy, Right, SearchBy, Store,
-    StoreError, Wish,
+    AbortCause, Backend, Collection, CollectionKind, Db, Isolation, Key, Names, Options, Payload,
+    Policy, Right, SearchBy, Store, StoreError, Wish,
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
@@ -294,10 +294,33 @@ impl Owned {
     }
 
     fn policy(&self, right: Right, collections: &[&str], fresh: bool) -> Policy {
-        let collections =
-            collections.iter().map(|name| ((*name).to_owned(), *name == "curated")).collect();
+        let kind = |name: &str| match name {
+            "curated" => CollectionKind::Curated,
+            "accounts" => CollectionKind::Isolated,
+            _ => CollectionKind::Plain,
+        };
+        let collections = collections.iter().map(|name| ((*name).to_owned(), kind(name))).collect();
         let wish = Wish { right, collections, fresh, blobs: false };
         policy(&names(), &self.db.store().database(), &wish).unwrap()
+    }
+
+    /// A collection `accounts` of serializable transactions: 40 records on pages, and two that wait, of which one
+    /// is in an object of its own.
+    async fn accounts(&self) -> Collection {
+        let of =
+            self.db.create_isolated_collection("accounts", Isolation::Serializable).await.unwrap();
+        for n in 0..40 {
+            commit(&self.db, &of, &format!("{n:02}"), "1").await.unwrap();
+        }
+        self.db.store().sweep().await.unwrap();
+        commit(&self.db, &of, "small", "1").await.unwrap();
+        commit(&self.db, &of, "large", &"x".repeat(5000)).await.unwrap();
+        of
+    }
+
+    fn waiting(&self) -> impl Future<Output = u64> {
+        let store = self.db.store().clone();
+        async move { store.status().await.unwrap().sequencer.unwrap().waiting }
     }
 
     /// A client with one right, and what it was denied.
@@ -305,6 +328,175 @@ impl Owned {
         let (guard, cloud) = Guard::over(&self.cloud, &self.policy(right, of, fresh));
         let db = Db::over(cloud.clone(), &options(self.backend)).await.unwrap();
         (guard, cloud, db)
+    }
+}
+
+/// One record, read and written by a transaction with isolation.
+async fn commit(db: &Db, of: &Collection, name: &str, payload: &str) -> Result<u64, StoreError> {
+    let mut txn = db.begin_for(of);
+    txn.read(of, &key(name)).await?;
+    txn.put(of, &key(name), Payload::new(payload).unwrap())?;
+    Ok(txn.commit().await?.number)
+}
+
+/// Puts that none of these may do, and deletes of the same.
+async fn are_forbidden(cloud: &Cloud, puts: &[(&str, PutIf)]) {
+    for (name, condition) in puts {
+        let put = cloud.objects.put(name, "x".into(), condition.clone()).await;
+        assert!(matches!(put, Put::Failed(Fault::Forbidden { .. })), "{name}: {put:?}");
+        assert!(matches!(cloud.objects.delete(name, None).await, Delete::Failed(_)), "{name}");
+    }
+}
+
+const NUMBERS: &str = "sequencer/numbers";
+
+#[tokio::test]
+async fn whoever_may_read_a_collection_with_isolation_reads_what_waits_for_it() {
+    for backend in Backend::ALL {
+        let owned = Owned::new(backend).await;
+        owned.accounts().await;
+        let (guard, cloud, db) = owned.client(Right::Read, &["accounts"], false).await;
+        let of = db.collection("accounts").await.unwrap();
+        let txn = db.begin_for(&of);
+        for (name, len) in
+            [("07", Some(1)), ("small", Some(1)), ("large", Some(5000)), ("no", None)]
+        {
+            let found = txn.read(&of, &key(name)).await.unwrap();
+            assert_eq!(found.map(|payload| payload.as_bytes().len()), len, "{name}");
+        }
+        let mut scan = txn.scan(&of);
+        let mut count = 0;
+        while scan.next().await.unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!((count, guard.denied()), (42, Vec::new()), "{backend:?}");
+        let data = owned.cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names;
+        are_forbidden(
+            &cloud,
+            &[
+                (NUMBERS, PutIf::Always),
+                (NUMBERS, PutIf::Matches(ETag::new("x"))),
+                (&data[0], PutIf::Always),
+                ("sequencer/data/x", PutIf::Absent),
+                (&of.root.object(), PutIf::Always),
+            ],
+        )
+        .await;
+        for prefix in ["", "sequencer/", "page/"] {
+            assert!(cloud.objects.list(prefix, None, 1).await.is_err(), "{prefix}");
+        }
+        let outcome = commit(&db, &of, "x", "x").await;
+        assert!(matches!(outcome, Err(StoreError::Denied { .. })), "{outcome:?}");
+        // Who reads a collection without isolation does not see the sequencer.
+        let (_, cloud, db) = owned.client(Right::Read, &["a"], false).await;
+        for name in [NUMBERS, &data[0]] {
+            assert!(cloud.objects.get(name, None).await.is_err(), "{name}");
+        }
+        is_denied(db.begin_for(&of).read(&of, &key("07")).await, NUMBERS, "isolation");
+    }
+}
+
+#[tokio::test]
+async fn whoever_may_write_to_a_collection_with_isolation_swaps_the_sequencer() {
+    for backend in Backend::ALL {
+        let owned = Owned::new(backend).await;
+        owned.accounts().await;
+        let (guard, cloud, db) = owned.client(Right::Write, &["accounts"], false).await;
+        let of = db.collection("accounts").await.unwrap();
+        for (name, payload) in [("new", "x".to_owned()), ("07", "y".repeat(3000))] {
+            commit(&db, &of, name, &payload).await.unwrap();
+        }
+        // Another one is in the way; and one that only reads.
+        let mut txn = db.begin_for(&of);
+        assert!(txn.read(&of, &key("07")).await.unwrap().is_some());
+        commit(&owned.db, &of, "07", "theirs").await.unwrap();
+        txn.put(&of, &key("08"), Payload::new("x").unwrap()).unwrap();
+        let outcome = txn.commit().await;
+        let is_read = matches!(outcome, Err(StoreError::Aborted { why: AbortCause::Read { .. } }));
+        assert!(is_read, "{outcome:?}");
+        db.begin_for(&of).commit().await.unwrap();
+        assert_eq!(guard.denied(), [""; 0], "{backend:?}");
+        let named = Options { client: Some(7), ..options(backend) };
+        let life = Db::over(cloud.clone(), &named).await.unwrap();
+        commit(&life, &of, "named", "x").await.unwrap();
+        assert_eq!(guard.denied(), [""; 0], "{backend:?}: lives");
+        // With s3-log an earlier life is ended in the log, which is another right.
+        let again = Db::over(cloud.clone(), &named).await.unwrap();
+        let outcome = commit(&again, &of, "named", "x").await;
+        match backend {
+            Backend::S3Log => is_denied(outcome, "log/", "write"),
+            _ => drop(outcome.unwrap()),
+        }
+        guard.denied();
+        let data = owned.cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names;
+        // Blindly it is not put, nor planted again.
+        are_forbidden(
+            &cloud,
+            &[
+                (NUMBERS, PutIf::Always),
+                (NUMBERS, PutIf::Absent),
+                (&data[0], PutIf::Always),
+                ("catalog/accounts", PutIf::Always),
+                ("log/0000000000000001/0000000000000001/0000000000000000", PutIf::Absent),
+                (&of.root.object(), PutIf::Always),
+            ],
+        )
+        .await;
+        assert!(put(&db, &owned.db.collection("a").await.unwrap(), "x", "x").await.is_err());
+        guard.denied();
+        // What it committed others bring to its pages; and it is told that somebody has to.
+        assert!(owned.waiting().await > 0);
+        // Where there are queues, one of these is what it may not look into first.
+        let object = if backend == Backend::S3Log { "page/" } else { "" };
+        is_denied(db.checkpoint().await, object, "keep");
+        owned.db.store().sweep().await.unwrap();
+        let seen = owned.db.begin_for(&of).read(&of, &key("new")).await.unwrap();
+        assert!(seen.is_some() && owned.waiting().await == 0, "{backend:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_keeps_a_collection_with_isolation_applies_what_waits() {
+    for backend in Backend::ALL {
+        let owned = Owned::new(backend).await;
+        let a = owned.db.collection("a").await.unwrap();
+        // What is the newest of a stream stays: of no collection that somebody else keeps.
+        put(&owned.db, &a, "last", "a").await.unwrap();
+        owned.db.checkpoint().await.unwrap();
+        sweep_all(&owned.db).await.unwrap();
+        let of = owned.accounts().await;
+        // Who keeps others does not: it is told so, after its own work.
+        put(&owned.db, &a, "late", "a").await.unwrap();
+        let (_, _, db) = owned.client(Right::Keep, &["a"], false).await;
+        is_denied(db.store().sweep().await, &format!("page/{}", of.root), "read");
+        assert!(db.begin().read(&a, &key("late")).await.unwrap().is_some(), "{backend:?}");
+        assert_eq!(owned.waiting().await, 2);
+
+        // The newest log object has a record of `a`.
+        let both = ["accounts", "a"];
+        let (guard, cloud, db) = owned.client(Right::Keep, &both, false).await;
+        db.store().sweep().await.unwrap();
+        assert_eq!((guard.denied(), owned.waiting().await), (Vec::new(), 0), "{backend:?}");
+        let data = owned.cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names;
+        are_forbidden(
+            &cloud,
+            &[
+                (NUMBERS, PutIf::Always),
+                (NUMBERS, PutIf::Absent),
+                (&data[0], PutIf::Always),
+                ("sequencer/data/x", PutIf::Absent),
+                ("catalog/accounts", PutIf::Always),
+            ],
+        )
+        .await;
+        // A sequencer that is lost is told to who may only look, too.
+        owned.cloud.objects.delete(NUMBERS, None).await;
+        let (_, _, db) = owned.client(Right::Keep, &["a"], false).await;
+        let swept = db.store().sweep().await;
+        assert!(
+            matches!(&swept, Err(StoreError::Lost { object }) if object == NUMBERS),
+            "{swept:?}"
+        );
     }
 }
 
@@ -551,7 +743,8 @@ async fn whoever_keeps_collections_brings_them_to_their_pages() {
 async fn no_policy_says_what_cannot_be_kept() {
     let owned = Owned::new(Backend::S3Log).await;
     let database = owned.db.store().database();
-    let wish = |right, collections: &[(&str, bool)]| Wish {
+    use CollectionKind::{Curated, Isolated, Plain};
+    let wish = |right, collections: &[(&str, CollectionKind)]| Wish {
         right,
         collections: collections.iter().map(|(name, it)| ((*name).to_owned(), *it)).collect(),
         fresh: false,
@@ -559,18 +752,19 @@ async fn no_policy_says_what_cannot_be_kept() {
     };
     for refused in [
         wish(Right::Read, &[]),
-        wish(Right::Read, &[("a*", false)]),
-        wish(Right::Read, &[("a/../b", false)]),
-        wish(Right::Write, &[("curated", true)]),
-        wish(Right::Propose, &[("a", false)]),
-        wish(Right::Curate, &[("a", false)]),
+        wish(Right::Read, &[("a*", Plain)]),
+        wish(Right::Read, &[("a/../b", Plain)]),
+        wish(Right::Write, &[("curated", Curated)]),
+        wish(Right::Propose, &[("a", Plain)]),
+        wish(Right::Curate, &[("a", Plain)]),
+        wish(Right::Propose, &[("accounts", Isolated)]),
     ] {
         let outcome = policy(&names(), &database, &refused);
         assert!(matches!(outcome, Err(StoreError::Invalid(_))), "{refused:?}");
     }
     let before = s3db::Database { has_tags: false, ..database };
-    assert!(policy(&names(), &before, &wish(Right::Read, &[("a", false)])).is_err());
-    let policy = policy(&names(), &database, &wish(Right::Read, &[("a", false)])).unwrap();
+    assert!(policy(&names(), &before, &wish(Right::Read, &[("a", Plain)])).is_err());
+    let policy = policy(&names(), &database, &wish(Right::Read, &[("a", Plain)])).unwrap();
     let role = "arn:aws:iam::123456789012:role/reader";
     let text: Value = serde_json::from_str(&policy.to_json(Some(role)).unwrap()).unwrap();
     assert_eq!(text["Statement"][0]["Principal"]["AWS"], role);

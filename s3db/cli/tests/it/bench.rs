@@ -92,6 +92,15 @@ fn a_machine_is_measured() {
         let durability = if row["in"] == "directory" { "fsync" } else { "none" };
         assert_eq!(row["durability"], durability, "{row}");
     }
+    let isolated = rows("isolated");
+    assert_eq!(isolated.len(), 2 * 4);
+    for row in &isolated {
+        let writers = number(&row["writers"]);
+        assert!(number(&row["transactions"]) >= writers && number(&row["per_s"]) > 0.0, "{row}");
+        assert!(number(&row["p99_ms"]) >= number(&row["median_ms"]), "{row}");
+        // Those that wait share a put.
+        assert!(writers < 64.0 || number(&row["per_put"]) > 2.0, "{row}");
+    }
     for row in rows("reads") {
         assert!(number(&row["median_us"]) > 0.0 && number(&row["reads"]) >= 1000.0, "{row}");
         // An aim for a quiet machine: here it may not be far from it.

@@ -1,6 +1,7 @@
 //! `bench embedded`: what commits, reads, recovery and freshness take on this machine, where the
 //! services are a directory or memory.
 
+mod ceiling; // transactions with isolation, which pass one object
 mod commits; // one client, and several
 mod freshness; // how old what others read is
 mod place; // where, and the databases
@@ -134,10 +135,21 @@ struct Ages {
     ms: Vec<f64>,
 }
 
+/// Transactions with isolation, of one process.
+struct Ceiling {
+    medium: Medium,
+    writers: u32,
+    /// Transactions per second of each round, and per put.
+    per_s: Vec<f64>,
+    per_put: Vec<f64>,
+    ms: Vec<f64>,
+}
+
 /// Everything that was measured.
 struct Measured {
     file_system: String,
     commits: Vec<Commits>,
+    ceiling: Vec<Ceiling>,
     reads: Vec<Reads>,
     recovery: Vec<Recovery>,
     ages: Vec<Ages>,
@@ -172,6 +184,7 @@ async fn measured(plan: &Plan, folder: &Folder, progress: &Progress) -> Result<M
     let mut found = Measured {
         file_system: folder.file_system(),
         commits: Vec::new(),
+        ceiling: Vec::new(),
         reads: Vec::new(),
         recovery: Vec::new(),
         ages: Vec::new(),
@@ -197,6 +210,14 @@ async fn measured(plan: &Plan, folder: &Folder, progress: &Progress) -> Result<M
                 found.ages.push(Ages { medium, backend, pace, ms: Vec::new() });
             }
             filled.push(at);
+        }
+    }
+    let mut sequenced = Vec::new();
+    for medium in Medium::ALL {
+        sequenced.push(ceiling::Sequenced::new(folder, medium).await?);
+        for writers in ceiling::WRITERS {
+            let (per_s, per_put, ms) = Default::default();
+            found.ceiling.push(Ceiling { medium, writers, per_s, per_put, ms });
         }
     }
     for backend in Backend::ALL {
@@ -233,6 +254,21 @@ async fn measured(plan: &Plan, folder: &Folder, progress: &Progress) -> Result<M
             row.settled_per_s.push(count / (done.window_s + done.settling_s));
             row.ms.extend(done.commits_ms);
         }
+        for row in &mut found.ceiling {
+            let Ceiling { medium, writers, .. } = *row;
+            say(format!(
+                "round {} of {}: commits with isolation, {}, {writers} writers",
+                round + 1,
+                plan.rounds,
+                medium.name()
+            ));
+            let at = sequenced.iter().find(|at| at.medium == medium).expect("there is one of each");
+            let done = at.round(writers, plan.window).await?;
+            let count = done.commits_ms.len() as f64;
+            row.per_s.push(count / done.window_s);
+            row.per_put.push(count / done.puts.max(1) as f64);
+            row.ms.extend(done.commits_ms);
+        }
         for row in &mut found.recovery {
             let Recovery { backend, transactions, .. } = *row;
             say(format!(
@@ -259,6 +295,12 @@ async fn measured(plan: &Plan, folder: &Folder, progress: &Progress) -> Result<M
     let sort = |values: &mut Vec<f64>| values.sort_by(f64::total_cmp);
     for row in &mut found.commits {
         [&mut row.per_s, &mut row.settled_per_s, &mut row.ms].into_iter().for_each(sort);
+    }
+    for row in &mut found.ceiling {
+        [&mut row.per_s, &mut row.per_put, &mut row.ms].into_iter().for_each(sort);
+    }
+    for at in sequenced {
+        at.close().await?;
     }
     for row in &mut found.reads {
         [&mut row.per_s, &mut row.us].into_iter().for_each(sort);
@@ -335,6 +377,26 @@ fn tables(plan: &Plan, measured: &Measured) -> String {
     });
     table(&mut text, &heads, rows);
 
+    text += &format!(
+        "### Commits with isolation\n\nSerializable transactions of one record each, by the writers of one process, \
+         of which none is in another's way. All commits of such collections in a database pass one object: \
+         those that wait share a put of it, {} at most, so the ceiling is how many share one, divided by \
+         how long it takes. Puts are all that were made meanwhile, those of pages included.\n\n",
+        ceiling::WRITERS[3]
+    );
+    let heads = ["in", "writers", "per second", "per put", "median ms", "99 % ms"];
+    let rows = measured.ceiling.iter().map(|row| {
+        vec![
+            row.medium.name().to_owned(),
+            row.writers.to_string(),
+            figure(quantile(&row.per_s, 0.5)),
+            figure(quantile(&row.per_put, 0.5)),
+            figure(quantile(&row.ms, 0.5)),
+            figure(quantile(&row.ms, 0.99)),
+        ]
+    });
+    table(&mut text, &heads, rows);
+
     text += "### Reads from a warm pool\n\nOne record at random, by one thread, each read in a transaction \
              of its own. No service is called.\n\n";
     let heads = ["in", "per second", "median us", "99 % us"];
@@ -402,6 +464,13 @@ fn json_of(plan: &Plan, measured: &Measured, machine: &str) -> Value {
             "aim_us": READ_AIM_US, "met": quantile(&row.us, 0.5) < READ_AIM_US,
         })
     };
+    let ceiling = |row: &Ceiling| {
+        json!({
+            "in": row.medium.name(), "writers": row.writers, "transactions": row.ms.len(),
+            "per_s": quantile(&row.per_s, 0.5), "per_put": quantile(&row.per_put, 0.5),
+            "median_ms": quantile(&row.ms, 0.5), "p99_ms": quantile(&row.ms, 0.99),
+        })
+    };
     let recovery = |row: &Recovery| {
         json!({
             "backend": row.backend.name(), "transactions": row.transactions,
@@ -421,6 +490,7 @@ fn json_of(plan: &Plan, measured: &Measured, machine: &str) -> Value {
         "records": plan.records, "record_bytes": place::PAYLOAD_BYTES, "rounds": plan.rounds,
         "window_s": plan.window.as_secs_f64(),
         "commits": measured.commits.iter().map(commits).collect::<Vec<_>>(),
+        "isolated": measured.ceiling.iter().map(ceiling).collect::<Vec<_>>(),
         "reads": measured.reads.iter().map(reads).collect::<Vec<_>>(),
         "recovery": measured.recovery.iter().map(recovery).collect::<Vec<_>>(),
         "freshness": measured.ages.iter().map(age).collect::<Vec<_>>(),
