@@ -175,7 +175,7 @@ impl Step {
 }
 
 impl CopyPort {
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     pub(super) fn new(uffd: Arc<Descriptor>, traits: Traits) -> CopyPort {
         CopyPort { uffd, traits, watch: None }
     }
