@@ -132,19 +132,19 @@ struct State {
 }
 
 impl Incarnation {
-    /// Begins a life of `client`. `date_ms` tells the object store's clock, 0 if unknown: it is asked
-    /// after every wait, since waits can be long.
+    /// Begins a life of `client`. `date_ms` tells the object store's clock, 0 if unknown, or that it
+    /// cannot be gone by: it is asked after every wait, since waits can be long.
     pub(crate) async fn claim(
         cloud: &Cloud,
         settings: &Settings,
         client: u64,
-        date_ms: impl Fn() -> u64,
+        date_ms: impl Fn() -> Result<u64, StoreError>,
     ) -> Result<Incarnation, StoreError> {
         let object = object(client);
         let mut attempts = Attempts::new(cloud, settings);
         loop {
             let old = read(cloud, settings, &object).await?;
-            let (wall, date_ms) = (cloud.clock.wall_us(), date_ms());
+            let (wall, date_ms) = (cloud.clock.wall_us(), date_ms()?);
             let (before, condition) = match &old {
                 Some((record, etag)) => (*record, PutIf::Matches(etag.clone())),
                 None => (ClientRecord::before_first(wall.max(date_ms * 1000)), PutIf::Absent),
@@ -242,10 +242,13 @@ impl Incarnation {
     ///
     /// It is never behind that clock: what a slow machine writes blindly, over a record that it did
     /// not read, would lose against what was there long before.
-    pub(crate) async fn stamp(&self, date_ms: impl Fn() -> u64) -> Result<Stamp, StoreError> {
+    pub(crate) async fn stamp(
+        &self,
+        date_ms: impl Fn() -> Result<u64, StoreError>,
+    ) -> Result<Stamp, StoreError> {
         let attempts = self.settings.attempts_max.max(1);
         for claims in 0..=attempts {
-            let date_ms = date_ms();
+            let date_ms = date_ms()?;
             let mut wall = self.cloud.clock.wall_us().max(date_ms * 1000);
             check_machine(&self.settings, wall, date_ms)?;
             let clock = {

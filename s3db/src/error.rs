@@ -107,6 +107,16 @@ pub enum StoreError {
         /// How far ahead the next stamp would be.
         ahead_ms: u64,
     },
+    /// The object store's answers tell a time that contradicts this machine's clock by more than a day, or
+    /// each other by more than some minutes. Nothing was committed or deleted by it.
+    #[error(
+        "the object store tells a time that is {ahead_ms} ms ahead of what this machine's clock, or its answer \
+         before, makes of it: set the clock right, or find out who answers in the store's place"
+    )]
+    Date {
+        /// How far ahead it is; below zero: behind.
+        ahead_ms: i64,
+    },
     /// An earlier life of this client, on a machine whose clock was ahead, claimed stamps up to a
     /// time that is far off. The next one can only begin there.
     #[error(

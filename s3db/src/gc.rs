@@ -125,9 +125,10 @@ impl Store {
 
     /// Tombstones of writes before this may go: nothing as old is in the log any more.
     pub(crate) async fn horizon_us(&self) -> Result<u64, StoreError> {
+        self.certain_date_ms().await?;
         self.sweep().await?;
         let age_us = self.settings.tombstone_age.as_micros() as u64;
-        let horizon_us = (self.pages.date_ms() * 1000).saturating_sub(age_us);
+        let horizon_us = (self.certain_date_ms().await? * 1000).saturating_sub(age_us);
         Ok(if self.log.settle(horizon_us).await? { horizon_us } else { 0 })
     }
 
@@ -426,7 +427,7 @@ async fn collect(
     }
     // In an order, so that the same seed is the same run.
     let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
-    let oldest_ms = pages.date_ms().saturating_sub(grace.as_millis() as u64);
+    let oldest_ms = store.certain_date_ms().await?.saturating_sub(grace.as_millis() as u64);
     let unmet = listed.iter().filter_map(|name| PageId::of_object(name));
     let mut origins = HashSet::new();
     for id in unmet.filter(|id| !first.met.contains(id)) {
@@ -573,7 +574,7 @@ impl Blobs {
             delete(store, listed.marks_of(stamp)).await;
         }
         let quarantined = &quarantined(store).await?;
-        let now_ms = store.pages.date_ms();
+        let now_ms = store.certain_date_ms().await?;
         let grace_ms = match store.settings.rules.hold(Rule::BlobAge) {
             true => grace.as_millis() as u64,
             false => 0,

@@ -23,7 +23,7 @@ use crate::{
     log::{self, Log},
     names::CLIENTS,
     page::PageId,
-    pool::{PageManager, PoolCounts, Tier, Tiered},
+    pool::{Doubt, PageManager, PoolCounts, Tier, Tiered},
     retry::Attempts,
     sequence::Sequencer,
     settings::Settings,
@@ -79,6 +79,18 @@ fn tiered(cloud: Cloud, tier: Option<Tier>) -> (Cloud, Option<Arc<Tier>>) {
     (Cloud { objects: Arc::new(objects), ..cloud }, Some(tier))
 }
 
+/// What a doubt means for who wants to go by the date.
+fn refused(doubt: Doubt) -> StoreError {
+    match doubt {
+        Doubt::Apart { ahead_ms } if ahead_ms < 0 => {
+            StoreError::Clock { ahead_ms: ahead_ms.unsigned_abs() }
+        }
+        Doubt::Apart { ahead_ms } | Doubt::Unsure { ahead_ms } => StoreError::Date { ahead_ms },
+    }
+}
+
+/// Answers that are asked for to find out what the object store's time is.
+const DATES_ASKED_MAX: u32 = 3;
 /// By how much more the wall clock must have gone on than the monotonic one for a sleep.
 const SLEEP_US: u64 = 60_000_000;
 
@@ -215,13 +227,49 @@ impl Store {
     }
 
     /// Asks the object store for its time. Between answers it is counted on by this machine's
-    /// clock, which may stand still while the machine is suspended.
+    /// clock, which may stand still while the machine is suspended. One that contradicts what was told
+    /// before is not believed alone: it is asked again.
     pub(crate) async fn ask_date(&self) -> Result<(), StoreError> {
-        let asked_us = self.cloud.clock.monotonic_us();
-        if let Some((_, date_ms)) = catalog::read_database(&self.cloud, &self.settings).await? {
-            self.pages.saw_date(date_ms, asked_us);
+        for _ in 0..DATES_ASKED_MAX {
+            let asked_us = self.cloud.clock.monotonic_us();
+            let found = catalog::read_database(&self.cloud, &self.settings).await?;
+            if let Some((_, date_ms)) = found {
+                self.pages.saw_date(date_ms, asked_us);
+            }
+            if !self.pages.is_in_doubt() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// The object store's time, milliseconds since 1970 and 0 if unknown, for who commits something.
+    ///
+    /// # Errors
+    /// [`StoreError::Date`] or [`StoreError::Clock`] when it cannot be gone by, as far as is known:
+    /// [`Store::ask_date`] may help.
+    pub(crate) fn sure_date_ms(&self) -> Result<u64, StoreError> {
+        self.pages.doubt(false).map_or(Ok(self.pages.date_ms()), |doubt| Err(refused(doubt)))
+    }
+
+    /// The same; it is asked for where that is not known.
+    pub(crate) async fn asked_date_ms(&self) -> Result<u64, StoreError> {
+        match self.sure_date_ms() {
+            Err(StoreError::Date { .. }) => {
+                self.ask_date().await?;
+                self.sure_date_ms()
+            }
+            date_ms => date_ms,
+        }
+    }
+
+    /// The same for who deletes by it: it was told twice, or by this machine's clock as well, which does not
+    /// contradict it. It is asked for where that is not known.
+    pub(crate) async fn certain_date_ms(&self) -> Result<u64, StoreError> {
+        if self.pages.doubt(true).is_some() {
+            self.ask_date().await?;
+        }
+        self.pages.doubt(true).map_or(Ok(self.pages.date_ms()), |doubt| Err(refused(doubt)))
     }
 
     /// The same, if the machine seems to have slept since the last call: its wall clock went on

@@ -21,9 +21,9 @@ const USAGE: &str = "\
 Runs seeded schedules of whole clusters in virtual time and checks the store's invariants.
 
 usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sqs-fifo]
-                     [--plan usual|crowd|splits|deaths|restarts|clocks|founders|index|build|
-                             index-deaths|build-deaths|blobs|blob-deaths|blob-index|fresh|
-                             snapshot|serializable|curated]
+                     [--plan usual|crowd|splits|deaths|restarts|clocks|dates|founders|index|build|
+                             index-deaths|build-deaths|blobs|blob-deaths|blob-index|fresh|disk|
+                             owners|snapshot|serializable|curated]
                      [--mode today|2007] [--fail-points] [--printed] [--replay SEED]
 
   --seeds N     how many seeds per backend (default 1000)

@@ -138,6 +138,7 @@ impl Session {
     pub(crate) fn look_floor_us(&self) -> u64 {
         let store = self.store();
         let age_us = store.settings.tombstone_age.as_micros() as u64;
-        (store.pages.date_ms() * 1000).saturating_sub(age_us - age_us / 10)
+        // Not by a time that may be wrong.
+        (store.sure_date_ms().unwrap_or(0) * 1000).saturating_sub(age_us - age_us / 10)
     }
 }

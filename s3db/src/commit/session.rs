@@ -181,15 +181,20 @@ impl Session {
         let begin = || async {
             let store = &self.store;
             let claim = || {
-                let date_ms = move || store.pages.date_ms();
+                let date_ms = move || store.sure_date_ms();
                 Incarnation::claim(&store.cloud, &store.settings, self.client, date_ms)
             };
             let claimed = self.claimed().take();
             let me = match claimed {
                 Some(me) => me,
                 None => match claim().await {
-                    // Ahead of what the object store said last, which may be long ago.
-                    Err(StoreError::Clock { .. } | StoreError::Claimed { .. }) => {
+                    // Ahead of what the object store said last, which may be long ago; or nobody
+                    // knows.
+                    Err(
+                        StoreError::Clock { .. }
+                        | StoreError::Claimed { .. }
+                        | StoreError::Date { .. },
+                    ) => {
                         store.ask_date().await?;
                         claim().await?
                     }
@@ -250,7 +255,7 @@ impl Session {
         match self.life.get() {
             Some(life) => {
                 self.store.ask_date_after_sleep().await?;
-                life.me.keep_alive(self.store.pages.date_ms()).await
+                life.me.keep_alive(self.store.asked_date_ms().await?).await
             }
             None => Ok(()),
         }
@@ -432,7 +437,8 @@ impl Session {
     fn forget_outlived(&self, tree: PageId, key: &[u8]) -> bool {
         let store = &self.store;
         let age_us = store.settings.tombstone_age.as_micros() as u64;
-        let before_us = (store.pages.date_ms() * 1000).saturating_sub(age_us);
+        // Not by a time that may be wrong.
+        let before_us = (store.sure_date_ms().unwrap_or(0) * 1000).saturating_sub(age_us);
         let at = (tree, Bytes::copy_from_slice(key));
         let mut memory = self.memory();
         let own = memory.own.changes.get(&at);
@@ -687,6 +693,11 @@ impl Session {
             Err(StoreError::Cloud { source, .. }) => {
                 return Err(StoreError::CommitUnknown { source });
             }
+            // Nobody knows how old it is.
+            Err(error @ StoreError::Date { .. }) => {
+                let (what, cause) = ("the object store's date".to_owned(), error.to_string());
+                return Err(StoreError::CommitUnknown { source: Fault::Unknown { what, cause } });
+            }
             Err(error) => Some(error.to_string()),
         };
         let Some((number, entries)) = txn.sealed.clone() else { return Ok(Committed::default()) };
@@ -793,13 +804,13 @@ impl Session {
 
     /// The next stamp of this life. The object store's date is asked once.
     async fn stamp(&self, me: &Incarnation, was_asked: &mut bool) -> Result<Stamp, StoreError> {
-        let pages = &self.store.pages;
-        match me.stamp(|| pages.date_ms()).await {
+        let date_ms = || self.store.sure_date_ms();
+        match me.stamp(date_ms).await {
             // Ahead of what the object store said last, which may be long ago.
-            Err(StoreError::Clock { .. }) if !*was_asked => {
+            Err(StoreError::Clock { .. } | StoreError::Date { .. }) if !*was_asked => {
                 *was_asked = true;
                 self.store.ask_date().await?;
-                me.stamp(|| pages.date_ms()).await
+                me.stamp(date_ms).await
             }
             stamp => stamp,
         }
@@ -819,7 +830,7 @@ impl Session {
             true => self.store.ask_date().await?,
             false => self.store.ask_date_after_sleep().await?,
         }
-        let now_us = self.store.pages.date_ms() * 1000;
+        let now_us = self.store.sure_date_ms()? * 1000;
         let most_us = self.store.settings.commit_age_us();
         for entry in entries {
             let stamp = entry.record.stamp;

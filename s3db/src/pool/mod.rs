@@ -17,6 +17,7 @@
 //! Here are the rules H2 (a put replaces exactly the version that was changed) and H3 (after a put
 //! without an answer the object itself is asked).
 
+mod date; // the object store's time
 mod disk; // pages on a disk of this machine
 mod heads; // what is known of pages' newest versions
 
@@ -40,6 +41,7 @@ use pager::{
     pool::{Pages, Pool},
 };
 
+pub(crate) use date::Doubt;
 pub(crate) use disk::{Tier, Tiered};
 
 use crate::{
@@ -49,6 +51,7 @@ use crate::{
     lent::{Ahead, Lent, Name},
     page::{Page, PageId},
     pool::{
+        date::StoreDate,
         disk::DiskCounters,
         heads::{Head, Heads, Remembered},
     },
@@ -246,8 +249,8 @@ pub(crate) struct State {
     /// Bytes of pages that are read ahead, about.
     ahead: Arc<AtomicU64>,
     counters: Counters,
-    /// The object store's clock in its newest answer, and when that came, by our monotonic clock.
-    date: Mutex<(u64, u64)>,
+    /// The object store's clock.
+    date: Mutex<StoreDate>,
     /// What was asked for until this, by our monotonic clock, is no young copy.
     expired_us: AtomicU64,
 }
@@ -354,28 +357,28 @@ impl PageManager {
     /// The object store's clock now, milliseconds since 1970, as far as its answers tell; 0 before
     /// the first.
     pub(crate) fn date_ms(&self) -> u64 {
-        let (date_ms, at_us) = *lock(&self.date);
-        match date_ms {
-            0 => 0,
-            _ => date_ms + self.cloud.clock.monotonic_us().saturating_sub(at_us) / 1000,
-        }
+        let now_us = self.cloud.clock.monotonic_us();
+        lock(&self.date).now_ms(now_us)
     }
 
-    /// Takes the clock of an answer to what was asked at `asked_us`, by our monotonic clock.
-    ///
-    /// The answer came after that, and tells whole seconds: so it bounds the time now from both sides.
-    /// A clock of ours that runs fast is set right by it, and so is an answer that was wrong.
-    pub(crate) fn saw_date(&self, date_ms: u64, asked_us: u64) {
-        if date_ms == 0 {
-            return;
-        }
-        let now_us = self.cloud.clock.monotonic_us();
-        let most_ms = date_ms.saturating_add(1000 + now_us.saturating_sub(asked_us) / 1000);
-        let known_ms = self.date_ms();
-        let date_ms = known_ms.clamp(date_ms, most_ms);
-        if date_ms != known_ms {
-            *lock(&self.date) = (date_ms, now_us);
-        }
+    /// Why that cannot be gone by, if so: by who commits, or by who deletes (`is_strict`).
+    pub(crate) fn doubt(&self, is_strict: bool) -> Option<Doubt> {
+        let clock = &self.cloud.clock;
+        let (now_us, wall_us) = (clock.monotonic_us(), clock.wall_us());
+        lock(&self.date).doubt(now_us, wall_us, is_strict)
+    }
+
+    /// Whether the last answer contradicts what was told before.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        lock(&self.date).is_in_doubt()
+    }
+
+    /// Takes the clock of an answer to what was asked at `asked_us`, by our monotonic clock. Returns what
+    /// is to be taken for it: an answer can be wrong.
+    pub(crate) fn saw_date(&self, date_ms: u64, asked_us: u64) -> u64 {
+        let clock = &self.cloud.clock;
+        let now_us = clock.monotonic_us();
+        lock(&self.date).saw(date_ms, asked_us, now_us, || clock.wall_us())
     }
 
     /// Forgets how young the copy of `id` is: the next read asks.
@@ -521,7 +524,7 @@ impl PageManager {
                         return Err(StoreError::Invalid(format!("{object}: {what}")));
                     };
                     self.spare(room);
-                    self.saw_date(date_ms, asked_us);
+                    let date_ms = self.saw_date(date_ms, asked_us);
                     let Some(mut held) = self.resident(id, head.clone()) else {
                         is_gone = true;
                         continue;
@@ -544,7 +547,7 @@ impl PageManager {
                 }
                 Ok(Get::Found { bytes, etag, date_ms }) => {
                     bump(&self.counters.fetched);
-                    self.saw_date(date_ms, asked_us);
+                    let date_ms = self.saw_date(date_ms, asked_us);
                     let page = self.decode(id, &object, bytes)?;
                     let newest = self.head(id).map_or(0, |head| head.version);
                     if page.version < newest {
@@ -1003,25 +1006,23 @@ mod tests {
         assert_eq!([first, second].map(|account| account.charge(CallKind::Get).calls), [1, 0]);
     }
 
-    /// The store's time went ahead only: one answer from the future, or a clock of ours that runs
-    /// fast, was believed for the life of the process.
+    /// The store's time went ahead only: a clock of ours that runs fast was believed for the life of the
+    /// process.
     #[test]
     fn the_time_of_the_store_is_set_right_in_both_directions() {
         let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
         let cloud = embedded::memory(Arc::new(Memory::new()));
         let pages = PageManager::new(cloud.clone(), Settings::default(), &pool, None).unwrap();
-        let hour_ms = 3_600_000;
+        let minute_ms = 60_000;
         let date_ms = 1_763_690_400_000;
         let now_us = cloud.clock.monotonic_us();
-        let is_about = |ms: u64| (ms..ms + hour_ms / 2).contains(&pages.date_ms());
+        let is_about = |ms: u64| (ms..ms + minute_ms / 2).contains(&pages.date_ms());
         pages.saw_date(0, now_us);
         assert_eq!(pages.date_ms(), 0, "an answer without a date");
-        pages.saw_date(date_ms, now_us);
-        assert!(is_about(date_ms), "{}", pages.date_ms());
-        pages.saw_date(date_ms + hour_ms, now_us);
-        assert!(is_about(date_ms + hour_ms), "{}", pages.date_ms());
-        pages.saw_date(date_ms, now_us);
-        assert!(is_about(date_ms), "{}", pages.date_ms());
+        for expected in [date_ms, date_ms + minute_ms, date_ms] {
+            pages.saw_date(expected, now_us);
+            assert!(is_about(expected), "{} for {expected}", pages.date_ms());
+        }
         // Whole seconds: the end of one is not set back to its beginning.
         pages.saw_date(date_ms + 900, now_us);
         let before = pages.date_ms();

@@ -98,7 +98,7 @@ async fn declare(store: &Store, view: &View, through: u64) -> Result<(), StoreEr
     while now.numbers.applied < through {
         let mut next = now.numbers.clone();
         next.applied = through;
-        batch::advance(&mut next, store.pages.date_ms(), &store.settings);
+        batch::advance(&mut next, store.asked_date_ms().await?, &store.settings);
         batch::trim(&mut next, &store.settings);
         match swap_freely(store, &now, next).await? {
             Swapped::Done(_) => {

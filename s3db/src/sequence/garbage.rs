@@ -32,8 +32,9 @@ use crate::{
 pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
     let listed = store.list(DATA).await?;
     store.ask_date().await?;
+    let now_ms = store.certain_date_ms().await?;
     let age_ms = store.settings.tombstone_age.as_millis() as u64;
-    let before_ms = store.pages.date_ms().saturating_sub(age_ms);
+    let before_ms = now_ms.saturating_sub(age_ms);
     let is_old = |name: &&String| date_of(name).is_some_and(|date_ms| date_ms < before_ms);
     let old: Vec<&String> = listed.iter().filter(is_old).collect();
     if old.is_empty() {

@@ -544,7 +544,8 @@ async fn round(
         if open.is_empty() {
             return Ok(());
         }
-        let plan = batch::plan(&view, &open, store.pages.date_ms(), &store.settings);
+        let date_ms = store.asked_date_ms().await?;
+        let plan = batch::plan(&view, &open, date_ms, &store.settings);
         if !plan.crowded.is_empty() && helped.is_none() {
             // Out of the way of the others: what fails is told where there is no room after it either.
             helped = Some(super::apply::apply_in(store, true).await.err());

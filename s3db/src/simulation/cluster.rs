@@ -511,7 +511,8 @@ impl Cluster {
                     | StoreError::Contended { .. }
                     | StoreError::Full { .. }
                     | StoreError::CommitUnknown { .. }
-                    | StoreError::Clock { .. },
+                    | StoreError::Clock { .. }
+                    | StoreError::Date { .. },
                 ) => {}
                 // Too late.
                 Err(StoreError::Invalid(_)) if plan.is_sluggish => {}

@@ -134,13 +134,14 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 21] = [
         "usual",
         "crowd",
         "splits",
         "deaths",
         "restarts",
         "clocks",
+        "dates",
         "founders",
         "index",
         "build",
@@ -206,6 +207,11 @@ impl Plan {
                 work: Duration::from_secs(150),
                 ..usual
             },
+            // One answer in fifty tells a time that is up to two months ahead, while garbage goes by it.
+            "dates" => {
+                let blobs = Plan::named("blob-deaths")?;
+                Plan { faults: Faults { date_jump: 0.02, ..blobs.faults }, ..blobs }
+            }
             // Everyone finds an empty database, and creates the collection.
             "founders" => Plan {
                 clients: 6,

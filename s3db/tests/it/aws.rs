@@ -1,10 +1,15 @@
 //! The same promises, kept by S3 and SQS: or by what stands in for them on this machine.
 
-use std::env;
+use std::{
+    env,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+};
 
 use s3db::{
     Address, Backend, Options,
-    cloud::{Cloud, aws::Place},
+    cloud::{Cloud, ETag, Get, aws::Place},
 };
 use sources::aws::{Aws, AwsOptions};
 
@@ -98,4 +103,64 @@ async fn what_cannot_be_reached_is_said() {
     assert!(text.contains("s3://no-such-bucket/db/database"), "{text}");
     let place = Place { bucket: "Not_A_Bucket".into(), ..Place::default() };
     assert!(s3db::cloud::aws::connect(&place).is_err());
+}
+
+/// A service that gives these answers, one for each connection. Returns its address.
+fn answers(answers: Vec<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let (mut request, mut bytes) = (Vec::new(), [0; 4096]);
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                assert!(request.len() < 64 << 10, "a get has no body");
+                match stream.read(&mut bytes).expect("a request") {
+                    0 => break,
+                    count => request.extend_from_slice(&bytes[..count]),
+                }
+            }
+            stream.write_all(answer.as_bytes()).expect("an answer");
+        }
+    });
+    address
+}
+
+/// The newest date of any answer was given out with every later one: one that was wrong, from whoever
+/// stands in between, was believed for the life of the process.
+#[tokio::test]
+async fn the_date_of_an_answer_is_its_own() {
+    const RIGHT: &str = "Fri, 21 Nov 2025 02:00:00 GMT";
+    const WRONG: &str = "Fri, 01 Jan 2100 00:00:00 GMT";
+    const RIGHT_MS: u64 = 1_763_690_400_000;
+    let answer = |status: &str, date: &str, body: &str| {
+        let date = if date.is_empty() { String::new() } else { format!("Date: {date}\r\n") };
+        let len = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\n{date}ETag: \"t\"\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+        )
+    };
+    // What is answered, and the date that the caller is told; `None` for an error.
+    let cases = [
+        ("503 Service Unavailable", WRONG, "", None),
+        ("200 OK", RIGHT, "x", Some(RIGHT_MS)),
+        ("200 OK", WRONG, "x", Some(4_102_444_800_000)),
+        ("200 OK", RIGHT, "x", Some(RIGHT_MS)),
+        ("304 Not Modified", RIGHT, "", Some(RIGHT_MS)),
+        ("200 OK", "", "x", Some(0)),
+    ];
+    let endpoint =
+        answers(cases.iter().map(|(status, date, body, _)| answer(status, date, body)).collect());
+    let aws = AwsOptions { endpoint: Some(endpoint), anonymous: true, ..AwsOptions::default() };
+    let place = Place { bucket: "bucket".into(), aws, ..Place::default() };
+    let cloud = s3db::cloud::aws::connect(&place).expect("a place");
+    let known = ETag::new("\"t\"");
+    for (status, date, _, expected) in cases {
+        let told = match cloud.objects.get("database", Some(&known)).await {
+            Ok(Get::Found { date_ms, .. } | Get::Unchanged { date_ms }) => Some(date_ms),
+            Ok(Get::Absent) => panic!("{status} {date}: absent"),
+            Err(_) => None,
+        };
+        assert_eq!(told, expected, "{status} {date}");
+    }
 }

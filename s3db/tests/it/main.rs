@@ -4,6 +4,7 @@ mod aws;
 mod blobs;
 mod claims;
 mod curate;
+mod dates;
 mod conformance;
 mod disk;
 mod embedded;

@@ -103,20 +103,21 @@ pub fn connect(place: &Place) -> Result<Cloud, StoreError> {
     })
 }
 
-/// Remembers the service's clock in its newest answer.
+/// The service's clock in the answer to one call. Of answers that say something of an object alone: an
+/// error can come from a front end, or from a machine in between, with a clock of its own.
 #[derive(Clone, Debug, Default)]
-struct Dates(Arc<AtomicU64>);
+struct Dated(Arc<AtomicU64>);
 
-impl Dates {
-    /// Milliseconds since 1970; 0 before the first answer.
-    fn newest_ms(&self) -> u64 {
+impl Dated {
+    /// Milliseconds since 1970; 0 where no answer told.
+    fn ms(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Intercept for Dates {
+impl Intercept for Dated {
     fn name(&self) -> &'static str {
-        "Dates"
+        "Dated"
     }
 
     fn read_before_deserialization(
@@ -125,10 +126,14 @@ impl Intercept for Dates {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date");
+        let response = context.response();
+        if !matches!(response.status().as_u16(), 200 | 304) {
+            return Ok(());
+        }
+        let date = response.headers().get("date");
         if let Some(date) = date.and_then(|text| DateTime::from_str(text, Format::HttpDate).ok()) {
             let ms = u64::try_from(date.secs()).unwrap_or(0).saturating_mul(1000);
-            self.0.fetch_max(ms, Ordering::Relaxed);
+            self.0.store(ms, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sources::aws::Aws;
 use tokio::{sync::OnceCell, time::timeout};
 
-use super::{CALL_MAX, Dates, Failed, call_max, timed_out, unusable};
+use super::{CALL_MAX, Dated, Failed, call_max, timed_out, unusable};
 use crate::cloud::{
     Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX,
 };
@@ -17,21 +17,19 @@ pub struct S3 {
     bucket: String,
     prefix: String,
     client: OnceCell<Client>,
-    dates: Dates,
 }
 
 impl S3 {
     /// Objects of `bucket` whose names begin with `prefix`.
     pub fn new(aws: Aws, bucket: &str, prefix: &str) -> S3 {
         let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
-        S3 { aws, bucket, prefix, client: OnceCell::new(), dates: Dates::default() }
+        S3 { aws, bucket, prefix, client: OnceCell::new() }
     }
 
     async fn client(&self) -> Result<&Client, Fault> {
         let make = || async {
             let shared = self.aws.s3().await.map_err(|error| unusable(&error))?;
-            let config = shared.config().to_builder().interceptor(self.dates.clone()).build();
-            Ok(Client::from_conf(config))
+            Ok(shared.clone())
         };
         self.client.get_or_try_init(make).await
     }
@@ -49,6 +47,8 @@ impl S3 {
         let shown = self.shown(name);
         let call = self.client().await?.get_object().bucket(&self.bucket).key(self.key(name));
         let call = call.set_if_none_match(unless.map(|etag| etag.as_str().to_owned()));
+        let dated = Dated::default();
+        let call = call.customize().interceptor(dated.clone());
         let Ok(sent) = timeout(CALL_MAX, call.send()).await else {
             return Err(timed_out(&shown, CALL_MAX));
         };
@@ -72,12 +72,12 @@ impl S3 {
                     return Err(timed_out(&shown, call_max(len)));
                 };
                 let bytes = body.map_err(|error| unknown(&error.to_string()))?.into_bytes();
-                Ok(Get::Found { bytes, etag, date_ms: self.dates.newest_ms() })
+                Ok(Get::Found { bytes, etag, date_ms: dated.ms() })
             }
             Err(error) => {
                 let failed = Failed::of((shown.as_str(), "get"), &error, false);
                 match (failed.status, failed.code.as_str()) {
-                    (Some(304), _) => Ok(Get::Unchanged { date_ms: self.dates.newest_ms() }),
+                    (Some(304), _) => Ok(Get::Unchanged { date_ms: dated.ms() }),
                     (Some(404), code) if code != "NoSuchBucket" => Ok(Get::Absent),
                     _ => Err(failed.fault),
                 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::FailPoint;
 
+/// How far ahead a wrong date of an answer is at most: as far as anything here is old.
+pub const DATE_JUMP_MAX: Duration = Duration::from_secs(60 * 24 * 3600);
+
 /// Probabilities are per call, unless said otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
@@ -55,6 +58,8 @@ pub struct Faults {
     pub disk: f64,
     /// How wrong clocks of machines are at most.
     pub skew_max: Duration,
+    /// Per get: its answer tells a time that is ahead of the object store's, by an hour to [`DATE_JUMP_MAX`].
+    pub date_jump: f64,
     /// The machine's clock is set, and is wrong by something else from then on: forth or back, by up to
     /// twice `skew_max`.
     pub clock_jump: f64,
@@ -86,6 +91,7 @@ impl Faults {
         stale_max: None,
         disk: 0.0,
         skew_max: Duration::ZERO,
+        date_jump: 0.0,
         clock_jump: 0.0,
     };
 
@@ -114,6 +120,7 @@ impl Faults {
         stale_max: None,
         disk: 0.1,
         skew_max: Duration::from_secs(30),
+        date_jump: 0.0,
         clock_jump: 0.004,
     };
 

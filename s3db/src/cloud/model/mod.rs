@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 pub use answer::Answer;
 pub use executor::{End, Executor, Process, Sleep, Time};
-pub use faults::Faults;
+pub use faults::{DATE_JUMP_MAX, Faults};
 pub use objects::Version;
 pub(crate) use objects::tag;
 
@@ -373,6 +373,18 @@ impl World {
     /// The object store's clock, milliseconds since 1970.
     pub fn date_ms(&self) -> u64 {
         EPOCH_MS + self.time.now_us() / 1000
+    }
+
+    /// The same as one answer tells it, which can be wrong.
+    fn date_told_ms(&self) -> u64 {
+        let jump_ms = {
+            let mut state = self.state();
+            let State { random, faults, .. } = &mut *state;
+            let jumps = faults.date_jump > 0.0 && random.f64() < faults.date_jump;
+            let most_ms = DATE_JUMP_MAX.as_millis() as u64;
+            if jumps { random.u64(3_600_000..=most_ms) } else { 0 }
+        };
+        self.date_ms() + jump_ms
     }
 }
 

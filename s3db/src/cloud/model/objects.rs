@@ -180,7 +180,7 @@ impl Objects for Caller {
                 Some((bytes, etag)) => Get::Found { bytes, etag, date_ms: 0 },
             }
         };
-        let date = world.date_ms();
+        let date = world.date_told_ms();
         let answer = match answer {
             Get::Unchanged { .. } => Get::Unchanged { date_ms: date },
             Get::Found { bytes, etag, .. } => Get::Found { bytes, etag, date_ms: date },
