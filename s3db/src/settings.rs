@@ -117,6 +117,9 @@ pub enum Rule {
     Fences,
     /// Own records are laid over fetched pages until these show them (W9).
     Overlay,
+    /// A scan is a read of each record that it meets: own records are laid over it, it never goes back, and
+    /// what is written after it counts after it.
+    ScanReads,
     /// A transaction is one message or object (W11).
     WholeTransaction,
     /// Anyone finishes the work of a client that is gone (W12).

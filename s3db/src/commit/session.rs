@@ -4,8 +4,8 @@
 //!
 //! - *Own writes*: changes that are committed and not yet seen on a page are laid over what is
 //!   read. Each is kept until a fetched page shows its stamp, or a greater one (W9).
-//! - *Monotonic reads*: the stamp of what was read last is remembered by key; a copy that shows an
-//!   older one is fetched again. Page versions, in the pool, do the same by page (W10).
+//! - *Monotonic reads*: the stamp of what was read last is remembered by key, whether it was read or met by
+//!   a scan; a copy that shows an older one is fetched again. Page versions, in the pool, do the same by page (W10).
 //! - *Write follows read*: reading pushes the stamps of later writes past what was read.
 
 use std::{
@@ -108,7 +108,7 @@ impl Own {
 struct Memory {
     own: Own,
     /// The stamps of what was read last.
-    seen: HashMap<(PageId, Bytes), Stamp>,
+    seen: BTreeMap<(PageId, Bytes), Stamp>,
     /// Indexes that were probed, by the roots of their collections: own changes of records imply own
     /// entries there.
     probed: HashMap<PageId, Vec<Index>>,
@@ -528,18 +528,23 @@ impl Session {
                 }
                 *floor = seen.stamp;
             } else {
-                if memory.seen.len() >= SEEN_MAX {
-                    memory.seen.clear();
-                    // What comes next is as new as the object store has it, so newer than all of it.
-                    self.store.pages.expire_all();
-                }
-                memory.seen.insert(at, seen.stamp);
+                self.remember(&mut memory, at, seen.stamp);
             }
             drop(memory);
             self.observed.fetch_max(seen.stamp.clock, Ordering::Relaxed);
             return Ok(seen);
         }
         unreachable!("the last reread returns")
+    }
+
+    /// Takes note of what was read.
+    fn remember(&self, memory: &mut Memory, at: (PageId, Bytes), stamp: Stamp) {
+        if memory.seen.len() >= SEEN_MAX {
+            memory.seen.clear();
+            // What comes next is as new as the object store has it, so newer than all of it.
+            self.store.pages.expire_all();
+        }
+        memory.seen.insert(at, stamp);
     }
 
     /// Lays an own write over what a page shows, or forgets it if the page shows it.
@@ -589,8 +594,9 @@ impl Session {
         to: Option<Bytes>,
     ) -> Scan<'a> {
         let leaves = Leaves::new(tree, from.clone(), to.clone(), Freshness::Cached);
-        let (ready, look, page) = Default::default();
-        Scan { session: self, txn, tree, from, to, leaves, look, ready, page, is_done: false }
+        let (ready, look, page, rereads) = Default::default();
+        let is_done = false;
+        Scan { session: self, txn, tree, from, to, leaves, look, ready, page, rereads, is_done }
     }
 
     /// An index that was probed by this session before.
@@ -1049,9 +1055,11 @@ pub struct Scan<'a> {
     leaves: Leaves,
     /// Of a fresh transaction, once the scan has begun.
     look: Option<&'a Look>,
-    ready: VecDeque<(Bytes, Value)>,
+    ready: VecDeque<(Bytes, Stamp, Value)>,
     /// The page whose bytes these share.
     page: Option<Lent>,
+    /// How often the next leaf was fetched again, since its copy was older than what was seen before.
+    rereads: u32,
     is_done: bool,
 }
 
@@ -1066,7 +1074,7 @@ impl Scan<'_> {
     pub async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
         loop {
             self.fill().await?;
-            let Some((key, value)) = self.ready.front() else { return Ok(None) };
+            let Some((key, _, value)) = self.ready.front() else { return Ok(None) };
             let read = async {
                 let key = Key::new(key)?;
                 let payload = match value {
@@ -1090,7 +1098,7 @@ impl Scan<'_> {
     pub async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
         loop {
             self.fill().await?;
-            let Some((key, value)) = self.ready.front() else { return Ok(None) };
+            let Some((key, _, value)) = self.ready.front() else { return Ok(None) };
             let read = async {
                 let content = self.session.content(self.txn, self.tree, key, value.clone()).await?;
                 let Some(content) = content else { return Ok(None) };
@@ -1121,7 +1129,25 @@ impl Scan<'_> {
 
     pub(crate) async fn next_raw(&mut self) -> Result<Option<(Bytes, Value)>, StoreError> {
         self.fill().await?;
-        Ok(self.ready.pop_front())
+        Ok(self.ready.pop_front().map(|(key, _, value)| (key, value)))
+    }
+
+    /// The same, and since which write; the stamp is zero for what the transaction itself wrote.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn next_stamped(&mut self) -> Result<Option<(Key, Stamp, Value)>, StoreError> {
+        self.fill().await?;
+        let Some((key, stamp, value)) = self.ready.pop_front() else { return Ok(None) };
+        Ok(Some((Key::new(&key)?, stamp, value)))
+    }
+
+    /// The leaves that are still to come, by copies as new as that.
+    fn walk(&self, age: Freshness) -> Leaves {
+        Leaves::new(self.tree, self.from.clone(), self.to.clone(), age)
+    }
+
+    /// Whether this is a read of what it meets, as those of the session are.
+    fn is_session(&self) -> bool {
+        self.txn.level.is_session() && self.session.store.settings.rules.hold(Rule::ScanReads)
     }
 
     /// Reads leaves until something is ready, or nothing is left.
@@ -1129,8 +1155,7 @@ impl Scan<'_> {
         if self.look.is_none()
             && let Some(look) = self.session.look(self.txn).await?
         {
-            let (from, to) = (self.from.clone(), self.to.clone());
-            self.leaves = Leaves::new(self.tree, from, to, look.age());
+            self.leaves = self.walk(look.age());
             self.look = Some(look);
         }
         if self.ready.is_empty() {
@@ -1150,16 +1175,41 @@ impl Scan<'_> {
                 (Some(_), None) => false,
             };
             let until = if is_last { self.to.clone() } else { high.clone() };
+            if self.rereads < REREADS_MAX && self.is_behind(&held.page, until.as_ref()) {
+                self.rereads += 1;
+                self.leaves = self.walk(Freshness::Newest);
+                continue;
+            }
             self.take(&held.page, until.as_ref());
             if let Some(high) = high {
                 self.from = Bytes::copy_from_slice(&high);
             }
             self.is_done = is_last;
+            if std::mem::take(&mut self.rereads) > 0 && !is_last {
+                self.leaves = self.walk(self.look.map_or(Freshness::Cached, Look::age));
+            }
             if held.page.may_stay() {
                 self.page = Some(held.page);
             }
         }
         Ok(())
+    }
+
+    /// Whether a copy of a leaf shows less than this session has seen there.
+    fn is_behind(&self, page: &Lent, until: Option<&Bytes>) -> bool {
+        if !self.is_session() {
+            return false;
+        }
+        let memory = self.session.memory();
+        let floors = memory.seen.range((self.tree, self.from.clone())..);
+        floors
+            .take_while(|((tree, key), _)| {
+                *tree == self.tree && until.is_none_or(|until| key < until)
+            })
+            .any(|(at, floor)| {
+                let shown = page.slot(&at.1).map_or(Stamp::default(), |slot| slot.stamp);
+                shown < *floor && memory.own.changes.get(at).is_none_or(|(stamp, _)| stamp < floor)
+            })
     }
 
     /// Takes what a leaf shows from `from` to `until`, own writes laid over. It stays pinned until all of
@@ -1183,7 +1233,7 @@ impl Scan<'_> {
                 continue;
             }
             self.session.observed.fetch_max(waits.0.clock, Ordering::Relaxed);
-            if self.txn.level.is_session() {
+            if self.is_session() {
                 // As in a read of this key; what is laid over below is this.
                 let at = (self.tree, key.clone());
                 self.session.memory().insert(at, waits.0, waits.1.clone());
@@ -1191,7 +1241,7 @@ impl Scan<'_> {
                 merged.insert(key.clone(), Seen::of(waits));
             }
         }
-        if self.txn.level.is_session() {
+        if self.is_session() {
             let mut memory = self.session.memory();
             let own: Vec<Bytes> = memory
                 .own
@@ -1204,6 +1254,29 @@ impl Scan<'_> {
                 let seen = merged.entry(key.clone()).or_default();
                 self.session.lay_over(&mut memory, &(self.tree, key), seen);
             }
+            if self.rereads > 0 {
+                // It is what there is: a tombstone that was dropped looks like an older state.
+                let begin = (self.tree, self.from.clone());
+                let there = memory.seen.range(begin..).take_while(|((tree, key), _)| {
+                    *tree == self.tree && until.is_none_or(|until| key < until)
+                });
+                let there = there.filter(|((_, key), _)| !merged.contains_key(key));
+                let gone: Vec<_> = there.map(|(at, _)| at.clone()).collect();
+                gone.iter().for_each(|at| drop(memory.seen.remove(at)));
+            }
+            for (key, seen) in &merged {
+                let mut at = (self.tree, key.clone());
+                if let Some(there) = memory.seen.get_mut(&at) {
+                    *there = seen.stamp;
+                } else {
+                    // Not to keep the bytes of the page.
+                    at.1 = Bytes::copy_from_slice(key);
+                    self.session.remember(&mut memory, at, seen.stamp);
+                }
+            }
+            drop(memory);
+            let newest = merged.values().map(|seen| seen.stamp.clock).max().unwrap_or(0);
+            self.session.observed.fetch_max(newest, Ordering::Relaxed);
         }
         for ((_, key), write) in self
             .txn
@@ -1214,13 +1287,92 @@ impl Scan<'_> {
             let payload = write.value();
             merged.insert(key.clone(), Seen { stamp: Stamp::default(), payload });
         }
-        let shown = merged.into_iter().filter_map(|(key, seen)| Some((key, seen.payload?)));
+        let shown =
+            merged.into_iter().filter_map(|(key, seen)| Some((key, seen.stamp, seen.payload?)));
         let copies = !page.may_stay();
         let copy = |bytes: Bytes| if copies { Bytes::copy_from_slice(&bytes) } else { bytes };
-        let shown = shown.map(|(key, value)| match value {
-            Value::Here(payload) => (copy(key), Value::Here(copy(payload))),
-            blob => (copy(key), blob),
+        let shown = shown.map(|(key, stamp, value)| match value {
+            Value::Here(payload) => (copy(key), stamp, Value::Here(copy(payload))),
+            blob => (copy(key), stamp, blob),
         });
         self.ready.extend(shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pager::{Budget, policy, pool::Pool};
+
+    use super::*;
+    use crate::{
+        cloud::{
+            Cloud,
+            embedded::{self, Memory},
+        },
+        settings::Settings,
+    };
+
+    /// A copy of a leaf that shows less than the session has seen there is fetched again by a scan, as by a
+    /// read; and taken for what there is when the newest one shows no more.
+    #[tokio::test]
+    async fn a_scan_does_not_go_back() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let settings = Settings { leaf_bytes_max: 300, ..Settings::default() };
+        Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+        let open = async |cloud: &Cloud| {
+            let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+            Store::open(cloud.clone(), settings, &pool).await.unwrap()
+        };
+        let store = open(&cloud).await;
+        let root = store.create_collection("things").await.unwrap().root;
+        let keys: Vec<Key> = (0..20).map(|n| Key::new(format!("{n:02}")).unwrap()).collect();
+        let writer = Session::open(store.clone(), 1).await.unwrap();
+        let put = async |key: &Key, text: &'static str| {
+            let mut txn = writer.begin(Level::Atomic);
+            txn.put(root, key, Payload::new(text).unwrap()).unwrap();
+            writer.commit(&mut txn).await.unwrap();
+            store.sweep().await.unwrap();
+        };
+        for key in &keys {
+            put(key, "old").await;
+        }
+        let session = Session::reader(open(&cloud).await, 2);
+        let txn = session.begin(Level::Monotonic);
+        let scanned = async || {
+            let (mut scan, mut all) = (session.scan(&txn, root, None, None), Vec::new());
+            while let Some((key, payload)) = scan.next().await.unwrap() {
+                all.push((key, payload.as_bytes().to_vec()));
+            }
+            all
+        };
+        let all = |changed: &[usize]| -> Vec<(Key, Vec<u8>)> {
+            let text = |n| if changed.contains(&n) { b"new".to_vec() } else { b"old".to_vec() };
+            keys.iter().enumerate().map(|(n, key)| (key.clone(), text(n))).collect()
+        };
+        assert_eq!(scanned().await, all(&[]));
+        for n in [3, 12] {
+            put(&keys[n], "new").await;
+        }
+        assert_eq!(scanned().await, all(&[]), "its copies are young");
+        // One of them it has seen, by what way ever.
+        let at = (root, Bytes::copy_from_slice(keys[12].as_bytes()));
+        let found = search(&store.pages, root, &at.1, 0, Freshness::Newest).await.unwrap();
+        let stamp = found.unwrap().held.page.slot(&at.1).unwrap().stamp;
+        session.memory().seen.insert(at, stamp);
+        assert_eq!(scanned().await, all(&[12]), "and the rest is as young as it was");
+        // What nobody has any more is given up; the leaves behind that are read as before.
+        let fetched = || session.store.pool_counts().revalidated;
+        for lost in [&keys[12], &Key::new("12-gone").unwrap()] {
+            let before = fetched();
+            let stamp = Stamp { clock: stamp.clock + 1, ..stamp };
+            let at = (root, Bytes::copy_from_slice(lost.as_bytes()));
+            session.memory().seen.insert(at, stamp);
+            assert_eq!(scanned().await, all(&[12]));
+            let again = fetched();
+            assert_eq!(again - before, u64::from(REREADS_MAX), "{lost}");
+            assert_eq!(scanned().await, all(&[12]));
+            assert_eq!(fetched(), again, "{lost}: once");
+        }
+        assert!(session.observed.load(Ordering::Relaxed) >= stamp.clock);
     }
 }

@@ -837,33 +837,38 @@ impl Witness<'_> {
                 Err(error) => return Err(error),
             }
         }
-        lock(&self.cluster.history).read.insert(seen.stamp);
+        self.saw(txn, key, seen.stamp);
+        Ok(())
+    }
+
+    /// What a read, or a scan, may show of a key to a session.
+    fn saw(&mut self, txn: &Txn, key: &Key, stamp: Stamp) {
+        lock(&self.cluster.history).read.insert(stamp);
         let plan = &self.cluster.plan;
         // A look into queues is a sample.
         if plan.backend == Backend::S3Log && plan.faults.stale_max.is_none() {
             let due = self.due.get(key.as_bytes()).copied().unwrap_or_default();
-            if seen.stamp < due {
-                self.violation("fresh reads", format!("{key}: {}, committed {due}", seen.stamp));
+            if stamp < due {
+                self.violation("fresh reads", format!("{key}: {stamp}, committed {due}"));
             }
         }
         if !txn.level().is_session() {
-            return Ok(());
+            return;
         }
-        if self.cluster.plan.prunes() && seen.stamp == Stamp::default() {
+        if self.cluster.plan.prunes() && stamp == Stamp::default() {
             // Nothing there any more looks like nothing ever there.
-            return Ok(());
+            return;
         }
         let before = self.seen.get(key).copied().unwrap_or_default();
-        if seen.stamp < before {
-            self.violation("monotonic reads", format!("{key}: {} after {before}", seen.stamp));
+        if stamp < before {
+            self.violation("monotonic reads", format!("{key}: {stamp} after {before}"));
         }
         let own = self.own.get(key).copied().unwrap_or_default();
-        if seen.stamp < own {
-            self.violation("read your writes", format!("{key}: {} after own {own}", seen.stamp));
+        if stamp < own {
+            self.violation("read your writes", format!("{key}: {stamp} after own {own}"));
         }
-        self.seen.insert(key.clone(), seen.stamp);
-        self.highest = self.highest.max(seen.stamp);
-        Ok(())
+        self.seen.insert(key.clone(), stamp);
+        self.highest = self.highest.max(stamp);
     }
 
     /// An index leads to records that say what it says, in order, and to all of this session's own.
@@ -909,19 +914,62 @@ impl Witness<'_> {
         Ok(())
     }
 
-    /// A scan shows keys in order, each once, and none that is owned to be gone.
+    /// A scan shows keys in order, each once; of each what a read of it could show; and all that is there.
     async fn scan(&mut self, txn: &Txn, root: PageId) -> Result<(), StoreError> {
         let mut scan = self.session.scan(txn, root, None, None);
         let mut last: Option<Key> = None;
-        let mut broken = None;
-        while let Some((key, _)) = scan.next().await? {
+        let mut shown: BTreeMap<Key, Stamp> = BTreeMap::new();
+        let mut blobs = Vec::new();
+        while let Some((key, stamp, value)) = scan.next_stamped().await? {
             if last.as_ref().is_some_and(|last| *last >= key) {
-                broken = Some(format!("{key} after {last:?}"));
+                self.violation("scans rise", format!("{key} after {last:?}"));
             }
-            last = Some(key);
+            last = Some(key.clone());
+            if txn.own_value(root, key.as_bytes()).is_some() {
+                continue;
+            }
+            if let Value::Blob(_) = value {
+                blobs.push(key.clone());
+            }
+            shown.insert(key, stamp);
         }
-        if let Some(what) = broken {
-            self.violation("scans rise", what);
+        drop(scan);
+        for (key, stamp) in &shown {
+            self.saw(txn, key, *stamp);
+        }
+        for key in blobs {
+            self.read(txn, root, &key).await?;
+        }
+        if txn.level().is_session() {
+            self.check_all_shown(txn, root, &shown).await?;
+        }
+        Ok(())
+    }
+
+    /// Of what this session has seen, or put itself, nothing is left out by a scan but what is gone.
+    async fn check_all_shown(
+        &mut self,
+        txn: &Txn,
+        root: PageId,
+        shown: &BTreeMap<Key, Stamp>,
+    ) -> Result<(), StoreError> {
+        let known = |key: &Key| !shown.contains_key(key);
+        let mut missed: Vec<Key> =
+            self.seen.keys().chain(self.own.keys()).filter(|key| known(key)).cloned().collect();
+        // In an order, so that the same seed is the same run.
+        missed.sort_unstable();
+        missed.dedup();
+        for key in missed {
+            if txn.own_value(root, key.as_bytes()).is_some() {
+                continue;
+            }
+            let floor = self.seen.get(&key).max(self.own.get(&key)).copied().unwrap_or_default();
+            let now = self.session.read_stamped(txn, root, key.as_bytes()).await?;
+            // Nothing was written since then: so the scan, which came after it, had to show it.
+            if now.payload.is_some() && now.stamp <= floor {
+                let what = format!("{key} is not there, and then it is, as of {}", now.stamp);
+                self.violation("a scan shows what was seen", what);
+            }
         }
         Ok(())
     }

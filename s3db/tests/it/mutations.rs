@@ -87,6 +87,12 @@ fn cases() -> Vec<Case> {
             plan: plan(queues, Faults::NONE),
         },
         Case {
+            weakness: "W9: and a scan of it, too",
+            rule: Rule::ScanReads,
+            invariants: &[4],
+            plan: plan(queues, Faults::NONE),
+        },
+        Case {
             weakness: "W11: a part of a transaction arrives",
             rule: Rule::WholeTransaction,
             invariants: &[2],

@@ -12,8 +12,8 @@ use s3db::{
 };
 
 use crate::{
-    meddle::Meddler,
-    mishaps::{CLIENT, key, settings},
+    meddle::{Meddler, OddClock},
+    mishaps::{CLIENT, get, key, put, settings},
     printed::{open, run},
 };
 
@@ -210,4 +210,58 @@ fn a_record_that_could_not_be_read_is_not_passed_over() {
         assert_eq!(found.next().await.unwrap().unwrap().1.key, key("c"));
         assert!(found.next().await.unwrap().is_none());
     });
+}
+
+/// What a scan showed was no read: a record that was written after it, blindly over a copy of an older page,
+/// could have a lower stamp than what stood there, and lost against that for ever.
+#[test]
+fn what_is_written_after_a_scan_counts_after_it() {
+    let cases = Backend::ALL.into_iter().flat_map(|backend| {
+        [Level::Atomic, Level::Monotonic].map(|level| [0, 1, 2].map(|how| (backend, level, how)))
+    });
+    for (backend, level, how) in cases.flatten() {
+        let world = world();
+        let cloud = world.cloud(Process(0));
+        let got = run(&world, async move {
+            Store::create(&cloud, &small(), backend, 1).await.unwrap();
+            let (clock, ahead) = OddClock::over(&cloud);
+            clock.set_ahead(60);
+            let fast = open(&ahead, small()).await;
+            let things = fast.create_collection("things").await.unwrap();
+            let writer = Session::open(fast.clone(), 8).await.unwrap();
+            for n in 0..16 {
+                put(&writer, &things, &name(n), &"old".repeat(30)).await;
+            }
+            fast.sweep().await.unwrap();
+            // One leaf that both know, and another that is read when it is new.
+            let (x, y) = (key(&name(15)), key(&name(0)));
+            let session = Session::open(open(&cloud, small()).await, CLIENT).await.unwrap();
+            let txn = session.begin(level);
+            session.read(&txn, things.root, &y).await.unwrap();
+            // Later than all stamps of before; and then both clocks are as they were.
+            cloud.clock.sleep(Duration::from_secs(200)).await;
+            let mut both = writer.begin(Level::Atomic);
+            for key in [&x, &y] {
+                both.put(things.root, key, Payload::new("new").unwrap()).unwrap();
+            }
+            writer.commit(&mut both).await.unwrap();
+            fast.sweep().await.unwrap();
+            let mut txn = session.begin(level);
+            {
+                let mut scan = session.scan(&txn, things.root, Some(&x), None);
+                match how {
+                    0 => {
+                        let (_, payload) = scan.next().await.unwrap().unwrap();
+                        assert_eq!(payload, Payload::new("new").unwrap());
+                    }
+                    1 => assert_eq!(scan.next_key().await.unwrap().as_ref(), Some(&x)),
+                    _ => assert!(scan.next_content().await.unwrap().is_some()),
+                }
+            }
+            txn.put(things.root, &y, Payload::new("after").unwrap()).unwrap();
+            session.commit(&mut txn).await.unwrap();
+            get(&cloud, &things, &name(0)).await
+        });
+        assert_eq!(got.as_deref(), Some("after"), "{backend:?} {level:?} {how}");
+    }
 }
