@@ -41,7 +41,11 @@ pub struct Settings {
     /// is older than half of this, by its own.
     pub tombstone_age: Duration,
     /// The factor `c` of the reader rule (paper, 5.3): a read that finds a page's checkpoint
-    /// `x` > interval old starts one with probability min(1, c * interval / x). Default: 1.
+    /// `x` > interval old starts one with probability min(1, c * interval / x), and so does each leaf of a
+    /// scan. In queues that is the page's shard. What belongs to no page, the streams of s3-log (a list) and
+    /// whole transactions that nobody sent on (8 receives), is looked at once per interval at most; after each
+    /// look that finds nothing the next one is twice as far away, up to 64 intervals. Zero: nothing of that.
+    /// Default: 1.
     pub reader_factor: f64,
     /// Bytes of changes that a session remembers until pages show them: its own, and those of others that
     /// it saw in the log. Beyond, a commit first

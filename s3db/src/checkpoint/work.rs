@@ -2,9 +2,11 @@
 
 use super::{Checkpointed, checkpoint_together};
 use crate::{
+    catalog::Backend,
     cloud::queue::BATCH_MAX,
     error::StoreError,
     log::{Left, Log, Scope},
+    page::{PageId, Stream},
     sequence,
     settings::Rule,
     store::Store,
@@ -19,6 +21,9 @@ const STREAMS_AT_ONCE: usize = 4;
 const VISIT_ROUNDS_MAX: usize = 32;
 /// Rounds of work after which what becomes due all the time is left to the next one who works.
 const WORK_ROUNDS_MAX: usize = 32;
+
+/// Streams that one look of a reader takes on. The next one goes on.
+const LOOK_STREAMS_MAX: usize = 32;
 
 /// Turns in which less comes in than was asked for, after which it is what others hold or send.
 const TRICKLES_MAX: u32 = 10;
@@ -110,6 +115,18 @@ impl Store {
         self.due.add_later(scope);
     }
 
+    /// A reader found a page that was not put for long. Its shard is due; and a look at what belongs to no
+    /// page: streams, or whole transactions that nobody sent on.
+    pub(crate) fn make_due_for_reader(&self, page: PageId) {
+        if self.database().backend != Backend::S3Log {
+            let nobody = Stream { client: 0, epoch: 0 };
+            self.make_due(self.log.scope_of(page, nobody));
+        }
+        if self.settings.rules.hold(Rule::Adoption) {
+            self.due.want_look();
+        }
+    }
+
     /// Makes everything due that commits left for later. To be called once per checkpoint interval,
     /// and at the end: what was written once would wait for a sweep otherwise.
     pub fn make_all_due(&self) {
@@ -119,6 +136,10 @@ impl Store {
 
     /// Whether commits or reads found something to do in the background.
     pub fn has_work(&self) -> bool {
+        self.has_own_work() || self.due.is_look_due(self.cloud.clock.monotonic_us())
+    }
+
+    fn has_own_work(&self) -> bool {
         !self.due.is_empty() || self.sequencer.is_due()
     }
 
@@ -169,6 +190,15 @@ impl Store {
             }
         }
         drop(failed);
+        // Only in the background: nobody who waits for his own has to do this first.
+        if heeds && self.due.is_look_due(self.cloud.clock.monotonic_us()) {
+            match self.look_for_readers().await {
+                Ok(more) => done += more,
+                Err(error) => {
+                    round.fails(error);
+                }
+            }
+        }
         match self.sequencer.work(self).await {
             Ok(more) => done += more,
             Err(error) => {
@@ -178,12 +208,55 @@ impl Store {
         round.end(done)
     }
 
+    /// Looks for readers: checkpoints what any stream has that was not seen applied here, or sends on what
+    /// anyone left in the queues of whole transactions.
+    async fn look_for_readers(&self) -> Result<Checkpointed, StoreError> {
+        let interval_us = self.settings.checkpoint_interval.as_micros() as u64;
+        let now_us = || self.cloud.clock.monotonic_us();
+        // Also one that fails, as that of who may not list.
+        self.due.begin_look(now_us(), interval_us);
+        let (mut done, mut round) = (Checkpointed::default(), Round::default());
+        let (mut has_found, mut is_cut) = (false, false);
+        if self.database().backend == Backend::S3Log {
+            let scopes = self.log.scopes(&[]).await?;
+            is_cut = scopes.len() > LOOK_STREAMS_MAX;
+            for scope in scopes.into_iter().take(LOOK_STREAMS_MAX) {
+                match self.visit(scope, true).await {
+                    Ok(more) => done += more,
+                    Err(error) if round.fails(error.clone()) => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            has_found = done.applied > 0;
+        } else {
+            for client in self.log.forwards(&[]) {
+                match self.turn(Scope::Client(client), &mut done).await {
+                    Ok((forwarded, _)) => has_found |= forwarded > 0,
+                    Err(error) => {
+                        round.fails(error);
+                    }
+                }
+            }
+            if has_found {
+                // They are in any of the shards by now.
+                self.log.scopes(&[]).await?.into_iter().for_each(|shard| self.make_due(shard));
+            }
+        }
+        if has_found || is_cut {
+            self.due.look_helped(now_us(), interval_us);
+        }
+        if is_cut {
+            self.due.want_look();
+        }
+        round.end(done)
+    }
+
     /// Does everything that is due or was left for later, and what becomes due meanwhile, until
     /// nothing is; but not for ever beside those who commit all the time.
     pub(crate) async fn work_off(&self) -> Result<Checkpointed, StoreError> {
         let mut done = self.round(true, false).await?;
         for _ in 1..WORK_ROUNDS_MAX {
-            if !self.has_work() {
+            if !self.has_own_work() {
                 break;
             }
             done += self.round(false, false).await?;

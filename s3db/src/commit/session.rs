@@ -4,8 +4,9 @@
 //!
 //! - *Own writes*: changes that are committed and not yet seen on a page are laid over what is
 //!   read. Each is kept until a fetched page shows its stamp, or a greater one (W9).
-//! - *Monotonic reads*: the stamp of what was read last is remembered by key, whether it was read or met by
-//!   a scan; a copy that shows an older one is fetched again. Page versions, in the pool, do the same by page (W10).
+//! - *Monotonic reads*: the stamp of what was read last, or met by a scan, is remembered by key; a
+//!   copy that shows an older one is fetched again. Page versions, in the pool, do the same by page
+//!   (W10).
 //! - *Write follows read*: reading pushes the stamps of later writes past what was read.
 
 use std::{
@@ -568,8 +569,7 @@ impl Session {
         }
         let p = (settings.reader_factor * interval / age).min(1.0);
         if self.store.cloud.chance.with_probability(p) {
-            // Only a shard can be told from the page; log streams belong to clients.
-            self.store.make_due(self.store.log.scope_of(page.id, self.stream()));
+            self.store.make_due_for_reader(page.id);
         }
     }
 
@@ -1168,6 +1168,7 @@ impl Scan<'_> {
                 break;
             };
             check_plain(&held.page)?;
+            self.session.reader_rule(&held.page);
             let high = held.page.high.clone();
             let is_last = match (&high, &self.to) {
                 (None, _) => true,
@@ -1262,7 +1263,9 @@ impl Scan<'_> {
                 });
                 let there = there.filter(|((_, key), _)| !merged.contains_key(key));
                 let gone: Vec<_> = there.map(|(at, _)| at.clone()).collect();
-                gone.iter().for_each(|at| drop(memory.seen.remove(at)));
+                for at in &gone {
+                    memory.seen.remove(at);
+                }
             }
             for (key, seen) in &merged {
                 let mut at = (self.tree, key.clone());

@@ -22,6 +22,7 @@ mod owners;
 mod pool;
 mod policy;
 mod printed;
+mod readers;
 mod scans;
 mod sealed;
 mod sequence;
