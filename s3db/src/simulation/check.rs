@@ -176,6 +176,32 @@ pub(super) fn root(world: &World, name: &str) -> Option<PageId> {
     collections(world).into_iter().find(|of| of.name == name).map(|of| of.root)
 }
 
+/// Invariant 5: no tree ever gets another root.
+pub(super) fn roots(world: &World) -> Vec<Violation> {
+    let mut broken = Vec::new();
+    for (name, versions) in world.history(CATALOG) {
+        let mut roots: BTreeMap<String, PageId> = BTreeMap::new();
+        for version in versions {
+            let Some(bytes) = version.bytes else {
+                roots.clear();
+                continue;
+            };
+            let collection = name.trim_start_matches(CATALOG);
+            let Ok(of) = Collection::decode(collection, &bytes) else { continue };
+            let indexes =
+                of.indexes.into_iter().map(|index| (format!("index {}", index.name), index.root));
+            for (tree, root) in indexes.chain([("records".to_owned(), of.root)]) {
+                let first = *roots.entry(tree.clone()).or_insert(root);
+                if first != root {
+                    let what = format!("{name}, {tree}: the root was {first}, and is {root}");
+                    broken.push(Violation::new(5, what));
+                }
+            }
+        }
+    }
+    broken
+}
+
 /// Invariant 11: every index is ready, and is exactly what its records say: an entry for each, under
 /// its stamp, and no other. Each leaf of the records says that the index follows it.
 pub(super) fn index(world: &World, name: &str, records: &Tree) -> Vec<Violation> {

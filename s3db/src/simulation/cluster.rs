@@ -19,7 +19,7 @@ use crate::{
     cloud::{
         Cloud, Delete, DiskSpace, ETag, Fault, Get, Ledger, Listing, Objects, Put, PutIf,
         ledger::Metered,
-        model::{Executor, Faults, Latency, Process, World},
+        model::{End, Executor, Faults, Latency, Process, World},
     },
     commit::{Committed, Level, Session, Txn, Write},
     error::StoreError,
@@ -39,6 +39,9 @@ use crate::{
     tree::secondary,
 };
 
+/// How long after the last fault each client is to show that it goes on working, and how long that may take.
+const CALM_US: u64 = 30_000_000;
+const ANSWER_US: u64 = 70_000_000;
 /// Polls of one run: far beyond what one takes; more is a livelock.
 const STEPS_MAX: u64 = 3_000_000;
 const COLLECTION: &str = "things";
@@ -66,6 +69,24 @@ struct Roster {
     crashes: u64,
     collected: u64,
     blobs_collected: u64,
+    /// Lives that are at their transactions.
+    working: BTreeMap<Process, u64>,
+    /// Everyone is asked for one more.
+    is_called: bool,
+    /// Of those who were asked, who has not committed one: its client, and what it met.
+    silent: BTreeMap<Process, (u64, String)>,
+}
+
+/// A life is at its transactions, until this is dropped.
+struct AtWork(Arc<Mutex<Roster>>, Process);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut roster = lock(&self.0);
+        roster.working.remove(&self.1);
+        // It has answered, or its life is over.
+        roster.silent.remove(&self.1);
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,14 +144,23 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
         world.make_safe(Process(5));
         world.time.spawn(Process(5), cluster.clone().have_built(Process(5)));
     }
-    executor.run(end_us, STEPS_MAX);
+    let mut is_livelock = executor.run(end_us, STEPS_MAX) == End::Steps;
 
     // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
     world.set_faults(Faults { stale_max: plan.faults.stale_max, ..Faults::NONE });
     world.time.kill(supervisor);
     world.time.end_stalls();
-    let settled_us = end_us + 100_000_000;
-    executor.run(settled_us, STEPS_MAX);
+    is_livelock |= executor.run(end_us + CALM_US, STEPS_MAX) == End::Steps;
+    // Those who rest for minutes, and those who may see what is old, are not asked.
+    if !plan.is_sluggish && plan.faults.stale_max.is_none() {
+        let mut roster = lock(&cluster.roster);
+        roster.is_called = true;
+        let working = roster.working.clone().into_iter();
+        roster.silent = working.map(|(it, client)| (it, (client, "nothing".into()))).collect();
+    }
+    let settled_us = end_us + CALM_US + ANSWER_US;
+    is_livelock |= executor.run(settled_us, STEPS_MAX) == End::Steps;
+    let silent = std::mem::take(&mut lock(&cluster.roster).silent);
     let processes: Vec<Process> = lock(&cluster.roster).clients.keys().copied().collect();
     for process in processes {
         world.time.kill(process);
@@ -149,6 +179,13 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
 
     let mut history = lock(&cluster.history);
     let mut violations = std::mem::take(&mut history.violations);
+    if is_livelock {
+        violations.push(Violation::new(0, format!("{STEPS_MAX} polls, and no end")));
+    }
+    for (process, (client, met)) in silent {
+        let what = format!("client {client}, process {}, does not go on: {met}", process.0);
+        violations.push(Violation::new(0, what));
+    }
     match swept {
         Some(Ok(())) => {}
         Some(Err(error)) => {
@@ -160,6 +197,7 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     let root = root.or_else(|| check::root(&world, COLLECTION)).unwrap_or(PageId(0));
     let (tree, found) = check::tree(&world, root);
     violations.extend(found);
+    violations.extend(check::roots(&world));
     if plan.index != Indexed::Not {
         violations.extend(check::index(&world, COLLECTION, &tree));
     }
@@ -366,11 +404,23 @@ impl Cluster {
     /// What is there when nothing waits, as users check it.
     async fn check_index(&self, store: &Store) -> Result<(), StoreError> {
         let found = store.check_index(COLLECTION, INDEX, |_| {}).await?;
-        let verified = store.verify(|_, _| {}).await?;
-        if found.missing + found.changing + found.dangling + verified.problem_count > 0 {
-            let what = format!("an index: {found:?}, {:?}", verified.problems);
-            return Err(StoreError::Invalid(what));
+        if found.missing + found.changing + found.dangling > 0 {
+            return Err(StoreError::Invalid(format!("an index: {found:?}")));
         }
+        Ok(())
+    }
+
+    /// Invariant 5, on every level, as users check it: fences meet, right pointers lead to an end, links to
+    /// pages of the next level.
+    async fn check_all(&self, store: &Store) -> Result<(), StoreError> {
+        if self.plan.faults.stale_max.is_some() {
+            // What is read may be old in 2007.
+            return Ok(());
+        }
+        let verified = store.verify(|_, _| {}).await?;
+        let problems = verified.problems.into_iter();
+        let found = problems.map(|what| Violation::new(5, format!("verify: {what}")));
+        lock(&self.history).violations.extend(found);
         Ok(())
     }
 
@@ -488,15 +538,26 @@ impl Cluster {
             own: BTreeMap::new(),
             highest: Stamp::default(),
             due: BTreeMap::new(),
+            committed: 0,
         };
+        let _at_work = AtWork(self.roster.clone(), process);
+        lock(&self.roster).working.insert(process, client);
         loop {
-            {
+            let (is_called, is_done) = {
                 let mut roster = lock(&self.roster);
+                let is_called = roster.is_called;
                 let tried = roster.tried.entry(client).or_default();
-                if *tried >= plan.transactions {
-                    return Ok(());
-                }
-                *tried += 1;
+                let is_done = *tried >= plan.transactions;
+                *tried += u32::from(!is_called && !is_done);
+                (is_called, is_done)
+            };
+            if is_called {
+                self.answer(&mut witness, process, root).await;
+                return Ok(());
+            }
+            if is_done {
+                world.time.sleep(1_000_000).await;
+                continue;
             }
             world.time.sleep(world.below(4_000_000)).await;
             let outcome = witness.transaction(process, root).await;
@@ -525,6 +586,24 @@ impl Cluster {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Commits one more transaction, or learns that this life is over. Nothing goes wrong any more: what does
+    /// not succeed at once does so when others have done what they were at.
+    async fn answer(&self, witness: &mut Witness<'_>, process: Process, root: PageId) {
+        let before = witness.committed;
+        loop {
+            let outcome = witness.transaction(process, root).await;
+            if witness.committed > before || matches!(outcome, Err(StoreError::Fenced { .. })) {
+                return;
+            }
+            if let Err(error) = outcome
+                && let Some((_, met)) = lock(&self.roster).silent.get_mut(&process)
+            {
+                *met = error.to_string();
+            }
+            self.world.time.sleep(1_000_000).await;
         }
     }
 
@@ -618,10 +697,10 @@ impl Cluster {
                         self.world.time.sleep(7_000_000).await;
                     }
                 }
-                return match self.plan.index {
-                    Indexed::Not => Ok(()),
-                    _ => self.check_index(&store).await,
-                };
+                if self.plan.index != Indexed::Not {
+                    self.check_index(&store).await?;
+                }
+                return self.check_all(&store).await;
             }
             // Leases of those who are gone run out.
             self.world.time.sleep(6_000_000).await;
@@ -653,6 +732,8 @@ struct Witness<'a> {
     highest: Stamp,
     /// What a fresh transaction has to show at least: what was known to be committed when it began.
     due: BTreeMap<Bytes, Stamp>,
+    /// Transactions that it committed.
+    committed: u64,
 }
 
 impl Witness<'_> {
@@ -771,6 +852,7 @@ impl Witness<'_> {
             Err(_) => Outcome::Failed,
         };
         lock(&self.cluster.history).attempts[attempt].outcome = known;
+        self.committed += u64::from(known == Outcome::Committed);
         if known == Outcome::Committed && level.is_session() {
             for (key, stamp, _) in writes {
                 self.own.insert(Key::new(&key)?, stamp);

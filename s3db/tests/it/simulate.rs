@@ -127,6 +127,21 @@ fn dates_that_jump() {
     }
 }
 
+/// That clients go on working when nothing goes wrong any more is looked at: here one call in three hundred
+/// has no end.
+#[test]
+fn a_client_that_waits_for_ever_is_noticed() {
+    let faults = Faults { hung: 0.003, ..Faults::NONE };
+    for backend in Backend::ALL {
+        let plan = Plan { backend, faults: faults.clone(), second_life: 0.0, ..Plan::default() };
+        let noticed = (0..40).find(|&seed| {
+            let violations = run(&plan, seed).violations;
+            violations.iter().any(|it| it.invariant == 0 && it.what.contains("does not go on"))
+        });
+        assert!(noticed.is_some(), "{backend:?}: in 40 seeds nobody waits for ever");
+    }
+}
+
 /// Whoever finds a collection half created goes on with it.
 #[test]
 fn everybody_creates_the_collection() {

@@ -153,8 +153,10 @@ pub struct Executor {
 pub enum End {
     /// Every task is done.
     Done,
-    /// Time ran out, or the steps did: some task does not end.
+    /// Time ran out: some task does not end.
     Limit,
+    /// The polls ran out before that: some tasks wake each other for ever.
+    Steps,
 }
 
 impl Executor {
@@ -229,7 +231,7 @@ impl Executor {
                 self.tasks.remove(&id);
             }
         }
-        End::Limit
+        End::Steps
     }
 
     /// Jumps to the next timer. False when there is none before `until_us`.

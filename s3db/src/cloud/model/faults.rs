@@ -35,6 +35,9 @@ pub struct Faults {
     pub suspended: f64,
     /// 503: "slow down". No effect.
     pub throttled: f64,
+    /// Nothing happens, no answer comes, and whoever asked waits for ever: which no client of a service may do.
+    /// Only to see that it would be noticed.
+    pub hung: f64,
     /// 429: too many requests. No effect.
     pub too_many: f64,
     /// 500, at once. As often as not it had its effect nevertheless.
@@ -80,6 +83,7 @@ impl Faults {
         late_max: Duration::ZERO,
         suspended: 0.0,
         throttled: 0.0,
+        hung: 0.0,
         too_many: 0.0,
         internal_error: 0.0,
         conflict: 0.0,
@@ -109,6 +113,7 @@ impl Faults {
         late_effect: 0.01,
         late_max: Duration::from_secs(20),
         throttled: 0.007,
+        hung: 0.0,
         too_many: 0.003,
         internal_error: 0.006,
         conflict: 0.01,

@@ -431,6 +431,11 @@ impl Caller {
     /// Latency and faults before the effect of a call. `is_change` says whether it has one.
     async fn before(&self, what: &str, base_us: u64, is_change: bool) -> Fate {
         let world = &self.world;
+        let hung = world.state().faults.hung;
+        if world.with_probability(hung) {
+            world.note(self.process, || format!("hears nothing of {what}, for ever"));
+            std::future::pending::<()>().await;
+        }
         let (latency_us, crash, stall_us, fate) = {
             let mut state = world.state();
             let is_safe = state.safe.contains(&self.process);
