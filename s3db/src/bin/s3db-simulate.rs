@@ -21,10 +21,8 @@ const USAGE: &str = "\
 Runs seeded schedules of whole clusters in virtual time and checks the store's invariants.
 
 usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sqs-fifo]
-                     [--plan usual|crowd|splits|deaths|restarts|clocks|dates|founders|index|build|
-                             index-deaths|build-deaths|blobs|blob-deaths|blob-index|fresh|disk|
-                             owners|snapshot|serializable|curated]
-                     [--mode today|2007] [--fail-points] [--printed] [--replay SEED]
+                     [--plan PLAN] [--mode today|2007] [--fail-points] [--printed]
+                     [--drill POINT] [--replay SEED]
 
   --seeds N     how many seeds per backend (default 1000)
   --from SEED   the first one (default 0)
@@ -34,6 +32,7 @@ usage: s3db-simulate [--seeds N] [--from SEED] [--backend s3-log|sqs-standard|sq
                 2007: reads may be 60 s old; what does not hold is counted and shown
   --fail-points crashes at each place between two steps that has a name, at one per run: every
                 invariant must hold, and each must be crashed at
+  --drill POINT the same, at this one alone, in place of a plan
   --printed     the protocols of 2008 as they are printed; what they lose is counted and shown
   --replay S    one seed, with a trace of every call; needs --backend
 
@@ -43,6 +42,13 @@ examples:
   s3db-simulate --seeds 200 --printed --mode 2007
   s3db-simulate --backend s3-log --plan deaths --replay 4711
 ";
+
+/// Lines of a trace that are shown with the first seed that fails: how it ended.
+const TAIL_LINES: usize = 40;
+
+fn usage() -> String {
+    format!("{USAGE}\nplans: {}\n", Plan::NAMES.join(", "))
+}
 
 /// What is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,8 @@ struct Options {
     from: u64,
     backends: Vec<Backend>,
     plan: Plan,
+    /// What of the arguments chose that.
+    chosen: String,
     is_2007: bool,
     replay: Option<u64>,
 }
@@ -72,11 +80,11 @@ fn main() -> ExitCode {
             (What::Printed, _) => printed(&options),
         },
         Ok(None) => {
-            print!("{USAGE}");
+            print!("{}", usage());
             ExitCode::SUCCESS
         }
         Err(what) => {
-            eprintln!("s3db-simulate: {what}\n\n{USAGE}");
+            eprintln!("s3db-simulate: {what}\n\n{}", usage());
             ExitCode::from(2)
         }
     }
@@ -89,9 +97,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
         from: 0,
         backends: Backend::ALL.to_vec(),
         plan: Plan::default(),
+        chosen: "--plan usual".to_owned(),
         is_2007: false,
         replay: None,
     };
+    let mut drill = None;
     while let Some(arg) = args.next() {
         if arg == "--help" || arg == "-h" {
             return Ok(None);
@@ -117,6 +127,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
             }
             "--plan" => {
                 options.plan = Plan::named(&value).ok_or_else(|| format!("no plan {value}"))?;
+                options.chosen = format!("--plan {value}");
+            }
+            "--drill" => {
+                let point = FailPoint::ALL.into_iter().find(|point| point.name() == value);
+                drill = Some(point.ok_or_else(|| format!("no fail point {value}"))?);
+                options.chosen = format!("--drill {value}");
             }
             "--mode" => {
                 options.is_2007 = match value.as_str() {
@@ -127,6 +143,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
             }
             _ => return Err(format!("no option {arg}")),
         }
+    }
+    if let Some(point) = drill {
+        let backend = options.backends[0];
+        let plan = Plan::drill(point, backend);
+        let nobody = || format!("with {} nobody comes to {}", backend.name(), point.name());
+        options.plan = plan.ok_or_else(nobody)?;
+        options.backends.truncate(1);
     }
     Ok(Some(options))
 }
@@ -143,11 +166,26 @@ fn plan(options: &Options, backend: Backend) -> Plan {
 const STALE: Option<Duration> = Some(Duration::from_secs(60));
 
 /// The arguments that lead to the same run.
-fn replay_args(options: &Options, report: &Report, backend: Backend) -> String {
-    let named = |name: &&&str| Plan::named(name).as_ref() == Some(&options.plan);
-    let plan = Plan::NAMES.iter().find(named).copied().unwrap_or("usual");
+fn replay_args(options: &Options, seed: u64, backend: Backend) -> String {
     let mode = if options.is_2007 { " --mode 2007" } else { "" };
-    format!("--backend {} --plan {plan} --replay {}{mode}", backend.name(), report.seed)
+    let (backend, chosen) = (backend.name(), &options.chosen);
+    format!("--backend {backend} {chosen} --replay {seed}{mode}")
+}
+
+/// What went wrong with a seed, and how to see it again.
+fn complain(options: &Options, report: &Report, backend: Backend) {
+    for violation in report.violations.iter().take(3) {
+        println!("  seed {}: {violation}", report.seed);
+    }
+    println!("  replay: s3db-simulate {}", replay_args(options, report.seed, backend));
+}
+
+/// How a run of `plan` ended.
+fn show_tail(plan: &Plan, seed: u64) {
+    let trace = replay(plan, seed).trace;
+    for line in &trace[trace.len().saturating_sub(TAIL_LINES)..] {
+        println!("    {line}");
+    }
 }
 
 fn one(options: &Options, seed: u64) -> ExitCode {
@@ -270,10 +308,10 @@ fn many(options: &Options) -> ExitCode {
             by_invariant(&bad);
         }
         for report in bad.iter().take(if options.is_2007 { 1 } else { 5 }) {
-            for violation in report.violations.iter().take(3) {
-                println!("  seed {}: {violation}", report.seed);
-            }
-            println!("  replay: s3db-simulate {}", replay_args(options, report, backend));
+            complain(options, report, backend);
+        }
+        if let Some(report) = bad.first().filter(|_| !options.is_2007) {
+            show_tail(&plan, report.seed);
         }
         failed += bad.len();
         // What is there to go wrong must have gone wrong somewhere.
@@ -346,10 +384,9 @@ fn fail_points(options: &Options) -> ExitCode {
                 bad.len()
             );
             bad.sort_by_key(|report| report.seed);
+            let chosen = format!("--drill {}", point.name());
             for report in bad.iter().take(2) {
-                for violation in report.violations.iter().take(2) {
-                    println!("  seed {}: {violation}", report.seed);
-                }
+                complain(&Options { chosen: chosen.clone(), ..options.clone() }, report, backend);
             }
             if crashed == 0 {
                 println!("  nobody crashed there");
@@ -375,8 +412,14 @@ fn printed(options: &Options) -> ExitCode {
         for (what, faults) in plans {
             let plan = PrintedPlan { faults, ..usual.clone() };
             let mut total = PrintedReport::default();
-            let one = |seed| run_printed(&plan, seed);
-            all_seeds(options, variant.name(), one, |report| total += report);
+            let mut first_broken: Option<u64> = None;
+            let one = |seed| (seed, run_printed(&plan, seed));
+            all_seeds(options, variant.name(), one, |(seed, report)| {
+                if report.broken > 0 {
+                    first_broken = Some(first_broken.map_or(seed, |first| first.min(seed)));
+                }
+                total += report;
+            });
             let counts: Vec<String> =
                 total.counts().iter().map(|(name, count)| format!("{name} {count}")).collect();
             println!(
@@ -387,6 +430,10 @@ fn printed(options: &Options) -> ExitCode {
                 total.committed,
                 counts.join(", ")
             );
+            if let Some(seed) = first_broken {
+                let mode = if options.is_2007 { " --mode 2007" } else { "" };
+                println!("  one of them: s3db-simulate --printed --from {seed} --seeds 1{mode}");
+            }
         }
     }
     println!("{:.1} s", began.elapsed().as_secs_f64());

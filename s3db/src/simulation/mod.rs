@@ -292,6 +292,11 @@ impl Plan {
             // Half of the transactions look into the log before they read, and the others, of the same
             // sessions, do not.
             "fresh" => Plan { is_fresh: true, transactions: 20, ..Plan::named("index")? },
+            // Not one of the names above, since it does not hold: some calls never end, and it is to be seen
+            // that it is seen.
+            "hung" => {
+                Plan { faults: Faults { hung: 0.003, ..Faults::NONE }, second_life: 0.0, ..usual }
+            }
             _ => return None,
         })
     }

@@ -131,9 +131,8 @@ fn dates_that_jump() {
 /// has no end.
 #[test]
 fn a_client_that_waits_for_ever_is_noticed() {
-    let faults = Faults { hung: 0.003, ..Faults::NONE };
     for backend in Backend::ALL {
-        let plan = Plan { backend, faults: faults.clone(), second_life: 0.0, ..Plan::default() };
+        let plan = Plan { backend, ..Plan::named("hung").unwrap() };
         let noticed = (0..40).find(|&seed| {
             let violations = run(&plan, seed).violations;
             violations.iter().any(|it| it.invariant == 0 && it.what.contains("does not go on"))
@@ -306,5 +305,40 @@ fn eventual_consistency_ends_and_is_charged() {
             let other = report.violations.iter().find(|violation| violation.invariant == 10);
             assert_eq!(other, None, "{backend:?} seed {seed}");
         }
+    }
+}
+
+/// What is printed for a seed that fails is the command that shows it again, with what led to it.
+#[test]
+fn a_failing_seed_can_be_replayed() {
+    let simulate = |args: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_s3db-simulate"))
+            .args(args.split_whitespace())
+            .output()
+            .expect("the simulator");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let violations = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim_start);
+        lines.filter(|line| line.contains(": invariant ")).map(str::to_owned).collect()
+    };
+    let (code, text) = simulate("--plan hung --backend s3-log --seeds 40");
+    assert_eq!(code, Some(1), "{text}");
+    let replay = text.lines().find_map(|line| line.trim().strip_prefix("replay: s3db-simulate "));
+    let replay = replay.expect("a command");
+    let (code, again) = simulate(replay);
+    assert_eq!(code, Some(1), "{replay}: {again}");
+    let first = violations(&text);
+    assert!(violations(&again).contains(&first[0]), "{replay}: {first:?}");
+    // The end of that is with the violation already.
+    let last =
+        again.lines().rfind(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()));
+    assert!(text.contains(last.expect("a trace").trim()), "{text}");
+    // The drill of one fail point, too.
+    let (code, text) = simulate("--drill claimed --backend s3-log --replay 3");
+    assert!(code == Some(0) && text.contains("seed 3: "), "{text}");
+    let (_, usage) = simulate("--help");
+    for name in Plan::NAMES {
+        assert!(usage.contains(name), "{name} is not in {usage}");
     }
 }

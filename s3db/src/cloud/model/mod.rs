@@ -15,7 +15,7 @@ mod queue; // the queue service
 mod disk; // a disk that lies
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -120,7 +120,7 @@ struct State {
     auditor: Option<Box<dyn Auditor>>,
     /// What that saw: the number of an invariant, and what was wrong.
     audited: Vec<(u8, String)>,
-    trace: Option<Vec<String>>,
+    trace: Option<VecDeque<String>>,
     /// Broken invariants that only the services can see.
     broken: Vec<String>,
     /// Processes that crashed.
@@ -236,25 +236,26 @@ impl World {
 
     /// Keeps a readable trace of every call from now on.
     pub fn keep_trace(&self) {
-        self.state().trace = Some(Vec::new());
+        self.state().trace = Some(VecDeque::new());
     }
 
-    /// The trace so far.
+    /// The trace so far: its last 200,000 lines.
     pub fn trace(&self) -> Vec<String> {
-        self.state().trace.clone().unwrap_or_default()
+        self.state().trace.clone().unwrap_or_default().into()
     }
 
     /// Adds a line to the trace.
     pub fn note(&self, process: Process, what: impl FnOnce() -> String) {
         let now_us = self.time.now_us();
         let mut state = self.state();
-        if let Some(trace) = &mut state.trace
-            && trace.len() < TRACE_MAX
-        {
+        if let Some(trace) = &mut state.trace {
+            if trace.len() >= TRACE_MAX {
+                trace.pop_front();
+            }
             let mut line = String::new();
             let (s, us) = (now_us / 1_000_000, now_us % 1_000_000);
             let _ = write!(line, "{s:5}.{us:06} p{:<3} {}", process.0, what());
-            trace.push(line);
+            trace.push_back(line);
         }
     }
 
@@ -522,6 +523,7 @@ impl Caller {
     /// The service asks for less.
     fn throttled(&self, what: &str, answer: Answer) -> Fault {
         self.answered(answer);
+        self.world.note(self.process, || format!("{what}: {}", answer.name()));
         Fault::Throttled { what: what.to_owned() }
     }
 
@@ -536,6 +538,7 @@ impl Caller {
                 "500 Internal Server Error"
             }
         };
+        self.world.note(self.process, || format!("{what}: {cause}"));
         Fault::Unknown { what: what.to_owned(), cause: cause.into() }
     }
 

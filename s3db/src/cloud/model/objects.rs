@@ -328,6 +328,7 @@ impl Objects for Caller {
         match fate {
             Fate::Fine => {
                 self.answered(Answer::Done);
+                world.note(self.process, || format!("list {prefix} {} names", answer.names.len()));
                 Ok(answer)
             }
             Fate::Throttled(answer) => Err(self.throttled(prefix, answer)),

@@ -220,6 +220,7 @@ impl Queue for Caller {
             Fate::LostAnswer(silence) => Err(self.lost(queue, silence)),
             _ => {
                 self.answered(Answer::Done);
+                self.world.note(self.process, || format!("create {queue}"));
                 Ok(())
             }
         }
