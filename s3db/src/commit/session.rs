@@ -10,7 +10,7 @@
 //! - *Write follows read*: reading pushes the stamps of later writes past what was read.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -109,7 +109,9 @@ impl Own {
 struct Memory {
     own: Own,
     /// The stamps of what was read last.
-    seen: BTreeMap<(PageId, Bytes), Stamp>,
+    seen: HashMap<(PageId, Bytes), Stamp>,
+    /// The keys of these in their order, for scans: a read of what was read before needs none of it.
+    order: BTreeSet<(PageId, Bytes)>,
     /// Indexes that were probed, by the roots of their collections: own changes of records imply own
     /// entries there.
     probed: HashMap<PageId, Vec<Index>>,
@@ -542,9 +544,11 @@ impl Session {
     fn remember(&self, memory: &mut Memory, at: (PageId, Bytes), stamp: Stamp) {
         if memory.seen.len() >= SEEN_MAX {
             memory.seen.clear();
+            memory.order.clear();
             // What comes next is as new as the object store has it, so newer than all of it.
             self.store.pages.expire_all();
         }
+        memory.order.insert(at.clone());
         memory.seen.insert(at, stamp);
     }
 
@@ -1202,14 +1206,13 @@ impl Scan<'_> {
             return false;
         }
         let memory = self.session.memory();
-        let floors = memory.seen.range((self.tree, self.from.clone())..);
-        floors
-            .take_while(|((tree, key), _)| {
-                *tree == self.tree && until.is_none_or(|until| key < until)
-            })
-            .any(|(at, floor)| {
+        let known = memory.order.range((self.tree, self.from.clone())..);
+        known
+            .take_while(|(tree, key)| *tree == self.tree && until.is_none_or(|until| key < until))
+            .any(|at| {
+                let floor = memory.seen.get(at).copied().unwrap_or_default();
                 let shown = page.slot(&at.1).map_or(Stamp::default(), |slot| slot.stamp);
-                shown < *floor && memory.own.changes.get(at).is_none_or(|(stamp, _)| stamp < floor)
+                shown < floor && memory.own.changes.get(at).is_none_or(|(stamp, _)| *stamp < floor)
             })
     }
 
@@ -1258,13 +1261,14 @@ impl Scan<'_> {
             if self.rereads > 0 {
                 // It is what there is: a tombstone that was dropped looks like an older state.
                 let begin = (self.tree, self.from.clone());
-                let there = memory.seen.range(begin..).take_while(|((tree, key), _)| {
+                let known = memory.order.range(begin..).take_while(|(tree, key)| {
                     *tree == self.tree && until.is_none_or(|until| key < until)
                 });
-                let there = there.filter(|((_, key), _)| !merged.contains_key(key));
-                let gone: Vec<_> = there.map(|(at, _)| at.clone()).collect();
+                let known = known.filter(|(_, key)| !merged.contains_key(key));
+                let gone: Vec<_> = known.cloned().collect();
                 for at in &gone {
                     memory.seen.remove(at);
+                    memory.order.remove(at);
                 }
             }
             for (key, seen) in &merged {
@@ -1361,7 +1365,7 @@ mod tests {
         let at = (root, Bytes::copy_from_slice(keys[12].as_bytes()));
         let found = search(&store.pages, root, &at.1, 0, Freshness::Newest).await.unwrap();
         let stamp = found.unwrap().held.page.slot(&at.1).unwrap().stamp;
-        session.memory().seen.insert(at, stamp);
+        session.remember(&mut session.memory(), at, stamp);
         assert_eq!(scanned().await, all(&[12]), "and the rest is as young as it was");
         // What nobody has any more is given up; the leaves behind that are read as before.
         let fetched = || session.store.pool_counts().revalidated;
@@ -1369,7 +1373,7 @@ mod tests {
             let before = fetched();
             let stamp = Stamp { clock: stamp.clock + 1, ..stamp };
             let at = (root, Bytes::copy_from_slice(lost.as_bytes()));
-            session.memory().seen.insert(at, stamp);
+            session.remember(&mut session.memory(), at, stamp);
             assert_eq!(scanned().await, all(&[12]));
             let again = fetched();
             assert_eq!(again - before, u64::from(REREADS_MAX), "{lost}");
