@@ -34,6 +34,22 @@ pub enum SinkError {
         found: String,
     },
 
+    /// The object is at another version, and before that it may have been at ours: the answer to an attempt was
+    /// lost, and by the time that somebody looked, somebody else had replaced what was there. All of it was
+    /// written once, or nothing; whoever wrote what is there now may have read it.
+    #[error(
+        "{object} changed: {expected} was to be replaced, found {found}; it may have been replaced by this \
+         version, and that by another since: read it again before anything is written twice"
+    )]
+    Overtaken {
+        /// The sink's name.
+        object: String,
+        /// The version that was to be replaced.
+        expected: String,
+        /// The version found instead, or what is known of it.
+        found: String,
+    },
+
     /// Nothing was written, and why.
     #[error(transparent)]
     Failed(#[from] SourceError),
@@ -53,10 +69,11 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    /// One short word for counters: `conflict`, `unsettled`, or that of the [`SourceError`].
+    /// One short word for counters: `conflict`, `overtaken`, `unsettled`, or that of the [`SourceError`].
     pub fn kind(&self) -> &'static str {
         match self {
             SinkError::Conflict { .. } => "conflict",
+            SinkError::Overtaken { .. } => "overtaken",
             SinkError::Failed(error) => error.kind(),
             SinkError::Unsettled { .. } => "unsettled",
         }
@@ -107,8 +124,9 @@ pub trait Writing: Send {
     /// new version.
     ///
     /// # Errors
-    /// [`SinkError::Conflict`] and [`SinkError::Failed`], after which the object is as it was; and
-    /// [`SinkError::Unsettled`], after which this may be called again to find out.
+    /// [`SinkError::Conflict`] and [`SinkError::Failed`], after which nothing of this was written;
+    /// [`SinkError::Overtaken`], after which that is not known any more; and [`SinkError::Unsettled`], after
+    /// which this may be called again to find out.
     async fn commit(&mut self) -> Result<Version, SinkError>;
 
     /// Takes away what was written. What cannot be taken away is left: it is not the object.

@@ -28,6 +28,7 @@ use std::{
         atomic::{
             AtomicBool, AtomicI32, AtomicU32, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release, SeqCst},
+            fence,
         },
     },
 };
@@ -73,18 +74,28 @@ static NEXT_LINE: AtomicU32 = AtomicU32::new(1);
 /// Addresses whose faults are a pager's.
 struct Watched {
     start: AtomicUsize,
+    /// Odd while the rest of it changes.
+    turn: AtomicU32,
     end: AtomicUsize,
     /// Whose addresses they are. A forked child has no such memory.
     process: AtomicI32,
     line: AtomicU32,
-    /// The descriptor that tells the pager.
     bell: AtomicI32,
+}
+
+/// Whom a fault is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listener {
+    line: u32,
+    /// The descriptor that tells the pager.
+    bell: i32,
 }
 
 impl Watched {
     const fn new() -> Watched {
         Watched {
             start: AtomicUsize::new(FREE),
+            turn: AtomicU32::new(0),
             end: AtomicUsize::new(0),
             process: AtomicI32::new(0),
             line: AtomicU32::new(0),
@@ -93,21 +104,46 @@ impl Watched {
     }
 
     /// Who watches an address, if anybody does. For a handler.
-    fn at(address: usize) -> Option<&'static Watched> {
-        WATCHED.iter().take(WATCHED_END.load(SeqCst)).find(|place| {
-            let start = place.start.load(Acquire);
-            start > TAKEN
-                && (start..place.end.load(Relaxed)).contains(&address)
-                && place.process.load(Relaxed) == this_process()
-        })
+    fn at(address: usize) -> Option<Listener> {
+        WATCHED.iter().take(WATCHED_END.load(SeqCst)).find_map(|place| place.listener_for(address))
     }
 
+    /// Whoever has this place, if `address` is theirs. What changes hands meanwhile is not that of an address
+    /// that somebody reads: its region is there, and so is its place.
+    fn listener_for(&self, address: usize) -> Option<Listener> {
+        let turn = self.turn.load(Acquire);
+        let start = self.start.load(Acquire);
+        let is_theirs = start > TAKEN
+            && (start..self.end.load(Relaxed)).contains(&address)
+            && self.process.load(Relaxed) == this_process();
+        let listener = Listener { line: self.line.load(Relaxed), bell: self.bell.load(Relaxed) };
+        // All of it was read before this look at the turn.
+        fence(Acquire);
+        let is_whole = turn.is_multiple_of(2) && self.turn.load(Relaxed) == turn;
+        (is_theirs && is_whole).then_some(listener)
+    }
+
+    /// Hands a place that was taken to `listener`.
+    fn give(&self, range: Range<usize>, listener: Listener) {
+        self.turn.fetch_add(1, Relaxed);
+        // Nothing of it is seen before the odd turn.
+        fence(Release);
+        self.end.store(range.end, Relaxed);
+        self.process.store(this_process(), Relaxed);
+        self.line.store(listener.line, Relaxed);
+        self.bell.store(listener.bell, Relaxed);
+        self.start.store(range.start, Release);
+        self.turn.fetch_add(1, Release);
+    }
+}
+
+impl Listener {
     /// Has the pager look at the seats.
-    fn ring(&self) {
+    fn ring(self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: eight bytes of our own. The descriptor is open as long as a region that it is for, which
         // the thread here is reading. A counter that is full says the same.
-        let _ = unsafe { libc::write(self.bell.load(Relaxed), one.as_ptr().cast(), one.len()) };
+        let _ = unsafe { libc::write(self.bell, one.as_ptr().cast(), one.len()) };
     }
 }
 
@@ -201,11 +237,7 @@ impl Line {
             return Err(io::Error::other("4,096 regions with a handler of SIGSEGV are open"));
         };
         WATCHED_END.fetch_max(at + 1, SeqCst);
-        place.end.store(range.end, Relaxed);
-        place.process.store(this_process(), Relaxed);
-        place.line.store(self.id, Relaxed);
-        place.bell.store(self.bell.as_fd().as_raw_fd(), Relaxed);
-        place.start.store(range.start, Release);
+        place.give(range, Listener { line: self.id, bell: self.bell.as_fd().as_raw_fd() });
         Ok(Listening { place })
     }
 
@@ -305,22 +337,22 @@ extern "C" fn on_sigsegv(
     // is not looked at.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     let is_sent = code <= 0;
-    let watched = if is_sent { None } else { Watched::at(address) };
-    match watched {
-        Some(watched) => wait(watched, address, &interrupted(context)),
+    let listener = if is_sent { None } else { Watched::at(address) };
+    match listener {
+        Some(listener) => wait(listener, address, &interrupted(context)),
         None => pass_on(signal, info, context, is_sent),
     }
     Errno::set_raw(errno);
 }
 
 /// Waits until the pager says that the touch is to be tried again.
-fn wait(watched: &Watched, address: usize, blocked: &libc::sigset_t) {
-    let Some(seat) = Seat::take(watched.line.load(Relaxed), address) else {
+fn wait(listener: Listener, address: usize, blocked: &libc::sigset_t) {
+    let Some(seat) = Seat::take(listener.line, address) else {
         // The touch is tried again, and comes back here.
         futex_wait(&AtomicU32::new(0), 0, 1);
         return;
     };
-    watched.ring();
+    listener.ring();
     loop {
         let state = seat.state.load(SeqCst);
         if state & STATES == GO_ON {
@@ -329,10 +361,10 @@ fn wait(watched: &Watched, address: usize, blocked: &libc::sigset_t) {
         if !futex_wait(&seat.state, state, SLICE_MS) {
             let_through(blocked);
             match Watched::at(address) {
-                Some(watched) => watched.ring(),
-                // Nobody's any more, whose bell may be another descriptor by now: the touch is tried again,
-                // and told to whom it concerns.
-                None => break,
+                Some(now) if now == listener => now.ring(),
+                // Nobody's any more, or somebody else's, who does not look at this seat; and its bell may be
+                // another descriptor by now. The touch is tried again, and told to whom it concerns.
+                _ => break,
             }
         }
     }
@@ -513,7 +545,7 @@ mod tests {
         let line = Line::open().unwrap();
         let page = [0u8; 64];
         let start = page.as_ptr() as usize;
-        let at = |address: usize| Watched::at(address).map(|place| place.line.load(Relaxed));
+        let at = |address: usize| Watched::at(address).map(|listener| listener.line);
         let listening = line.watch(start..start + 64).unwrap();
         let seen = [start - 1, start, start + 63, start + 64].map(at);
         assert_eq!(seen, [None, Some(line.id), Some(line.id), None]);
@@ -521,5 +553,52 @@ mod tests {
         assert_eq!(at(start), None);
         let many: Vec<_> = (0..REGIONS_MAX).map_while(|_| line.watch(8..16).ok()).collect();
         assert!(many.len() > REGIONS_MAX - 100 && line.watch(8..16).is_err(), "{}", many.len());
+    }
+
+    /// A small range and a large one take turns at one place: the start of the one with the end of the other would
+    /// have an address that neither has.
+    #[test]
+    fn a_place_that_changes_hands_is_never_half_of_each() {
+        let place = Watched::new();
+        let [small, large] = [(0x1000..0x2000, 1), (0x5000..0x9000, 2)];
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..300_000 {
+                    for (range, line) in [&small, &large] {
+                        place.start.store(TAKEN, Relaxed);
+                        place.give(range.clone(), Listener { line: *line, bell: -(*line as i32) });
+                        place.start.store(FREE, Release);
+                    }
+                }
+                over.store(true, SeqCst);
+            });
+            let mut seen = 0;
+            while !over.load(SeqCst) {
+                assert_eq!(place.listener_for(0x3000), None, "between the two");
+                for (address, line) in [(0x1800, 1), (0x6000, 2)] {
+                    let Some(listener) = place.listener_for(address) else { continue };
+                    assert_eq!(listener, Listener { line, bell: -(line as i32) });
+                    seen += 1;
+                }
+            }
+            println!("{seen} times it was there");
+        });
+    }
+
+    /// Whoever waits on a seat that is another line's tries again, instead of waiting for one that is not asked.
+    #[test]
+    fn who_sits_at_the_wrong_line_gets_up() {
+        let line = Line::open().unwrap();
+        let page = [0u8; 64];
+        let start = page.as_ptr() as usize;
+        let _listening = line.watch(start..start + 64).unwrap();
+        let gone = Listener { line: (1 << 29) - 1, bell: -1 };
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            wait(gone, start, &no_signals());
+            let _ = done.send(());
+        });
+        waits.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits for nobody");
     }
 }

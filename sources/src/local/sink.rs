@@ -34,6 +34,11 @@ const PREFIX: &str = ".extmem-new-";
 /// Others have the lock of a folder for as long as it takes to look, to rename and to reach the disk.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
+/// Where the kernel has a file's access control list.
+const ACL: &str = "system.posix_acl_access";
+/// The most that an extended attribute can have.
+const XATTR_BYTES_MAX: usize = 64 << 10;
+
 /// Bytes that are copied in one call, where the kernel cannot do it by itself.
 const COPIED_AT_A_TIME: u64 = 1 << 20;
 
@@ -44,8 +49,9 @@ const COPIED_AT_A_TIME: u64 = 1 << 20;
 /// do not know. Who writes the file in place, or renames another over it without that lock just as this
 /// one looks and renames, is overlooked.
 ///
-/// The new file has the permissions of the old one, and its owner and group where this process may give
-/// files away. Another hard link of the file goes on being the old one; a symbolic link is followed.
+/// The new file has the permissions of the old one, its owner and group where this process may give
+/// files away, and then its access control list (POSIX). What cannot be given to the new file lets nobody in
+/// whom the old one kept out. Other extended attributes stay behind. Another hard link of the file goes on being the old one; a symbolic link is followed.
 #[derive(Clone, Debug)]
 pub struct LocalSink {
     name: String,
@@ -181,9 +187,19 @@ impl NewFile {
         let new = self.new.metadata()?;
         let same = (new.uid(), new.gid()) == (old.uid(), old.gid())
             || std::os::unix::fs::fchown(&self.new, Some(old.uid()), Some(old.gid())).is_ok();
+        // What the folder has for new files is not what the old one had.
+        let _ = rustix::fs::fremovexattr(&self.new, ACL);
         // What it may do as its owner or for its group is not for another one.
         let mode = old.mode() & if same { 0o7777 } else { 0o707 };
-        self.new.set_permissions(fs::Permissions::from_mode(mode))
+        let list = access_list(&self.old);
+        // Beside a list these bits are the most that anybody on it may do, and say nothing of the group.
+        let mode = if list.is_some() { mode & !0o070 } else { mode };
+        self.new.set_permissions(fs::Permissions::from_mode(mode))?;
+        if let (Some(list), true) = (list, same) {
+            // Where it cannot be set, fewer may do what they did.
+            let _ = rustix::fs::fsetxattr(&self.new, ACL, &list, rustix::fs::XattrFlags::empty());
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), SinkError> {
@@ -286,6 +302,14 @@ impl Drop for NewFile {
             let _ = fs::remove_file(&self.place);
         }
     }
+}
+
+/// Who besides owner and group may do what with `file`, as the kernel has it. `None` if it has no such list.
+fn access_list(file: &File) -> Option<Vec<u8>> {
+    let mut list = vec![0; XATTR_BYTES_MAX];
+    let len = rustix::fs::fgetxattr(file, ACL, &mut list[..]).ok()?;
+    list.truncate(len);
+    Some(list)
 }
 
 /// That `found` is the file at `base`.

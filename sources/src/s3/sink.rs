@@ -172,6 +172,15 @@ impl Place {
         }
     }
 
+    /// The same, after an attempt that was not answered: it may have been the one that was replaced.
+    fn overtaken(&self, base: &Version, found: &str) -> SinkError {
+        SinkError::Overtaken {
+            object: self.name.clone(),
+            expected: base.to_string(),
+            found: found.to_owned(),
+        }
+    }
+
     fn permanent(&self, reason: String) -> SinkError {
         SourceError::Permanent { object: self.name.clone(), reason, cause: None }.into()
     }
@@ -560,10 +569,15 @@ impl Replacing {
                     return Err(error.into());
                 }
             };
+            // Who looks after a lost answer sees who came last, not whether we came before.
+            let lost = |base: &Version, found: &str| match before {
+                true => place.overtaken(base, found),
+                false => place.conflict(base, found),
+            };
             let head = match place.head().await {
                 Ok(head) => head,
                 Err(SourceError::NotFound { .. }) => {
-                    return Err(place.conflict(&base, "no object"));
+                    return Err(lost(&base, "no object"));
                 }
                 Err(error) => return Err(self.unsettled(error)),
             };
@@ -573,7 +587,7 @@ impl Replacing {
             }
             if head.e_tag() != Some(self.etag.as_str()) {
                 let found = head.e_tag().unwrap_or("an object without an ETag");
-                return Err(place.conflict(&base, found));
+                return Err(lost(&base, found));
             }
             // It is as it was. An attempt from before may be under way still, unless its upload is gone.
             let (why, is_gone) = refused;
@@ -602,10 +616,10 @@ impl Replacing {
                     self.upload = None;
                     Ok(version)
                 }
-                // What is there is somebody else's, so our condition cannot hold any more.
+                // What is there is somebody else's. Our condition cannot hold any more; it may have.
                 None if head.e_tag() != Some(self.etag.as_str()) => {
                     let found = head.e_tag().unwrap_or("an object without an ETag");
-                    Err(self.place.conflict(&self.base, found))
+                    Err(self.place.overtaken(&self.base, found))
                 }
                 // It may still be on its way.
                 None => Err(self.unsettled(error)),

@@ -276,6 +276,66 @@ async fn an_answer_that_is_lost_is_found_out() {
     }
 }
 
+/// It was done, no answer came, and somebody else has replaced it by the time that anybody looks: nobody says
+/// that nothing was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_replaced_since_is_not_said_not_to_be_written() {
+    if !with_credentials("s3_sinks::what_was_replaced_since_is_not_said_not_to_be_written") {
+        return;
+    }
+    let server = Server::start();
+    let len = 100_001;
+    server.put("k", &sample(len));
+    let base = version_of(&server.source("k")).await;
+    let retry = RetryPolicy { attempts_max: 2, ..small_parts().retry };
+    let options = S3SinkOptions { retry, ..small_parts() };
+    let sink = S3Sink::new("box", "k", server.aws.clone(), options).expect("a sink");
+    let mut writing = sink.begin(&base, len as u64).await.expect("begun");
+    let mut bytes = sample(len);
+    bytes[7..10].copy_from_slice(b"new");
+    writing.write(0, &bytes).await.expect("written");
+    server.endpoint.faults().set(Some(Fault::always(Mode::CloseAfter).matching("/box/k")));
+    let error = writing.commit().await.expect_err("no answer came");
+    assert!(matches!(error, SinkError::Unsettled { .. }), "{error}");
+    server.endpoint.faults().set(None);
+    assert!(server.bytes("k") == bytes, "it was done");
+    // Somebody read that, and made the next version of it.
+    server.put("k", &vec![7; len]);
+    let error = writing.commit().await.expect_err("it is not ours any more");
+    assert!(matches!(error, SinkError::Overtaken { .. }), "{error}");
+    assert!(server.bytes("k") == vec![7; len]);
+}
+
+/// A region that is dropped with a flush of which nobody knows what came takes its upload away, on whatever thread.
+#[test]
+fn a_region_leaves_no_upload_behind() {
+    if !with_credentials("s3_sinks::a_region_leaves_no_upload_behind") {
+        return;
+    }
+    let server = Server::start();
+    let len = PART + 4321;
+    server.put("k", &sample(len));
+    let pager = Pager::builder().budget_bytes(32 << 20).build().expect("a pager");
+    let retry = RetryPolicy { attempts_max: 2, ..small_parts().retry };
+    let options = S3SinkOptions { retry, ..small_parts() };
+    let sink = S3Sink::new("box", "k", server.aws.clone(), options).expect("a sink");
+    let region = pager.open_mut(server.source("k"), sink).expect("the object");
+    region.write_at(3, b"new").expect("written");
+    server.endpoint.faults().set(Some(Fault::always(Mode::Close).matching("POST /box/k?uploadId")));
+    let error = region.flush().expect_err("no answer ever comes");
+    assert!(matches!(error, Error::Sink(SinkError::Unsettled { .. })), "{error}");
+    server.endpoint.faults().set(None);
+    assert_eq!(server.endpoint.store().open_uploads(), 1);
+    drop(region);
+    for _ in 0..400 {
+        if server.endpoint.store().open_uploads() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("an upload is left");
+}
+
 /// A region over all of it, as a program has it.
 #[test]
 fn a_region_is_written_back_to_s3() {

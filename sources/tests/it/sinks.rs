@@ -104,6 +104,58 @@ async fn a_file_keeps_its_permissions_and_a_link_its_place() {
     assert!(fs::read(&link).expect("read") == expected);
 }
 
+/// A list that lets one more user in, as the kernel keeps it: 32-bit version, then (tag, rights, id) each.
+fn list_for_one_more_user() -> Vec<u8> {
+    let nobody = u32::MAX;
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 6, nobody), (2, 6, 65_534), (4, 0, nobody), (0x10, 6, nobody), (0x20, 0, nobody)];
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(rights.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    list
+}
+
+/// The bits for the group are no rights of the group where a file has a list.
+#[tokio::test]
+async fn an_access_control_list_stays_and_lets_no_group_in() {
+    const ACL: &str = "system.posix_acl_access";
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("object");
+    fs::write(&path, sample(10_000)).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+    let list = list_for_one_more_user();
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(error) = rustix::fs::setxattr(&path, ACL, &list, flags) {
+        println!("left out: this file system has no access control lists ({error})");
+        return;
+    }
+    let of = |path: &Path| {
+        let mut list = vec![0; 1024];
+        let len = rustix::fs::getxattr(path, ACL, &mut list[..]).unwrap_or(0);
+        list.truncate(len);
+        (fs::metadata(path).expect("stat").mode() & 0o7777, list)
+    };
+    let replace = async || {
+        let base = Local::new(&path).only_replaced().stat().await.expect("stat").version;
+        let mut writing = LocalSink::new(&path).begin(&base, 10_000).await.expect("begun");
+        writing.write(5000, &[7; 100]).await.expect("written");
+        writing.commit().await.expect("committed");
+    };
+    assert_eq!(of(&path), (0o660, list.clone()));
+    replace().await;
+    assert_eq!(of(&path), (0o660, list.clone()), "nobody less, nobody more");
+
+    // And what the folder has for new files is not for one that had none.
+    rustix::fs::removexattr(&path, ACL).expect("removed");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).expect("permissions");
+    rustix::fs::setxattr(folder.path(), "system.posix_acl_default", &list, flags).expect("set");
+    replace().await;
+    assert_eq!(of(&path), (0o660, Vec::new()));
+}
+
 /// Whoever writes without us, in place or by renaming, before or after a new version began.
 #[tokio::test]
 async fn what_others_write_is_a_conflict() {

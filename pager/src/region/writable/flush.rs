@@ -65,6 +65,11 @@ async fn flush(shared: &Shared) -> Result<Flushed, Error> {
                 *unsettled = Some(writing);
                 return Err(error.into());
             }
+            // Whether it was written nobody can find out any more.
+            Err(error @ SinkError::Overtaken { .. }) => {
+                writing.abort().await;
+                return Err(error.into());
+            }
             // It was not written, which is what had to be found out.
             Err(_) => abort(shared, writing).await,
         }

@@ -324,6 +324,10 @@ impl Drop for Shared {
         let (mut dirty, ledger) = (state.dirty, self.ledger());
         let all = dirty.ranges(ledger);
         dirty.clean(ledger, &all, |_| false);
+        // What a flush left open is taken away where the sink can: on the pager's runtime, whatever thread this is.
+        if let Some(writing) = self.unsettled.get_mut().take() {
+            self.region.pager().spawn(async move { writing.abort().await });
+        }
     }
 }
 
