@@ -3,14 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{Either, select};
 use pager::{Budget, policy, pool::Pool};
 
 use crate::{
@@ -18,10 +16,9 @@ use crate::{
     catalog::{Backend, Collection},
     cloud::{
         Cloud, Delete, DiskSpace, ETag, Fault, Get, Ledger, Listing, Objects, Put, PutIf,
-        ledger::Metered,
         model::{End, Executor, Faults, Latency, Process, World},
     },
-    commit::{Committed, Level, Session, Txn, Write},
+    commit::{Level, Session, Txn, Write},
     error::StoreError,
     page::PageId,
     record::{Key, Payload},
@@ -32,7 +29,8 @@ use crate::{
         audit::Audit,
         check,
         history::History,
-        recorder::{Record, Recorder},
+        recorder::Record,
+        stage::{STEPS_MAX, lock, recorded, within},
     },
     stamp::Stamp,
     store::Store,
@@ -42,8 +40,6 @@ use crate::{
 /// How long after the last fault each client is to show that it goes on working, and how long that may take.
 const CALM_US: u64 = 30_000_000;
 const ANSWER_US: u64 = 70_000_000;
-/// Polls of one run: far beyond what one takes; more is a livelock.
-const STEPS_MAX: u64 = 3_000_000;
 const COLLECTION: &str = "things";
 const INDEX: &str = "writers";
 /// Payloads begin with who wrote them.
@@ -87,10 +83,6 @@ impl Drop for AtWork {
         // It has answered, or its life is over.
         roster.silent.remove(&self.1);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Report {
@@ -289,15 +281,8 @@ impl Objects for Ahead {
 
 impl Cluster {
     fn cloud(&self, process: Process) -> Cloud {
-        let raw = self.world.cloud(process);
-        let (inner, time, record) = (raw.objects, self.world.time.clone(), self.record.clone());
-        let recorder = Recorder { inner, time, record };
-        Cloud {
-            objects: Arc::new(Metered::new(Arc::new(recorder), self.ledger.clone())),
-            queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
-            disk: self.plan.has_disk.then(|| self.disk(process)),
-            ..raw
-        }
+        let cloud = recorded(&self.world, &self.record, &self.ledger, process);
+        Cloud { disk: self.plan.has_disk.then(|| self.disk(process)), ..cloud }
     }
 
     /// Not enough for all pages.
@@ -821,7 +806,8 @@ impl Witness<'_> {
             });
         }
         let mut outcome = if is_sluggish && !waits && world.below(10) == 0 {
-            match self.commit_within(&mut txn, world.below(150_000)).await {
+            let patience_us = world.below(150_000);
+            match within(world, patience_us, self.session.commit(&mut txn)).await {
                 Some(outcome) => outcome,
                 None => {
                     world.note(process, || format!("gives #{attempt} up, and rests"));
@@ -859,20 +845,6 @@ impl Witness<'_> {
             }
         }
         outcome.map(drop)
-    }
-
-    /// Commits, unless that takes longer: then nobody knows.
-    async fn commit_within(
-        &self,
-        txn: &mut Txn,
-        patience_us: u64,
-    ) -> Option<Result<Committed, StoreError>> {
-        let commit = pin!(self.session.commit(txn));
-        let patience = self.cluster.world.time.sleep(patience_us);
-        match select(commit, patience).await {
-            Either::Left((outcome, _)) => Some(outcome),
-            Either::Right(_) => None,
-        }
     }
 
     /// A new payload of a record: at once, or written part by part before, if there are blobs.

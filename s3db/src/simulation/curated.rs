@@ -25,7 +25,6 @@ use crate::{
     catalog::Collection,
     cloud::{
         Cloud, Get, Ledger, PutIf,
-        ledger::Metered,
         model::{Executor, Faults, Latency, Process, World},
     },
     commit::{Level, Session},
@@ -39,16 +38,14 @@ use crate::{
         Attempt, Indexed, Outcome, Plan, Report, Violation,
         audit::Audit,
         check,
-        cluster::lock,
         history::History,
-        recorder::{Record, Recorder},
+        recorder::Record,
+        stage::{STEPS_MAX, lock, recorded},
     },
     stamp::Stamp,
     store::Store,
 };
 
-/// Polls of one run: far beyond what one takes.
-const STEPS_MAX: u64 = 3_000_000;
 const COLLECTION: &str = "prices";
 const INDEX: &str = "writers";
 /// Payloads begin with who proposed them.
@@ -284,14 +281,7 @@ fn waiting(world: &World, tree: &check::Tree, state: &State) -> Vec<Violation> {
 
 impl Cluster {
     fn cloud(&self, process: Process) -> Cloud {
-        let raw = self.world.cloud(process);
-        let (inner, time, record) = (raw.objects, self.world.time.clone(), self.record.clone());
-        let recorder = Recorder { inner, time, record };
-        Cloud {
-            objects: Arc::new(Metered::new(Arc::new(recorder), self.ledger.clone())),
-            queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
-            ..raw
-        }
+        recorded(&self.world, &self.record, &self.ledger, process)
     }
 
     async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {

@@ -9,6 +9,7 @@
 //! the invariants of the design, section 17, are checked. The same seed gives the same run, call by
 //! call, so a failing one can be replayed with a trace.
 
+mod stage; // what all of them stand on
 mod audit; // the invariants, at each change
 mod check; // the invariants, when nothing moves any more
 mod cluster; // clients at work

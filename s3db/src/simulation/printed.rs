@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::cluster::lock;
+use super::stage::{STEPS_MAX, lock};
 use crate::{
     cloud::{
         Cloud,
@@ -36,7 +36,6 @@ use crate::{
     tree::secondary,
 };
 
-const STEPS_MAX: u64 = 3_000_000;
 const RECORDS: PageId = PageId(1 << 64 | 1);
 const INDEX: PageId = PageId(2 << 64 | 1);
 /// How long what is left is worked off in the end: so many rounds, one per lock timeout.

@@ -17,8 +17,8 @@ use crate::{
     sequence::codec::NUMBERS,
     simulation::{
         Violation,
-        cluster::lock,
         linear::{Call, Did, check},
+        stage::lock,
     },
 };
 

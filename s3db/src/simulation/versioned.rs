@@ -6,20 +6,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 use pager::{Budget, policy, pool::Pool};
 
 use crate::{
     catalog::{Collection, Isolation},
     cloud::{
         Cloud, Ledger,
-        ledger::Metered,
         model::{Executor, Faults, Latency, Process, World},
     },
     commit::Session,
@@ -34,15 +31,13 @@ use crate::{
         Plan, Report, Violation,
         audit::Audit,
         check,
-        cluster::lock,
         isolation::{Anomaly, Histories, Read, Source, Transaction, anomalies},
-        recorder::{Record, Recorder},
+        recorder::Record,
+        stage::{STEPS_MAX, lock, recorded, within},
     },
     store::Store,
 };
 
-/// Polls of one run: far beyond what one takes.
-const STEPS_MAX: u64 = 3_000_000;
 const COLLECTION: &str = "things";
 /// Violations that are shown of one kind.
 const SHOWN_MAX: usize = 5;
@@ -510,14 +505,7 @@ impl Judge<'_> {
 
 impl Cluster {
     fn cloud(&self, process: Process) -> Cloud {
-        let raw = self.world.cloud(process);
-        let (inner, time, record) = (raw.objects, self.world.time.clone(), self.record.clone());
-        let recorder = Recorder { inner, time, record };
-        Cloud {
-            objects: Arc::new(Metered::new(Arc::new(recorder), self.ledger.clone())),
-            queue: Arc::new(Metered::new(raw.queue, self.ledger.clone())),
-            ..raw
-        }
+        recorded(&self.world, &self.record, &self.ledger, process)
     }
 
     async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
@@ -725,7 +713,7 @@ impl Cluster {
             return Ok(());
         }
         let mut outcome = match world.below(8) {
-            0 => match self.commit_within(&mut txn, world.below(120_000)).await {
+            0 => match within(world, world.below(120_000), txn.commit()).await {
                 Some(outcome) => outcome,
                 // It may be committed, or not, or be yet.
                 None if world.below(2) == 0 => return Ok(()),
@@ -754,19 +742,6 @@ impl Cluster {
         }
         drop(history);
         outcome.map(drop)
-    }
-
-    /// Commits, unless that takes longer: then nobody knows.
-    async fn commit_within(
-        &self,
-        txn: &mut Isolated<'_>,
-        patience_us: u64,
-    ) -> Option<Result<crate::commit::Committed, StoreError>> {
-        let commit = pin!(txn.commit());
-        match select(commit, self.world.time.sleep(patience_us)).await {
-            Either::Left((outcome, _)) => Some(outcome),
-            Either::Right(_) => None,
-        }
     }
 
     fn wrote(&self, place: usize, key: &str, operation: u64) {
