@@ -91,7 +91,10 @@ impl Store {
         Ok(self.find_collection(name).await?.0)
     }
 
-    async fn find_collection(&self, name: &str) -> Result<(Collection, ETag), StoreError> {
+    pub(crate) async fn find_collection(
+        &self,
+        name: &str,
+    ) -> Result<(Collection, ETag), StoreError> {
         let found = catalog::read_collection(&self.cloud, &self.settings, name).await?;
         let found = found.ok_or_else(|| StoreError::NotFound(format!("collection {name}")))?;
         match found.0.foreign_page().filter(|_| self.database().has_tags) {
@@ -241,7 +244,7 @@ impl Store {
         .await
     }
 
-    async fn change_collection(
+    pub(crate) async fn change_collection(
         &self,
         name: &str,
         change: impl Fn(&mut Collection) -> Result<bool, StoreError>,

@@ -244,7 +244,7 @@ impl Store {
     }
 
     /// Deletes an object that has served its turn. To find it gone is success.
-    async fn let_go(&self, object: &str) -> Result<(), StoreError> {
+    pub(crate) async fn let_go(&self, object: &str) -> Result<(), StoreError> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
             match self.cloud.objects.delete(object, None).await {

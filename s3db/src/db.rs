@@ -338,6 +338,22 @@ impl Db {
         charged_to(&self.books.of(of), made).await
     }
 
+    /// Drops an index of a collection. See [`Store::drop_index`].
+    ///
+    /// # Errors
+    /// As [`Store::drop_index`].
+    pub async fn drop_index(&self, of: &Collection, index: &str) -> Result<(), StoreError> {
+        charged_to(&self.books.of(of), self.store().drop_index(&of.name, index)).await
+    }
+
+    /// Drops a collection, with its indexes and all of its records. See [`Store::drop_collection`].
+    ///
+    /// # Errors
+    /// As [`Store::drop_collection`].
+    pub async fn drop_collection(&self, name: &str) -> Result<(), StoreError> {
+        self.store().drop_collection(name).await
+    }
+
     /// Begins to write a payload of any length, up to [`BLOB_BYTES_MAX`](crate::BLOB_BYTES_MAX), part by
     /// part. Nobody sees it before a transaction is committed that puts what comes of it
     /// ([`Transaction::put_value`]), which must be soon: within half of

@@ -134,7 +134,11 @@ pub enum StoreError {
     Exists(String),
     /// A part of a record's blob, which is committed, is not there, or a page that was put once. Nothing
     /// takes its place.
-    #[error("{object} is not there, and {} names it: restore it from a copy, or from an older version", namer(.object))]
+    #[error(
+        "{object} is not there, and {} names it: restore it from a copy, or from an \
+         older version, unless its collection or index was dropped",
+        namer(.object)
+    )]
     Lost {
         /// The object's name.
         object: String,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   settle    sweep, so that no log record older than the tombstones to go can still arrive
-//!   tidy      left to right over the leaves: prune tombstones, bury empty leaves, unlink the dead
+//!   tidy      left to right over the leaves: prune tombstones, bury empty leaves, unlink the dead, forget
+//!             indexes that were dropped
 //!   collect   1  walk all trees, list all pages: candidates are old and not met
 //!             2  touch the page that a candidate was split from, if it is still that version
 //!             3  walk again: delete what is still not met, if it is still the version that was seen
@@ -62,6 +63,8 @@ pub struct Collected {
     pub buried: u64,
     /// Dead leaves that nothing leads to any more.
     pub unlinked: u64,
+    /// Leaves that named an index which was dropped, and do not any more.
+    pub unfollowed: u64,
     /// Pages that were put again, so that nobody can link what is to be deleted.
     pub touched: u64,
     /// Pages that were deleted.
@@ -177,7 +180,7 @@ impl Tree {
             done.versions += sequence::tidy(store, self.root).await?;
             return Ok(());
         }
-        tidy(store, self.root, horizon_us, done).await
+        tidy(store, self, horizon_us, done).await
     }
 
     /// What it means that the root is not there.
@@ -227,11 +230,12 @@ async fn leftmost(store: &Store, root: PageId) -> Result<PageId, StoreError> {
 /// One walk over the leaves of a tree.
 async fn tidy(
     store: &Store,
-    root: PageId,
+    tree: &Tree,
     horizon_us: u64,
     done: &mut Collected,
 ) -> Result<(), StoreError> {
-    let pages = &store.pages;
+    let (pages, root) = (&store.pages, tree.root);
+    let mut named = Named::default();
     let mut before = Left::None;
     let mut next = Some(leftmost(store, root).await?);
     let mut met = HashSet::new();
@@ -255,6 +259,7 @@ async fn tidy(
         }
         let mut page = (*held.page).clone();
         let pruned = page.prune(horizon_us) as u64;
+        let has_forgotten = named.tidy(store, tree, &mut page).await?;
         let mut is_empty = page.slots().is_empty() && page.id != root;
         if is_empty {
             is_empty = is_inherited(store, &page).await?;
@@ -263,9 +268,10 @@ async fn tidy(
             page.dead = true;
             page.applied.clear();
         }
-        if pruned > 0 || is_empty {
+        if pruned > 0 || is_empty || has_forgotten {
             if let Swap::Done = pages.replace(&held, page).await? {
                 done.pruned += pruned;
+                done.unfollowed += u64::from(has_forgotten);
                 done.buried += u64::from(is_empty);
                 if is_empty {
                     reached(&store.cloud, FailPoint::Buried).await;
@@ -277,6 +283,47 @@ async fn tidy(
         before = Left::Live(held);
     }
     Ok(())
+}
+
+/// Indexes that leaves name.
+#[derive(Default)]
+struct Named {
+    there: HashSet<PageId>,
+    /// Dropped: for good, since a name is used once.
+    gone: HashSet<PageId>,
+}
+
+impl Named {
+    /// Takes out of a leaf the names of indexes that were dropped, after which it was not put again, or that
+    /// somebody was still building. Whether there are any.
+    ///
+    /// An index is in the catalogue before any leaf names it. So what is not there, read after the leaf, was
+    /// dropped. Its root goes before the first leaf does not name it any more: else whoever probes it, with a
+    /// handle of before, would miss what comes to that leaf, and not be told.
+    async fn tidy(
+        &mut self,
+        store: &Store,
+        tree: &Tree,
+        page: &mut Page,
+    ) -> Result<bool, StoreError> {
+        let Some(name) = &tree.records_of else { return Ok(false) };
+        let is_known = |root: &PageId| self.there.contains(root) || self.gone.contains(root);
+        let mut roots: Vec<PageId> = page.followers.iter().map(|follower| follower.root).collect();
+        roots.retain(|root| !is_known(root));
+        if !roots.is_empty() {
+            let of = store.peek_collection(name).await?;
+            if of.root != tree.root {
+                // Dropped meanwhile, and made again.
+                return Ok(false);
+            }
+            self.there.extend(of.indexes.iter().map(|index| index.root));
+            for root in roots.into_iter().filter(|root| !self.there.contains(root)) {
+                store.let_go(&root.object()).await?;
+                self.gone.insert(root);
+            }
+        }
+        Ok(page.forget_followers(|root| self.gone.contains(&root)))
+    }
 }
 
 /// Whether the right neighbour of a leaf may own its keys: it is there, and followed by every index

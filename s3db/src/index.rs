@@ -69,17 +69,28 @@ pub struct Found<'a> {
     own: BTreeSet<Bytes>,
     root: PageId,
     by: SearchBy,
+    /// The tree of the index, and what it is called.
+    index: PageId,
+    name: String,
 }
 
 impl Found<'_> {
     /// The next search key and the record that it was found in; `None` at the end.
     ///
     /// # Errors
-    /// Whatever the services say.
+    /// [`StoreError::NotFound`] when the index was dropped, and whatever the services say.
     pub async fn next(&mut self) -> Result<Option<(Key, Record)>, StoreError> {
         loop {
             if self.ahead.is_none() {
-                self.ahead = self.scan.next_raw().await?.map(|(key, _)| key);
+                let next = self.scan.next_raw().await;
+                if let Err(error) = &next
+                    && self.session.store().is_dropped(self.index, error).await?
+                {
+                    // Whoever asks again is told of the one that was made since.
+                    self.session.forget_tree(self.index);
+                    return Err(StoreError::NotFound(self.name.clone()));
+                }
+                self.ahead = next?.map(|(key, _)| key);
             }
             let pair = match (&self.ahead, self.own.first()) {
                 (Some(ahead), Some(own)) => ahead.min(own),
@@ -197,6 +208,8 @@ impl Session {
             own: if is_empty { BTreeSet::new() } else { own },
             root: of.root,
             by,
+            index: there.root,
+            name: format!("index {index} of {}", of.name),
         })
     }
 }

@@ -31,6 +31,7 @@ mod store; // what one process shares
 mod collections; // of it: created, found, changed
 mod content; // a payload, read part by part
 mod index; // secondary indexes: found by, built, compared
+mod dropping; // of collections and indexes
 mod inspect; // any object or message, by its first bytes
 mod gc; // pages that nothing leads to
 #[cfg(feature = "encryption")]

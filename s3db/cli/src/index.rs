@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Find(Find),
     /// Compare an index with its records
     Check(Check),
+    /// Drop an index
+    Drop(Drop),
 }
 
 #[derive(clap::Args)]
@@ -111,6 +113,19 @@ pub(crate) struct Check {
     of: Of,
 }
 
+#[derive(clap::Args)]
+#[command(
+    after_help = "Puts each leaf of the collection again, without the index; if that is stopped, gc goes on with \
+it. gc deletes the pages of the index.
+
+Example:
+  s3db index drop file:///tmp/db users born"
+)]
+pub(crate) struct Drop {
+    #[command(flatten)]
+    of: Of,
+}
+
 pub(crate) async fn run(command: &Command, output: &Output) -> Result<(), Failure> {
     match command {
         Command::Create(args) => {
@@ -121,6 +136,7 @@ pub(crate) async fn run(command: &Command, output: &Output) -> Result<(), Failur
         Command::List(args) => list(args, output).await,
         Command::Find(args) => find(args, output).await,
         Command::Check(args) => check(&args.of, output).await,
+        Command::Drop(args) => drop_index(&args.of, output).await,
     }
 }
 
@@ -139,6 +155,16 @@ async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Fai
     let text = format!("{records} records, {missing} entries added, {dangling} removed");
     let value = json!({"records": records, "added": missing, "removed": dangling});
     output.say(&text, &value)?;
+    output.close(db).await
+}
+
+async fn drop_index(of: &Of, output: &Output) -> Result<(), Failure> {
+    let Of { url, collection: name, index } = of;
+    let db = open(url, output).await?;
+    let of = collection(&db, url, name).await?;
+    db.drop_index(&of, index).await?;
+    let value = json!({"dropped": index, "collection": name});
+    output.say(&format!("dropped index {index} of {name}"), &value)?;
     output.close(db).await
 }
 

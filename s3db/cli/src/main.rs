@@ -66,7 +66,9 @@ enum Command {
     Scan(records::Scan),
     /// Run a script from standard input as one transaction, or several
     Txn(script::Args),
-    /// Find records by what they say: create, build, list, find, check
+    /// Drop a collection, with its indexes and all of its records
+    Drop(records::Drop),
+    /// Find records by what they say: create, build, list, find, check, drop
     #[command(subcommand)]
     Index(index::Command),
     /// What waits for a curator: list, show, approve, reject
@@ -118,6 +120,7 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Del(args) => records::del(&args, output).await,
         Command::Scan(args) => records::scan(&args, output).await,
         Command::Txn(args) => script::run(&args, output).await,
+        Command::Drop(args) => records::drop_collection(&args, output).await,
         Command::Index(command) => index::run(&command, output).await,
         Command::Policy(args) => policy::run(&args, output).await,
         Command::Pending(command) => pending::run(&command, output).await,

@@ -1,4 +1,4 @@
-//! `init`, `put`, `get`, `del` and `scan`.
+//! `init`, `put`, `get`, `del`, `scan` and `drop`.
 
 use std::{
     fs::File,
@@ -88,6 +88,31 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
             "isolation": isolation.map(Isolation::name),
         }),
     )?;
+    output.close(db).await
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "There is no way back. What others commit to the collection meanwhile, or what waits for its \
+pages, is dropped with it or put aside in quarantine, where the next sweeps count it. Its name is free at once; \
+gc deletes its pages and blobs. Not for collections created with --isolation, nor while something waits for a \
+curator.
+
+Example:
+  s3db drop file:///tmp/db users"
+)]
+pub(crate) struct Drop {
+    /// The database
+    url: String,
+    /// The collection
+    collection: String,
+}
+
+pub(crate) async fn drop_collection(args: &Drop, output: &Output) -> Result<(), Failure> {
+    let Drop { url, collection: name } = args;
+    let db = open(url, output).await?;
+    db.drop_collection(name).await?;
+    output.say(&format!("dropped collection {name}"), &json!({"dropped": name}))?;
     output.close(db).await
 }
 

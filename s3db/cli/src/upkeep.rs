@@ -184,19 +184,21 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     let done = Progress::during(output, &db, "collecting", collect).await?;
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
-         {} clients forgotten, {} blobs deleted, {} wait",
+         {} forgot dropped indexes, {} clients forgotten, {} blobs deleted, {} wait",
         done.deleted,
         done.waiting,
         done.pruned,
         done.buried,
         done.unlinked,
+        done.unfollowed,
         done.retired,
         done.blobs,
         done.blobs_waiting,
     );
     let value = json!({
         "deleted": done.deleted, "waiting": done.waiting, "pruned": done.pruned,
-        "buried": done.buried, "unlinked": done.unlinked, "retired": done.retired,
+        "buried": done.buried, "unlinked": done.unlinked, "unfollowed": done.unfollowed,
+        "retired": done.retired,
         "blobs": done.blobs, "blobs_waiting": done.blobs_waiting,
     });
     output.say(&text, &value)?;

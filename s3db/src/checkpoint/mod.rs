@@ -189,23 +189,36 @@ async fn apply_to(
         // No tree: the record is from nowhere. Kept, and counted, and not in the way.
         return put_aside(store, "no-tree", entries, done).await;
     }
-    apply(store, root, entries, through, done).await
+    let entries = in_order(entries);
+    match apply(store, root, &entries, through, done).await {
+        // Dropped since the copy of its root was read.
+        Err(error) if store.is_dropped(root, &error).await? => {
+            let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+            put_aside(store, "no-tree", entries, done).await
+        }
+        applied => applied,
+    }
 }
 
-/// Applies entries of one tree whose root is there.
-async fn apply(
-    store: &Store,
-    root: PageId,
-    entries: Vec<Entry>,
-    through: &[(Stream, u64)],
-    done: &mut Checkpointed,
-) -> Result<(), StoreError> {
+/// Entries with their keys, in the order of leaves.
+fn in_order(entries: Vec<Entry>) -> Vec<(Bytes, Entry)> {
     let mut entries: Vec<(Bytes, Entry)> =
         entries.into_iter().map(|entry| (entry.leaf_key(), entry)).collect();
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    entries
+}
+
+/// Applies entries of one tree whose root is there, in the order of their keys.
+async fn apply(
+    store: &Store,
+    root: PageId,
+    entries: &[(Bytes, Entry)],
+    through: &[(Stream, u64)],
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
     let rules = store.settings.rules;
     let uses_stamps = rules.hold(Rule::Stamps);
-    let mut rest = &entries[..];
+    let mut rest = entries;
     // The version of the leaf to whose indexes it was applied what the changes imply, and how often
     // another one was there afterwards.
     let (mut followed, mut lost) = (None, 0);
@@ -257,7 +270,7 @@ async fn apply(
         };
         let outcome = update(&store.pages, root, 0, first, &mut change).await?;
         if has_versions {
-            let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+            let entries = entries.iter().map(|(_, entry)| entry.clone()).collect();
             return put_aside(store, "no-versions", entries, done).await;
         }
         if outcome.is_none() || taken == 0 {
@@ -310,8 +323,15 @@ pub(crate) async fn apply_to_indexes(
             *low <= key && high.as_ref().is_none_or(|high| key < *high)
         };
         if !fences.iter().any(is_in) {
-            let found = search(&store.pages, entry.tree, &key, 0, Freshness::Newest).await?;
-            let page = found.map(|found| found.held.page);
+            let found = search(&store.pages, entry.tree, &key, 0, Freshness::Newest).await;
+            let page = match found {
+                Err(error) if store.is_dropped(entry.tree, &error).await? => {
+                    // Nothing has to go from what is gone, whatever its key is.
+                    fences.push((Bytes::new(), None));
+                    continue;
+                }
+                found => found?.map(|found| found.held.page),
+            };
             fences.extend(page.map(|page| (copy(&page.low), page.high.as_ref().map(copy))));
         }
     }
@@ -327,7 +347,12 @@ async fn apply_to_each(store: &Store, entries: Vec<Entry>) -> Result<Checkpointe
     let mut done = Checkpointed::default();
     for (root, entries) in indexes {
         // Nothing follows an index: this is as deep as it goes.
-        Box::pin(apply(store, root, entries, &[], &mut done)).await?;
+        let entries = in_order(entries);
+        match Box::pin(apply(store, root, &entries, &[], &mut done)).await {
+            // Dropped. The leaf that names it still, or again, forgets it.
+            Err(error) if store.is_dropped(root, &error).await? => {}
+            applied => applied?,
+        }
     }
     Ok(done)
 }

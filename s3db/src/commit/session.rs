@@ -609,6 +609,17 @@ impl Session {
         memory.probed.get(&of)?.iter().find(|index| index.name == name).cloned()
     }
 
+    /// Forgets what is remembered of a tree that was dropped.
+    pub(crate) fn forget_tree(&self, tree: PageId) {
+        let mut memory = self.memory();
+        let own = memory.own.changes.range((tree, Bytes::new())..);
+        let gone: Vec<_> = own.map(|(at, _)| at).take_while(|at| at.0 == tree).cloned().collect();
+        gone.iter().for_each(|at| memory.own.remove(at));
+        memory.seen.retain(|at, _| at.0 != tree);
+        memory.probed.remove(&tree);
+        memory.probed.values_mut().for_each(|indexes| indexes.retain(|index| index.root != tree));
+    }
+
     /// From now on own changes of the collection imply own entries in `index`, which is ready. Those
     /// that no page has shown yet do at once; what pages have shown is in the index's pages, as the
     /// object store has them: so copies of before are not used any more.
@@ -983,7 +994,15 @@ impl Session {
         };
         let mut rest = &all[..];
         while let Some(((tree, key), _)) = rest.first() {
-            let found = search(pages, *tree, key, 0, age).await?;
+            let found = match search(pages, *tree, key, 0, age).await {
+                // No page will ever show it.
+                Err(error) if self.store.is_dropped(*tree, &error).await? => {
+                    self.forget_tree(*tree);
+                    rest = &rest[rest.partition_point(|(at, _)| at.0 <= *tree)..];
+                    continue;
+                }
+                found => found?,
+            };
             let found = found.ok_or(StoreError::Tree { page: *tree, what: "has no leaves" })?;
             let page = found.held.page;
             let is_here =

@@ -250,6 +250,13 @@ impl Page {
         is_new
     }
 
+    /// From the next put on these indexes do not follow this leaf. False if none of them did.
+    pub(crate) fn forget_followers(&mut self, is_gone: impl Fn(PageId) -> bool) -> bool {
+        let had = self.followers.len();
+        self.followers.retain(|follower| !is_gone(follower.root));
+        self.followers.len() < had
+    }
+
     /// Bytes of the page's frame.
     pub fn encoded_bytes(&self) -> usize {
         codec::encoded_bytes(self)

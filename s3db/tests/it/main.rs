@@ -7,6 +7,7 @@ mod curate;
 mod dates;
 mod conformance;
 mod disk;
+mod dropping;
 mod embedded;
 mod fates;
 mod fresh;

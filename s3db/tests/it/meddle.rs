@@ -50,6 +50,8 @@ pub(crate) struct Meddler {
     after_list: Mutex<Option<(String, Once)>>,
     /// What happens before the next put of a name that starts so.
     before_put: Mutex<Option<(String, Once)>>,
+    /// The same of a delete.
+    before_delete: Mutex<Option<(String, Once)>>,
     /// Messages that one receive is given at most.
     messages_max: AtomicUsize,
     /// Whether the service takes receives for nonsense.
@@ -67,6 +69,7 @@ impl Meddler {
             late: Mutex::default(),
             after_list: Mutex::default(),
             before_put: Mutex::default(),
+            before_delete: Mutex::default(),
             messages_max: AtomicUsize::new(usize::MAX),
             is_confused: AtomicBool::new(false),
         });
@@ -109,6 +112,15 @@ impl Meddler {
     /// `then` happens before the next put of a name that starts with `prefix`.
     pub(crate) fn before_put(&self, prefix: &str, then: impl Future<Output = ()> + Send + 'static) {
         *self.before_put.lock().unwrap() = Some((prefix.to_owned(), Box::pin(then)));
+    }
+
+    /// `then` happens before the next delete of a name that starts with `prefix`.
+    pub(crate) fn before_delete(
+        &self,
+        prefix: &str,
+        then: impl Future<Output = ()> + Send + 'static,
+    ) {
+        *self.before_delete.lock().unwrap() = Some((prefix.to_owned(), Box::pin(then)));
     }
 
     /// A receive is given so many messages at most, however many there are.
@@ -184,6 +196,13 @@ impl Objects for Meddler {
     }
 
     async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+        let then = {
+            let mut hook = self.before_delete.lock().unwrap();
+            hook.take_if(|(of, _)| name.starts_with(&**of))
+        };
+        if let Some((_, then)) = then {
+            then.await;
+        }
         self.beneath.objects.delete(name, only).await
     }
 

@@ -49,6 +49,21 @@ fn life(url: &str, backend: &str) {
     assert!(run(&["verify", url]).ends_with("no problems\n"));
     run(&["gc", url, "--grace", "0"]);
     assert_eq!(keys(&[]).len(), 3);
+    let dropped = run(&["index", "drop", url, "users", "born", "--json"]);
+    assert_eq!(dropped, "{\"collection\":\"users\",\"dropped\":\"born\"}\n", "{backend}");
+    assert_eq!(run(&["index", "list", url, "users"]), "");
+    s3db().args(["index", "find", url, "users", "born"]).assert().code(1);
+    s3db().args(["index", "drop", url, "users", "born"]).assert().code(1);
+    // A collection, with what still waits for it.
+    s3db().args(["txn", url]).write_stdin("put users late x\n").assert().success();
+    assert_eq!(run(&["drop", url, "users"]), "dropped collection users\n", "{backend}");
+    s3db().args(["drop", url, "users"]).assert().code(1);
+    s3db().args(["get", url, "users", "ada"]).assert().code(1);
+    run(&["init", url, "users"]);
+    run(&["sweep", url]);
+    assert_eq!(run(&["scan", url, "users"]), "", "{backend}");
+    run(&["gc", url, "--grace", "0"]);
+    assert!(run(&["verify", url]).ends_with("no problems\n"), "{backend}");
 }
 
 #[test]
