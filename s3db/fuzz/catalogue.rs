@@ -1,11 +1,15 @@
-//! Bytes that claim to be the database, its collections, or what the sequencer has. A version that is not known is refused.
+//! Bytes that claim to be the database, its collections, their writers, or what the sequencer
+//! has. A version that is not known is refused.
 
 #![no_main]
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 7] = [
+const KINDS: [&[u8; 5]; 10] = [
     b"s3dD\x01",
+    b"s3dD\x03",
+    b"s3dD\x04",
+    b"s3dA\x01",
     b"s3dC\x01",
     b"s3dC\x02",
     b"s3dC\x03",

@@ -5,6 +5,7 @@ use std::{error::Error, fs, path::Path};
 
 const OBJECTS: &str = include_str!("../tests/golden/objects-v1.txt");
 const SEQUENCE: &str = include_str!("../tests/golden/sequence-v1.txt");
+const WRITERS: &str = include_str!("../tests/golden/writers-v1.txt");
 const PROPOSALS: &str = include_str!("../tests/golden/proposal-v1.txt");
 const RECORDS: &str = include_str!("../tests/golden/log-v1.txt");
 const ADDRESSES: [&str; 6] = [
@@ -25,6 +26,7 @@ const SEARCHES: [&str; 4] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seeds FOLDER")?;
     let lines = OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines()).chain(PROPOSALS.lines());
+    let lines = lines.chain(WRITERS.lines());
     let lines = lines.filter(|line| !line.starts_with('#'));
     for (n, line) in lines.enumerate() {
         let digits = line.rsplit(' ').next().ok_or("an empty line")?;
@@ -34,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .collect::<Result<Vec<u8>, _>>()?;
         let target = match bytes.get(3).ok_or("a short line")? {
             b'P' => "page",
-            b'D' | b'C' | b'N' | b'V' => "catalogue",
+            b'D' | b'A' | b'C' | b'N' | b'V' => "catalogue",
             _ => "log",
         };
         let body = bytes.get(5..bytes.len().saturating_sub(4)).ok_or("a short line")?;

@@ -4,7 +4,7 @@
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
-//! | `database` | `s3dD` | id (16), log backend (1), shards (4); in versions 2 and 3: cipher (1): 1 is AES-256-GCM, 0, in version 3, none |
+//! | `database` | `s3dD` | id (16), log backend (1), shards (4); in versions 2 to 4: cipher (1): 1 is AES-256-GCM, 0, in versions 3 and 4, none |
 //! | `catalog/NAME` | `s3dC` | root of the primary index (16), number of secondary indexes (2); each: name (2 + n), root (16), 1 if it can be probed (1), kind of search key (1), what it needs (2 + n) |
 //!
 //! Kinds of search keys: 1 the payload; 2 a part: separator (1), number (2); 3 a JSON field: its name;
@@ -14,9 +14,9 @@
 //! is lost, and no empty one may take its place. Version 4 is that of collections whose records have
 //! versions (`sequence`): behind the root are 1 if that was put (1), and the level that transactions must
 //! have at least: 1 snapshot, 2 serializable (1). A database of version 2, or of
-//! version 3 with a cipher, is encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
-//! In one of version 3 the names of pages begin with the tag of their collection (`tag`), and collections
-//! can be curated (`curate`).
+//! version 3 or 4 with a cipher, is encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
+//! In one of version 3 or 4 the names of pages begin with the tag of their collection (`tag`), and collections
+//! can be curated (`curate`); in one of version 4 they can name who may write to them (`writers`).
 
 use bytes::Bytes;
 
@@ -45,6 +45,8 @@ const ISOLATION_VERSION: u8 = 4;
 const ENCRYPTED_VERSION: u8 = 2;
 /// Of those whose pages have tags. Programs that know none would make pages without.
 const TAGS_VERSION: u8 = 3;
+/// Of those whose collections can name their writers. Programs that know none would let everybody's records in.
+const WRITERS_VERSION: u8 = 4;
 /// What encrypts them: AES-256-GCM.
 const CIPHER: u8 = 1;
 /// Bytes of the longest name of a collection or an index.
@@ -126,6 +128,8 @@ pub struct Database {
     /// Whether the names of pages tell their collection. Not so in databases of before there were
     /// curated collections and rights by collection: those cannot have any.
     pub has_tags: bool,
+    /// Whether collections can name the clients that may write to them.
+    pub has_writers: bool,
 }
 
 /// A secondary index.
@@ -160,6 +164,7 @@ impl Database {
     /// The frame.
     pub fn encode(&self) -> Bytes {
         let version = match (self.has_tags, self.is_encrypted) {
+            (true, _) if self.has_writers => WRITERS_VERSION,
             (true, _) => TAGS_VERSION,
             (false, true) => ENCRYPTED_VERSION,
             (false, false) => VERSION,
@@ -183,11 +188,11 @@ impl Database {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(bytes: &Bytes) -> Result<Database, FrameError> {
-        let (mut from, version) = match Reader::new(bytes, DATABASE_MAGIC, TAGS_VERSION) {
-            Err(FrameError::Version { found: found @ (VERSION | ENCRYPTED_VERSION), .. }) => {
+        let (mut from, version) = match Reader::new(bytes, DATABASE_MAGIC, WRITERS_VERSION) {
+            Err(FrameError::Version { found: found @ VERSION..=TAGS_VERSION, .. }) => {
                 (Reader::new(bytes, DATABASE_MAGIC, found)?, found)
             }
-            from => (from?, TAGS_VERSION),
+            from => (from?, WRITERS_VERSION),
         };
         let id = from.u128()?;
         let backend = match from.u8()? {
@@ -200,7 +205,7 @@ impl Database {
         if !(1..=1000).contains(&shards) {
             return Err(from.field("1 to 1,000 shards"));
         }
-        let has_tags = version == TAGS_VERSION;
+        let (has_tags, has_writers) = (version >= TAGS_VERSION, version == WRITERS_VERSION);
         let is_encrypted = match version {
             VERSION => false,
             _ => match from.u8()? {
@@ -210,7 +215,7 @@ impl Database {
             },
         };
         from.done()?;
-        Ok(Database { id, backend, shards, is_encrypted, has_tags })
+        Ok(Database { id, backend, shards, is_encrypted, has_tags, has_writers })
     }
 }
 
@@ -424,18 +429,21 @@ mod tests {
 
     #[test]
     fn databases_of_all_versions() {
-        let of = |is_encrypted, has_tags| Database {
+        let of = |is_encrypted, version: u8| Database {
             id: 7,
             backend: Backend::S3Log,
             shards: 16,
             is_encrypted,
-            has_tags,
+            has_tags: version >= TAGS_VERSION,
+            has_writers: version == WRITERS_VERSION,
         };
         for (database, version, cipher) in [
-            (of(false, false), VERSION, None),
-            (of(true, false), ENCRYPTED_VERSION, Some(CIPHER)),
-            (of(false, true), TAGS_VERSION, Some(0)),
-            (of(true, true), TAGS_VERSION, Some(CIPHER)),
+            (of(false, VERSION), VERSION, None),
+            (of(true, VERSION), ENCRYPTED_VERSION, Some(CIPHER)),
+            (of(false, TAGS_VERSION), TAGS_VERSION, Some(0)),
+            (of(true, TAGS_VERSION), TAGS_VERSION, Some(CIPHER)),
+            (of(false, WRITERS_VERSION), WRITERS_VERSION, Some(0)),
+            (of(true, WRITERS_VERSION), WRITERS_VERSION, Some(CIPHER)),
         ] {
             let bytes = database.encode();
             assert_eq!(bytes[4], version);

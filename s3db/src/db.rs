@@ -87,6 +87,9 @@ pub struct Options {
     /// Queues of pending updates, if the database is created with a backend that has them: 1 to
     /// 1,000. Default: 16.
     pub shards: u32,
+    /// Of a database that is created: whether its collections can name the clients that may write to them
+    /// ([`Db::create_for_writers`]). Default: no, and so it stays.
+    pub has_writers: bool,
 }
 
 impl Default for Options {
@@ -108,6 +111,7 @@ impl Default for Options {
             keys: None,
             backend: Backend::default(),
             shards: 16,
+            has_writers: false,
         }
     }
 }
@@ -295,6 +299,19 @@ impl Db {
         self.store().create_curated(name).await
     }
 
+    /// Creates a collection that these clients alone write to ([`Options::client`]), or finds that it is there
+    /// with the same ones.
+    ///
+    /// # Errors
+    /// As [`Store::create_for_writers`].
+    pub async fn create_for_writers(
+        &self,
+        name: &str,
+        clients: &[u64],
+    ) -> Result<Collection, StoreError> {
+        self.store().create_for_writers(name, clients).await
+    }
+
     /// Creates a collection whose transactions are isolated from each other: they are at this level, or a
     /// higher one ([`Db::begin_for`]). It has no indexes and no blobs. If it is there that is success.
     ///
@@ -427,12 +444,13 @@ impl Db {
 }
 
 async fn create(cloud: &Cloud, options: &Options) -> Result<(), StoreError> {
-    let Options { settings, backend, shards, .. } = options;
+    let Options { settings, backend, shards, has_writers, .. } = options;
     #[cfg(feature = "encryption")]
-    if options.keys.is_some() {
-        return Store::create_encrypted(cloud, settings, *backend, *shards).await.map(drop);
-    }
-    Store::create(cloud, settings, *backend, *shards).await.map(drop)
+    let is_encrypted = options.keys.is_some();
+    #[cfg(not(feature = "encryption"))]
+    let is_encrypted = false;
+    let as_what = (is_encrypted, *has_writers);
+    Store::create_as(cloud, settings, *backend, *shards, as_what).await.map(drop)
 }
 
 async fn open(cloud: Cloud, options: &Options, pool: &Pool) -> Result<Arc<Store>, StoreError> {

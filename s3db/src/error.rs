@@ -43,7 +43,7 @@ pub enum StoreError {
     Denied {
         /// The object, or the queue.
         object: String,
-        /// What was tried: get, put, delete, list, send, receive.
+        /// What was tried: get, put, delete, list, send, receive; or write, where a collection names its writers.
         action: &'static str,
         /// Which right, as `s3db policy` prints it, lets somebody do that.
         right: &'static str,

@@ -20,6 +20,7 @@ use crate::{
     page::{Page, Stream},
     sequence::{Numbers, SequencedWrite, codec::decode_data, codec::encode_data},
     stamp::Stamp,
+    writers::Writers,
 };
 
 /// What a frame holds.
@@ -44,6 +45,8 @@ pub enum Inspected {
     Database(Database),
     /// `s3dW`: claims of so many parts of the log.
     Claims(u64),
+    /// `s3dA`: the clients that may write to a collection.
+    Writers(Vec<u64>),
     /// `s3dC`: a collection. Its name is that of the object, and not in it.
     Collection(Collection),
     /// `s3dN`: the order of all commits at the snapshot and the serializable level.
@@ -101,6 +104,7 @@ impl Inspected {
             b"s3dQ" => Inspected::Message(Stored::decode(bytes)?),
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
             b"s3dW" => Inspected::Claims(Claims::decode(bytes)?.len() as u64),
+            b"s3dA" => Inspected::Writers(Writers::decode(bytes)?.iter().collect()),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             b"s3dN" => Inspected::Numbers(Numbers::decode(bytes)?),
             b"s3dV" => {
@@ -108,8 +112,7 @@ impl Inspected {
                 Inspected::Writes(id, writes)
             }
             _ => {
-                let expected =
-                    "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW, s3dC, s3dN or s3dV";
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW, s3dA, s3dC, s3dN or s3dV";
                 return Err(magic_error(bytes, *found, expected));
             }
         })
@@ -150,6 +153,7 @@ impl Inspected {
             Inspected::Collection(collection) => Some(collection.encode()),
             Inspected::Numbers(numbers) => Some(numbers.encode()),
             Inspected::Writes(id, writes) => Some(encode_data(*id, writes)),
+            Inspected::Writers(clients) => Some(Writers::of(clients).encode()),
             Inspected::Log(..) | Inspected::Client(_) | Inspected::Claims(_) => None,
         }
     }

@@ -26,6 +26,7 @@ mod client; // who writes: lives and stamps
 mod checkpoint; // from the log to the pages
 mod commit; // transactions, sessions, levels
 mod curate; // changes that wait for a curator
+mod writers; // who may write to a collection
 mod sequence; // snapshot and serializable transactions
 mod store; // what one process shares
 mod collections; // of it: created, found, changed

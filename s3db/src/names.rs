@@ -11,6 +11,7 @@
 //!   sequencer/...       the order of isolated commits, and what they wrote
 //!   proposal/...        changes that wait for a curator
 //!   approved/...        changes that a curator approved and that are not on their pages
+//!   writers/...         which clients may write to a collection
 //!   owners              who checkpoints what
 //!   quarantine/...      bytes that cannot be decoded
 //! ```
@@ -35,6 +36,8 @@ pub(crate) const SEQUENCER: &str = "sequencer/";
 pub(crate) const PROPOSALS: &str = "proposal/";
 /// What the names start with of changes that a curator approved and that are not on their pages.
 pub(crate) const APPROVED: &str = "approved/";
+/// What the names start with of lists of the clients that may write to a collection.
+pub(crate) const WRITERS: &str = "writers/";
 /// The object of all claims to checkpoint a part of the log.
 pub(crate) const OWNERS: &str = "owners";
 /// What the names start with of objects that hold bytes which cannot be decoded.
@@ -44,7 +47,10 @@ pub(crate) const QUARANTINE: &str = "quarantine/";
 pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
     let reads = action == "get";
     let folders =
-        [PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER];
+        [
+            PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER,
+            WRITERS,
+        ];
     let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
     match found.map(|(_, folder)| folder) {
         Some(PAGES) if reads => "read",
@@ -61,6 +67,7 @@ pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
         Some(PROPOSALS) => "curate",
         Some(APPROVED) if action == "put" => "curate",
         Some(APPROVED) => "curate, or keep",
+        Some(WRITERS) if reads => "write, keep, or read --fresh",
         Some(QUARANTINE) if action == "put" => "keep",
         Some(SEQUENCER) if reads => "read, of a collection with isolation",
         Some(SEQUENCER) if action == "put" => "write, or keep, of a collection with isolation",

@@ -1,10 +1,12 @@
 //! What a client has to be allowed to do, as policies that AWS takes.
 //!
 //! S3 and SQS know names alone. So what a right can be told from is what names tell: the collection of a page
-//! and of a catalogue entry (see `tag`), of a proposal and of what a curator approved. The log is one for all
-//! collections, since a commit is one object or message: to write, and to bring to the pages what others
-//! wrote, are rights in the whole database, whatever collections they are printed for. So is the sequencer one for
-//! all collections with isolation: who reads one of them may read what was committed last to any.
+//! and of a catalogue entry (see `tag`), of a proposal and of what a curator approved; and the client of a log
+//! object, of a blob and of a client's lives. The log is one for all collections, since a commit is one object or
+//! message: to write, and to bring to the pages what others wrote, are rights in the whole database, whatever
+//! collections they are printed for. Where a collection names its writers (`writers`), and a policy binds a writer
+//! to its client, whoever keeps the collection enforces the rest. The sequencer, too, is one for all collections
+//! with isolation: who reads one of them may read what was committed last to any.
 //!
 //! Every call that a client of a right makes is in its policy, and no other: the tests run clients behind
 //! what evaluates it.
@@ -13,9 +15,11 @@ use std::{fmt::Write as _, str::FromStr};
 
 use crate::{
     catalog::{Backend, Collection, Database, check_name},
+    client,
     error::StoreError,
     names::{
         APPROVED, BLOBS, CATALOG, CLIENTS, DATABASE, LOG, OWNERS, PROPOSALS, QUARANTINE, SPILLED,
+        WRITERS,
     },
     sequence::{DATA, NUMBERS},
     tag::Tag,
@@ -112,6 +116,10 @@ pub struct Wish {
     pub fresh: bool,
     /// Payloads that lie in blobs, too. Their names tell no collection: it is those of all.
     pub blobs: bool,
+    /// Who writes or proposes does so as this client alone ([`Options::client`](crate::Options)): only its own
+    /// lives, log, blobs and what is too large for a message are put. Messages of queues tell nothing of who
+    /// sent them.
+    pub client: Option<u64>,
 }
 
 /// One thing that is allowed.
@@ -191,7 +199,8 @@ fn all(folder: &str) -> String {
 /// # Errors
 /// [`StoreError::Invalid`] when the database was made before the names of pages told their collection; when
 /// no collection, or a name that is none, is wished for; or when the right makes no sense for one: nobody
-/// proposes to a collection that is not curated, or writes to one that is.
+/// proposes to a collection that is not curated, or writes to one that is; and when it names a client for a
+/// right that makes no client.
 pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy, StoreError> {
     let invalid = |what: String| Err(StoreError::Invalid(what));
     if !database.has_tags {
@@ -224,6 +233,15 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
     let has_isolated = of_kind(CollectionKind::Isolated);
     // Of collections with isolation nothing is in the log.
     let uses_log = of_kind(CollectionKind::Plain) || of_kind(CollectionKind::Curated);
+    if wish.client.is_some() && wish.right != Right::Write {
+        return invalid("only who writes can be bound to one client".into());
+    }
+    // The second part of the names of what clients put.
+    let own = |folder: &str| match wish.client {
+        Some(client) => format!("{folder}{client:016x}/*"),
+        None => all(folder),
+    };
+    let life = wish.client.map_or(all(CLIENTS), client::object);
     let pages: Vec<String> = tags.iter().map(|tag| all(&tag.pages())).collect();
     let within = |folder: &str| -> Vec<String> {
         tags.iter().map(|tag| format!("{folder}{tag}/*")).collect()
@@ -249,32 +267,41 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
     } else if wish.fresh {
         allowed.objects("ReadWhatWaits", &["s3:GetObject"], &[all(LOG)]);
     }
+    if database.has_writers {
+        // Whoever meets records of all collections asks whose they may be.
+        let every = wish.fresh || wish.right == Right::Keep;
+        let lists = || tags.iter().map(|tag| format!("{WRITERS}{tag}")).collect();
+        let lists: Vec<String> = if every { vec![all(WRITERS)] } else { lists() };
+        if every || wish.right == Right::Write {
+            allowed.objects("SeeWriters", &["s3:GetObject"], &lists);
+        }
+    }
     if wish.right != Right::Read || wish.fresh || wish.blobs {
         allowed.names();
     }
     match wish.right {
         Right::Read => {}
         Right::Write => {
-            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
+            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[life]);
             if has_isolated {
                 allowed.new_objects("CommitWhatIsLarge", &[all(DATA)]);
                 allowed.replaced_objects("CommitInOrder", &[NUMBERS.to_owned()]);
             }
             if uses_log {
-                allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
+                allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
             }
             if uses_log && has_queues {
                 let actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:CreateQueue"];
                 allowed.queues("Commit", &actions);
-                allowed.new_objects("SendWhatIsLarge", &[all(SPILLED)]);
+                allowed.new_objects("SendWhatIsLarge", &[own(SPILLED)]);
             } else if uses_log {
-                allowed.new_objects("Commit", &[all(LOG)]);
-                allowed.objects("SettleCommits", &["s3:GetObject"], &[all(LOG)]);
+                allowed.new_objects("Commit", &[own(LOG)]);
+                allowed.objects("SettleCommits", &["s3:GetObject"], &[own(LOG)]);
             }
         }
         Right::Propose => {
-            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
-            allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
+            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[life]);
+            allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
             allowed.new_objects("Propose", &within(PROPOSALS));
         }
         Right::Curate => {

@@ -20,7 +20,7 @@ use crate::{
     log::Pending,
     names::{
         APPROVED, BLOBS, CATALOG, CLIENTS, LOG, OWNERS, PAGES, PROPOSALS, QUARANTINE, SEQUENCER,
-        SPILLED,
+        SPILLED, WRITERS,
     },
     retry::Attempts,
     store::Store,
@@ -79,7 +79,7 @@ impl Store {
         let mut seen = 0;
         let prefixes = [
             CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, PROPOSALS, APPROVED, QUARANTINE, OWNERS,
-            SEQUENCER,
+            SEQUENCER, WRITERS,
         ];
         for prefix in prefixes {
             let mut after: Option<String> = None;

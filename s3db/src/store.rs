@@ -27,6 +27,7 @@ use crate::{
     retry::Attempts,
     sequence::Sequencer,
     settings::Settings,
+    writers,
 };
 
 /// Indexes that are remembered as probed.
@@ -48,6 +49,8 @@ pub struct Store {
     pub(crate) due: Due,
     /// Who has made what its own.
     pub(crate) owners: Owners,
+    /// Who may write to which collection.
+    pub(crate) writers: writers::Known,
     /// Indexes that were ready when all copies of pages were last forgotten for one of them: no copy
     /// of theirs is of the time before they were filled.
     probed: Mutex<BTreeSet<PageId>>,
@@ -105,7 +108,21 @@ impl Store {
         backend: Backend,
         shards: u32,
     ) -> Result<Database, StoreError> {
-        Store::create_as(cloud, settings, backend, shards, false).await
+        Store::create_as(cloud, settings, backend, shards, (false, false)).await
+    }
+
+    /// The same; its collections can name the clients that may write to them
+    /// ([`Store::create_for_writers`]). Programs that are older than that cannot open it.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub async fn create_with_writers(
+        cloud: &Cloud,
+        settings: &Settings,
+        backend: Backend,
+        shards: u32,
+    ) -> Result<Database, StoreError> {
+        Store::create_as(cloud, settings, backend, shards, (false, true)).await
     }
 
     /// The same; what is put into it will be sealed, by all who open it with its keys
@@ -120,22 +137,22 @@ impl Store {
         backend: Backend,
         shards: u32,
     ) -> Result<Database, StoreError> {
-        Store::create_as(cloud, settings, backend, shards, true).await
+        Store::create_as(cloud, settings, backend, shards, (true, false)).await
     }
 
-    async fn create_as(
+    pub(crate) async fn create_as(
         cloud: &Cloud,
         settings: &Settings,
         backend: Backend,
         shards: u32,
-        is_encrypted: bool,
+        (is_encrypted, has_writers): (bool, bool),
     ) -> Result<Database, StoreError> {
         if !(1..=1000).contains(&shards) {
             return Err(StoreError::Invalid(format!("{shards} shards: 1 to 1,000 are possible")));
         }
         let id = cloud.chance.next_u128();
         let has_tags = true;
-        let database = Database { id, backend, shards, is_encrypted, has_tags };
+        let database = Database { id, backend, shards, is_encrypted, has_tags, has_writers };
         if catalog::create_database(cloud, settings, &database).await? {
             return Ok(database);
         }
@@ -204,6 +221,7 @@ impl Store {
         let pages = PageManager::new(cloud.clone(), settings, pool, tier)?;
         pages.saw_date(found.date_ms, found.asked_us);
         let (due, probed, owners) = Default::default();
+        let writers = writers::Known::default();
         let apart_us = AtomicU64::new(0);
         Ok(Store {
             cloud,
@@ -216,6 +234,7 @@ impl Store {
             sequencer: Sequencer::default(),
             due,
             owners,
+            writers,
             probed,
             apart_us,
         })

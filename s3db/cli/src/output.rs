@@ -55,6 +55,17 @@ pub(crate) struct Output {
         value_parser = bytes
     )]
     disk_bytes: u64,
+    /// The client that this command is, in hexadecimal: it has one life at a time, so of two commands at once
+    /// one ends the other. Left out it is a new one, which is forgotten when the command ends
+    #[arg(
+        id = "as_client",
+        long = "client",
+        global = true,
+        env = "S3DB_CLIENT",
+        value_name = "HEX",
+        value_parser = client
+    )]
+    client: Option<u64>,
     /// Keys of an encrypted database: a file with a line `NUMBER HEX` for each, of 64 hexadecimal
     /// digits. The first one encrypts, all of them decrypt
     #[arg(
@@ -162,9 +173,11 @@ impl Output {
     /// How every command opens a database: nothing goes on in the background.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         let (keys, eviction) = (self.keys()?, self.eviction);
-        let (budget_bytes, has_worker) = (self.budget_bytes, false);
+        let (budget_bytes, has_worker, client) = (self.budget_bytes, false, self.client);
         let disk = self.disk.as_ref().map(|path| DiskSpace::folder(path, self.disk_bytes));
-        Ok(Options { has_worker, keys, eviction, budget_bytes, disk, ..Options::default() })
+        let options =
+            Options { has_worker, keys, eviction, budget_bytes, disk, ..Options::default() };
+        Ok(Options { client, ..options })
     }
 
     /// Says what came of a commit: that it happened, if anyone wants to know, or what waits for a curator.
@@ -285,6 +298,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
     let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     number.filter(|bytes| *bytes > 0).ok_or_else(|| "a number of bytes, as in 64M or 2G".to_owned())
+}
+
+/// A client, as messages and `policy` name it.
+pub(crate) fn client(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16)
+        .map_err(|_| "up to 16 hexadecimal digits, as in 7 or feed".to_owned())
 }
 
 /// A database for one command: nothing goes on in the background.

@@ -2,14 +2,16 @@
 
 use s3db::{Address, CollectionKind, Right, Service, Wish, policy};
 
-use crate::output::{Failure, Output, collection, open};
+use crate::output::{Failure, Output, client, collection, open};
 
 #[derive(clap::Args)]
 #[command(after_help = "Rights:
   read     the records of the collections, and their indexes. Enforced by IAM for each collection.
            With --fresh also the log, and with --blobs also blobs: those of all collections
   write    read, and commit. Enforced for the database: the log is one for all collections, so who may
-           commit to one may commit to all that are not curated. To one with isolation: to all of these
+           commit to one may commit to all that are not curated. To one with isolation: to all of these.
+           With --as, and s3-log, he is bound to one client: what he commits to collections that name other
+           writers (s3db init --writers) is put aside by whoever keeps these
   propose  read, and propose changes of curated collections. Enforced for each
   curate   read, see proposals, approve and reject. Enforced for each
   keep     sweep what was committed to the pages of the collections. Who may do that may change these
@@ -23,6 +25,7 @@ queue. Everything it does not name stays forbidden.
 
 Examples:
   s3db policy s3://bucket/db --collection users --right read > reader.json
+  s3db policy s3://bucket/db --collection users --right write --as 7
   s3db policy s3://bucket/db --collection prices --right propose
   s3db policy s3://bucket/db --collection a --collection b --right keep --principal arn:aws:iam::123456789012:role/keeper")]
 pub(crate) struct Args {
@@ -40,6 +43,10 @@ pub(crate) struct Args {
     /// Let payloads be read that lie in blobs, of all collections
     #[arg(long)]
     blobs: bool,
+    /// Who writes or proposes does so as this client alone (--client of every command): only its own log,
+    /// lives and blobs are put. With queues messages can be sent in anybody's name
+    #[arg(id = "acts_as", long = "as", value_name = "HEX", value_parser = client)]
+    client: Option<u64>,
     /// An account of 12 digits, or the ARN of a user or role: for a policy of the bucket or of a queue
     #[arg(long)]
     principal: Option<String>,
@@ -67,8 +74,8 @@ pub(crate) async fn run(args: &Args, output: &Output) -> Result<(), Failure> {
         let of = collection(&db, &args.url, name).await?;
         collections.push((name.clone(), CollectionKind::of(&of)));
     }
-    let Args { right, fresh, blobs, .. } = *args;
-    let wish = Wish { right, collections, fresh, blobs };
+    let Args { right, fresh, blobs, client, .. } = *args;
+    let wish = Wish { right, collections, fresh, blobs, client };
     let mut found = policy(&place.names(), &db.store().database(), &wish)?;
     if let Some(service) = args.service {
         found = found.of(service);

@@ -12,7 +12,7 @@ use s3db::{
 };
 use serde_json::json;
 
-use crate::output::{Failure, Fresh, Output, collection, open};
+use crate::output::{Failure, Fresh, Output, client, collection, open};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -20,6 +20,7 @@ use crate::output::{Failure, Fresh, Output, collection, open};
   s3db init file:///tmp/db users orders
   s3db init file:///tmp/db --backend sqs-fifo --shards 4
   s3db init file:///tmp/db prices --curated
+  s3db init file:///tmp/db orders --writers 7,feed
   s3db init file:///tmp/db accounts --isolation serializable
   (umask 077; echo \"1 $(openssl rand -hex 32)\" > keys); s3db init file:///tmp/db users --keys keys")]
 pub(crate) struct Init {
@@ -33,6 +34,17 @@ pub(crate) struct Init {
     /// Create the collections as curated: what is written there waits until `pending approve`
     #[arg(long, requires = "collections")]
     curated: bool,
+    /// Only these clients may write to the collections (--client of every command), in a database that is
+    /// created so
+    #[arg(
+        long,
+        value_name = "HEX",
+        value_delimiter = ',',
+        value_parser = client,
+        requires = "collections",
+        conflicts_with_all = ["curated", "isolation"]
+    )]
+    writers: Vec<u64>,
     /// Queues of pending updates, for the backends that have them: 1 to 1000
     #[arg(long, default_value_t = 16)]
     shards: u32,
@@ -53,11 +65,12 @@ fn backend(name: &str) -> Result<Backend, String> {
 }
 
 pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
-    let Init { url, collections, backend, curated, shards, isolation } = args;
+    let Init { url, collections, backend, curated, shards, isolation, writers } = args;
     if isolation.is_some() && collections.is_empty() {
         return Err(Failure::Told("--isolation is of collections: name some".to_owned()));
     }
-    let options = Options { backend: *backend, shards: *shards, ..output.options()? };
+    let has_writers = !writers.is_empty();
+    let options = Options { backend: *backend, shards: *shards, has_writers, ..output.options()? };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
         // With collections to create, a database that is there is welcome.
@@ -68,6 +81,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     };
     for name in collections {
         match (curated, isolation) {
+            _ if has_writers => db.create_for_writers(name, writers).await?,
             (true, _) => db.create_curated(name).await?,
             (false, Some(isolation)) => db.create_isolated_collection(name, *isolation).await?,
             (false, None) => db.create_collection(name).await?,
@@ -86,6 +100,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
             "url": url, "created": is_new, "backend": backend, "encrypted": is_encrypted,
             "collections": collections, "curated": curated,
             "isolation": isolation.map(Isolation::name),
+            "writers": writers.iter().map(|client| format!("{client:x}")).collect::<Vec<_>>(),
         }),
     )?;
     output.close(db).await

@@ -65,7 +65,9 @@ impl std::ops::AddAssign for Checkpointed {
 /// What batches that were drained beside each other hold of one tree.
 #[derive(Default)]
 struct Together {
-    entries: Vec<Entry>,
+    /// Each with the client whose it is: in s3-log the one of the stream, which services know, and otherwise
+    /// the one that its stamp tells.
+    entries: Vec<(u64, Entry)>,
     /// How far the streams of these batches are in them.
     through: Vec<(Stream, u64)>,
     /// Which batches these are.
@@ -110,14 +112,21 @@ pub(crate) async fn checkpoint_together(
                 together.batches.push(at);
                 together.through.extend(batch.through);
             }
-            together.entries.push(entry);
+            let client = match scopes[at] {
+                Scope::Stream(stream) => stream.client,
+                Scope::Shard(_) | Scope::Client(_) => entry.record.stamp.client,
+            };
+            together.entries.push((client, entry));
         }
     }
     for (root, Together { entries, through, batches }) in trees {
         let applied = match store.is_curated(root) && rules.hold(Rule::Approval) {
             // What a curator approved comes another way.
-            true => put_aside(store, "not-approved", entries, done).await,
-            false => apply_to_tree(store, root, entries, &through, done).await,
+            true => {
+                let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+                put_aside(store, "not-approved", entries, done).await
+            }
+            false => apply_of_writers(store, root, entries, &through, done).await,
         };
         // One tree that is damaged is not in the way of the others. What is not on its page is not
         // acknowledged.
@@ -161,6 +170,24 @@ async fn begin(
         done.poison += 1;
     }
     Ok((taken, batch.left))
+}
+
+/// Applies entries of one tree that are of clients which may write to it, and puts aside the others.
+async fn apply_of_writers(
+    store: &Store,
+    root: PageId,
+    entries: Vec<(u64, Entry)>,
+    through: &[(Stream, u64)],
+    done: &mut Checkpointed,
+) -> Result<(), StoreError> {
+    let (entries, strange) = store.part_by_writers(root, entries).await?;
+    if !strange.is_empty() {
+        put_aside(store, "not-its-writer", strange, done).await?;
+    }
+    match entries.is_empty() {
+        true => Ok(()),
+        false => apply_to_tree(store, root, entries, through, done).await,
+    }
 }
 
 /// Applies entries of one tree, in any order, under H1 to H3.
@@ -389,7 +416,7 @@ async fn apply_where_named(
 }
 
 /// Puts records that belong to no page into quarantine: of a tree that does not exist, of a curated
-/// collection, or of one whose records have versions.
+/// collection, of one that names other writers, or of one whose records have versions.
 async fn put_aside(
     store: &Store,
     why: &str,

@@ -116,10 +116,14 @@ impl Session {
             false => 0,
         };
         let mut look = Look { after_us, ..Look::default() };
-        // What is in the log of a curated collection nobody approved.
-        let is_to_come = |entry: &&Entry| !store.is_curated(entry.tree);
-        let found = found.iter().flat_map(|some| some.iter());
-        found.filter(is_to_come).for_each(|entry| look.add(entry));
+        for entry in found.iter().flat_map(|some| some.iter()) {
+            // What is in the log of a curated collection nobody approved; and what is of a client that may not
+            // write there comes to no page.
+            let client = entry.record.stamp.client;
+            if !store.is_curated(entry.tree) && store.may_write(entry.tree, client).await? {
+                look.add(entry);
+            }
+        }
         Ok(look)
     }
 

@@ -33,12 +33,14 @@ use crate::{
     fail_point::{FailPoint, reached},
     lent::Lent,
     log::{Append, Appender, Entry, Scope, Transaction},
+    names::WRITERS,
     page::{Page, PageId, Stream},
     record::{INLINE_BYTES_MAX, Key, Payload},
     sequence::is_versioned,
     settings::Rule,
     stamp::Stamp,
     store::Store,
+    tag::Tag,
     tree::{Freshness, scan::Leaves, search::search, secondary},
 };
 
@@ -691,6 +693,9 @@ impl Session {
         // Where it becomes true when a curator says so, it is put where curators look.
         let curated = txn.curated(&self.store)?;
         if !txn.is_unclear {
+            if curated.is_none() {
+                self.check_writers(txn).await?;
+            }
             self.make_room().await?;
         }
         let was_tried = std::mem::replace(&mut txn.was_tried, true);
@@ -890,6 +895,23 @@ impl Session {
         let Store { cloud, settings, .. } = &*self.store;
         blob::put_all(cloud, settings, &txn.unput).await?;
         txn.unput.clear();
+        Ok(())
+    }
+
+    /// That this client may write to all that a transaction changes: anything else would come to no page.
+    async fn check_writers(&self, txn: &Txn) -> Result<(), StoreError> {
+        let mut trees: Vec<PageId> = txn.writes.keys().map(|(tree, _)| *tree).collect();
+        trees.dedup();
+        for tree in trees {
+            if !self.store.may_write(tree, self.client).await? {
+                return Err(StoreError::Denied {
+                    object: format!("{WRITERS}{}", Tag::of_page(tree)),
+                    action: "write",
+                    right: "write, as one of the writers of the collection",
+                    cause: format!("client {:x} is none of them", self.client),
+                });
+            }
+        }
         Ok(())
     }
 

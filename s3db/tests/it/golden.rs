@@ -22,6 +22,9 @@ const SEQUENCE: &str = include_str!("../golden/sequence-v1.txt");
 /// The same of what waits for a curator.
 const PROPOSALS: &str = include_str!("../golden/proposal-v1.txt");
 
+/// The same of what is there where collections name their writers.
+const WRITERS: &str = include_str!("../golden/writers-v1.txt");
+
 const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
 const LEFT: PageId = PageId(0x1111);
 const RIGHT: PageId = PageId(u128::MAX);
@@ -141,7 +144,9 @@ fn objects_of_version_1_are_still_written_and_read() {
         Inspected::Message(Stored { hidden_until_ms, receives, holder, group, body })
     };
     let database = |id, backend, shards| {
-        Inspected::Database(Database { id, backend, shards, is_encrypted: false, has_tags: false })
+        let (is_encrypted, has_tags, has_writers) = (false, false, false);
+        let database = Database { id, backend, shards, is_encrypted, has_tags, has_writers };
+        Inspected::Database(database)
     };
     let with_blob = LoggedTransaction {
         client: 7,
@@ -368,4 +373,23 @@ fn proposals_of_version_1_are_still_written_and_read() {
         };
         assert!(is_it, "{what}: {found:?}");
     }
+}
+
+/// A database of version 4, and who may write to a collection of it.
+#[test]
+fn writers_of_version_1_are_still_written_and_read() {
+    let database = |is_encrypted| Database {
+        id: ROOT.0,
+        backend: Backend::S3Log,
+        shards: 16,
+        is_encrypted,
+        has_tags: true,
+        has_writers: true,
+    };
+    let expected = vec![
+        Inspected::Database(database(false)),
+        Inspected::Database(database(true)),
+        Inspected::Writers(vec![7, 0xfeed, u64::MAX]),
+    ];
+    compare(WRITERS, expected);
 }

@@ -267,6 +267,16 @@ struct Owned {
     backend: Backend,
 }
 
+/// Collections of the tests by name, and what each is.
+fn of_kinds(names: &[&str]) -> Vec<(String, CollectionKind)> {
+    let kind = |name: &str| match name {
+        "curated" => CollectionKind::Curated,
+        "accounts" => CollectionKind::Isolated,
+        _ => CollectionKind::Plain,
+    };
+    names.iter().map(|name| ((*name).to_owned(), kind(name))).collect()
+}
+
 impl Owned {
     async fn new(backend: Backend) -> Owned {
         let cloud = embedded::memory(Arc::new(Memory::new()));
@@ -294,14 +304,22 @@ impl Owned {
     }
 
     fn policy(&self, right: Right, collections: &[&str], fresh: bool) -> Policy {
-        let kind = |name: &str| match name {
-            "curated" => CollectionKind::Curated,
-            "accounts" => CollectionKind::Isolated,
-            _ => CollectionKind::Plain,
+        let wish = Wish {
+            right,
+            collections: of_kinds(collections),
+            fresh,
+            blobs: false,
+            client: None,
         };
-        let collections = collections.iter().map(|name| ((*name).to_owned(), kind(name))).collect();
-        let wish = Wish { right, collections, fresh, blobs: false };
         policy(&names(), &self.db.store().database(), &wish).unwrap()
+    }
+
+    /// The cloud of who may write as one client, and as no other.
+    fn cloud_of(&self, right: Right, collection: &str, client: u64) -> (Arc<Guard>, Cloud) {
+        let collections = of_kinds(&[collection]);
+        let wish = Wish { right, collections, fresh: false, blobs: false, client: Some(client) };
+        let policy = policy(&names(), &self.db.store().database(), &wish).unwrap();
+        Guard::over(&self.cloud, &policy)
     }
 
     /// A collection `accounts` of serializable transactions: 40 records on pages, and two that wait, of which one
@@ -657,6 +675,87 @@ async fn whoever_may_write_commits_and_does_nothing_else() {
     }
 }
 
+/// Whoever may write as one client is that one: it begins and ends no life of another, and puts nothing
+/// in another's name.
+#[tokio::test]
+async fn whoever_may_write_as_one_client_is_no_other() {
+    let large = || (0..50).map(|n| (key(&format!("large{n}")), "x".repeat(30_000)));
+    for backend in Backend::ALL {
+        let owned = Owned::new(backend).await;
+        let as_client = |client| Options { client: Some(client), ..options(backend) };
+        for (right, name) in [(Right::Write, "a"), (Right::Propose, "curated")] {
+            let (guard, cloud) = owned.cloud_of(right, name, 7);
+            // It comes back, and ends its earlier life.
+            for _ in 0..2 {
+                let db = Db::over(cloud.clone(), &as_client(7)).await.unwrap();
+                let of = db.collection(name).await.unwrap();
+                let mut txn = db.begin();
+                txn.put(&of, &key("k"), Payload::new("x".repeat(40_000)).unwrap()).unwrap();
+                for (key, payload) in large() {
+                    txn.put(&of, &key, Payload::new(payload).unwrap()).unwrap();
+                }
+                txn.commit().await.unwrap();
+            }
+            assert_eq!(guard.denied(), [""; 0], "{backend:?} {name}");
+            let other = Db::over(cloud.clone(), &as_client(8)).await.unwrap();
+            let of = other.collection(name).await.unwrap();
+            is_denied(put(&other, &of, "k", "x").await, "clients/", right.name());
+            for folder in ["log", "blob", "spill"] {
+                let object = format!("{folder}/{:016x}/{:016x}/{:016x}", 8, 1, 0);
+                let put = cloud.objects.put(&object, "x".into(), PutIf::Absent).await;
+                assert!(matches!(put, Put::Failed(Fault::Forbidden { .. })), "{object}: {put:?}");
+            }
+            guard.denied();
+        }
+        sweep_all(&owned.db).await.unwrap();
+        let of = owned.db.collection("a").await.unwrap();
+        let seen = owned.db.begin().fresh().read(&of, &key("k")).await.unwrap();
+        assert!(seen.is_some(), "{backend:?}");
+    }
+}
+
+/// Where a collection names its writers, whoever writes, looks into the log or keeps it may see whom.
+#[tokio::test]
+async fn whoever_meets_records_may_see_whose_they_may_be() {
+    for backend in Backend::ALL {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let Options { settings, shards, .. } = options(backend);
+        Store::create_with_writers(&cloud, &settings, backend, shards).await.unwrap();
+        let db = Db::over(cloud.clone(), &options(backend)).await.unwrap();
+        db.create_for_writers("a", &[7]).await.unwrap();
+        db.create_collection("b").await.unwrap();
+        let owned = Owned { cloud, db, backend };
+        let (writer, cloud) = owned.cloud_of(Right::Write, "a", 7);
+        let named = Options { client: Some(7), ..options(backend) };
+        let db = Db::over(cloud, &named).await.unwrap();
+        let of = db.collection("a").await.unwrap();
+        put(&db, &of, "k", "x").await.unwrap();
+        assert_eq!(writer.denied(), [""; 0], "{backend:?}");
+        let (stranger, cloud) = owned.cloud_of(Right::Write, "a", 9);
+        let named = Options { client: Some(9), ..options(backend) };
+        let db = Db::over(cloud.clone(), &named).await.unwrap();
+        let outcome = put(&db, &of, "k", "x").await;
+        assert!(matches!(outcome, Err(StoreError::Denied { action: "write", .. })), "{outcome:?}");
+        assert_eq!(stranger.denied(), [""; 0], "{backend:?}: it is told by the list");
+        // Nor does it change the list, or write as who is in it.
+        let list = owned.cloud.objects.list("writers/", None, 9).await.unwrap().names.remove(0);
+        let log = format!("log/{:016x}/{:016x}/{:016x}", 7, 1, 0);
+        for object in [list, log] {
+            for condition in [PutIf::Absent, PutIf::Always] {
+                let put = cloud.objects.put(&object, "x".into(), condition).await;
+                assert!(matches!(put, Put::Failed(Fault::Forbidden { .. })), "{object}: {put:?}");
+            }
+            assert!(matches!(cloud.objects.delete(&object, None).await, Delete::Failed(_)));
+        }
+        let (reader, _, db) = owned.client(Right::Read, &["a"], true).await;
+        assert!(db.begin().fresh().read(&of, &key("k")).await.unwrap().is_some(), "{backend:?}");
+        assert_eq!(reader.denied(), [""; 0], "{backend:?}");
+        let (keeper, _, db) = owned.client(Right::Keep, &["a"], false).await;
+        assert_eq!(sweep_all(&db).await.unwrap(), 1, "{backend:?}");
+        assert_eq!(keeper.denied(), [""; 0], "{backend:?}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_may_propose_needs_a_curator() {
     for backend in Backend::ALL {
@@ -749,6 +848,7 @@ async fn no_policy_says_what_cannot_be_kept() {
         collections: collections.iter().map(|(name, it)| ((*name).to_owned(), *it)).collect(),
         fresh: false,
         blobs: false,
+        client: None,
     };
     for refused in [
         wish(Right::Read, &[]),
@@ -758,6 +858,9 @@ async fn no_policy_says_what_cannot_be_kept() {
         wish(Right::Propose, &[("a", Plain)]),
         wish(Right::Curate, &[("a", Plain)]),
         wish(Right::Propose, &[("accounts", Isolated)]),
+        Wish { client: Some(7), ..wish(Right::Read, &[("a", Plain)]) },
+        Wish { client: Some(7), ..wish(Right::Curate, &[("curated", Curated)]) },
+        Wish { client: Some(7), ..wish(Right::Keep, &[("a", Plain)]) },
     ] {
         let outcome = policy(&names(), &database, &refused);
         assert!(matches!(outcome, Err(StoreError::Invalid(_))), "{refused:?}");

@@ -69,6 +69,40 @@ fn fresh_reads() {
 }
 
 /// What is written waits until somebody approves it.
+/// A collection names the clients that write to it, and all others are told that they are none of them.
+#[test]
+fn collections_that_name_their_writers() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "own", "--writers", "7,feed"]);
+    run(&["init", &url, "open"]);
+    let put = |more: &[&str]| {
+        let args = [&["put", &url, "own", "k", "v"][..], more].concat();
+        s3db().args(args).assert()
+    };
+    for more in [&[][..], &["--client", "8"]] {
+        let told = put(more).code(1);
+        let error = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+        assert!(error.contains("is none of them"), "{error}");
+    }
+    s3db().args(["get", &url, "own", "k", "--fresh"]).assert().code(3);
+    put(&["--client", "7"]).success();
+    s3db().args(["put", &url, "own", "k", "w"]).env("S3DB_CLIENT", "feed").assert().success();
+    assert_eq!(run(&["get", &url, "own", "k"]), "w");
+    run(&["put", &url, "open", "k", "v"]);
+    // The list stays as it is.
+    run(&["init", &url, "own", "--writers", "feed,7"]);
+    s3db().args(["init", &url, "own", "--writers", "7"]).assert().code(1);
+    s3db().args(["init", &url, "open", "--writers", "7"]).assert().code(1);
+    for wrong in [&["--writers", "7"][..], &["a", "--writers", "me"], &["a", "--client", "-1"]] {
+        s3db().args([&["init", &url][..], wrong].concat()).assert().code(2);
+    }
+    let (_folder, other) = folder();
+    run(&["init", &other, "open"]);
+    s3db().args(["init", &other, "own", "--writers", "7"]).assert().code(1);
+    let verified = run(&["verify", &url]);
+    assert!(verified.ends_with("no problems\n"), "{verified}");
+}
+
 #[test]
 fn curated_collections() {
     let (_folder, url) = folder();

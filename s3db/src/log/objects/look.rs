@@ -89,7 +89,9 @@ impl ObjectLog {
             for frame in frames {
                 // What cannot be decoded is put aside by whoever drains it.
                 if let Ok(Body::Here(transaction)) = Transaction::decode(&frame) {
-                    entries.extend(transaction.entries);
+                    // Nor does a stamp of another client count: whose log it is the services know.
+                    let is_own = |entry: &Entry| entry.record.stamp.client == stream.client;
+                    entries.extend(transaction.entries.into_iter().filter(is_own));
                 }
             }
         }
