@@ -46,11 +46,10 @@ pub(crate) const QUARANTINE: &str = "quarantine/";
 /// The right that lets somebody do something with an object or a queue, for who is told that he may not.
 pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
     let reads = action == "get";
-    let folders =
-        [
-            PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER,
-            WRITERS,
-        ];
+    let folders = [
+        PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER,
+        WRITERS,
+    ];
     let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
     match found.map(|(_, folder)| folder) {
         Some(PAGES) if reads => "read",

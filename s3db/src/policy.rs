@@ -116,9 +116,10 @@ pub struct Wish {
     pub fresh: bool,
     /// Payloads that lie in blobs, too. Their names tell no collection: it is those of all.
     pub blobs: bool,
-    /// Who writes or proposes does so as this client alone ([`Options::client`](crate::Options)): only its own
-    /// lives, log, blobs and what is too large for a message are put. Messages of queues tell nothing of who
-    /// sent them.
+    /// Who writes does so as this client alone ([`Options::client`](crate::Options)): only its own lives, log,
+    /// blobs and what is too large for a message are put. Messages of queues tell nothing of who sent them.
+    /// Nobody else is bound to one: with s3-log the next life of a named client puts fences into its log, which
+    /// who proposes may not.
     pub client: Option<u64>,
 }
 
@@ -199,8 +200,8 @@ fn all(folder: &str) -> String {
 /// # Errors
 /// [`StoreError::Invalid`] when the database was made before the names of pages told their collection; when
 /// no collection, or a name that is none, is wished for; or when the right makes no sense for one: nobody
-/// proposes to a collection that is not curated, or writes to one that is; and when it names a client for a
-/// right that makes no client.
+/// proposes to a collection that is not curated, or writes to one that is; and when it names a client for
+/// another right than to write.
 pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy, StoreError> {
     let invalid = |what: String| Err(StoreError::Invalid(what));
     if !database.has_tags {
@@ -300,8 +301,8 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
             }
         }
         Right::Propose => {
-            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[life]);
-            allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
+            allowed.objects("BeAClient", &["s3:GetObject", "s3:PutObject"], &[all(CLIENTS)]);
+            allowed.new_objects("WriteBlobs", &[all(BLOBS)]);
             allowed.new_objects("Propose", &within(PROPOSALS));
         }
         Right::Curate => {

@@ -43,8 +43,8 @@ pub(crate) struct Args {
     /// Let payloads be read that lie in blobs, of all collections
     #[arg(long)]
     blobs: bool,
-    /// Who writes or proposes does so as this client alone (--client of every command): only its own log,
-    /// lives and blobs are put. With queues messages can be sent in anybody's name
+    /// Who writes does so as this client alone (--client of every command): only its own log, lives and
+    /// blobs are put. With queues messages can be sent in anybody's name
     #[arg(id = "acts_as", long = "as", value_name = "HEX", value_parser = client)]
     client: Option<u64>,
     /// An account of 12 digits, or the ARN of a user or role: for a policy of the bucket or of a queue

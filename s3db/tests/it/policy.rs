@@ -304,13 +304,8 @@ impl Owned {
     }
 
     fn policy(&self, right: Right, collections: &[&str], fresh: bool) -> Policy {
-        let wish = Wish {
-            right,
-            collections: of_kinds(collections),
-            fresh,
-            blobs: false,
-            client: None,
-        };
+        let wish =
+            Wish { right, collections: of_kinds(collections), fresh, blobs: false, client: None };
         policy(&names(), &self.db.store().database(), &wish).unwrap()
     }
 
@@ -683,32 +678,28 @@ async fn whoever_may_write_as_one_client_is_no_other() {
     for backend in Backend::ALL {
         let owned = Owned::new(backend).await;
         let as_client = |client| Options { client: Some(client), ..options(backend) };
-        for (right, name) in [(Right::Write, "a"), (Right::Propose, "curated")] {
-            let (guard, cloud) = owned.cloud_of(right, name, 7);
-            // It comes back, and ends its earlier life.
-            for _ in 0..2 {
-                let db = Db::over(cloud.clone(), &as_client(7)).await.unwrap();
-                let of = db.collection(name).await.unwrap();
-                let mut txn = db.begin();
-                txn.put(&of, &key("k"), Payload::new("x".repeat(40_000)).unwrap()).unwrap();
-                for (key, payload) in large() {
-                    txn.put(&of, &key, Payload::new(payload).unwrap()).unwrap();
-                }
-                txn.commit().await.unwrap();
+        let (guard, cloud) = owned.cloud_of(Right::Write, "a", 7);
+        // It comes back, and ends its earlier life.
+        for _ in 0..2 {
+            let db = Db::over(cloud.clone(), &as_client(7)).await.unwrap();
+            let of = db.collection("a").await.unwrap();
+            let mut txn = db.begin();
+            txn.put(&of, &key("k"), Payload::new("x".repeat(40_000)).unwrap()).unwrap();
+            for (key, payload) in large() {
+                txn.put(&of, &key, Payload::new(payload).unwrap()).unwrap();
             }
-            assert_eq!(guard.denied(), [""; 0], "{backend:?} {name}");
-            let other = Db::over(cloud.clone(), &as_client(8)).await.unwrap();
-            let of = other.collection(name).await.unwrap();
-            is_denied(put(&other, &of, "k", "x").await, "clients/", right.name());
-            for folder in ["log", "blob", "spill"] {
-                let object = format!("{folder}/{:016x}/{:016x}/{:016x}", 8, 1, 0);
-                let put = cloud.objects.put(&object, "x".into(), PutIf::Absent).await;
-                assert!(matches!(put, Put::Failed(Fault::Forbidden { .. })), "{object}: {put:?}");
-            }
-            guard.denied();
+            txn.commit().await.unwrap();
+        }
+        assert_eq!(guard.denied(), [""; 0], "{backend:?}");
+        let other = Db::over(cloud.clone(), &as_client(8)).await.unwrap();
+        let of = other.collection("a").await.unwrap();
+        is_denied(put(&other, &of, "k", "x").await, "clients/", "write");
+        for folder in ["log", "blob", "spill"] {
+            let object = format!("{folder}/{:016x}/{:016x}/{:016x}", 8, 1, 0);
+            let put = cloud.objects.put(&object, "x".into(), PutIf::Absent).await;
+            assert!(matches!(put, Put::Failed(Fault::Forbidden { .. })), "{object}: {put:?}");
         }
         sweep_all(&owned.db).await.unwrap();
-        let of = owned.db.collection("a").await.unwrap();
         let seen = owned.db.begin().fresh().read(&of, &key("k")).await.unwrap();
         assert!(seen.is_some(), "{backend:?}");
     }
@@ -859,6 +850,7 @@ async fn no_policy_says_what_cannot_be_kept() {
         wish(Right::Curate, &[("a", Plain)]),
         wish(Right::Propose, &[("accounts", Isolated)]),
         Wish { client: Some(7), ..wish(Right::Read, &[("a", Plain)]) },
+        Wish { client: Some(7), ..wish(Right::Propose, &[("curated", Curated)]) },
         Wish { client: Some(7), ..wish(Right::Curate, &[("curated", Curated)]) },
         Wish { client: Some(7), ..wish(Right::Keep, &[("a", Plain)]) },
     ] {
