@@ -258,7 +258,7 @@ fn way_out(object: &str) -> &'static str {
 
 impl StoreError {
     /// Whether the same can succeed soon: nothing is damaged, and nothing was wrong from the start.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             // Spent is only what there is for now.
             StoreError::Cloud { source, .. } => {

@@ -10,7 +10,7 @@ use std::{
 
 use s3db::{
     Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError, Transaction,
-    cloud::{CallKind, DiskSpace, Prices},
+    cloud::{CallKind, DiskSpace, Fault, Prices},
 };
 use serde_json::{Value, json};
 
@@ -343,6 +343,54 @@ pub(crate) async fn collection(
     }
 }
 
+/// Rounds of what goes on for ever, where one that fails is told and followed by the next one.
+pub(crate) struct Failures {
+    in_a_row: u32,
+    most: u32,
+    /// Whether one that the next round will meet again, such as a damaged page, counts.
+    counts_all: bool,
+}
+
+impl Failures {
+    /// Gives up after `most` in a row.
+    pub(crate) fn until(most: u32) -> Failures {
+        Failures { in_a_row: 0, most, counts_all: true }
+    }
+
+    /// Gives up after `most` in a row that had no answer. What is damaged, or not allowed, is told each
+    /// time, and is not in the way of the rest.
+    pub(crate) fn without_answer(most: u32) -> Failures {
+        Failures { counts_all: false, ..Failures::until(most) }
+    }
+
+    /// A round went well.
+    pub(crate) fn none(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// `what` failed. It is an error when that was the last time, or when no round can do better: what may
+    /// be spent is spent.
+    pub(crate) fn one(
+        &mut self,
+        output: &Output,
+        what: &str,
+        error: StoreError,
+    ) -> Result<(), Failure> {
+        let counts = self.counts_all || error.is_passing();
+        self.in_a_row = if counts { self.in_a_row + 1 } else { 0 };
+        let is_spent = matches!(&error, StoreError::Cloud { source: Fault::Spent { .. }, .. });
+        if self.in_a_row >= self.most || is_spent {
+            return Err(error.into());
+        }
+        let why = with_causes(&error);
+        match output.json {
+            true => eprintln!("{}", json!({ "error": why })),
+            false => eprintln!("s3db: {what} failed: {why}"),
+        }
+        Ok(())
+    }
+}
+
 /// The calls that were made so far, for people.
 fn calls(db: &Db) -> String {
     let charged = CallKind::ALL.into_iter().map(|kind| (kind, db.ledger().charge(kind).calls));
@@ -395,5 +443,36 @@ impl Progress {
         if self.shows && self.last.get().is_some() {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_that_fail_end_at_last_where_another_one_cannot_help() {
+        let output = <Args as clap::Parser>::parse_from(["s3db", "--json"]).output;
+        let no_answer = || StoreError::Cloud {
+            attempts: 10,
+            source: Fault::Throttled { what: "page".into() },
+        };
+        let damaged = || StoreError::NotFound("page".into());
+        let mut failures = Failures::without_answer(3);
+        let mut one = |error| failures.one(&output, "a round", error).is_ok();
+        let went_on = [no_answer(), no_answer(), damaged(), no_answer(), no_answer(), no_answer()];
+        assert_eq!(went_on.map(&mut one), [true, true, true, true, true, false]);
+        let mut failures = Failures::until(2);
+        let mut one = |error| failures.one(&output, "a look", error).is_ok();
+        assert_eq!([damaged(), no_answer()].map(&mut one), [true, false]);
+        let spent = Fault::Spent { what: "page".into(), cause: "all is spent".into() };
+        let spent = StoreError::Cloud { attempts: 1, source: spent };
+        assert!(Failures::without_answer(3).one(&output, "a round", spent).is_err());
+    }
+
+    #[derive(clap::Parser)]
+    struct Args {
+        #[command(flatten)]
+        output: Output,
     }
 }

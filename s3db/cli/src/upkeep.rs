@@ -1,18 +1,23 @@
 //! `sweep`, `verify`, `gc` and `rekey`: what keeps a database in order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use s3db::{Backend, Db};
-use serde_json::json;
+use s3db::{Backend, Checkpointed, Db, Options, StoreError};
+use serde_json::{Value, json};
 
 use crate::output::{
-    Failure, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value,
+    Failure, Failures, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value,
 };
+
+/// Rounds of a keeper that fail one after the other before it gives up. Each has tried for some seconds:
+/// that is a quarter of an hour without an answer.
+const ROUNDS_FAILED_MAX: u32 = 100;
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Every database needs a process that sweeps now and then: what a client committed before it \
-was killed waits in the log until someone does.
+was killed waits in the log until someone does. With --every a round that fails is told on stderr, and the \
+next one follows; after 100 in a row without an answer this ends.
 
 Examples:
   s3db sweep file:///tmp/db
@@ -27,7 +32,7 @@ pub(crate) struct Sweep {
     every: Option<u64>,
     /// Make these parts of the log its own, and sweep them alone: numbers of queues as in 0,3, or all.
     /// Other clients only append there meanwhile; they take over 30 s after the last sweep. Sweeps every
-    /// 15 s at least
+    /// 15 s at least; and every 5 minutes, the first time at once, all the rest too: what is nobody's part
     #[arg(long, value_name = "PARTS", requires = "every")]
     own: Option<String>,
 }
@@ -49,52 +54,84 @@ pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> 
     let db = open(&args.url, output).await?;
     let database = db.store().database();
     let all = if database.backend == Backend::S3Log { 1 } else { database.shards };
-    let wanted = args.own.as_ref().map(|own| parts(own, all)).transpose()?;
-    loop {
-        if let Some(wanted) = &wanted {
-            own(&db, wanted, output).await?;
-            // A claim is renewed within half a lease.
-            let most = db.store().settings().owner_lease.as_secs() / 2;
-            let seconds = args.every.unwrap_or(1).clamp(1, most.max(1));
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            continue;
-        }
-        let done = Progress::during(output, &db, "sweeping", db.store().sweep()).await?;
-        let text = format!(
-            "{} log records, {} of them new to their pages, {} leaves, {} put into quarantine",
-            done.records, done.applied, done.leaves, done.poison
-        );
-        let value = json!({
-            "records": done.records, "applied": done.applied, "leaves": done.leaves,
-            "quarantined": done.poison,
-        });
+    let own = args.own.as_ref().map(|own| parts(own, all)).transpose()?;
+    let mut keeper = Keeper { db: &db, own, swept: None };
+    let Some(every) = args.every else {
+        let (text, value) = Progress::during(output, &db, "sweeping", keeper.round()).await?;
         output.say(&text, &value)?;
-        match args.every {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.max(1))).await,
-            None => return output.close(db).await,
+        return output.close(db).await;
+    };
+    // A claim is renewed within half a lease.
+    let lease = keeper.own.as_ref().map(|_| db.store().settings().owner_lease.as_secs() / 2);
+    let every = Duration::from_secs(every.min(lease.unwrap_or(u64::MAX)).max(1));
+    let mut failures = Failures::without_answer(ROUNDS_FAILED_MAX);
+    loop {
+        // One tree that is damaged is not in the way of the others, nor of the next round.
+        match Progress::during(output, &db, "sweeping", keeper.round()).await {
+            Ok((text, value)) => {
+                failures.none();
+                output.say(&text, &value)?;
+            }
+            Err(error) => failures.one(output, "this round", error)?,
         }
+        tokio::time::sleep(every).await;
     }
 }
 
-/// One round of an owner.
-async fn own(db: &Db, wanted: &[u32], output: &Output) -> Result<(), Failure> {
-    let own = db.store().own(db.client(), wanted).await?;
-    let done = Progress::during(output, db, "sweeping", db.store().tend(&own)).await?;
+/// Who sweeps, again and again.
+struct Keeper<'a> {
+    db: &'a Db,
+    /// The parts of the log that it makes its own, if it does.
+    own: Option<Vec<u32>>,
+    /// When an owner looked at the rest: at what is nobody's part.
+    swept: Option<Instant>,
+}
+
+impl Keeper<'_> {
+    /// One round, and what came of it. What can be done is done, whatever else fails.
+    async fn round(&mut self) -> Result<(String, Value), StoreError> {
+        match self.own.is_some() {
+            true => self.own().await,
+            false => self.db.store().sweep().await.map(|done| told(String::new(), None, done)),
+        }
+    }
+
+    /// One round of an owner.
+    async fn own(&mut self) -> Result<(String, Value), StoreError> {
+        let (store, wanted) = (self.db.store(), self.own.as_deref().unwrap_or(&[]));
+        let tended = async {
+            let own = store.own(self.db.client(), wanted).await?;
+            store.tend(&own).await.map(|done| (own, done))
+        };
+        let tended = tended.await;
+        // Whole transactions of clients that are gone, what curators approved and left, and the
+        // sequencer are no part of the log that anyone can own; nor is what others claim and leave.
+        let mut swept = Checkpointed::default();
+        if self.swept.is_none_or(|at| at.elapsed() >= Options::default().sweep_interval) {
+            self.swept = Some(Instant::now());
+            swept += store.sweep().await?;
+        }
+        let (own, mut done) = tended?;
+        done += swept;
+        let head = format!("{} of {} parts are its own; ", own.len(), wanted.len());
+        Ok(told(head, Some(own), done))
+    }
+}
+
+/// What came of a round, for people and for machines.
+fn told(head: String, own: Option<Vec<u32>>, done: Checkpointed) -> (String, Value) {
     let text = format!(
-        "{} of {} parts are its own; {} log records, {} of them new to their pages, {} leaves, {} put \
-         into quarantine",
-        own.len(),
-        wanted.len(),
-        done.records,
-        done.applied,
-        done.leaves,
-        done.poison
+        "{head}{} log records, {} of them new to their pages, {} leaves, {} put into quarantine",
+        done.records, done.applied, done.leaves, done.poison
     );
-    let value = json!({
-        "own": own, "records": done.records, "applied": done.applied, "leaves": done.leaves,
+    let mut value = json!({
+        "records": done.records, "applied": done.applied, "leaves": done.leaves,
         "quarantined": done.poison,
     });
-    output.say(&text, &value)
+    if let Some(own) = own {
+        value["own"] = json!(own);
+    }
+    (text, value)
 }
 
 #[derive(clap::Args)]

@@ -52,12 +52,12 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
     let mut watcher = Watcher::new(db.store().clone());
     let began = Instant::now();
     let is_live = !output.json && io::stdout().is_terminal();
-    let (mut looks, mut failures) = (0, 0);
+    let (mut looks, mut failures) = (0, Failures::until(FAILURES_MAX));
     loop {
         looks += 1;
         match watcher.look().await {
             Ok(look) => {
-                failures = 0;
+                failures.none();
                 let now = Now::of(&db, look, began, output.prices.unwrap_or(Prices::TODAY));
                 if let Some(what) = now.sequencer_problem().filter(|_| !is_live) {
                     eprintln!("s3db: {what}");
@@ -69,27 +69,12 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
                 };
                 output.say(&text, &now.value())?;
             }
-            Err(error) => {
-                failures += 1;
-                tell(output, &error);
-                if failures >= FAILURES_MAX {
-                    return Err(error.into());
-                }
-            }
+            Err(error) => failures.one(output, "this look", error)?,
         }
         if args.count.is_some_and(|count| looks >= count) {
             return output.close(db).await;
         }
         tokio::time::sleep(every).await;
-    }
-}
-
-/// One look that failed.
-fn tell(output: &Output, error: &StoreError) {
-    let why = with_causes(error);
-    match output.json {
-        true => eprintln!("{}", json!({ "error": why })),
-        false => eprintln!("s3db: this look failed: {why}"),
     }
 }
 

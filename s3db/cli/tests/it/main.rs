@@ -4,6 +4,7 @@ mod closing; // what is committed when closing fails
 mod bench; // the paper, replayed
 mod index; // index
 mod levels; // snapshot and serializable
+mod keeper; // sweep --every
 mod kill; // processes that are killed in the middle of what they do
 mod log; // log decode
 mod proxy; // a line to a server on which things go wrong
