@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     catalog::Collection,
     checkpoint::{self, Checkpointed},
-    cloud::{Delete, Get, Put, PutIf},
+    cloud::{Delete, Fault, Get, Put, PutIf},
     commit::{Committed, Session, Txn, Write},
     error::StoreError,
     fail_point::{FailPoint, reached},
@@ -180,6 +180,40 @@ impl Txn {
     }
 }
 
+/// A put that came to nothing, as far as is known.
+#[derive(Debug)]
+struct PutFailed {
+    /// What the last attempt met.
+    error: StoreError,
+    /// What an attempt met that had no answer: it may have happened all the same.
+    unclear: Option<Fault>,
+}
+
+impl From<PutFailed> for StoreError {
+    fn from(failed: PutFailed) -> StoreError {
+        match failed {
+            PutFailed {
+                error: error @ StoreError::Cloud { source: Fault::Unknown { .. }, .. },
+                ..
+            } => error,
+            // Not that it is not allowed: that would say that nothing was done.
+            PutFailed { unclear: Some(source), .. } => StoreError::Cloud { attempts: 1, source },
+            PutFailed { error, .. } => error,
+        }
+    }
+}
+
+/// What the services said, of an error that ends a call.
+fn fault_of(error: StoreError) -> Fault {
+    match error {
+        StoreError::Cloud { source, .. } => source,
+        StoreError::Denied { object: what, action, cause, .. } => {
+            Fault::Forbidden { what, action, cause }
+        }
+        error => Fault::Invalid { what: "the commit".into(), cause: error.to_string() },
+    }
+}
+
 impl Session {
     /// Puts a transaction where curators find it. Nothing of it is laid over what this session reads.
     pub(crate) async fn propose(
@@ -192,11 +226,15 @@ impl Session {
         let Transaction { number, total: records, .. } = *transaction;
         match self.store().propose(tag, transaction).await {
             Ok(id) => Ok(Committed { number, records, proposed: Some(id) }),
-            Err(StoreError::Cloud { source, .. }) if was_unclear || source.is_transient() => {
+            // It may wait for a curator already, whatever this error says of the last attempt.
+            Err(PutFailed { unclear: Some(source), .. }) => {
                 Err(StoreError::CommitUnknown { source })
             }
-            Err(error) => {
-                txn.is_unclear = was_unclear;
+            Err(PutFailed { error, .. }) if was_unclear => {
+                Err(StoreError::CommitUnknown { source: fault_of(error) })
+            }
+            Err(PutFailed { error, .. }) => {
+                txn.is_unclear = false;
                 Err(error)
             }
         }
@@ -220,11 +258,7 @@ impl Store {
     }
 
     /// Puts what a client proposes where curators find it.
-    pub(crate) async fn propose(
-        &self,
-        tag: Tag,
-        transaction: &Transaction,
-    ) -> Result<ProposalId, StoreError> {
+    async fn propose(&self, tag: Tag, transaction: &Transaction) -> Result<ProposalId, PutFailed> {
         let bytes = transaction.encode();
         let id = ProposalId::of(&bytes);
         self.put_once(&proposal(tag, id), bytes).await?;
@@ -232,13 +266,21 @@ impl Store {
     }
 
     /// Puts an object whose name says what is in it. To find that name taken is success.
-    async fn put_once(&self, object: &str, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put_once(&self, object: &str, bytes: Bytes) -> Result<(), PutFailed> {
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        let mut unclear = None;
         loop {
-            match self.cloud.objects.put(object, bytes.clone(), PutIf::Absent).await {
+            let again = match self.cloud.objects.put(object, bytes.clone(), PutIf::Absent).await {
                 Put::Stored(_) | Put::Refused => return Ok(()),
-                Put::Conflict | Put::Missing => attempts.after_loss(object).await?,
-                Put::Unknown(fault) | Put::Failed(fault) => attempts.after(fault).await?,
+                Put::Conflict | Put::Missing => attempts.after_loss(object).await,
+                Put::Failed(fault) => attempts.after(fault).await,
+                Put::Unknown(fault) => {
+                    unclear = Some(fault.clone());
+                    attempts.after(fault).await
+                }
+            };
+            if let Err(error) = again {
+                return Err(PutFailed { error, unclear });
             }
         }
     }
@@ -327,7 +369,8 @@ impl Store {
     /// [`StoreError::Invalid`] when the collection is not curated, when a record of the proposal is of
     /// another one, when it has a stamp of the future, or one that is so old that it could win over what
     /// was deleted since: half of [`Settings::tombstone_age`](crate::Settings). Such a one is to be proposed
-    /// again. And whatever the services say.
+    /// again. [`StoreError::Unapplied`] when it is approved and something was in the way of the rest. And
+    /// whatever the services say.
     pub async fn approve(
         &self,
         of: &Collection,
@@ -343,12 +386,16 @@ impl Store {
         }
         self.put_once(&object, shown.bytes.clone()).await?;
         reached(&self.cloud, FailPoint::Approved).await;
-        self.let_go(&proposal(tag, shown.id)).await?;
-        reached(&self.cloud, FailPoint::Decided).await;
-        let mut done = Checkpointed::default();
-        self.apply_approved(of.root, shown.transaction.entries.clone(), &mut done).await?;
-        self.let_go(&object).await?;
-        Ok(done)
+        let finished = async {
+            self.let_go(&proposal(tag, shown.id)).await?;
+            reached(&self.cloud, FailPoint::Decided).await;
+            let mut done = Checkpointed::default();
+            self.apply_approved(of.root, shown.transaction.entries.clone(), &mut done).await?;
+            self.let_go(&object).await?;
+            Ok(done)
+        };
+        let unapplied = |source| StoreError::Unapplied { id: shown.id.to_string(), source };
+        finished.await.map_err(|error: StoreError| unapplied(Box::new(error)))
     }
 
     fn check(&self, of: &Collection, shown: &Proposal) -> Result<(), StoreError> {
@@ -413,6 +460,7 @@ impl Store {
         let Some(bytes) = self.read_whole(object).await? else { return Ok(()) };
         let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
         let named = parse_approved(object);
+        let decided = named.map(|(tag, id)| proposal(tag, id));
         let found =
             named.and_then(|(tag, id)| Some((tag, Proposal::of(id, &bytes, self.settings.rules)?)));
         let is_sound = found.is_some_and(|(tag, proposal)| {
@@ -426,8 +474,18 @@ impl Store {
             is_sound
         });
         if is_sound {
+            // Who approved it may have died before it did that: nobody is to decide on it again.
+            let decided = match decided {
+                Some(object) => self.let_go(&object).await,
+                None => Ok(()),
+            };
             for (root, entries) in trees {
                 self.apply_approved(root, entries, done).await?;
+            }
+            match decided {
+                // A keeper under a policy that was printed by an older version.
+                Ok(()) | Err(StoreError::Denied { .. }) => {}
+                Err(error) => return Err(error),
             }
         } else {
             let name = format!("approved-{}", ProposalId::of(&bytes));

@@ -81,6 +81,15 @@ pub enum StoreError {
         #[source]
         source: Fault,
     },
+    /// A curator's approval stands, and what it approves is not on its pages yet. Any sweep goes on with it.
+    #[error("{id} is approved, and not on its pages yet: sweep")]
+    Unapplied {
+        /// The proposal.
+        id: String,
+        /// What was in the way.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// A transaction at the snapshot or the serializable level is not committed, and cannot be. Begin
     /// another one: it sees what this one missed.
     #[error("the transaction is aborted: {why}; begin it again")]
@@ -265,6 +274,7 @@ impl StoreError {
                 source.is_transient() || matches!(source, Fault::Spent { .. })
             }
             StoreError::Contended { .. } | StoreError::Full { .. } => true,
+            StoreError::Unapplied { source, .. } => source.is_passing(),
             _ => false,
         }
     }

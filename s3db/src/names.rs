@@ -63,6 +63,7 @@ pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
         Some(CLIENTS) if action == "list" => "keep",
         Some(CLIENTS) if action != "delete" => "write, or propose",
         Some(PROPOSALS) if action == "put" => "propose",
+        Some(PROPOSALS) if action == "delete" => "curate, or keep",
         Some(PROPOSALS) => "curate",
         Some(APPROVED) if action == "put" => "curate",
         Some(APPROVED) => "curate, or keep",

@@ -325,6 +325,8 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
             }
             let actions = ["s3:GetObject", "s3:DeleteObject"];
             allowed.objects("FinishApprovals", &actions, &within(APPROVED));
+            // Of what is approved: of no other, among those who do as they should.
+            allowed.objects("FinishDecisions", &["s3:DeleteObject"], &within(PROPOSALS));
             if has_queues {
                 allowed.queues(
                     "TakeFromTheLog",

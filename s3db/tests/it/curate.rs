@@ -368,3 +368,64 @@ async fn a_proposal_that_is_tried_again_is_one() {
     let committed = txn.commit().await.unwrap();
     assert_eq!(waiting(&db, &prices).await, [committed.proposed.unwrap()]);
 }
+
+/// Whether a proposal is made is not known when one put of it had no answer, however the next one ends.
+#[tokio::test]
+async fn a_proposal_that_may_have_been_made_is_not_said_not_to_be() {
+    use crate::meddle::{Fate, Meddler};
+    let (cloud, db, prices, _) = database(Backend::S3Log).await;
+    let (meddler, between) = Meddler::over(&cloud);
+    let client = over(&between, Backend::S3Log).await;
+    let mut txn = client.begin();
+    txn.put(&prices, &key("a"), Payload::new("1").unwrap()).unwrap();
+    meddler.puts("proposal/", &[Fate::Denied]);
+    let outcome = txn.commit().await;
+    assert!(matches!(outcome, Err(StoreError::Cloud { .. })), "nothing was done: {outcome:?}");
+    assert_eq!(waiting(&db, &prices).await, []);
+    meddler.puts("proposal/", &[Fate::LostAnswer, Fate::Denied]);
+    let outcome = txn.commit().await;
+    assert!(matches!(outcome, Err(StoreError::CommitUnknown { .. })), "{outcome:?}");
+    // And it stays unclear until an attempt is answered.
+    meddler.puts("proposal/", &[Fate::Denied]);
+    let outcome = txn.commit().await;
+    assert!(matches!(outcome, Err(StoreError::CommitUnknown { .. })), "{outcome:?}");
+    let committed = txn.commit().await.unwrap();
+    assert_eq!(waiting(&db, &prices).await, [committed.proposed.unwrap()]);
+}
+
+/// A curator dies between the approval and the end of the proposal: a sweep does what he did not, so that
+/// nobody is told that he rejects what is live.
+#[tokio::test]
+async fn what_a_sweep_finishes_waits_for_no_decision() {
+    let (cloud, db, prices, _) = database(Backend::S3Log).await;
+    let id = propose(&db, &prices, "bread", Some("1")).await;
+    let other = propose(&db, &prices, "milk", Some("2")).await;
+    let names = cloud.objects.list("proposal/", None, 10).await.unwrap().names;
+    let name = names.iter().find(|name| name.ends_with(&id.to_string())).unwrap();
+    let Ok(Get::Found { bytes, .. }) = cloud.objects.get(name, None).await else {
+        panic!("it is there")
+    };
+    let approved = name.replace("proposal/", "approved/");
+    cloud.objects.put(&approved, bytes, PutIf::Absent).await;
+    assert_eq!(db.store().sweep().await.unwrap().applied, 1);
+    assert_eq!(get(&cloud, &prices, "bread", false).await.as_deref(), Some("1"));
+    assert_eq!(waiting(&db, &prices).await, [other]);
+    assert!(!db.store().reject(&prices, id).await.unwrap(), "it is decided on");
+}
+
+/// The put of the approval decides. What fails behind it is told as that, and a sweep goes on.
+#[tokio::test]
+async fn what_is_approved_is_said_to_be() {
+    use crate::meddle::{Fate, Meddler};
+    let (cloud, db, prices, _) = database(Backend::S3Log).await;
+    let (meddler, between) = Meddler::over(&cloud);
+    let id = propose(&db, &prices, "bread", Some("1")).await;
+    let curator = over(&between, Backend::S3Log).await;
+    let looked_at = shown(&curator, &prices, id).await;
+    meddler.puts("page/", &[Fate::Denied]);
+    let outcome = curator.store().approve(&prices, &looked_at).await;
+    assert!(matches!(outcome, Err(StoreError::Unapplied { .. })), "{outcome:?}");
+    assert_eq!(get(&cloud, &prices, "bread", false).await, None);
+    db.store().sweep().await.unwrap();
+    assert_eq!(get(&cloud, &prices, "bread", false).await.as_deref(), Some("1"));
+}
