@@ -44,7 +44,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Address, StoreError> {
         let invalid = |why: &str| {
-            let shown = shown(text);
+            let shown = Address::shown(text);
             Err(StoreError::Invalid(format!("{shown:?} is no address of a database: {why}")))
         };
         if let Some(name) = text.strip_prefix("mem:") {
@@ -67,25 +67,6 @@ impl FromStr for Address {
             _ => invalid(forms),
         }
     }
-}
-
-/// An address as errors show it: without what may be a secret, before an `@` or after a `?`.
-fn shown(text: &str) -> String {
-    let (text, options) = match text.split_once(['?', '#']) {
-        Some((text, options)) => (text, Some(options)),
-        None => (text, None),
-    };
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), text),
-    };
-    let rest = match rest.rsplit_once('@') {
-        // A secret may have a question mark in it.
-        _ if options.is_some_and(|options| options.contains('@')) => "...".to_owned(),
-        Some((_, rest)) => format!("...@{rest}"),
-        None => rest.to_owned(),
-    };
-    format!("{scheme}{rest}{}", options.map_or("", |_| "?..."))
 }
 
 #[cfg(feature = "aws")]
@@ -124,6 +105,26 @@ fn place(url: &Url) -> Result<crate::cloud::aws::Place, String> {
 }
 
 impl Address {
+    /// An address as errors show it: without what may be a secret, before an `@` or after a `?`. Any text
+    /// has such a form, also one that is no address.
+    pub fn shown(text: &str) -> String {
+        let (text, options) = match text.split_once(['?', '#']) {
+            Some((text, options)) => (text, Some(options)),
+            None => (text, None),
+        };
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (format!("{scheme}://"), rest),
+            None => (String::new(), text),
+        };
+        let rest = match rest.rsplit_once('@') {
+            // A secret may have a question mark in it.
+            _ if options.is_some_and(|options| options.contains('@')) => "...".to_owned(),
+            Some((_, rest)) => format!("...@{rest}"),
+            None => rest.to_owned(),
+        };
+        format!("{scheme}{rest}{}", options.map_or("", |_| "?..."))
+    }
+
     /// The services at this address.
     ///
     /// # Errors
@@ -186,6 +187,10 @@ mod tests {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(!error.contains("SECRET") && !error.contains("CRET"), "{error}");
         }
+        let endpoint = "s3://bucket/db?endpoint=http://u:SECRET@host&sqs=http://SECRET@host";
+        assert_eq!(Address::shown(endpoint), "s3://...?...");
+        assert_eq!(Address::shown("s3://bucket/db?region=here"), "s3://bucket/db?...");
+        assert_eq!(Address::shown("file:///tmp/db"), "file:///tmp/db");
         let error = "s3:///db".parse::<Address>().unwrap_err().to_string();
         assert!(error.contains("s3:///db"), "{error}");
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use s3db::{
-    Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError, Transaction,
+    Address, Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError, Transaction,
     cloud::{CallKind, DiskSpace, Fault, Prices},
 };
 use serde_json::{Value, json};
@@ -320,10 +320,12 @@ pub(crate) async fn open_without_disk(url: &str, output: &Output) -> Result<Db, 
 pub(crate) async fn open_with(url: &str, options: &Options) -> Result<Db, Failure> {
     match Db::open_with(url, options).await {
         Err(StoreError::NotFound(_)) => {
-            Err(Failure::Told(format!("there is no database at {url}: s3db init {url} makes one")))
+            let shown = Address::shown(url);
+            Err(Failure::Told(format!("there is no database at {shown}: s3db init makes one")))
         }
         Err(StoreError::Encrypted) => Err(Failure::Told(format!(
-            "{url} is encrypted: give its keys by --keys FILE, or in S3DB_KEYS_FILE"
+            "{} is encrypted: give its keys by --keys FILE, or in S3DB_KEYS_FILE",
+            Address::shown(url)
         ))),
         db => Ok(db?),
     }
@@ -337,7 +339,8 @@ pub(crate) async fn collection(
 ) -> Result<s3db::Collection, Failure> {
     match db.collection(name).await {
         Err(StoreError::NotFound(_)) => Err(Failure::Told(format!(
-            "there is no collection {name}: s3db init {url} {name} makes one"
+            "there is no collection {name}: s3db init {} {name} makes one",
+            Address::shown(url)
         ))),
         collection => Ok(collection?),
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use s3db::{
-    Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError, Value,
+    Address, Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError, Value,
 };
 use serde_json::json;
 
@@ -91,13 +91,13 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     let (backend, is_encrypted) = (database.backend.name(), database.is_encrypted);
     let encrypted = if is_encrypted { ", encrypted" } else { "" };
     let text = match is_new {
-        true => format!("created {url}, log backend {backend}{encrypted}"),
+        true => format!("created {}, log backend {backend}{encrypted}", Address::shown(url)),
         false => String::new(),
     };
     output.say(
         &text,
         &json!({
-            "url": url, "created": is_new, "backend": backend, "encrypted": is_encrypted,
+            "url": Address::shown(url), "created": is_new, "backend": backend, "encrypted": is_encrypted,
             "collections": collections, "curated": curated,
             "isolation": isolation.map(Isolation::name),
             "writers": writers.iter().map(|client| format!("{client:x}")).collect::<Vec<_>>(),

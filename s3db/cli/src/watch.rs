@@ -7,7 +7,7 @@ use std::{
 };
 
 use s3db::{
-    Db, Look, Options, PAGES_COUNTED_MAX, PoolCounts, StoreError, Watcher,
+    Address, Db, Look, Options, PAGES_COUNTED_MAX, PoolCounts, StoreError, Watcher,
     cloud::{CallKind, Prices, ledger::Charge},
 };
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
                     eprintln!("s3db: {what}");
                 }
                 let text = match is_live {
-                    true => format!("\x1b[H\x1b[2J{}", now.screen(&args.url)),
+                    true => format!("\x1b[H\x1b[2J{}", now.screen(&Address::shown(&args.url))),
                     false if looks == 1 => format!("{}\n{}", Now::head(), now.line()),
                     false => now.line(),
                 };

@@ -8,7 +8,7 @@
 //! The SDK's own retries, its stalled-stream protection and its response checksums are off:
 //! [`Retry`](crate::Retry) retries and watches, and a range of an object has no checksum.
 
-use std::{env, path::PathBuf, sync::Arc, time::Duration};
+use std::{env, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
@@ -41,7 +41,7 @@ const REGION_DEFAULT: &str = "us-east-1";
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// How to reach AWS, or what speaks like it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct AwsOptions {
     /// The region. Default: as the AWS tools find it, at last `us-east-1`.
     pub region: Option<String>,
@@ -59,6 +59,33 @@ pub struct AwsOptions {
     pub ca: Option<PathBuf>,
     /// The longest that making a connection may take. Default: 5 s.
     pub connect: Duration,
+}
+
+/// Without what an endpoint may have of a password.
+impl fmt::Debug for AwsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AwsOptions { region, profile, endpoint, path_style, anonymous, ca, connect } = self;
+        f.debug_struct("AwsOptions")
+            .field("region", region)
+            .field("profile", profile)
+            .field("endpoint", &endpoint.as_deref().map(endpoint_shown))
+            .field("path_style", path_style)
+            .field("anonymous", anonymous)
+            .field("ca", ca)
+            .field("connect", connect)
+            .finish()
+    }
+}
+
+/// Scheme, host and port: what stands before an `@` or behind the host may be a password.
+pub fn endpoint_shown(endpoint: &str) -> String {
+    match Url::parse(endpoint) {
+        Ok(url) if url.has_host() => {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or_default())
+        }
+        _ => "...".to_owned(),
+    }
 }
 
 impl Default for AwsOptions {
@@ -356,5 +383,21 @@ mod tests {
         let error = Aws::new(options).s3().await.map(drop).expect_err("no URL of ours");
         assert!(error.to_string().contains("host"), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn what_is_shown_of_options_has_no_password() {
+        for (endpoint, shown) in [
+            ("http://user:secret@host:9000/secret?a=secret", "\"http://host:9000\""),
+            ("https://secret@host", "\"https://host\""),
+            ("user:secret@host", "\"...\""),
+            ("secret", "\"...\""),
+        ] {
+            let options =
+                AwsOptions { endpoint: Some(endpoint.to_owned()), ..AwsOptions::default() };
+            for text in [format!("{options:?}"), format!("{:?}", Aws::new(options.clone()))] {
+                assert!(text.contains(shown) && !text.contains("secret"), "{text}");
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ mod keeper; // sweep --every
 mod kill; // processes that are killed in the middle of what they do
 mod log; // log decode
 mod proxy; // a line to a server on which things go wrong
+mod secrets; // that errors do not repeat
 mod store; // everything else
 
 use assert_cmd::Command;

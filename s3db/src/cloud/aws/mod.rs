@@ -8,6 +8,8 @@ mod objects; // S3
 mod queue; // SQS
 
 use std::{
+    error::Error,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
@@ -27,11 +30,10 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::{
     config_bag::ConfigBag,
     date_time::{DateTime, Format},
-    error::display::DisplayErrorContext,
     error::metadata::ProvideErrorMetadata,
 };
 use crc_fast::{CrcAlgorithm, checksum};
-use sources::aws::{Aws, AwsOptions};
+use sources::aws::{Aws, AwsOptions, endpoint_shown};
 
 use crate::{
     cloud::{Cloud, Fault, embedded::System},
@@ -53,7 +55,7 @@ fn call_max(bytes: usize) -> Duration {
 }
 
 /// A database's place in AWS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The bucket.
     pub bucket: String,
@@ -63,6 +65,19 @@ pub struct Place {
     pub aws: AwsOptions,
     /// The URL of the SQS service. Default: as the SDK finds it.
     pub sqs_endpoint: Option<String>,
+}
+
+/// Without what an endpoint may have of a password.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { bucket, prefix, aws, sqs_endpoint } = self;
+        f.debug_struct("Place")
+            .field("bucket", bucket)
+            .field("prefix", prefix)
+            .field("aws", aws)
+            .field("sqs_endpoint", &sqs_endpoint.as_deref().map(endpoint_shown))
+            .finish()
+    }
 }
 
 impl Place {
@@ -164,18 +179,24 @@ impl Failed {
             _ => String::new(),
         };
         let what = what.to_owned();
-        // Texts of the SDK hold no credentials; signed addresses are not in them either.
         let cause = match error {
             SdkError::ServiceError(refused) => {
                 let message = refused.err().message().unwrap_or("no reason given");
                 let status = status.unwrap_or(0);
-                format!("{status} {code}: {message}")
+                brief(&format!("{status} {code}: {message}"))
             }
-            _ => DisplayErrorContext(error).to_string(),
+            _ => brief(&causes(error)),
         };
         let is_throttled = code.contains("Throttl") || code == "SlowDown" || status == Some(429);
         let fault = match (error, status) {
             (SdkError::ConstructionFailure(_), _) => Fault::Invalid { what, cause },
+            (SdkError::DispatchFailure(_), _) if lacks_credentials(error) => Fault::Invalid {
+                what,
+                cause: format!(
+                    "no credentials of AWS: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile \
+                     ({cause})"
+                ),
+            },
             (SdkError::ServiceError(_), Some(500..)) if changes => Fault::Unknown { what, cause },
             (SdkError::ServiceError(_), _) if is_throttled => Fault::Throttled { what },
             (SdkError::ServiceError(_), Some(500..)) => Fault::Unknown { what, cause },
@@ -189,6 +210,46 @@ impl Failed {
     }
 }
 
+/// Bytes of what a service or the SDK says that an error repeats.
+const CAUSE_BYTES_MAX: usize = 500;
+
+/// What an error and its causes say of themselves for people. What they are beneath that, requests, answers and
+/// configuration, is nobody's to see, and nobody promises that no secret is in it.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in chain(error).skip(1) {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+    }
+    text
+}
+
+/// An error, and what it was caused by.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// One line, and not too long.
+fn brief(text: &str) -> String {
+    let end = text.floor_char_boundary(CAUSE_BYTES_MAX);
+    let more = if end < text.len() { "..." } else { "" };
+    let line: String =
+        text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("{line}{more}")
+}
+
+/// Whether there are no credentials, or none can be made of what there is: the call was not made, and
+/// another one will not be.
+fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
+    let found = chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
+    let comes_back =
+        |error: &CredentialsError| !matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_));
+    found.is_some_and(comes_back)
+}
+
 fn timed_out(what: &str, after: Duration) -> Fault {
     let cause = format!("no answer in {} s", after.as_secs());
     Fault::Unknown { what: what.to_owned(), cause }
@@ -197,4 +258,26 @@ fn timed_out(what: &str, after: Duration) -> Fault {
 /// What keeps a client from being made.
 fn unusable(error: &pager::SourceError) -> Fault {
     Fault::Invalid { what: "the AWS client".into(), cause: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_place_has_no_password() {
+        let secret = Some("http://user:SECRET@host:1/SECRET?SECRET".to_owned());
+        let aws = AwsOptions { endpoint: secret.clone(), ..AwsOptions::default() };
+        let place = Place { bucket: "bucket".into(), aws, sqs_endpoint: secret, ..Place::default() };
+        let text = format!("{:?}", crate::Address::Aws(place));
+        assert!(text.contains("http://host:1") && !text.contains("SECRET"), "{text}");
+    }
+
+    #[test]
+    fn causes_are_short_and_one_line() {
+        let long = brief(&"\u{e9}\n".repeat(1000));
+        assert!(long.len() <= CAUSE_BYTES_MAX + 3 && long.ends_with("..."), "{long}");
+        assert!(!long.contains('\n'));
+        assert_eq!(brief("403 AccessDenied: no"), "403 AccessDenied: no");
+    }
 }
