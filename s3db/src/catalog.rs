@@ -21,7 +21,7 @@
 use bytes::Bytes;
 
 use crate::{
-    cloud::{Cloud, ETag, Get, Put, PutIf},
+    cloud::{Cloud, ETag, Get, Prices, Put, PutIf},
     error::StoreError,
     frame::{FrameError, Reader, Writer},
     names::{CATALOG, DATABASE},
@@ -68,6 +68,14 @@ pub enum Backend {
 impl Backend {
     /// All of them.
     pub const ALL: [Backend; 3] = [Backend::S3Log, Backend::SqsStandard, Backend::SqsFifo];
+
+    /// What calls cost today that a database with this log makes: a request to a FIFO queue costs more.
+    pub fn prices(self) -> Prices {
+        match self {
+            Backend::SqsFifo => Prices { send: 0.50, queue: 0.50, ..Prices::TODAY },
+            Backend::S3Log | Backend::SqsStandard => Prices::TODAY,
+        }
+    }
 
     /// Its name in commands and reports.
     pub fn name(self) -> &'static str {

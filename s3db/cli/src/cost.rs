@@ -1,6 +1,6 @@
 //! `cost`: what transactions cost, before the first one.
 
-use s3db::{Backend, Level, Workload, cloud::Prices};
+use s3db::{Backend, Level, Workload};
 use serde_json::json;
 
 use crate::output::{Failure, Output};
@@ -13,7 +13,7 @@ checkpoint. What a command did cost: any command with --bill.
 Examples:
   s3db cost
   s3db cost --reads 1 --writes 2
-  s3db cost --put 1.13 --get 0.03      S3 Express One Zone"
+  s3db cost --prices put=1.13,get=0.03      S3 Express One Zone"
 )]
 pub(crate) struct Args {
     /// Pages that a transaction reads from the object store
@@ -25,24 +25,13 @@ pub(crate) struct Args {
     /// Transactions that share a log object, with backend s3-log
     #[arg(long, default_value_t = 10.0)]
     group: f64,
-    /// Price of a million gets
-    #[arg(long, default_value_t = Prices::TODAY.get)]
-    get: f64,
-    /// Price of a million puts
-    #[arg(long, default_value_t = Prices::TODAY.put)]
-    put: f64,
-    /// Price of a million requests to queues
-    #[arg(long, default_value_t = Prices::TODAY.queue)]
-    queue: f64,
 }
 
 pub(crate) fn cost(args: &Args, output: &Output) -> Result<(), Failure> {
-    let Args { get, put, queue, .. } = *args;
-    let numbers = [args.reads, args.writes, args.group, get, put, queue];
+    let numbers = [args.reads, args.writes, args.group];
     if !numbers.iter().all(|number| number.is_finite() && *number >= 0.0) {
         return Err(Failure::Told("numbers of at least zero are needed".into()));
     }
-    let prices = Prices { get, put, send: queue, queue, ..Prices::TODAY };
     let batches = [1.0, 10.0, 100.0];
     let mut rows = Vec::new();
     let mut text = format!(
@@ -50,6 +39,7 @@ pub(crate) fn cost(args: &Args, output: &Output) -> Result<(), Failure> {
         "backend", "level", "b = 1", "b = 10", "b = 100"
     );
     for backend in Backend::ALL {
+        let prices = output.prices(backend);
         for level in [Level::Basic, Level::Atomic] {
             text.push_str(&format!("\n{:12} {:10}", backend.name(), level.name()));
             for records_per_checkpoint in batches {

@@ -9,7 +9,8 @@ use std::{
 };
 
 use s3db::{
-    Address, Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError, Transaction,
+    Address, Backend, Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError,
+    Transaction,
     cloud::{CallKind, DiskSpace, Fault, Prices},
 };
 use serde_json::{Value, json};
@@ -26,8 +27,8 @@ pub(crate) struct Output {
     pub(crate) bill: bool,
     /// What calls cost, as in get=0.40,put=5.00: get, put, send and queue in dollars per million, gb_in
     /// and gb_out per GB. What is left out costs what it does on S3 and SQS today
-    #[arg(long, global = true, value_name = "PRICES")]
-    pub(crate) prices: Option<Prices>,
+    #[arg(long, global = true, value_name = "PRICES", value_parser = prices)]
+    prices: Option<String>,
     /// Bytes of memory for pages, as in 64M: all that is held of them at a time
     #[arg(
         long = "budget",
@@ -170,6 +171,13 @@ impl Output {
         Ok(Some(Keyring::from_file(path)?))
     }
 
+    /// What calls cost in a database with this log.
+    pub(crate) fn prices(&self, backend: Backend) -> Prices {
+        let today = backend.prices();
+        let with = |text: &String| today.with(text).expect("it was looked at with the arguments");
+        self.prices.as_ref().map_or(today, with)
+    }
+
     /// How every command opens a database: nothing goes on in the background.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         let (keys, eviction) = (self.keys()?, self.eviction);
@@ -212,6 +220,7 @@ impl Output {
     /// What the command was to do is done by now, and what it committed is durable: that others will
     /// bring it to its pages is worth a word, and no failure.
     pub(crate) async fn close(&self, db: Db) -> Result<(), Failure> {
+        let backend = db.store().database().backend;
         let ledger = db.ledger().clone();
         let collections = db.collection_ledgers();
         let pool = db.pool_counts().named();
@@ -227,7 +236,7 @@ impl Output {
         if !self.bill {
             return Ok(());
         }
-        let prices = self.prices.unwrap_or(Prices::TODAY);
+        let prices = self.prices(backend);
         let parts = collections.iter().map(|(name, ledger)| (name, ledger.dollars(&prices)));
         let charged = CallKind::ALL.into_iter().map(|kind| (kind, ledger.charge(kind)));
         let charged: Vec<_> = charged.filter(|(_, charge)| charge.calls > 0).collect();
@@ -285,6 +294,11 @@ impl Fresh {
         let transaction = db.begin_for(of);
         if self.fresh { transaction.fresh() } else { transaction }
     }
+}
+
+/// Changes of prices that can be made.
+fn prices(text: &str) -> Result<String, String> {
+    Prices::TODAY.with(text).map(|_| text.to_owned())
 }
 
 /// A number of bytes, as in 1000, 64K, 64M or 2G: by 1,024.
@@ -456,10 +470,8 @@ mod tests {
     #[test]
     fn rounds_that_fail_end_at_last_where_another_one_cannot_help() {
         let output = <Args as clap::Parser>::parse_from(["s3db", "--json"]).output;
-        let no_answer = || StoreError::Cloud {
-            attempts: 10,
-            source: Fault::Throttled { what: "page".into() },
-        };
+        let no_answer =
+            || StoreError::Cloud { attempts: 10, source: Fault::Throttled { what: "page".into() } };
         let damaged = || StoreError::NotFound("page".into());
         let mut failures = Failures::without_answer(3);
         let mut one = |error| failures.one(&output, "a round", error).is_ok();

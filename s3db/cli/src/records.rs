@@ -8,7 +8,8 @@ use std::{
 };
 
 use s3db::{
-    Address, Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError, Value,
+    Address, Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError,
+    Value,
 };
 use serde_json::json;
 

@@ -4,12 +4,17 @@
 //! the line. In keys and payloads `\xNN`, `\n`, `\t`, `\r`, `\\`, `\"` and `\'` stand for bytes, as
 //! `scan` prints them.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
-use s3db::{Collection, Db, Key, Level, Payload, Transaction};
+use s3db::{Collection, Db, KEY_BYTES_MAX, Key, Level, PAYLOAD_BYTES_MAX, Payload, Transaction};
 use serde_json::json;
 
 use crate::output::{Failure, Output, collection, open};
+
+/// Bytes of a line, and of what stands around the longest payload in it: a byte is four where it is escaped.
+const LINE_BYTES_MAX: u64 = 4 * (PAYLOAD_BYTES_MAX + KEY_BYTES_MAX) as u64 + 4096;
+/// Bytes of it that an error shows.
+const SHOWN_BYTES_MAX: usize = 100;
 
 #[derive(clap::Args)]
 #[command(after_help = "The script has one operation per line:
@@ -64,9 +69,10 @@ impl Script<'_> {
     async fn run(&mut self) -> Result<(), Failure> {
         let db = self.db;
         let mut txn = db.begin_at(self.args.level);
-        for (number, line) in io::stdin().lock().lines().enumerate() {
-            let at = |what: String| Failure::Told(format!("line {}: {what}", number + 1));
-            let line = line.map_err(|error| at(error.to_string()))?;
+        let mut input = io::stdin().lock();
+        for number in 1_u64.. {
+            let at = |what: String| Failure::Told(format!("line {number}: {what}"));
+            let Some(line) = next_line(&mut input).map_err(at)? else { break };
             match line.trim() {
                 "" => {}
                 text if text.starts_with('#') => {}
@@ -95,13 +101,16 @@ impl Script<'_> {
         let mut words = text.splitn(4, char::is_whitespace);
         let (verb, name) = (words.next().unwrap_or(""), words.next());
         let (Some(name), Some(key)) = (name, words.next()) else {
-            return Err(Failure::Told(format!("{verb}: a collection and a key are needed")));
+            return Err(Failure::Told(format!(
+                "{}: a collection and a key are needed",
+                shown(verb)
+            )));
         };
         let key = Key::new(unescape(key)?)?;
         let rest = words.next();
         let payload = || match rest {
             Some(rest) => Ok(Payload::new(unescape(rest)?)?),
-            None => Err(Failure::Told(format!("{verb}: a payload is needed"))),
+            None => Err(Failure::Told(format!("{}: a payload is needed", shown(verb)))),
         };
         let of = self.collection(name).await?;
         match verb {
@@ -114,7 +123,7 @@ impl Script<'_> {
                 let text = format!("{key}\t{}", found.as_deref().unwrap_or("-"));
                 self.output.say(&text, &json!({"key": key.to_string(), "payload": found}))?;
             }
-            _ => return Err(Failure::Told(format!("{verb}: no such operation"))),
+            _ => return Err(Failure::Told(format!("{}: no such operation", shown(verb)))),
         }
         Ok(())
     }
@@ -127,6 +136,27 @@ impl Script<'_> {
         self.known.push(found.clone());
         Ok(found)
     }
+}
+
+/// The next line of a script, without its end; `None` behind the last one. What cannot be one is not read on.
+fn next_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
+    let mut line = Vec::new();
+    let read = input.take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+    read.map_err(|error| error.to_string())?;
+    if line.len() as u64 == LINE_BYTES_MAX && line.last() != Some(&b'\n') {
+        return Err(format!("is longer than {LINE_BYTES_MAX} bytes, which no operation is"));
+    }
+    if line.is_empty() {
+        return Ok(None);
+    }
+    String::from_utf8(line).map(Some).map_err(|error| error.utf8_error().to_string())
+}
+
+/// The beginning of what a script says, as errors show it: on one line, and short.
+fn shown(text: &str) -> String {
+    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
+    let more = if end < text.len() { "..." } else { "" };
+    format!("{}{more}", text[..end].escape_debug())
 }
 
 /// The bytes that escaped text stands for.
@@ -148,9 +178,14 @@ fn unescape(text: &str) -> Result<Vec<u8>, Failure> {
                 let digits = [*high, *low];
                 let digits = std::str::from_utf8(&digits).ok();
                 let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-                (byte.ok_or_else(|| Failure::Told(format!("{text}: \\x and two digits")))?, after)
+                (
+                    byte.ok_or_else(|| {
+                        Failure::Told(format!("{}: \\x and two digits", shown(text)))
+                    })?,
+                    after,
+                )
             }
-            _ => return Err(Failure::Told(format!("{text}: \\ and what is not known"))),
+            _ => return Err(Failure::Told(format!("{}: \\ and what is not known", shown(text)))),
         };
         bytes.push(byte);
         rest = after;
@@ -170,5 +205,20 @@ mod tests {
         for bad in ["\\", "\\x1", "\\xzz", "a\\q"] {
             assert!(unescape(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn lines_have_an_end() {
+        let mut input = &b"put t a 1\n\nend"[..];
+        let mut next = || next_line(&mut input);
+        assert_eq!(next(), Ok(Some("put t a 1\n".to_owned())));
+        assert_eq!(next(), Ok(Some("\n".to_owned())));
+        assert_eq!(next(), Ok(Some("end".to_owned())));
+        assert_eq!(next(), Ok(None));
+        let mut endless = io::BufReader::new(io::repeat(b'x'));
+        assert!(next_line(&mut endless).unwrap_err().contains("longer than"));
+        assert!(next_line(&mut &b"\xff\n"[..]).is_err());
+        assert_eq!(shown("a\x1b[2J"), "a\\u{1b}[2J");
+        assert_eq!(shown(&"\u{e9}".repeat(100)).len(), 103);
     }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
         match watcher.look().await {
             Ok(look) => {
                 failures.none();
-                let now = Now::of(&db, look, began, output.prices.unwrap_or(Prices::TODAY));
+                let now = Now::of(&db, look, began, output.prices(db.store().database().backend));
                 if let Some(what) = now.sequencer_problem().filter(|_| !is_live) {
                     eprintln!("s3db: {what}");
                 }

@@ -231,6 +231,42 @@ impl Prices {
     pub const OF_2007: Prices =
         Prices { get: 1.0, put: 10.0, send: 100.0, queue: 100.0, gb_in: 0.10, gb_out: 0.18 };
 
+    /// These prices, but for those that `text` names, as in `get=0.4,put=5`. The names are those of the
+    /// fields; `queue` without `send` sets both.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn with(self, text: &str) -> Result<Prices, String> {
+        let mut prices = self;
+        let (mut send, mut queue) = (None, None);
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or_else(|| {
+                format!("{part}: a price is NAME=DOLLARS, as in put=5.00,get=0.40")
+            })?;
+            let dollars: f64 = value.trim().parse().map_err(|_| format!("{part}: not a number"))?;
+            if !dollars.is_finite() || dollars < 0.0 {
+                return Err(format!("{part}: a price is a number of at least zero"));
+            }
+            match name.trim() {
+                "get" => prices.get = dollars,
+                "put" => prices.put = dollars,
+                "send" => send = Some(dollars),
+                "queue" => queue = Some(dollars),
+                "gb_in" => prices.gb_in = dollars,
+                "gb_out" => prices.gb_out = dollars,
+                other => {
+                    return Err(format!(
+                        "no price is named {other}: get, put, send, queue (per million), gb_in and \
+                         gb_out are"
+                    ));
+                }
+            }
+        }
+        prices.queue = queue.unwrap_or(prices.queue);
+        prices.send = send.or(queue).unwrap_or(prices.send);
+        Ok(prices)
+    }
+
     /// US dollars for calls of one kind.
     pub fn of(&self, kind: CallKind, charge: Charge) -> f64 {
         let per_million = match kind {
@@ -257,39 +293,12 @@ impl Prices {
     }
 }
 
-/// `get=0.4,put=5`: what is named costs that, the rest what it costs today. The names are those of
-/// the fields; `queue` without `send` sets both.
+/// What is named costs that, the rest what it costs today ([`Prices::with`]).
 impl FromStr for Prices {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Prices, String> {
-        let mut prices = Prices::TODAY;
-        let mut send = None;
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').ok_or_else(|| {
-                format!("{part}: a price is NAME=DOLLARS, as in put=5.00,get=0.40")
-            })?;
-            let dollars: f64 = value.trim().parse().map_err(|_| format!("{part}: not a number"))?;
-            if !dollars.is_finite() || dollars < 0.0 {
-                return Err(format!("{part}: a price is a number of at least zero"));
-            }
-            match name.trim() {
-                "get" => prices.get = dollars,
-                "put" => prices.put = dollars,
-                "send" => send = Some(dollars),
-                "queue" => prices.queue = dollars,
-                "gb_in" => prices.gb_in = dollars,
-                "gb_out" => prices.gb_out = dollars,
-                other => {
-                    return Err(format!(
-                        "no price is named {other}: get, put, send, queue (per million), gb_in and \
-                         gb_out are"
-                    ));
-                }
-            }
-        }
-        prices.send = send.unwrap_or(prices.queue);
-        Ok(prices)
+        Prices::TODAY.with(text)
     }
 }
 
@@ -405,10 +414,11 @@ pub struct Spending {
 }
 
 impl Spending {
-    /// So much per day at today's prices, of which work in the background leaves a fifth.
-    pub fn per_day(dollars: f64) -> Spending {
+    /// So much per day, of which work in the background leaves a fifth. What calls cost depends on the log
+    /// (`Backend::prices`).
+    pub fn per_day(dollars: f64, prices: Prices) -> Spending {
         let period = Duration::from_secs(24 * 3600);
-        Spending { dollars, period, prices: Prices::TODAY, background_share: 0.8 }
+        Spending { dollars, period, prices, background_share: 0.8 }
     }
 }
 
@@ -644,7 +654,7 @@ mod tests {
     async fn calls_are_charged_when_they_are_made() {
         let ledger = Ledger::new();
         let prices = Prices { get: 1e6, put: 0.0, send: 0.0, queue: 0.0, gb_in: 0.0, gb_out: 0.0 };
-        let spending = Spending { prices, ..Spending::per_day(3.0) };
+        let spending = Spending { prices, ..Spending::per_day(3.0, Prices::TODAY) };
         let clock = crate::cloud::embedded::memory(Arc::default()).clock;
         let limit = Limit::new(spending, clock);
         let metered = Metered::new(Arc::new(Silent), ledger.clone()).limited(Some(limit));

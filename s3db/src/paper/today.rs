@@ -219,14 +219,6 @@ impl Outcome {
     }
 }
 
-/// What a request costs today where a database of `backend` makes it.
-pub fn prices(backend: Backend) -> Prices {
-    match backend {
-        Backend::SqsFifo => Prices { send: 0.50, queue: 0.50, ..Prices::TODAY },
-        _ => Prices::TODAY,
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -816,7 +808,7 @@ mod tests {
         for backend in Backend::ALL {
             for level in [Level::Basic, Level::Monotonic, Level::Atomic] {
                 let outcome = costs(backend, level, 10, 300, 1).unwrap();
-                let dollars = outcome.dollars(&prices(backend));
+                let dollars = outcome.dollars(&backend.prices());
                 let total: f64 = dollars.iter().sum();
                 let b = outcome.records_per_checkpoint();
                 println!(
@@ -840,7 +832,7 @@ mod tests {
     fn busy_processes_pay_less() {
         for backend in Backend::ALL {
             let outcome = busy_costs(backend, Level::Atomic, 10, 1).unwrap();
-            let dollars = outcome.dollars(&prices(backend));
+            let dollars = outcome.dollars(&backend.prices());
             let total: f64 = dollars.iter().sum();
             let (b, group) = (outcome.records_per_checkpoint(), outcome.transactions_per_group());
             let workload = Workload {
@@ -849,7 +841,7 @@ mod tests {
                 records_per_checkpoint: b,
                 transactions_per_group: group.unwrap_or(1.0),
             };
-            let estimate = workload.estimate(backend, Level::Atomic, &prices(backend));
+            let estimate = workload.estimate(backend, Level::Atomic, &backend.prices());
             let formula = 1000.0 * estimate.total();
             let name = backend.name();
             println!("{name}: {total:.5} {dollars:.5?} for {formula:.5}, b = {b:.1}, {group:.1?}");
@@ -861,7 +853,7 @@ mod tests {
             assert!(total <= 0.0103, "{name}: {total}");
             assert!(total <= 1.1 * formula, "{name}: {total} for {formula}");
             let lone = costs(backend, Level::Atomic, 10, 100, 1).unwrap();
-            let alone: f64 = lone.dollars(&prices(backend)).iter().sum();
+            let alone: f64 = lone.dollars(&backend.prices()).iter().sum();
             assert!(total < alone, "{name}: {total}, alone {alone}");
         }
     }

@@ -10,7 +10,7 @@ use s3db::{
         evaluation::{INTERVALS_S, PRINTED, PRINTED_FIGURE_3, Row, figure_3, improved, measure},
         today::{
             Outcome, Spread, Stalls, busy_costs, commits_beside, costs, freshness,
-            freshness_bound_s, prices, quantile, scaling,
+            freshness_bound_s, quantile, scaling,
         },
     },
 };
@@ -104,7 +104,7 @@ impl Cost {
             is_busy,
             b: outcome.records_per_checkpoint(),
             group: outcome.transactions_per_group(),
-            dollars: outcome.dollars(&prices(backend)),
+            dollars: outcome.dollars(&backend.prices()),
             commit_ms: quantile(&outcome.commits_ms, 0.5),
         }
     }

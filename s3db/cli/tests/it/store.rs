@@ -262,6 +262,19 @@ fn a_script_is_a_transaction() {
     }
 }
 
+/// Neither memory nor the screen is filled by what is no script.
+#[test]
+fn a_line_of_a_script_has_a_limit() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    for (script, why) in [("x".repeat(200 << 20), "longer than"), ("x\x1b".repeat(5000), "a key")] {
+        let failed = s3db().args(["txn", &url]).write_stdin(script).assert().code(1);
+        let error = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(error.contains("line 1") && error.contains(why), "{error}");
+        assert!(error.len() < 1000 && !error.contains('\x1b'), "{} bytes", error.len());
+    }
+}
+
 #[test]
 fn scans_have_bounds() {
     let (_folder, url) = folder();
@@ -441,7 +454,36 @@ fn costs_are_known() {
     // The design's section 16.2.
     assert!((of("sqs-standard", "atomic") - 0.0102).abs() < 0.0005);
     assert!((of("s3-log", "atomic") - 0.0059).abs() < 0.0005);
-    s3db().args(["cost", "--put=-1"]).assert().code(1);
+    s3db().args(["cost", "--reads=-1"]).assert().code(1);
+    s3db().args(["cost", "--prices", "put=-1"]).assert().code(2);
+    // Prices are those that are given; and of FIFO queues what these cost.
+    assert!(of("sqs-fifo", "atomic") > of("sqs-standard", "atomic"));
+    let dear: serde_json::Value =
+        serde_json::from_str(&run(&["cost", "--json", "--prices", "put=500"])).unwrap();
+    let total = |table: &serde_json::Value| -> f64 {
+        table["rows"].as_array().unwrap().iter().map(|row| row["dollars"].as_f64().unwrap()).sum()
+    };
+    assert!(total(&dear) > 50.0 * total(&table), "{dear}");
+    for (backend, million) in [("sqs-standard", 0.40), ("sqs-fifo", 0.50)] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "t", "--backend", backend, "--shards", "1"]);
+        for (prices, of_queues) in [("", million), ("queue=7", 7.0)] {
+            let only = format!("get=0,put=0,{prices}");
+            let put = ["put", &url, "t", "k", "v", "--bill", "--json", "--prices", &only];
+            let bill = s3db().args(put).assert().success();
+            let bill: serde_json::Value =
+                serde_json::from_slice(&bill.get_output().stderr).unwrap();
+            let calls: u64 = ["send", "receive", "delete-message", "queue-other"]
+                .iter()
+                .filter_map(|kind| bill["calls"][kind].as_u64())
+                .sum();
+            let dollars = calls as f64 * of_queues / 1e6;
+            assert!(
+                (bill["dollars"].as_f64().unwrap() - dollars).abs() < 1e-9,
+                "{backend}: {bill}"
+            );
+        }
+    }
     let (_folder, url) = folder();
     run(&["init", &url, "t"]);
     let bill = s3db().args(["put", &url, "t", "k", "v", "--bill", "--json"]).assert().success();

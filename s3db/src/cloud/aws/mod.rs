@@ -236,8 +236,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 fn brief(text: &str) -> String {
     let end = text.floor_char_boundary(CAUSE_BYTES_MAX);
     let more = if end < text.len() { "..." } else { "" };
-    let line: String =
-        text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     format!("{line}{more}")
 }
 
@@ -245,8 +244,9 @@ fn brief(text: &str) -> String {
 /// another one will not be.
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
     let found = chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    let comes_back =
-        |error: &CredentialsError| !matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_));
+    let comes_back = |error: &CredentialsError| {
+        !matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_))
+    };
     found.is_some_and(comes_back)
 }
 
@@ -268,7 +268,8 @@ mod tests {
     fn what_is_shown_of_a_place_has_no_password() {
         let secret = Some("http://user:SECRET@host:1/SECRET?SECRET".to_owned());
         let aws = AwsOptions { endpoint: secret.clone(), ..AwsOptions::default() };
-        let place = Place { bucket: "bucket".into(), aws, sqs_endpoint: secret, ..Place::default() };
+        let place =
+            Place { bucket: "bucket".into(), aws, sqs_endpoint: secret, ..Place::default() };
         let text = format!("{:?}", crate::Address::Aws(place));
         assert!(text.contains("http://host:1") && !text.contains("SECRET"), "{text}");
     }
