@@ -514,6 +514,7 @@ mod tests {
         names::QUARANTINE,
         record::{Key, Payload},
         stamp::Stamp,
+        watch::Watcher,
     };
 
     async fn store(cloud: &Cloud) -> Arc<Store> {
@@ -542,7 +543,8 @@ mod tests {
                 let payload = Some(Payload::new("mine").unwrap());
                 transaction::primary(tree, tree, stamp, key("k"), payload)
             };
-            let trees = [curated.root, other_page, open.root];
+            let nowhere = Tag::of_page(open.root).page(PageId(8));
+            let trees = [curated.root, other_page, open.root, nowhere];
             let entries: Vec<Entry> =
                 trees.iter().enumerate().map(|(n, tree)| entry(n, *tree)).collect();
             let total = entries.len() as u32;
@@ -564,6 +566,10 @@ mod tests {
             let aside = store.list(QUARANTINE).await.unwrap();
             let count = aside.iter().filter(|name| name.contains("not-approved-")).count();
             assert_eq!(count, 2, "{backend:?}: {aside:?}");
+            // What is put aside comes to no page, and nobody waits for it.
+            let look = Watcher::new(store.clone()).look().await.unwrap();
+            assert_eq!((look.waiting(), look.lag_ms()), (0, None), "{backend:?}");
+            assert_eq!(store.verify(|_, _| {}).await.unwrap().waiting, 0, "{backend:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     cloud::{
-        Fault, Get, Objects, Put, PutIf,
+        Get, Objects, Put, PutIf,
         sealed::{Closed, Of, Sealed, Sealer},
     },
     error::StoreError,
@@ -47,6 +47,8 @@ pub struct Rekeyed {
     pub examples: Vec<String>,
     /// Messages that wait in queues, whatever they are sealed with: about so many.
     pub waiting: u64,
+    /// What kept the sweep before it from its end, such as a damaged page that records wait for.
+    pub unswept: Option<StoreError>,
 }
 
 /// What became of one object.
@@ -67,8 +69,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Invalid`] when the database is not encrypted; whatever the services say, and a key
-    /// that is missing. Calling it again goes on. What kept a sweep from its end, such as a damaged page
-    /// that records wait for, is told when everything else is sealed.
+    /// that is missing. Calling it again goes on. What kept a sweep from its end is no error: all that lies
+    /// there is sealed again nevertheless ([`Rekeyed::unswept`]).
     pub async fn rekey(&self, mut progress: impl FnMut(u64)) -> Result<Rekeyed, StoreError> {
         let Some(sealing) = &self.sealing else {
             return Err(StoreError::Invalid("the database is not encrypted".to_owned()));
@@ -118,7 +120,8 @@ impl Store {
                 all.waiting += count;
             }
         }
-        swept.map(|_| all)
+        all.unswept = swept.err();
+        Ok(all)
     }
 
     async fn seal_again(
@@ -144,7 +147,8 @@ impl Store {
                         Put::Stored(_) => return Ok(Done::Sealed),
                         // Somebody was faster, or it is gone: it is looked at again.
                         Put::Refused | Put::Missing | Put::Conflict => {
-                            Fault::Throttled { what: name.to_owned() }
+                            attempts.after_loss(name).await?;
+                            continue;
                         }
                         // It may be there: it is looked at again, too.
                         Put::Unknown(fault) | Put::Failed(fault) => fault,

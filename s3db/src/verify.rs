@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::{
     blob::{Blob, Value},
     blob_id,
+    checkpoint::fate::{Fate, fate},
     content::Content,
     error::{StoreError, with_cause},
     log::{Entry, Pending},
@@ -254,12 +255,8 @@ impl Store {
                 Pending::Records(entries) => {
                     for entry in entries {
                         let key = entry.leaf_key();
-                        let at = search(&self.pages, entry.tree, &key, 0, Freshness::Cached).await;
-                        let stamp = match at {
-                            Ok(Some(leaf)) => leaf.held.page.slot(&key).map(|slot| slot.stamp),
-                            _ => None,
-                        };
-                        if stamp.is_none_or(|stamp| stamp < entry.record.stamp) {
+                        let fate = fate(self, entry.tree, &key, entry.record.stamp).await;
+                        if fate.unwrap_or(Fate::Waits) == Fate::Waits {
                             found.waiting += 1;
                             self.verify_waiting(&entry, found).await?;
                         }

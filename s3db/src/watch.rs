@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::{
     blob::{self, Line},
     catalog::Backend,
+    checkpoint::fate::{Fate, fate},
     error::StoreError,
     log::{Scope, objects},
     names::{LOG, PAGES, QUARANTINE},
@@ -25,7 +26,6 @@ use crate::{
     sequence::{self, SequencerState},
     stamp::Stamp,
     store::Store,
-    tree::{Freshness, search::search},
 };
 
 /// Pages that a look counts: counting a million would take a thousand calls each time.
@@ -42,7 +42,8 @@ pub struct LogPart {
     pub name: String,
     /// Messages, hidden ones included; or log objects, applied or not.
     pub messages: u64,
-    /// Records that are on no page yet; of a queue, of the few messages that were seen.
+    /// Records that are on no page yet, but for those that no page will show, which quarantine is for; of a
+    /// queue, of the few messages that were seen.
     pub waiting: u64,
     /// The age of the oldest of these, in milliseconds. `None` where none was seen.
     pub lag_ms: Option<u64>,
@@ -242,15 +243,7 @@ impl Watcher {
     ) -> Result<Vec<Waiting>, StoreError> {
         let mut waiting = Vec::new();
         for record in records {
-            let at = search(&self.store.pages, record.tree, &record.key, 0, Freshness::Cached);
-            let shown = match at.await {
-                Ok(Some(leaf)) => leaf.held.page.slot(&record.key).map(|slot| slot.stamp),
-                // Nothing can be on a page that is damaged or lost.
-                Ok(None) | Err(StoreError::Damaged { .. } | StoreError::Lost { .. }) => None,
-                Err(StoreError::Tree { .. }) => None,
-                Err(error) => return Err(error),
-            };
-            if shown.is_none_or(|shown| shown < record.stamp) {
+            if fate(&self.store, record.tree, &record.key, record.stamp).await? == Fate::Waits {
                 part.wait_for(record.stamp, date_ms);
                 waiting.push(record);
             }

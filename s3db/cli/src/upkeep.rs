@@ -6,7 +6,7 @@ use s3db::{Backend, Checkpointed, Db, Options, StoreError};
 use serde_json::{Value, json};
 
 use crate::output::{
-    Failure, Failures, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value,
+    Failure, Failures, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value, with_causes,
 };
 
 /// Rounds of a keeper that fail one after the other before it gives up. Each has tried for some seconds:
@@ -221,7 +221,8 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     let done = Progress::during(output, &db, "collecting", collect).await?;
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
-         {} forgot dropped indexes, {} clients forgotten, {} blobs deleted, {} wait",
+         {} forgot dropped indexes, {} clients forgotten, {} versions dropped, {} data of commits deleted, \
+         the log of {} lives deleted, {} blobs deleted, {} wait",
         done.deleted,
         done.waiting,
         done.pruned,
@@ -229,6 +230,9 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
         done.unlinked,
         done.unfollowed,
         done.retired,
+        done.versions,
+        done.data,
+        done.log,
         done.blobs,
         done.blobs_waiting,
     );
@@ -237,6 +241,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
         "buried": done.buried, "unlinked": done.unlinked, "unfollowed": done.unfollowed,
         "retired": done.retired,
         "blobs": done.blobs, "blobs_waiting": done.blobs_waiting,
+        "versions": done.versions, "data": done.data, "log": done.log,
     });
     output.say(&text, &value)?;
     output.close(db).await
@@ -247,7 +252,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     after_help = "To change the key: write a new one as the last line of every client's file; then, when all \
 have it, move it to the front everywhere; then rekey. When that says that no other key is needed, take \
 the old line out. Any number of clients may be at work meanwhile. Exit code 4 when something does not \
-open, or waits in a queue.
+open, waits in a queue, or cannot be brought to its page.
 
 Example:
   s3db rekey s3://bucket/db --keys keys"
@@ -269,6 +274,9 @@ pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> 
     for example in &done.examples {
         text.push_str(&format!("does not open: {example}\n"));
     }
+    if let Some(error) = &done.unswept {
+        text.push_str(&format!("not all that waits came to its page: {}\n", with_causes(error)));
+    }
     text.push_str(&match (done.unopened, done.waiting) {
         (0, 0) => "no other key is needed".to_owned(),
         (unopened, waiting) => format!(
@@ -279,8 +287,9 @@ pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> 
     let value = json!({
         "sealed": done.sealed, "current": done.current, "unopened": done.unopened,
         "examples": done.examples, "waiting": done.waiting,
+        "unswept": done.unswept.as_ref().map(|error| with_causes(error)),
     });
     output.say(&text, &value)?;
     output.close(db).await?;
-    if done.unopened + done.waiting > 0 { Err(Failure::Problems) } else { Ok(()) }
+    if done.unopened + done.waiting > 0 || done.unswept.is_some() { Err(Failure::Problems) } else { Ok(()) }
 }

@@ -15,6 +15,7 @@
 //! collection whose records have versions is put aside: only the sequencer orders those (`sequence`).
 
 pub(crate) mod due; // what waits for a checkpoint
+pub(crate) mod fate; // of a record, for who only looks
 pub(crate) mod follow; // what changes of a leaf mean to its indexes
 pub(crate) mod owner; // who checkpoints what
 pub(crate) mod work; // what is due, and all there is, for who sweeps
