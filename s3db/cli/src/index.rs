@@ -196,7 +196,9 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
     };
     let mut found = txn.probe_range(&of, index, from, to).await?;
     let mut out = io::BufWriter::new(io::stdout());
-    for _ in 0..args.limit.unwrap_or(u64::MAX) {
+    let progress = Progress::beside_lines(output);
+    for done in 0..args.limit.unwrap_or(u64::MAX) {
+        progress.show(|| format!("{done} records"));
         let Some((search, record)) = found.next().await? else { break };
         let (key, payload) = (record.key.to_string(), record.payload.to_string());
         let search = search.to_string();
@@ -208,6 +210,7 @@ async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
             false => writeln!(out, "{search}\t{key}\t{payload}")?,
         }
     }
+    progress.end();
     out.flush()?;
     output.close(db).await
 }

@@ -14,6 +14,9 @@ use crate::output::Failure;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Print every record of a file. Ends with exit code 1 at the first that is damaged.
+    #[command(after_help = "Examples:
+  s3db log decode records.log
+  s3db log decode - --json < records.log")]
     Decode {
         /// The file, or - for standard input.
         file: PathBuf,

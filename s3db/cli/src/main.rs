@@ -69,15 +69,25 @@ enum Command {
     /// Drop a collection, with its indexes and all of its records
     Drop(records::Drop),
     /// Find records by what they say: create, build, list, find, check, drop
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  s3db index create file:///tmp/db users born json:born
+  s3db index find file:///tmp/db users born 1815"
+    )]
     Index(index::Command),
     /// What waits for a curator: list, show, approve, reject
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  s3db pending list file:///tmp/db prices
+  s3db pending approve file:///tmp/db prices 5d41..."
+    )]
     Pending(pending::Command),
     /// Print what AWS has to allow somebody, as an IAM policy
     Policy(policy::Args),
-    /// Bring what was committed to the pages, everywhere: the same as sweep
-    Checkpoint(upkeep::Sweep),
+    /// Bring what was committed to the pages, everywhere: as sweep does, once
+    Checkpoint(upkeep::Checkpoint),
     /// Bring what any client left in the log to the pages, once or again and again
     Sweep(upkeep::Sweep),
     /// Walk every tree and check every rule
@@ -91,10 +101,19 @@ enum Command {
     /// Say what transactions cost
     Cost(cost::Args),
     /// Measure the store and the protocols of the paper, in virtual time
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  s3db bench paper --quick
+  s3db bench embedded --quick"
+    )]
     Bench(bench::Command),
     /// Log records in files
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  s3db log decode records.log"
+    )]
     Log(log::Command),
 }
 
@@ -124,7 +143,8 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Index(command) => index::run(&command, output).await,
         Command::Policy(args) => policy::run(&args, output).await,
         Command::Pending(command) => pending::run(&command, output).await,
-        Command::Checkpoint(args) | Command::Sweep(args) => upkeep::sweep(&args, output).await,
+        Command::Checkpoint(args) => upkeep::sweep(&args.once(), output).await,
+        Command::Sweep(args) => upkeep::sweep(&args, output).await,
         Command::Verify(args) => upkeep::verify(&args, output).await,
         Command::Gc(args) => upkeep::gc(&args, output).await,
         Command::Rekey(args) => upkeep::rekey(&args, output).await,
@@ -132,5 +152,33 @@ async fn run(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Cost(args) => cost::cost(&args, output),
         Command::Bench(command) => bench::run(&command, output),
         Command::Log(log::Command::Decode { file }) => log::decode(&file, output.json),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Whoever asks for help is shown how it is typed, by every command.
+    #[test]
+    fn every_command_has_examples() {
+        fn look(command: &clap::Command, path: &str, seen: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{path}");
+            let lines = help.lines().filter(|line| line.starts_with("  "));
+            assert!(lines.clone().any(|line| line.contains(path)), "{path}: {help}");
+            seen.push(path.to_owned());
+            for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+                look(below, &format!("{path} {}", below.get_name()), seen);
+            }
+        }
+        let mut seen = Vec::new();
+        look(&Args::command(), "s3db", &mut seen);
+        for path in ["s3db log decode", "s3db checkpoint", "s3db pending show", "s3db bench"] {
+            assert!(seen.iter().any(|there| there == path), "{path}: {seen:?}");
+        }
+        Args::command().debug_assert();
     }
 }

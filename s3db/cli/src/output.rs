@@ -11,7 +11,7 @@ use std::{
 use s3db::{
     Address, Backend, Committed, Db, Eviction, Keyring, Options, SequencerState, StoreError,
     Transaction,
-    cloud::{CallKind, DiskSpace, Fault, Prices},
+    cloud::{CallKind, DiskSpace, Fault, Prices, Spending},
 };
 use serde_json::{Value, json};
 
@@ -279,6 +279,43 @@ impl Output {
     }
 }
 
+/// What a command may spend that works for all, and perhaps for ever.
+#[derive(clap::Args, Default)]
+pub(crate) struct Spend {
+    /// US dollars that its calls may cost per day, at today's prices or those of --prices: when they are
+    /// spent it ends, with exit code 1, and what it has done is done
+    #[arg(long = "spend", value_name = "DOLLARS", value_parser = dollars)]
+    dollars: Option<f64>,
+}
+
+impl Spend {
+    /// A database with that limit.
+    pub(crate) async fn open(
+        &self,
+        url: &str,
+        options: Options,
+        output: &Output,
+    ) -> Result<Db, Failure> {
+        let db = open_with(url, &options).await?;
+        let Some(dollars) = self.dollars else { return Ok(db) };
+        // Which log it has says what calls cost.
+        let backend = db.store().database().backend;
+        drop(db);
+        let spending = Spending {
+            prices: output.prices(backend),
+            // All that it does is for others: there is nothing to leave some for.
+            background_share: 1.0,
+            ..Spending::per_day(dollars, backend)
+        };
+        open_with(url, &Options { spending: Some(spending), ..options }).await
+    }
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let dollars = text.parse::<f64>().ok().filter(|dollars| dollars.is_finite() && *dollars > 0.0);
+    dollars.ok_or_else(|| "US dollars, as in 0.50".to_owned())
+}
+
 /// How new what is read has to be.
 #[derive(clap::Args)]
 pub(crate) struct Fresh {
@@ -427,6 +464,21 @@ impl Progress {
         Progress { shows, last: std::cell::Cell::new(None) }
     }
 
+    /// Of a command that prints what it finds: none where that comes to the same screen.
+    pub(crate) fn beside_lines(output: &Output) -> Progress {
+        let shows = !output.json && io::stderr().is_terminal() && !io::stdout().is_terminal();
+        Progress { shows, last: std::cell::Cell::new(None) }
+    }
+
+    /// Shows how many of `of` bytes are done, if it is known how many there are.
+    pub(crate) fn bytes(&self, done: u64, of: Option<u64>) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        self.show(|| match of {
+            Some(of) => format!("{:.1} of {:.1} MiB", mib(done), mib(of)),
+            None => format!("{:.1} MiB", mib(done)),
+        });
+    }
+
     /// Does `work`, and shows meanwhile which calls `db` makes for it.
     pub(crate) async fn during<T>(
         output: &Output,
@@ -457,9 +509,16 @@ impl Progress {
 
     /// Removes what was shown.
     pub(crate) fn end(&self) {
-        if self.shows && self.last.get().is_some() {
+        if self.shows && self.last.take().is_some() {
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+/// Also where something fails: what is said then has a line of its own.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

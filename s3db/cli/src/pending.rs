@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use s3db::{Change, Collection, Db, Key, Level, Proposal, ProposalId, StoreError};
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Output, collection, open, with_causes};
+use crate::output::{Failure, Output, Progress, collection, open, with_causes};
 
 /// Proposals that one list shows, if nothing else is asked for. Each costs a get.
 const SHOWN: usize = 100;
@@ -82,7 +82,9 @@ async fn list(args: &List, output: &Output) -> Result<(), Failure> {
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let store = db.store();
-    for id in store.proposals(&of, args.after, args.limit).await? {
+    let progress = Progress::beside_lines(output);
+    for (done, id) in store.proposals(&of, args.after, args.limit).await?.into_iter().enumerate() {
+        progress.show(|| format!("{done} proposals"));
         if args.names {
             output.say(&id.to_string(), &json!({"proposal": id.to_string()}))?;
             continue;
@@ -110,6 +112,7 @@ async fn list(args: &List, output: &Output) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         }
     }
+    progress.end();
     output.close(db).await
 }
 

@@ -13,7 +13,7 @@ use s3db::{
 };
 use serde_json::json;
 
-use crate::output::{Failure, Fresh, Output, client, collection, open};
+use crate::output::{Failure, Fresh, Output, Progress, client, collection, open};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -80,7 +80,9 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    for name in collections {
+    let progress = Progress::new(output);
+    for (done, name) in collections.iter().enumerate() {
+        progress.show(|| format!("{done} of {} collections", collections.len()));
         match (curated, isolation) {
             _ if has_writers => db.create_for_writers(name, writers).await?,
             (true, _) => db.create_curated(name).await?,
@@ -88,6 +90,7 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
             (false, None) => db.create_collection(name).await?,
         };
     }
+    progress.end();
     let database = db.store().database();
     let (backend, is_encrypted) = (database.backend.name(), database.is_encrypted);
     let encrypted = if is_encrypted { ", encrypted" } else { "" };
@@ -178,7 +181,7 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
         }
     }
     let value = match of.isolation {
-        None => written(&db, args, input).await?,
+        None => written(&db, args, input, output).await?,
         Some(_) => Value::Here(whole(args, input)?.as_bytes().to_vec().into()),
     };
     txn.put_value(&of, &key, value)?;
@@ -187,7 +190,14 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
 }
 
 /// Reads what is to be put, and puts it as it comes, without holding more than a part of it.
-async fn written(db: &Db, args: &Put, file: Option<File>) -> Result<Value, Failure> {
+async fn written(
+    db: &Db,
+    args: &Put,
+    file: Option<File>,
+    output: &Output,
+) -> Result<Value, Failure> {
+    let of = file.as_ref().and_then(|file| file.metadata().ok()).map(|file| file.len());
+    let of = of.filter(|bytes| *bytes > 0);
     let mut input: Box<dyn Read> = match (&args.payload, file) {
         (Some(payload), _) => Box::new(payload.as_bytes()),
         (None, Some(file)) => Box::new(file),
@@ -195,10 +205,19 @@ async fn written(db: &Db, args: &Put, file: Option<File>) -> Result<Value, Failu
     };
     let mut writing = db.write_blob().await?;
     let mut buffer = vec![0; 1 << 20];
+    let (progress, mut done) = (Progress::new(output), 0);
     loop {
         match input.read(&mut buffer) {
-            Ok(0) => return Ok(writing.finish().await?),
-            Ok(len) => writing.write(&buffer[..len]).await?,
+            Ok(0) => {
+                let value = writing.finish().await;
+                progress.end();
+                return Ok(value?);
+            }
+            Ok(len) => {
+                progress.bytes(done, of);
+                writing.write(&buffer[..len]).await?;
+                done += len as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(unreadable(args, &error)),
         }
@@ -257,9 +276,13 @@ pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
         output.say("", &json!({"key": key.to_string(), "payload": payload}))?;
     } else if let Some(content) = &mut found {
         let mut out = io::stdout().lock();
+        let (progress, of, mut done) = (Progress::beside_lines(output), content.bytes(), 0);
         while let Some(bytes) = content.next().await? {
+            progress.bytes(done, Some(of));
             out.write_all(&bytes)?;
+            done += bytes.len() as u64;
         }
+        progress.end();
         // A file gets the bytes as they are; a person gets a line.
         if out.is_terminal() {
             writeln!(out)?;
@@ -355,9 +378,10 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let to = to.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     let mut records = txn.range(&of, from, to);
     let mut out = io::BufWriter::new(io::stdout());
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        left -= 1;
+    let progress = Progress::beside_lines(output);
+    let most = args.limit.unwrap_or(u64::MAX);
+    for done in 0..most {
+        progress.show(|| format!("{done} records"));
         let (key, content) = if args.keys {
             (records.next_key().await?, None)
         } else {
@@ -384,6 +408,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
             }
         }
     }
+    progress.end();
     out.flush()?;
     output.close(db).await
 }

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 use s3db::{Collection, Db, KEY_BYTES_MAX, Key, Level, PAYLOAD_BYTES_MAX, Payload, Transaction};
 use serde_json::json;
 
-use crate::output::{Failure, Output, collection, open};
+use crate::output::{Failure, Output, Progress, collection, open};
 
 /// Bytes of a line, and of what stands around the longest payload in it: a byte is four where it is escaped.
 const LINE_BYTES_MAX: u64 = 4 * (PAYLOAD_BYTES_MAX + KEY_BYTES_MAX) as u64 + 4096;
@@ -70,9 +70,11 @@ impl Script<'_> {
         let db = self.db;
         let mut txn = db.begin_at(self.args.level);
         let mut input = io::stdin().lock();
+        let progress = Progress::beside_lines(self.output);
         for number in 1_u64.. {
             let at = |what: String| Failure::Told(format!("line {number}: {what}"));
             let Some(line) = next_line(&mut input).map_err(at)? else { break };
+            progress.show(|| format!("line {number}"));
             match line.trim() {
                 "" => {}
                 text if text.starts_with('#') => {}
@@ -89,6 +91,7 @@ impl Script<'_> {
                 }
             }
         }
+        progress.end();
         if txn.changes() > 0 { self.commit(&mut txn).await } else { Ok(()) }
     }
 

@@ -6,7 +6,7 @@ use s3db::{Backend, Checkpointed, Db, Options, StoreError};
 use serde_json::{Value, json};
 
 use crate::output::{
-    Failure, Failures, Output, Progress, open, open_without_disk, sequencer_text, sequencer_value, with_causes,
+    Failure, Failures, Output, Progress, Spend, open_without_disk, sequencer_text, sequencer_value, with_causes,
 };
 
 /// Rounds of a keeper that fail one after the other before it gives up. Each has tried for some seconds:
@@ -22,6 +22,7 @@ next one follows; after 100 in a row without an answer this ends.
 Examples:
   s3db sweep file:///tmp/db
   s3db sweep file:///tmp/db --every 60
+  s3db sweep s3://bucket/db --every 60 --spend 0.50
   s3db sweep s3://bucket/db --every 5 --own all"
 )]
 pub(crate) struct Sweep {
@@ -35,6 +36,23 @@ pub(crate) struct Sweep {
     /// 15 s at least; and every 5 minutes, the first time at once, all the rest too: what is nobody's part
     #[arg(long, value_name = "PARTS", requires = "every")]
     own: Option<String>,
+    #[command(flatten)]
+    spend: Spend,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  s3db checkpoint file:///tmp/db")]
+pub(crate) struct Checkpoint {
+    /// The database
+    url: String,
+}
+
+impl Checkpoint {
+    /// The same as a sweep.
+    pub(crate) fn once(self) -> Sweep {
+        Sweep { url: self.url, every: None, own: None, spend: Spend::default() }
+    }
 }
 
 /// The parts that `--own` names.
@@ -51,7 +69,7 @@ fn parts(text: &str, all: u32) -> Result<Vec<u32>, Failure> {
 }
 
 pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url, output).await?;
+    let db = args.spend.open(&args.url, output.options()?, output).await?;
     let database = db.store().database();
     let all = if database.backend == Backend::S3Log { 1 } else { database.shards };
     let own = args.own.as_ref().map(|own| parts(own, all)).transpose()?;
@@ -205,7 +223,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
 
 Examples:
   s3db gc file:///tmp/db
-  s3db gc file:///tmp/db --grace 600")]
+  s3db gc file:///tmp/db --grace 600 --spend 1")]
 pub(crate) struct Gc {
     /// The database
     url: String,
@@ -213,10 +231,12 @@ pub(crate) struct Gc {
     /// keeps a page, and any scan or read takes
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     grace: u64,
+    #[command(flatten)]
+    spend: Spend,
 }
 
 pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
-    let db = open(&args.url, output).await?;
+    let db = args.spend.open(&args.url, output.options()?, output).await?;
     let collect = db.store().collect_garbage(Duration::from_secs(args.grace));
     let done = Progress::during(output, &db, "collecting", collect).await?;
     let text = format!(

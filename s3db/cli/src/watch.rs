@@ -7,12 +7,12 @@ use std::{
 };
 
 use s3db::{
-    Address, Db, Look, Options, PAGES_COUNTED_MAX, PoolCounts, StoreError, Watcher,
+    Address, Db, Look, Options, PAGES_COUNTED_MAX, PoolCounts, Watcher,
     cloud::{CallKind, Prices, ledger::Charge},
 };
 use serde_json::{Value, json};
 
-use crate::output::{Failure, Output, open_with, sequencer_text, sequencer_value, with_causes};
+use crate::output::{Failure, Failures, Output, Spend, sequencer_text, sequencer_value};
 
 /// Parts of the log that a screen shows.
 const PARTS_MAX: usize = 20;
@@ -30,7 +30,8 @@ row this ends. With --json each look is one line.
 
 Examples:
   s3db watch file:///tmp/db
-  s3db watch file:///tmp/db --every 10 --count 6 --json"
+  s3db watch file:///tmp/db --every 10 --count 6 --json
+  s3db watch s3://bucket/db --every 60 --spend 0.10"
 )]
 pub(crate) struct Args {
     /// The database
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     /// Stop after so many looks
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    #[command(flatten)]
+    spend: Spend,
 }
 
 pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
@@ -48,7 +51,7 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
     let mut options: Options = output.options()?;
     // What waits is told by pages that are as new as the look before.
     options.settings.ttl = every / 2;
-    let db = open_with(&args.url, &options).await?;
+    let db = args.spend.open(&args.url, options, output).await?;
     let mut watcher = Watcher::new(db.store().clone());
     let began = Instant::now();
     let is_live = !output.json && io::stdout().is_terminal();

@@ -2,14 +2,28 @@
 
 use crate::{folder, run, s3db, scan};
 
+/// Commands of the README, as they stand there, in a folder of their own.
+fn run_lines(block: usize, url: &str) -> (usize, String) {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("```sh\n").nth(block).unwrap().split("```").next().unwrap();
+    let script = format!("set -e\n{}", block.replace("file:///tmp/db", url));
+    let folder = std::path::Path::new(env!("CARGO_BIN_EXE_s3db")).parent().unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    let mut shell = assert_cmd::Command::new("sh");
+    let done = shell.args(["-c", &script]).env("PATH", path).assert().success();
+    (block.lines().count(), String::from_utf8(done.get_output().stdout.clone()).unwrap())
+}
+
 #[test]
-fn five_lines() {
+fn the_five_lines_of_the_readme() {
     let (_folder, url) = folder();
-    run(&["init", &url, "users"]);
-    run(&["put", &url, "users", "ada", "1815"]);
-    run(&["put", &url, "users", "alan", "1912"]);
-    assert_eq!(run(&["get", &url, "users", "ada"]), "1815");
-    assert_eq!(run(&["scan", &url, "users"]), "ada\t1815\nalan\t1912\n");
+    let (lines, printed) = run_lines(1, &url);
+    assert_eq!(lines, 5);
+    let ada = "{\"born\": 1815}";
+    assert!(printed.contains(ada) && printed.ends_with("no problems\n"), "{printed}");
+    assert!(printed.contains("\"key\":\"ada\""), "{printed}");
+    let (_, found) = run_lines(2, &url);
+    assert!(found.contains("1815\tada\t"), "{found}");
 }
 
 #[test]
@@ -408,6 +422,54 @@ fn watching_goes_on_after_a_look_that_failed() {
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert!(errors.contains("damaged"), "{errors}");
+}
+
+/// Who keeps a database on a budget is told when it is spent, and calls nothing more.
+#[test]
+fn what_may_be_spent_is_spent_and_no_more() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    run(&["put", &url, "t", "k", "v"]);
+    for args in [
+        &["sweep", &url, "--every", "1", "--spend", "0.000001"][..],
+        &["watch", &url, "--every", "1", "--spend", "0.000001"],
+        &["gc", &url, "--spend", "0.000001"],
+    ] {
+        let ended = s3db().args(args).timeout(std::time::Duration::from_secs(20)).assert().code(1);
+        let error = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
+        assert!(error.contains("are spent"), "{args:?}: {error}");
+    }
+    // Where calls cost nothing it is never spent.
+    run(&["gc", &url, "--spend", "0.000001", "--prices", "get=0,put=0"]);
+    run(&["sweep", &url, "--spend", "0.01"]);
+    s3db().args(["gc", &url, "--spend", "0"]).assert().code(2);
+}
+
+/// Whoever waits at a terminal sees how far it is; whoever reads the output from a file has only that there.
+#[test]
+fn a_terminal_shows_how_far_it_is() {
+    let (folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at("film"), vec![7; 3 << 20]).unwrap();
+    let command = env!("CARGO_BIN_EXE_s3db");
+    let in_terminal = |line: String| {
+        let shown = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output();
+        let shown = shown.expect("script(1), of util-linux");
+        assert!(shown.status.success(), "{line}");
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    };
+    let put = in_terminal(format!("{command} put {url} t film --file {}", at("film")));
+    assert!(put.contains("of 3.0 MiB") && put.ends_with("\r\x1b[K"), "{put:?}");
+    let get = in_terminal(format!("{command} get {url} t film > {}", at("copy")));
+    assert!(get.contains("0.0 of 3.0 MiB"), "{get:?}");
+    assert_eq!(std::fs::read(at("copy")).unwrap(), vec![7; 3 << 20]);
+    let scan = in_terminal(format!("{command} scan {url} t --keys > {}", at("keys")));
+    assert!(scan.contains("0 records"), "{scan:?}");
+    // On one screen lines would mix; and machines want none of it.
+    assert!(!in_terminal(format!("{command} scan {url} t --keys")).contains("records"));
+    let json = in_terminal(format!("{command} put {url} t film --file {} --json", at("film")));
+    assert!(!json.contains("MiB"), "{json:?}");
 }
 
 /// Copies of pages on a disk: they are used, and nothing depends on them.
