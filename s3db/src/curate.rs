@@ -392,10 +392,10 @@ impl Store {
             let mut done = Checkpointed::default();
             self.apply_approved(of.root, shown.transaction.entries.clone(), &mut done).await?;
             self.let_go(&object).await?;
-            Ok(done)
+            Ok::<_, StoreError>(done)
         };
         let unapplied = |source| StoreError::Unapplied { id: shown.id.to_string(), source };
-        finished.await.map_err(|error: StoreError| unapplied(Box::new(error)))
+        finished.await.map_err(|error| unapplied(Box::new(error)))
     }
 
     fn check(&self, of: &Collection, shown: &Proposal) -> Result<(), StoreError> {

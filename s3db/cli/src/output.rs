@@ -301,12 +301,9 @@ impl Spend {
         // Which log it has says what calls cost.
         let backend = db.store().database().backend;
         drop(db);
-        let spending = Spending {
-            prices: output.prices(backend),
-            // All that it does is for others: there is nothing to leave some for.
-            background_share: 1.0,
-            ..Spending::per_day(dollars, backend)
-        };
+        // All that it does is for others: there is nothing to leave some for.
+        let whole = Spending::per_day(dollars, output.prices(backend));
+        let spending = Spending { background_share: 1.0, ..whole };
         open_with(url, &Options { spending: Some(spending), ..options }).await
     }
 }

@@ -101,7 +101,8 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
     output.say(
         &text,
         &json!({
-            "url": Address::shown(url), "created": is_new, "backend": backend, "encrypted": is_encrypted,
+            "url": Address::shown(url), "created": is_new, "backend": backend,
+            "encrypted": is_encrypted,
             "collections": collections, "curated": curated,
             "isolation": isolation.map(Isolation::name),
             "writers": writers.iter().map(|client| format!("{client:x}")).collect::<Vec<_>>(),

@@ -6,7 +6,8 @@ use s3db::{Backend, Checkpointed, Db, Options, StoreError};
 use serde_json::{Value, json};
 
 use crate::output::{
-    Failure, Failures, Output, Progress, Spend, open_without_disk, sequencer_text, sequencer_value, with_causes,
+    Failure, Failures, Output, Progress, Spend, open_without_disk, sequencer_text, sequencer_value,
+    with_causes,
 };
 
 /// Rounds of a keeper that fail one after the other before it gives up. Each has tried for some seconds:
@@ -311,5 +312,9 @@ pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> 
     });
     output.say(&text, &value)?;
     output.close(db).await?;
-    if done.unopened + done.waiting > 0 || done.unswept.is_some() { Err(Failure::Problems) } else { Ok(()) }
+    if done.unopened + done.waiting > 0 || done.unswept.is_some() {
+        Err(Failure::Problems)
+    } else {
+        Ok(())
+    }
 }

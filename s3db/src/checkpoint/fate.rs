@@ -6,7 +6,7 @@ use crate::{
     page::PageId,
     stamp::Stamp,
     store::Store,
-    tree::{Freshness, search::search},
+    tree::{Freshness, Nodes as _, search::search},
 };
 
 /// Where a record of the log is.

@@ -95,12 +95,14 @@ async fn blobs_in_a_bucket() {
 /// Errors name the object and what to do, and nothing secret.
 #[tokio::test]
 async fn what_cannot_be_reached_is_said() {
-    let url = "s3://no-such-bucket/db?endpoint=http://127.0.0.1:9";
+    let url = "s3://no-such-bucket/db?endpoint=http://user:SECRET@127.0.0.1:9&sqs=http://SECRET@h";
     let Address::Aws(place) = url.parse().unwrap() else { panic!("not AWS") };
     assert_eq!(place.bucket, "no-such-bucket");
     let fault = cloud(url).objects.get("database", None).await.unwrap_err();
     let text = fault.to_string();
     assert!(text.contains("s3://no-such-bucket/db/database"), "{text}");
+    assert!(!text.contains("SECRET") && text.len() < 1000, "{text}");
+    assert!(!format!("{:?}", url.parse::<Address>().unwrap()).contains("SECRET"));
     let place = Place { bucket: "Not_A_Bucket".into(), ..Place::default() };
     assert!(s3db::cloud::aws::connect(&place).is_err());
 }

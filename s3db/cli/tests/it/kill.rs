@@ -2,11 +2,15 @@
 //! whole, and what was not is there whole or not at all.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use s3db::INLINE_BYTES_MAX;
@@ -19,6 +23,16 @@ const AT_ONCE: u64 = 3;
 
 /// Records of each transaction: on different leaves, so that it can be torn.
 const PARTS: [&str; 4] = ["a", "g", "m", "t"];
+
+/// Records that all processes write again and again, and delete, in a collection beside the other one.
+const SHARED: u64 = 3;
+
+/// What transaction `n` of a process does to one of them, if anything.
+fn shared(name: &str, n: u64) -> Option<(String, Option<String>)> {
+    let turn = n.is_multiple_of(2).then_some(n / 2)?;
+    let payload = (turn % 4 != 3).then(|| format!("{name} {n}"));
+    Some((format!("k{}", turn % SHARED), payload))
+}
 
 /// A process that commits one transaction after the other, until it is killed. Returns how many it
 /// said to be committed.
@@ -40,6 +54,12 @@ fn write_until_killed(url: &str, name: &str, life: Duration, pad: usize) -> u64 
                 let mut script = String::new();
                 for part in PARTS {
                     script.push_str(&format!("put t {part}-{name}-{n} {n} {pad}\n"));
+                }
+                if let Some((key, payload)) = shared(name, n) {
+                    script.push_str(&match payload {
+                        Some(payload) => format!("put shared {key} {payload}\n"),
+                        None => format!("del shared {key}\n"),
+                    });
                 }
                 script.push_str("commit\n");
                 if input.write_all(script.as_bytes()).is_err() {
@@ -81,8 +101,15 @@ fn build_until_killed(url: &str, life: Duration) {
 }
 
 /// Kills processes at `url` until `kills` are dead, then compares what is there with what they said.
-/// `direct` leads to the same database by a line on which nothing goes wrong. Each record has `pad` bytes.
-fn chaos(url: &str, direct: &str, kills: u64, life: Duration, pad: usize) {
+/// Each record has `pad` bytes.
+fn chaos(url: &str, kills: u64, life: Duration, pad: usize) {
+    let said = kill_many(url, kills, life, pad);
+    compare(url, &said, pad);
+}
+
+/// Kills processes at `url` until `kills` are dead. Returns their names, and how many transactions each
+/// said to be committed.
+fn kill_many(url: &str, kills: u64, life: Duration, pad: usize) -> Vec<(String, u64)> {
     let mut said = Vec::new();
     let rounds = kills.div_ceil(AT_ONCE);
     for round in 0..rounds {
@@ -109,13 +136,21 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration, pad: usize) {
             let _ = crate::s3db().args(["sweep", url]).timeout(Duration::from_secs(60)).output();
         }
     }
+    said
+}
+
+/// Compares what is there with what processes said that were killed. `direct` leads to the database by a
+/// line on which nothing goes wrong.
+fn compare(direct: &str, said: &[(String, u64)], pad: usize) {
     quiesce(direct);
     let records = scan(direct, "t");
     let total: u64 = said.iter().map(|(_, count)| count).sum();
     println!("{direct}: {} killed, {total} transactions said to be committed", said.len());
     assert!(total > 0, "{direct}: nothing was committed before the kills");
     let mut whole = 0;
-    for (name, count) in &said {
+    let mut committed = Vec::new();
+    for (name, count) in said {
+        let before = whole;
         for n in 0.. {
             let there = PARTS.map(|part| records.contains_key(&format!("{part}-{name}-{n}")));
             let is_there = there == [true; 4];
@@ -131,8 +166,11 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration, pad: usize) {
                 break;
             }
         }
+        committed.push((&name[..], whole - before));
     }
     assert_eq!(records.len() as u64, whole * 4, "{direct}: nothing else is there");
+    let shared = scan(direct, "shared");
+    newest_stands(direct, &shared, &committed);
     let [of, name, by] = INDEX;
     run(&["index", "create", direct, of, name, by]);
     run(&["verify", direct]);
@@ -141,8 +179,30 @@ fn chaos(url: &str, direct: &str, kills: u64, life: Duration, pad: usize) {
     index_is_exact(direct, indexed);
     run(&["gc", direct, "--grace", "0"]);
     assert_eq!(scan(direct, "t"), records, "{direct}: garbage collection took something");
+    assert_eq!(scan(direct, "shared"), shared, "{direct}: garbage collection took something");
     run(&["verify", direct]);
     index_is_exact(direct, indexed);
+}
+
+/// Of what all processes wrote to one record, the newest stands: the last that one of them committed, of
+/// those that lived last. `committed` is how many transactions of each are there, which are its first ones.
+fn newest_stands(direct: &str, shared: &BTreeMap<String, String>, committed: &[(&str, u64)]) {
+    let mut keys = 0;
+    for key in (0..SHARED).map(|k| format!("k{k}")) {
+        let last = |(name, count): &(&str, u64)| {
+            let mut writes = (0..*count).rev().filter_map(|n| self::shared(name, n));
+            let (_, payload) = writes.find(|(there, _)| *there == key)?;
+            let round: u64 = name.split_once('.')?.0.parse().ok()?;
+            Some((round, payload))
+        };
+        let lasts: Vec<_> = committed.iter().filter_map(last).collect();
+        let Some(newest) = lasts.iter().map(|(round, _)| *round).max() else { continue };
+        let stands = (newest, shared.get(&key).cloned());
+        assert!(lasts.contains(&stands), "{direct}: {key} is {stands:?}, and not of {lasts:?}");
+        keys += 1;
+    }
+    assert!(keys > 0, "{direct}: nothing was written to what all share");
+    assert!(shared.len() as u64 <= SHARED, "{direct}: nothing else is there");
 }
 
 /// The index, which was made while processes died, says what the records say.
@@ -181,8 +241,8 @@ fn kills(of_50: u64) -> u64 {
 fn killed_processes_lose_nothing_and_tear_nothing() {
     for (backend, of_50) in [("s3-log", 18), ("sqs-standard", 6)] {
         let (_folder, url) = folder();
-        run(&["init", &url, "t", "--backend", backend, "--shards", "2"]);
-        chaos(&url, &url, kills(of_50), Duration::from_millis(600), 700);
+        run(&["init", &url, "t", "shared", "--backend", backend, "--shards", "2"]);
+        chaos(&url, kills(of_50), Duration::from_millis(600), 700);
     }
 }
 
@@ -191,29 +251,127 @@ fn killed_processes_lose_nothing_and_tear_nothing() {
 fn killed_processes_lose_no_blob() {
     for (backend, of_50) in [("s3-log", 9), ("sqs-standard", 6)] {
         let (_folder, url) = folder();
-        run(&["init", &url, "t", "--backend", backend, "--shards", "2"]);
-        chaos(&url, &url, kills(of_50), Duration::from_millis(900), INLINE_BYTES_MAX + 1000);
+        run(&["init", &url, "t", "shared", "--backend", backend, "--shards", "2"]);
+        chaos(&url, kills(of_50), Duration::from_millis(900), INLINE_BYTES_MAX + 1000);
     }
 }
 
-/// The same over S3 and SQS, on a line that loses requests and answers.
+/// The same over S3 and SQS, on a line that loses requests and answers: at least fifty, where CI asks for all.
 #[test]
 fn killed_processes_on_a_bad_line() {
     let Some(s3) = variable("TEST_S3_ENDPOINT", "kills over S3") else { return };
     let sqs = variable("TEST_SQS_ENDPOINT", "kills over SQS");
-    for (backend, of_50) in [("s3-log", 18), ("sqs-standard", 8)] {
-        let Some(sqs) = sqs.as_ref().or((backend == "s3-log").then_some(&s3)) else { continue };
-        let name = format!("s3db-kill-{backend}-{}", std::process::id());
-        make_bucket(&s3, &name);
-        let (bad_s3, bad_sqs) = (Proxy::to(&s3, 7), Proxy::to(sqs, 8));
-        let direct = format!("s3://{name}/db?endpoint={s3}&sqs={sqs}");
-        let url = format!("s3://{name}/db?endpoint={}&sqs={}", bad_s3.base, bad_sqs.base);
-        run(&["init", &direct, "t", "--backend", backend, "--shards", "2"]);
-        chaos(&url, &direct, kills(of_50), Duration::from_millis(1500), 700);
-        let hits = bad_s3.hits() + bad_sqs.hits();
-        println!("{backend}: {hits} times something went wrong on the line");
-        assert!(hits > 0, "{backend}: nothing went wrong");
+    // They die one log after the other, and what they leave comes back with its lease at the same time.
+    let (dying, killed) = (Mutex::new(()), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for (backend, of_50) in [("sqs-fifo", 9), ("sqs-standard", 15), ("s3-log", 26)] {
+            let Some(sqs) = sqs.as_ref().or((backend == "s3-log").then_some(&s3)) else { continue };
+            let (s3, dying, killed) = (&s3, &dying, &killed);
+            scope.spawn(move || {
+                let name = format!("s3db-kill-{backend}-{}", std::process::id());
+                make_bucket(s3, &name);
+                let (bad_s3, bad_sqs) = (Proxy::to(s3, 7), Proxy::to(sqs, 8));
+                let direct = format!("s3://{name}/db?endpoint={s3}&sqs={sqs}");
+                let url = format!("s3://{name}/db?endpoint={}&sqs={}", bad_s3.base, bad_sqs.base);
+                run(&["init", &direct, "t", "shared", "--backend", backend, "--shards", "2"]);
+                let said = {
+                    let _one = dying.lock().unwrap_or_else(PoisonError::into_inner);
+                    kill_many(&url, kills(of_50), Duration::from_millis(1200), 700)
+                };
+                let hits = bad_s3.hits() + bad_sqs.hits();
+                println!("{backend}: {hits} times something went wrong on the line");
+                assert!(hits > 0, "{backend}: nothing went wrong");
+                killed.fetch_add(said.len() as u64, Ordering::Relaxed);
+                compare(&direct, &said, 700);
+            });
+        }
+    });
+    let killed = killed.into_inner();
+    assert!(sqs.is_none() || killed >= kills(50), "{killed} were killed");
+}
+
+/// Processes that count, and are killed: a serializable counter has what they said that they counted, and of
+/// each that died one more at most. On that line, where it is there.
+#[test]
+fn killed_processes_count_right() {
+    let (_folder, url) = folder();
+    count_until_killed(&url, &url);
+    let Some(s3) = variable("TEST_S3_ENDPOINT", "kills over S3") else { return };
+    let name = format!("s3db-kill-count-{}", std::process::id());
+    make_bucket(&s3, &name);
+    let bad = Proxy::to(&s3, 9);
+    count_until_killed(
+        &format!("s3://{name}/db?endpoint={}", bad.base),
+        &format!("s3://{name}/db?endpoint={s3}"),
+    );
+}
+
+fn count_until_killed(url: &str, direct: &str) {
+    run(&["init", direct, "counts", "--isolation", "serializable"]);
+    run(&["put", direct, "counts", "n", "0"]);
+    let (mut said, mut unclear) = (0, 0);
+    for round in 0..2 {
+        let counted: Vec<(u64, u64)> = std::thread::scope(|scope| {
+            let count = |n| {
+                let life = Duration::from_millis(400 + 300 * (n + round));
+                scope.spawn(move || count_for(url, life))
+            };
+            let lives: Vec<_> = (0..AT_ONCE).map(count).collect();
+            lives.into_iter().map(|life| life.join().unwrap()).collect()
+        });
+        said += counted.iter().map(|(said, _)| said).sum::<u64>();
+        unclear += counted.iter().map(|(_, unclear)| unclear).sum::<u64>();
     }
+    run(&["sweep", direct]);
+    let is: u64 = run(&["get", direct, "counts", "n"]).parse().unwrap();
+    println!("{direct}: counted to {is}: {said} were said, {unclear} died in the middle");
+    assert!((said..=said + unclear).contains(&is), "{direct}: {is}, of {said} and {unclear}");
+    assert!(said > 0, "{direct}: nobody counted");
+    run(&["verify", direct]);
+}
+
+/// Counts, by one process after the other, since one that is in another one's way ends; the last one is
+/// killed. Returns how often it was said to be counted, and how many of them ended without saying whether.
+fn count_for(url: &str, life: Duration) -> (u64, u64) {
+    let end = Instant::now() + life;
+    let (mut said, mut unclear) = (0, 0);
+    while Instant::now() < end {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_s3db"))
+            .args(["txn", url, "--level", "serializable"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        said += std::thread::scope(|scope| {
+            let counting = scope.spawn(|| {
+                let one = || {
+                    input.write_all(b"get counts n\n").ok()?;
+                    let there = lines.next()?.ok()?;
+                    let n: u64 = there.strip_prefix("n\t")?.parse().ok()?;
+                    input.write_all(format!("put counts n {}\ncommit\n", n + 1).as_bytes()).ok()?;
+                    let line = lines.next()?.ok()?;
+                    (line == "committed 1 records").then_some(())
+                };
+                std::iter::from_fn(one).count() as u64
+            });
+            while !counting.is_finished() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !counting.is_finished() {
+                // SIGKILL.
+                child.kill().unwrap();
+            }
+            counting.join().unwrap()
+        });
+        drop(input);
+        // Another one was in its way: that is known.
+        let is_aborted = child.wait().unwrap().code() == Some(5);
+        unclear += u64::from(!is_aborted);
+    }
+    (said, unclear)
 }
 
 fn make_bucket(endpoint: &str, name: &str) {

@@ -454,7 +454,8 @@ fn a_terminal_shows_how_far_it_is() {
     std::fs::write(at("film"), vec![7; 3 << 20]).unwrap();
     let command = env!("CARGO_BIN_EXE_s3db");
     let in_terminal = |line: String| {
-        let shown = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output();
+        let shown =
+            std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output();
         let shown = shown.expect("script(1), of util-linux");
         assert!(shown.status.success(), "{line}");
         String::from_utf8_lossy(&shown.stdout).into_owned()

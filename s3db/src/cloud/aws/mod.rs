@@ -229,7 +229,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
 
 /// An error, and what it was caused by.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
 /// One line, and not too long.
@@ -244,10 +244,10 @@ fn brief(text: &str) -> String {
 /// another one will not be.
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
     let found = chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    let comes_back = |error: &CredentialsError| {
-        !matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_))
-    };
-    found.is_some_and(comes_back)
+    found.is_some_and(|error| match error {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => false,
+        _ => true,
+    })
 }
 
 fn timed_out(what: &str, after: Duration) -> Fault {
