@@ -3,7 +3,7 @@
 use crate::{
     cloud::Fault,
     frame::FrameError,
-    names::{PAGES, SEQUENCER},
+    names::{LOG, PAGES, SEQUENCER, SPILLED},
     page_id::PageId,
     record::BoundError,
 };
@@ -255,13 +255,17 @@ fn namer(object: &str) -> &'static str {
 
 /// What can be done about a damaged object.
 fn way_out(object: &str) -> &'static str {
-    match object.starts_with("log/") {
+    match object {
+        // No message waits for it after a sweep.
+        _ if object.starts_with(SPILLED) => {
+            "restore it from a copy before a sweep; after one its bytes are in quarantine/, and it can be deleted"
+        }
         // It may have been the newest of its stream: the number is free without it.
-        true => {
+        _ if object.starts_with(LOG) => {
             "restore it from a copy, or, if no earlier life of its client runs any more, delete it \
              after a sweep: its bytes are in quarantine/ then"
         }
-        false => "restore it from a copy, or from an older version",
+        _ => "restore it from a copy, or from an older version",
     }
 }
 

@@ -17,6 +17,8 @@ pub enum FailPoint {
     Stamped,
     /// 1.10: the blobs of a transaction are put, which is not committed.
     PartsPut,
+    /// 1.3: the object of a transaction that is too large for a message is put, no message names it.
+    LargePut,
     /// 1.3: the transaction is committed. Nobody was told.
     Appended,
     /// 1.4: the records are in their shards, the messages of the whole transactions are there, too.
@@ -81,11 +83,12 @@ pub enum FailPoint {
 
 impl FailPoint {
     /// All of them.
-    pub const ALL: [FailPoint; 34] = [
+    pub const ALL: [FailPoint; 35] = [
         FailPoint::Claimed,
         FailPoint::Fencing,
         FailPoint::Stamped,
         FailPoint::PartsPut,
+        FailPoint::LargePut,
         FailPoint::Appended,
         FailPoint::Forwarded,
         FailPoint::Drained,
@@ -125,6 +128,7 @@ impl FailPoint {
             FailPoint::Fencing => "fencing",
             FailPoint::Stamped => "stamped",
             FailPoint::PartsPut => "parts-put",
+            FailPoint::LargePut => "large-put",
             FailPoint::Appended => "appended",
             FailPoint::Forwarded => "forwarded",
             FailPoint::Drained => "drained",

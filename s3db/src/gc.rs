@@ -20,6 +20,10 @@
 //! Whoever reads an old blob when its record is written again has its time: what is found to be named by
 //! nobody is marked, by an object beside it whose name has the date, and goes `grace` after that.
 //!
+//! Transactions that lie in objects, too large for a message, are deleted by who sends them on. What is left of
+//! commits that were given up, and of deletes that failed, goes when it is as old as an unnamed blob: no message
+//! that waits can name it, and no client that may still commit.
+//!
 //! Two things must not happen. A page must not go while a cached copy of another still leads to it:
 //! so a candidate's last put is older than any cache and any scan (`grace`), and a reader that meets
 //! a hole reads the newest parent. And a page must not go that a stalled client is about to link:
@@ -36,12 +40,14 @@ use futures::{StreamExt as _, stream};
 
 use crate::{
     blob::{self, Line},
-    blob_id, client,
+    blob_id,
+    catalog::Backend,
+    client,
     cloud::{Delete, ETag, PutIf},
     error::StoreError,
     fail_point::{FailPoint, reached},
     inspect::Inspected,
-    names::{BLOBS, PAGES, QUARANTINE},
+    names::{BLOBS, PAGES, QUARANTINE, SPILLED, parse_spilled},
     page::{Entries, Page, PageId},
     sequence,
     settings::{Rule, Settings},
@@ -82,6 +88,9 @@ pub struct Collected {
     pub log: u64,
     /// Versions of records that no snapshot sees any more, which were dropped.
     pub versions: u64,
+    /// Objects of transactions that were too large for a message, which no message can name any more, that were
+    /// deleted.
+    pub spilled: u64,
     /// Objects with what transactions write, which no commit names any more, that were deleted.
     pub data: u64,
 }
@@ -115,6 +124,13 @@ impl Store {
             outcome = outcome.and(collect(self, grace, horizon_us, &mut done).await);
         }
         outcome = outcome.and(tidied);
+        if horizon_us > 0 && self.database().backend != Backend::S3Log {
+            let before_us = horizon_us.saturating_sub(self.settings.commit_age_us());
+            match collect_spilled(self, before_us).await {
+                Ok(count) => done.spilled += count,
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
         for client in self.clients().await? {
             let is_over = client::retire(&self.cloud, &self.settings, client, horizon_us).await?;
             done.retired += u64::from(is_over);
@@ -539,6 +555,28 @@ async fn collect(
     Ok(())
 }
 
+/// Deletes spilled transactions whose stamps are from before this. Nobody puts one again.
+async fn collect_spilled(store: &Store, before_us: u64) -> Result<u64, StoreError> {
+    let (mut gone, mut after) = (0, None::<String>);
+    loop {
+        let part = store.list_after(SPILLED, after.as_deref()).await?;
+        let is_old = |name: &&String| parse_spilled(name).is_some_and(|it| it.clock < before_us);
+        let old: Vec<String> = part.names.iter().filter(is_old).cloned().collect();
+        // What fails goes the next time.
+        let each = stream::iter(old).map(|name| async move {
+            store.cloud.objects.delete(&name, None).await == Delete::Gone
+        });
+        let mut each = each.buffer_unordered(OBJECTS_AT_ONCE);
+        while let Some(is_gone) = each.next().await {
+            gone += u64::from(is_gone);
+        }
+        after = part.names.into_iter().next_back();
+        if !part.more || after.is_none() {
+            return Ok(gone);
+        }
+    }
+}
+
 /// Blobs begun before this, microseconds since 1970, can be named by leaves alone.
 fn oldest_us(settings: &Settings, horizon_us: u64) -> u64 {
     let (rules, age_us) = (settings.rules, settings.tombstone_age.as_micros() as u64);
@@ -705,6 +743,35 @@ mod tests {
         page::Follower,
         tree::scan::Leaves,
     };
+
+    /// Commits that were given up between the put and the send left objects for ever.
+    #[tokio::test]
+    async fn large_transactions_that_nobody_names_go_when_they_are_old() {
+        for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+            let cloud = embedded::memory(Arc::new(Memory::new()));
+            let tombstone_age = Duration::from_secs(100);
+            let settings = Settings { tombstone_age, ..Settings::default() };
+            Store::create(&cloud, &settings, backend, 1).await.unwrap();
+            let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+            let store = Store::open(cloud.clone(), settings, &pool).await.unwrap();
+            let before = |s: u64| {
+                let clock = cloud.clock.wall_us() - s * 1_000_000;
+                crate::names::SpilledName { client: 1, epoch: 1, number: s, clock }.to_string()
+            };
+            // A message may name it until a tombstone would go, and be sent half as long after it was put.
+            let (old, young) = (before(200), before(120));
+            let foreign = format!("{SPILLED}7/2/5");
+            for name in [&old, &young, &foreign] {
+                cloud.objects.put(name, Bytes::new(), PutIf::Absent).await;
+            }
+            assert_eq!(store.collect_garbage(Duration::ZERO).await.unwrap().spilled, 1);
+            let mut left = store.list(SPILLED).await.unwrap();
+            left.sort();
+            let mut expected = [young, foreign];
+            expected.sort();
+            assert_eq!(left, expected);
+        }
+    }
 
     /// The leaves of a tree that own keys, from left to right.
     async fn leaves(store: &Store, root: PageId) -> Vec<Page> {

@@ -30,6 +30,45 @@ pub const BLOBS: &str = "blob/";
 pub(crate) const LOG: &str = "log/";
 /// What the names start with of objects that hold transactions too large for a message.
 pub(crate) const SPILLED: &str = "spill/";
+/// Bytes of one part of the name of a spilled transaction: two numbers and what is between them.
+const SPILLED_PART_MAX: usize = 40;
+
+/// Whether this can be the name of a spilled transaction. A message that names anything else is nobody's:
+/// what it names would be sent on, and deleted.
+pub(crate) fn is_spilled(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    let is_part =
+        |part: &str| (1..=SPILLED_PART_MAX).contains(&part.len()) && part.bytes().all(is_digit);
+    let parts = name.strip_prefix(SPILLED).map(|rest| rest.split('/'));
+    parts.is_some_and(|mut parts| parts.clone().count() == 3 && parts.all(is_part))
+}
+
+/// What the name of a spilled transaction says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpilledName {
+    pub(crate) client: u64,
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+    /// Of its first stamp.
+    pub(crate) clock: u64,
+}
+
+impl std::fmt::Display for SpilledName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let SpilledName { client, epoch, number, clock } = self;
+        write!(f, "{SPILLED}{client:016x}/{epoch:016x}/{number:016x}-{clock:016x}")
+    }
+}
+
+/// What such a name says; `None` if nobody wrote it so.
+pub(crate) fn parse_spilled(name: &str) -> Option<SpilledName> {
+    let mut parts = name.strip_prefix(SPILLED)?.split(['/', '-']);
+    let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+    let (client, epoch) = (number()?, number()?);
+    let found = SpilledName { client, epoch, number: number()?, clock: number()? };
+    (found.to_string() == name).then_some(found)
+}
+
 /// What the names start with of the order of isolated commits, and of what they wrote.
 pub(crate) const SEQUENCER: &str = "sequencer/";
 /// What the names start with of changes that wait for a curator.
@@ -80,5 +119,21 @@ pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
             "acknowledge" | "depth" => "keep",
             _ => "of the owner",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_spilled_transactions_are_read_as_they_are_written() {
+        let name = SpilledName { client: 0xabc, epoch: u64::MAX, number: 0, clock: 7 };
+        assert_eq!(parse_spilled(&name.to_string()), Some(name));
+        assert!(is_spilled(&name.to_string()));
+        let other = name.to_string().to_uppercase().replace("SPILL", "spill");
+        for other in [&other[..], "spill/7/2/5", "spill/7/2/5-1", "page/1/2/3-4", ""] {
+            assert_eq!(parse_spilled(other), None, "{other}");
+        }
     }
 }

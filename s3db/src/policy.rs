@@ -292,7 +292,13 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
                 allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
             }
             if uses_log && has_queues {
-                let actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:CreateQueue"];
+                // It looks how long a queue that others made keeps what is committed.
+                let actions = [
+                    "sqs:SendMessage",
+                    "sqs:GetQueueUrl",
+                    "sqs:GetQueueAttributes",
+                    "sqs:CreateQueue",
+                ];
                 allowed.queues("Commit", &actions);
                 allowed.new_objects("SendWhatIsLarge", &[own(SPILLED)]);
             } else if uses_log {

@@ -57,6 +57,10 @@ pub struct Settings {
     /// Bytes of the longest payload that lies in its page; longer ones become blobs. Default, and
     /// most: [`INLINE_BYTES_MAX`](crate::INLINE_BYTES_MAX).
     pub inline_bytes_max: usize,
+    /// Bytes of the largest transaction that goes whole into one message of a queue; a larger one lies in an
+    /// object, which its message names. Default, and most: what a message takes
+    /// ([`MESSAGE_BYTES_MAX`](crate::cloud::queue::MESSAGE_BYTES_MAX), less what sealing needs).
+    pub message_bytes_max: usize,
     /// Bytes of each part of a blob but the last, each an object: 1 to
     /// [`PART_BYTES_MAX`](crate::PART_BYTES_MAX). Default: 8 MiB.
     pub part_bytes: usize,
@@ -97,6 +101,7 @@ impl Default for Settings {
             own_bytes_max: 64 << 20,
             look_bytes_max: 16 << 20,
             inline_bytes_max: crate::record::INLINE_BYTES_MAX,
+            message_bytes_max: crate::cloud::queue::MESSAGE_BYTES_MAX,
             part_bytes: 8 << 20,
             window_commits_max: 256,
             snapshot_age: Duration::from_secs(600),

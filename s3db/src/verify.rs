@@ -6,12 +6,15 @@
 //!   pages       each one is in a tree, or an orphan that garbage collection will take
 //!   blobs       each part of each blob that a record names is there, and is what was written
 //!   log         each object decodes; its records are on their pages, or wait, and their blobs are there
+//!   beside      transactions in objects, approvals, proposals, clients and claims are what their names say
 //!   sequencer   it is there if a collection needs it, with all that waits in it, and no leaf has commits
 //!               that it does not know
 //! ```
 //!
 //! Others may work meanwhile: a page is checked as it is when it is read, and what changed between
 //! two reads is read again before it counts as a problem.
+
+mod beside; // what lies beside the trees and the log
 
 use std::collections::HashSet;
 
@@ -61,7 +64,7 @@ pub struct Verified {
     /// Blobs that no record names: of transactions that are not committed, or not on their pages yet,
     /// and of records that were written again. Garbage collection takes them when they are old.
     pub blob_orphans: u64,
-    /// Records of the log and of the sequencer that are not on their pages yet.
+    /// Records of the log, of approvals and of the sequencer that are not on their pages yet.
     pub waiting: u64,
     /// The sequencer; `None` if no collection needs one.
     pub sequencer: Option<SequencerState>,
@@ -142,6 +145,7 @@ impl Store {
         found.blob_orphans = blobs.difference(&named).count() as u64;
         found.quarantined = self.list(QUARANTINE).await?.len() as u64;
         self.verify_log(&mut found).await?;
+        self.verify_beside(&mut found).await?;
         self.verify_sequencer(ahead, &mut found).await?;
         Ok(found)
     }

@@ -156,7 +156,8 @@ fn told(head: String, own: Option<Vec<u32>>, done: Checkpointed) -> (String, Val
 #[derive(clap::Args)]
 #[command(
     after_help = "Changes nothing. Exit code 4 when something is wrong. The sequencer is there where a \
-collection was created for isolation (init --isolation): that it is lost, damaged, or an old copy is a problem.
+collection was created for isolation (init --isolation): that it is lost, damaged, or an old copy is a problem. \
+Transactions that lie in objects, approvals and proposals, clients and claims of owners are read, too.
 
 Example:
   s3db verify file:///tmp/db --json"
@@ -261,7 +262,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
         "deleted": done.deleted, "waiting": done.waiting, "pruned": done.pruned,
         "buried": done.buried, "unlinked": done.unlinked, "unfollowed": done.unfollowed,
         "retired": done.retired,
-        "blobs": done.blobs, "blobs_waiting": done.blobs_waiting,
+        "blobs": done.blobs, "blobs_waiting": done.blobs_waiting, "spilled": done.spilled,
         "versions": done.versions, "data": done.data, "log": done.log,
     });
     output.say(&text, &value)?;

@@ -139,13 +139,18 @@ pub(crate) async fn checkpoint_together(
         }
     }
     let ends = drained.into_iter().zip(outcomes).map(async |(batch, outcome)| {
-        let tickets = batch.map(|batch| batch.tickets).unwrap_or_default();
+        let (tickets, failed) =
+            batch.map(|batch| (batch.tickets, batch.failed)).unwrap_or_default();
         match &outcome {
             Ok(_) => store.log.ack(tickets).await?,
             Err(error) if !error.is_passing() => store.log.pass_over(&tickets),
             Err(_) => {}
         }
-        outcome
+        // What could not be read was in nobody's way.
+        match failed {
+            Some(error) if outcome.is_ok() => Err(error),
+            _ => outcome,
+        }
     });
     join_all(ends).await
 }

@@ -28,7 +28,7 @@ const LOOK_STREAMS_MAX: usize = 32;
 /// Turns in which less comes in than was asked for, after which it is what others hold or send.
 const TRICKLES_MAX: u32 = 10;
 
-/// Failures within one round of work after which it is the services that fail.
+/// Failures that pass, within one round of work, after which it is the services that fail.
 const FAILURES_MAX: u32 = 16;
 
 /// Work on many things, of which one that fails is not in the way of the others.
@@ -39,9 +39,10 @@ struct Round {
 }
 
 impl Round {
-    /// Remembers a failure. Whether it is time to stop.
+    /// Remembers a failure. Whether it is time to stop: what is damaged, or needs a key or a right that is
+    /// missing, may be in many places, each of which is in nobody's way.
     fn fails(&mut self, error: StoreError) -> bool {
-        self.failures += 1;
+        self.failures += u32::from(error.is_passing());
         self.first.get_or_insert(error);
         self.failures >= FAILURES_MAX
     }
@@ -308,7 +309,10 @@ impl Store {
         if let [Scope::Client(client)] = scopes {
             let most = self.settings.records_per_checkpoint_max;
             let forwarded = self.log.forward(*client, most).await;
-            return vec![forwarded.map(|(forwarded, left)| (forwarded as u64, left))];
+            return vec![forwarded.map(|forwarded| {
+                done.poison += forwarded.poison;
+                (forwarded.taken, forwarded.left)
+            })];
         }
         checkpoint_together(self, scopes, done).await
     }

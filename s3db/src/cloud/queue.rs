@@ -41,8 +41,11 @@ impl fmt::Debug for Receipt {
 /// A message as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The bytes that were sent.
+    /// The bytes that were sent; or, if it is `closed`, what they were sealed to.
     pub body: Bytes,
+    /// Why nobody here can read it, where messages are sealed: it needs a key that was not given. Whoever
+    /// has that key can, so it is nobody else's to delete.
+    pub closed: Option<Fault>,
     /// Deletes it, for as long as its visibility timeout has not run out.
     pub receipt: Receipt,
     /// How often it has been received, this time included.
@@ -93,7 +96,8 @@ pub struct QueueSettings {
 /// - **Cost.** One request per call and started 64 KiB; an empty receive costs as much.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Makes sure that `queue` exists. Its settings are those of the first who created it.
+    /// Makes sure that `queue` exists. Its settings are those of the first who created it, but for its
+    /// retention where the service can tell it: that is made as long as it is asked for here, if it is shorter.
     ///
     /// # Errors
     /// Any [`Fault`].

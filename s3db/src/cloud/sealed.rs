@@ -325,8 +325,8 @@ impl Sealed<dyn Objects> {
 /// The same services, where all that is put and sent is sealed for the database of this id, and what is
 /// got and received is opened; all but the object `database`, which says that it is so.
 ///
-/// A get or a receive of what is sealed with a key that is not among `keys` is
-/// [`Fault::Denied`]. Bytes that are forged or damaged come as bytes that no decoder takes, and that
+/// A get of what is sealed with a key that is not among `keys` is [`Fault::Denied`]; a message that is
+/// says so itself ([`Message::closed`]), since others come with it. Bytes that are forged or damaged come as bytes that no decoder takes, and that
 /// [`FrameError::Unopened`] tells apart: so they are found as damage is found, and set aside as it is.
 pub fn seal(cloud: Cloud, keys: &Keyring, database: u128) -> Cloud {
     Sealed::beneath(cloud, keys, database).0
@@ -389,11 +389,13 @@ impl Queue for Sealed<dyn Queue> {
         wait: Duration,
     ) -> Result<Vec<Message>, Fault> {
         let messages = self.inner.receive(queue, max, visibility, wait).await?;
-        let opened = messages.into_iter().map(|message| {
-            let body = self.sealer.open_or_mark(Of::Queue(queue), &message.body)?;
-            Ok(Message { body, ..message })
-        });
-        opened.collect()
+        // One whose key is missing is in nobody's way: the service hid all of them already.
+        let open =
+            |message: Message| match self.sealer.open_or_mark(Of::Queue(queue), &message.body) {
+                Ok(body) => Message { body, ..message },
+                Err(fault) => Message { closed: Some(fault), ..message },
+            };
+        Ok(messages.into_iter().map(open).collect())
     }
 
     async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {

@@ -144,7 +144,7 @@ impl Bench {
     async fn take_all(&self, log: &dyn Log) -> Given {
         let mut given = Given::new();
         for _ in 0..ROUNDS_MAX {
-            let (forwarded, _) = log.forward(self.client, MOST).await.unwrap();
+            let forwarded = log.forward(self.client, MOST).await.unwrap().taken;
             let batches = self.drain_all(log, MOST).await;
             let mut is_over = forwarded == 0;
             for batch in batches {

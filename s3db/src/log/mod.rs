@@ -142,6 +142,8 @@ pub(crate) struct Batch {
     pub(crate) through: Option<(Stream, u64)>,
     /// Messages and objects to let go of, when everything above is safe.
     pub(crate) tickets: Vec<Ticket>,
+    /// The first of what could not be read here and stays where it is: to be told when the rest is done.
+    pub(crate) failed: Option<StoreError>,
     /// What it leaves behind.
     pub(crate) left: Left,
 }
@@ -158,6 +160,17 @@ pub(crate) enum Left {
     Backlog,
     /// There may be more of what an ordered queue gives out only when this batch is acknowledged.
     Held,
+}
+
+/// What became of whole transactions that were to be sent on.
+#[derive(Debug, Default)]
+pub(crate) struct Forwarded {
+    /// Messages that were let go of.
+    pub(crate) taken: u64,
+    /// Of these, those that lie in quarantine now.
+    pub(crate) poison: u64,
+    /// What it leaves behind.
+    pub(crate) left: Left,
 }
 
 /// Bytes that are no transaction.
@@ -237,8 +250,11 @@ pub(crate) trait Log: Send + Sync {
     /// forwarding everything. `clients` are all that ever were.
     fn forwards(&self, clients: &[u64]) -> Vec<u64>;
 
-    /// Sends about `most` whole transactions on to where checkpoints look for them. Returns how many.
-    async fn forward(&self, client: u64, most: usize) -> Result<(usize, Left), StoreError>;
+    /// Sends about `most` whole transactions on to where checkpoints look for them.
+    ///
+    /// # Errors
+    /// The first one. What failed with one transaction stays, and the others were sent on.
+    async fn forward(&self, client: u64, most: usize) -> Result<Forwarded, StoreError>;
 
     /// Gives out about `most` changes, or what is there.
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError>;

@@ -54,8 +54,8 @@ use crate::{
     fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
     log::{
-        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
-        transaction::Body,
+        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, Poison, Scope, Ticket,
+        Transaction, transaction::Body,
     },
     names::{DATABASE, LOG},
     page::{PageId, Stream},
@@ -771,9 +771,9 @@ impl Log for ObjectLog {
         Vec::new()
     }
 
-    async fn forward(&self, _client: u64, _most: usize) -> Result<(usize, Left), StoreError> {
+    async fn forward(&self, _client: u64, _most: usize) -> Result<Forwarded, StoreError> {
         // Checkpoints look into the streams themselves.
-        Ok((0, Left::Nothing))
+        Ok(Forwarded::default())
     }
 
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {

@@ -17,10 +17,11 @@
 //! Neither variant can refuse what a zombie sends. What it sends is whole, though, and has stamps
 //! of its time.
 
+mod forward; // whole transactions, sent on to shards
 mod look; // what is in the queues, for a fresh read
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -30,16 +31,16 @@ use bytes::Bytes;
 
 use crate::{
     cloud::{
-        Cloud, Delete, Fault, Get, Message, Put, PutIf, QueueSettings, Sent, ToSend,
+        Cloud, Fault, Message, Put, PutIf, QueueSettings, Sent, ToSend,
         queue::{BATCH_MAX, MESSAGE_BYTES_MAX},
     },
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{
-        Append, Appender, Batch, Entry, Left, Log, Pending, Poison, Scope, Ticket, Transaction,
-        transaction::Body,
+        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, Poison, Scope, Ticket,
+        Transaction, fingerprint, transaction::Body,
     },
-    names::{QUARANTINE, SPILLED},
+    names::{QUARANTINE, SpilledName},
     page::{PageId, Stream},
     retry::Attempts,
     settings::{Rule, Settings},
@@ -129,8 +130,10 @@ impl Queues {
         ToSend { body, group: Some(group), deduplication: Some(deduplication) }
     }
 
-    /// Sends all of `messages`, again and again where it must.
-    async fn send(&self, queue: &str, mut messages: Vec<ToSend>) -> Result<(), StoreError> {
+    /// Sends all of `messages`, again and again where it must. Whenever the service took one, it has all its
+    /// attempts again: a backlog of a thousand calls meets more failures than any of them may.
+    async fn send(&self, queue: &str, messages: Vec<ToSend>) -> Result<(), StoreError> {
+        let mut messages = VecDeque::from(messages);
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         while !messages.is_empty() {
             let (mut count, mut bytes) = (0, 0);
@@ -141,26 +144,39 @@ impl Queues {
                 }
                 count += 1;
             }
-            let outcomes = self.cloud.queue.send(queue, &messages[..count]).await;
-            let mut fault = None;
-            let mut at = 0;
-            for outcome in outcomes.into_iter().take(count) {
-                match outcome {
-                    Sent::Accepted => {
-                        messages.remove(at);
-                    }
+            let batch: Vec<ToSend> = messages.drain(..count).collect();
+            let mut outcomes = self.cloud.queue.send(queue, &batch).await.into_iter();
+            let (mut fault, mut left) = (None, Vec::new());
+            for message in batch {
+                match outcomes.next() {
+                    Some(Sent::Accepted) => {}
                     // Sending again what arrived makes a duplicate, which is harmless.
-                    Sent::Unknown(why) | Sent::Failed(why) => {
-                        at += 1;
+                    Some(Sent::Unknown(why) | Sent::Failed(why)) => {
+                        left.push(message);
                         fault = Some(why);
+                    }
+                    None => {
+                        left.push(message);
+                        let (what, cause) = (queue.to_owned(), "no outcome".into());
+                        fault = Some(Fault::Unknown { what, cause });
                     }
                 }
             }
+            if left.len() < count {
+                attempts = Attempts::new(&self.cloud, &self.settings);
+            }
+            left.into_iter().rev().for_each(|message| messages.push_front(message));
             if let Some(fault) = fault {
                 attempts.after(fault).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether all of a transaction goes into one message.
+    fn fits(&self, transaction: &Transaction) -> bool {
+        let most = self.settings.message_bytes_max.min(BODY_BYTES_MAX);
+        transaction.encoded_bytes() <= most
     }
 
     /// The shard, and in FIFO queues the group, that all of a transaction belongs to, if it is one
@@ -172,8 +188,7 @@ impl Queues {
             true => entry.page == first.page,
             false => self.shard(entry.page) == shard,
         };
-        let fits = transaction.encoded_bytes() <= BODY_BYTES_MAX;
-        (fits && rest.iter().all(is_together)).then_some(shard)
+        (self.fits(transaction) && rest.iter().all(is_together)).then_some(shard)
     }
 
     /// Sends the records of transactions to their shards: what goes to the same one goes together, ten
@@ -230,18 +245,6 @@ impl Queues {
             }
         }
     }
-
-    /// The records of a spilled transaction; `None` when the object is gone.
-    async fn spilled(&self, object: &str) -> Result<Option<Bytes>, StoreError> {
-        let mut attempts = Attempts::new(&self.cloud, &self.settings);
-        loop {
-            match self.cloud.objects.get(object, None).await {
-                Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
-                Ok(_) => return Ok(None),
-                Err(fault) => attempts.after(fault).await?,
-            }
-        }
-    }
 }
 
 /// Parts of at most a message each.
@@ -268,7 +271,7 @@ impl QueueAppender {
     async fn spill(&self, transaction: &Transaction) -> Result<Bytes, Append> {
         let Transaction { client, epoch, number, .. } = *transaction;
         let clock = transaction.entries.first().map_or(0, |entry| entry.record.stamp.clock);
-        let object = format!("{SPILLED}{client:016x}/{epoch:016x}/{number:016x}-{clock:016x}");
+        let object = SpilledName { client, epoch, number, clock }.to_string();
         let bytes = transaction.encode();
         let cloud = &self.queues.cloud;
         let mut attempts = Attempts::new(cloud, &self.queues.settings);
@@ -312,11 +315,14 @@ impl Appender for QueueAppender {
                 return Append::Failed(Fault::Invalid { what, cause });
             }
         };
-        let body = if transaction.encoded_bytes() <= BODY_BYTES_MAX {
+        let body = if queues.fits(transaction) {
             transaction.encode()
         } else {
             match self.spill(transaction).await {
-                Ok(body) => body,
+                Ok(body) => {
+                    reached(&queues.cloud, FailPoint::LargePut).await;
+                    body
+                }
                 Err(outcome) => return outcome,
             }
         };
@@ -365,68 +371,8 @@ impl Log for Queues {
         (0..ATOMIC_QUEUES).collect()
     }
 
-    async fn forward(&self, client: u64, most: usize) -> Result<(usize, Left), StoreError> {
-        let queue = self.make(Scope::Client(client)).await?;
-        let began_us = self.cloud.clock.monotonic_us();
-        let mut forwarded = 0;
-        while forwarded < most {
-            let messages = self.receive(&queue, most - forwarded).await?;
-            if messages.is_empty() {
-                return Ok((forwarded, Left::Nothing));
-            }
-            let is_trickle = self.is_trickle(messages.len(), most - forwarded, began_us);
-            let mut tickets = Vec::new();
-            let mut spills = Vec::new();
-            // Those of one receive: no more than what its messages held.
-            let mut together = Vec::new();
-            for message in messages {
-                let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
-                match Transaction::decode(&message.body) {
-                    Ok(Body::Here(transaction)) => together.push(transaction),
-                    Ok(Body::Spilled(_, object)) => {
-                        // An object that is gone was forwarded before, and the message came again.
-                        if let Some(bytes) = self.spilled(&object).await? {
-                            match Transaction::decode(&bytes) {
-                                Ok(Body::Here(transaction)) => {
-                                    // In the order of the queue, and one of these at a time in memory.
-                                    self.distribute(&std::mem::take(&mut together)).await?;
-                                    self.distribute(&[transaction]).await?;
-                                    spills.push(object);
-                                }
-                                // It stays where it is, for `verify` to name; the message is kept
-                                // too, so that nothing is lost.
-                                _ => continue,
-                            }
-                        }
-                    }
-                    Err(_) if self.settings.rules.hold(Rule::Quarantine) => {
-                        let name = format!("{queue}-{:032x}", self.cloud.chance.next_u128());
-                        quarantine(
-                            &self.cloud,
-                            &self.settings,
-                            &Poison { name, bytes: message.body },
-                        )
-                        .await?;
-                    }
-                    Err(source) => {
-                        return Err(StoreError::Damaged { object: queue, source });
-                    }
-                }
-                tickets.push(ticket);
-                forwarded += 1;
-            }
-            self.distribute(&together).await?;
-            reached(&self.cloud, FailPoint::Forwarded).await;
-            self.ack(tickets).await?;
-            for object in spills {
-                // What stays behind costs storage, nothing else.
-                let _: Delete = self.cloud.objects.delete(&object, None).await;
-            }
-            if is_trickle {
-                return Ok((forwarded, Left::Trickle));
-            }
-        }
-        Ok((forwarded, Left::Backlog))
+    async fn forward(&self, client: u64, most: usize) -> Result<Forwarded, StoreError> {
+        self.forward_from(client, most).await
     }
 
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
@@ -447,13 +393,14 @@ impl Log for Queues {
             let is_trickle = self.is_trickle(messages.len(), asked, began_us);
             for message in messages {
                 bytes += message.body.len();
+                if let Some(source) = message.closed {
+                    batch.failed.get_or_insert(StoreError::Cloud { attempts: 1, source });
+                    continue;
+                }
                 let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
                 match Transaction::decode(&message.body) {
                     Ok(Body::Here(transaction)) => batch.entries.extend(transaction.entries),
-                    _ => batch.poison.push(Poison {
-                        name: format!("{queue}-{:032x}", self.cloud.chance.next_u128()),
-                        bytes: message.body,
-                    }),
+                    _ => batch.poison.push(poison(&queue, message.body)),
                 }
                 batch.tickets.push(ticket);
             }
@@ -552,6 +499,11 @@ impl Log for Queues {
     }
 }
 
+/// Bytes out of a queue that nobody can decode: under the same name however often they are found.
+fn poison(queue: &str, bytes: Bytes) -> Poison {
+    Poison { name: format!("{queue}-{}", fingerprint(&bytes)), bytes }
+}
+
 /// Puts bytes that nobody can decode where somebody can look at them.
 pub(crate) async fn quarantine(
     cloud: &Cloud,
@@ -572,8 +524,13 @@ pub(crate) async fn quarantine(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-    use crate::cloud::embedded::{self, Memory};
+    use crate::cloud::{
+        Queue, Receipt,
+        embedded::{self, Memory},
+    };
 
     /// What is no transaction counted for nothing: a drain held a thousand of the largest messages.
     #[tokio::test]
@@ -592,5 +549,103 @@ mod tests {
         assert_eq!(batch.left, Left::Backlog);
         let rest = queues.drain(Scope::Shard(0), 1000).await.unwrap();
         assert_eq!(batch.poison.len() + rest.poison.len(), count);
+    }
+
+    /// Whoever cannot apply what else is in its batch finds the same again and again: each time under
+    /// another name it filled quarantine without end.
+    #[tokio::test]
+    async fn the_same_poison_has_the_same_name() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let settings = Settings { lease: Duration::ZERO, ..Settings::default() };
+        let queues = Queues::new(cloud.clone(), settings, 1, false);
+        let queue = queues.make(Scope::Shard(0)).await.unwrap();
+        let send = async |text: &'static str| {
+            let message = ToSend { body: text.into(), ..ToSend::default() };
+            assert_eq!(cloud.queue.send(&queue, &[message]).await, [Sent::Accepted]);
+        };
+        let found = async || {
+            let batch = queues.drain(Scope::Shard(0), 10).await.unwrap();
+            let mut names: Vec<String> = batch.poison.into_iter().map(|it| it.name).collect();
+            names.sort();
+            names
+        };
+        send("noise").await;
+        let first = found().await;
+        assert_eq!(first.len(), 1);
+        assert_eq!(found().await, first);
+        send("other noise").await;
+        let both = found().await;
+        assert!(both.len() == 2 && both[0] != both[1] && both.contains(&first[0]), "{both:?}");
+    }
+
+    /// Takes most of what is sent: every twentieth message is throttled, and the first calls have no outcome.
+    struct Busy {
+        beneath: Arc<dyn Queue>,
+        seen: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Queue for Busy {
+        async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
+            self.beneath.create(queue, settings).await
+        }
+
+        async fn send(&self, queue: &str, batch: &[ToSend]) -> Vec<Sent> {
+            let mut all = Vec::new();
+            for message in batch {
+                all.push(match self.seen.fetch_add(1, Ordering::Relaxed) {
+                    0..3 => return Vec::new(),
+                    n if n % 20 == 0 => Sent::Failed(Fault::Throttled { what: queue.into() }),
+                    _ => self.beneath.send(queue, std::slice::from_ref(message)).await.remove(0),
+                });
+            }
+            all
+        }
+
+        async fn receive(
+            &self,
+            queue: &str,
+            max: usize,
+            visibility: Duration,
+            wait: Duration,
+        ) -> Result<Vec<Message>, Fault> {
+            self.beneath.receive(queue, max, visibility, wait).await
+        }
+
+        async fn delete(&self, queue: &str, receipts: &[Receipt]) -> Result<(), Fault> {
+            self.beneath.delete(queue, receipts).await
+        }
+
+        async fn change_visibility(
+            &self,
+            queue: &str,
+            receipt: &Receipt,
+            visibility: Duration,
+        ) -> Result<(), Fault> {
+            self.beneath.change_visibility(queue, receipt, visibility).await
+        }
+
+        async fn depth(&self, queue: &str) -> Result<u64, Fault> {
+            self.beneath.depth(queue).await
+        }
+    }
+
+    /// What is sent on in many calls meets more failures than one call may. It failed as a whole, and
+    /// began again with the first message.
+    #[tokio::test]
+    async fn many_messages_have_attempts_for_each() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let queue = Arc::new(Busy { beneath: cloud.queue.clone(), seen: AtomicUsize::new(0) });
+        let busy = Cloud { queue, ..cloud.clone() };
+        let settings = Settings { backoff: Duration::from_millis(1), ..Settings::default() };
+        let queues = Queues::new(busy, settings, 1, false);
+        let name = queues.make(Scope::Shard(0)).await.unwrap();
+        let count = 400;
+        let messages = (0..count).map(|n: u32| {
+            let body = Bytes::copy_from_slice(&n.to_le_bytes());
+            ToSend { body, ..ToSend::default() }
+        });
+        queues.send(&name, messages.collect()).await.unwrap();
+        assert_eq!(cloud.queue.depth(&name).await, Ok(u64::from(count)));
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     blob::{Blob, Value},
     frame::{FrameError, Reader, Writer, is_number},
     log::{Change, LogRecord},
+    names::is_spilled,
     page::PageId,
     record::{BoundError, KEY_BYTES_MAX, Key, Payload},
     stamp::Stamp,
@@ -173,8 +174,9 @@ impl Transaction {
             0 => None,
             1 => {
                 let name = from.short()?;
-                let name = std::str::from_utf8(&name).ok().filter(|name| name.is_ascii());
-                Some(name.ok_or_else(|| from.field("a name that is not ASCII"))?.to_owned())
+                let name = std::str::from_utf8(&name).ok().filter(|name| is_spilled(name));
+                let not_ours = || from.field("a name that no spilled transaction has");
+                Some(name.ok_or_else(not_ours)?.to_owned())
             }
             _ => return Err(from.field("neither records nor a name")),
         };
@@ -271,6 +273,29 @@ mod tests {
             assert_eq!(decode(entry(len)), is_sound, "{len}");
         }
         assert!(!decode(entry(INLINE_BYTES_MAX)));
+    }
+
+    /// A message may name no page, no approval and nothing else that its reader would take away.
+    #[test]
+    fn only_spilled_transactions_are_named() {
+        let head = Transaction { client: 1, epoch: 1, number: 1, total: 1, entries: Vec::new() };
+        let long = format!("spill/1/1/{}", "a".repeat(2000));
+        let own = format!("spill/{:016x}/{:016x}/{:016x}-{:016x}", 1, 1, 1, u64::MAX);
+        for (name, is_sound) in [
+            (&own[..], true),
+            ("spill/7/2/5", true),
+            ("approved/1/2/3", false),
+            ("quarantine/not-approved-1", false),
+            ("spill/1/2", false),
+            ("spill/1/2/3/4", false),
+            ("spill/1//3", false),
+            ("spill/../approved/1", false),
+            (&long[..], false),
+            ("", false),
+        ] {
+            let decoded = Transaction::decode(&head.encode_spilled(name));
+            assert_eq!(decoded.is_ok(), is_sound, "{name}: {decoded:?}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
         objects::{LogObject, decode, parse},
         transaction::Body,
     },
-    names::{BLOBS, CATALOG, LOG, PAGES, QUARANTINE},
+    names::{BLOBS, CATALOG, LOG, PAGES, QUARANTINE, SPILLED},
     page::{Page, PageId, Stream},
     stamp::Stamp,
     tag::Tag,
@@ -45,6 +45,8 @@ pub(super) struct Audit {
     pages: HashMap<PageId, (Bytes, Option<Arc<Page>>)>,
     /// Records that were sent on to shards: tree, key, stamp.
     sent: HashSet<(PageId, Bytes, Stamp)>,
+    /// Objects of transactions all of whose records were.
+    sent_on: HashSet<String>,
     /// The greatest stamp of a tombstone that a page has shown of a key: it may be dropped since.
     buried: HashMap<Bytes, Stamp>,
     /// Pages that roots lead to, and blobs that leaves name; until a page or the catalogue changes.
@@ -78,6 +80,7 @@ impl Auditor for Audit {
             Event::Deleted { name } if name.starts_with(PAGES) => self.page_deleted(name, there),
             Event::Deleted { name } if name.starts_with(LOG) => log_deleted(name, there),
             Event::Deleted { name } if name.starts_with(BLOBS) => self.blob_deleted(name, there),
+            Event::Deleted { name } if name.starts_with(SPILLED) => self.spill_deleted(name, there),
             Event::Deleted { .. } => None,
         }
     }
@@ -96,6 +99,27 @@ fn here(frame: &Bytes) -> Option<Transaction> {
     match Transaction::decode(frame) {
         Ok(Body::Here(transaction)) => Some(transaction),
         _ => None,
+    }
+}
+
+/// What a message says: its records, or those of the object that it names.
+enum Said {
+    Records(Vec<Entry>),
+    /// That object is not there.
+    Nowhere(String),
+    Noise,
+}
+
+fn said(body: &Bytes, there: &Scene<'_>) -> Said {
+    match Transaction::decode(body) {
+        Ok(Body::Here(transaction)) => Said::Records(transaction.entries),
+        Ok(Body::Spilled(_, object)) => match there.objects.bytes(&object) {
+            Some(bytes) => {
+                here(bytes).map_or(Said::Noise, |transaction| Said::Records(transaction.entries))
+            }
+            None => Said::Nowhere(object),
+        },
+        Err(_) => Said::Noise,
     }
 }
 
@@ -162,7 +186,15 @@ impl Audit {
     }
 
     fn sent(&mut self, queue: &str, body: &Bytes, there: &Scene<'_>) -> Option<(u8, String)> {
-        let entries = here(body)?.entries;
+        let entries = match said(body, there) {
+            Said::Records(entries) => entries,
+            // A message that came late, or again, names what is done with.
+            Said::Nowhere(object) if self.sent_on.contains(&object) => return None,
+            Said::Nowhere(object) => {
+                return Some((9, format!("{queue}: a message names {object}, which is not there")));
+            }
+            Said::Noise => return None,
+        };
         if queue.starts_with("pu-") {
             let name = |entry: &Entry| (entry.tree, entry.leaf_key(), entry.record.stamp);
             self.sent.extend(entries.iter().map(name));
@@ -177,12 +209,16 @@ impl Audit {
         body: &Bytes,
         there: &Scene<'_>,
     ) -> Option<(u8, String)> {
-        let Some(transaction) = here(body) else {
-            return (!is_in_quarantine(body, there)).then(|| {
-                (3, format!("{queue}: noise is acknowledged, and was put aside by nobody"))
-            });
+        let entries = match said(body, there) {
+            Said::Records(entries) => entries,
+            Said::Nowhere(object) if self.sent_on.contains(&object) => return None,
+            Said::Nowhere(_) | Said::Noise => {
+                return (!is_in_quarantine(body, there)).then(|| {
+                    (3, format!("{queue}: noise is acknowledged, and was put aside by nobody"))
+                });
+            }
         };
-        for entry in &transaction.entries {
+        for entry in &entries {
             let name = (entry.tree, entry.leaf_key(), entry.record.stamp);
             let is_safe = !queue.starts_with("pu-") && self.sent.contains(&name);
             if !is_safe && !self.is_shown(entry, there) {
@@ -191,6 +227,27 @@ impl Audit {
             }
         }
         None
+    }
+
+    /// Whether a record is in its shard, or was.
+    fn is_sent(&mut self, entry: &Entry, there: &Scene<'_>) -> bool {
+        let name = (entry.tree, entry.leaf_key(), entry.record.stamp);
+        self.sent.contains(&name) || self.is_shown(entry, there)
+    }
+
+    /// Invariant 9: of a transaction that is too large for a message.
+    fn spill_deleted(&mut self, name: &str, there: &Scene<'_>) -> Option<(u8, String)> {
+        let entries = there.objects.bytes(name).and_then(here)?.entries;
+        let Some(lost) = entries.iter().find(|entry| !self.is_sent(entry, there)) else {
+            self.sent_on.insert(name.to_owned());
+            return None;
+        };
+        let is_it = |body: &Bytes| match Transaction::decode(body) {
+            Ok(Body::Spilled(_, object)) => object == name,
+            _ => false,
+        };
+        let is_named = there.queues.bodies().any(is_it);
+        is_named.then(|| (9, format!("{name} is deleted, {} was not sent on", show(lost))))
     }
 
     /// Invariant 3: of a log object.
@@ -266,7 +323,10 @@ impl Audit {
         if named.contains(&stamp) {
             return Some((9, format!("{name} is deleted, and a leaf names it")));
         }
-        let messages = there.queues.bodies().filter_map(here).flat_map(|it| it.entries);
+        let messages = there.queues.bodies().flat_map(|body| match said(body, there) {
+            Said::Records(entries) => entries,
+            Said::Nowhere(_) | Said::Noise => Vec::new(),
+        });
         let objects = there.objects.with_prefix(LOG);
         let objects = objects.flat_map(|(name, bytes)| entries_of(name, bytes));
         let names = |entry: &Entry| entry.blob().is_some_and(|blob| blob.stamp() == stamp);

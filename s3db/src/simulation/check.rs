@@ -16,7 +16,7 @@ use crate::{
     },
     commit::Level,
     log::objects::{LogObject, decode, parse},
-    names::{BLOBS, CATALOG, PAGES},
+    names::{BLOBS, CATALOG, PAGES, SPILLED},
     page::{Page, PageId, Slot},
     simulation::{Attempt, Outcome, PART_BYTES, history::History},
     stamp::Stamp,
@@ -386,6 +386,14 @@ pub(super) fn blobs(world: &World, tree: &Tree, history: &History) -> (u64, Vec<
         broken.push(Violation::new(9, format!("{left} is of no record, and stays")));
     }
     (count, broken)
+}
+
+/// Invariant 9: whatever was too large for a message was sent on, or collected.
+pub(super) fn spills(world: &World) -> Option<Violation> {
+    let last = |(name, versions): (String, Vec<_>)| Some((name, versions.into_iter().next_back()?));
+    let all = world.history(SPILLED).into_iter().filter_map(last);
+    let (left, _) = all.into_iter().find(|(_, version)| version.bytes.is_some())?;
+    Some(Violation::new(9, format!("{left} is named by nobody, and stays")))
 }
 
 /// Invariant 8: nothing is added behind the fence that ends a stream. A fence that arrives where

@@ -65,6 +65,7 @@ struct Roster {
     crashes: u64,
     collected: u64,
     blobs_collected: u64,
+    spills_collected: u64,
     /// Lives that are at their transactions.
     working: BTreeMap<Process, u64>,
     /// Everyone is asked for one more.
@@ -193,12 +194,13 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     if plan.index != Indexed::Not {
         violations.extend(check::index(&world, COLLECTION, &tree));
     }
-    violations.extend(check::contents(&tree, &history, plan.prunes() || plan.has_blobs));
+    violations.extend(check::contents(&tree, &history, plan.prunes() || !plan.rest().is_zero()));
     let (blobs, found) = check::blobs(&world, &tree, &history);
     violations.extend(found);
     violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
     let audited = world.audited().into_iter();
     violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
+    violations.extend(check::spills(&world).filter(|_| plan.is_large));
     violations.extend(check::fences(&world));
     if plan.backend == Backend::S3Log {
         violations.extend(check::late(&history));
@@ -211,9 +213,9 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
     let count = |outcome| {
         history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
     };
-    let (crashes, collected, blobs_collected) = {
+    let (crashes, collected, blobs_collected, spills_collected) = {
         let roster = lock(&cluster.roster);
-        (roster.crashes, roster.collected, roster.blobs_collected)
+        (roster.crashes, roster.collected, roster.blobs_collected, roster.spills_collected)
     };
     Report {
         seed,
@@ -227,6 +229,7 @@ pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Rep
             .sum(),
         collected,
         blobs_collected,
+        spills_collected,
         blobs,
         leaves: tree.leaves.len() as u64,
         decided: Default::default(),
@@ -648,6 +651,7 @@ impl Cluster {
                 let mut roster = lock(&self.roster);
                 roster.collected += done.deleted;
                 roster.blobs_collected += done.blobs;
+                roster.spills_collected += done.spilled;
             }
             self.world.note(process, || format!("collected {done:?}"));
         }
@@ -669,7 +673,7 @@ impl Cluster {
             let done = store.sweep().await?;
             idle = if done.records == 0 && done.poison == 0 { idle + 1 } else { 0 };
             if idle == 2 {
-                if self.plan.has_blobs {
+                if self.plan.has_blobs || self.plan.is_large {
                     // Nothing can name them any more.
                     self.world.time.sleep(self.plan.rest().as_micros() as u64).await;
                     // What died is unlinked, deleted and forgotten one time after the other; what nobody

@@ -31,7 +31,10 @@ pub use printed::{PrintedPlan, PrintedReport, run_printed};
 use crate::{
     FailPoint,
     catalog::{Backend, Isolation},
-    cloud::model::{Answer, Faults, Latency},
+    cloud::{
+        model::{Answer, Faults, Latency},
+        queue::MESSAGE_BYTES_MAX,
+    },
     settings::{Rules, Settings},
 };
 
@@ -78,6 +81,8 @@ pub struct Plan {
     pub isolation: Option<Isolation>,
     /// Whether about half of the payloads are blobs, of a few parts each.
     pub has_blobs: bool,
+    /// Whether transactions of more than one record are too large for a message.
+    pub is_large: bool,
     /// Whether clients are as slow as they may be, by the age of tombstones, and slower: they wait between
     /// a blob and its commit, fall asleep in the middle of that, or give it up and rest for so long that
     /// all that it wrote is garbage.
@@ -124,6 +129,7 @@ impl Default for Plan {
             is_curated: false,
             isolation: None,
             has_blobs: false,
+            is_large: false,
             is_sluggish: false,
             is_fresh: false,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
@@ -135,7 +141,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 21] = [
+    pub const NAMES: [&'static str; 23] = [
         "usual",
         "crowd",
         "splits",
@@ -151,6 +157,8 @@ impl Plan {
         "blobs",
         "blob-deaths",
         "blob-index",
+        "spills",
+        "spill-deaths",
         "fresh",
         "disk",
         "owners",
@@ -262,6 +270,12 @@ impl Plan {
                 work: Duration::from_secs(800),
                 ..Plan::named("deaths")?
             },
+            // What is written together lies in an object, which a message names.
+            "spills" => Plan { clients: 4, transactions: 12, is_large: true, ..usual },
+            // Garbage collection takes what nobody names while others put the same.
+            "spill-deaths" => {
+                Plan { is_large: true, has_blobs: false, ..Plan::named("blob-deaths")? }
+            }
             // Most pages are on a disk alone, if they are there.
             "disk" => Plan { has_disk: true, ..Plan::named("splits")? },
             // Most leave the log to somebody, who may be dead, asleep or idle.
@@ -321,6 +335,7 @@ impl Plan {
             FailPoint::Implied => ("index", true),
             FailPoint::Followed | FailPoint::Filled => ("build", true),
             FailPoint::PartsPut => ("blobs", true),
+            FailPoint::LargePut => ("spills", has_queues),
             FailPoint::Marked | FailPoint::Unparted => ("blob-deaths", true),
             FailPoint::Spilled
             | FailPoint::Sequenced
@@ -363,7 +378,7 @@ impl Plan {
     /// that.
     fn rest(&self) -> Duration {
         // One and a half is how old a blob must be, and stamps may be ahead of the clock.
-        if self.has_blobs { 3 * self.tombstone_age } else { Duration::ZERO }
+        if self.has_blobs || self.is_large { 3 * self.tombstone_age } else { Duration::ZERO }
     }
 
     /// How the clients of a run are set: everything short, so that it happens within the run.
@@ -387,6 +402,8 @@ impl Plan {
             own_bytes_max: 4000,
             look_bytes_max: 100_000,
             inline_bytes_max: if self.has_blobs { 45 } else { crate::record::INLINE_BYTES_MAX },
+            // Of one record at most.
+            message_bytes_max: if self.is_large { 200 } else { MESSAGE_BYTES_MAX },
             part_bytes: PART_BYTES,
             // Left behind by those who stall.
             window_commits_max: 12,
@@ -417,6 +434,8 @@ pub struct Report {
     pub collected: u64,
     /// Blobs that it deleted while clients were at work.
     pub blobs_collected: u64,
+    /// Transactions too large for a message, which nobody named, that it deleted meanwhile.
+    pub spills_collected: u64,
     /// Blobs that records named at the end.
     pub blobs: u64,
     /// Leaves of the tree at the end.

@@ -5,11 +5,12 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     thread,
+    time::Duration,
 };
 
 use s3db::{
     Address, Backend, Options,
-    cloud::{Cloud, ETag, Get, aws::Place},
+    cloud::{Cloud, ETag, Get, QueueSettings, aws::Place},
 };
 use sources::aws::{Aws, AwsOptions};
 
@@ -73,6 +74,41 @@ async fn a_database_with_queues() {
     let Some(sqs) = variable("TEST_SQS_ENDPOINT", "a database with SQS") else { return };
     let url = bucket(&s3, Some(&sqs), "sqs").await;
     embedded::life_of_a_database(&url, &options(Backend::SqsStandard)).await;
+}
+
+/// An administrator's queue keeps messages for as long as they say, or for four days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_others_made_keeps_messages_long_enough() {
+    use aws_sdk_sqs::types::QueueAttributeName::{FifoQueue, MessageRetentionPeriod};
+    let Some(s3) = variable("TEST_S3_ENDPOINT", "retention in SQS") else { return };
+    let Some(sqs) = variable("TEST_SQS_ENDPOINT", "retention in SQS") else { return };
+    let url = bucket(&s3, Some(&sqs), "kept").await;
+    let Address::Aws(place) = url.parse().unwrap() else { panic!("not AWS") };
+    let aws = Aws::new(AwsOptions::default());
+    let config = aws_sdk_sqs::config::Builder::from(aws.config().await.unwrap()).endpoint_url(&sqs);
+    let client = aws_sdk_sqs::Client::from_conf(config.build());
+    let cloud = cloud(&url);
+    let day = Duration::from_secs(24 * 3600);
+    for (queue, fifo, theirs, ours, expected) in [
+        ("theirs", false, "60", 14 * day, "1209600"),
+        ("ordered", true, "60", 14 * day, "1209600"),
+        ("longer", false, "1209600", day, "1209600"),
+        ("same", false, "1209600", 14 * day, "1209600"),
+    ] {
+        let suffix = if fifo { ".fifo" } else { "" };
+        let name = format!("{}{queue}{suffix}", place.names().queues);
+        let mut call = client.create_queue().queue_name(&name);
+        call = call.attributes(MessageRetentionPeriod, theirs);
+        if fifo {
+            call = call.attributes(FifoQueue, "true");
+        }
+        let made = call.send().await.unwrap();
+        cloud.queue.create(queue, QueueSettings { fifo, retention: ours }).await.unwrap();
+        let call = client.get_queue_attributes().queue_url(made.queue_url().unwrap());
+        let found = call.attribute_names(MessageRetentionPeriod).send().await.unwrap();
+        let found = found.attributes().and_then(|all| all.get(&MessageRetentionPeriod)).cloned();
+        assert_eq!(found.as_deref(), Some(expected), "{queue}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,6 +29,7 @@ mod sealed;
 mod sequence;
 mod simulate;
 mod turns;
+mod verify;
 mod watch;
 
 use proptest::prelude::*;

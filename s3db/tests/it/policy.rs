@@ -189,6 +189,8 @@ impl Guard {
 impl Queue for Guard {
     async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
         self.queue("sqs:CreateQueue", queue, "create")?;
+        // How long one keeps messages that others made.
+        self.queue("sqs:GetQueueAttributes", queue, "create")?;
         self.beneath.queue.create(queue, settings).await
     }
 

@@ -282,6 +282,52 @@ async fn messages_of_others_are_set_aside() {
     }
 }
 
+/// One message under a key that a client lacks kept nine others from their pages, each time that it came.
+#[tokio::test]
+async fn a_key_that_is_missing_holds_up_nobody_else() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let options = Options { has_worker: false, ..with_keys(Backend::SqsStandard, &[1]) };
+    let settings = options.settings;
+    s3db::Store::create_encrypted(&cloud, &settings, Backend::SqsStandard, 2).await.unwrap();
+    let db = Db::over(cloud.clone(), &options).await.unwrap();
+    // Two collections in different shards: what is written to both goes by a queue of whole transactions.
+    let mut shards = [None, None];
+    for n in 0..64 {
+        let of = db.create_collection(&format!("c{n}")).await.unwrap();
+        let shard = (of.root.0 % 2) as usize;
+        shards[shard].get_or_insert(of);
+        if shards.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let shards = shards.map(Option::unwrap);
+    for n in 0..3 {
+        let mut txn = db.begin();
+        for of in &shards {
+            txn.put(of, &key(&format!("whole {n}")), payload("v")).unwrap();
+        }
+        txn.commit().await.unwrap();
+        let mut txn = db.begin();
+        txn.put(&shards[0], &key(&format!("one {n}")), payload("v")).unwrap();
+        txn.commit().await.unwrap();
+    }
+    let other = Keyring::new(&[(9, [9; 32])]).unwrap();
+    let ahead = seal(cloud.clone(), &other, db.store().database().id);
+    let listed = cloud.objects.list("queue/", None, 1000).await.unwrap();
+    let mut queues: Vec<&str> = listed.names.iter().filter_map(|it| it.split('/').nth(1)).collect();
+    queues.dedup();
+    assert_eq!(queues.len(), 2, "one of whole transactions, one of a shard: {queues:?}");
+    for queue in queues {
+        let message = ToSend { body: "of the future".into(), ..ToSend::default() };
+        ahead.queue.send(queue, &[message]).await;
+    }
+    let error = db.store().sweep().await.unwrap_err();
+    assert!(text(&error).contains("sealed with key 9"), "{}", text(&error));
+    let found = db.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!((found.records, found.quarantined), (9, 0), "{found:?}");
+    assert_eq!(found.waiting, 2, "those under the other key are where they were");
+}
+
 /// The queue of the only shard.
 async fn shard(cloud: &Cloud) -> String {
     let settings = QueueSettings { fifo: false, retention: Duration::from_secs(3600) };

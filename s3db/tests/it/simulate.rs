@@ -20,7 +20,7 @@ const SEEDS: u64 = 300;
 fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let plan = Plan { backend, ..Plan::named(name).unwrap() };
     let (mut committed, mut leaves, mut collected) = (0, 0, 0);
-    let (mut blobs, mut blobs_collected) = (0, 0);
+    let (mut blobs, mut blobs_collected, mut spills_collected) = (0, 0, 0);
     let (mut disk, mut decided) = ((0, 0), Decided::default());
     for seed in seeds {
         let report = run(&plan, seed);
@@ -36,6 +36,7 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
         collected += report.collected;
         blobs += report.blobs;
         blobs_collected += report.blobs_collected;
+        spills_collected += report.spills_collected;
         disk = (disk.0 + report.disk.0, disk.1 + report.disk.1);
         decided += report.decided;
     }
@@ -47,6 +48,7 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let Decided { approved, again, rejected, replaced, forged, .. } = decided;
     let all = [approved, again, rejected, replaced, forged];
     assert!(name != "curated" || !all.contains(&0), "{backend:?}: {decided:?}");
+    assert!(name != "spill-deaths" || spills_collected > 0, "{backend:?}: nothing was given up");
     assert!(
         !matches!(name, "blob-deaths" | "dates") || blobs_collected > 0,
         "{backend:?}: no blob went"
@@ -247,6 +249,16 @@ fn blobs_are_there_as_their_records_are() {
         hold("blobs", backend, 0..60);
         hold("blob-index", backend, 0..15);
         hold("blob-deaths", backend, 0..60);
+    }
+}
+
+/// What is too large for a message is in an object before that names it, is sent on as a whole, and none
+/// of it is left over.
+#[test]
+fn large_transactions_are_as_whole_as_others() {
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        hold("spills", backend, 0..60);
+        hold("spill-deaths", backend, 0..10);
     }
 }
 

@@ -106,7 +106,54 @@ impl Sqs {
         }
         Err(last.expect("two names were tried"))
     }
+
+    /// Sees to it that a queue that somebody else made keeps its messages for `wanted` seconds at least: what
+    /// is committed vanishes after that, and the service's own choice is four days.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`], which names both times, when it keeps them for less and may not be changed.
+    async fn keep_for(&self, queue: &str, wanted: u64) -> Result<(), Fault> {
+        const RETENTION: QueueAttributeName = QueueAttributeName::MessageRetentionPeriod;
+        let (url, is_fifo) = self.url(queue).await?;
+        let name = self.name(queue, is_fifo);
+        let refused = |found: &str, fault: &Fault| {
+            let cause = format!(
+                "it keeps messages for {found}, and {wanted} s are needed, or what is committed can vanish: \
+                 set its MessageRetentionPeriod ({fault})"
+            );
+            Fault::Invalid { what: name.clone(), cause }
+        };
+        let call = self.client().await?.get_queue_attributes().queue_url(&url);
+        let found = match in_time(&name, call.attribute_names(RETENTION).send()).await? {
+            Ok(answer) => {
+                let text = answer.attributes().and_then(|all| all.get(&RETENTION));
+                text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
+            }
+            Err(error) => {
+                let fault = Failed::of((name.as_str(), "depth"), &error, false).fault;
+                // The service has said that it is another time, and there is none longer than is asked for.
+                let is_known = !fault.is_transient() && wanted == RETENTION_MAX_S;
+                return Err(if is_known { refused("less", &fault) } else { fault });
+            }
+        };
+        if found >= wanted {
+            return Ok(());
+        }
+        let call = self.client().await?.set_queue_attributes().queue_url(&url);
+        let call = call.attributes(RETENTION, wanted.to_string());
+        match in_time(&name, call.send()).await? {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let fault = Failed::of((name.as_str(), "create"), &error, true).fault;
+                let is_passing = fault.is_transient();
+                Err(if is_passing { fault } else { refused(&format!("{found} s"), &fault) })
+            }
+        }
+    }
 }
+
+/// The longest time that the service keeps a message: 14 days.
+const RETENTION_MAX_S: u64 = 14 * 24 * 3600;
 
 fn is_missing(code: &str) -> bool {
     code.contains("NonExistentQueue") || code.contains("QueueDoesNotExist")
@@ -125,13 +172,13 @@ fn seconds(time: Duration) -> i32 {
 impl Queue for Sqs {
     async fn create(&self, queue: &str, settings: QueueSettings) -> Result<(), Fault> {
         let name = self.name(queue, settings.fifo);
-        let retention = settings.retention.as_secs().clamp(60, 1_209_600).to_string();
+        let retention = settings.retention.as_secs().clamp(60, RETENTION_MAX_S);
         let mut call = self
             .client()
             .await?
             .create_queue()
             .queue_name(&name)
-            .attributes(QueueAttributeName::MessageRetentionPeriod, retention);
+            .attributes(QueueAttributeName::MessageRetentionPeriod, retention.to_string());
         if settings.fifo {
             call = call.attributes(QueueAttributeName::FifoQueue, "true");
         }
@@ -147,7 +194,7 @@ impl Queue for Sqs {
                 if failed.code.contains("QueueNameExists")
                     || failed.code.contains("QueueAlreadyExists")
                 {
-                    return self.url(queue).await.map(drop);
+                    return self.keep_for(queue, retention).await;
                 }
                 Err(failed.fault)
             }
@@ -244,6 +291,7 @@ impl Queue for Sqs {
             let receives = attribute(&MessageSystemAttributeName::ApproximateReceiveCount);
             Some(Message {
                 body: body.into(),
+                closed: None,
                 receipt: Receipt::new(message.receipt_handle()?),
                 receives: receives.and_then(|count| count.parse().ok()).unwrap_or(1),
                 group: attribute(&MessageSystemAttributeName::MessageGroupId),

@@ -294,7 +294,8 @@ impl ObjectQueue {
             let Ok(mut stored) = Stored::decode(&bytes) else {
                 // Whoever drains the queue decides what to do with it.
                 let receipt = receipt(&name, Err(&etag));
-                taken.push(Message { body: bytes, receipt, receives: 1, group: None });
+                let (receives, closed, group) = (1, None, None);
+                taken.push(Message { body: bytes, closed, receipt, receives, group });
                 continue;
             };
             if is_fifo && busy.contains(&stored.group) {
@@ -309,7 +310,7 @@ impl ObjectQueue {
                 let Stored { body, group, receives, holder, .. } = stored;
                 let receipt = receipt(&name, Ok(holder));
                 let receives = receives.saturating_add(1);
-                taken.push(Message { body, receipt, receives, group });
+                taken.push(Message { body, closed: None, receipt, receives, group });
                 continue;
             }
             stored.hidden_until_ms = now_ms + visibility.as_millis() as u64;
@@ -319,7 +320,7 @@ impl ObjectQueue {
                 Put::Stored(_) => {
                     let Stored { body, group, receives, holder, .. } = stored;
                     let receipt = receipt(&name, Ok(holder));
-                    taken.push(Message { body, receipt, receives, group });
+                    taken.push(Message { body, closed: None, receipt, receives, group });
                 }
                 // Someone else took it.
                 _ => drop(busy.insert(stored.group)),

@@ -174,6 +174,7 @@ impl World {
             }
             received.push(Message {
                 body: message.body.clone(),
+                closed: None,
                 receipt: Receipt::new(&format!("{}-{}", message.id, message.receives)),
                 receives: message.receives,
                 group: message.group.clone(),
