@@ -21,7 +21,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -92,7 +92,10 @@ impl Writers {
 /// What one process knows of lists. One that is there stays as it is; that there is none is known for as long
 /// as a page is young, since whoever sends what is not his may have done so before the collection was there.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<HashMap<Tag, (Option<Arc<Writers>>, u64)>>);
+pub(crate) struct Known(Mutex<Lists>);
+
+/// By collection: the list, if there is one, and when that was asked, in microseconds of the monotonic clock.
+type Lists = HashMap<Tag, (Option<Arc<Writers>>, u64)>;
 
 fn object(tag: Tag) -> String {
     format!("{WRITERS}{tag}")
@@ -191,7 +194,7 @@ impl Store {
         Ok(writers)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Tag, (Option<Arc<Writers>>, u64)>> {
+    fn known(&self) -> MutexGuard<'_, Lists> {
         self.writers.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -613,7 +613,8 @@ mod tests {
         let budget = Budget::new(100);
         let pool = Pool::new(&budget, Box::new(Fifo::default()));
         let pages: Pages<u32, u32> = Pages::new(&pool).unwrap();
-        let held = pages.insert(&1, 1, pool.reserve(50).unwrap()).ok().expect("half of it");
+        let held = pages.insert(&1, 1, pool.reserve(50).unwrap()).ok();
+        assert!(held.is_some(), "half of it");
         // It weighs more than half of what is left.
         let share = pages.keep(&2, 2, pool.reserve(40).unwrap()).ok().unwrap();
         assert!(pages.get_resident(&2).is_none(), "pins hold as much as they may");

@@ -244,10 +244,10 @@ fn brief(text: &str) -> String {
 /// another one will not be.
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
     let found = chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    found.is_some_and(|error| match error {
-        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => false,
-        _ => true,
-    })
+    let may_come = |error: &CredentialsError| {
+        matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_))
+    };
+    found.is_some_and(|error| !may_come(error))
 }
 
 fn timed_out(what: &str, after: Duration) -> Fault {
