@@ -262,12 +262,17 @@ fn a_collection_comes_and_goes_beside_those_who_write() {
                     let store = open(&cloud, settings).await;
                     let session = Session::open(store.clone(), client.into()).await.unwrap();
                     let mut of = None;
-                    for n in 0..40 {
+                    let mut n = 0;
+                    for _ in 0..400 {
                         world.time.sleep(world.below(500_000)).await;
                         if of.is_none() || world.below(8) == 0 {
                             of = store.collection("doomed").await.ok().or(of);
                         }
                         let Some(doomed) = &of else { continue };
+                        n += 1;
+                        if n > 40 {
+                            break;
+                        }
                         let name = format!("{client}-{n}");
                         let mut txn = session.begin(Level::Atomic);
                         let root = doomed.root;
