@@ -1,15 +1,17 @@
-//! Bytes that claim to be the database, its collections, their writers, or what the sequencer
+//! Bytes that claim to be the database, its collections, their writers, who owns the log, or what the sequencer
 //! has. A version that is not known is refused.
 
 #![no_main]
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 10] = [
+const KINDS: [&[u8; 5]; 12] = [
     b"s3dD\x01",
+    b"s3dD\x02",
     b"s3dD\x03",
     b"s3dD\x04",
     b"s3dA\x01",
+    b"s3dW\x01",
     b"s3dC\x01",
     b"s3dC\x02",
     b"s3dC\x03",

@@ -38,7 +38,9 @@ fn propose(bytes: Bytes) {
         for entry in &proposal.transaction.entries {
             let clock = entry.record.stamp.clock;
             assert!(entry.tree == ROOT && !entry.is_secondary);
-            assert!(clock <= now_us.saturating_add(ahead_us) && now_us.saturating_sub(clock) <= age_us);
+            assert!(
+                clock <= now_us.saturating_add(ahead_us) && now_us.saturating_sub(clock) <= age_us
+            );
         }
     }
 }

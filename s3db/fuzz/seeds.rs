@@ -6,6 +6,7 @@ use std::{error::Error, fs, path::Path};
 const OBJECTS: &str = include_str!("../tests/golden/objects-v1.txt");
 const SEQUENCE: &str = include_str!("../tests/golden/sequence-v1.txt");
 const WRITERS: &str = include_str!("../tests/golden/writers-v1.txt");
+const DATABASES: &str = include_str!("../tests/golden/databases-v3.txt");
 const PROPOSALS: &str = include_str!("../tests/golden/proposal-v1.txt");
 const RECORDS: &str = include_str!("../tests/golden/log-v1.txt");
 const ADDRESSES: [&str; 6] = [
@@ -25,8 +26,9 @@ const SEARCHES: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seeds FOLDER")?;
-    let lines = OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines()).chain(PROPOSALS.lines());
-    let lines = lines.chain(WRITERS.lines());
+    let lines =
+        OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines()).chain(PROPOSALS.lines());
+    let lines = lines.chain(WRITERS.lines()).chain(DATABASES.lines());
     let lines = lines.filter(|line| !line.starts_with('#'));
     for (n, line) in lines.enumerate() {
         let digits = line.rsplit(' ').next().ok_or("an empty line")?;

@@ -25,6 +25,9 @@ const PROPOSALS: &str = include_str!("../golden/proposal-v1.txt");
 /// The same of what is there where collections name their writers.
 const WRITERS: &str = include_str!("../golden/writers-v1.txt");
 
+/// The same of databases of the versions before, and of who owns the log.
+const DATABASES: &str = include_str!("../golden/databases-v3.txt");
+
 const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
 const LEFT: PageId = PageId(0x1111);
 const RIGHT: PageId = PageId(u128::MAX);
@@ -392,4 +395,20 @@ fn writers_of_version_1_are_still_written_and_read() {
         Inspected::Writers(vec![7, 0xfeed, u64::MAX]),
     ];
     compare(WRITERS, expected);
+}
+
+#[test]
+fn databases_of_versions_2_and_3_and_claims_are_still_written_and_read() {
+    let database = |backend, shards, is_encrypted, has_tags| {
+        let (id, has_writers) = (ROOT.0, false);
+        let database = Database { id, backend, shards, is_encrypted, has_tags, has_writers };
+        Inspected::Database(database)
+    };
+    let expected = vec![
+        database(Backend::SqsStandard, 16, true, false),
+        database(Backend::SqsFifo, 1000, false, true),
+        database(Backend::S3Log, 1, true, true),
+        Inspected::Claims(2),
+    ];
+    compare(DATABASES, expected);
 }
