@@ -699,6 +699,7 @@ impl Session {
             self.make_room().await?;
         }
         let was_tried = std::mem::replace(&mut txn.was_tried, true);
+        let was_sealed = txn.sealed.is_some();
         self.seal(txn).await?;
         reached(&self.store.cloud, FailPoint::Stamped).await;
         let puts_first = self.store.settings.rules.hold(Rule::BlobFirst);
@@ -706,6 +707,9 @@ impl Session {
         // Of before this call: what is tried again, and payloads that were written part by part.
         if was_tried || txn.writes.values().any(|write| matches!(write, Write::Blob(..))) {
             age = self.check_age(txn, true).await;
+        } else if was_sealed {
+            // Whoever sealed it may have rested since.
+            age = self.check_age(txn, false).await;
         }
         if age.is_ok() && puts_first && !txn.unput.is_empty() {
             self.put_blobs(txn).await?;
