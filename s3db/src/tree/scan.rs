@@ -4,14 +4,17 @@
 //! parents tell which leaves come next, and so many of them are on their way at any time:
 //!
 //! ```text
-//!   given out   |  wanted  |  read ahead, AHEAD_MAX at most   |  known
+//!   given out   |  wanted  |  read ahead, 16 to 64 at most    |  known
 //!   leaf  leaf  |   leaf   |  leaf  leaf  leaf  ...  leaf     |  leaf  leaf ...    next parent
 //! ```
 //!
-//! As the walk goes on, one more of those that are known is begun with each that is given out; the next
-//! parent is read before they run out. So a scan waits for one round trip per `AHEAD_MAX + 1` leaves,
-//! and for the way down once. All scans of a process together read no more ahead than a quarter of the
-//! budget holds: what comes before it is wanted must still be there then.
+//! As the walk goes on, more of those that are known are begun with each that is given out; the next
+//! parent is read before they run out. A walk that has not come far reads [`AHEAD_FIRST`] leaves ahead, one
+//! that goes on as many as it has given out, up to [`AHEAD_MAX`]: so nobody who stops early has paid
+//! for more leaves than he has seen and those first ones, and a scan waits for one round trip per
+//! `AHEAD_MAX + 1` leaves in the end, and for the way down once. All scans of a process together read no
+//! more ahead than a quarter of the budget holds: what comes before it is wanted must still be there
+//! then.
 
 use std::{collections::VecDeque, future::poll_fn, pin::pin, task::Poll};
 
@@ -29,8 +32,11 @@ use crate::{
     tree::{Freshness, Held, Nodes, search::search},
 };
 
-/// Leaves read ahead of the one that is wanted.
-const AHEAD_MAX: usize = 16;
+/// Leaves read ahead of the one that is wanted, by a walk that begins.
+const AHEAD_FIRST: usize = 16;
+/// And by one that has given out as many. S3 gives each of them some 90 MB/s at once; that many pages
+/// of the usual size fill what one machine gets from it.
+const AHEAD_MAX: usize = 64;
 
 /// A walk over the leaves that own keys from some key on.
 pub(crate) struct Leaves {
@@ -44,6 +50,8 @@ pub(crate) struct Leaves {
 /// What is read before it is wanted. What fails here will fail again then.
 struct Ahead {
     age: Freshness,
+    /// How many were given out.
+    given: usize,
     /// Nothing is wanted from here on.
     to: Option<Bytes>,
     /// Leaves behind the one that is wanted, nearest first, each with its first key as its parent
@@ -67,6 +75,11 @@ impl Ahead {
         self.to.as_ref().is_none_or(|to| key < to)
     }
 
+    /// Leaves that may be on their way, or have come and wait.
+    fn most(&self) -> usize {
+        self.given.clamp(AHEAD_FIRST, AHEAD_MAX)
+    }
+
     /// The leaf that owns `key` is wanted now.
     fn pass(&mut self, key: &Bytes) {
         while self.coming.front().is_some_and(|(first, _)| first <= key) {
@@ -77,8 +90,8 @@ impl Ahead {
 
     /// Begins what can be begun.
     fn begin(&mut self, nodes: &(impl Nodes + ?Sized), root: PageId) {
-        let age = self.age;
-        if self.coming.len() < 2 * AHEAD_MAX
+        let (age, most) = (self.age, self.most());
+        if self.coming.len() < 2 * most
             && let Some(key) = self.parent.take()
         {
             let nodes = nodes.shared();
@@ -88,8 +101,8 @@ impl Ahead {
             };
             self.reads.push(read.boxed());
         }
-        while self.begun.len() < self.coming.len().min(AHEAD_MAX)
-            && self.reads.len() <= AHEAD_MAX
+        while self.begun.len() < self.coming.len().min(most)
+            && self.reads.len() <= most
             && let Some(share) = nodes.ahead()
         {
             let (nodes, id) = (nodes.shared(), self.coming[self.begun.len()].1);
@@ -122,6 +135,7 @@ impl Leaves {
     pub(crate) fn new(root: PageId, from: Bytes, to: Option<Bytes>, age: Freshness) -> Leaves {
         let ahead = Ahead {
             age,
+            given: 0,
             to,
             coming: VecDeque::new(),
             begun: VecDeque::new(),
@@ -156,6 +170,7 @@ impl Leaves {
         };
         // By key, not by right pointer: a leaf that was split or died meanwhile is found again.
         self.next = found.held.page.high.as_ref().map(copy);
+        self.ahead.given += 1;
         Ok(Some(found.held))
     }
 }

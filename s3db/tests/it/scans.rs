@@ -19,7 +19,7 @@ use crate::{
 
 /// What every call takes, whatever it carries.
 const ROUND: Duration = Duration::from_millis(20);
-const RECORDS: usize = 1500;
+const RECORDS: usize = 3000;
 
 fn world() -> World {
     let latency = Latency {
@@ -86,9 +86,15 @@ fn a_scan_waits_once_for_many_leaves() {
         }
         assert!(scan.next().await.unwrap().is_none());
         let waited = Duration::from_micros(cloud.clock.monotonic_us() - began_us);
-        // One after the other: the way down, and then a leaf and the sixteen behind it.
+        // One after the other: the way down, and then a leaf and as many behind it as were given out
+        // before it, sixteen at least and 64 at most.
         let rounds = (waited.as_micros() / ROUND.as_micros()) as u64;
-        assert!(rounds <= levels + pages.div_ceil(17), "{rounds} rounds for {pages} pages");
+        let (mut seen, mut most) = (0, levels);
+        while seen < pages {
+            seen += 1 + seen.clamp(16, 64);
+            most += 1;
+        }
+        assert!(rounds <= most, "{rounds} rounds for {pages} pages, not {most}");
         // No page twice, none in vain.
         let counts = reader.pool_counts();
         assert_eq!((counts.fetched, counts.revalidated), (pages, 0));
@@ -114,6 +120,31 @@ fn a_range_reads_nothing_behind_its_end() {
         // Leaves have three records at least; inner pages on either side of an edge.
         let fetched = reader.pool_counts().fetched;
         assert!(fetched <= 2 * levels + 5, "{fetched}");
+    });
+}
+
+/// What is read ahead grows with what was read: nobody pays for more than twice the leaves that he saw.
+#[test]
+fn a_scan_that_ends_early_has_not_read_far_ahead() {
+    let world = world();
+    let cloud = world.cloud(Process(0));
+    run(&world, async move {
+        let (things, _, levels, _) = filled(&cloud).await;
+        for records in [1, 100, 400, 1000] {
+            let reader = open(&cloud, small()).await;
+            let session = Session::reader(reader.clone(), 99);
+            let txn = session.begin(Level::Atomic);
+            let mut scan = session.scan(&txn, things.root, None, None);
+            for _ in 0..records {
+                scan.next().await.unwrap().unwrap();
+            }
+            drop(scan);
+            // Leaves have three records at least; what else is read are parents.
+            let (seen, fetched) = (records as u64 / 3 + 1, reader.pool_counts().fetched);
+            let parents = levels + fetched / 8;
+            let most = seen + seen.clamp(16, 64) + parents;
+            assert!(fetched <= most, "{fetched} pages for {records} records, not {most}");
+        }
     });
 }
 
