@@ -154,10 +154,10 @@ fn tables(all: &[Figures], size: Size, rounds: u32) -> String {
          well; other processes see them after a checkpoint, or a flush of the table. Recovery: SlateDB replays its \
          log when it is opened; with s3db any process sweeps, which \
          reads and frees the objects of a log 16 at a time, and all see it then. SlateDB's scan reads as \
-         far ahead as ours ({} KB by 16 tasks), which it does not by default.\n\n",
+         far ahead as ours ({} KB by 64 tasks), which it does not by default.\n\n",
         size.records,
         workload::PAYLOAD_BYTES,
-        1600,
+        3200,
     );
     for Figures { name, of } in all {
         text += &format!("### In {name}\n\n");

@@ -65,8 +65,8 @@ impl Peer for Waiting {
     async fn scan(&self) -> Result<u32, String> {
         // Sixteen of our leaves of 100 KB.
         let options = ScanOptions {
-            read_ahead_bytes: 1_600_000,
-            max_fetch_tasks: 16,
+            read_ahead_bytes: 3_200_000,
+            max_fetch_tasks: 64,
             ..ScanOptions::default()
         };
         let mut records = self.db.scan_with_options(.., &options).await.map_err(told)?;

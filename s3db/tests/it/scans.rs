@@ -35,10 +35,10 @@ fn world() -> World {
     world
 }
 
-/// Leaves of four records, parents of some dozens of leaves.
+/// Leaves of four records, parents of more than a hundred leaves, as those of usual pages have.
 fn small() -> Settings {
     let ttl = Duration::from_secs(100_000);
-    Settings { leaf_bytes_max: 800, inner_bytes_max: 1500, ttl, ..settings() }
+    Settings { leaf_bytes_max: 800, inner_bytes_max: 6000, ttl, ..settings() }
 }
 
 fn name(n: usize) -> String {
