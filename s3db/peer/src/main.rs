@@ -157,7 +157,7 @@ fn tables(all: &[Figures], size: Size, rounds: u32) -> String {
          far ahead as ours ({} KB by 64 tasks), which it does not by default.\n\n",
         size.records,
         workload::PAYLOAD_BYTES,
-        3200,
+        6400,
     );
     for Figures { name, of } in all {
         text += &format!("### In {name}\n\n");

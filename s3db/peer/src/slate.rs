@@ -63,9 +63,9 @@ impl Peer for Waiting {
     }
 
     async fn scan(&self) -> Result<u32, String> {
-        // Sixteen of our leaves of 100 KB.
+        // 64 of our leaves of 100 KB.
         let options = ScanOptions {
-            read_ahead_bytes: 3_200_000,
+            read_ahead_bytes: 6_400_000,
             max_fetch_tasks: 64,
             ..ScanOptions::default()
         };
