@@ -1,7 +1,9 @@
-//! Bytes that claim to be pages.
+//! Bytes that claim to be pages, in the object store or on a disk.
 
 #![no_main]
 
 mod frame;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &[b"s3dP\x01", b"s3dP\x02"]));
+const KINDS: [&[u8; 5]; 3] = [b"s3dP\x01", b"s3dP\x02", b"s3dF\x01"];
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &KINDS));

@@ -8,6 +8,8 @@ const SEQUENCE: &str = include_str!("../tests/golden/sequence-v1.txt");
 const WRITERS: &str = include_str!("../tests/golden/writers-v1.txt");
 const DATABASES: &str = include_str!("../tests/golden/databases-v3.txt");
 const PROPOSALS: &str = include_str!("../tests/golden/proposal-v1.txt");
+const KEPT: &str = include_str!("../tests/golden/disk-v1.txt");
+const SEALED: &str = include_str!("../tests/golden/sealed-v1.txt");
 const RECORDS: &str = include_str!("../tests/golden/log-v1.txt");
 const ADDRESSES: [&str; 6] = [
     "file:///tmp/a%20b",
@@ -28,7 +30,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: seeds FOLDER")?;
     let lines =
         OBJECTS.lines().chain(RECORDS.lines()).chain(SEQUENCE.lines()).chain(PROPOSALS.lines());
-    let lines = lines.chain(WRITERS.lines()).chain(DATABASES.lines());
+    let lines = lines
+        .chain(WRITERS.lines())
+        .chain(DATABASES.lines())
+        .chain(KEPT.lines())
+        .chain(SEALED.lines());
     let lines = lines.filter(|line| !line.starts_with('#'));
     for (n, line) in lines.enumerate() {
         let digits = line.rsplit(' ').next().ok_or("an empty line")?;
@@ -37,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|at| u8::from_str_radix(digits.get(at..at + 2).unwrap_or("?"), 16))
             .collect::<Result<Vec<u8>, _>>()?;
         let target = match bytes.get(3).ok_or("a short line")? {
-            b'P' => "page",
+            b'P' | b'F' => "page",
             b'D' | b'A' | b'C' | b'N' | b'V' => "catalogue",
             _ => "log",
         };

@@ -64,15 +64,17 @@ const UNFENCED_MAX: u64 = 1 << 20;
 /// a client count as gone.
 const KEPT_ALIVE_PART: u64 = 15;
 
-/// What is known of a client.
+/// What the object of a client says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClientRecord {
-    pub(crate) epoch: u64,
-    /// Stamps of this and all earlier lives are at most this.
-    pub(crate) bound_us: u64,
+pub struct ClientRecord {
+    /// Of its newest life.
+    pub epoch: u64,
+    /// Stamps of this and all earlier lives are at most this, in microseconds since 1970.
+    pub bound_us: u64,
     /// Epochs before this one can append nothing any more.
-    pub(crate) fence_from: u64,
-    write_id: u128,
+    pub fence_from: u64,
+    /// Random in every version, so that no ETag comes back.
+    pub write_id: u128,
 }
 
 impl ClientRecord {

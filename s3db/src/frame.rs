@@ -111,13 +111,13 @@ impl Unopened {
 /// What bytes start with that did not open, before why, and what they are. No frame starts so.
 pub(crate) const UNOPENED: &[u8; 4] = b"s3dX";
 /// What sealed bytes start with.
-const SEALED: &[u8; 4] = b"s3dE";
+pub(crate) const SEALED: &str = "s3dE";
 
 /// What it means that bytes do not start as they should.
 pub(crate) fn magic_error(bytes: &[u8], found: [u8; 4], expected: &'static str) -> FrameError {
     match &found {
         UNOPENED => FrameError::Unopened(Unopened::from_bytes(&bytes[4..])),
-        SEALED => FrameError::Unopened(Unopened::Sealed),
+        found if *found == SEALED.as_bytes() => FrameError::Unopened(Unopened::Sealed),
         _ => FrameError::Magic { found, expected },
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     catalog::{Collection, Database},
     checkpoint::owner::Claims,
     client::ClientRecord,
-    cloud::embedded::Stored,
+    cloud::{embedded::Stored, sealed_frame::SealedFrame},
     frame::{FrameError, magic_error},
     log::{
         Change, LogRecord, Transaction,
@@ -18,6 +18,7 @@ use crate::{
         transaction::Body,
     },
     page::{Page, Stream},
+    pool::disk::KeptPage,
     sequence::{Numbers, SequencedWrite, codec::decode_data, codec::encode_data},
     stamp::Stamp,
     writers::Writers,
@@ -33,18 +34,38 @@ pub enum Inspected {
     Record(LogRecord),
     /// `s3dT`: a transaction or a part of one; its records may lie in the object of this name.
     Transaction(Transaction, Option<String>),
-    /// `s3dO`: a log object of this stream and number, with its transactions; a fence has none.
-    Log(Stream, u64, Vec<Inspected>),
+    /// `s3dO`: a log object.
+    Log {
+        /// The stream that it belongs to.
+        stream: Stream,
+        /// Its number there.
+        number: u64,
+        /// By which whoever put it knows it again.
+        write_id: u128,
+        /// Its transactions.
+        transactions: Vec<Inspected>,
+    },
+    /// `s3dO`: the end of a stream.
+    Fence {
+        /// The stream that it ends.
+        stream: Stream,
+        /// Its number there.
+        number: u64,
+        /// By which whoever put it knows it again.
+        write_id: u128,
+        /// The life that ended it.
+        by_epoch: u64,
+    },
     /// `s3dB`: a part of a blob.
     Part(Part),
-    /// `s3dI`: a client in this epoch.
-    Client(u64),
+    /// `s3dI`: a client.
+    Client(ClientRecord),
     /// `s3dQ`: a message of a queue in a directory.
     Message(Stored),
     /// `s3dD`: the database.
     Database(Database),
-    /// `s3dW`: claims of so many parts of the log.
-    Claims(u64),
+    /// `s3dW`: claims of parts of the log.
+    Claims(Claims),
     /// `s3dA`: the clients that may write to a collection.
     Writers(Vec<u64>),
     /// `s3dC`: a collection. Its name is that of the object, and not in it.
@@ -53,6 +74,10 @@ pub enum Inspected {
     Numbers(Numbers),
     /// `s3dV`: what the commit of this id writes.
     Writes(u128, Vec<SequencedWrite>),
+    /// `s3dF`: a page on a disk of a client.
+    Kept(KeptPage),
+    /// `s3dE`: any of them, sealed.
+    Sealed(SealedFrame),
 }
 
 impl Inspected {
@@ -88,22 +113,25 @@ impl Inspected {
                     field.map(|field| u64::from_le_bytes(*field)).ok_or(short)
                 };
                 let stream = Stream { client: number(6)?, epoch: number(14)? };
-                let sequence = number(22)?;
-                let frames = match objects::decode(bytes, stream, sequence)? {
-                    LogObject::Transactions { frames, .. } => frames,
-                    LogObject::Fence => Vec::new(),
+                let number = number(22)?;
+                let (write_id, frames) = match objects::decode(bytes, stream, number)? {
+                    LogObject::Transactions { write_id, frames } => (write_id, frames),
+                    LogObject::Fence { write_id, by_epoch } => {
+                        return Ok(Inspected::Fence { stream, number, write_id, by_epoch });
+                    }
                 };
                 let inner = frames.iter().map(|frame| match frame.first_chunk::<4>() {
                     Some(b"s3dT") => Inspected::decode(frame),
                     _ => Err(FrameError::Field { at: 0, what: "no transaction in a log object" }),
                 });
-                Inspected::Log(stream, sequence, inner.collect::<Result<_, _>>()?)
+                let transactions = inner.collect::<Result<_, _>>()?;
+                Inspected::Log { stream, number, write_id, transactions }
             }
             b"s3dB" => Inspected::Part(Part::decode(bytes)?),
-            b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?.epoch),
+            b"s3dI" => Inspected::Client(ClientRecord::decode(bytes)?),
             b"s3dQ" => Inspected::Message(Stored::decode(bytes)?),
             b"s3dD" => Inspected::Database(Database::decode(bytes)?),
-            b"s3dW" => Inspected::Claims(Claims::decode(bytes)?.len() as u64),
+            b"s3dW" => Inspected::Claims(Claims::decode(bytes)?),
             b"s3dA" => Inspected::Writers(Writers::decode(bytes)?.iter().collect()),
             b"s3dC" => Inspected::Collection(Collection::decode("", bytes)?),
             b"s3dN" => Inspected::Numbers(Numbers::decode(bytes)?),
@@ -111,8 +139,10 @@ impl Inspected {
                 let (id, writes) = decode_data(bytes)?;
                 Inspected::Writes(id, writes)
             }
+            b"s3dF" => Inspected::Kept(KeptPage::decode(bytes)?),
+            b"s3dE" => Inspected::Sealed(SealedFrame::decode(bytes)?),
             _ => {
-                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW, s3dA, s3dC, s3dN or s3dV";
+                let expected = "s3dP, s3dL, s3dT, s3dO, s3dB, s3dI, s3dQ, s3dD, s3dW, s3dA, s3dC, s3dN, s3dV, s3dF or s3dE";
                 return Err(magic_error(bytes, *found, expected));
             }
         })
@@ -129,7 +159,9 @@ impl Inspected {
                     transaction.entries.iter().filter_map(|entry| Some(entry.blob()?.stamp())),
                 );
             }
-            Inspected::Log(_, _, transactions) => transactions.iter().for_each(|it| it.blobs(to)),
+            Inspected::Log { transactions, .. } => {
+                transactions.iter().for_each(|it| it.blobs(to));
+            }
             Inspected::Page(page) => {
                 to.extend(page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp())));
             }
@@ -137,8 +169,8 @@ impl Inspected {
         }
     }
 
-    /// The bytes again, of what is written as it is read: pages, records, transactions, parts of blobs,
-    /// messages, databases, collections and what the sequencer has. `None` for the rest.
+    /// The bytes again: what was decoded is written as it was read. `None` for what nothing is decoded to: a
+    /// transaction whose records lie in an object and here, too.
     pub fn encode(&self) -> Option<Bytes> {
         match self {
             Inspected::Page(page) => Some(page.encode()),
@@ -154,7 +186,18 @@ impl Inspected {
             Inspected::Numbers(numbers) => Some(numbers.encode()),
             Inspected::Writes(id, writes) => Some(encode_data(*id, writes)),
             Inspected::Writers(clients) => Some(Writers::of(clients).encode()),
-            Inspected::Log(..) | Inspected::Client(_) | Inspected::Claims(_) => None,
+            Inspected::Log { stream, number, write_id, transactions } => {
+                let frames: Option<Vec<Bytes>> =
+                    transactions.iter().map(Inspected::encode).collect();
+                Some(objects::encode(*stream, *number, *write_id, &frames?))
+            }
+            Inspected::Fence { stream, number, write_id, by_epoch } => {
+                Some(objects::encode_fence(*stream, *number, *write_id, *by_epoch))
+            }
+            Inspected::Client(client) => Some(client.encode()),
+            Inspected::Claims(claims) => Some(claims.encode()),
+            Inspected::Kept(page) => Some(page.encode()),
+            Inspected::Sealed(frame) => Some(frame.encode()),
         }
     }
 }

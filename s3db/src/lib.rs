@@ -52,6 +52,9 @@ pub use crate::{
     blob::{BLOB_BYTES_MAX, Blob, PART_BYTES_MAX, Value, Writing},
     catalog::{Backend, Collection, Database, Index, Isolation, NAME_BYTES_MAX},
     checkpoint::Checkpointed,
+    checkpoint::owner::{Claim, Claims},
+    client::ClientRecord,
+    cloud::sealed_frame::SealedFrame,
     commit::{Committed, Level, Scan, Session, TRANSACTION_BYTES_MAX, Txn},
     content::Content,
     curate::{Proposal, ProposalId},
@@ -70,6 +73,7 @@ pub use crate::{
     },
     page::INDEXES_MAX,
     policy::{CollectionKind, Names, Policy, Right, Service, Wish, policy},
+    pool::disk::KeptPage,
     pool::{Eviction, PoolCounts},
     record::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,

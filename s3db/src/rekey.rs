@@ -12,6 +12,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
+    catalog::Backend,
     cloud::{
         Get, Objects, Put, PutIf,
         sealed::{Closed, Of, Sealed, Sealer},

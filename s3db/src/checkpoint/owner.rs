@@ -50,19 +50,22 @@ const AHEAD_MS: u64 = 2000;
 /// How many leases it takes to look again where nobody owned anything.
 const NOBODY_LEASES: u64 = 10;
 
-/// A claim of one part.
+/// A claim of one part of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) client: u64,
-    /// When it was renewed, by the object store's clock.
-    pub(crate) date_ms: u64,
+pub struct Claim {
+    /// Whose it is.
+    pub client: u64,
+    /// When it was renewed, by the object store's clock, in milliseconds since 1970.
+    pub date_ms: u64,
 }
 
-/// All claims.
+/// All claims of parts of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Claims {
-    write_id: u128,
-    parts: BTreeMap<u32, Claim>,
+pub struct Claims {
+    /// Random in every version, so that no ETag comes back.
+    pub write_id: u128,
+    /// By the number of the part.
+    pub parts: BTreeMap<u32, Claim>,
 }
 
 impl Claims {
@@ -98,11 +101,6 @@ impl Claims {
         }
         from.done()?;
         Ok(claims)
-    }
-
-    /// How many parts are claimed.
-    pub(crate) fn len(&self) -> usize {
-        self.parts.len()
     }
 }
 
@@ -251,9 +249,9 @@ impl Store {
     pub async fn disown(&self, client: u64) -> Result<(), StoreError> {
         self.owners.known().me = None;
         let (mut claims, etag) = self.read_claims().await?;
-        let had = claims.len();
+        let had = claims.parts.len();
         claims.parts.retain(|_, claim| claim.client != client);
-        if let (true, Some(etag)) = (claims.len() < had, etag) {
+        if let (true, Some(etag)) = (claims.parts.len() < had, etag) {
             claims.write_id = self.cloud.chance.next_u128();
             // Once: what fails costs others a wait.
             let _: Put =
@@ -287,7 +285,7 @@ impl Store {
         let now_us = self.cloud.clock.monotonic_us();
         let is_due = {
             let known = self.owners.known();
-            let leases = if known.claims.len() == 0 { NOBODY_LEASES * 3 } else { 1 };
+            let leases = if known.claims.parts.is_empty() { NOBODY_LEASES * 3 } else { 1 };
             let age_us = now_us.saturating_sub(known.read_us);
             known.read_us == 0 || age_us >= lease_ms * 1000 / 3 * leases
         };

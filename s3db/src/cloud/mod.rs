@@ -22,6 +22,7 @@ pub mod disk; // copies of pages on this machine
 pub mod ledger; // every call counted, and priced
 #[cfg(feature = "encryption")]
 pub mod sealed; // objects and messages that only holders of a key can read
+pub(crate) mod sealed_frame; // their bytes, for who holds none
 pub mod embedded; // the services in a directory or in memory
 #[cfg(feature = "aws")]
 pub mod aws; // S3 and SQS

@@ -37,16 +37,13 @@ use crate::{
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
+        sealed_frame::{SALT_BYTES, SealedFrame, TAG_BYTES},
     },
     error::StoreError,
-    frame::{FrameError, Reader, UNOPENED, Unopened, Writer},
+    frame::{FrameError, UNOPENED, Unopened},
     names::DATABASE,
 };
 
-const MAGIC: &str = "s3dE";
-const VERSION: u8 = 1;
-const SALT_BYTES: usize = 32;
-const TAG_BYTES: usize = 16;
 /// Magic, version, key id and salt.
 const HEAD_BYTES: usize = 5 + 4 + SALT_BYTES;
 /// Bytes by which a sealed frame is longer than what is in it.
@@ -223,9 +220,7 @@ impl Sealer {
     ) -> Result<Bytes, Unspecified> {
         let (id, secret) = &self.keys.0[0];
         let key = self.frame_key(secret, salt)?;
-        let mut to = Writer::with_room(MAGIC, VERSION, body.len() + SEAL_BYTES);
-        to.u32(*id);
-        to.raw(salt);
+        let mut to = SealedFrame::head(*id, salt, body.len() + SEAL_BYTES);
         let about = Sealer::about(to.so_far(), of);
         to.raw(body);
         let tag = key.seal_in_place_separate_tag(
@@ -239,29 +234,23 @@ impl Sealer {
 
     /// Which key a frame was sealed with, if it is one and whole.
     pub(crate) fn key_id(frame: &Bytes) -> Result<u32, FrameError> {
-        Reader::new(frame, MAGIC, VERSION)?.u32()
+        Ok(SealedFrame::decode(frame)?.key)
     }
 
     /// What is in a frame.
     pub(crate) fn open(&self, of: Of<'_>, frame: &Bytes) -> Result<Bytes, Closed> {
         let foreign = |why| Closed::Foreign(why);
-        let mut from = Reader::new(frame, MAGIC, VERSION).map_err(|error| {
+        let sealed = SealedFrame::decode(frame).map_err(|error| {
             foreign(match error {
                 FrameError::Magic { .. } => Unopened::Plain,
                 _ => Unopened::Damaged,
             })
         })?;
-        let short = |_| foreign(Unopened::Damaged);
-        let id = from.u32().map_err(short)?;
-        let salt = from.raw(SALT_BYTES).map_err(short)?;
-        if id == 0 {
-            return Err(foreign(Unopened::Damaged));
-        }
+        let id = sealed.key;
         let secret = self.keys.secret(id).ok_or(Closed::NoKey(id))?;
         let wrong = |_| foreign(Unopened::Key(id));
-        let key = self.frame_key(secret, &salt).map_err(wrong)?;
-        let rest = from.rest();
-        let mut body = Vec::from(from.raw(rest).map_err(short)?);
+        let key = self.frame_key(secret, &sealed.salt).map_err(wrong)?;
+        let mut body = Vec::from(sealed.sealed);
         let nonce = Nonce::assume_unique_for_key([0; 12]);
         let about = Sealer::about(&frame[..HEAD_BYTES], of);
         let len = key.open_in_place(nonce, about, &mut body).map_err(wrong)?.len();
@@ -534,8 +523,7 @@ mod tests {
         ) {
             let sealer = sealer(3, 7, 1);
             if is_framed {
-                let mut to = Writer::new(MAGIC, VERSION);
-                to.u32(3);
+                let mut to = SealedFrame::head(3, &[9; SALT_BYTES], 300);
                 to.raw(&noise);
                 noise = to.finish().to_vec();
             }

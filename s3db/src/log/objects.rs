@@ -107,7 +107,7 @@ pub(crate) fn parse(name: &str) -> Option<(Stream, u64)> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LogObject {
     Transactions { write_id: u128, frames: Vec<Bytes> },
-    Fence,
+    Fence { write_id: u128, by_epoch: u64 },
 }
 
 pub(crate) fn encode(stream: Stream, sequence: u64, write_id: u128, frames: &[Bytes]) -> Bytes {
@@ -122,7 +122,7 @@ pub(crate) fn encode(stream: Stream, sequence: u64, write_id: u128, frames: &[By
     to.finish()
 }
 
-fn encode_fence(stream: Stream, sequence: u64, write_id: u128, by_epoch: u64) -> Bytes {
+pub(crate) fn encode_fence(stream: Stream, sequence: u64, write_id: u128, by_epoch: u64) -> Bytes {
     let mut to = Writer::new(MAGIC, VERSION);
     to.u8(1);
     to.u64(stream.client);
@@ -154,10 +154,7 @@ pub(crate) fn decode(
             let frames = (0..count).map(|_| from.long()).collect::<Result<_, _>>()?;
             LogObject::Transactions { write_id, frames }
         }
-        1 => {
-            from.u64()?;
-            LogObject::Fence
-        }
+        1 => LogObject::Fence { write_id, by_epoch: from.u64()? },
         _ => return Err(from.field("neither transactions nor a fence")),
     };
     from.done()?;
@@ -385,7 +382,7 @@ impl ObjectLog {
         loop {
             // The last one may be a fence.
             if let Some(bytes) = self.get(&name(stream, next)).await? {
-                if let Ok(LogObject::Fence) = decode(&bytes, stream, next) {
+                if let Ok(LogObject::Fence { .. }) = decode(&bytes, stream, next) {
                     // It counts only if it is the last. Between a look at a number and a put of it
                     // the stream can have grown past it, and the number been freed.
                     match self.last(stream).await? {
@@ -835,7 +832,7 @@ impl Log for ObjectLog {
             match decode(&bytes, stream, number) {
                 // No reason to stop: nothing lies behind the fence that ends a stream, and one that
                 // arrives late, in a number that was freed meanwhile, ends nothing.
-                Ok(LogObject::Fence) => {}
+                Ok(LogObject::Fence { .. }) => {}
                 Ok(LogObject::Transactions { frames, .. }) => {
                     for frame in frames {
                         match Transaction::decode(&frame) {
@@ -889,7 +886,7 @@ impl Log for ObjectLog {
                 let Some(bytes) = self.get(name).await? else { continue };
                 let frames = match decode(&bytes, stream, number) {
                     Ok(LogObject::Transactions { frames, .. }) => frames,
-                    Ok(LogObject::Fence) => continue,
+                    Ok(LogObject::Fence { .. }) => continue,
                     Err(error) => {
                         pending.push(Pending::Damaged(format!("{name}: {error}")));
                         continue;

@@ -18,7 +18,7 @@
 //! without an answer the object itself is asked).
 
 mod date; // the object store's time
-mod disk; // pages on a disk of this machine
+pub(crate) mod disk; // pages on a disk of this machine
 mod heads; // what is known of pages' newest versions
 
 use std::{

@@ -404,7 +404,7 @@ pub(super) fn fences(world: &World) -> Vec<Violation> {
         let Some((stream, number)) = parse(&name) else { continue };
         for version in versions {
             let Some(bytes) = version.bytes else { continue };
-            let is_fence = matches!(decode(&bytes, stream, number), Ok(LogObject::Fence));
+            let is_fence = matches!(decode(&bytes, stream, number), Ok(LogObject::Fence { .. }));
             events.push((version.at_us, stream, number, is_fence));
         }
     }

@@ -1,12 +1,14 @@
 //! Bytes written by versions 1, 2 and 3, which every later version reads.
 
+use std::{collections::BTreeSet, fs, path::Path};
+
 use bytes::Bytes;
 use s3db::{
-    Backend, Blob, Change, Collection, Database, DecodeError, Entry, Index, Inspected, Isolation,
-    Key, LogRecord, LoggedTransaction, Numbers, Payload, Proposal, SearchBy, SequencedCommit,
-    SequencedWrite, Settings, Stamp, Value,
+    Backend, Blob, Change, Claim, Claims, ClientRecord, Collection, Database, DecodeError, Entry,
+    Index, Inspected, Isolation, KeptPage, Key, LogRecord, LoggedTransaction, Numbers, Payload,
+    Proposal, SealedFrame, SearchBy, SequencedCommit, SequencedWrite, Settings, Stamp, Value,
     blob::Part,
-    cloud::embedded::Stored,
+    cloud::{ETag, embedded::Stored},
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
 };
 
@@ -27,6 +29,12 @@ const WRITERS: &str = include_str!("../golden/writers-v1.txt");
 
 /// The same of databases of the versions before, and of who owns the log.
 const DATABASES: &str = include_str!("../golden/databases-v3.txt");
+
+/// The same of files of the disk tier.
+const KEPT: &str = include_str!("../golden/disk-v1.txt");
+
+/// The same of what is sealed.
+const SEALED: &str = include_str!("../golden/sealed-v1.txt");
 
 const ROOT: PageId = PageId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
 const LEFT: PageId = PageId(0x1111);
@@ -168,15 +176,26 @@ fn objects_of_version_1_are_still_written_and_read() {
     expected.extend([
         transaction(&whole, None),
         transaction(&spilled, Some("spill/7/2/5")),
-        Inspected::Log(
-            Stream { client: 7, epoch: 2 },
-            11,
-            vec![transaction(&whole, None), transaction(&empty, None)],
-        ),
-        Inspected::Log(Stream { client: 7, epoch: 1 }, 12, vec![]),
+        Inspected::Log {
+            stream: Stream { client: 7, epoch: 2 },
+            number: 11,
+            write_id: 0xbeef,
+            transactions: vec![transaction(&whole, None), transaction(&empty, None)],
+        },
+        Inspected::Fence {
+            stream: Stream { client: 7, epoch: 1 },
+            number: 12,
+            write_id: 0xcafe,
+            by_epoch: 2,
+        },
         message(1_763_690_400_000, 2, 0xbeef, Some("größe"), "body"),
         message(0, 0, 1, None, ""),
-        Inspected::Client(3),
+        Inspected::Client(ClientRecord {
+            epoch: 3,
+            bound_us: 1_763_690_400_000_000,
+            fence_from: 3,
+            write_id: 0xf00d,
+        }),
         database(ROOT.0, Backend::S3Log, 16),
         database(1, Backend::SqsFifo, 1000),
         collection(indexes, false),
@@ -195,9 +214,7 @@ fn compare(golden: &str, expected: Vec<Inspected>) {
     for (line, expected) in lines.into_iter().zip(expected) {
         let bytes = Bytes::from(unhex(line.rsplit(' ').next().unwrap()));
         assert_eq!(Inspected::decode(&bytes).as_ref(), Ok(&expected), "{line}");
-        if let Some(again) = expected.encode() {
-            assert_eq!(again, bytes, "{line}");
-        }
+        assert_eq!(expected.encode().as_ref(), Some(&bytes), "{line}");
         // Every bit counts, and every byte.
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
@@ -408,7 +425,106 @@ fn databases_of_versions_2_and_3_and_claims_are_still_written_and_read() {
         database(Backend::SqsStandard, 16, true, false),
         database(Backend::SqsFifo, 1000, false, true),
         database(Backend::S3Log, 1, true, true),
-        Inspected::Claims(2),
+        Inspected::Claims(Claims {
+            write_id: 0xabcdef,
+            parts: [
+                (0, Claim { client: 7, date_ms: 1_763_690_400_123 }),
+                (999, Claim { client: u64::MAX, date_ms: 0 }),
+            ]
+            .into(),
+        }),
     ];
     compare(DATABASES, expected);
+}
+
+#[test]
+fn what_is_kept_on_a_disk_is_still_written_and_read() {
+    let kept = |object: &str, etag: &str, bytes: Bytes| {
+        Inspected::Kept(KeptPage { object: object.to_owned(), etag: ETag::new(etag), bytes })
+    };
+    let last = |golden: &str| {
+        let line = golden.lines().find(|line| !line.starts_with('#')).unwrap();
+        Bytes::from(unhex(line.rsplit(' ').next().unwrap()))
+    };
+    let expected = vec![
+        kept(
+            "page/0123456789abcdeffedcba9876543210",
+            "\"5d41402abc4b2a76b9719d911017c592\"",
+            Page::root(ROOT).encode(),
+        ),
+        kept("page/1", "17-42", last(SEALED)),
+        kept("", "", Bytes::new()),
+    ];
+    compare(KEPT, expected);
+}
+
+/// What opens it is tested beside the code that does.
+#[test]
+fn what_is_sealed_still_says_by_which_key() {
+    let line = SEALED.lines().find(|line| !line.starts_with('#')).unwrap();
+    let bytes = Bytes::from(unhex(line));
+    let sealed = bytes.slice(41..bytes.len() - 4);
+    compare(SEALED, vec![Inspected::Sealed(SealedFrame { key: 7, salt: [9; 32], sealed })]);
+}
+
+/// The magics of `text` that are in quotes of this kind, as `"s3dP"`.
+fn magics(text: &str, quote: char) -> BTreeSet<String> {
+    let quoted = text.split(quote).filter(|word| word.len() == 4 && word.starts_with("s3d"));
+    quoted.map(str::to_owned).collect()
+}
+
+/// Everything that the code writes has a line in the table of formats, golden bytes, and is searched by the
+/// fuzzer in each version that there are golden bytes of. What is left out fails here.
+#[test]
+fn every_format_is_in_the_table_and_has_golden_bytes_and_is_searched() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let files = |of: &str, end: &str| {
+        let (mut found, mut folders) = (Vec::new(), vec![folder.join(of)]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.to_str().unwrap().ends_with(end) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    };
+    let protocol = read(&folder.join("PROTOCOL.md"));
+    let formats = protocol.split("| magic | what | where |").nth(1).unwrap();
+    let rows = formats.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let mut table = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let here = magics(cells[1], '`');
+        let source = read(&folder.join(cells[3].trim_matches('`')));
+        for magic in &here {
+            assert!(source.contains(magic.as_str()), "{magic} is not in {}", cells[3]);
+        }
+        table.extend(here);
+    }
+    // What is marked as not opened lies nowhere; see `frame`.
+    let written = files("src", ".rs").into_iter().flat_map(|path| magics(&read(&path), '"'));
+    let mut written: BTreeSet<String> = written.collect();
+    assert!(written.remove("s3dX"));
+    assert_eq!(written, table, "the code and the table of PROTOCOL.md");
+
+    let mut golden = BTreeSet::new();
+    for path in files("tests/golden", ".txt") {
+        let text = read(&path);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let bytes = unhex(line.rsplit(' ').next().unwrap());
+            golden.insert((String::from_utf8(bytes[..4].to_vec()).unwrap(), bytes[4]));
+        }
+    }
+    let with_bytes: BTreeSet<String> = golden.iter().map(|(magic, _)| magic.clone()).collect();
+    assert_eq!(with_bytes, table, "tests/golden and the table of PROTOCOL.md");
+    let targets: String = files("fuzz", ".rs").iter().map(|path| read(path)).collect();
+    for (magic, version) in golden {
+        let kind = format!("b\"{magic}\\x{version:02x}\"");
+        assert!(targets.contains(&kind), "{kind} is in no target of fuzz/");
+    }
 }
