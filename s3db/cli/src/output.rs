@@ -183,6 +183,7 @@ impl Output {
         let (keys, eviction) = (self.keys()?, self.eviction);
         let (budget_bytes, has_worker, client) = (self.budget_bytes, false, self.client);
         let disk = self.disk.as_ref().map(|path| DiskSpace::folder(path, self.disk_bytes));
+        let disk = disk.transpose()?;
         let options =
             Options { has_worker, keys, eviction, budget_bytes, disk, ..Options::default() };
         Ok(Options { client, ..options })

@@ -18,6 +18,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::{cloud::own_disk, error::StoreError};
+
 /// What names of files end with, so that no file of anybody else's is ever touched.
 const PAGE: &str = ".s3db-page";
 /// The same of those that are being written.
@@ -85,8 +87,11 @@ pub struct DiskSpace {
 impl DiskSpace {
     /// `bytes` bytes in the folder `path`, which is made when it is needed. Any number of processes of one
     /// machine, and any number of databases, may share it.
-    pub fn folder(path: &Path, bytes: u64) -> DiskSpace {
-        DiskSpace { disk: Arc::new(Folder::new(path)), bytes }
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn folder(path: &Path, bytes: u64) -> Result<DiskSpace, StoreError> {
+        Ok(DiskSpace { disk: Arc::new(Folder::open(path)?), bytes })
     }
 }
 
@@ -104,8 +109,24 @@ pub struct Folder {
 
 impl Folder {
     /// The folder `path`, which is made when something is written there first.
-    pub fn new(path: &Path) -> Folder {
-        Folder { path: path.to_owned() }
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when it lies on a network file system, or it cannot be told what it lies on.
+    /// Nothing would be lost there; but a call to a server that has gone cannot be given up, and a process
+    /// that waits in one cannot even be killed. And it is no nearer than the object store.
+    pub fn open(path: &Path) -> Result<Folder, StoreError> {
+        Folder::open_on(path, own_disk::magic)
+    }
+
+    /// The same, where `magic` says what file system a folder lies on.
+    fn open_on(
+        path: &Path,
+        magic: impl Fn(&Path) -> io::Result<u32>,
+    ) -> Result<Folder, StoreError> {
+        let why =
+            "a server that has gone would stop this process; keep pages on a local disk, or none";
+        own_disk::require(path, magic, why)?;
+        Ok(Folder { path: path.to_owned() })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -227,11 +248,25 @@ impl Disk for Folder {
 mod tests {
     use super::*;
 
+    /// Nobody waits for a server that may never answer.
+    #[test]
+    fn a_network_file_system_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a");
+        for (answer, what) in [(Ok(0xff53_4d42), "lies on CIFS"), (Err(()), "cannot be told")] {
+            let magic = |_: &Path| answer.map_err(|()| io::Error::other("no answer"));
+            let Err(error) = Folder::open_on(&path, magic) else { panic!("opened: {what}") };
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        Folder::open_on(&path, |_| Ok(0x5846_5342)).unwrap();
+        assert!(!path.exists());
+    }
+
     #[tokio::test]
     async fn files_come_and_go_and_others_are_left_alone() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("a/b");
-        let disk = Folder::new(&path);
+        let disk = Folder::open(&path).unwrap();
         assert_eq!(disk.read("x", 5000).await.unwrap(), None);
         assert_eq!(disk.list().await.unwrap(), []);
         disk.remove("x").await.unwrap();

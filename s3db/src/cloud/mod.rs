@@ -19,6 +19,7 @@ pub mod queue; // send, receive, delete
 pub mod clock; // time, and waiting for it
 pub mod chance; // randomness
 pub mod disk; // copies of pages on this machine
+pub(crate) mod own_disk; // whether a folder lies on this machine
 pub mod ledger; // every call counted, and priced
 #[cfg(feature = "encryption")]
 pub mod sealed; // objects and messages that only holders of a key can read

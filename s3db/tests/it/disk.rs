@@ -32,7 +32,7 @@ fn options(folder: Option<&Path>) -> Options {
     let mut settings = settings();
     (settings.leaf_bytes_max, settings.inner_bytes_max) = (900, 900);
     settings.ttl = Duration::from_secs(1000);
-    let disk = folder.map(|path| DiskSpace::folder(path, 16 << 20));
+    let disk = folder.map(|path| DiskSpace::folder(path, 16 << 20).unwrap());
     Options { settings, disk, has_worker: false, budget_bytes: 1 << 20, ..Options::default() }
 }
 
@@ -210,7 +210,7 @@ async fn a_disk_is_bounded() {
     fill(&cloud, &options, "one").await;
     // Some sixteen files, of more than twice that many: each takes a block.
     let bytes = 64 << 10;
-    options.disk = Some(DiskSpace::folder(folder.path(), bytes));
+    options.disk = Some(DiskSpace::folder(folder.path(), bytes).unwrap());
     for _ in 0..3 {
         let dbs = [0, 1].map(|_| Db::over(cloud.clone(), &options));
         let [one, other] = dbs;
@@ -272,7 +272,7 @@ impl Disk for Failing {
 }
 
 fn failing(folder: &Path, bytes: u64, is_full: bool, hangs: bool) -> DiskSpace {
-    let beneath = Folder::new(folder);
+    let beneath = Folder::open(folder).unwrap();
     let (hangs, is_dead) = (AtomicBool::new(hangs), AtomicBool::new(false));
     DiskSpace { disk: Arc::new(Failing { beneath, is_full, hangs, is_dead }), bytes }
 }
@@ -285,7 +285,7 @@ async fn a_disk_that_hangs_is_left_alone() {
     let mut options = options(None);
     create(&cloud, &options).await;
     fill(&cloud, &options, "one").await;
-    let beneath = Folder::new(folder.path());
+    let beneath = Folder::open(folder.path()).unwrap();
     let (hangs, is_dead) = (AtomicBool::new(false), AtomicBool::new(true));
     let disk = Arc::new(Failing { beneath, is_full: false, hangs, is_dead });
     options.disk = Some(DiskSpace { disk, bytes: 1 << 20 });
@@ -323,7 +323,7 @@ async fn a_file_is_for_those_who_may_read_it() {
     let db = Db::over(cloud.clone(), &both).await.unwrap();
     db.store().rekey(|_| {}).await.unwrap();
     let of_aside =
-        |ids: &[u8]| Options { disk: Some(DiskSpace::folder(aside.path(), 0)), ..of(ids) };
+        |ids: &[u8]| Options { disk: Some(DiskSpace::folder(aside.path(), 0).unwrap()), ..of(ids) };
     // So little space that nothing is written over them.
     let (counts, ..) = read(&cloud, &of_aside(&[2]), "one").await;
     assert_eq!((counts.disk_damaged, counts.disk_off), (0, 0), "{counts:?}");

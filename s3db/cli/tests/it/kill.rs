@@ -445,7 +445,7 @@ fn a_disk_of_killed_processes_has_whole_pages() {
 
 /// What becomes of the files on `disk` when everything is read.
 fn counts_of(url: &str, disk: &std::path::Path) -> s3db::PoolCounts {
-    let disk = s3db::cloud::DiskSpace::folder(disk, 1 << 30);
+    let disk = s3db::cloud::DiskSpace::folder(disk, 1 << 30).unwrap();
     let options = s3db::Options { disk: Some(disk), has_worker: false, ..Default::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {

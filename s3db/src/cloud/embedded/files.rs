@@ -25,7 +25,9 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::{check, system::now_ms, tag};
 use crate::{
-    cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX},
+    cloud::{
+        Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX, own_disk,
+    },
     error::StoreError,
 };
 
@@ -59,19 +61,22 @@ impl Files {
     /// A bucket in `root`. Nothing is created before the first put.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when `root` is on a network file system, or no directory.
+    /// [`StoreError::Invalid`] when `root` is on a network file system, or it cannot be told what it is on, or
+    /// no directory.
     pub fn open(root: &Path) -> Result<Files, StoreError> {
+        Files::open_on(root, own_disk::magic)
+    }
+
+    /// The same, where `magic` says what file system a folder lies on.
+    fn open_on(root: &Path, magic: impl Fn(&Path) -> io::Result<u32>) -> Result<Files, StoreError> {
         let shown = root.display();
         let invalid = |what: String| StoreError::Invalid(what);
         let root = std::path::absolute(root).map_err(|e| invalid(format!("{shown}: {e}")))?;
         if root.exists() && !root.is_dir() {
             return Err(invalid(format!("{shown}: is no directory")));
         }
-        let there = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        if let Some(kind) = network_file_system(there) {
-            let why = "its locks and renames promise too little; use a local disk, or S3";
-            return Err(invalid(format!("{shown} lies on {kind}: {why}")));
-        }
+        let why = "its locks and renames promise too little; use a local disk, or S3";
+        own_disk::require(&root, magic, why)?;
         let files = Files { root, lock_max: LOCK_MAX, sync };
         files.tidy();
         Ok(files)
@@ -384,39 +389,6 @@ fn make_directories(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The kind of network file system that `path` lies on, if it does.
-#[cfg(target_os = "linux")]
-fn network_file_system(path: &Path) -> Option<&'static str> {
-    // statfs(2) and the headers of the kernel and of stat(1) list these.
-    const KINDS: [(u32, &str); 18] = [
-        (0x6969, "NFS"),
-        (0x517b, "SMB"),
-        (0xff53_4d42, "CIFS"),
-        (0xfe53_4d42, "SMB2"),
-        (0x6573_5546, "FUSE"),
-        (0x0102_1997, "9P"),
-        (0x00c3_6400, "Ceph"),
-        (0x5346_414f, "AFS"),
-        (0x0bd0_0bd0, "Lustre"),
-        (0x0116_1970, "GFS2"),
-        (0x6b41_4653, "kAFS"),
-        (0x4750_4653, "GPFS"),
-        (0x1983_0326, "BeeGFS"),
-        (0x7461_636f, "OCFS2"),
-        (0xaad7_aaea, "PanFS"),
-        (0x786f_4256, "a shared folder of VirtualBox"),
-        (0xbacb_acbc, "a shared folder of VMware"),
-        (0x7c7c_6673, "a shared folder of Parallels"),
-    ];
-    let kind = nix::sys::statfs::statfs(path).ok()?.filesystem_type().0 as u32;
-    KINDS.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn network_file_system(_path: &Path) -> Option<&'static str> {
-    None
-}
-
 /// What an error of the file system means to a caller.
 fn fault(name: &str, error: &io::Error) -> Fault {
     let (what, cause) = (name.to_owned(), error.to_string());
@@ -500,6 +472,22 @@ mod tests {
     fn lock_files(root: &Path) -> Vec<(PathBuf, u64)> {
         let entries = fs::read_dir(root.join("lock")).unwrap().map(Result::unwrap);
         entries.map(|entry| (entry.path(), entry.metadata().unwrap().len())).collect()
+    }
+
+    /// Nothing is made there, and a folder whose file system cannot be told is none either.
+    #[test]
+    fn a_network_file_system_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("db");
+        for (answer, what) in [(Ok(0x6969), "lies on NFS: its locks"), (Err(()), "cannot be told")]
+        {
+            let magic = |_: &Path| answer.map_err(|()| io::Error::other("no answer"));
+            let Err(error) = Files::open_on(&root, magic) else { panic!("opened: {what}") };
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        Files::open_on(&root, |_| Ok(0xef53)).unwrap();
+        Files::open(&root).unwrap();
+        assert!(!root.exists());
     }
 
     /// A process that is stopped in the middle of a put would have stopped all others for good.
