@@ -469,6 +469,16 @@ async fn read(
     }
 }
 
+/// Whether a life of a client is over by now: a later one has begun, or the client was retired.
+pub(crate) async fn is_over(
+    cloud: &Cloud,
+    settings: &Settings,
+    (client, epoch): (u64, u64),
+) -> Result<bool, StoreError> {
+    let now = read(cloud, settings, &object(client)).await?;
+    Ok(now.is_none_or(|(record, _)| record.epoch > epoch))
+}
+
 /// What came of a swap.
 enum Swap {
     Done(ETag),

@@ -27,8 +27,9 @@ const WINDOW_BYTES_MAX: usize = 256 << 10;
 const DATA_BYTES_MAX: usize = 4 * WRITES_BYTES_MAX;
 /// Commits of a window at most, whatever is set.
 const WINDOW_COMMITS_MAX: usize = 10_000;
-/// Clients whose newest life is remembered.
-const LIVES_MAX: usize = 1000;
+/// Clients whose newest life is remembered. Once there are as many, one that is not among them may have been: its
+/// object tells (see [`Plan::unproven`]).
+pub(crate) const LIVES_MAX: usize = 1000;
 /// Dates that are remembered, and how many of them fall into the age of a snapshot.
 const DATES_MAX: usize = 64;
 const DATES_PER_AGE: u64 = 8;
@@ -54,6 +55,17 @@ pub(super) struct Progress {
     pub(super) tried: Option<Tried>,
     /// What came of it.
     pub(super) outcome: Option<Result<u64, StoreError>>,
+    /// What the client's own object said of its life.
+    pub(super) life: Option<Life>,
+}
+
+/// What is known of a life that the sequencer does not know.
+#[derive(Clone)]
+pub(super) enum Life {
+    /// It was the newest, after this version of the numbers was read: no later one has committed in it.
+    NewestIn(ETag),
+    /// It is over, and stays so.
+    Over,
 }
 
 /// Swaps that may have happened.
@@ -103,6 +115,10 @@ pub(super) struct Plan {
     pub(super) taken: Vec<(usize, u64)>,
     /// For whom there is no room until some commits are on their pages.
     pub(super) crowded: Vec<usize>,
+    /// Whose life is not among those that the sequencer remembers, which are as many as it does: a later one may
+    /// have committed before so many others. Asked is the client's object, after the numbers were read; what is
+    /// put over just these is then by a life that was the newest.
+    pub(super) unproven: Vec<usize>,
     /// Some cannot be judged: the view is older than their snapshots.
     pub(super) is_old: bool,
     /// What it puts.
@@ -117,8 +133,8 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Plan {
     let next = view.numbers.clone();
-    let (settled, taken, crowded) = Default::default();
-    let mut plan = Plan { settled, taken, crowded, is_old: false, next };
+    let (settled, taken, crowded, unproven) = Default::default();
+    let mut plan = Plan { settled, taken, crowded, unproven, is_old: false, next };
     for (place, submission) in batch.iter().enumerate() {
         let verdict = judge(view, submission, now_ms, settings);
         let tried = submission.progress().tried.clone();
@@ -129,6 +145,7 @@ pub(super) fn plan(
             }
             Verdict::Settled(outcome) => plan.settled.push((place, outcome)),
             Verdict::Old => plan.is_old = true,
+            Verdict::Unproven => plan.unproven.push(place),
             Verdict::Fits => {
                 let in_the_way = plan.taken.iter().any(|(at, _)| meet(&batch[*at], submission));
                 if in_the_way && settings.rules.hold(Rule::WriteCheck) {
@@ -163,6 +180,7 @@ enum Verdict {
     Settled(Result<u64, StoreError>),
     Fits,
     Old,
+    Unproven,
 }
 
 fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verdict {
@@ -175,7 +193,13 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
     if it.progress().tried.as_ref().is_some_and(|tried| tried.from < numbers.floor()) {
         return Verdict::Settled(Err(unknown()));
     }
-    if is_over(numbers, it) && rules.hold(Rule::EpochFence) {
+    let is_remembered = numbers.lives.iter().any(|(client, ..)| *client == it.client);
+    let life = match is_remembered || numbers.lives.len() < LIVES_MAX {
+        true => None,
+        false => Some(it.progress().life.clone()),
+    };
+    let is_over = is_over(numbers, it) || matches!(life, Some(Some(Life::Over)));
+    if is_over && rules.hold(Rule::EpochFence) {
         let (client, epoch) = (it.client, it.epoch);
         return Verdict::Settled(Err(StoreError::Fenced { client, epoch }));
     }
@@ -208,7 +232,12 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
         }
         return abort(AbortCause::Late { object: name.clone() });
     }
-    Verdict::Fits
+    match life {
+        None => Verdict::Fits,
+        Some(Some(Life::NewestIn(etag))) if etag == view.etag => Verdict::Fits,
+        Some(_) if rules.hold(Rule::EpochFence) => Verdict::Unproven,
+        Some(_) => Verdict::Fits,
+    }
 }
 
 /// Whether `later` cannot have a number next to `earlier`, in one swap.
@@ -456,6 +485,40 @@ mod tests {
         let planned = plan(&first, &batch, 1, &settings);
         assert_eq!(planned.taken, [(0, 1), (1, 2)]);
         assert_eq!(planned.next.lives, [(7, 2, 2)]);
+    }
+
+    /// A life that was over committed after a thousand other clients, of which none was told apart from it.
+    #[test]
+    fn a_life_that_nobody_remembers_is_to_be_proven() {
+        let settings = Settings::default();
+        let life = |id: u128, life, key: &'static str| {
+            let (reads, level) = (Reads::default(), Isolation::Snapshot);
+            Arc::new(Submission::new(id, life, None, level, reads, writes(&[key]), None))
+        };
+        let mut now = after(&view(Numbers::default(), "a"), &[life(1, (1, 2), "k")], "b");
+        for n in 0..LIVES_MAX as u64 {
+            let mut numbers = plan(&now, &[life(9, (100 + n, 1), "l")], 1, &settings).next;
+            (numbers.applied, numbers.commits) = (numbers.last, Vec::new());
+            now = view(numbers, "c");
+        }
+        assert_eq!(now.numbers.lives.len(), LIVES_MAX);
+        assert!(now.numbers.lives.iter().all(|(client, ..)| *client != 1));
+        let (old, new, known) =
+            (life(2, (1, 1), "k"), life(3, (1, 2), "m"), life(4, (100, 1), "n"));
+        let batch = [old.clone(), new.clone(), known];
+        let planned = plan(&now, &batch, 1, &settings);
+        assert_eq!((planned.unproven, planned.taken.len()), (vec![0, 1], 1));
+        old.progress().life = Some(Life::Over);
+        new.progress().life = Some(Life::NewestIn(now.etag.clone()));
+        let planned = plan(&now, &batch, 1, &settings);
+        assert_eq!((outcomes(&planned), planned.taken.len()), (vec![(0, "fenced")], 2));
+        assert!(planned.unproven.is_empty());
+        // By the time of other numbers a later one may have committed.
+        let planned = plan(&view(now.numbers.clone(), "d"), &batch, 1, &settings);
+        assert_eq!((outcomes(&planned), planned.unproven), (vec![(0, "fenced")], vec![1]));
+        // Nobody was forgotten where there is room.
+        let few = after(&view(Numbers::default(), "a"), &[life(5, (7, 1), "k")], "b");
+        assert_eq!(plan(&few, &[life(6, (1, 1), "l")], 1, &settings).taken.len(), 1);
     }
 
     /// What had no answer is not said to have failed while it may still happen.

@@ -23,14 +23,14 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Checkpointed,
+    Checkpointed, client,
     cloud::{Get, Put, PutIf},
     error::StoreError,
     fail_point::{FailPoint, reached},
     page::{Page, PageId},
     retry::Attempts,
     sequence::{
-        batch::{self, BATCH_MAX, Submission, Tried},
+        batch::{self, BATCH_MAX, Life, Submission, Tried},
         codec::{self, Commit, NUMBERS, Numbers},
         versions,
         window::View,
@@ -522,6 +522,21 @@ async fn lead(store: &Store) {
     }
 }
 
+/// Asks the object of a client whether a life is over that the sequencer does not remember.
+async fn prove(store: &Store, it: &Arc<Submission>, view: &View, settle: &Settle<'_>) {
+    let asked = client::is_over(&store.cloud, &store.settings, (it.client, it.epoch)).await;
+    let life = match asked {
+        Ok(true) => Life::Over,
+        Ok(false) => Life::NewestIn(view.etag.clone()),
+        // The error of this client alone.
+        Err(error) => {
+            let was_tried = it.progress().tried.is_some();
+            return settle(it, Err(if was_tried { unknown(error) } else { error }));
+        }
+    };
+    it.progress().life = Some(life);
+}
+
 /// Takes what became of a transaction.
 type Settle<'a> = dyn Fn(&Arc<Submission>, Result<u64, StoreError>) + Sync + 'a;
 
@@ -554,6 +569,13 @@ async fn round(
         }
         for (place, outcome) in plan.settled {
             settle(&open[place], outcome);
+        }
+        if !plan.unproven.is_empty() {
+            // After these numbers were read: see `batch`.
+            for place in plan.unproven {
+                prove(store, &open[place], &view, settle).await;
+            }
+            continue;
         }
         for place in plan.crowded {
             let was_tried = open[place].progress().tried.is_some();

@@ -5,8 +5,8 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 use bytes::Bytes;
 use s3db::{
     AbortCause, Backend, Change, Collection, Db, Entry, Isolation, Level, LogRecord,
-    LoggedTransaction, Options, Payload, SearchBy, Session, Settings, Stamp, Store, StoreError,
-    Transaction,
+    LoggedTransaction, Numbers, Options, Payload, SearchBy, Session, Settings, Stamp, Store,
+    StoreError, Transaction,
     cloud::{
         Cloud, Get, Put, PutIf, ToSend,
         embedded::{self},
@@ -666,6 +666,36 @@ async fn a_life_that_is_over_commits_nothing() {
     let outcome = commit(&first, "zombie").await;
     assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
     assert_eq!(all(&db.begin_for(&of), &of).await.len(), 2);
+
+    // A thousand others committed since: the sequencer has forgotten both, and the client's object has not.
+    let (bytes, etag) = object(&cloud, NUMBERS).await;
+    let mut numbers = Numbers::decode(&bytes).unwrap();
+    numbers.lives = (0..1000).map(|n| (1 << 40 | n, 1, numbers.last)).collect();
+    cloud.objects.put(NUMBERS, numbers.encode(), PutIf::Matches(etag)).await;
+    let outcome = commit(&first, "zombie").await;
+    assert!(matches!(outcome, Err(StoreError::Fenced { .. })), "{outcome:?}");
+    commit(&second, "third").await.unwrap();
+    commit(&second, "fourth").await.unwrap();
+    put(&client(&cloud, settings()).await, &of, "other", "1").await;
+    // One whose object cannot be told is refused, and in nobody's way.
+    let (bytes, etag) = object(&cloud, NUMBERS).await;
+    numbers.last = Numbers::decode(&bytes).unwrap().last;
+    let lost = life(open(&cloud, settings()).await).await;
+    let of_client = format!("clients/{:016x}", 7);
+    let (sound, tag) = object(&cloud, &of_client).await;
+    let noise = Bytes::from_static(b"noise");
+    let Put::Stored(tag) = cloud.objects.put(&of_client, noise, PutIf::Matches(tag)).await else {
+        panic!("not put");
+    };
+    let mut now = Numbers::decode(&bytes).unwrap();
+    now.lives = numbers.lives.clone();
+    cloud.objects.put(NUMBERS, now.encode(), PutIf::Matches(etag)).await;
+    let outcome = commit(&lost, "fifth").await;
+    assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+    put(&db, &of, "others", "1").await;
+    cloud.objects.put(&of_client, sound, PutIf::Matches(tag)).await;
+    commit(&lost, "fifth").await.unwrap();
+    assert_eq!(all(&db.begin_for(&of), &of).await.len(), 7);
 }
 
 /// A copy of a leaf is older than what the window has forgotten: the record that it shows was deleted since,
