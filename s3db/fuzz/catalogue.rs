@@ -5,7 +5,7 @@
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 12] = [
+const KINDS: [&[u8; 5]; 13] = [
     b"s3dD\x01",
     b"s3dD\x02",
     b"s3dD\x03",
@@ -17,6 +17,7 @@ const KINDS: [&[u8; 5]; 12] = [
     b"s3dC\x03",
     b"s3dC\x04",
     b"s3dN\x01",
+    b"s3dN\x02",
     b"s3dV\x01",
 ];
 

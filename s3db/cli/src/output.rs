@@ -83,7 +83,15 @@ pub(crate) struct Output {
 pub(crate) fn sequencer_text(state: &SequencerState) -> String {
     match &state.problem {
         Some(what) => format!("sequencer: {what}"),
-        None => format!("sequencer: {} commits, {} of them wait", state.last, state.waiting),
+        None => {
+            let mut text =
+                format!("sequencer: {} commits, {} of them wait", state.last, state.waiting);
+            if state.aside > 0 {
+                let why = "for pages that cannot be read: s3db verify names them";
+                text.push_str(&format!(", {} {why}", state.aside));
+            }
+            text
+        }
     }
 }
 
@@ -91,7 +99,7 @@ pub(crate) fn sequencer_text(state: &SequencerState) -> String {
 pub(crate) fn sequencer_value(state: &SequencerState) -> Value {
     match &state.problem {
         Some(what) => json!({"problem": what}),
-        None => json!({"last": state.last, "waiting": state.waiting}),
+        None => json!({"last": state.last, "waiting": state.waiting, "aside": state.aside}),
     }
 }
 

@@ -57,6 +57,8 @@ pub(super) struct Progress {
     pub(super) outcome: Option<Result<u64, StoreError>>,
     /// What the client's own object said of its life.
     pub(super) life: Option<Life>,
+    /// The leaves that it writes to could be read, after others could not.
+    pub(super) is_readable: bool,
 }
 
 /// What is known of a life that the sequencer does not know.
@@ -186,7 +188,8 @@ enum Verdict {
 fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verdict {
     let numbers = &view.numbers;
     let rules = settings.rules;
-    let found = numbers.numbered().find(|(_, commit)| commit.id == it.id);
+    let aside = numbers.aside.iter().map(|(number, commit)| (*number, commit));
+    let found = numbers.numbered().chain(aside).find(|(_, commit)| commit.id == it.id);
     if let Some((number, _)) = found {
         return Verdict::Settled(Ok(number));
     }
@@ -263,6 +266,14 @@ fn has_room(numbers: &Numbers, it: &Submission, settings: &Settings) -> bool {
     all().count() <= commits_max(settings)
         && all().map(Commit::bytes).sum::<usize>() <= WINDOW_BYTES_MAX
         && all().map(Commit::data_bytes).sum::<usize>() <= DATA_BYTES_MAX
+}
+
+/// Whether another commit can be put aside: half as much as the window has room for.
+pub(super) fn has_room_aside(numbers: &Numbers, commit: &Commit, settings: &Settings) -> bool {
+    let all = || numbers.aside.iter().map(|(_, commit)| commit).chain([commit]);
+    all().count() <= commits_max(settings).div_ceil(2)
+        && all().map(Commit::bytes).sum::<usize>() <= WINDOW_BYTES_MAX / 2
+        && all().map(Commit::data_bytes).sum::<usize>() <= DATA_BYTES_MAX / 2
 }
 
 /// Whether the window has too much that is not on its pages for work to wait.

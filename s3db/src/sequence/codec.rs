@@ -1,6 +1,6 @@
 //! The bytes of the sequencer, and of what a large transaction writes.
 //!
-//! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1:
+//! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1, or 2 where commits are put aside:
 //!
 //! | bytes | field |
 //! | --- | --- |
@@ -9,6 +9,7 @@
 //! | 2, and each | dates of commits: number (8), milliseconds since 1970 (8) |
 //! | 2, and each | lives: client (8), epoch (8), number of its last commit (8) |
 //! | 2, and each | the last commits, in order: id (16), client (8), epoch (8), date (8), then 0 and writes, or 1 and the object that has them: name (2 + n), its length (4) |
+//! | 2, and each | version 2: commits that were put aside, in order: number (8), and as above. There is one at least |
 //!
 //! The numbers of the commits end with the last one. Writes are a count (4), and each: tree (16), key
 //! (2 + n), 0 for a delete or 1 and the payload (4 + n); they rise by tree and key. An object
@@ -27,6 +28,8 @@ use crate::{
 const MAGIC: &str = "s3dN";
 const DATA_MAGIC: &str = "s3dV";
 const VERSION: u8 = 1;
+/// With commits that were put aside.
+const VERSION_ASIDE: u8 = 2;
 /// The object that orders all commits.
 pub(crate) const NUMBERS: &str = "sequencer/numbers";
 /// What the names of objects start with that hold what a transaction writes.
@@ -71,7 +74,7 @@ pub struct Numbers {
     pub write_id: u128,
     /// The number of the last commit. The first one is 1.
     pub last: u64,
-    /// All commits up to this are on their pages.
+    /// All commits up to this are on their pages, but for those that were put aside.
     pub applied: u64,
     /// Pages may forget what is replaced up to this.
     pub horizon: u64,
@@ -81,6 +84,8 @@ pub struct Numbers {
     pub lives: Vec<(u64, u64, u64)>,
     /// The last commits; those that are on their pages first.
     pub commits: Vec<Commit>,
+    /// Commits up to `applied`, by number, of which something waits for a leaf that cannot be read.
+    pub aside: Vec<(u64, Commit)>,
 }
 
 impl Write {
@@ -125,9 +130,16 @@ impl Numbers {
         self.commits.iter().enumerate().map(move |(n, commit)| (floor + 1 + n as u64, commit))
     }
 
+    /// All commits that are not on their pages, or not known to be, with their numbers.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, &Commit)> {
+        let aside = self.aside.iter().map(|(number, commit)| (*number, commit));
+        aside.chain(self.numbered().filter(|(number, _)| *number > self.applied))
+    }
+
     /// The frame.
     pub fn encode(&self) -> Bytes {
-        let mut to = Writer::new(MAGIC, VERSION);
+        let version = if self.aside.is_empty() { VERSION } else { VERSION_ASIDE };
+        let mut to = Writer::new(MAGIC, version);
         to.u128(self.write_id);
         to.u64(self.last);
         to.u64(self.applied);
@@ -144,21 +156,12 @@ impl Numbers {
             to.u64(*number);
         }
         to.u16(self.commits.len() as u16);
-        for commit in &self.commits {
-            to.u128(commit.id);
-            to.u64(commit.client);
-            to.u64(commit.epoch);
-            to.u64(commit.date_ms);
-            match &commit.object {
-                None => {
-                    to.u8(0);
-                    put_writes(&mut to, &commit.writes);
-                }
-                Some((name, len)) => {
-                    to.u8(1);
-                    to.short(name.as_bytes());
-                    to.u32(*len);
-                }
+        self.commits.iter().for_each(|commit| put_commit(&mut to, commit));
+        if version == VERSION_ASIDE {
+            to.u16(self.aside.len() as u16);
+            for (number, commit) in &self.aside {
+                to.u64(*number);
+                put_commit(&mut to, commit);
             }
         }
         to.finish()
@@ -169,7 +172,7 @@ impl Numbers {
     /// # Errors
     /// When the bytes are no such frame, were damaged, or hold what none holds.
     pub fn decode(frame: &Bytes) -> Result<Numbers, FrameError> {
-        let mut from = Reader::new(frame, MAGIC, VERSION)?;
+        let (mut from, version) = Reader::up_to(frame, MAGIC, VERSION_ASIDE)?;
         let mut numbers = Numbers {
             write_id: from.u128()?,
             last: from.u64()?,
@@ -205,24 +208,22 @@ impl Numbers {
             return Err(from.field("a window with a hole"));
         }
         for _ in 0..count {
-            let (id, client, epoch) = (from.u128()?, from.u64()?, from.u64()?);
-            let date_ms = from.u64()?;
-            if !is_number(date_ms) {
-                return Err(from.field("a time after which there is none"));
+            numbers.commits.push(take_commit(&mut from)?);
+        }
+        if version == VERSION_ASIDE {
+            let count = from.u16()?;
+            if count == 0 {
+                return Err(from.field("no commit that was put aside"));
             }
-            let (object, writes) = match from.u8()? {
-                0 => (None, take_writes(&mut from)?),
-                1 => {
-                    let name = from.short()?;
-                    let name = std::str::from_utf8(&name).ok();
-                    let name = name.filter(|name| name.starts_with(DATA) && name.is_ascii());
-                    let name = name.ok_or_else(|| from.field("no name of a commit's data"))?;
-                    (Some((name.to_owned(), from.u32()?)), Vec::new())
+            for _ in 0..count {
+                let number = from.u64()?;
+                if numbers.aside.last().is_some_and(|(last, _)| *last >= number)
+                    || !(1..=numbers.applied).contains(&number)
+                {
+                    return Err(from.field("numbers of what was put aside that do not rise"));
                 }
-                _ => return Err(from.field("neither writes nor a name")),
-            };
-            let writes = writes.into();
-            numbers.commits.push(Commit { id, client, epoch, date_ms, object, writes });
+                numbers.aside.push((number, take_commit(&mut from)?));
+            }
         }
         from.done()?;
         Ok(numbers)
@@ -256,6 +257,44 @@ pub(super) fn date_of(name: &str) -> Option<u64> {
     let (date_ms, id) = name.strip_prefix(DATA)?.split_once('-')?;
     u128::from_str_radix(id, 16).ok()?;
     u64::from_str_radix(date_ms, 16).ok()
+}
+
+fn put_commit(to: &mut Writer, commit: &Commit) {
+    to.u128(commit.id);
+    to.u64(commit.client);
+    to.u64(commit.epoch);
+    to.u64(commit.date_ms);
+    match &commit.object {
+        None => {
+            to.u8(0);
+            put_writes(to, &commit.writes);
+        }
+        Some((name, len)) => {
+            to.u8(1);
+            to.short(name.as_bytes());
+            to.u32(*len);
+        }
+    }
+}
+
+fn take_commit(from: &mut Reader) -> Result<Commit, FrameError> {
+    let (id, client, epoch) = (from.u128()?, from.u64()?, from.u64()?);
+    let date_ms = from.u64()?;
+    if !is_number(date_ms) {
+        return Err(from.field("a time after which there is none"));
+    }
+    let (object, writes) = match from.u8()? {
+        0 => (None, take_writes(from)?),
+        1 => {
+            let name = from.short()?;
+            let name = std::str::from_utf8(&name).ok();
+            let name = name.filter(|name| name.starts_with(DATA) && name.is_ascii());
+            let name = name.ok_or_else(|| from.field("no name of a commit's data"))?;
+            (Some((name.to_owned(), from.u32()?)), Vec::new())
+        }
+        _ => return Err(from.field("neither writes nor a name")),
+    };
+    Ok(Commit { id, client, epoch, date_ms, object, writes: writes.into() })
 }
 
 fn put_writes(to: &mut Writer, writes: &[Write]) {
@@ -329,6 +368,7 @@ mod tests {
             dates: vec![(4, 1), (9, 1)],
             lives: vec![(7, 2, 12), (8, 1, 11)],
             commits: vec![commit(8, None, here), commit(9, Some((name, 77)), Vec::new())],
+            aside: Vec::new(),
         }
     }
 
@@ -348,6 +388,17 @@ mod tests {
         ];
         for (what, numbers) in wrong {
             assert!(Numbers::decode(&numbers.encode()).is_err(), "{what}");
+        }
+        let aside = |numbers: &[u64]| {
+            let aside = numbers.iter().map(|number| (*number, sound.commits[0].clone()));
+            Numbers { aside: aside.collect(), ..sound.clone() }
+        };
+        for numbers in [aside(&[1]), aside(&[3, 10])] {
+            assert_eq!(Numbers::decode(&numbers.encode()).unwrap(), numbers);
+            assert_eq!((numbers.encode()[4], sound.encode()[4]), (2, 1));
+        }
+        for numbers in [&[0][..], &[11], &[3, 3], &[4, 3]] {
+            assert!(Numbers::decode(&aside(numbers).encode()).is_err(), "{numbers:?}");
         }
         let mut twice = sound.clone();
         twice.commits[0].writes = vec![write(1, "a", None); 2].into();

@@ -48,7 +48,9 @@ pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
             Swapped::Lost { .. } => attempts.after_loss(NUMBERS).await?,
         }
     };
-    let objects = now.numbers.commits.iter().filter_map(|commit| commit.object.as_ref());
+    let aside = now.numbers.aside.iter().map(|(_, commit)| commit);
+    let objects = now.numbers.commits.iter().chain(aside);
+    let objects = objects.filter_map(|commit| commit.object.as_ref());
     let named: HashSet<&String> = objects.map(|(name, _)| name).collect();
     let mut gone = 0;
     for name in old.into_iter().filter(|name| !named.contains(name)) {

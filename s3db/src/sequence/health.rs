@@ -20,6 +20,8 @@ pub struct SequencerState {
     pub last: u64,
     /// Commits that wait: for their pages, or behind others that do.
     pub waiting: u64,
+    /// Those of them that were put aside, since a leaf that they write to cannot be read.
+    pub aside: u64,
     /// When the oldest of these was committed: milliseconds since 1970, by the object store's clock.
     pub oldest_ms: Option<u64>,
     /// Why it cannot be used: it is lost, or damaged. Nothing else is known of it then.
@@ -41,16 +43,13 @@ pub(crate) async fn examine(store: &Store) -> Result<Option<SequencerState>, Sto
         }
     }
     match numbers {
-        Ok(Some(numbers)) => {
-            let applied = numbers.applied;
-            let mut waiting = numbers.numbered().filter(|(number, _)| *number > applied);
-            Ok(Some(SequencerState {
-                last: numbers.last,
-                waiting: numbers.last - applied,
-                oldest_ms: waiting.next().map(|(_, commit)| commit.date_ms),
-                problem: None,
-            }))
-        }
+        Ok(Some(numbers)) => Ok(Some(SequencerState {
+            last: numbers.last,
+            waiting: numbers.waiting().count() as u64,
+            aside: numbers.aside.len() as u64,
+            oldest_ms: numbers.waiting().next().map(|(_, commit)| commit.date_ms),
+            problem: None,
+        })),
         Ok(None) => Ok(None),
         Err(error @ (StoreError::Lost { .. } | StoreError::Damaged { .. })) => Ok(broken(error)),
         Err(error) => Err(error),
@@ -86,7 +85,7 @@ pub(crate) async fn examine_data(store: &Store) -> Result<(u64, Option<String>),
     };
     let numbers = &view.numbers;
     let mut waiting = 0;
-    for (number, commit) in numbers.numbered().filter(|(number, _)| *number > numbers.applied) {
+    for (number, commit) in numbers.waiting() {
         waiting += commit.writes.len() as u64;
         // It may be known here from before it was lost.
         let Some((object, _)) = &commit.object else { continue };
@@ -97,7 +96,7 @@ pub(crate) async fn examine_data(store: &Store) -> Result<(u64, Option<String>),
             Err(error) => return Err(error),
         };
         // On its pages by now, and collected?
-        if newest(store).await?.numbers.applied < number {
+        if newest(store).await?.numbers.waiting().any(|(waits, _)| waits == number) {
             return Ok((waiting, Some(with_cause(&lost))));
         }
     }

@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 
 use crate::{
     Checkpointed, client,
@@ -42,6 +43,8 @@ use crate::{
 const COVERED_MAX: usize = 100_000;
 /// Transactions that wait for a number.
 const WAITING_MAX: usize = 10_000;
+/// Transactions whose leaves are looked at at the same time.
+const LOOKS_AT_ONCE: usize = 16;
 /// Collections of which is remembered that they need no sequencer.
 const PLAIN_MAX: usize = 10_000;
 
@@ -326,11 +329,17 @@ async fn fill(
     known: Option<&View>,
 ) -> Result<Option<String>, StoreError> {
     let known: HashMap<u128, &Commit> = match known {
-        Some(known) => known.numbers.commits.iter().map(|it| (it.id, it)).collect(),
+        Some(known) => {
+            let aside = known.numbers.aside.iter().map(|(_, commit)| commit);
+            known.numbers.commits.iter().chain(aside).map(|it| (it.id, it)).collect()
+        }
         None => HashMap::new(),
     };
     let (floor, applied) = (view.numbers.floor(), view.numbers.applied);
-    for (number, commit) in (floor + 1..).zip(&mut view.numbers.commits) {
+    let aside: BTreeSet<u64> = view.numbers.aside.iter().map(|(number, _)| *number).collect();
+    let put_aside = view.numbers.aside.iter_mut().map(|(number, commit)| (*number, commit));
+    let window = (floor + 1..).zip(&mut view.numbers.commits);
+    for (number, commit) in put_aside.chain(window) {
         let Some((object, _)) = commit.object.clone() else { continue };
         if let Some(same) = known.get(&commit.id).filter(|same| !same.writes.is_empty()) {
             commit.writes = same.writes.clone();
@@ -338,7 +347,11 @@ async fn fill(
         }
         match data(store, &object, commit.id).await {
             Ok(Some(writes)) => commit.writes = writes.into(),
-            Ok(None) | Err(StoreError::Damaged { .. }) if number <= applied => view.floor = number,
+            Ok(None) | Err(StoreError::Damaged { .. })
+                if number <= applied && !aside.contains(&number) =>
+            {
+                view.floor = number;
+            }
             Ok(None) => return Ok(Some(object)),
             Err(error) => return Err(error),
         }
@@ -529,12 +542,15 @@ async fn prove(store: &Store, it: &Arc<Submission>, view: &View, settle: &Settle
         Ok(true) => Life::Over,
         Ok(false) => Life::NewestIn(view.etag.clone()),
         // The error of this client alone.
-        Err(error) => {
-            let was_tried = it.progress().tried.is_some();
-            return settle(it, Err(if was_tried { unknown(error) } else { error }));
-        }
+        Err(error) => return refuse(it, error, settle),
     };
     it.progress().life = Some(life);
+}
+
+/// It is not committed, unless an earlier attempt had no answer.
+fn refuse(it: &Arc<Submission>, error: StoreError, settle: &Settle<'_>) {
+    let was_tried = it.progress().tried.is_some();
+    settle(it, Err(if was_tried { unknown(error) } else { error }));
 }
 
 /// Takes what became of a transaction.
@@ -574,6 +590,28 @@ async fn round(
             // After these numbers were read: see `batch`.
             for place in plan.unproven {
                 prove(store, &open[place], &view, settle).await;
+            }
+            continue;
+        }
+        // Where something was put aside, nothing is to follow it that could not be brought to its page either.
+        let trees = view.aside_trees();
+        let taken = plan.taken.iter().map(|(place, _)| &open[*place]);
+        let is_unsure = |it: &&Arc<Submission>| {
+            !it.progress().is_readable && it.writes.iter().any(|write| trees.contains(&write.tree))
+        };
+        let unsure: Vec<Arc<Submission>> = taken.filter(is_unsure).cloned().collect();
+        if !unsure.is_empty() {
+            let look = |it: Arc<Submission>| {
+                let trees = &trees;
+                async move { (super::apply::can_be_read(store, trees, &it.writes).await, it) }
+            };
+            let looks: Vec<_> = unsure.into_iter().map(look).collect();
+            let mut looks = stream::iter(looks).buffered(LOOKS_AT_ONCE);
+            while let Some((look, it)) = looks.next().await {
+                match look {
+                    Ok(()) => it.progress().is_readable = true,
+                    Err(error) => refuse(&it, error, settle),
+                }
             }
             continue;
         }

@@ -330,6 +330,10 @@ async fn on_pages(
     loop {
         let page = leaf(store, view, tree, &at).await?;
         check_age(store, &page, snapshot)?;
+        // What was put aside and is not on its leaf is newer than all that is.
+        if let Some(held) = view.put_aside(tree, &page).remove(key) {
+            return Ok(held);
+        }
         let slots = page.slots();
         let first = slots.partition_point(|slot| slot.key < at);
         if let Some(slot) = slots.get(first) {
@@ -405,8 +409,14 @@ impl IsolatedScan<'_> {
                 continue;
             }
             let held = (version.number, version.payload);
-            self.held.insert(Bytes::from(version.key.clone()), held);
+            hold(&mut self.held, Bytes::from(version.key.clone()), held);
             self.settled = Some(version.key);
+        }
+        let is_in = |key: &Bytes| *key >= self.from && self.to.as_ref().is_none_or(|to| key < to);
+        for (key, held) in view.put_aside(self.tree, &page) {
+            if is_in(&key) {
+                hold(&mut self.held, key, held);
+            }
         }
         // Records before the one at which the leaf ends are all here.
         // Copied: what is shared keeps the page's bytes, which nobody counts.
@@ -454,12 +464,7 @@ impl IsolatedScan<'_> {
         };
         let mut shown = std::mem::replace(&mut self.held, rest);
         let window = view.range(self.tree, &self.from, until.as_deref(), view.numbers.last);
-        for (key, held) in window {
-            let there = shown.entry(key).or_insert_with(|| held.clone());
-            if there.0 < held.0 {
-                *there = held;
-            }
-        }
+        window.into_iter().for_each(|(key, held)| hold(&mut shown, key, held));
         let own = self.txn.writes.range((self.tree, self.from.clone())..);
         let is_in = |key: &Bytes| until.as_ref().is_none_or(|until| key < until);
         for ((_, key), payload) in
@@ -476,5 +481,13 @@ impl IsolatedScan<'_> {
             self.from = until;
         }
         Ok(())
+    }
+}
+
+/// Takes what a record holds, unless something newer is known.
+fn hold(known: &mut BTreeMap<Bytes, Held>, key: Bytes, held: Held) {
+    let there = known.entry(key).or_insert_with(|| held.clone());
+    if there.0 < held.0 {
+        *there = held;
     }
 }

@@ -9,8 +9,11 @@ use bytes::Bytes;
 
 use crate::{
     cloud::ETag,
-    page::PageId,
-    sequence::codec::{Numbers, Write},
+    page::{Page, PageId},
+    sequence::{
+        codec::{Numbers, Write},
+        versions,
+    },
 };
 
 /// Records, and ranges that do not meet, of one collection that a transaction remembers to have read, before it
@@ -58,6 +61,43 @@ impl View {
             }
         }
         held
+    }
+}
+
+/// What was put aside, for those who look at a leaf that does not have it yet: one that was restored, mostly.
+impl View {
+    /// What the commits that were put aside write to a leaf of `tree` and is not there, in the order of commits.
+    fn missing<'a>(
+        &'a self,
+        tree: PageId,
+        page: &'a Page,
+    ) -> impl DoubleEndedIterator<Item = (u64, &'a Write)> {
+        let complete = versions::complete_to(page);
+        let aside = self.numbers.aside.iter().filter(move |(number, _)| *number > complete);
+        aside.flat_map(move |(number, commit)| {
+            let from = commit.writes.partition_point(|write| write.tree < tree);
+            let of = commit.writes[from..].iter().take_while(move |write| write.tree == tree);
+            let is_here = move |write: &&Write| page.owns(&versions::leaf_key(&write.key, *number));
+            of.filter(is_here).map(|write| (*number, write)).collect::<Vec<_>>()
+        })
+    }
+
+    /// Whether a leaf of `tree` lacks something that was put aside.
+    pub(super) fn lacks(&self, tree: PageId, page: &Page) -> bool {
+        self.missing(tree, page).next().is_some()
+    }
+
+    /// What was put aside and is not on a leaf of `tree`, the newest of each record.
+    pub(super) fn put_aside(&self, tree: PageId, page: &Page) -> BTreeMap<Bytes, Held> {
+        let held =
+            |(number, write): (u64, &Write)| (write.key.clone(), (number, write.payload.clone()));
+        self.missing(tree, page).map(held).collect()
+    }
+
+    /// Trees that commits which were put aside write to.
+    pub(super) fn aside_trees(&self) -> BTreeSet<PageId> {
+        let writes = self.numbers.aside.iter().flat_map(|(_, commit)| commit.writes.iter());
+        writes.map(|write| write.tree).collect()
     }
 }
 

@@ -251,8 +251,20 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
         lives: vec![(7, 2, 12), (8, 1, 11)],
         commits: vec![
             commit(8, 8, 1, date_ms, None, &writes),
-            commit(9, 7, 2, date_ms + 1, Some((name, 77)), &[]),
+            commit(9, 7, 2, date_ms + 1, Some((name.clone(), 77)), &[]),
         ],
+        aside: vec![],
+    };
+    let aside = Numbers {
+        applied: 11,
+        dates: vec![],
+        lives: vec![(7, 2, 12)],
+        commits: vec![commit(10, 7, 2, date_ms + 1, None, &writes)],
+        aside: vec![
+            (5, commit(8, 8, 1, date_ms, None, &writes)),
+            (11, commit(9, 7, 2, date_ms, Some((name, 77)), &[])),
+        ],
+        ..numbers.clone()
     };
     let collection = |has_root, isolation| {
         let (name, root, indexes) = (String::new(), ROOT, Vec::new());
@@ -283,6 +295,7 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
             collection(false, Isolation::Snapshot),
             collection(true, Isolation::Serializable),
             Inspected::Page(leaf),
+            Inspected::Numbers(aside),
         ],
     );
 }
