@@ -47,7 +47,7 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     inspect::Inspected,
-    names::{BLOBS, PAGES, QUARANTINE, SPILLED, parse_spilled},
+    names::{BLOBS, QUARANTINE, SPILLED, parse_spilled},
     page::{Entries, Page, PageId},
     sequence,
     settings::{Rule, Settings},
@@ -474,7 +474,7 @@ async fn collect(
     // 1. The list comes before the walk: what is created after it is no candidate. And before the
     // catalogue is read, which names every root before it is put: a tree of which any page is
     // listed is walked, whenever it was created.
-    let listed = store.list(PAGES).await?;
+    let listed = store.list_pages().await?;
     let trees = &store.trees().await?;
     let first = walk(store, trees, &blobs).await?;
     // What is lost may be restored, with all that it led to.
@@ -491,9 +491,8 @@ async fn collect(
     // In an order, so that the same seed is the same run.
     let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
     let oldest_ms = store.certain_date_ms().await?.saturating_sub(grace.as_millis() as u64);
-    let unmet = listed.iter().filter_map(|name| PageId::of_object(name));
     let mut origins = HashSet::new();
-    for id in unmet.filter(|id| !first.met.contains(id)) {
+    for id in listed.into_iter().filter(|id| !first.met.contains(id)) {
         let Some(held) = newest(store, id).await? else { continue };
         if held.page.checkpoint_ms > oldest_ms {
             done.waiting += 1;
@@ -721,13 +720,20 @@ async fn delete(store: &Store, names: Vec<String>) -> bool {
 /// Blobs that are named by what lies in quarantine, as far as it can be decoded: somebody is to look at it.
 async fn quarantined(store: &Store) -> Result<HashSet<Stamp>, StoreError> {
     let (mut named, line) = (HashSet::new(), Line::new());
-    for name in store.list(QUARANTINE).await? {
-        let bytes = blob::get(&store.cloud, &store.settings, &name, &line).await?;
-        if let Some(Ok(found)) = bytes.map(|bytes| Inspected::decode(&bytes)) {
-            found.blobs(&mut named);
+    let mut after = None::<String>;
+    loop {
+        let part = store.list_after(QUARANTINE, after.as_deref()).await?;
+        for name in &part.names {
+            let bytes = blob::get(&store.cloud, &store.settings, name, &line).await?;
+            if let Some(Ok(found)) = bytes.map(|bytes| Inspected::decode(&bytes)) {
+                found.blobs(&mut named);
+            }
+        }
+        after = part.names.into_iter().next_back().filter(|_| part.more);
+        if after.is_none() {
+            return Ok(named);
         }
     }
-    Ok(named)
 }
 
 #[cfg(test)]

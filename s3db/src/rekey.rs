@@ -116,9 +116,13 @@ impl Store {
                 }
             }
         }
-        for pending in self.log.pending(&self.clients().await?).await? {
-            if let Pending::Messages(count) = pending {
-                all.waiting += count;
+        // What lies in objects was sealed again above.
+        if self.database().backend != Backend::S3Log {
+            let part = self.log.pending(&self.clients().await?, None).await?;
+            for pending in part.found {
+                if let Pending::Messages(count) = pending {
+                    all.waiting += count;
+                }
             }
         }
         all.unswept = swept.err();

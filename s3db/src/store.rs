@@ -21,7 +21,7 @@ use crate::{
     cloud::{Cloud, Listing},
     error::StoreError,
     log::{self, Log},
-    names::CLIENTS,
+    names::{CLIENTS, PAGES},
     page::PageId,
     pool::{Doubt, PageManager, PoolCounts, Tier, Tiered},
     retry::Attempts,
@@ -333,17 +333,43 @@ impl Store {
         }
     }
 
-    /// Names of all objects that start with `prefix`.
+    /// Names of all objects that start with `prefix`, of which there are not many.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         let mut names: Vec<String> = Vec::new();
+        self.each_name(prefix, |name| names.push(name)).await?;
+        Ok(names)
+    }
+
+    /// Calls `each` with the names of all objects that start with `prefix`, in order. A thousand of them are in
+    /// memory at a time.
+    pub(crate) async fn each_name(
+        &self,
+        prefix: &str,
+        mut each: impl FnMut(String),
+    ) -> Result<(), StoreError> {
+        let mut after = None::<String>;
         loop {
-            let part = self.list_after(prefix, names.last().map(String::as_str)).await?;
-            let is_end = !part.more || part.names.is_empty();
-            names.extend(part.names);
-            if is_end {
-                return Ok(names);
+            let part = self.list_after(prefix, after.as_deref()).await?;
+            after = part.names.last().cloned().filter(|_| part.more);
+            part.names.into_iter().for_each(&mut each);
+            if after.is_none() {
+                return Ok(());
             }
         }
+    }
+
+    /// How many objects there are whose names start with `prefix`.
+    pub(crate) async fn count(&self, prefix: &str) -> Result<u64, StoreError> {
+        let mut count = 0;
+        self.each_name(prefix, |_| count += 1).await?;
+        Ok(count)
+    }
+
+    /// All pages that there are, reachable or not: 16 bytes for each, and not its name.
+    pub(crate) async fn list_pages(&self) -> Result<Vec<PageId>, StoreError> {
+        let mut ids = Vec::new();
+        self.each_name(PAGES, |name| ids.extend(PageId::of_object(&name))).await?;
+        Ok(ids)
     }
 
     /// Some of them: those behind `after`.
@@ -366,8 +392,9 @@ impl Store {
     /// # Errors
     /// Whatever the object store says.
     pub async fn clients(&self) -> Result<Vec<u64>, StoreError> {
-        let names = self.list(CLIENTS).await?;
-        let client = |name: &String| u64::from_str_radix(name.strip_prefix(CLIENTS)?, 16).ok();
-        Ok(names.iter().filter_map(client).collect())
+        let client = |name: &str| u64::from_str_radix(name.strip_prefix(CLIENTS)?, 16).ok();
+        let mut clients = Vec::new();
+        self.each_name(CLIENTS, |name| clients.extend(client(&name))).await?;
+        Ok(clients)
     }
 }

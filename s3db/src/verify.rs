@@ -113,7 +113,7 @@ impl Store {
     pub async fn verify(&self, progress: impl Fn(u64, u64)) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
         let mut met = HashSet::new();
-        let listed = self.list(PAGES).await?;
+        let listed = self.list_pages().await?;
         let blobs = self.list_blobs().await?;
         let mut named = HashSet::new();
         let mut ahead = None;
@@ -140,10 +140,9 @@ impl Store {
                 walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
             }
         }
-        let ids = listed.iter().filter_map(|name| PageId::of_object(name));
-        found.orphans = ids.filter(|id| !met.contains(id)).count() as u64;
+        found.orphans = listed.iter().filter(|id| !met.contains(*id)).count() as u64;
         found.blob_orphans = blobs.difference(&named).count() as u64;
-        found.quarantined = self.list(QUARANTINE).await?.len() as u64;
+        found.quarantined = self.count(QUARANTINE).await?;
         self.verify_log(&mut found).await?;
         self.verify_beside(&mut found).await?;
         self.verify_sequencer(ahead, &mut found).await?;
@@ -184,21 +183,28 @@ impl Store {
     pub async fn status(&self) -> Result<Status, StoreError> {
         let clients = self.clients().await?;
         let mut now = Status {
-            pages: self.list(PAGES).await?.len() as u64,
+            pages: self.count(PAGES).await?,
             clients: clients.len() as u64,
-            quarantined: self.list(QUARANTINE).await?.len() as u64,
+            quarantined: self.count(QUARANTINE).await?,
             sequencer: sequence::examine(self).await?,
             ..Status::default()
         };
-        for pending in self.log.pending(&clients).await? {
-            now.log += 1;
-            now.waiting += match pending {
-                Pending::Records(entries) => entries.len() as u64,
-                Pending::Messages(count) => count,
-                Pending::Damaged(_) => 0,
-            };
+        let mut after = None::<String>;
+        loop {
+            let part = self.log.pending(&clients, after.as_deref()).await?;
+            for pending in part.found {
+                now.log += 1;
+                now.waiting += match pending {
+                    Pending::Records(entries) => entries.len() as u64,
+                    Pending::Messages(count) => count,
+                    Pending::Damaged(_) => 0,
+                };
+            }
+            after = part.next;
+            if after.is_none() {
+                return Ok(now);
+            }
         }
-        Ok(now)
     }
 
     async fn list_blobs(&self) -> Result<HashSet<Stamp>, StoreError> {
@@ -253,22 +259,38 @@ impl Store {
 
     async fn verify_log(&self, found: &mut Verified) -> Result<(), StoreError> {
         let clients = self.clients().await?;
-        for pending in self.log.pending(&clients).await? {
-            found.log += 1;
-            match pending {
-                Pending::Records(entries) => {
-                    for entry in entries {
-                        let key = entry.leaf_key();
-                        let fate = fate(self, entry.tree, &key, entry.record.stamp).await;
-                        if fate.unwrap_or(Fate::Waits) == Fate::Waits {
-                            found.waiting += 1;
-                            self.verify_waiting(&entry, found).await?;
-                        }
+        let mut after = None::<String>;
+        loop {
+            let part = self.log.pending(&clients, after.as_deref()).await?;
+            for pending in part.found {
+                self.verify_pending(pending, found).await?;
+            }
+            after = part.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn verify_pending(
+        &self,
+        pending: Pending,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        found.log += 1;
+        match pending {
+            Pending::Records(entries) => {
+                for entry in entries {
+                    let key = entry.leaf_key();
+                    let fate = fate(self, entry.tree, &key, entry.record.stamp).await;
+                    if fate.unwrap_or(Fate::Waits) == Fate::Waits {
+                        found.waiting += 1;
+                        self.verify_waiting(&entry, found).await?;
                     }
                 }
-                Pending::Messages(count) => found.waiting += count,
-                Pending::Damaged(what) => found.problem(what),
             }
+            Pending::Messages(count) => found.waiting += count,
+            Pending::Damaged(what) => found.problem(what),
         }
         Ok(())
     }

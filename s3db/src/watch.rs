@@ -132,7 +132,7 @@ impl Watcher {
             date_ms: store.pages.date_ms(),
             pages: self.pages().await?,
             clients: clients.len() as u64,
-            quarantined: store.list(QUARANTINE).await?.len() as u64,
+            quarantined: store.count(QUARANTINE).await?,
             ..Look::default()
         };
         look.sequencer = match sequence::examine(&store).await {

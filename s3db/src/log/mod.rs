@@ -191,6 +191,13 @@ pub(crate) enum Pending {
     Damaged(String),
 }
 
+/// Some of what is in the log, and where the next part begins; `None` at the end.
+#[derive(Debug, Default)]
+pub(crate) struct PendingPart {
+    pub(crate) found: Vec<Pending>,
+    pub(crate) next: Option<String>,
+}
+
 /// Acknowledges a part of a batch.
 #[derive(Debug)]
 pub(crate) enum Ticket {
@@ -278,8 +285,13 @@ pub(crate) trait Log: Send + Sync {
         Ok((format!("{scope:?}"), 0, Vec::new()))
     }
 
-    /// What there is, without taking any of it.
-    async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError>;
+    /// What there is, without taking any of it: a part of it, behind what `after` says, which is where the part
+    /// before ended.
+    async fn pending(
+        &self,
+        clients: &[u64],
+        after: Option<&str>,
+    ) -> Result<PendingPart, StoreError>;
 
     /// Lets go for good of what clients left that are retired (see `client`), if all of it was
     /// seen applied by this process. Returns how many objects went.

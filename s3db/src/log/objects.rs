@@ -54,8 +54,8 @@ use crate::{
     fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
     log::{
-        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, Poison, Scope, Ticket,
-        Transaction, transaction::Body,
+        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, PendingPart, Poison, Scope,
+        Ticket, Transaction, transaction::Body,
     },
     names::{DATABASE, LOG},
     page::{PageId, Stream},
@@ -70,6 +70,12 @@ const VERSION: u8 = 1;
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Names that one list returns.
 const LIST_MAX: usize = 1000;
+/// Bytes of transactions that wait for their group, of one client: sixteen groups, each of which takes a put. And
+/// how many wait. Who comes when there are as many is refused, and may come again.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+const PENDING_MAX: usize = 10_000;
+/// Streams that are emptied at the same time: of each, one object is in memory.
+const SETTLED_AT_ONCE: usize = 8;
 /// Objects that one drain reads at most: some seconds. Who commits much fills so many between two
 /// checkpoints, and each drain puts every page that they changed.
 const DRAIN_OBJECTS_MAX: usize = 200;
@@ -431,12 +437,28 @@ struct Unsent {
 #[derive(Default)]
 struct Waiting {
     pending: Vec<Unsent>,
+    /// Bytes of these.
+    bytes: usize,
     /// Those who wait: nobody else is told what came of it.
     there: HashSet<u64>,
     outcomes: HashMap<u64, Append>,
     /// Numbers of transactions that are committed, and of which nobody was told: whoever waited gave
     /// up, or had no answer before. At most [`SETTLED_MAX`], the newest.
     settled: BTreeSet<u64>,
+}
+
+impl Waiting {
+    /// Takes a transaction, if there is room. There always is for one alone.
+    fn enter(&mut self, unsent: Unsent) -> bool {
+        let bytes = self.bytes + unsent.frame.len();
+        let has_room = bytes <= PENDING_BYTES_MAX && self.pending.len() < PENDING_MAX;
+        if !has_room && !self.pending.is_empty() {
+            return false;
+        }
+        self.bytes = bytes;
+        self.pending.push(unsent);
+        true
+    }
 }
 
 struct AppendState {
@@ -605,7 +627,9 @@ impl ObjectAppender {
         }
         let (mut tickets, mut numbers, mut frames) = (Vec::new(), Vec::new(), Vec::new());
         let mut oldest_us = u64::MAX;
-        for unsent in waiting.pending.drain(..count) {
+        let rest = waiting.pending.split_off(count);
+        for unsent in std::mem::replace(&mut waiting.pending, rest) {
+            waiting.bytes -= unsent.frame.len();
             tickets.push(unsent.ticket);
             numbers.push(unsent.number);
             oldest_us = oldest_us.min(unsent.oldest_us);
@@ -629,7 +653,11 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.appender.waiting();
         waiting.there.remove(&self.ticket);
-        waiting.pending.retain(|unsent| unsent.ticket != self.ticket);
+        let at = waiting.pending.iter().position(|unsent| unsent.ticket == self.ticket);
+        if let Some(at) = at {
+            let gone = waiting.pending.remove(at);
+            waiting.bytes -= gone.frame.len();
+        }
         waiting.outcomes.remove(&self.ticket);
     }
 }
@@ -641,7 +669,10 @@ impl Appender for ObjectAppender {
         let oldest_us = transaction.entries.iter().map(Entry::oldest_us).min().unwrap_or(u64::MAX);
         let place = self.place();
         let (ticket, frame) = (place.ticket, transaction.encode());
-        self.waiting().pending.push(Unsent { ticket, number, oldest_us, frame });
+        if !self.waiting().enter(Unsent { ticket, number, oldest_us, frame }) {
+            let what = format!("{}, where too much waits for earlier puts", prefix(self.stream));
+            return Append::Failed(Fault::Throttled { what });
+        }
         self.wait(&place, number).await
     }
 
@@ -676,7 +707,9 @@ impl ObjectAppender {
                 }
             }
             if state.is_fenced {
-                self.waiting().pending.clear();
+                let mut waiting = self.waiting();
+                waiting.pending.clear();
+                waiting.bytes = 0;
                 return Append::Fenced;
             }
             match &mut state.open {
@@ -796,7 +829,8 @@ impl Log for ObjectLog {
         let mut has_held = false;
         let (mut read, mut bytes_read) = (0, 0);
         let is_new = |number: &u64| *number >= cursor && !held.contains(number);
-        let mut ahead = Ahead::new(self, stream, numbers.iter().copied().filter(is_new).collect());
+        let new = numbers.iter().copied().filter(is_new).map(|number| name(stream, number));
+        let mut ahead = Ahead::new(self, new.collect());
         // The last number that is believed, and objects that are not.
         let (mut before, mut strays) = (None, 0);
         for number in numbers {
@@ -873,40 +907,53 @@ impl Log for ObjectLog {
         self.look_at_streams(bytes_max).await
     }
 
-    async fn pending(&self, _clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
-        let mut pending = Vec::new();
-        let mut after = None;
-        loop {
-            let (names, more) = self.list(LOG, after).await?;
-            for name in &names {
-                let Some((stream, number)) = parse(name) else {
-                    pending.push(Pending::Damaged(format!("{name}: no name of a log object")));
+    async fn pending(
+        &self,
+        _clients: &[u64],
+        after: Option<&str>,
+    ) -> Result<PendingPart, StoreError> {
+        let (names, more) = self.list(LOG, after.map(str::to_owned)).await?;
+        let mut found = Vec::new();
+        let sound: Vec<String> =
+            names.iter().filter(|name| parse(name).is_some()).cloned().collect();
+        let mut ahead = Ahead::new(self, sound);
+        let (mut read, mut bytes_read) = (0, 0);
+        for name in &names {
+            let Some((stream, number)) = parse(name) else {
+                found.push(Pending::Damaged(format!("{name}: no name of a log object")));
+                continue;
+            };
+            if bytes_read >= DRAIN_BYTES_MAX {
+                // The rest another time: what is here is held in memory.
+                let last = names.iter().take_while(|before| *before != name).last();
+                return Ok(PendingPart { found, next: last.cloned() });
+            }
+            // Not more than it takes until the part is full, if objects are as large as those before.
+            let wanted = match bytes_read.checked_div(read) {
+                Some(each) => (DRAIN_BYTES_MAX - bytes_read).div_ceil(each.max(1)),
+                None => AT_ONCE,
+            };
+            let Some(bytes) = ahead.next(wanted).await? else { continue };
+            (read, bytes_read) = (read + 1, bytes_read + bytes.len());
+            let frames = match decode(&bytes, stream, number) {
+                Ok(LogObject::Transactions { frames, .. }) => frames,
+                Ok(LogObject::Fence { .. }) => continue,
+                Err(error) => {
+                    found.push(Pending::Damaged(format!("{name}: {error}")));
                     continue;
-                };
-                let Some(bytes) = self.get(name).await? else { continue };
-                let frames = match decode(&bytes, stream, number) {
-                    Ok(LogObject::Transactions { frames, .. }) => frames,
-                    Ok(LogObject::Fence { .. }) => continue,
-                    Err(error) => {
-                        pending.push(Pending::Damaged(format!("{name}: {error}")));
-                        continue;
-                    }
-                };
-                let mut entries = Vec::new();
-                for frame in frames {
-                    match Transaction::decode(&frame) {
-                        Ok(Body::Here(transaction)) => entries.extend(transaction.entries),
-                        Ok(Body::Spilled(..)) => {}
-                        Err(error) => pending.push(Pending::Damaged(format!("{name}: {error}"))),
-                    }
                 }
-                pending.push(Pending::Records(entries));
+            };
+            let mut entries = Vec::new();
+            for frame in frames {
+                match Transaction::decode(&frame) {
+                    Ok(Body::Here(transaction)) => entries.extend(transaction.entries),
+                    Ok(Body::Spilled(..)) => {}
+                    Err(error) => found.push(Pending::Damaged(format!("{name}: {error}"))),
+                }
             }
-            after = names.into_iter().next_back();
-            if !more || after.is_none() {
-                return Ok(pending);
-            }
+            found.push(Pending::Records(entries));
         }
+        Ok(PendingPart { found, next: names.into_iter().next_back().filter(|_| more) })
     }
 
     async fn retire(&self) -> Result<u64, StoreError> {
@@ -938,18 +985,18 @@ impl Log for ObjectLog {
     }
 
     async fn settle(&self, before_us: u64) -> Result<bool, StoreError> {
-        for (stream, _) in self.streams().await? {
+        let streams = self.streams().await?.into_keys().map(|stream| async move {
             let (numbers, more) = self.numbers(stream, None).await?;
-            for &number in &numbers {
+            for number in numbers {
                 if !self.empty(stream, number, before_us).await? {
                     return Ok(false);
                 }
             }
-            if more {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+            Ok::<bool, StoreError>(!more)
+        });
+        // To the end, whatever is met: what is emptied now is not in the way the next time.
+        let all: Vec<_> = stream::iter(streams).buffered(SETTLED_AT_ONCE).collect().await;
+        all.into_iter().try_fold(true, |all, one| Ok(all & one?))
     }
 
     fn pass_over(&self, tickets: &[Ticket]) {
@@ -1021,11 +1068,13 @@ fn poison(stream: Stream, number: u64, bytes: Bytes) -> Poison {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
     use crate::{
         cloud::embedded::{self, Memory},
         log::transaction,
-        record::Key,
+        record::{Key, Payload},
         stamp::Stamp,
     };
 
@@ -1094,7 +1143,7 @@ mod tests {
         assert_eq!((batch.entries.len(), batch.poison.len()), (1, 0));
         log.ack(batch.tickets).await.unwrap();
         assert_eq!(log.cursor(stream), 1);
-        let pending = log.pending(&[]).await.unwrap();
+        let pending = log.pending(&[], None).await.unwrap().found;
         let damaged =
             pending.iter().filter(|it| matches!(it, Pending::Damaged(it) if it.contains(&last)));
         assert_eq!(damaged.count(), 1, "it is named");
@@ -1195,7 +1244,7 @@ mod tests {
         let appender = appender(&log, stream);
         // Its put had no answer, and never came.
         let frame = frame(Stamp::default());
-        appender.waiting().pending.push(Unsent { ticket: 9, number: 1, oldest_us: 0, frame });
+        assert!(appender.waiting().enter(Unsent { ticket: 9, number: 1, oldest_us: 0, frame }));
         let mut group = appender.group(0).unwrap();
         group.is_unclear = true;
         let fence = encode_fence(stream, 0, 5, 2);
@@ -1224,6 +1273,55 @@ mod tests {
         let early = Transaction { client: 1, epoch: 1, number: 1, total: 1, entries: vec![entry] };
         assert_eq!(appender.append(&early, true).await, Append::Committed);
         assert!(appender.waiting().settled.len() < SETTLED_MAX);
+    }
+
+    /// What waited had no end: each commit that came while a put took long was held in memory.
+    #[tokio::test]
+    async fn what_waits_has_a_bound() {
+        let log = log();
+        let appender = appender(&log, Stream { client: 1, epoch: 1 });
+        let transaction = |number: u64| {
+            let payload = Payload::new(vec![7; 30 << 10]).unwrap();
+            let entry = |n: u64| {
+                let stamp = Stamp { clock: 5, client: 1, sequence: number * 100 + n };
+                let key = Key::new(n.to_string()).unwrap();
+                transaction::primary(PageId(1), PageId(1), stamp, key, Some(payload.clone()))
+            };
+            let entries: Vec<Entry> = (0..60).map(entry).collect();
+            Transaction { client: 1, epoch: 1, number, total: 60, entries }
+        };
+        let all: Vec<Transaction> = (1..=40).map(transaction).collect();
+        let one = all[0].encode().len();
+        // A put is under way.
+        let put = appender.state.lock().await;
+        let (mut waiting, mut refused) = (Vec::new(), Vec::new());
+        for one in &all {
+            let mut append = appender.append(one, true);
+            match futures::poll!(append.as_mut()) {
+                Poll::Pending => waiting.push(append),
+                Poll::Ready(Append::Failed(Fault::Throttled { .. })) => refused.push(one),
+                Poll::Ready(outcome) => panic!("{outcome:?}"),
+            }
+        }
+        assert_eq!((waiting.len(), refused.len()), (PENDING_BYTES_MAX / one, 40 - waiting.len()));
+        assert_eq!(appender.waiting().bytes, waiting.len() * one);
+        // Who gives up makes room for another.
+        drop(waiting.pop());
+        let mut append = appender.append(refused[0], true);
+        assert!(futures::poll!(append.as_mut()).is_pending());
+        waiting.push(append);
+        drop(put);
+        let outcomes = futures::future::join_all(waiting).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Append::Committed), "{outcomes:?}");
+        assert_eq!(appender.append(refused[1], true).await, Append::Committed);
+        assert_eq!((appender.waiting().bytes, appender.waiting().pending.len()), (0, 0));
+        // Nor may there be any number of small ones; one alone always may.
+        let unsent =
+            |len| Unsent { ticket: 9, number: 1, oldest_us: 0, frame: vec![0; len].into() };
+        let mut waiting = Waiting::default();
+        assert!(waiting.enter(unsent(PENDING_BYTES_MAX + 1)) && !waiting.enter(unsent(1)));
+        let mut waiting = Waiting::default();
+        assert!((0..PENDING_MAX).all(|_| waiting.enter(unsent(1))) && !waiting.enter(unsent(1)));
     }
 
     fn appender(log: &ObjectLog, stream: Stream) -> ObjectAppender {

@@ -37,8 +37,8 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{
-        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, Poison, Scope, Ticket,
-        Transaction, fingerprint, transaction::Body,
+        Append, Appender, Batch, Entry, Forwarded, Left, Log, Pending, PendingPart, Poison, Scope,
+        Ticket, Transaction, fingerprint, transaction::Body,
     },
     names::{QUARANTINE, SpilledName},
     page::{PageId, Stream},
@@ -453,17 +453,21 @@ impl Log for Queues {
         Ok((queue, depth, bodies.flatten().collect()))
     }
 
-    async fn pending(&self, clients: &[u64]) -> Result<Vec<Pending>, StoreError> {
-        let mut pending = Vec::new();
+    async fn pending(
+        &self,
+        clients: &[u64],
+        _after: Option<&str>,
+    ) -> Result<PendingPart, StoreError> {
+        let mut part = PendingPart::default();
         let scopes = self.forwards(clients).into_iter().map(Scope::Client);
         for scope in (0..self.shards).map(Scope::Shard).chain(scopes) {
             let queue = self.make(scope).await?;
             let depth = self.depth(&queue).await?;
             if depth > 0 {
-                pending.push(Pending::Messages(depth));
+                part.found.push(Pending::Messages(depth));
             }
         }
-        Ok(pending)
+        Ok(part)
     }
 
     async fn retire(&self) -> Result<u64, StoreError> {

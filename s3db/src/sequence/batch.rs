@@ -508,7 +508,9 @@ mod tests {
         };
         let mut now = after(&view(Numbers::default(), "a"), &[life(1, (1, 2), "k")], "b");
         for n in 0..LIVES_MAX as u64 {
-            let mut numbers = plan(&now, &[life(9, (100 + n, 1), "l")], 1, &settings).next;
+            let other = life(9, (100 + n, 1), "l");
+            other.progress().life = Some(Life::NewestIn(now.etag.clone()));
+            let mut numbers = plan(&now, &[other], 1, &settings).next;
             (numbers.applied, numbers.commits) = (numbers.last, Vec::new());
             now = view(numbers, "c");
         }

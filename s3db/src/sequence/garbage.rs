@@ -30,13 +30,13 @@ use crate::{
 
 /// Deletes data that nothing names and nothing can name any more. Returns how many objects went.
 pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
-    let listed = store.list(DATA).await?;
     store.ask_date().await?;
     let now_ms = store.certain_date_ms().await?;
     let age_ms = store.settings.tombstone_age.as_millis() as u64;
     let before_ms = now_ms.saturating_sub(age_ms);
-    let is_old = |name: &&String| date_of(name).is_some_and(|date_ms| date_ms < before_ms);
-    let old: Vec<&String> = listed.iter().filter(is_old).collect();
+    let is_old = |name: &String| date_of(name).is_some_and(|date_ms| date_ms < before_ms);
+    let mut old: Vec<String> = Vec::new();
+    store.each_name(DATA, |name| old.extend(Some(name).filter(is_old))).await?;
     if old.is_empty() {
         return Ok(0);
     }
@@ -55,7 +55,7 @@ pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
     let mut gone = 0;
     for name in old.into_iter().filter(|name| !named.contains(name)) {
         // What fails is tried again next time.
-        gone += u64::from(store.cloud.objects.delete(name, None).await == Delete::Gone);
+        gone += u64::from(store.cloud.objects.delete(&name, None).await == Delete::Gone);
     }
     Ok(gone)
 }

@@ -1,4 +1,4 @@
-//! Reading log objects ahead: several are asked for at a time, and given out in the order of the stream.
+//! Reading log objects ahead: several are asked for at a time, and given out in the order of their names.
 //!
 //! What is held is bounded by how many are asked for, and that by the largest that came: [`AHEAD_BYTES_MAX`]
 //! where objects are alike, and never more than [`AT_ONCE`] of them. Before the first came nothing is known
@@ -7,31 +7,30 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 
-use super::{ObjectLog, name};
-use crate::{error::StoreError, page::Stream};
+use super::ObjectLog;
+use crate::error::StoreError;
 
-/// Calls for log objects of one stream that are under way at the same time.
+/// Calls for log objects that are under way at the same time, in one drain or one look.
 pub(super) const AT_ONCE: usize = 16;
 /// The same before the first object came: each can be as large as a group.
 const AT_FIRST: usize = 4;
 /// Bytes that the objects which were asked for may have together, if none is larger than those that came.
 const AHEAD_BYTES_MAX: usize = 8 << 20;
 
-/// Objects of a stream, on their way.
+/// Objects of the log, on their way.
 pub(super) struct Ahead<'a> {
     log: &'a ObjectLog,
-    stream: Stream,
     /// Those that were not asked for.
-    left: std::vec::IntoIter<u64>,
+    left: std::vec::IntoIter<String>,
     coming: FuturesOrdered<BoxFuture<'a, Result<Option<Bytes>, StoreError>>>,
     /// Bytes of the largest that came, if any did.
     largest: Option<usize>,
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(log: &'a ObjectLog, stream: Stream, numbers: Vec<u64>) -> Ahead<'a> {
-        let (left, coming) = (numbers.into_iter(), FuturesOrdered::new());
-        Ahead { log, stream, left, coming, largest: None }
+    pub(super) fn new(log: &'a ObjectLog, names: Vec<String>) -> Ahead<'a> {
+        let (left, coming) = (names.into_iter(), FuturesOrdered::new());
+        Ahead { log, left, coming, largest: None }
     }
 
     /// The next object; `None` in it if it is gone, and at the end. About `wanted` more will be, this one
@@ -43,9 +42,9 @@ impl<'a> Ahead<'a> {
         };
         let most = room.min(wanted).clamp(1, AT_ONCE);
         while self.coming.len() < most
-            && let Some(number) = self.left.next()
+            && let Some(name) = self.left.next()
         {
-            let (log, name) = (self.log, name(self.stream, number));
+            let log = self.log;
             self.coming.push_back(Box::pin(async move { log.get(&name).await }));
         }
         let bytes = self.coming.next().await.transpose()?.flatten();
@@ -69,7 +68,9 @@ mod tests {
             Cloud, Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
             embedded::{self, Memory},
         },
-        log::{Log as _, Scope, Ticket},
+        log::objects::{DRAIN_BYTES_MAX, SETTLED_AT_ONCE, name},
+        log::{Log as _, Pending, Scope, Ticket},
+        page::Stream,
         settings::Settings,
     };
 
@@ -118,6 +119,10 @@ mod tests {
 
     const STREAM: Stream = Stream { client: 7, epoch: 1 };
 
+    fn names(count: u64) -> Vec<String> {
+        (0..count).map(|number| name(STREAM, number)).collect()
+    }
+
     /// A log with so many objects of so many bytes each that are no log objects.
     async fn log(objects: u64, bytes: usize) -> (ObjectLog, Arc<Counted>) {
         let cloud = embedded::memory(Arc::new(Memory::new()));
@@ -147,7 +152,7 @@ mod tests {
         }
         // Of the largest there is no second one until it is here.
         let (log, counted) = log(3, AHEAD_BYTES_MAX + 1).await;
-        let mut ahead = Ahead::new(&log, STREAM, vec![0, 1, 2, 3]);
+        let mut ahead = Ahead::new(&log, names(4));
         ahead.largest = Some(AHEAD_BYTES_MAX + 1);
         for expected in [true, true, true, false] {
             assert_eq!(ahead.next(100).await.unwrap().is_some(), expected);
@@ -158,11 +163,47 @@ mod tests {
     #[tokio::test]
     async fn no_more_are_asked_for_than_are_wanted() {
         let (log, counted) = log(100, 10).await;
-        let mut ahead = Ahead::new(&log, STREAM, (0..100).collect());
+        let mut ahead = Ahead::new(&log, names(100));
         for left in (1..=30).rev() {
             assert!(ahead.next(left).await.unwrap().is_some());
         }
         assert_eq!(counted.gets.load(Relaxed), 30);
+    }
+
+    /// Who only looks read them one by one, and had all of them in memory at once.
+    #[tokio::test]
+    async fn a_look_at_what_is_there_is_in_parts_and_waits_once_for_many() {
+        let (log, counted) = log(100, 300 << 10).await;
+        let (mut found, mut parts, mut after) = (Vec::new(), 0, None::<String>);
+        loop {
+            let part = log.pending(&[], after.as_deref()).await.unwrap();
+            assert!(part.found.len() * (300 << 10) < DRAIN_BYTES_MAX + (300 << 10));
+            found.extend(part.found);
+            parts += 1;
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((found.len(), parts), (100, 2));
+        for (number, pending) in (0..).zip(&found) {
+            let Pending::Damaged(what) = pending else { panic!("{pending:?}") };
+            assert!(what.starts_with(&name(STREAM, number)), "{what}");
+        }
+        assert_eq!((counted.gets.load(Relaxed), counted.most.load(Relaxed)), (100, AT_ONCE));
+    }
+
+    /// They were emptied one stream after the other, before garbage could be collected.
+    #[tokio::test]
+    async fn streams_are_settled_beside_each_other() {
+        let (log, counted) = log(0, 0).await;
+        for client in 0..40 {
+            let stream = Stream { client, epoch: 1 };
+            let noise = Bytes::from_static(b"noise");
+            counted.inner.put(&name(stream, 0), noise, PutIf::Absent).await;
+        }
+        assert!(log.settle(5).await.unwrap());
+        assert_eq!((counted.gets.load(Relaxed), counted.most.load(Relaxed)), (40, SETTLED_AT_ONCE));
     }
 
     #[tokio::test]
