@@ -429,7 +429,7 @@ impl Store {
         done: &mut Checkpointed,
     ) -> Result<(), StoreError> {
         done.records += entries.len() as u64;
-        checkpoint::apply_to_tree(self, root, entries, &[], done).await
+        checkpoint::apply_to_tree(self, root, entries, done).await
     }
 
     /// Brings to their pages what curators approved and left, and puts aside what none can have approved.

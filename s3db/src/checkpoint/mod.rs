@@ -30,16 +30,13 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{Batch, Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
-    page::{Applied, Page, PageId, Stream},
+    page::{Applied, Page, PageId},
     sequence::is_versioned,
     settings::Rule,
     stamp::Stamp,
     store::Store,
     tree::{Freshness, Nodes, search::search, update::update},
 };
-
-/// Streams of which a page remembers how far they are applied.
-const APPLIED_MAX: usize = 64;
 
 /// What a checkpoint did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,8 +66,6 @@ struct Together {
     /// Each with the client whose it is: in s3-log the one of the stream, which services know, and otherwise
     /// the one that its stamp tells.
     entries: Vec<(u64, Entry)>,
-    /// How far the streams of these batches are in them.
-    through: Vec<(Stream, u64)>,
     /// Which batches these are.
     batches: Vec<usize>,
 }
@@ -111,7 +106,6 @@ pub(crate) async fn checkpoint_together(
             let together = trees.entry(entry.tree).or_default();
             if together.batches.last() != Some(&at) {
                 together.batches.push(at);
-                together.through.extend(batch.through);
             }
             let client = match scopes[at] {
                 Scope::Stream(stream) => stream.client,
@@ -120,14 +114,14 @@ pub(crate) async fn checkpoint_together(
             together.entries.push((client, entry));
         }
     }
-    for (root, Together { entries, through, batches }) in trees {
+    for (root, Together { entries, batches }) in trees {
         let applied = match store.is_curated(root) && rules.hold(Rule::Approval) {
             // What a curator approved comes another way.
             true => {
                 let entries = entries.into_iter().map(|(_, entry)| entry).collect();
                 put_aside(store, "not-approved", entries, done).await
             }
-            false => apply_of_writers(store, root, entries, &through, done).await,
+            false => apply_of_writers(store, root, entries, done).await,
         };
         // One tree that is damaged is not in the way of the others. What is not on its page is not
         // acknowledged.
@@ -183,7 +177,6 @@ async fn apply_of_writers(
     store: &Store,
     root: PageId,
     entries: Vec<(u64, Entry)>,
-    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     let (entries, strange) = store.part_by_writers(root, entries).await?;
@@ -192,7 +185,7 @@ async fn apply_of_writers(
     }
     match entries.is_empty() {
         true => Ok(()),
-        false => apply_to_tree(store, root, entries, through, done).await,
+        false => apply_to_tree(store, root, entries, done).await,
     }
 }
 
@@ -201,17 +194,15 @@ pub(crate) async fn apply_to_tree(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
-    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
-    for_tree(root.0, apply_to(store, root, entries, through, done)).await
+    for_tree(root.0, apply_to(store, root, entries, done)).await
 }
 
 async fn apply_to(
     store: &Store,
     root: PageId,
     entries: Vec<Entry>,
-    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     if store.pages.node(root, Freshness::Cached).await?.is_none() {
@@ -223,7 +214,7 @@ async fn apply_to(
         return put_aside(store, "no-tree", entries, done).await;
     }
     let entries = in_order(entries);
-    match apply(store, root, &entries, through, done).await {
+    match apply(store, root, &entries, done).await {
         // Dropped since the copy of its root was read.
         Err(error) if store.is_dropped(root, &error).await? => {
             let entries = entries.into_iter().map(|(_, entry)| entry).collect();
@@ -246,7 +237,6 @@ async fn apply(
     store: &Store,
     root: PageId,
     entries: &[(Bytes, Entry)],
-    through: &[(Stream, u64)],
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     let rules = store.settings.rules;
@@ -292,13 +282,8 @@ async fn apply(
             if applied == 0 {
                 return false;
             }
-            for &(stream, sequence) in through {
-                if page.applied.len() < APPLIED_MAX
-                    || page.applied.iter().any(|(there, _)| *there == stream)
-                {
-                    page.mark_applied(stream, sequence);
-                }
-            }
+            // How far streams were applied, as older programs noted it. Nobody asks: stamps tell (H1).
+            page.applied.clear();
             true
         };
         let outcome = update(&store.pages, root, 0, first, &mut change).await?;
@@ -381,7 +366,7 @@ async fn apply_to_each(store: &Store, entries: Vec<Entry>) -> Result<Checkpointe
     for (root, entries) in indexes {
         // Nothing follows an index: this is as deep as it goes.
         let entries = in_order(entries);
-        match Box::pin(apply(store, root, &entries, &[], &mut done)).await {
+        match Box::pin(apply(store, root, &entries, &mut done)).await {
             // Dropped. The leaf that names it still, or again, forgets it.
             Err(error) if store.is_dropped(root, &error).await? => {}
             applied => applied?,
@@ -403,7 +388,7 @@ async fn apply_where_named(
             return put_aside(store, "no-versions", vec![entry], done).await;
         }
         if held.page.owns(&key) && held.page.level == 0 {
-            return apply_to_tree(store, entry.tree, vec![entry], &[], done).await;
+            return apply_to_tree(store, entry.tree, vec![entry], done).await;
         }
         if held.page.level > 0 {
             break;

@@ -137,9 +137,6 @@ pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
     /// Bodies that cannot be decoded, each with why, and an own name for it.
     pub(crate) poison: Vec<Poison>,
-    /// Of the stream that was drained: all records up to this sequence number are in `entries` or
-    /// were acknowledged before.
-    pub(crate) through: Option<(Stream, u64)>,
     /// Messages and objects to let go of, when everything above is safe.
     pub(crate) tickets: Vec<Ticket>,
     /// The first of what could not be read here and stays where it is: to be told when the rest is done.

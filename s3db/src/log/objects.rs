@@ -889,8 +889,6 @@ impl Log for ObjectLog {
                     }
                 }
             }
-            // Pages note how far a stream is applied, without holes.
-            batch.through = (!has_held).then_some((stream, number));
             batch.tickets.push(Ticket::Object { name });
         }
         if strays > 0 && read == 0 {

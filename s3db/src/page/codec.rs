@@ -14,7 +14,7 @@
 //! | 2 + n | high fence, where flagged |
 //! | 16 | right neighbour, where flagged |
 //! | 16 + 8 | origin and its version, where flagged |
-//! | 2 + 24 each | applied: client, epoch, sequence |
+//! | 2 + 24 each | applied: client, epoch, sequence; of leaves with versions alone (`sequence::versions`), and as older programs left it on others |
 //! | 2, and each | indexes, where flagged, of a leaf alone: root (16), kind of search key (1), what it needs (2 + n), as in the catalogue |
 //! | 4 | number of entries |
 //! | each | leaf: key (2 + n), stamp (3 x 8), 1 byte: 0 tombstone, 1 payload (4 + n), in version 2 also: 2 blob (40, see `blob`) |

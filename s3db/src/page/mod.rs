@@ -119,7 +119,9 @@ pub struct Page {
     /// The page, and its version, whose split made this page. While that version stands, the
     /// client that split it may still be about to link this page.
     pub origin: Option<(PageId, u64)>,
-    /// Log streams of which all records up to a sequence number are applied here.
+    /// Up to which number something is applied here: of leaves with versions, commits (see `sequence`); of the
+    /// paper's pages, messages of clients. Others have none, or what programs before this one noted and never
+    /// asked, which goes when the page is put again.
     pub applied: Vec<(Stream, u64)>,
     /// Of a leaf: the indexes that follow it. None is ever taken out again, and what a leaf is split
     /// into has them too.
