@@ -378,7 +378,9 @@ impl Store {
     ) -> Result<Checkpointed, StoreError> {
         let tag = self.tag_of(of)?;
         self.ask_date().await?;
-        self.check(of, shown)?;
+        // It decides whether the stamps of others are of the future, or too old to win.
+        let date_ms = self.certain_date_ms().await?;
+        self.check(of, shown, date_ms)?;
         // Where it may not be put by anyone else. This is what approves it.
         let object = approved(tag, shown.id);
         if !self.settings.rules.hold(Rule::ApprovedFirst) {
@@ -398,8 +400,8 @@ impl Store {
         finished.await.map_err(|error| unapplied(Box::new(error)))
     }
 
-    fn check(&self, of: &Collection, shown: &Proposal) -> Result<(), StoreError> {
-        let now_us = self.pages.date_ms().saturating_mul(1000);
+    fn check(&self, of: &Collection, shown: &Proposal, date_ms: u64) -> Result<(), StoreError> {
+        let now_us = date_ms.saturating_mul(1000);
         match shown.objection(of, now_us, &self.settings) {
             None => Ok(()),
             Some(why) => Err(StoreError::Invalid(format!("{}: {why}", shown.id))),

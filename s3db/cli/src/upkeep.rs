@@ -244,7 +244,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
     let text = format!(
         "{} pages deleted, {} wait, {} tombstones dropped, {} leaves emptied, {} unlinked, \
          {} forgot dropped indexes, {} clients forgotten, {} versions dropped, {} data of commits deleted, \
-         the log of {} lives deleted, {} blobs deleted, {} wait",
+         the log of {} lives deleted, {} spilled transactions deleted, {} blobs deleted, {} wait",
         done.deleted,
         done.waiting,
         done.pruned,
@@ -255,6 +255,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
         done.versions,
         done.data,
         done.log,
+        done.spilled,
         done.blobs,
         done.blobs_waiting,
     );

@@ -1,5 +1,9 @@
 //! Work in the background: what commits and reads found to be due, and all there is, for who sweeps.
 
+use std::mem::discriminant;
+
+use futures::future::join_all;
+
 use super::{Checkpointed, checkpoint_together};
 use crate::{
     catalog::Backend,
@@ -16,6 +20,8 @@ use crate::{
 const SWEEP_ROUNDS_MAX: usize = 1000;
 /// Streams that a sweep drains beside each other: it holds a batch of each.
 const STREAMS_AT_ONCE: usize = 4;
+/// Queues that a sweep drains, or sends on from, beside each other. Each that is empty is waited for for a second.
+const QUEUES_AT_ONCE: usize = 8;
 
 /// Batches of one scope that are taken on before others have their turn.
 const VISIT_ROUNDS_MAX: usize = 32;
@@ -300,21 +306,30 @@ impl Store {
         self.turns(&[scope], done).await.pop().unwrap_or(Ok((0, Left::Nothing)))
     }
 
-    /// One batch of each of `scopes`, which are one, or streams.
+    /// One batch of each of `scopes`, which are of one kind.
     async fn turns(
         &self,
         scopes: &[Scope],
         done: &mut Checkpointed,
     ) -> Vec<Result<(u64, Left), StoreError>> {
-        if let [Scope::Client(client)] = scopes {
-            let most = self.settings.records_per_checkpoint_max;
-            let forwarded = self.log.forward(*client, most).await;
-            return vec![forwarded.map(|forwarded| {
+        let client = |scope: &Scope| match scope {
+            Scope::Client(client) => Some(*client),
+            Scope::Shard(_) | Scope::Stream(_) => None,
+        };
+        let clients: Vec<u64> = scopes.iter().filter_map(client).collect();
+        if clients.is_empty() {
+            return checkpoint_together(self, scopes, done).await;
+        }
+        let most = self.settings.records_per_checkpoint_max;
+        let forwards = clients.iter().map(|client| self.log.forward(*client, most));
+        let forwarded = join_all(forwards).await.into_iter();
+        let told = forwarded.map(|forwarded| {
+            forwarded.map(|forwarded| {
                 done.poison += forwarded.poison;
                 (forwarded.taken, forwarded.left)
-            })];
-        }
-        checkpoint_together(self, scopes, done).await
+            })
+        });
+        told.collect()
     }
 
     /// Looks everywhere: forwards what any client left behind, and checkpoints every part of the
@@ -330,12 +345,9 @@ impl Store {
         let adopts = self.settings.rules.hold(Rule::Adoption);
         let forwards = if adopts { self.log.forwards(&clients) } else { Vec::new() };
         let mut round = Round::default();
-        for client in forwards {
-            for error in self.sweep_together(&[Scope::Client(client)], &mut done).await {
-                if round.fails(error) {
-                    return round.end(done);
-                }
-            }
+        let forwards: Vec<Scope> = forwards.into_iter().map(Scope::Client).collect();
+        if !self.sweep_each(&forwards, &mut done, &mut round).await {
+            return round.end(done);
         }
         let scopes = self.log.scopes(&clients).await?;
         if !self.sweep_each(&scopes, &mut done, &mut round).await {
@@ -366,19 +378,21 @@ impl Store {
         round.end(done)
     }
 
-    /// Drains these scopes, streams several at a time: what they have of the same leaf is one put of it, and
-    /// they wait for the object store together. Queues have no leaf in common. False when it is the services
-    /// that fail.
+    /// Drains these scopes, several of one kind at a time: they wait for the services together, and what streams
+    /// have of the same leaf is one put of it. False when it is the services that fail.
     async fn sweep_each(
         &self,
         scopes: &[Scope],
         done: &mut Checkpointed,
         round: &mut Round,
     ) -> bool {
-        let are_streams =
-            |a: &Scope, b: &Scope| matches!((a, b), (Scope::Stream(_), Scope::Stream(_)));
-        for alike in scopes.chunk_by(are_streams) {
-            for some in alike.chunks(STREAMS_AT_ONCE) {
+        let are_alike = |a: &Scope, b: &Scope| discriminant(a) == discriminant(b);
+        for alike in scopes.chunk_by(are_alike) {
+            let at_once = match alike {
+                [Scope::Stream(_), ..] => STREAMS_AT_ONCE,
+                _ => QUEUES_AT_ONCE,
+            };
+            for some in alike.chunks(at_once) {
                 for error in self.sweep_together(some, done).await {
                     if round.fails(error) {
                         return false;

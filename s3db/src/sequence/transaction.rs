@@ -284,7 +284,9 @@ impl<'a> Isolated<'a> {
         if self.bytes > INLINE_BYTES {
             store.ask_date_after_sleep().await?;
             // Another one at each attempt: what was written in between is not in what an earlier one put.
-            let name = data_name(store.pages.date_ms(), store.cloud.chance.next_u128());
+            // By a wrong one garbage collection would take it at once, or never.
+            let date_ms = store.asked_date_ms().await?;
+            let name = data_name(date_ms, store.cloud.chance.next_u128());
             let len = put_data(store, &name, encode_data(id, &writes)).await?;
             reached(&store.cloud, FailPoint::Spilled).await;
             object = Some((name, len));

@@ -35,3 +35,26 @@ pub(crate) fn run(command: &Command, output: &Output) -> Result<(), Failure> {
 fn told(path: &Path, error: &io::Error) -> Failure {
     Failure::Told(format!("{}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read};
+
+    use super::section::Section;
+
+    /// It was cut off first, and written then: who stopped it in between had neither.
+    #[test]
+    fn a_file_of_sections_is_replaced_in_one_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("B.md");
+        let section = Section { name: "paper", text: "new" };
+        section.write_into(&file).unwrap();
+        let mut open = fs::File::open(&file).unwrap();
+        Section { text: "newer", ..section }.write_into(&file).unwrap();
+        let mut before = String::new();
+        open.read_to_string(&mut before).unwrap();
+        assert!(before.contains("new\n"), "who has it open has all of what it was");
+        assert!(fs::read_to_string(&file).unwrap().contains("newer\n"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+}

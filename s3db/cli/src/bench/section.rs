@@ -17,7 +17,16 @@ impl Section<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        fs::write(file, self.replaced(&old))
+        // In one step: whoever is stopped here leaves the file as it was.
+        let mut aside = file.as_os_str().to_owned();
+        aside.push(format!(".{}.new", std::process::id()));
+        let put = fs::write(&aside, self.replaced(&old)).and_then(|()| match fs::metadata(file) {
+            Ok(about) => fs::set_permissions(&aside, about.permissions()),
+            Err(_) => Ok(()),
+        });
+        put.and_then(|()| fs::rename(&aside, file)).inspect_err(|_| {
+            let _ = fs::remove_file(&aside);
+        })
     }
 
     fn replaced(&self, old: &str) -> String {
