@@ -23,8 +23,8 @@ help:
 	@echo "make interop-v000  the C library reads through extmem serve; V000_SRC=/its/branch/userfault"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
-	@echo "make deep        models of the ledger, sanitizers, Miri; each by itself: deep-model (SHUTTLE_ROUNDS=n),"
-	@echo "                 deep-asan, deep-tsan, deep-miri"
+	@echo "make deep        models of the ledger, sanitizers, Miri, SlateDB's peer; each by itself: deep-model"
+	@echo "                 (SHUTTLE_ROUNDS=n), deep-asan, deep-tsan, deep-miri, deep-peer"
 	@echo "make soak        ten minutes of random reads from sources that fail, each byte compared; SECONDS=n"
 	@echo "make simulate    clusters of s3db clients under every fault; SEEDS=n, SIMULATE_ARGS=..."
 	@echo "make chaos       s3db processes killed on bad lines to S3 and SQS; KILLS=n"
@@ -126,8 +126,8 @@ soak: setup
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin soak -- --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
 
 # Outside of CI. Each in a folder of its own: its flags would have everything built again.
-.PHONY: deep-model deep-asan deep-tsan deep-miri
-deep: deep-model deep-asan deep-tsan deep-miri
+.PHONY: deep-model deep-asan deep-tsan deep-miri deep-peer
+deep: deep-model deep-asan deep-tsan deep-miri deep-peer
 
 deep-model: setup
 	@RUSTFLAGS="--cfg shuttle" $(CARGO) test -q $(PROFILE) --target-dir target/deep -p extmem-pager --lib cache::model
@@ -143,6 +143,12 @@ deep-tsan: setup
 # Says so and ends well where no toolchain has Miri.
 deep-miri: setup
 	@CARGO='$(CARGO)' sh examples/deep/miri.sh
+
+# That s3db/peer goes with what our crates are now: it is outside the workspace, and `make bench-slatedb` alone
+# builds it. Without SlateDB it has a tenth of the dependencies. Not in CI, which has no minute for them.
+deep-peer: setup
+	@$(CARGO) check -q --locked --no-default-features --tests --manifest-path s3db/peer/Cargo.toml \
+		--target-dir $(or $(CARGO_TARGET_DIR),target)/peer
 
 # Seeded schedules; a failing one prints how to replay it.
 .PHONY: simulate

@@ -18,7 +18,9 @@ const KINDS: [&[u8; 5]; 13] = [
     b"s3dC\x04",
     b"s3dN\x01",
     b"s3dN\x02",
+    b"s3dN\x03",
     b"s3dV\x01",
+    b"s3dV\x02",
 ];
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &KINDS));

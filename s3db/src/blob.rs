@@ -304,7 +304,9 @@ pub(crate) async fn get(
     line: &Line,
 ) -> Result<Option<Bytes>, StoreError> {
     let mut attempts = Attempts::new(cloud, settings);
-    let has_answer = |got: &Result<Get, Fault>| !matches!(got, Err(Fault::Unknown { .. }));
+    let has_answer = |got: &Result<Get, Fault>| {
+        !matches!(got, Err(Fault::Unknown { .. } | Fault::Unanswered { .. }))
+    };
     loop {
         match line.call(cloud.objects.get(name, None), has_answer).await {
             Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),

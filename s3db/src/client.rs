@@ -41,7 +41,7 @@ use crate::{
     frame::{FrameError, Reader, Writer, is_number},
     names::CLIENTS,
     retry::Attempts,
-    settings::Settings,
+    settings::{Rule, Settings},
     stamp::Stamp,
 };
 
@@ -265,7 +265,7 @@ impl Incarnation {
                 }
                 let clock = wall.max(state.clock + 1);
                 check_clock(&self.settings, clock, date_ms)?;
-                if clock <= state.bound_us {
+                if clock <= state.bound_us || !self.settings.rules.hold(Rule::ClaimFirst) {
                     state.clock = clock;
                     state.sequence += 1;
                     let (client, sequence) = (self.client, state.sequence);
@@ -406,7 +406,10 @@ fn claim_us(settings: &Settings, least_us: u64, wall_us: u64, date_ms: u64) -> u
 /// The highest clock that a stamp may have.
 fn limit_us(settings: &Settings, date_ms: u64) -> u64 {
     let ahead_max = settings.clock_ahead_max.as_micros() as u64;
-    if date_ms == 0 { u64::MAX } else { (date_ms * 1000).saturating_add(ahead_max) }
+    if date_ms == 0 || !settings.rules.hold(Rule::ClockLimit) {
+        return u64::MAX;
+    }
+    (date_ms * 1000).saturating_add(ahead_max)
 }
 
 fn check_clock(settings: &Settings, clock_us: u64, date_ms: u64) -> Result<(), StoreError> {

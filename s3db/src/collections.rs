@@ -13,6 +13,7 @@ use crate::{
     retry::Attempts,
     search_by::SearchBy,
     sequence,
+    settings::Rule,
     store::Store,
     tag::Tag,
     tree::{Freshness, Nodes},
@@ -51,7 +52,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::create_collection`]; [`StoreError::Exists`] when there is one that was created for
-    /// something else.
+    /// something else, and, for an isolated one, when the name has a list of writers
+    /// ([`Store::create_for_writers`]), of one that was dropped.
     pub async fn create_collection_for(
         &self,
         name: &str,
@@ -59,6 +61,14 @@ impl Store {
     ) -> Result<Collection, StoreError> {
         if isolation.is_some() {
             catalog::check_name(name)?;
+            // It stays when a collection is dropped, and is for what comes by the log: nobody who commits
+            // by the sequencer asks for it.
+            if self.has_list_of_writers(name).await? {
+                return Err(StoreError::Exists(format!(
+                    "a list of the clients that alone may write to {name}, which isolated transactions do not \
+                     heed,"
+                )));
+            }
             sequence::plant(self).await?;
         }
         self.create_collection_as(name, false, isolation).await
@@ -107,8 +117,8 @@ impl Store {
     /// Finds a collection.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Lost`] when its root was put once and is not there, and
-    /// whatever the object store says.
+    /// [`StoreError::NotFound`], also when it is dropped meanwhile; [`StoreError::Lost`] when its root was put
+    /// once and is not there; and whatever the object store says.
     pub async fn collection(&self, name: &str) -> Result<Collection, StoreError> {
         let mut collection = self.peek_collection(name).await?;
         if collection.has_root {
@@ -116,9 +126,15 @@ impl Store {
                 return Err(StoreError::Lost { object: collection.root.object() });
             }
         } else {
+            let plants_first = self.settings.rules.hold(Rule::PlantFirst);
+            if !plants_first {
+                self.declare_root(name, collection.root).await?;
+            }
             self.plant(collection.root, collection.isolation.is_some()).await?;
             // Before anything is committed that an empty root in its place would hide.
-            self.declare_root(name).await?;
+            if plants_first {
+                self.declare_root(name, collection.root).await?;
+            }
             collection.has_root = true;
         }
         for index in collection.indexes.iter().filter(|index| !index.is_ready) {
@@ -143,9 +159,13 @@ impl Store {
         Ok(())
     }
 
-    /// Writes down that the root of a collection was put.
-    async fn declare_root(&self, name: &str) -> Result<(), StoreError> {
-        let declare = |of: &mut Collection| Ok(!std::mem::replace(&mut of.has_root, true));
+    /// Writes down that the root of a collection was put, if it is that one still. Another one of its name has
+    /// a root of its own, which nobody may have put yet.
+    async fn declare_root(&self, name: &str, root: PageId) -> Result<(), StoreError> {
+        let declare = |of: &mut Collection| match of.root == root {
+            true => Ok(!std::mem::replace(&mut of.has_root, true)),
+            false => Err(StoreError::NotFound(format!("collection {name}: it was dropped"))),
+        };
         match self.change_collection(name, declare).await {
             // Who may only read leaves that to those who write.
             Err(
@@ -158,7 +178,11 @@ impl Store {
     /// Whether the catalogue has a collection or an index with this root.
     pub(crate) async fn has_tree(&self, root: PageId) -> Result<bool, StoreError> {
         for name in self.collections().await? {
-            let of = self.peek_collection(&name).await?;
+            let of = match self.peek_collection(&name).await {
+                // Dropped since it was listed.
+                Err(StoreError::NotFound(_)) => continue,
+                of => of?,
+            };
             if of.root == root || of.indexes.iter().any(|index| index.root == root) {
                 return Ok(true);
             }
@@ -229,17 +253,21 @@ impl Store {
     /// [`StoreError::NotFound`], and whatever the object store says.
     pub async fn finish_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
         // Makes sure that its root is there.
-        self.collection(name).await?;
-        self.declare_ready(name, index).await?;
+        let of = self.collection(name).await?;
+        let there = of.indexes.iter().find(|there| there.name == index);
+        let there =
+            there.ok_or_else(|| StoreError::NotFound(format!("index {index} of {name}")))?;
+        self.declare_ready(name, there).await?;
         self.collection(name).await
     }
 
-    /// [`Store::finish_index`] for an index whose root is there.
-    pub(crate) async fn declare_ready(&self, name: &str, index: &str) -> Result<(), StoreError> {
+    /// [`Store::finish_index`] for an index whose root is there: that very one. Another may have its name by
+    /// now, which nobody filled.
+    pub(crate) async fn declare_ready(&self, name: &str, index: &Index) -> Result<(), StoreError> {
         self.change_collection(name, |collection| {
-            let there = collection.indexes.iter_mut().find(|there| there.name == index);
-            let there = there.ok_or_else(|| StoreError::NotFound(format!("index {index}")))?;
-            Ok(!std::mem::replace(&mut there.is_ready, true))
+            let there = collection.indexes.iter_mut().find(|there| there.root == index.root);
+            let gone = || StoreError::NotFound(format!("index {} of {name}", index.name));
+            Ok(!std::mem::replace(&mut there.ok_or_else(gone)?.is_ready, true))
         })
         .await
     }

@@ -10,6 +10,7 @@ use crate::{
     cloud::{Cloud, Ledger, ledger::charged_to},
     error::StoreError,
     page::{PageId, Slot},
+    sequence,
     settings::Settings,
     store::Store,
     tree::{Freshness, search::search},
@@ -32,10 +33,11 @@ pub struct Content {
 }
 
 /// A record whose payload is read.
-struct Origin {
-    store: Arc<Store>,
-    tree: PageId,
-    key: Bytes,
+enum Origin {
+    /// As it is now.
+    Newest { store: Arc<Store>, tree: PageId, key: Bytes },
+    /// As of a snapshot, if one was taken.
+    Snapshot { store: Arc<Store>, snapshot: Option<u64> },
 }
 
 impl Content {
@@ -66,7 +68,13 @@ impl Content {
     /// The same, for a record: if a part is not there it tells whether that still names the blob.
     pub(crate) fn of(self, store: &Arc<Store>, tree: PageId, key: &[u8]) -> Content {
         let (store, key) = (store.clone(), Bytes::copy_from_slice(key));
-        Content { record: Some(Origin { store, tree, key }), ..self }
+        Content { record: Some(Origin::Newest { store, tree, key }), ..self }
+    }
+
+    /// The same, for one of which a version is read: if a part is not there it tells whether that is because
+    /// the snapshot is too old.
+    pub(crate) fn seen_at(self, store: &Arc<Store>, snapshot: Option<u64>) -> Content {
+        Content { record: Some(Origin::Snapshot { store: store.clone(), snapshot }), ..self }
     }
 
     /// The same; the rest is charged to these accounts.
@@ -83,9 +91,9 @@ impl Content {
     ///
     /// # Errors
     /// [`StoreError::Replaced`] when the record was written again since, and what it held is collected
-    /// (by [`Store::collect_garbage`], `grace` after that found it unnamed);
-    /// [`StoreError::Damaged`] and [`StoreError::Lost`], which name the object; and whatever the object
-    /// store says.
+    /// (by [`Store::collect_garbage`], `grace` after that found it unnamed), and [`StoreError::Aborted`] in place
+    /// of it when it is read at a snapshot, which is too old then; [`StoreError::Damaged`] and
+    /// [`StoreError::Lost`], which name the object; and whatever the object store says.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         match self.payers.clone() {
             Some([one, other]) => charged_to(&one, charged_to(&other, self.read())).await,
@@ -123,8 +131,12 @@ impl Content {
 /// What it means that a part is not there.
 async fn hole(record: Option<&Origin>, blob: &Blob, number: u32) -> Result<StoreError, StoreError> {
     let object = blob.object(number);
-    let Some(Origin { store, tree, key }) = record else {
-        return Ok(StoreError::Lost { object });
+    let (store, tree, key) = match record {
+        None => return Ok(StoreError::Lost { object }),
+        Some(Origin::Snapshot { store, snapshot }) => {
+            return sequence::gone(store, *snapshot, object).await;
+        }
+        Some(Origin::Newest { store, tree, key }) => (store, tree, key),
     };
     let leaf = search(&store.pages, *tree, key, 0, Freshness::Newest).await?;
     let is_named = leaf.is_some_and(|leaf| {

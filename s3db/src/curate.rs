@@ -34,7 +34,7 @@ use crate::{
     log::{Entry, Poison, Transaction, queues::quarantine, transaction::Body},
     names::{APPROVED, PROPOSALS},
     page::PageId,
-    retry::Attempts,
+    retry::{Attempts, read_surely},
     settings::{Rule, Rules, Settings},
     store::Store,
     tag::Tag,
@@ -379,7 +379,7 @@ impl Store {
         let tag = self.tag_of(of)?;
         self.ask_date().await?;
         // It decides whether the stamps of others are of the future, or too old to win.
-        let date_ms = self.certain_date_ms().await?;
+        let date_ms = self.asked_date_ms().await?;
         self.check(of, shown, date_ms)?;
         // Where it may not be put by anyone else. This is what approves it.
         let object = approved(tag, shown.id);
@@ -392,8 +392,14 @@ impl Store {
             self.let_go(&proposal(tag, shown.id)).await?;
             reached(&self.cloud, FailPoint::Decided).await;
             let mut done = Checkpointed::default();
+            let applies_first = self.settings.rules.hold(Rule::ApplyFirst);
+            if !applies_first {
+                self.let_go(&object).await?;
+            }
             self.apply_approved(of.root, shown.transaction.entries.clone(), &mut done).await?;
-            self.let_go(&object).await?;
+            if applies_first {
+                self.let_go(&object).await?;
+            }
             Ok::<_, StoreError>(done)
         };
         let unapplied = |source| StoreError::Unapplied { id: shown.id.to_string(), source };
@@ -431,7 +437,7 @@ impl Store {
         done: &mut Checkpointed,
     ) -> Result<(), StoreError> {
         done.records += entries.len() as u64;
-        checkpoint::apply_to_tree(self, root, entries, done).await
+        checkpoint::apply_to_tree(self, root, vec![entries], done).await
     }
 
     /// Brings to their pages what curators approved and left, and puts aside what none can have approved.
@@ -458,10 +464,14 @@ impl Store {
     }
 
     async fn finish(&self, object: &str, done: &mut Checkpointed) -> Result<(), StoreError> {
-        // Gone since the list: it is on its pages.
-        let Some(bytes) = self.read_whole(object).await? else { return Ok(()) };
-        let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
         let named = parse_approved(object);
+        let is_it = |bytes: &Bytes| {
+            named.is_some_and(|(_, id)| Proposal::of(id, bytes, self.settings.rules).is_some())
+        };
+        // One damaged answer is not taken for what was approved. Gone since the list: it is on its pages.
+        let read = read_surely(&self.cloud, &self.settings, object, is_it);
+        let Some(bytes) = read.await? else { return Ok(()) };
+        let mut trees: BTreeMap<PageId, Vec<Entry>> = BTreeMap::new();
         let decided = named.map(|(tag, id)| proposal(tag, id));
         let found =
             named.and_then(|(tag, id)| Some((tag, Proposal::of(id, &bytes, self.settings.rules)?)));
@@ -500,7 +510,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use pager::{Budget, policy, pool::Pool};
 
@@ -514,6 +524,7 @@ mod tests {
         commit::Level,
         log::{Append, transaction},
         names::QUARANTINE,
+        page::{Entries, Follower, Link, Page},
         record::{Key, Payload},
         stamp::Stamp,
         watch::Watcher,
@@ -622,5 +633,51 @@ mod tests {
         let index = store.create_index("own", "i", &crate::SearchBy::Payload).await.unwrap_err();
         assert!(matches!(index, StoreError::Misled { .. }), "{index}");
         assert_eq!(store.verify(|_, _| {}).await.unwrap().problem_count, 1);
+    }
+
+    /// Whoever may put pages of his collection alone had a sweep put what he liked into a curated one, and
+    /// garbage collection delete its root.
+    #[tokio::test]
+    async fn a_page_that_leads_to_another_collection_is_not_followed() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        Store::create(&cloud, &Settings::default(), Backend::S3Log, 2).await.unwrap();
+        let store = store(&cloud).await;
+        let own = store.create_collection("own").await.unwrap().root;
+        let victim = store.create_curated("victim").await.unwrap().root;
+        let sound = Page { version: 1, ..Page::root(own) };
+        let follower = Follower { root: victim, by: crate::SearchBy::Payload };
+        let link = Link { key: Bytes::new(), child: victim };
+        let forged = [
+            Page { followers: vec![follower], ..sound.clone() },
+            Page { high: Some("b".into()), right: Some(victim), ..sound.clone() },
+            Page { level: 1, entries: Entries::Inner(vec![link]), ..sound.clone() },
+        ];
+        let key = Key::new("k").unwrap();
+        let stamp = Stamp { clock: cloud.clock.wall_us(), client: 9, sequence: 1 };
+        let payload = Some(Payload::new("mine").unwrap());
+        let entries = vec![transaction::primary(own, own, stamp, key.clone(), payload)];
+        let one = Transaction { client: 9, epoch: 1, number: 1, total: 1, entries };
+        let appender = store.log.open(9, 1, 1).await.unwrap();
+        assert_eq!(appender.append(&one, true).await, Append::Committed);
+        let there = async |page: PageId| match cloud.objects.get(&page.object(), None).await {
+            Ok(Get::Found { bytes, .. }) => Page::decode(&bytes).unwrap(),
+            other => panic!("{page}: {other:?}"),
+        };
+        let before = there(victim).await;
+        for page in forged {
+            cloud.objects.put(&own.object(), page.encode(), PutIf::Always).await;
+            let store = self::store(&cloud).await;
+            let swept = store.sweep().await.map(drop);
+            let collected = store.collect_garbage(Duration::ZERO).await.map(drop);
+            let read = Session::reader(store.clone(), 5);
+            let read = read.read(&read.begin(Level::Basic), own, &key).await.map(drop);
+            for outcome in [swept, collected, read] {
+                assert!(matches!(outcome, Err(StoreError::Tree { .. })), "{outcome:?}");
+            }
+            assert_eq!(there(victim).await, before);
+            assert!(store.verify(|_, _| {}).await.unwrap().problem_count > 0);
+        }
+        cloud.objects.put(&own.object(), sound.encode(), PutIf::Always).await;
+        assert_eq!(self::store(&cloud).await.sweep().await.unwrap().applied, 1);
     }
 }

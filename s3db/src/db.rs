@@ -9,12 +9,14 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
+    pin::pin,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use pager::{Budget, pool::Pool};
 use tokio::sync::Notify;
 
@@ -37,7 +39,7 @@ use crate::{
     record::{Key, Payload, Record},
     search_by::SearchBy,
     sequence::{Isolated, IsolatedScan},
-    settings::Settings,
+    settings::{Rule, Settings},
     store::Store,
 };
 
@@ -230,12 +232,13 @@ impl Db {
         let session = Arc::new(Session::reader(store, client));
         let worker = options.has_worker.then(|| {
             let stop = Arc::new(Notify::new());
-            let (sweeps, task_stop) = (options.sweep_interval, stop.clone());
+            let pace = Pace { tick: TICK, sweep_interval: options.sweep_interval };
+            let task_stop = stop.clone();
             let (of, owns) = (session.clone(), options.owns.clone());
             // Beside the work, which may take long.
             let task = async move {
                 tokio::select! {
-                    () = work(&of, sweeps, &owns, task_stop) => {}
+                    () = work(&of, pace, &owns, &task_stop) => {}
                     () = look_ahead(&of) => {}
                 }
             };
@@ -313,7 +316,7 @@ impl Db {
     }
 
     /// Creates a collection whose transactions are isolated from each other: they are at this level, or a
-    /// higher one ([`Db::begin_for`]). It has no indexes and no blobs. If it is there that is success.
+    /// higher one ([`Db::begin_for`]). It has no indexes. If it is there that is success.
     ///
     /// # Errors
     /// [`StoreError::Exists`] when there is one that was created for something else, and as
@@ -461,14 +464,28 @@ async fn open(cloud: Cloud, options: &Options, pool: &Pool) -> Result<Arc<Store>
     Store::open(cloud, options.settings, pool).await
 }
 
-/// Work in the background. What fails is due again, and tried again.
-async fn work(session: &Session, sweep_interval: Duration, owns: &[u32], stop: Arc<Notify>) {
+/// How often there is work in the background.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// How often it looks for what there is to do, at least as often as an interval is over.
+    pub(crate) tick: Duration,
+    pub(crate) sweep_interval: Duration,
+}
+
+/// Work in the background, by the client's clock, until it is told to stop. What fails is due again, and
+/// tried again.
+pub(crate) async fn work(session: &Session, pace: Pace, owns: &[u32], stop: &Notify) {
     let store = session.store();
+    let sweep_interval = pace.sweep_interval;
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
-    let tick = interval.min(TICK);
+    let tick = interval.min(pace.tick);
     let (mut since_interval, mut since_sweep) = (Duration::ZERO, Duration::ZERO);
-    while tokio::time::timeout(tick, stop.notified()).await.is_err() {
+    loop {
+        let tick_over = store.cloud.clock.sleep(tick);
+        if let Either::Left(_) = select(pin!(stop.notified()), tick_over).await {
+            break;
+        }
         since_interval += tick;
         since_sweep += tick;
         if since_interval >= interval {
@@ -480,7 +497,7 @@ async fn work(session: &Session, sweep_interval: Duration, owns: &[u32], stop: A
             }
         }
         let _ = store.work().await;
-        if since_sweep >= sweep_interval {
+        if since_sweep >= sweep_interval && store.settings().rules.hold(Rule::Sweep) {
             since_sweep = Duration::ZERO;
             let _ = store.sweep().await;
         }
@@ -557,10 +574,11 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// Whatever the services say.
     pub async fn contains(&self, of: &Collection, key: &Key) -> Result<bool, StoreError> {
-        if self.isolated.is_some() {
-            return Ok(self.read(of, key).await?.is_some());
-        }
         let account = self.books.of(of);
+        if let Some(isolated) = &self.isolated {
+            let read = isolated.contains(of, key);
+            return charged_to(&self.ledger, charged_to(&account, read)).await;
+        }
         let read = self.session.read_value(&self.txn, of.root, key);
         let value = charged_to(&self.ledger, charged_to(&account, read)).await?;
         Ok(value.is_some())
@@ -576,12 +594,13 @@ impl<'a> Transaction<'a> {
         of: &Collection,
         key: &Key,
     ) -> Result<Option<Content>, StoreError> {
-        if self.isolated.is_some() {
-            let Some(payload) = self.read(of, key).await? else { return Ok(None) };
-            return self.session.content_of(payload).await;
-        }
         let account = self.books.of(of);
-        let opened = self.session.open_content(&self.txn, of.root, key);
+        let opened = async {
+            match &self.isolated {
+                Some(isolated) => isolated.open_content(of, key).await,
+                None => self.session.open_content(&self.txn, of.root, key).await,
+            }
+        };
         let content = charged_to(&self.ledger, charged_to(&account, opened)).await?;
         Ok(content.map(|content| content.paid_by([self.ledger.clone(), account])))
     }
@@ -647,15 +666,11 @@ impl<'a> Transaction<'a> {
         if let Value::Blob(blob) = &value {
             self.session.check_written(blob)?;
         }
-        if let (Some(_), Value::Here(payload)) = (&self.isolated, &value) {
-            return self.put(of, key, Payload::new(payload)?);
-        }
         self.writes(of);
-        if self.isolated.is_some() {
-            let what = "a blob in a collection that was created for isolation, which has none";
-            return Err(StoreError::Invalid(what.to_owned()));
+        match &mut self.isolated {
+            Some(isolated) => isolated.put_value(of, key, value),
+            None => self.txn.put_value(of.root, key, value),
         }
-        self.txn.put_value(of.root, key, value)
     }
 
     /// There shall be no record of `key`, whether there is one or not. Reads nothing.
@@ -728,7 +743,7 @@ impl<'a> Transaction<'a> {
             Bound::Included(key) => Some(next(key)),
         };
         let scan = match &self.isolated {
-            Some(isolated) => Scanned::Isolated(self.session, isolated.scan(of, from, to)),
+            Some(isolated) => Scanned::Isolated(isolated.scan(of, from, to)),
             None => Scanned::Logged(self.session.scan_raw(&self.txn, of.root, from, to)),
         };
         Records { scan, accounts: [self.ledger.clone(), self.books.of(of)] }
@@ -792,32 +807,32 @@ pub struct Records<'a> {
 enum Scanned<'a> {
     Logged(Scan<'a>),
     /// Or why there is none: said by the first call.
-    Isolated(&'a Session, Result<IsolatedScan<'a>, StoreError>),
+    Isolated(Result<IsolatedScan<'a>, StoreError>),
 }
 
 impl Scanned<'_> {
     async fn next(&mut self) -> Result<Option<(Key, Payload)>, StoreError> {
         match self {
             Scanned::Logged(scan) => scan.next().await,
-            Scanned::Isolated(_, scan) => {
-                scan.as_mut().map_err(|error| error.clone())?.next().await
-            }
+            Scanned::Isolated(scan) => scan.as_mut().map_err(|error| error.clone())?.next().await,
         }
     }
 
     async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
-        if let Scanned::Logged(scan) = self {
-            return scan.next_content().await;
+        match self {
+            Scanned::Logged(scan) => scan.next_content().await,
+            Scanned::Isolated(scan) => {
+                scan.as_mut().map_err(|error| error.clone())?.next_content().await
+            }
         }
-        let Some((key, payload)) = self.next().await? else { return Ok(None) };
-        let Scanned::Isolated(session, _) = self else { return Ok(None) };
-        Ok(session.content_of(payload).await?.map(|content| (key, content)))
     }
 
     async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
         match self {
             Scanned::Logged(scan) => scan.next_key().await,
-            scan => Ok(scan.next().await?.map(|(key, _)| key)),
+            Scanned::Isolated(scan) => {
+                scan.as_mut().map_err(|error| error.clone())?.next_key().await
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     catalog::Collection,
     cloud::Delete,
     error::StoreError,
-    names::{APPROVED, CATALOG, PROPOSALS},
+    names::{APPROVED, CATALOG, PAGES, PROPOSALS},
     page::{Page, PageId},
     retry::Attempts,
     store::Store,
@@ -131,8 +131,9 @@ impl Store {
         Ok(())
     }
 
-    /// Whether `error` says of a tree that is gone for good that its root is not there: nothing names it any
-    /// more, and nothing ever will.
+    /// Whether `error`, which somebody met in this tree, is of one that is gone for good: nothing names it any
+    /// more, and nothing ever will. Its root is not there; or it is there still, or again, and other pages went
+    /// before it.
     pub(crate) async fn is_dropped(
         &self,
         root: PageId,
@@ -141,6 +142,18 @@ impl Store {
         match error {
             StoreError::Lost { object } if *object == root.object() => {
                 Ok(!self.has_tree(root).await?)
+            }
+            StoreError::Lost { object } | StoreError::Damaged { object, .. }
+                if !object.starts_with(PAGES) =>
+            {
+                Ok(false)
+            }
+            StoreError::Lost { .. } | StoreError::Damaged { .. } | StoreError::Tree { .. } => {
+                match self.has_tree(root).await {
+                    // Whoever may not read the catalogue, or not all of it, is told what he met.
+                    Err(error) if !error.is_passing() => Ok(false),
+                    is_there => is_there.map(|is_there| !is_there),
+                }
             }
             _ => Ok(false),
         }

@@ -13,8 +13,10 @@
 //! nothing in the log, and no client that may still commit, can name it. A client commits no record that
 //! names a blob older than half of what a tombstone stays ([`Settings::commit_age_us`]), and what is in the log is
 //! younger than a tombstone stays, or no blob goes (`horizon_us`): so a blob that is older than both
-//! together is named by leaves alone, and by what lies in quarantine, which keeps it. While a page is missing
-//! none goes. Nothing that is put again keeps it: names of blobs are in no other page, and its name is
+//! together is named by leaves alone, and by what lies in quarantine, which keeps it. What isolated transactions
+//! have committed waits in the sequencer instead: what that names is asked for after blobs were listed and before
+//! the leaves are read, in such a way that nobody who read it before can commit any more (`sequence::named`). While
+//! a page is missing none goes. Nothing that is put again keeps it: names of blobs are in no other page, and its name is
 //! used once.
 //!
 //! Whoever reads an old blob when its record is written again has its time: what is found to be named by
@@ -31,6 +33,7 @@
 //! linked it before step 2 is met by the walk of step 3.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
@@ -148,7 +151,8 @@ impl Store {
         self.sweep().await?;
         let age_us = self.settings.tombstone_age.as_micros() as u64;
         let horizon_us = (self.certain_date_ms().await? * 1000).saturating_sub(age_us);
-        Ok(if self.log.settle(horizon_us).await? { horizon_us } else { 0 })
+        let empties_first = self.settings.rules.hold(Rule::EmptyFirst);
+        Ok(if !empties_first || self.log.settle(horizon_us).await? { horizon_us } else { 0 })
     }
 
     /// All trees, as the catalogue has them. No root is put here: one that is not there may be lost.
@@ -334,6 +338,12 @@ impl Named {
             }
             self.there.extend(of.indexes.iter().map(|index| index.root));
             for root in roots.into_iter().filter(|root| !self.there.contains(root)) {
+                // Nobody names it so but who wants it gone.
+                if store.has_tree(root).await? {
+                    let what = "names the root of another collection as that of an index: restore it from a \
+                                copy";
+                    return Err(StoreError::Tree { page: page.id, what });
+                }
                 store.let_go(&root.object()).await?;
                 self.gone.insert(root);
             }
@@ -370,6 +380,13 @@ async fn unlink(
         // The heir goes first: the walk comes to it next.
         return Ok(false);
     }
+    let mut forget = |page: &mut Page| forget(page, id, right);
+    // In another order only where a test asks what the order is there for.
+    let is_heir_first = pages.rules().hold(Rule::HeirFirst);
+    if !is_heir_first {
+        update(pages, root, 1, &low, &mut forget).await?;
+        reached(&store.cloud, FailPoint::Forgotten).await;
+    }
     if heir.page.low > low {
         let mut page = (*heir.page).clone();
         page.low = low.clone();
@@ -378,9 +395,10 @@ async fn unlink(
         }
         reached(&store.cloud, FailPoint::Inherited).await;
     }
-    let mut forget = |page: &mut Page| forget(page, id, right);
-    update(pages, root, 1, &low, &mut forget).await?;
-    reached(&store.cloud, FailPoint::Forgotten).await;
+    if is_heir_first {
+        update(pages, root, 1, &low, &mut forget).await?;
+        reached(&store.cloud, FailPoint::Forgotten).await;
+    }
     let before = match before {
         Left::None => return Ok(true),
         Left::Changed => return Ok(false),
@@ -470,13 +488,20 @@ async fn collect(
     done: &mut Collected,
 ) -> Result<(), StoreError> {
     let pages = &store.pages;
+    let grace = if store.settings.rules.hold(Rule::Grace) { grace } else { Duration::ZERO };
     let blobs = Blobs::list(store, oldest_us(&store.settings, horizon_us)).await?;
     // 1. The list comes before the walk: what is created after it is no candidate. And before the
     // catalogue is read, which names every root before it is put: a tree of which any page is
     // listed is walked, whenever it was created.
     let listed = store.list_pages().await?;
     let trees = &store.trees().await?;
-    let first = walk(store, trees, &blobs).await?;
+    // What commits of the sequencer name is there now, or on the leaves that are read after that.
+    let in_window = match !blobs.old.is_empty() && store.settings.rules.hold(Rule::BlobInWindow) {
+        true => sequence::named(store).await?,
+        false => HashSet::new(),
+    };
+    let mut first = walk(store, trees, &blobs).await?;
+    first.blobs.extend(in_window);
     // What is lost may be restored, with all that it led to.
     if let Some(lost) = first.hole {
         return Err(StoreError::Lost { object: lost.object() });
@@ -488,8 +513,9 @@ async fn collect(
     if first.is_torn {
         return Ok(());
     }
-    // In an order, so that the same seed is the same run.
-    let mut candidates: BTreeMap<PageId, ETag> = BTreeMap::new();
+    // In an order, so that the same seed is the same run, and parents before their children: what somebody still
+    // has of a tree that was dropped ends where its root is not there, if this is cut.
+    let mut candidates: BTreeMap<(Reverse<u8>, PageId), ETag> = BTreeMap::new();
     let oldest_ms = store.certain_date_ms().await?.saturating_sub(grace.as_millis() as u64);
     let mut origins = HashSet::new();
     for id in listed.into_iter().filter(|id| !first.met.contains(id)) {
@@ -515,7 +541,7 @@ async fn collect(
                 Swap::Lost | Swap::Unclear => {}
             }
         }
-        candidates.insert(id, held.etag);
+        candidates.insert((Reverse(held.page.level), id), held.etag);
     }
     for (root, level, key, child) in first.dangling {
         let mut forget = |page: &mut Page| {
@@ -538,7 +564,7 @@ async fn collect(
         done.waiting += candidates.len() as u64;
         return Ok(());
     }
-    for (id, etag) in candidates {
+    for ((_, id), etag) in candidates {
         if second.met.contains(&id) {
             continue;
         }
@@ -745,10 +771,37 @@ mod tests {
     use super::*;
     use crate::{
         Backend, Key, Level, Payload, SearchBy, Session, Settings,
+        catalog::{self, Database},
         cloud::embedded::{self, Memory},
         page::Follower,
         tree::scan::Leaves,
     };
+
+    /// Where names of pages do not tell their collection, a leaf that named the root of another one as that of
+    /// an index had it deleted.
+    #[tokio::test]
+    async fn the_root_of_another_collection_is_no_index_that_was_dropped() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let settings = Settings::default();
+        let (is_encrypted, has_tags, has_writers) = (false, false, false);
+        let (id, backend, shards) = (1, Backend::S3Log, 1);
+        let old = Database { id, backend, shards, is_encrypted, has_tags, has_writers };
+        assert!(catalog::create_database(&cloud, &settings, &old).await.unwrap());
+        let open = async || {
+            let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+            Store::open(cloud.clone(), settings, &pool).await.unwrap()
+        };
+        let store = open().await;
+        let own = store.create_collection("own").await.unwrap();
+        let victim = store.create_collection("victim").await.unwrap();
+        let follower = Follower { root: victim.root, by: SearchBy::Payload };
+        let mut mark = |page: &mut Page| page.add_follower(&follower);
+        update(&store.pages, own.root, 0, b"", &mut mark).await.unwrap().unwrap();
+        let collected = store.collect_garbage(Duration::ZERO).await;
+        assert!(matches!(collected, Err(StoreError::Tree { .. })), "{collected:?}");
+        // It is not lost.
+        assert_eq!(open().await.collection("victim").await.unwrap().root, victim.root);
+    }
 
     /// Commits that were given up between the put and the send left objects for ever.
     #[tokio::test]

@@ -246,8 +246,8 @@ impl Store {
     /// looked at.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Invalid`] when the index has no rule, and whatever the
-    /// services say.
+    /// [`StoreError::NotFound`], also when it was dropped meanwhile, whatever has its name by now;
+    /// [`StoreError::Invalid`] when the index has no rule, and whatever the services say.
     pub async fn build_index(
         &self,
         name: &str,
@@ -257,6 +257,9 @@ impl Store {
         // This makes sure that the root of the index is there, before any leaf names it.
         let of = self.collection(name).await?;
         let (index, follower) = followed(&of, index)?;
+        if !index.is_ready && !self.settings.rules.hold(Rule::ReadyLast) {
+            self.declare_ready(name, index).await?;
+        }
         let mut found = IndexCheck::default();
         let mut entries: Vec<Entry> = Vec::new();
         let mut next = Some(Bytes::new());
@@ -274,8 +277,8 @@ impl Store {
             if !leaf.followers.contains(&follower) {
                 return Err(StoreError::Invalid(format!(
                     "page {} of {name} names {INDEXES_MAX} other indexes, which is the most there can \
-                     be, some of them not in the catalogue: restore object {CATALOG}{name} from a copy \
-                     that has them",
+                     be, some of them not in the catalogue: if they were dropped, s3db gc takes them out; if \
+                     object {CATALOG}{name} was lost, restore it from a copy that has them, and before any gc",
                     leaf.id
                 )));
             }
@@ -296,7 +299,7 @@ impl Store {
         } else {
             found.entries = found.records;
             reached(&self.cloud, FailPoint::Filled).await;
-            self.declare_ready(name, &index.name).await?;
+            self.declare_ready(name, index).await?;
         }
         Ok(found)
     }
@@ -314,21 +317,73 @@ impl Store {
     ) -> Result<IndexCheck, StoreError> {
         let of = self.collection(name).await?;
         let (_, follower) = followed(&of, index)?;
+        self.compare(&of, &follower, &progress).await
+    }
+
+    /// Compares all indexes that are ready and have a rule with their records, as [`Store::check_index`], and
+    /// changes nothing. `told` hears what came of each, by the names of its collection and its own. Entries of
+    /// the catalogue that cannot be read are left out: [`Store::verify`] tells them.
+    ///
+    /// # Errors
+    /// What can be otherwise soon, such as a service that does not answer. Other errors are of one index each.
+    pub async fn check_indexes(
+        &self,
+        progress: impl Fn(u64),
+        mut told: impl FnMut(&str, &str, Result<IndexCheck, StoreError>),
+    ) -> Result<(), StoreError> {
+        for name in self.collections().await? {
+            let of = match self.peek_collection(&name).await {
+                Ok(of) => of,
+                Err(error) if error.is_passing() => return Err(error),
+                Err(_) => continue,
+            };
+            // Without a root there are no records.
+            for index in of.indexes.iter().filter(|index| index.is_ready && of.has_root) {
+                let Some(by) = index.by.clone() else { continue };
+                let follower = Follower { root: index.root, by };
+                let found = match self.compare(&of, &follower, &progress).await {
+                    Err(error) if error.is_passing() => return Err(error),
+                    found => found,
+                };
+                let is_whole = found.as_ref().is_ok_and(|found| found.missing == 0);
+                if is_whole || self.has_index(&name, index.root).await? {
+                    told(&name, &index.name, found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the collection has that index still, or it was dropped meanwhile.
+    async fn has_index(&self, name: &str, root: PageId) -> Result<bool, StoreError> {
+        match self.peek_collection(name).await {
+            Ok(of) => Ok(of.indexes.iter().any(|index| index.root == root)),
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn compare(
+        &self,
+        of: &Collection,
+        follower: &Follower,
+        progress: &impl Fn(u64),
+    ) -> Result<IndexCheck, StoreError> {
         let mut found = IndexCheck::default();
         let mut leaves = Leaves::new(of.root, Bytes::new(), None, Freshness::Newest);
         while let Some(leaf) = leaves.next(&self.pages).await? {
-            let entries = follow::entries(&leaf.page, &follower);
+            let entries = follow::entries(&leaf.page, follower);
             found.records += entries.len() as u64;
             progress(found.records);
             for entry in entries {
-                match self.lacks(&of, &entry).await? {
+                match self.lacks(of, &entry).await? {
                     None => {}
                     Some(Lack::Missing) => found.missing += 1,
                     Some(Lack::Changing) => found.changing += 1,
                 }
             }
         }
-        self.walk_entries(&of, &follower, false, &mut found).await?;
+        self.walk_entries(of, follower, false, &mut found).await?;
         Ok(found)
     }
 

@@ -165,6 +165,13 @@ impl Inspected {
             Inspected::Page(page) => {
                 to.extend(page.slots().iter().filter_map(|slot| Some(slot.blob()?.stamp())));
             }
+            Inspected::Writes(_, writes) => {
+                to.extend(writes.iter().filter_map(|write| Some(write.blob()?.stamp())));
+            }
+            Inspected::Numbers(numbers) => {
+                let writes = numbers.commits.iter().flat_map(|commit| &*commit.writes);
+                to.extend(writes.filter_map(|write| Some(write.blob()?.stamp())));
+            }
             _ => {}
         }
     }

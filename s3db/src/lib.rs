@@ -60,7 +60,7 @@ pub use crate::{
     curate::{Proposal, ProposalId},
     db::{Db, IndexRecords, Options, Records, Transaction},
     error::{AbortCause, StoreError},
-    estimate::{Estimate, Workload},
+    estimate::{Estimate, Phases, Requests, Workload},
     fail_point::FailPoint,
     frame::{FrameError, Unopened},
     gc::Collected,

@@ -288,9 +288,7 @@ pub fn policy(names: &Names, database: &Database, wish: &Wish) -> Result<Policy,
                 allowed.new_objects("CommitWhatIsLarge", &[all(DATA)]);
                 allowed.replaced_objects("CommitInOrder", &[NUMBERS.to_owned()]);
             }
-            if uses_log {
-                allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
-            }
+            allowed.new_objects("WriteBlobs", &[own(BLOBS)]);
             if uses_log && has_queues {
                 // It looks how long a queue that others made keeps what is committed.
                 let actions = [

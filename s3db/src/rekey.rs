@@ -40,9 +40,10 @@ const NAMED_MAX: usize = 100;
 pub struct Rekeyed {
     /// Objects that were sealed again with the first key.
     pub sealed: u64,
-    /// Objects that had been before.
+    /// Objects that had been before: they open with it.
     pub current: u64,
-    /// Objects that do not open, and stay as they are: damaged, or somebody else's.
+    /// Objects that do not open, and stay as they are: damaged, or somebody else's, or the key that was given
+    /// under their key's number is another one.
     pub unopened: u64,
     /// Some of them, each with why.
     pub examples: Vec<String>,
@@ -89,8 +90,11 @@ impl Store {
             let at_once = if prefix == BLOBS { PARTS_AT_ONCE } else { AT_ONCE };
             loop {
                 let part = self.list_after(prefix, after.as_deref()).await?;
-                let each = stream::iter(&part.names)
-                    .map(|name| async move { Ok((name, self.seal_again(sealing, name).await?)) });
+                // Names of their own, so that all of this can be a task of a runtime with threads.
+                let each = stream::iter(part.names.clone()).map(|name| async move {
+                    let done = self.seal_again(sealing, &name).await?;
+                    Ok((name, done))
+                });
                 let mut each = each.buffer_unordered(at_once);
                 while let Some((name, done)) =
                     each.try_next().await.map_err(|error: StoreError| error)?
@@ -139,15 +143,16 @@ impl Store {
         loop {
             let fault = match raw.get(name, None).await {
                 Ok(Get::Found { bytes, etag, .. }) => {
-                    if Sealer::key_id(&bytes) == Ok(sealer.keys().current()) {
-                        return Ok(Done::Current);
-                    }
+                    // Opened in any case: the number in its head says nothing of the key behind it.
                     let body = match sealer.open(Of::Object(name), &bytes) {
                         Ok(body) => body,
                         Err(Closed::Foreign(why)) => return Ok(Done::Unopened(why.to_string())),
                         Err(Closed::NoKey(id)) => Err(sealer.no_key(name, id))
                             .map_err(|source| StoreError::Cloud { attempts: 1, source })?,
                     };
+                    if Sealer::key_id(&bytes) == Ok(sealer.keys().current()) {
+                        return Ok(Done::Current);
+                    }
                     match self.cloud.objects.put(name, body, PutIf::Matches(etag)).await {
                         Put::Stored(_) => return Ok(Done::Sealed),
                         // Somebody was faster, or it is gone: it is looked at again.

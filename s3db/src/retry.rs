@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::{
-    cloud::{Cloud, Fault},
+    cloud::{Cloud, Fault, Get},
     error::StoreError,
     names::right_for,
     settings::Settings,
@@ -57,5 +59,47 @@ impl<'a> Attempts<'a> {
             return Ok(());
         }
         Err(StoreError::Contended { object: object.to_owned(), attempts: self.max })
+    }
+}
+
+/// Answers to one get that are looked at before it is given up: each of them was another one, and none sound.
+const READS_MAX: u32 = 5;
+
+/// What is in an object that is let go of where it is not sound; `None` when it is not there. An answer can be
+/// damaged on its way while the object is not: what is not sound comes back only if it came twice.
+///
+/// # Errors
+/// Whatever the object store says, and [`Fault::Invalid`] when it answers otherwise each time.
+pub(crate) async fn read_surely(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+    is_sound: impl Fn(&Bytes) -> bool + Send + Sync,
+) -> Result<Option<Bytes>, StoreError> {
+    let mut before: Option<Bytes> = None;
+    for _ in 0..READS_MAX {
+        let Some(bytes) = read(cloud, settings, object).await? else { return Ok(None) };
+        if is_sound(&bytes) || before.as_ref() == Some(&bytes) {
+            return Ok(Some(bytes));
+        }
+        before = Some(bytes);
+    }
+    let cause = "it is damaged in each answer, and in each of them otherwise".to_owned();
+    let source = Fault::Invalid { what: object.to_owned(), cause };
+    Err(StoreError::Cloud { attempts: READS_MAX, source })
+}
+
+async fn read(
+    cloud: &Cloud,
+    settings: &Settings,
+    object: &str,
+) -> Result<Option<Bytes>, StoreError> {
+    let mut attempts = Attempts::new(cloud, settings);
+    loop {
+        match cloud.objects.get(object, None).await {
+            Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
+            Ok(_) => return Ok(None),
+            Err(fault) => attempts.after(fault).await?,
+        }
     }
 }

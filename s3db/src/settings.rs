@@ -110,16 +110,35 @@ impl Default for Settings {
     }
 }
 
-/// One rule of the hardened protocol, named for what it does. The numbers are those of PROTOCOL.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Rule {
+/// Declares the rules, and the list of all of them, in one: none can be missing there.
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident,)*) => {
+        /// One rule of the hardened protocol, named for what it does. The numbers are those of PROTOCOL.md.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        impl Rule {
+            /// All of them.
+            pub const ALL: &'static [Rule] = &[$(Rule::$rule,)*];
+        }
+    };
+}
+
+rules! {
     /// H1: a record is applied only over an older stamp (W4).
     Stamps,
     /// H2: a page is put only over the version that was changed (W1, W2, W3).
     CompareAndSwap,
-    /// H3: after a put without an answer the object is read (W14).
+    /// H3, s3-log: a put that is refused may have been our own, which had no answer: the object is read
+    /// (W14).
     ReadBack,
+    /// H3, pages: the same.
+    OwnPut,
+    /// H3, pages: a put without an answer is no success before the object was read (W14).
+    Silence,
     /// Records are acknowledged only after a confirmed put of every page they changed.
     AcknowledgeLast,
     /// A record goes to the page that owns its key, not to the one it names (W5).
@@ -135,6 +154,27 @@ pub enum Rule {
     Adoption,
     /// A client's new life ends its old one before it begins (W13).
     EpochFence,
+    /// It writes down that older lives are over when their streams have their fences, not before.
+    FenceFirst,
+    /// s3-log: a fence ends a stream only if it is the newest object there.
+    FenceLast,
+    /// s3-log: who reads a stream passes over fences. One that lies in a number which was freed ends nothing.
+    PastFences,
+    /// A bound of stamps is claimed before the first stamp above the one before is used, not after.
+    ClaimFirst,
+    /// No stamp is further ahead of the object store's date than may be, whatever the machine's clock says.
+    ClockLimit,
+    /// One answer alone does not move what is taken for that date by more than minutes, and what is doubted is gone
+    /// by for nothing (W16).
+    TwoDates,
+    /// s3-log: a number is put when the one before is confirmed, not as soon as that had no answer.
+    InOrder,
+    /// What was stamped long ago is committed no more.
+    CommitAge,
+    /// A transaction that is too large for a message is there before the message that names it, not after.
+    LargeFirst,
+    /// Records are sent to their shards before the whole transaction is deleted, not after.
+    SendFirst,
     /// What cannot be decoded is put aside (W17).
     Quarantine,
     /// The right pages of a split are there before the page that leads to them is put, not after.
@@ -143,10 +183,18 @@ pub enum Rule {
     ParentLast,
     /// Where that put may have been seen by others they stay, whatever became of it.
     KeepUnclear,
+    /// The root of a collection is put before the catalogue says that it was, not after.
+    PlantFirst,
     /// s3-log: the newest object of a stream stays, so that no zombie takes its number.
     KeepNewest,
+    /// s3-log: what stays is emptied before tombstones of its time go, or they stay, too.
+    EmptyFirst,
+    /// Who stands behind a dead leaf says that it owns the keys before the parent forgets that leaf, not after.
+    HeirFirst,
     /// A page that nothing leads to goes only after the page it was split from was put again.
     TouchOrigin,
+    /// A page or a blob that nothing leads to any more stays for as long as caches, scans and readers last.
+    Grace,
     /// An entry of an index is believed only if its record says the same (W19).
     Verify,
     /// What changes of a leaf imply is in the indexes before the leaf is put, not after.
@@ -155,7 +203,9 @@ pub enum Rule {
     FollowSwap,
     /// Who builds an index makes a leaf say that it is followed before reading its records, not after.
     FollowerFirst,
-    /// Someone looks at every shard before its messages expire (W6).
+    /// The catalogue says that an index is ready when all entries are there, not before.
+    ReadyLast,
+    /// The worker of every open database looks at every shard now and then, before messages expire (W6).
     Sweep,
     /// A blob is there before the commit that names it, not after.
     BlobFirst,
@@ -163,6 +213,8 @@ pub enum Rule {
     BlobAge,
     /// And only when nothing in the log can name it: half as old, it may be in what is just committed.
     BlobInLog,
+    /// And only when no isolated commit that is on no page yet names it, nor one that was put off.
+    BlobInWindow,
     /// What had no answer is put again only as long as it is young.
     OpenAge,
     /// A fresh read looks into the log before it reads pages, not after.
@@ -171,6 +223,8 @@ pub enum Rule {
     Approval,
     /// What a curator approved is put where it counts before it waits no more, not after.
     ApprovedFirst,
+    /// And it stays there until it is on its pages.
+    ApplyFirst,
     /// A proposal is what its name says, or nothing.
     ShownBytes,
     /// Of two transactions that overlap and write the same record one is aborted.
@@ -185,7 +239,20 @@ pub enum Rule {
     Pruned,
     /// What a page is complete to is not added to it again.
     AddOnce,
+    /// The sequencer says that commits are on their pages when they are, not before.
+    AppliedLast,
+    /// And it never says less than it said before.
+    AppliedGrows,
+    /// A delete stays on its leaf while older versions of the record may be on the next one.
+    DeleteStays,
+    /// The numbers are put again before what no commit names is deleted: whoever still commits reads them after that.
+    NumbersAgain,
+    /// What a large transaction writes was put not long before its commit, or it is aborted.
+    DataAge,
 }
+
+// One bit each.
+const _: () = assert!(Rule::ALL.len() <= 64);
 
 /// The rules that hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

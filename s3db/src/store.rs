@@ -218,7 +218,8 @@ impl Store {
     ) -> Result<Store, StoreError> {
         let database = found.database;
         let log = log::of(database.backend, database.shards, &cloud, settings);
-        let pages = PageManager::new(cloud.clone(), settings, pool, tier)?;
+        let pages =
+            PageManager::of_database(cloud.clone(), settings, pool, tier, database.has_tags)?;
         pages.saw_date(found.date_ms, found.asked_us);
         let (due, probed, owners) = Default::default();
         let writers = writers::Known::default();

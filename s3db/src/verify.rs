@@ -161,9 +161,18 @@ impl Store {
             found.problem(what);
             return Ok(());
         }
-        let (waiting, problem) = sequence::examine_data(self).await?;
-        found.waiting += waiting;
-        if let Some(what) = problem {
+        let waiting = sequence::examine_data(self).await?;
+        found.waiting += waiting.records;
+        for (number, key, blob) in waiting.blobs {
+            // Brought to its page since, and written again, perhaps.
+            if let Some(error) = self.check_blob(&blob).await?
+                && sequence::is_waiting(self, number).await?
+            {
+                let key = key.escape_ascii();
+                found.problem(format!("sequencer: record {key}: {}", with_cause(&error)));
+            }
+        }
+        if let Some(what) = waiting.problem {
             found.problem(what);
             return Ok(());
         }

@@ -43,7 +43,7 @@ const MAGIC: &str = "s3dA";
 const VERSION: u8 = 1;
 /// Clients that one collection names.
 const WRITERS_MAX: usize = 1000;
-/// Collections of which a process remembers the writers.
+/// Collections of which a process remembers the writers, and trees of which it remembers that they have none.
 const KNOWN_MAX: usize = 10_000;
 
 /// The clients that may write to a collection.
@@ -90,12 +90,19 @@ impl Writers {
 }
 
 /// What one process knows of lists. One that is there stays as it is; that there is none is known for as long
-/// as a page is young, since whoever sends what is not his may have done so before the collection was there.
+/// as a page is young.
 #[derive(Default)]
 pub(crate) struct Known(Mutex<Lists>);
 
-/// By collection: the list, if there is one, and when that was asked, in microseconds of the monotonic clock.
-type Lists = HashMap<Tag, (Option<Arc<Writers>>, u64)>;
+#[derive(Default)]
+struct Lists {
+    /// By collection.
+    there: HashMap<Tag, Arc<Writers>>,
+    /// Trees whose collection had none, and when that was asked, in microseconds of the monotonic clock. Not
+    /// by collection: whoever sends what is not his can do so before the collection is there, for a tree that
+    /// never is, and its list would be overlooked. Nobody knows the name of its own tree before.
+    none: HashMap<PageId, u64>,
+}
 
 fn object(tag: Tag) -> String {
     format!("{WRITERS}{tag}")
@@ -142,7 +149,7 @@ impl Store {
             Some(there) if there == wanted => {}
             _ => return others(),
         }
-        self.remember(tag, Some(Arc::new(wanted)));
+        self.remember(tag, Arc::new(wanted));
         self.create_collection(name).await
     }
 
@@ -161,18 +168,18 @@ impl Store {
         Ok(writers.is_none_or(|writers| writers.has(client)))
     }
 
-    /// Parts what was drained of one tree, each with the client whose it is, into what may come to its page,
-    /// and what is of clients that may not write there.
+    /// Parts what was drained of one tree, piece by piece, each with the client whose it is, into what may come
+    /// to its page, and what is of clients that may not write there.
     pub(crate) async fn part_by_writers(
         &self,
         tree: PageId,
-        entries: Vec<(u64, Entry)>,
-    ) -> Result<(Vec<Entry>, Vec<Entry>), StoreError> {
+        pieces: Vec<(u64, Vec<Entry>)>,
+    ) -> Result<(Vec<Vec<Entry>>, Vec<Vec<Entry>>), StoreError> {
         let writers = self.writers_of(tree).await?;
         let may_write = |client| writers.as_ref().is_none_or(|writers| writers.has(client));
-        let (mut own, mut strange) = (Vec::with_capacity(entries.len()), Vec::new());
-        for (client, entry) in entries {
-            if may_write(client) { own.push(entry) } else { strange.push(entry) }
+        let (mut own, mut strange) = (Vec::with_capacity(pieces.len()), Vec::new());
+        for (client, piece) in pieces {
+            if may_write(client) { own.push(piece) } else { strange.push(piece) }
         }
         Ok((own, strange))
     }
@@ -184,27 +191,48 @@ impl Store {
         let tag = Tag::of_page(tree);
         let now_us = self.cloud.clock.monotonic_us();
         let ttl_us = self.settings.ttl.as_micros() as u64;
-        if let Some((writers, at_us)) = self.known().get(&tag)
-            && (writers.is_some() || now_us.saturating_sub(*at_us) < ttl_us)
         {
-            return Ok(writers.clone());
+            let known = self.known();
+            if let Some(writers) = known.there.get(&tag) {
+                return Ok(Some(writers.clone()));
+            }
+            if known.none.get(&tree).is_some_and(|at_us| now_us.saturating_sub(*at_us) < ttl_us) {
+                return Ok(None);
+            }
         }
         let writers = self.read_writers(tag).await?.map(Arc::new);
-        self.remember(tag, writers.clone());
+        match &writers {
+            Some(writers) => self.remember(tag, writers.clone()),
+            None => {
+                let mut known = self.known();
+                if known.none.len() >= KNOWN_MAX {
+                    known.none.clear();
+                }
+                // When it was asked for, not when the answer came.
+                known.none.insert(tree, now_us);
+            }
+        }
         Ok(writers)
+    }
+
+    /// Whether there is a list for collections of this name.
+    pub(crate) async fn has_list_of_writers(&self, name: &str) -> Result<bool, StoreError> {
+        if !self.database().has_writers {
+            return Ok(false);
+        }
+        Ok(self.read_writers(Tag::of(name, false)).await?.is_some())
     }
 
     fn known(&self) -> MutexGuard<'_, Lists> {
         self.writers.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, tag: Tag, writers: Option<Arc<Writers>>) {
-        let at_us = self.cloud.clock.monotonic_us();
+    fn remember(&self, tag: Tag, writers: Arc<Writers>) {
         let mut known = self.known();
-        if known.len() >= KNOWN_MAX {
-            known.clear();
+        if known.there.len() >= KNOWN_MAX {
+            known.there.clear();
         }
-        known.insert(tag, (writers, at_us));
+        known.there.insert(tag, writers);
     }
 
     async fn read_writers(&self, tag: Tag) -> Result<Option<Writers>, StoreError> {
@@ -244,7 +272,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::Backend,
+        catalog::{Backend, Isolation},
         cloud::{
             Cloud,
             embedded::{self, Memory},
@@ -326,6 +354,49 @@ mod tests {
             assert!(count >= 1, "{backend:?}: {aside:?}");
             assert!(aside.len() >= 2, "{backend:?}: {aside:?}");
         }
+    }
+
+    /// That a name had no list yet was remembered for all trees of the name: what somebody sent for a tree that
+    /// never was let his records into the collection that was made after it.
+    #[tokio::test]
+    async fn a_list_that_comes_later_is_not_overlooked() {
+        for backend in Backend::ALL {
+            let (cloud, keeper) = database(backend).await;
+            let appender = keeper.log.open(9, 1, 1).await.unwrap();
+            let key = Key::new("k").unwrap();
+            let forge = async |number: u64, tree: PageId| {
+                let (clock, sequence) = (cloud.clock.wall_us(), number);
+                let stamp = Stamp { clock, client: 9, sequence };
+                let payload = Some(Payload::new("mine").unwrap());
+                let entries = vec![transaction::primary(tree, tree, stamp, key.clone(), payload)];
+                let forged = Transaction { client: 9, epoch: 1, number, total: 1, entries };
+                assert_eq!(appender.append(&forged, true).await, Append::Committed);
+            };
+            forge(1, Tag::of("orders", false).page(PageId(7))).await;
+            assert_eq!(keeper.sweep().await.unwrap().poison, 1, "{backend:?}");
+            let other = store(&cloud).await;
+            let orders = other.create_for_writers("orders", &[7]).await.unwrap().root;
+            forge(2, orders).await;
+            let done = keeper.sweep().await.unwrap();
+            assert_eq!((done.poison, done.applied), (1, 0), "{backend:?}: {done:?}");
+            let reader = Session::reader(store(&cloud).await, 5);
+            let txn = reader.begin(Level::Basic);
+            assert_eq!(reader.read(&txn, orders, &key).await.unwrap(), None, "{backend:?}");
+        }
+    }
+
+    /// A list stays with its name when the collection is dropped, and nobody asks for it who commits by the
+    /// sequencer: whoever was none of the writers wrote there.
+    #[tokio::test]
+    async fn no_isolated_collection_has_a_list() {
+        let (_, store) = database(Backend::S3Log).await;
+        store.create_for_writers("orders", &[7]).await.unwrap();
+        store.drop_collection("orders").await.unwrap();
+        let refused = store.create_collection_for("orders", Some(Isolation::Serializable)).await;
+        assert!(matches!(refused, Err(StoreError::Exists(_))), "{refused:?}");
+        assert!(matches!(store.collection("orders").await, Err(StoreError::NotFound(_))));
+        store.create_collection_for("others", Some(Isolation::Serializable)).await.unwrap();
+        store.create_for_writers("orders", &[7]).await.unwrap();
     }
 
     /// Whoever is none of the writers is told so before anything is put.

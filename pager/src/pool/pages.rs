@@ -261,6 +261,16 @@ where
         outcome
     }
 
+    /// Tells the policy that what is resident under `key` was asked for again and again: as a value that takes,
+    /// under a key of its own, the place of one that was.
+    pub fn warm(&self, key: &K) {
+        let Some(id) = self.0.table.slots.get(key).map(|slot| slot.id) else { return };
+        // More than once: what was asked for once is what a scan leaves behind.
+        for _ in 0..2 {
+            self.0.tenancy.touched(id);
+        }
+    }
+
     /// Bytes of the values that are resident, as whoever loaded them said.
     pub fn bytes(&self) -> u64 {
         self.0.table.bytes.load(Ordering::Relaxed)

@@ -37,15 +37,14 @@ pub(crate) struct Of {
 }
 
 #[derive(clap::Args)]
-#[command(
-    after_help = "Whatever reaches a page while this runs, or after it was stopped, brings its entry along; \
+#[command(after_help = "Records are found by text, in its order, numbers too (index find --help).
+Whatever reaches a page while this runs, or after it was stopped, brings its entry along; \
 run it again to go on.
 
 Examples:
   s3db index create file:///tmp/db users born json:born
   s3db index create file:///tmp/db users country part:,:2
-  s3db index create file:///tmp/db words text payload"
-)]
+  s3db index create file:///tmp/db words text payload")]
 pub(crate) struct Create {
     #[command(flatten)]
     of: Of,
@@ -75,6 +74,9 @@ pub(crate) struct List {
 #[derive(clap::Args)]
 #[command(
     after_help = "One line per record: search key, tab, key, tab, payload, escaped as by scan.
+
+Search keys are in the order of their text, numbers too: between 1800 and 1900 lie also 185 and 19. Ranges need as
+many digits everywhere, as years of four have, or dates like 1815-12-10.
 
 Examples:
   s3db index find file:///tmp/db users born 1815
@@ -154,8 +156,7 @@ async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Fai
     let IndexCheck { records, missing, dangling, .. } = done?;
     let text = format!("{records} records, {missing} entries added, {dangling} removed");
     let value = json!({"records": records, "added": missing, "removed": dangling});
-    output.say(&text, &value)?;
-    output.close(db).await
+    output.finish(db, &text, &value).await
 }
 
 async fn drop_index(of: &Of, output: &Output) -> Result<(), Failure> {
@@ -164,8 +165,7 @@ async fn drop_index(of: &Of, output: &Output) -> Result<(), Failure> {
     let of = collection(&db, url, name).await?;
     db.drop_index(&of, index).await?;
     let value = json!({"dropped": index, "collection": name});
-    output.say(&format!("dropped index {index} of {name}"), &value)?;
-    output.close(db).await
+    output.finish(db, &format!("dropped index {index} of {name}"), &value).await
 }
 
 async fn list(args: &List, output: &Output) -> Result<(), Failure> {

@@ -181,4 +181,28 @@ mod tests {
         }
         Args::command().debug_assert();
     }
+
+    /// An option of a command that is called as one of every command would hide it. What clap itself asserts
+    /// of that is not in an optimised build.
+    #[test]
+    fn no_option_hides_another_one() {
+        fn look(command: &clap::Command, path: &str, seen: &mut usize) {
+            let mut longs = std::collections::BTreeSet::new();
+            for long in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(longs.insert(long), "{path}: --{long} twice");
+            }
+            for long in ["json", "keys", "client"] {
+                assert!(longs.contains(long), "{path}: options of every command are its own, too");
+            }
+            *seen += 1;
+            for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+                look(below, &format!("{path} {}", below.get_name()), seen);
+            }
+        }
+        let (mut command, mut seen) = (Args::command(), 0);
+        // This hands the options of every command down.
+        command.build();
+        look(&command, "s3db", &mut seen);
+        assert!(seen > 20, "{seen} commands");
+    }
 }

@@ -135,6 +135,14 @@ impl Failure {
             Failure::BrokenPipe => 141,
         })
     }
+
+    /// The same of what could not be said of work that is done.
+    fn of_done(self) -> Failure {
+        match self {
+            Failure::Told(what) => Failure::Told(format!("done, but {what}")),
+            failure => failure,
+        }
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -200,7 +208,7 @@ impl Output {
     /// Says what came of a commit: that it happened, if anyone wants to know, or what waits for a curator.
     pub(crate) fn committed(&self, done: Committed, tells: bool) -> Result<(), Failure> {
         let records = done.records;
-        match done.proposed {
+        let said = match done.proposed {
             Some(id) => self.say(
                 &format!("proposed {records} records: {id}"),
                 &json!({"proposed": id.to_string(), "records": records}),
@@ -210,7 +218,8 @@ impl Output {
                 let text = if tells { &text[..] } else { "" };
                 self.say(text, &json!({"committed": records}))
             }
-        }
+        };
+        said.map_err(Failure::of_done)
     }
 
     /// Prints a line for people, or an object for machines.
@@ -222,6 +231,13 @@ impl Output {
             writeln!(out, "{text}")?;
         }
         Ok(out.flush()?)
+    }
+
+    /// Closes a database, and then prints what came of the command, as [`Output::say`]: where that fails,
+    /// nothing of the work is left to others.
+    pub(crate) async fn finish(&self, db: Db, text: &str, value: &Value) -> Result<(), Failure> {
+        self.close(db).await?;
+        self.say(text, value).map_err(Failure::of_done)
     }
 
     /// Closes a database, and says what its use cost if that was asked for.
@@ -442,12 +458,17 @@ impl Failures {
         if self.in_a_row >= self.most || is_spent {
             return Err(error.into());
         }
-        let why = with_causes(&error);
+        Failures::tell(output, what, &error);
+        Ok(())
+    }
+
+    /// Says that `what` failed, which counts for nothing.
+    pub(crate) fn tell(output: &Output, what: &str, error: &StoreError) {
+        let why = with_causes(error);
         match output.json {
             true => eprintln!("{}", json!({ "error": why })),
             false => eprintln!("s3db: {what} failed: {why}"),
         }
-        Ok(())
     }
 }
 

@@ -175,32 +175,32 @@ async fn approve(args: &One, output: &Output) -> Result<(), Failure> {
     let of = collection(&db, &args.url, &args.collection).await?;
     let proposal = find(args, &db, &of).await?;
     let id = args.proposal.to_string();
-    match db.store().approve(&of, &proposal).await {
+    let (text, value) = match db.store().approve(&of, &proposal).await {
         Ok(done) => {
             let (records, applied) = (done.records, done.applied);
             let text = format!("approved: {applied} of {records} records changed");
-            output.say(&text, &json!({"approved": id, "records": records, "changed": applied}))?;
+            (text, json!({"approved": id, "records": records, "changed": applied}))
         }
         // What was to be done is done, as with a commit: the rest any sweep does.
         Err(StoreError::Unapplied { source, .. }) => {
             let records = proposal.transaction.entries.len();
             let value = json!({"approved": id, "records": records, "changed": Value::Null});
-            output.say("approved", &value)?;
             let why = with_causes(&source);
             eprintln!("s3db: approved, but not on its pages yet: {why}; sweep later");
+            ("approved".to_owned(), value)
         }
         Err(error) => return Err(error.into()),
-    }
-    output.close(db).await
+    };
+    output.finish(db, &text, &value).await
 }
 
 async fn reject(args: &One, output: &Output) -> Result<(), Failure> {
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let was_there = db.store().reject(&of, args.proposal).await?;
-    if was_there {
-        output.say("rejected", &json!({"rejected": args.proposal.to_string()}))?;
+    if !was_there {
+        output.close(db).await?;
+        return Err(Failure::NoRecord);
     }
-    output.close(db).await?;
-    if was_there { Ok(()) } else { Err(Failure::NoRecord) }
+    output.finish(db, "rejected", &json!({"rejected": args.proposal.to_string()})).await
 }

@@ -8,8 +8,8 @@ use std::{
 };
 
 use s3db::{
-    Address, Backend, Content, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX, Payload, StoreError,
-    Value,
+    Address, Backend, Content, Database, Db, Isolation, Key, Options, PAYLOAD_BYTES_MAX,
+    StoreError, Value,
 };
 use serde_json::json;
 
@@ -29,9 +29,10 @@ pub(crate) struct Init {
     url: String,
     /// Collections to create
     collections: Vec<String>,
-    /// What carries commits: s3-log (objects, a commit is one put), sqs-standard or sqs-fifo
-    #[arg(long, default_value = "s3-log", value_parser = backend)]
-    backend: Backend,
+    /// What carries commits: s3-log (objects, a commit is one put), sqs-standard or sqs-fifo. Left out it is
+    /// s3-log, or what the database that is there has; so with --shards
+    #[arg(long, value_parser = backend)]
+    backend: Option<Backend>,
     /// Create the collections as curated: what is written there waits until `pending approve`
     #[arg(long, requires = "collections")]
     curated: bool,
@@ -46,11 +47,11 @@ pub(crate) struct Init {
         conflicts_with_all = ["curated", "isolation"]
     )]
     writers: Vec<u64>,
-    /// Queues of pending updates, for the backends that have them: 1 to 1000
-    #[arg(long, default_value_t = 16)]
-    shards: u32,
+    /// Queues of pending updates, for the backends that have them: 1 to 1000, 16 if not said
+    #[arg(long)]
+    shards: Option<u32>,
     /// The collections are for transactions that are isolated from each other, at this level at least:
-    /// snapshot or serializable. They have no indexes, and payloads of 32 KiB at most
+    /// snapshot or serializable. They have no indexes
     #[arg(long, value_parser = isolation, conflicts_with = "curated")]
     isolation: Option<Isolation>,
 }
@@ -71,12 +72,19 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         return Err(Failure::Told("--isolation is of collections: name some".to_owned()));
     }
     let has_writers = !writers.is_empty();
-    let options = Options { backend: *backend, shards: *shards, has_writers, ..output.options()? };
+    let new = Options { has_writers, ..output.options()? };
+    let options = Options {
+        backend: backend.unwrap_or(new.backend),
+        shards: shards.unwrap_or(new.shards),
+        ..new
+    };
     let (db, is_new) = match Db::create(url, &options).await {
         Ok(db) => (db, true),
         // With collections to create, a database that is there is welcome.
         Err(StoreError::Exists(_)) if !collections.is_empty() => {
-            (Db::open_with(url, &options).await?, false)
+            let db = Db::open_with(url, &options).await?;
+            is_as_wanted(&db.store().database(), *backend, *shards)?;
+            (db, false)
         }
         Err(error) => return Err(error.into()),
     };
@@ -98,17 +106,34 @@ pub(crate) async fn init(args: &Init, output: &Output) -> Result<(), Failure> {
         true => format!("created {}, log backend {backend}{encrypted}", Address::shown(url)),
         false => String::new(),
     };
-    output.say(
-        &text,
-        &json!({
-            "url": Address::shown(url), "created": is_new, "backend": backend,
-            "encrypted": is_encrypted,
-            "collections": collections, "curated": curated,
-            "isolation": isolation.map(Isolation::name),
-            "writers": writers.iter().map(|client| format!("{client:x}")).collect::<Vec<_>>(),
-        }),
-    )?;
-    output.close(db).await
+    let value = json!({
+        "url": Address::shown(url), "created": is_new, "backend": backend,
+        "encrypted": is_encrypted,
+        "collections": collections, "curated": curated,
+        "isolation": isolation.map(Isolation::name),
+        "writers": writers.iter().map(|client| format!("{client:x}")).collect::<Vec<_>>(),
+    });
+    output.finish(db, &text, &value).await
+}
+
+/// What a database has it was created with, and nothing changes it.
+fn is_as_wanted(
+    there: &Database,
+    backend: Option<Backend>,
+    shards: Option<u32>,
+) -> Result<(), Failure> {
+    let told = |what: String| {
+        Err(Failure::Told(format!(
+            "the database is there, {what}: it was created so, and stays so"
+        )))
+    };
+    if let Some(wanted) = backend.filter(|wanted| *wanted != there.backend) {
+        return told(format!("with backend {} and not {}", there.backend.name(), wanted.name()));
+    }
+    match shards.filter(|wanted| *wanted != there.shards) {
+        Some(wanted) => told(format!("with {} shards and not {wanted}", there.shards)),
+        None => Ok(()),
+    }
 }
 
 #[derive(clap::Args)]
@@ -132,8 +157,7 @@ pub(crate) async fn drop_collection(args: &Drop, output: &Output) -> Result<(), 
     let Drop { url, collection: name } = args;
     let db = open(url, output).await?;
     db.drop_collection(name).await?;
-    output.say(&format!("dropped collection {name}"), &json!({"dropped": name}))?;
-    output.close(db).await
+    output.finish(db, &format!("dropped collection {name}"), &json!({"dropped": name})).await
 }
 
 #[derive(clap::Args)]
@@ -181,13 +205,11 @@ pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
             _ => {}
         }
     }
-    let value = match of.isolation {
-        None => written(&db, args, input, output).await?,
-        Some(_) => Value::Here(whole(args, input)?.as_bytes().to_vec().into()),
-    };
+    let value = written(&db, args, input, output).await?;
     txn.put_value(&of, &key, value)?;
-    output.committed(txn.commit().await?, false)?;
-    output.close(db).await
+    let done = txn.commit().await?;
+    output.close(db).await?;
+    output.committed(done, false)
 }
 
 /// Reads what is to be put, and puts it as it comes, without holding more than a part of it.
@@ -223,20 +245,6 @@ async fn written(
             Err(error) => return Err(unreadable(args, &error)),
         }
     }
-}
-
-/// Reads what is to be put into a collection that has no blobs.
-fn whole(args: &Put, file: Option<File>) -> Result<Payload, Failure> {
-    let mut bytes = Vec::new();
-    let input: Box<dyn Read> = match (&args.payload, file) {
-        (Some(payload), _) => Box::new(payload.as_bytes()),
-        (None, Some(file)) => Box::new(file),
-        (None, None) => Box::new(io::stdin().lock()),
-    };
-    // One more than may be, to be refused.
-    let read = input.take(PAYLOAD_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| unreadable(args, &error))?;
-    Ok(Payload::new(bytes)?)
 }
 
 fn unreadable(args: &Put, error: &io::Error) -> Failure {
@@ -330,8 +338,9 @@ pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut txn = db.begin_for(&of);
     txn.delete(&of, &key)?;
-    output.committed(txn.commit().await?, false)?;
-    output.close(db).await
+    let done = txn.commit().await?;
+    output.close(db).await?;
+    output.committed(done, false)
 }
 
 #[derive(clap::Args)]
@@ -360,9 +369,9 @@ pub(crate) struct Scan {
     /// Records at most
     #[arg(long)]
     limit: Option<u64>,
-    /// Only keys
+    /// Keys alone, without what is stored under them
     #[arg(long)]
-    keys: bool,
+    only_keys: bool,
     #[command(flatten)]
     fresh: Fresh,
 }
@@ -383,7 +392,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let most = args.limit.unwrap_or(u64::MAX);
     for done in 0..most {
         progress.show(|| format!("{done} records"));
-        let (key, content) = if args.keys {
+        let (key, content) = if args.only_keys {
             (records.next_key().await?, None)
         } else {
             records.next_content().await?.unzip()

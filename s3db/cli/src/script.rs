@@ -1,7 +1,7 @@
 //! `txn`: a script from standard input.
 //!
-//! One operation per line. Words are separated by blanks; the last one, a payload, is the rest of
-//! the line. In keys and payloads `\xNN`, `\n`, `\t`, `\r`, `\\`, `\"` and `\'` stand for bytes, as
+//! One operation per line. Words are separated by spaces and tabs. A payload is all that follows one of
+//! these behind the key, to the end of the line, so blanks of its own stay. In keys and payloads `\xNN`, `\n`, `\t`, `\r`, `\\`, `\"` and `\'` stand for bytes, as
 //! `scan` prints them.
 
 use std::io::{self, BufRead, Read};
@@ -25,6 +25,9 @@ const SHOWN_BYTES_MAX: usize = 100;
   commit                         says so when it is durable, and begins the next transaction
   abort                          forgets what was written since the last commit
   # a comment
+
+A payload is all that follows one space or tab behind the key, to the end of the line: blanks count, and it
+may be empty. In keys and payloads \\xNN, \\n, \\t, \\r and \\\\ stand for bytes, as scan prints them.
 
 The end commits. A line that fails ends the script, and what was not committed is forgotten.
 
@@ -75,19 +78,19 @@ impl Script<'_> {
             let at = |what: String| Failure::Told(format!("line {number}: {what}"));
             let Some(line) = next_line(&mut input).map_err(at)? else { break };
             progress.show(|| format!("line {number}"));
-            match line.trim() {
-                "" => {}
-                text if text.starts_with('#') => {}
-                "commit" => {
+            let with_line = |failure| match failure {
+                Failure::Told(what) => at(what),
+                failure => failure,
+            };
+            match Line::parse(&line).map_err(with_line)? {
+                Line::Nothing => {}
+                Line::Commit => {
                     self.commit(&mut txn).await?;
                     txn = db.begin_at(self.args.level);
                 }
-                "abort" => txn = db.begin_at(self.args.level),
-                text => {
-                    self.operation(&mut txn, text).await.map_err(|failure| match failure {
-                        Failure::Told(what) => at(what),
-                        failure => failure,
-                    })?;
+                Line::Abort => txn = db.begin_at(self.args.level),
+                Line::Operation(operation) => {
+                    self.operation(&mut txn, &operation).await.map_err(with_line)?;
                 }
             }
         }
@@ -100,33 +103,24 @@ impl Script<'_> {
         self.output.committed(txn.commit().await?, true)
     }
 
-    async fn operation(&mut self, txn: &mut Transaction<'_>, text: &str) -> Result<(), Failure> {
-        let mut words = text.splitn(4, char::is_whitespace);
-        let (verb, name) = (words.next().unwrap_or(""), words.next());
-        let (Some(name), Some(key)) = (name, words.next()) else {
-            return Err(Failure::Told(format!(
-                "{}: a collection and a key are needed",
-                shown(verb)
-            )));
-        };
-        let key = Key::new(unescape(key)?)?;
-        let rest = words.next();
-        let payload = || match rest {
-            Some(rest) => Ok(Payload::new(unescape(rest)?)?),
-            None => Err(Failure::Told(format!("{}: a payload is needed", shown(verb)))),
-        };
-        let of = self.collection(name).await?;
-        match verb {
-            "put" => txn.put(&of, &key, payload()?)?,
-            "create" => txn.create(&of, &key, payload()?).await?,
-            "update" => txn.update(&of, &key, payload()?).await?,
-            "del" => txn.delete(&of, &key)?,
-            "get" => {
+    async fn operation(
+        &mut self,
+        txn: &mut Transaction<'_>,
+        operation: &Operation<'_>,
+    ) -> Result<(), Failure> {
+        let key = Key::new(unescape(operation.key)?)?;
+        let payload = Payload::new(unescape(operation.payload)?)?;
+        let of = self.collection(operation.collection).await?;
+        match operation.verb {
+            Verb::Put => txn.put(&of, &key, payload)?,
+            Verb::Create => txn.create(&of, &key, payload).await?,
+            Verb::Update => txn.update(&of, &key, payload).await?,
+            Verb::Del => txn.delete(&of, &key)?,
+            Verb::Get => {
                 let found = txn.read(&of, &key).await?.map(|payload| payload.to_string());
                 let text = format!("{key}\t{}", found.as_deref().unwrap_or("-"));
                 self.output.say(&text, &json!({"key": key.to_string(), "payload": found}))?;
             }
-            _ => return Err(Failure::Told(format!("{}: no such operation", shown(verb)))),
         }
         Ok(())
     }
@@ -141,7 +135,84 @@ impl Script<'_> {
     }
 }
 
-/// The next line of a script, without its end; `None` behind the last one. What cannot be one is not read on.
+/// A line of a script, taken apart.
+#[derive(Debug, PartialEq)]
+enum Line<'a> {
+    /// Blanks, or a comment.
+    Nothing,
+    Commit,
+    Abort,
+    Operation(Operation<'a>),
+}
+
+/// What is to be done with one record.
+#[derive(Debug, PartialEq)]
+struct Operation<'a> {
+    verb: Verb,
+    collection: &'a str,
+    /// Escaped, as the payload.
+    key: &'a str,
+    /// Empty also where the operation has none.
+    payload: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verb {
+    Put,
+    Create,
+    Update,
+    Del,
+    Get,
+}
+
+/// What stands between words.
+const BLANKS: [char; 2] = [' ', '\t'];
+
+impl Line<'_> {
+    fn parse(line: &str) -> Result<Line<'_>, Failure> {
+        let ended = line.strip_suffix('\n');
+        let line = ended.map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
+        let (first, rest) = word(line);
+        let told = |what: &str| Err(Failure::Told(format!("{}: {what}", shown(first))));
+        let has_more = |rest: Option<&str>| rest.is_some_and(|rest| !word(rest).0.is_empty());
+        let verb = match first {
+            "" => return Ok(Line::Nothing),
+            comment if comment.starts_with('#') => return Ok(Line::Nothing),
+            "commit" | "abort" if has_more(rest) => return told("stands alone on its line"),
+            "commit" => return Ok(Line::Commit),
+            "abort" => return Ok(Line::Abort),
+            "put" => Verb::Put,
+            "create" => Verb::Create,
+            "update" => Verb::Update,
+            "del" => Verb::Del,
+            "get" => Verb::Get,
+            _ => return told("no such operation"),
+        };
+        let (collection, rest) = word(rest.unwrap_or(""));
+        let (key, rest) = word(rest.unwrap_or(""));
+        if key.is_empty() {
+            return told("a collection and a key are needed");
+        }
+        let payload = match (verb, rest) {
+            // A key with a blank in it, most likely: what is in front of the blank is another record.
+            (Verb::Del | Verb::Get, rest) if has_more(rest) => {
+                return told("nothing may follow the key (in a key a blank is \\x20)");
+            }
+            (Verb::Del | Verb::Get, _) => "",
+            (_, Some(payload)) => payload,
+            (_, None) => return told("a payload is needed"),
+        };
+        Ok(Line::Operation(Operation { verb, collection, key, payload }))
+    }
+}
+
+/// The first word of a text, and what follows the one blank behind it, if there is one.
+fn word(text: &str) -> (&str, Option<&str>) {
+    let text = text.trim_start_matches(BLANKS);
+    text.split_once(BLANKS).map_or((text, None), |(word, rest)| (word, Some(rest)))
+}
+
+/// The next line of a script, with its end; `None` behind the last one. What cannot be one is not read on.
 fn next_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
     let mut line = Vec::new();
     let read = input.take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
@@ -207,6 +278,57 @@ mod tests {
         assert_eq!(unescape(&text).unwrap(), all);
         for bad in ["\\", "\\x1", "\\xzz", "a\\q"] {
             assert!(unescape(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn blanks_belong_to_the_payload_and_to_nothing_else() {
+        use Verb::{Create, Del, Get, Put, Update};
+        let operation = |verb, collection, key, payload| {
+            Line::Operation(Operation { verb, collection, key, payload })
+        };
+        let good = [
+            ("", Line::Nothing),
+            (" \t\r\n", Line::Nothing),
+            ("  # put t a 1\n", Line::Nothing),
+            ("#put t a 1", Line::Nothing),
+            ("commit\n", Line::Commit),
+            ("\tcommit \r\n", Line::Commit),
+            ("abort", Line::Abort),
+            ("put t a 1\n", operation(Put, "t", "a", "1")),
+            ("put t a 1\r\n", operation(Put, "t", "a", "1")),
+            ("put t a 1\r", operation(Put, "t", "a", "1\r")),
+            ("put t a 1\r\r\n", operation(Put, "t", "a", "1\r")),
+            ("put t a one  word \t\n", operation(Put, "t", "a", "one  word \t")),
+            ("put t a   one\n", operation(Put, "t", "a", "  one")),
+            ("put\tt\ta\t1\n", operation(Put, "t", "a", "1")),
+            ("  create  t \ta 1\n", operation(Create, "t", "a", "1")),
+            ("update t a \n", operation(Update, "t", "a", "")),
+            ("put t a \r\n", operation(Put, "t", "a", "")),
+            ("put t a\u{a0}b \u{2003}\n", operation(Put, "t", "a\u{a0}b", "\u{2003}")),
+            ("put t a\x0bb c\n", operation(Put, "t", "a\x0bb", "c")),
+            ("del t a\n", operation(Del, "t", "a", "")),
+            ("get t a \t\r\n", operation(Get, "t", "a", "")),
+        ];
+        for (line, expected) in good {
+            assert_eq!(Line::parse(line).unwrap(), expected, "{line:?}");
+        }
+        for (line, why) in [
+            ("fly\n", "fly: no such operation"),
+            ("fly t a 1\n", "fly: no such operation"),
+            ("PUT t a 1\n", "PUT: no such operation"),
+            ("put\n", "a collection and a key"),
+            ("del t \t\n", "a collection and a key"),
+            ("put t a\r\n", "put: a payload"),
+            ("del users ada lovelace\n", "del: nothing may follow the key"),
+            ("get users ada  x\n", "get: nothing may follow the key"),
+            ("commit now\n", "commit: stands alone"),
+            ("abort\tt\n", "abort: stands alone"),
+        ] {
+            match Line::parse(line) {
+                Err(Failure::Told(told)) => assert!(told.contains(why), "{line:?}: {told}"),
+                other => panic!("{line:?}: {other:?}"),
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use s3db::{Backend, Checkpointed, Db, Options, StoreError};
+use s3db::{Backend, Checkpointed, Db, IndexCheck, Options, StoreError};
 use serde_json::{Value, json};
 
 use crate::output::{
@@ -74,11 +74,10 @@ pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> 
     let database = db.store().database();
     let all = if database.backend == Backend::S3Log { 1 } else { database.shards };
     let own = args.own.as_ref().map(|own| parts(own, all)).transpose()?;
-    let mut keeper = Keeper { db: &db, own, swept: None };
+    let mut keeper = Keeper { db: &db, output, own, swept: None };
     let Some(every) = args.every else {
         let (text, value) = Progress::during(output, &db, "sweeping", keeper.round()).await?;
-        output.say(&text, &value)?;
-        return output.close(db).await;
+        return output.finish(db, &text, &value).await;
     };
     // A claim is renewed within half a lease.
     let lease = keeper.own.as_ref().map(|_| db.store().settings().owner_lease.as_secs() / 2);
@@ -100,9 +99,10 @@ pub(crate) async fn sweep(args: &Sweep, output: &Output) -> Result<(), Failure> 
 /// Who sweeps, again and again.
 struct Keeper<'a> {
     db: &'a Db,
+    output: &'a Output,
     /// The parts of the log that it makes its own, if it does.
     own: Option<Vec<u32>>,
-    /// When an owner looked at the rest: at what is nobody's part.
+    /// When an owner looked at the rest, at what is nobody's part, and nothing was in its way.
     swept: Option<Instant>,
 }
 
@@ -125,13 +125,23 @@ impl Keeper<'_> {
         let tended = tended.await;
         // Whole transactions of clients that are gone, what curators approved and left, and the
         // sequencer are no part of the log that anyone can own; nor is what others claim and leave.
-        let mut swept = Checkpointed::default();
+        let mut swept = Ok(Checkpointed::default());
         if self.swept.is_none_or(|at| at.elapsed() >= Options::default().sweep_interval) {
-            self.swept = Some(Instant::now());
-            swept += store.sweep().await?;
+            let began = Instant::now();
+            swept = store.sweep().await;
+            // One that failed is due again in the next round.
+            if swept.is_ok() {
+                self.swept = Some(began);
+            }
         }
-        let (own, mut done) = tended?;
-        done += swept;
+        let (own, mut done) = match (tended, &swept) {
+            (Err(error), Err(other)) => {
+                Failures::tell(self.output, "the sweep of the rest", other);
+                return Err(error);
+            }
+            (tended, _) => tended?,
+        };
+        done += swept?;
         let head = format!("{} of {} parts are its own; ", own.len(), wanted.len());
         Ok(told(head, Some(own), done))
     }
@@ -157,7 +167,8 @@ fn told(head: String, own: Option<Vec<u32>>, done: Checkpointed) -> (String, Val
 #[command(
     after_help = "Changes nothing. Exit code 4 when something is wrong. The sequencer is there where a \
 collection was created for isolation (init --isolation): that it is lost, damaged, or an old copy is a problem. \
-Transactions that lie in objects, approvals and proposals, clients and claims of owners are read, too.
+Transactions that lie in objects, approvals and proposals, clients and claims of owners are read, too. Indexes \
+that are ready are compared with their records, as by index check.
 
 Example:
   s3db verify file:///tmp/db --json"
@@ -170,15 +181,31 @@ pub(crate) struct Verify {
 pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure> {
     let db = open_without_disk(&args.url, output).await?;
     let progress = Progress::new(output);
-    let found = db
+    let mut found = db
         .store()
         .verify(|pages, of| progress.show(|| format!("{pages} of about {of} pages")))
         .await?;
+    let mut indexes = 0_u64;
+    let compared = |of: &str, index: &str, checked: Result<IndexCheck, StoreError>| {
+        indexes += 1;
+        let what = match checked {
+            Ok(checked) if checked.missing == 0 => return,
+            Ok(IndexCheck { missing, records, .. }) => {
+                format!("lacks {missing} of {records} records: s3db index build adds them")
+            }
+            Err(error) => format!("cannot be compared with its records: {}", with_causes(&error)),
+        };
+        found.problems.push(format!("index {index} of {of} {what}"));
+        found.problem_count += 1;
+    };
+    let shown = |records: u64| progress.show(|| format!("{records} records of an index"));
+    db.store().check_indexes(shown, compared).await?;
     progress.end();
     let mut text = format!(
         "{} trees of up to {} levels: {} pages, {} bytes, {} records, {} tombstones\n\
          {} blobs of {} bytes, {} that no record names\n\
-         {} pages that nothing leads to, {} parts of the log, {} records waiting, {} in quarantine\n",
+         {} pages that nothing leads to, {} parts of the log, {} records waiting, {} in quarantine\n\
+         {} indexes compared with their records\n",
         found.trees,
         found.levels,
         found.pages,
@@ -192,6 +219,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         found.log,
         found.waiting,
         found.quarantined,
+        indexes,
     );
     if let Some(state) = &found.sequencer {
         text.push_str(&sequencer_text(state));
@@ -212,11 +240,11 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         "records": found.records, "tombstones": found.tombstones, "orphans": found.orphans,
         "blobs": found.blobs, "blob_bytes": found.blob_bytes, "blob_orphans": found.blob_orphans,
         "log": found.log, "waiting": found.waiting, "quarantined": found.quarantined,
+        "indexes": indexes,
         "sequencer": found.sequencer.as_ref().map(sequencer_value),
         "problems": found.problems, "problem_count": found.problem_count,
     });
-    output.say(&text, &value)?;
-    output.close(db).await?;
+    output.finish(db, &text, &value).await?;
     if found.problem_count > 0 { Err(Failure::Problems) } else { Ok(()) }
 }
 
@@ -266,8 +294,7 @@ pub(crate) async fn gc(args: &Gc, output: &Output) -> Result<(), Failure> {
         "blobs": done.blobs, "blobs_waiting": done.blobs_waiting, "spilled": done.spilled,
         "versions": done.versions, "data": done.data, "log": done.log,
     });
-    output.say(&text, &value)?;
-    output.close(db).await
+    output.finish(db, &text, &value).await
 }
 
 #[derive(clap::Args)]
@@ -312,8 +339,7 @@ pub(crate) async fn rekey(args: &Rekey, output: &Output) -> Result<(), Failure> 
         "examples": done.examples, "waiting": done.waiting,
         "unswept": done.unswept.as_ref().map(|error| with_causes(error)),
     });
-    output.say(&text, &value)?;
-    output.close(db).await?;
+    output.finish(db, &text, &value).await?;
     if done.unopened + done.waiting > 0 || done.unswept.is_some() {
         Err(Failure::Problems)
     } else {

@@ -408,6 +408,7 @@ fn printed(options: &Options) -> ExitCode {
         let plans = [
             ("nothing goes wrong", Faults { stale_max, ..Faults::NONE }),
             ("everything does", Faults { stale_max, ..usual.faults.clone() }),
+            ("tokens of locks are lost", Faults { lost_token: 0.01, stale_max, ..Faults::NONE }),
         ];
         for (what, faults) in plans {
             let plan = PrintedPlan { faults, ..usual.clone() };

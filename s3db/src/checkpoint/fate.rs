@@ -39,12 +39,14 @@ pub(crate) async fn fate(
             let shown = leaf.held.page.slot(key).map(|slot| slot.stamp);
             Ok(if shown.is_some_and(|shown| shown >= stamp) { Fate::Shown } else { Fate::Waits })
         }
-        Ok(None)
-        | Err(StoreError::Damaged { .. } | StoreError::Lost { .. } | StoreError::Tree { .. }) => {
-            // Its root is not there: lost, or never was.
-            let is_there = store.pages.node(root, Freshness::Cached).await;
-            let is_nowhere =
-                matches!(is_there, Ok(None)) && !store.has_tree(root).await.unwrap_or(true);
+        found @ (Ok(None)
+        | Err(
+            StoreError::Damaged { .. } | StoreError::Lost { .. } | StoreError::Tree { .. },
+        )) => {
+            // Its root is not there: lost, or never was. Or other pages are not, of one that was dropped.
+            let is_broken = found.is_err()
+                || matches!(store.pages.node(root, Freshness::Cached).await, Ok(None));
+            let is_nowhere = is_broken && !store.has_tree(root).await.unwrap_or(true);
             Ok(if is_nowhere { Fate::PutAside } else { Fate::Waits })
         }
         Err(error) => Err(error),

@@ -23,20 +23,26 @@ pub(crate) mod work; // what is due, and all there is, for who sweeps
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all, stream};
 
 use crate::{
     cloud::ledger::for_tree,
     error::StoreError,
     fail_point::{FailPoint, reached},
-    log::{Batch, Entry, Left, Poison, Scope, Transaction, fingerprint, queues::quarantine},
+    log::{
+        Batch, Entry, Left, Poison, Scope, Transaction, fingerprint,
+        queues::{parts, quarantine},
+    },
     page::{Applied, Page, PageId},
     sequence::is_versioned,
     settings::Rule,
     stamp::Stamp,
     store::Store,
-    tree::{Freshness, Nodes, search::search, update::update},
+    tree::{Freshness, Nodes, search::search, update::update_likely},
 };
+
+/// Objects that are put into quarantine at the same time, each of at most a message.
+const ASIDE_AT_ONCE: usize = 8;
 
 /// What a checkpoint did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +69,28 @@ impl std::ops::AddAssign for Checkpointed {
 /// What batches that were drained beside each other hold of one tree.
 #[derive(Default)]
 struct Together {
-    /// Each with the client whose it is: in s3-log the one of the stream, which services know, and otherwise
-    /// the one that its stamp tells.
-    entries: Vec<(u64, Entry)>,
+    /// Each piece with the client whose it is: in s3-log the one of the stream, which services know, and
+    /// otherwise the one that its stamps tell.
+    pieces: Vec<(u64, Vec<Entry>)>,
+    /// The last of these as it was drained, which may be more pieces here: of several clients.
+    last: Option<(usize, usize)>,
     /// Which batches these are.
     batches: Vec<usize>,
+}
+
+impl Together {
+    /// Takes in an entry of `client`, of the piece of this number in the batch of that one.
+    fn add(&mut self, client: u64, from: (usize, usize), entry: Entry) {
+        if self.batches.last() != Some(&from.0) {
+            self.batches.push(from.0);
+        }
+        let begun = self.pieces.last_mut().filter(|(of, _)| *of == client);
+        match begun.filter(|_| self.last == Some(from)) {
+            Some((_, piece)) => piece.push(entry),
+            None => self.pieces.push((client, vec![entry])),
+        }
+        self.last = Some(from);
+    }
 }
 
 /// Checkpoints up to a batch of what each of `scopes` holds: batches are drained beside each other and
@@ -97,31 +120,31 @@ pub(crate) async fn checkpoint_together(
             batch.tickets.clear();
             continue;
         }
-        for entry in std::mem::take(&mut batch.entries) {
+        let mut piece = 0;
+        for (n, entry) in std::mem::take(&mut batch.entries).into_iter().enumerate() {
+            while batch.ends.get(piece).is_some_and(|end| *end <= n) {
+                piece += 1;
+            }
             if !rules.hold(Rule::Fences) {
                 let applied = apply_where_named(store, entry, done).await;
                 outcomes[at] = outcomes[at].clone().and_then(|outcome| applied.map(|()| outcome));
                 continue;
             }
-            let together = trees.entry(entry.tree).or_default();
-            if together.batches.last() != Some(&at) {
-                together.batches.push(at);
-            }
             let client = match scopes[at] {
                 Scope::Stream(stream) => stream.client,
                 Scope::Shard(_) | Scope::Client(_) => entry.record.stamp.client,
             };
-            together.entries.push((client, entry));
+            trees.entry(entry.tree).or_default().add(client, (at, piece), entry);
         }
     }
-    for (root, Together { entries, batches }) in trees {
+    for (root, Together { pieces, batches, .. }) in trees {
         let applied = match store.is_curated(root) && rules.hold(Rule::Approval) {
             // What a curator approved comes another way.
             true => {
-                let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-                put_aside(store, "not-approved", entries, done).await
+                let pieces = pieces.into_iter().map(|(_, piece)| piece).collect();
+                put_aside(store, "not-approved", pieces, done).await
             }
-            false => apply_of_writers(store, root, entries, done).await,
+            false => apply_of_writers(store, root, pieces, done).await,
         };
         // One tree that is damaged is not in the way of the others. What is not on its page is not
         // acknowledged.
@@ -176,72 +199,95 @@ async fn begin(
 async fn apply_of_writers(
     store: &Store,
     root: PageId,
-    entries: Vec<(u64, Entry)>,
+    pieces: Vec<(u64, Vec<Entry>)>,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
-    let (entries, strange) = store.part_by_writers(root, entries).await?;
+    let (pieces, strange) = store.part_by_writers(root, pieces).await?;
     if !strange.is_empty() {
         put_aside(store, "not-its-writer", strange, done).await?;
     }
-    match entries.is_empty() {
+    match pieces.is_empty() {
         true => Ok(()),
-        false => apply_to_tree(store, root, entries, done).await,
+        false => apply_to_tree(store, root, pieces, done).await,
     }
 }
 
-/// Applies entries of one tree, in any order, under H1 to H3.
+/// Applies entries of one tree, in any order, under H1 to H3: pieces of what was drained ([`Batch`]).
 pub(crate) async fn apply_to_tree(
     store: &Store,
     root: PageId,
-    entries: Vec<Entry>,
+    pieces: Vec<Vec<Entry>>,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
-    for_tree(root.0, apply_to(store, root, entries, done)).await
+    for_tree(root.0, apply_to(store, root, pieces, done)).await
 }
 
 async fn apply_to(
     store: &Store,
     root: PageId,
-    entries: Vec<Entry>,
+    pieces: Vec<Vec<Entry>>,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
-    if store.pages.node(root, Freshness::Cached).await?.is_none() {
+    let is_there = match store.pages.node(root, Freshness::Cached).await {
+        Err(error) if store.is_dropped(root, &error).await? => false,
+        found => found?.is_some(),
+    };
+    if !is_there {
         if store.has_tree(root).await? {
             // Lost. What was committed waits in the log until it is restored.
             return Err(StoreError::Lost { object: root.object() });
         }
         // No tree: the record is from nowhere. Kept, and counted, and not in the way.
-        return put_aside(store, "no-tree", entries, done).await;
+        return put_aside(store, "no-tree", pieces, done).await;
     }
-    let entries = in_order(entries);
-    match apply(store, root, &entries, done).await {
+    let ordered = Ordered::of(pieces);
+    match apply(store, root, &ordered, done).await {
         // Dropped since the copy of its root was read.
         Err(error) if store.is_dropped(root, &error).await? => {
-            let entries = entries.into_iter().map(|(_, entry)| entry).collect();
-            put_aside(store, "no-tree", entries, done).await
+            put_aside(store, "no-tree", ordered.pieces(), done).await
         }
         applied => applied,
     }
 }
 
 /// Entries with their keys, in the order of leaves.
-fn in_order(entries: Vec<Entry>) -> Vec<(Bytes, Entry)> {
-    let mut entries: Vec<(Bytes, Entry)> =
-        entries.into_iter().map(|entry| (entry.leaf_key(), entry)).collect();
-    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    entries
+struct Ordered {
+    entries: Vec<(Bytes, Entry)>,
+    /// Of each, the number of the piece that it came with.
+    of: Vec<usize>,
+}
+
+impl Ordered {
+    fn of(pieces: Vec<Vec<Entry>>) -> Ordered {
+        let numbered = pieces.into_iter().enumerate();
+        let mut all: Vec<(Bytes, Entry, usize)> = numbered
+            .flat_map(|(n, piece)| piece.into_iter().map(move |it| (it.leaf_key(), it, n)))
+            .collect();
+        all.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        let (entries, of) = all.into_iter().map(|(key, entry, n)| ((key, entry), n)).unzip();
+        Ordered { entries, of }
+    }
+
+    /// As they came, but for their order.
+    fn pieces(&self) -> Vec<Vec<Entry>> {
+        let mut pieces: BTreeMap<usize, Vec<Entry>> = BTreeMap::new();
+        for ((_, entry), n) in self.entries.iter().zip(&self.of) {
+            pieces.entry(*n).or_default().push(entry.clone());
+        }
+        pieces.into_values().collect()
+    }
 }
 
 /// Applies entries of one tree whose root is there, in the order of their keys.
 async fn apply(
     store: &Store,
     root: PageId,
-    entries: &[(Bytes, Entry)],
+    ordered: &Ordered,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
     let rules = store.settings.rules;
     let uses_stamps = rules.hold(Rule::Stamps);
-    let mut rest = entries;
+    let mut rest = &ordered.entries[..];
     // The version of the leaf to whose indexes it was applied what the changes imply, and how often
     // another one was there afterwards.
     let (mut followed, mut lost) = (None, 0);
@@ -286,10 +332,9 @@ async fn apply(
             page.applied.clear();
             true
         };
-        let outcome = update(&store.pages, root, 0, first, &mut change).await?;
+        let outcome = update_likely(&store.pages, root, 0, first, &mut change).await?;
         if has_versions {
-            let entries = entries.iter().map(|(_, entry)| entry.clone()).collect();
-            return put_aside(store, "no-versions", entries, done).await;
+            return put_aside(store, "no-versions", ordered.pieces(), done).await;
         }
         if outcome.is_none() || taken == 0 {
             return Err(StoreError::Tree { page: root, what: "no leaf owns a key" });
@@ -365,8 +410,8 @@ async fn apply_to_each(store: &Store, entries: Vec<Entry>) -> Result<Checkpointe
     let mut done = Checkpointed::default();
     for (root, entries) in indexes {
         // Nothing follows an index: this is as deep as it goes.
-        let entries = in_order(entries);
-        match Box::pin(apply(store, root, &entries, &mut done)).await {
+        let ordered = Ordered::of(vec![entries]);
+        match Box::pin(apply(store, root, &ordered, &mut done)).await {
             // Dropped. The leaf that names it still, or again, forgets it.
             Err(error) if store.is_dropped(root, &error).await? => {}
             applied => applied?,
@@ -385,10 +430,10 @@ async fn apply_where_named(
     for lost in 1.. {
         let Some(held) = store.pages.node(entry.page, Freshness::Newest).await? else { break };
         if is_versioned(&held.page) {
-            return put_aside(store, "no-versions", vec![entry], done).await;
+            return put_aside(store, "no-versions", vec![vec![entry]], done).await;
         }
         if held.page.owns(&key) && held.page.level == 0 {
-            return apply_to_tree(store, entry.tree, vec![entry], done).await;
+            return apply_to_tree(store, entry.tree, vec![vec![entry]], done).await;
         }
         if held.page.level > 0 {
             break;
@@ -408,17 +453,139 @@ async fn apply_where_named(
 
 /// Puts records that belong to no page into quarantine: of a tree that does not exist, of a curated
 /// collection, of one that names other writers, or of one whose records have versions.
+///
+/// Each piece by itself, and in objects of at most a message, cut in an order that follows from the piece alone.
+/// So what is drained again, beside whatever else, is found there under the same names: a batch that cannot be
+/// acknowledged fills nothing. And however much was drained, no object is too large to be put.
 async fn put_aside(
     store: &Store,
     why: &str,
-    entries: Vec<Entry>,
+    pieces: Vec<Vec<Entry>>,
     done: &mut Checkpointed,
 ) -> Result<(), StoreError> {
-    let total = entries.len() as u32;
-    let stamp = entries.first().map(|entry| entry.record.stamp).unwrap_or_default();
-    let bytes = Transaction { client: stamp.client, epoch: 0, number: 0, total, entries }.encode();
-    let name = format!("{why}-{:016x}-{}", stamp.client, fingerprint(&bytes));
-    quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
-    done.poison += 1;
+    let cut = pieces.into_iter().flat_map(|mut entries| {
+        entries.sort_by_cached_key(|entry| (entry.record.stamp, entry.leaf_key()));
+        let client = entries.first().map_or(0, |entry| entry.record.stamp.client);
+        let total = entries.len() as u32;
+        let whole = Transaction { client, epoch: 0, number: 0, total, entries: Vec::new() };
+        parts(&whole, entries)
+    });
+    let puts = cut.map(|part| async move {
+        let bytes = part.encode();
+        let name = format!("{why}-{:016x}-{}", part.client, fingerprint(&bytes));
+        quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await
+    });
+    let mut puts = stream::iter(puts).buffer_unordered(ASIDE_AT_ONCE);
+    while let Some(put) = puts.next().await {
+        put?;
+        done.poison += 1;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pager::{Budget, policy, pool::Pool};
+
+    use super::*;
+    use crate::{
+        catalog::Backend,
+        cloud::{
+            Cloud, Get, PutIf,
+            embedded::{self, Memory},
+            queue::MESSAGE_BYTES_MAX,
+        },
+        log::{
+            Append,
+            transaction::{Body, primary},
+        },
+        names::QUARANTINE,
+        page::Stream,
+        record::{INLINE_BYTES_MAX, Key, Payload},
+        settings::Settings,
+    };
+
+    async fn open(cloud: &Cloud) -> Arc<Store> {
+        let pool = Pool::new(&Budget::new(1 << 20), policy::default_eviction());
+        Store::open(cloud.clone(), Settings::default(), &pool).await.unwrap()
+    }
+
+    async fn database() -> (Cloud, Arc<Store>) {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        Store::create(&cloud, &Settings::default(), Backend::S3Log, 1).await.unwrap();
+        let store = open(&cloud).await;
+        (cloud, store)
+    }
+
+    fn entry(tree: PageId, client: u64, sequence: u64, payload: &Payload) -> Entry {
+        let stamp = Stamp { clock: sequence, client, sequence };
+        let key = Key::new(format!("{sequence:06}")).unwrap();
+        primary(tree, tree, stamp, key, Some(payload.clone()))
+    }
+
+    /// It was one object, of more bytes than any may have: no sweep came to its end any more.
+    #[tokio::test]
+    async fn what_is_put_aside_is_cut() {
+        let (cloud, store) = database().await;
+        let payload = Payload::new(vec![7; INLINE_BYTES_MAX]).unwrap();
+        let entries: Vec<Entry> = (1..=3000).map(|n| entry(PageId(5), 9, n, &payload)).collect();
+        let mut done = Checkpointed::default();
+        put_aside(&store, "no-tree", vec![entries], &mut done).await.unwrap();
+        let names = store.list(QUARANTINE).await.unwrap();
+        assert_eq!(names.len() as u64, done.poison);
+        let mut found = BTreeSet::new();
+        for name in names {
+            let Get::Found { bytes, .. } = cloud.objects.get(&name, None).await.unwrap() else {
+                panic!("{name} is there");
+            };
+            assert!(bytes.len() <= MESSAGE_BYTES_MAX, "{name}: {}", bytes.len());
+            let Body::Here(part) = Transaction::decode(&bytes).unwrap() else {
+                panic!("{name} has records");
+            };
+            found.extend(part.entries.iter().map(|entry| entry.record.stamp.sequence));
+        }
+        assert!(found.into_iter().eq(1..=3000));
+    }
+
+    /// What was drained with it decided on its name: a batch that could not be acknowledged filled quarantine.
+    #[tokio::test]
+    async fn what_is_drained_again_is_put_aside_once() {
+        let (cloud, store) = database().await;
+        let nowhere = PageId(5);
+        let bad = store.create_collection("bad").await.unwrap().root;
+        let noise = Bytes::from_static(b"s3dP is what is left");
+        cloud.objects.put(&bad.object(), noise, PutIf::Always).await;
+        let payload = Payload::new("x").unwrap();
+        let (one, other) =
+            (store.log.open(1, 1, 1).await.unwrap(), store.log.open(2, 1, 1).await.unwrap());
+        let transaction = |client: u64, number: u64| {
+            let first = number * 10;
+            let entries = vec![
+                entry(nowhere, client, first, &payload),
+                entry(bad, client, first + 1, &payload),
+                entry(nowhere, client, first + 2, &payload),
+            ];
+            Transaction { client, epoch: 1, number, total: 3, entries }
+        };
+        let [first, second] = [1, 2].map(|client| Scope::Stream(Stream { client, epoch: 1 }));
+        let sweep = async |scopes: &[Scope]| {
+            // What comes of it is known to nobody who comes next.
+            let store = open(&cloud).await;
+            let outcomes = checkpoint_together(&store, scopes, &mut Checkpointed::default()).await;
+            for outcome in outcomes {
+                assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+            }
+            store.list(QUARANTINE).await.unwrap().len()
+        };
+        assert_eq!(one.append(&transaction(1, 1), true).await, Append::Committed);
+        assert_eq!(sweep(&[first]).await, 1);
+        assert_eq!(other.append(&transaction(2, 1), true).await, Append::Committed);
+        assert_eq!(sweep(&[first, second]).await, 2);
+        assert_eq!(sweep(&[second, first]).await, 2);
+        assert_eq!(one.append(&transaction(1, 2), true).await, Append::Committed);
+        assert_eq!(sweep(&[first, second]).await, 3);
+        assert_eq!(sweep(&[first]).await, 3);
+    }
 }

@@ -69,12 +69,20 @@ pub enum Fault {
         /// The object or queue.
         what: String,
     },
-    /// No answer, or one that says nothing about the effect. It may have happened.
+    /// No answer, or one that says nothing about the effect. It may have happened, if it was to change something.
     #[error("{what}: no answer ({cause}); it may or may not have happened")]
     Unknown {
         /// The object or queue.
         what: String,
         /// What the transport said.
+        cause: String,
+    },
+    /// No answer to what changes nothing, a get or a list, or one that says nothing.
+    #[error("{what}: no answer ({cause})")]
+    Unanswered {
+        /// The object or queue.
+        what: String,
+        /// What the transport or the service said.
         cause: String,
     },
     /// Not allowed. Trying again cannot help.
@@ -123,6 +131,6 @@ pub enum Fault {
 impl Fault {
     /// Whether the same call can succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Fault::Throttled { .. } | Fault::Unknown { .. })
+        matches!(self, Fault::Throttled { .. } | Fault::Unknown { .. } | Fault::Unanswered { .. })
     }
 }

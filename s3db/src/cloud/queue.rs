@@ -43,8 +43,8 @@ impl fmt::Debug for Receipt {
 pub struct Message {
     /// The bytes that were sent; or, if it is `closed`, what they were sealed to.
     pub body: Bytes,
-    /// Why nobody here can read it, where messages are sealed: it needs a key that was not given. Whoever
-    /// has that key can, so it is nobody else's to delete.
+    /// Why nobody here can read it, where messages are sealed: it needs a key that was not given, or another one
+    /// than was given under its number. Whoever has that key can, so it is nobody else's to delete.
     pub closed: Option<Fault>,
     /// Deletes it, for as long as its visibility timeout has not run out.
     pub receipt: Receipt,

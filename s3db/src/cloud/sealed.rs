@@ -41,7 +41,7 @@ use crate::{
     },
     error::StoreError,
     frame::{FrameError, UNOPENED, Unopened},
-    names::DATABASE,
+    names::{APPROVED, DATABASE, LOG, SPILLED},
 };
 
 /// Magic, version, key id and salt.
@@ -180,6 +180,17 @@ pub(crate) enum Of<'a> {
     Queue(&'a str),
 }
 
+impl Of<'_> {
+    /// Whether what is there can be committed and on no page yet: whoever finds it damaged puts it aside and
+    /// lets go of it.
+    fn is_committed(self) -> bool {
+        match self {
+            Of::Object(name) => [LOG, SPILLED, APPROVED].iter().any(|it| name.starts_with(it)),
+            Of::Queue(_) => true,
+        }
+    }
+}
+
 impl Sealer {
     pub(crate) fn new(keys: &Keyring, database: u128) -> Sealer {
         Sealer { keys: keys.clone(), database }
@@ -267,14 +278,27 @@ impl Sealer {
         Fault::Denied { what: name.to_owned(), cause }
     }
 
+    /// What is said when a whole frame does not open with the key of its number.
+    fn wrong_key(name: &str, id: u32) -> Fault {
+        let cause = format!(
+            "it is sealed with key {id}, and does not open with the key {id} that was given: give the one \
+             that it was sealed with; or it was put there by somebody else"
+        );
+        Fault::Denied { what: name.to_owned(), cause }
+    }
+
     /// The same; or a fault, where a key is missing; or, where the frame is nobody's, bytes that no
     /// decoder takes and that say why: what is done about damaged bytes is done about them.
-    fn open_or_mark(&self, of: Of<'_>, frame: &Bytes) -> Result<Bytes, Fault> {
+    ///
+    /// Of what is let go of when it is damaged, a whole frame that does not open is no damage: with another
+    /// key than the right one nothing opens, and all that is committed and on no page would go.
+    pub(crate) fn open_or_mark(&self, of: Of<'_>, frame: &Bytes) -> Result<Bytes, Fault> {
+        let (Of::Object(name) | Of::Queue(name)) = of;
         match self.open(of, frame) {
             Ok(body) => Ok(body),
-            Err(Closed::NoKey(id)) => {
-                let (Of::Object(name) | Of::Queue(name)) = of;
-                Err(self.no_key(name, id))
+            Err(Closed::NoKey(id)) => Err(self.no_key(name, id)),
+            Err(Closed::Foreign(Unopened::Key(id))) if of.is_committed() => {
+                Err(Sealer::wrong_key(name, id))
             }
             Err(Closed::Foreign(why)) => {
                 let mut marked = UNOPENED.to_vec();
@@ -315,8 +339,10 @@ impl Sealed<dyn Objects> {
 /// got and received is opened; all but the object `database`, which says that it is so.
 ///
 /// A get of what is sealed with a key that is not among `keys` is [`Fault::Denied`]; a message that is
-/// says so itself ([`Message::closed`]), since others come with it. Bytes that are forged or damaged come as bytes that no decoder takes, and that
-/// [`FrameError::Unopened`] tells apart: so they are found as damage is found, and set aside as it is.
+/// says so itself ([`Message::closed`]), since others come with it. The same is told of a message, of a log
+/// object and of an approval that are whole and do not open with the key of their number: they may be
+/// committed, and the key wrong. Other bytes that are forged or damaged come as bytes that no decoder takes, and
+/// that [`FrameError::Unopened`] tells apart: so they are found as damage is found, and set aside as it is.
 pub fn seal(cloud: Cloud, keys: &Keyring, database: u128) -> Cloud {
     Sealed::beneath(cloud, keys, database).0
 }

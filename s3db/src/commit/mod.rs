@@ -17,5 +17,6 @@ mod transaction; // a write set
 
 pub use level::Level;
 pub use session::{Scan, Session};
+pub(crate) use transaction::BLOBS_BYTES_MAX;
 pub(crate) use transaction::Write;
 pub use transaction::{Committed, TRANSACTION_BYTES_MAX, Txn};

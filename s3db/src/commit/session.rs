@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
     stamp::Stamp,
     store::Store,
     tag::Tag,
-    tree::{Freshness, scan::Leaves, search::search, secondary},
+    tree::{Freshness, Nodes as _, scan::Leaves, search::search, secondary},
 };
 
 /// Keys whose last seen stamp is remembered.
@@ -54,6 +55,17 @@ const OWN_EXCESS_MAX: usize = 4;
 /// Reads of the newest copy before an older state is taken for what there is: a tombstone that was
 /// dropped looks like one.
 const REREADS_MAX: u32 = 3;
+
+/// Pages that a commit fetches at the same time.
+const HINTS_AT_ONCE: usize = 16;
+
+/// What a commit has to know of a record that it changes.
+struct Hint {
+    /// Its leaf, or one that was.
+    page: PageId,
+    /// Of the stamp of what is there.
+    clock: Option<u64>,
+}
 
 /// One life of one client. It begins with the first commit: who only reads leaves no trace.
 pub struct Session {
@@ -208,6 +220,9 @@ impl Session {
             };
             let ends_others = async {
                 let fence_from = me.fence_from().await;
+                if !store.settings.rules.hold(Rule::FenceFirst) {
+                    me.fenced().await?;
+                }
                 let appender = store.log.open(self.client, me.epoch, fence_from).await?;
                 me.fenced().await.map(|()| appender)
             };
@@ -378,12 +393,6 @@ impl Session {
     ) -> Result<Option<Content>, StoreError> {
         let Some(value) = self.read_value(txn, tree, key).await? else { return Ok(None) };
         self.content(txn, tree, key.as_bytes(), value).await
-    }
-
-    /// A payload that is here, to be read as one that may not be.
-    pub(crate) async fn content_of(&self, payload: Payload) -> Result<Option<Content>, StoreError> {
-        let store = &self.store;
-        Content::open(&store.cloud, &store.settings, Value::Here(payload.to_bytes())).await
     }
 
     /// What a value that was read for a key holds, part by part.
@@ -789,14 +798,11 @@ impl Session {
         let mut entries = Vec::with_capacity(txn.writes.len());
         let mut blobs = Vec::new();
         let mut was_asked = false;
-        for ((tree, key), write) in &txn.writes {
-            let pages = &self.store.pages;
-            let found = search(pages, *tree, key, 0, Freshness::Cached).await?;
-            let page = found.map(|found| found.held.page);
-            page.as_deref().map_or(Ok(()), check_plain)?;
+        let hints = self.hints(txn).await?;
+        for (((tree, key), write), hint) in txn.writes.iter().zip(hints) {
             // A blind write counts after what it replaces, as far as that can be seen here.
-            if let Some(there) = page.as_ref().and_then(|page| page.slot(key)) {
-                me.observe(there.stamp.clock);
+            if let Some(clock) = hint.clock {
+                me.observe(clock);
             }
             // And after what was seen of it that is on no page yet.
             let own = {
@@ -806,7 +812,6 @@ impl Session {
             if let Some(clock) = own {
                 me.observe(clock);
             }
-            let page = page.map_or(*tree, |page| page.id);
             if let Write::Blob(_, blob) = write {
                 self.check_written(blob)?;
             }
@@ -814,22 +819,71 @@ impl Session {
             if let Write::Primary(_, Some(payload)) = write
                 && payload.as_bytes().len() > self.inline_bytes_max()
             {
-                let (bytes, part) = (payload.to_bytes(), self.store.settings.part_bytes);
-                let stamp = self.stamp(me, &mut was_asked).await?;
-                let whole = Blob::of(stamp, &bytes, part.clamp(1, PART_BYTES_MAX));
-                let whole = whole.ok_or_else(|| {
-                    StoreError::Invalid(format!("no payload has parts of {part} bytes"))
-                })?;
+                let bytes = payload.to_bytes();
+                let whole = self.blob_for(&bytes, &mut was_asked).await?;
                 blobs.push((whole, bytes));
                 blob = Some(whole);
             }
             let stamp = self.stamp(me, &mut was_asked).await?;
-            entries.push(write.entry(*tree, page, stamp, blob)?);
+            entries.push(write.entry(*tree, hint.page, stamp, blob)?);
         }
         txn.unput = blobs;
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
         txn.sealed = Some((number, entries.clone()));
         Ok(entries)
+    }
+
+    /// Where each record of a transaction is. What is not in memory is fetched together, as far as there is room
+    /// for pages that nobody uses yet: a commit waits about as long for many pages as for one.
+    async fn hints(&self, txn: &Txn) -> Result<Vec<Hint>, StoreError> {
+        let mut hints = Vec::with_capacity(txn.writes.len());
+        let mut coming: FuturesOrdered<BoxFuture<'_, Result<Hint, StoreError>>> =
+            FuturesOrdered::new();
+        for (tree, key) in txn.writes.keys() {
+            let mut share = None;
+            while !coming.is_empty() {
+                if coming.len() < HINTS_AT_ONCE {
+                    share = self.store.pages.ahead();
+                }
+                if share.is_some() {
+                    break;
+                }
+                hints.extend(coming.next().await.transpose()?);
+            }
+            let hint = self.hint(*tree, key.clone());
+            coming.push_back(Box::pin(async move {
+                let _share = share;
+                hint.await
+            }));
+        }
+        while let Some(hint) = coming.next().await {
+            hints.push(hint?);
+        }
+        Ok(hints)
+    }
+
+    /// Where a record is, as far as copies of pages tell that are here, even where somebody is known to have put
+    /// the page since. The record goes to the leaf that owns it when it is applied, whatever is said here: so a
+    /// commit fetches what was not here for long, and never waits because of others.
+    async fn hint(&self, tree: PageId, key: Bytes) -> Result<Hint, StoreError> {
+        let found = search(&self.store.pages, tree, &key, 0, Freshness::Hint).await?;
+        let Some(page) = found.map(|found| found.held.page) else {
+            return Ok(Hint { page: tree, clock: None });
+        };
+        check_plain(&page)?;
+        Ok(Hint { page: page.id, clock: page.slot(&key).map(|slot| slot.stamp.clock) })
+    }
+
+    /// The blob that a payload is to lie in, of a name that nothing else has.
+    pub(crate) async fn blob_for(
+        &self,
+        payload: &Bytes,
+        was_asked: &mut bool,
+    ) -> Result<Blob, StoreError> {
+        let part = self.store.settings.part_bytes;
+        let stamp = self.stamp(&self.life().await?.me, was_asked).await?;
+        let whole = Blob::of(stamp, payload, part.clamp(1, PART_BYTES_MAX));
+        whole.ok_or_else(|| StoreError::Invalid(format!("no payload has parts of {part} bytes")))
     }
 
     /// The next stamp of this life. The object store's date is asked once.
@@ -861,7 +915,10 @@ impl Session {
             false => self.store.ask_date_after_sleep().await?,
         }
         let now_us = self.store.sure_date_ms()? * 1000;
-        let most_us = self.store.settings.commit_age_us();
+        let most_us = match self.store.settings.rules.hold(Rule::CommitAge) {
+            true => self.store.settings.commit_age_us(),
+            false => u64::MAX,
+        };
         for entry in entries {
             let stamp = entry.record.stamp;
             let age_us = now_us.max(stamp.clock).saturating_sub(entry.oldest_us());
@@ -1043,6 +1100,13 @@ impl Session {
                 let is_newest = age == Freshness::Newest;
                 if is_shown || (is_newest && *is_settled && memory.is_settled(at)) {
                     memory.own.remove(at);
+                }
+                // As if it had been read there: a copy from before a split shows less of the same key, and is
+                // not to be gone back to.
+                if let (true, Some(shown)) = (is_shown, shown)
+                    && memory.seen.get(at).is_none_or(|seen| *seen < shown)
+                {
+                    self.remember(&mut memory, at.clone(), shown);
                 }
             }
             rest = &rest[count..];

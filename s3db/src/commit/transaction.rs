@@ -22,7 +22,7 @@ const WRITES_MAX: usize = 100_000;
 /// a bounded time.
 pub const TRANSACTION_BYTES_MAX: usize = 64 << 20;
 /// Bytes of all payloads of one transaction that become blobs, and are in memory until they are put.
-const BLOBS_BYTES_MAX: usize = 256 << 20;
+pub(crate) const BLOBS_BYTES_MAX: usize = 256 << 20;
 /// Bytes of one change besides its key and its payload, at most.
 const WRITE_FIXED_BYTES: usize = 80;
 

@@ -275,6 +275,13 @@ async fn many_at_once(bench: Bench) {
             let atom = if bench.has_queues() { 1 } else { bench.many as usize };
             assert!(batch.entries.len() < most + atom, "{}: {}", bench.what, batch.entries.len());
             has_more |= batch.left == Left::Backlog;
+            assert_eq!(
+                batch.ends.last().copied().unwrap_or(0),
+                batch.entries.len(),
+                "{}",
+                bench.what
+            );
+            assert!(batch.ends.is_sorted(), "{}: {:?}", bench.what, batch.ends);
             count += batch.entries.len();
             add(&mut given, batch.entries);
             other.ack(batch.tickets).await.unwrap();

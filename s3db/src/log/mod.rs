@@ -135,6 +135,9 @@ pub(crate) enum Scope {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
+    /// Behind which of them each piece ends, rising: a transaction, or what one message has of it. However much is
+    /// drained with it, a piece comes whole.
+    pub(crate) ends: Vec<usize>,
     /// Bodies that cannot be decoded, each with why, and an own name for it.
     pub(crate) poison: Vec<Poison>,
     /// Messages and objects to let go of, when everything above is safe.
@@ -143,6 +146,14 @@ pub(crate) struct Batch {
     pub(crate) failed: Option<StoreError>,
     /// What it leaves behind.
     pub(crate) left: Left,
+}
+
+impl Batch {
+    /// Takes in a piece.
+    fn add(&mut self, piece: Transaction) {
+        self.entries.extend(piece.entries);
+        self.ends.push(self.entries.len());
+    }
 }
 
 /// What a drain leaves behind, as far as it looked.

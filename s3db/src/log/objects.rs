@@ -32,6 +32,7 @@
 //! transactions (8).
 
 mod ahead; // several objects of a stream on their way
+mod own; // what this process put, and need not ask for
 mod look; // what is in the streams, for a fresh read
 
 use std::{
@@ -46,11 +47,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 
-use self::ahead::{AT_ONCE, Ahead};
+use self::{
+    ahead::{AT_ONCE, Ahead, Wanted},
+    own::{Now, Own},
+};
 use crate::{
     catalog, client,
     cloud::{Cloud, Delete, ETag, Fault, Get, Put, PutIf},
-    error::StoreError,
+    error::{StoreError, with_cause},
     fail_point::{FailPoint, reached},
     frame::{FrameError, Reader, Writer, is_number},
     log::{
@@ -59,7 +63,7 @@ use crate::{
     },
     names::{DATABASE, LOG},
     page::{PageId, Stream},
-    retry::Attempts,
+    retry::{Attempts, read_surely},
     settings::{Rule, Settings},
 };
 
@@ -203,12 +207,19 @@ pub(crate) struct ObjectLog {
     held: Arc<Mutex<HashMap<Stream, Held>>>,
     /// Objects that fresh reads have read, of those that are there.
     looked: Arc<Mutex<HashMap<(Stream, u64), look::Looked>>>,
+    /// What this process put.
+    own: Arc<Mutex<Own>>,
 }
 
 impl ObjectLog {
     pub(crate) fn new(cloud: Cloud, settings: Settings) -> ObjectLog {
         let (cursors, held, looked) = Default::default();
-        ObjectLog { cloud, settings, cursors, held, looked }
+        let own = Arc::new(Mutex::new(Own::new(settings.tombstone_age)));
+        ObjectLog { cloud, settings, cursors, held, looked, own }
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn looked(&self) -> std::sync::MutexGuard<'_, HashMap<(Stream, u64), look::Looked>> {
@@ -245,6 +256,13 @@ impl ObjectLog {
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         Ok(self.get_tagged(name).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// A log object. One damaged answer is not taken for what lies there: see [`read_surely`]. What is within
+    /// the object has the checksum of all of it.
+    async fn get_surely(&self, stream: Stream, number: u64) -> Result<Option<Bytes>, StoreError> {
+        let is_sound = |bytes: &Bytes| decode(bytes, stream, number).is_ok();
+        read_surely(&self.cloud, &self.settings, &name(stream, number), is_sound).await
     }
 
     async fn get_tagged(&self, name: &str) -> Result<Option<(Bytes, ETag)>, StoreError> {
@@ -287,24 +305,32 @@ impl ObjectLog {
 
     /// All streams, each with its highest number.
     async fn streams(&self) -> Result<BTreeMap<Stream, u64>, StoreError> {
-        let mut streams = BTreeMap::new();
+        let (mut streams, mut own) = (BTreeMap::new(), BTreeMap::<Stream, BTreeSet<u64>>::new());
         let mut after = None;
         loop {
             let (names, more) = self.list(LOG, after).await?;
-            streams.extend(names.iter().filter_map(|name| parse(name)));
+            for (stream, number) in names.iter().filter_map(|name| parse(name)) {
+                streams.insert(stream, number);
+                if self.own().has(stream) {
+                    own.entry(stream).or_default().insert(number);
+                }
+            }
             after = names.into_iter().next_back();
             if !more || after.is_none() {
+                own.iter().for_each(|(stream, listed)| self.own().seen(*stream, listed));
                 return Ok(streams);
             }
         }
     }
 
     /// Deletes an object of which everything is applied.
-    async fn free(&self, name: String) -> Result<(), StoreError> {
+    async fn free(&self, stream: Stream, number: u64) -> Result<(), StoreError> {
+        let name = name(stream, number);
         let mut attempts = Attempts::new(&self.cloud, &self.settings);
         loop {
             match self.cloud.objects.delete(&name, None).await {
                 Delete::Gone => {
+                    self.own().freed(stream, number);
                     reached(&self.cloud, FailPoint::Freed).await;
                     return Ok(());
                 }
@@ -319,10 +345,11 @@ impl ObjectLog {
     async fn empty(&self, stream: Stream, number: u64, before_us: u64) -> Result<bool, StoreError> {
         let name = name(stream, number);
         let Some((bytes, etag)) = self.get_tagged(&name).await? else { return Ok(true) };
-        let Ok(LogObject::Transactions { write_id, frames }) = decode(&bytes, stream, number)
-        else {
-            // A fence, or in quarantine.
-            return Ok(true);
+        let (write_id, frames) = match decode(&bytes, stream, number) {
+            Ok(LogObject::Transactions { write_id, frames }) => (write_id, frames),
+            Ok(LogObject::Fence { .. }) => return Ok(true),
+            // In quarantine, if it is not this answer alone that is damaged.
+            Err(_) => return Ok(self.get(&name).await?.is_none_or(|again| again == bytes)),
         };
         let is_old = |frame| match Transaction::decode(frame) {
             Ok(Body::Here(transaction)) => {
@@ -370,12 +397,11 @@ impl ObjectLog {
         let last = newest.back().copied();
         let mut is_ours = true;
         while let Some(number) = newest.pop_back() {
-            let name = name(stream, number);
-            let Some(bytes) = self.get(&name).await? else { break };
+            let Some(bytes) = self.get_surely(stream, number).await? else { break };
             let Err(source) = decode(&bytes, stream, number) else { break };
             is_ours = false;
             if number > 0 && newest.back() != Some(&(number - 1)) {
-                return Err(StoreError::Damaged { object: name, source });
+                return Err(StoreError::Damaged { object: name(stream, number), source });
             }
         }
         Ok(last.map(|last| (last, is_ours)))
@@ -387,8 +413,11 @@ impl ObjectLog {
         let mut next = self.last(stream).await?.map_or(0, |(last, _)| last);
         loop {
             // The last one may be a fence.
-            if let Some(bytes) = self.get(&name(stream, next)).await? {
+            if let Some(bytes) = self.get_surely(stream, next).await? {
                 if let Ok(LogObject::Fence { .. }) = decode(&bytes, stream, next) {
+                    if !self.settings.rules.hold(Rule::FenceLast) {
+                        return Ok(());
+                    }
                     // It counts only if it is the last. Between a look at a number and a put of it
                     // the stream can have grown past it, and the number been freed.
                     match self.last(stream).await? {
@@ -459,6 +488,15 @@ impl Waiting {
         self.pending.push(unsent);
         true
     }
+
+    /// Takes it out again, if no group has it yet: it is not put any more.
+    fn leave(&mut self, ticket: u64) {
+        let at = self.pending.iter().position(|unsent| unsent.ticket == ticket);
+        if let Some(at) = at {
+            let gone = self.pending.remove(at);
+            self.bytes -= gone.frame.len();
+        }
+    }
 }
 
 struct AppendState {
@@ -492,6 +530,7 @@ impl ObjectAppender {
         let log = &self.log;
         let name = name(self.stream, group.sequence);
         let read_back = log.settings.rules.hold(Rule::ReadBack);
+        let in_order = log.settings.rules.hold(Rule::InOrder);
         let mut attempts = Attempts::new(&log.cloud, &log.settings);
         loop {
             let put = log.cloud.objects.put(&name, group.bytes.clone(), PutIf::Absent).await;
@@ -508,6 +547,8 @@ impl ObjectAppender {
                     let cause = "refused, and then not there".to_owned();
                     Fault::Unknown { what: name.clone(), cause }
                 }
+                // What a client does that goes on to the next number.
+                Put::Unknown(fault) if !in_order => return Append::Unknown(fault),
                 Put::Unknown(fault) => {
                     group.is_unclear = true;
                     fault
@@ -519,7 +560,7 @@ impl ObjectAppender {
             };
             // Refused, or no answer: the object itself says whose it is (H3).
             if read_back && !matches!(fault, Fault::Throttled { .. }) {
-                match log.get(&name).await {
+                match log.get_surely(self.stream, group.sequence).await {
                     Ok(Some(bytes)) => return self.whose(group, &bytes, fault).await,
                     Ok(None) => {}
                     Err(_) => return Append::Unknown(fault),
@@ -588,12 +629,12 @@ impl ObjectAppender {
         let name = name(self.stream, group.sequence);
         let unknown = |cause: String| Fault::Unknown { what: name.clone(), cause };
         let ended = async {
-            let there = log.get(&name).await?;
+            let there = log.get_surely(self.stream, group.sequence).await?;
             if there.is_some() {
                 return Ok(there);
             }
             log.fence(self.stream, self.stream.epoch).await?;
-            log.get(&name).await
+            log.get_surely(self.stream, group.sequence).await
         };
         match ended.await {
             Ok(Some(bytes)) => {
@@ -642,6 +683,12 @@ impl ObjectAppender {
     }
 }
 
+impl Drop for ObjectAppender {
+    fn drop(&mut self) {
+        self.log.own().forget(self.stream);
+    }
+}
+
 /// A place among those who wait. Whoever stops waiting leaves nothing behind: what is in no group
 /// yet is not put any more.
 struct Place<'a> {
@@ -653,11 +700,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.appender.waiting();
         waiting.there.remove(&self.ticket);
-        let at = waiting.pending.iter().position(|unsent| unsent.ticket == self.ticket);
-        if let Some(at) = at {
-            let gone = waiting.pending.remove(at);
-            waiting.bytes -= gone.frame.len();
-        }
+        waiting.leave(self.ticket);
         waiting.outcomes.remove(&self.ticket);
     }
 }
@@ -722,6 +765,8 @@ impl ObjectAppender {
                 let what = prefix(self.stream);
                 return Append::Unknown(Fault::Unknown { what, cause: "given up".into() });
             };
+            // It may be there before anybody here knows, and be so if nobody waits for it any more.
+            self.log.own().doubt(self.stream, true);
             let outcome = match group.is_unclear {
                 true => self.settle_again(group).await,
                 false => self.settle(group).await,
@@ -729,6 +774,10 @@ impl ObjectAppender {
             let tickets = group.tickets.clone();
             match &outcome {
                 Append::Committed => {
+                    // After an attempt without an answer it may have been there for long.
+                    let oldest_us = if group.is_unclear { 0 } else { group.oldest_us };
+                    let (number, now) = (group.sequence, Now::of(&*self.log.cloud.clock));
+                    self.log.own().put(self.stream, number, &group.bytes, oldest_us, now);
                     let mut waiting = self.waiting();
                     // Before those of this group: whoever waits for them is to be told.
                     let room = SETTLED_MAX.saturating_sub(group.numbers.len());
@@ -743,7 +792,14 @@ impl ObjectAppender {
                     state.is_fenced = true;
                     state.open = None;
                 }
-                Append::Failed(_) => state.open = None,
+                Append::Failed(_) => {
+                    self.log.own().doubt(self.stream, false);
+                    state.open = None;
+                }
+                Append::Unknown(_) if !self.log.settings.rules.hold(Rule::InOrder) => {
+                    state.next += 1;
+                    state.open = None;
+                }
                 // It stays open: the number may be taken, or be taken yet.
                 Append::Unknown(_) => {
                     if let Some(group) = &mut state.open {
@@ -759,7 +815,9 @@ impl ObjectAppender {
                 }
             }
             if let (Append::Unknown(fault), false) = (outcome, is_ours) {
-                // An earlier group stands in the way and cannot be settled: ours was never put.
+                // An earlier group stands in the way and cannot be settled: ours was never put. Nor may
+                // the next one who waits put it, before we are gone: it is said here that it failed.
+                waiting.leave(ticket);
                 return Append::Failed(fault);
             }
         }
@@ -780,7 +838,9 @@ impl Log for ObjectLog {
                 reached(&self.cloud, FailPoint::Fencing).await;
             }
         }
-        Ok(Box::new(ObjectAppender::new(self.clone(), Stream { client, epoch })))
+        let stream = Stream { client, epoch };
+        self.own().begin(stream);
+        Ok(Box::new(ObjectAppender::new(self.clone(), stream)))
     }
 
     async fn scopes(&self, _clients: &[u64]) -> Result<Vec<Scope>, StoreError> {
@@ -809,7 +869,16 @@ impl Log for ObjectLog {
     async fn drain(&self, scope: Scope, most: usize) -> Result<Batch, StoreError> {
         let Scope::Stream(stream) = scope else { return Ok(Batch::default()) };
         let mut batch = Batch::default();
-        let (mut numbers, mut more) = self.numbers(stream, None).await?;
+        // Whoever passes over some of it looks behind that, as far as the list goes.
+        let passes_over = self.held().get(&stream).is_some_and(|held| !held.numbers.is_empty());
+        let now = Now::of(&*self.cloud.clock);
+        let own = if passes_over { None } else { self.own().numbers(stream, now) };
+        // What is in memory is not read, listed or not.
+        let is_own = self.own().is_young(stream, now);
+        let (mut numbers, mut more) = match own {
+            Some(own) => (own, false),
+            None => self.numbers(stream, None).await?,
+        };
         let cursor = self.cursor(stream);
         let held = self.take_held(stream, cursor, &numbers);
         // What is passed over can be more than one list has: what lies behind it is looked for.
@@ -829,8 +898,13 @@ impl Log for ObjectLog {
         let mut has_held = false;
         let (mut read, mut bytes_read) = (0, 0);
         let is_new = |number: &u64| *number >= cursor && !held.contains(number);
-        let new = numbers.iter().copied().filter(is_new).map(|number| name(stream, number));
+        let new = numbers.iter().copied().filter(is_new).map(|number| match is_own {
+            true => Wanted::Own(stream, number),
+            false => Wanted::Surely(stream, number),
+        });
         let mut ahead = Ahead::new(self, new.collect());
+        // What is in memory takes no time: then bytes and records alone are the bound.
+        let objects_max = if is_own { usize::MAX } else { DRAIN_OBJECTS_MAX };
         // The last number that is believed, and objects that are not.
         let (mut before, mut strays) = (None, 0);
         for number in numbers {
@@ -847,7 +921,7 @@ impl Log for ObjectLog {
                 continue;
             }
             if batch.entries.len() >= most
-                || read == DRAIN_OBJECTS_MAX
+                || read == objects_max
                 || strays == STRAYS_MAX
                 || bytes_read >= DRAIN_BYTES_MAX
             {
@@ -859,20 +933,21 @@ impl Log for ObjectLog {
             let wanted = (most - batch.entries.len()).div_ceil(of_each);
             read += 1;
             // Gone since the list: someone else applied it.
-            let Some(bytes) = ahead.next(wanted.min(DRAIN_OBJECTS_MAX - read + 1)).await? else {
+            let Some(bytes) =
+                ahead.next(wanted.min((objects_max - read).saturating_add(1))).await?
+            else {
                 continue;
             };
             bytes_read += bytes.len();
             match decode(&bytes, stream, number) {
                 // No reason to stop: nothing lies behind the fence that ends a stream, and one that
                 // arrives late, in a number that was freed meanwhile, ends nothing.
+                Ok(LogObject::Fence { .. }) if !self.settings.rules.hold(Rule::PastFences) => break,
                 Ok(LogObject::Fence { .. }) => {}
                 Ok(LogObject::Transactions { frames, .. }) => {
                     for frame in frames {
                         match Transaction::decode(&frame) {
-                            Ok(Body::Here(transaction)) => {
-                                batch.entries.extend(transaction.entries)
-                            }
+                            Ok(Body::Here(transaction)) => batch.add(transaction),
                             _ => batch.poison.push(poison(stream, number, frame)),
                         }
                     }
@@ -912,9 +987,8 @@ impl Log for ObjectLog {
     ) -> Result<PendingPart, StoreError> {
         let (names, more) = self.list(LOG, after.map(str::to_owned)).await?;
         let mut found = Vec::new();
-        let sound: Vec<String> =
-            names.iter().filter(|name| parse(name).is_some()).cloned().collect();
-        let mut ahead = Ahead::new(self, sound);
+        let sound = names.iter().filter(|name| parse(name).is_some()).cloned();
+        let mut ahead = Ahead::new(self, sound.map(Wanted::Named).collect());
         let (mut read, mut bytes_read) = (0, 0);
         for name in &names {
             let Some((stream, number)) = parse(name) else {
@@ -931,7 +1005,15 @@ impl Log for ObjectLog {
                 Some(each) => (DRAIN_BYTES_MAX - bytes_read).div_ceil(each.max(1)),
                 None => AT_ONCE,
             };
-            let Some(bytes) = ahead.next(wanted).await? else { continue };
+            let bytes = match ahead.next(wanted).await {
+                // It does not open: that of one says nothing of the others.
+                Err(error @ StoreError::Cloud { source: Fault::Denied { .. }, .. }) => {
+                    found.push(Pending::Damaged(with_cause(&error)));
+                    continue;
+                }
+                bytes => bytes?,
+            };
+            let Some(bytes) = bytes else { continue };
             (read, bytes_read) = (read + 1, bytes_read + bytes.len());
             let frames = match decode(&bytes, stream, number) {
                 Ok(LogObject::Transactions { frames, .. }) => frames,
@@ -978,6 +1060,7 @@ impl Log for ObjectLog {
         if is_gone {
             self.cursors().remove(&stream);
             self.held().remove(&stream);
+            self.own().forget(stream);
         }
         Ok(is_gone)
     }
@@ -1025,6 +1108,7 @@ impl Log for ObjectLog {
                         held.numbers.range(*cursor..).next().map_or(next, |held| next.min(*held));
                 }
                 *cursor = (*cursor).max(next);
+                self.own().applied(stream, *cursor);
             }
             // The newest of these may be the newest of the stream, or its fence. It goes with the
             // next ones, if there are any.
@@ -1034,7 +1118,7 @@ impl Log for ObjectLog {
             // In any order: what stays behind after a crash is applied again, and all of it is older
             // than the newest.
             let frees: Vec<_> =
-                numbers.into_iter().map(|number| self.free(name(stream, number))).collect();
+                numbers.into_iter().map(|number| self.free(stream, number)).collect();
             let mut frees = stream::iter(frees).buffer_unordered(AT_ONCE);
             while let Some(freed) = frees.next().await {
                 freed?;
@@ -1253,6 +1337,29 @@ mod tests {
         assert!(matches!(outcome, Append::Unknown(_)), "{outcome:?}");
     }
 
+    /// It was told that it failed, and still waited to be put: whoever had the state next put it.
+    #[tokio::test]
+    async fn what_is_told_to_have_failed_waits_no_more() {
+        let log = log();
+        let appender = appender(&log, Stream { client: 1, epoch: 1 });
+        let unsent = |ticket, number| {
+            let frame = frame(Stamp { clock: number, client: 1, sequence: number });
+            Unsent { ticket, number, oldest_us: number, frame }
+        };
+        // Its put had no answer, and there is no database that would tell whether it is too old by now.
+        assert!(appender.waiting().enter(unsent(u64::MAX, 1)));
+        let mut group = appender.group(0).unwrap();
+        group.is_unclear = true;
+        appender.state.lock().await.open = Some(group);
+        let place = appender.place();
+        assert!(appender.waiting().enter(unsent(place.ticket, 2)));
+        let outcome = appender.wait(&place, 2).await;
+        assert!(matches!(outcome, Append::Failed(_)), "{outcome:?}");
+        // Before the place is given up.
+        assert_eq!(left(&appender), (0, 0));
+        drop(place);
+    }
+
     /// The lowest number of all that are remembered was forgotten first: of an early transaction that
     /// was tried again, while it was being told.
     #[tokio::test]
@@ -1312,7 +1419,7 @@ mod tests {
         let outcomes = futures::future::join_all(waiting).await;
         assert!(outcomes.iter().all(|outcome| *outcome == Append::Committed), "{outcomes:?}");
         assert_eq!(appender.append(refused[1], true).await, Append::Committed);
-        assert_eq!((appender.waiting().bytes, appender.waiting().pending.len()), (0, 0));
+        assert_eq!(left(&appender), (0, 0));
         // Nor may there be any number of small ones; one alone always may.
         let unsent =
             |len| Unsent { ticket: 9, number: 1, oldest_us: 0, frame: vec![0; len].into() };
@@ -1320,6 +1427,12 @@ mod tests {
         assert!(waiting.enter(unsent(PENDING_BYTES_MAX + 1)) && !waiting.enter(unsent(1)));
         let mut waiting = Waiting::default();
         assert!((0..PENDING_MAX).all(|_| waiting.enter(unsent(1))) && !waiting.enter(unsent(1)));
+    }
+
+    /// How many wait, and bytes of them.
+    fn left(appender: &ObjectAppender) -> (usize, usize) {
+        let waiting = appender.waiting();
+        (waiting.pending.len(), waiting.bytes)
     }
 
     fn appender(log: &ObjectLog, stream: Stream) -> ObjectAppender {

@@ -68,6 +68,12 @@ const DRAIN_BYTES_MAX: usize = 16 << 20;
 /// a second do not leave a queue each. Nobody needs one alone, since anyone may forward anything.
 const ATOMIC_QUEUES: u64 = 8;
 
+/// The shard of a page, of so many.
+pub(crate) fn shard_of(page: PageId, shards: u32) -> u32 {
+    // Names are random already, in their second half.
+    (page.0 as u64 % u64::from(shards.max(1))) as u32
+}
+
 #[derive(Clone)]
 pub(crate) struct Queues {
     cloud: Cloud,
@@ -84,8 +90,7 @@ impl Queues {
     }
 
     fn shard(&self, page: PageId) -> u32 {
-        // Names are random already, in their second half.
-        (page.0 as u64 % u64::from(self.shards)) as u32
+        shard_of(page, self.shards)
     }
 
     fn name(scope: Scope) -> String {
@@ -248,7 +253,7 @@ impl Queues {
 }
 
 /// Parts of at most a message each.
-fn parts(transaction: &Transaction, entries: Vec<Entry>) -> Vec<Transaction> {
+pub(crate) fn parts(transaction: &Transaction, entries: Vec<Entry>) -> Vec<Transaction> {
     let mut parts = vec![transaction.part(Vec::new())];
     for entry in entries {
         let last = parts.last_mut().expect("starts with one");
@@ -267,11 +272,16 @@ struct QueueAppender {
 }
 
 impl QueueAppender {
-    /// Puts the records into an object and returns the message that names it.
-    async fn spill(&self, transaction: &Transaction) -> Result<Bytes, Append> {
+    /// The object that a transaction lies in which is too large for a message.
+    fn object_of(transaction: &Transaction) -> String {
         let Transaction { client, epoch, number, .. } = *transaction;
         let clock = transaction.entries.first().map_or(0, |entry| entry.record.stamp.clock);
-        let object = SpilledName { client, epoch, number, clock }.to_string();
+        SpilledName { client, epoch, number, clock }.to_string()
+    }
+
+    /// Puts the records into that object.
+    async fn spill(&self, transaction: &Transaction) -> Result<(), Append> {
+        let object = QueueAppender::object_of(transaction);
         let bytes = transaction.encode();
         let cloud = &self.queues.cloud;
         let mut attempts = Attempts::new(cloud, &self.queues.settings);
@@ -287,7 +297,7 @@ impl QueueAppender {
                 return Err(Append::Failed(fault));
             }
         }
-        Ok(transaction.encode_spilled(&object))
+        Ok(())
     }
 }
 
@@ -315,17 +325,18 @@ impl Appender for QueueAppender {
                 return Append::Failed(Fault::Invalid { what, cause });
             }
         };
-        let body = if queues.fits(transaction) {
-            transaction.encode()
-        } else {
-            match self.spill(transaction).await {
-                Ok(body) => {
-                    reached(&queues.cloud, FailPoint::LargePut).await;
-                    body
-                }
-                Err(outcome) => return outcome,
-            }
+        let (is_large, puts_first) =
+            (!queues.fits(transaction), queues.settings.rules.hold(Rule::LargeFirst));
+        let body = match is_large {
+            true => transaction.encode_spilled(&QueueAppender::object_of(transaction)),
+            false => transaction.encode(),
         };
+        if is_large && puts_first {
+            if let Err(outcome) = self.spill(transaction).await {
+                return outcome;
+            }
+            reached(&queues.cloud, FailPoint::LargePut).await;
+        }
         let message = queues.message(transaction, body, scope);
         let mut attempts = Attempts::new(&queues.cloud, &queues.settings);
         let mut is_unclear = false;
@@ -333,6 +344,9 @@ impl Appender for QueueAppender {
             let batch = std::slice::from_ref(&message);
             let outcome = queues.cloud.queue.send(&queue, batch).await.into_iter().next();
             let fault = match outcome {
+                Some(Sent::Accepted) if is_large && !puts_first => {
+                    return self.spill(transaction).await.err().unwrap_or(Append::Committed);
+                }
                 Some(Sent::Accepted) => return Append::Committed,
                 Some(Sent::Failed(fault)) => fault,
                 Some(Sent::Unknown(fault)) => {
@@ -399,7 +413,7 @@ impl Log for Queues {
                 }
                 let ticket = Ticket::Message { queue: queue.clone(), receipt: message.receipt };
                 match Transaction::decode(&message.body) {
-                    Ok(Body::Here(transaction)) => batch.entries.extend(transaction.entries),
+                    Ok(Body::Here(transaction)) => batch.add(transaction),
                     _ => batch.poison.push(poison(&queue, message.body)),
                 }
                 batch.tickets.push(ticket);

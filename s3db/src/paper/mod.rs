@@ -14,6 +14,7 @@
 pub mod tree; // section 5.2: inserts and deletes, splits
 pub mod evaluation; // tables 3 and 4, figure 3
 pub mod today; // the hardened store: dollars, freshness, scaling
+pub mod ceiling; // how many commits go through one sequencer
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -81,7 +82,7 @@ pub struct PaperSettings {
     pub checkpoint_interval: Duration,
     /// How long a LOCK token is hidden. 2 s.
     pub lock_timeout: Duration,
-    /// What must be left of it for the put.
+    /// What must be left of it for the put. The paper has no number: 1 s here, half of the timeout.
     pub padding: Duration,
     /// Bytes of one message. 8 KB over HTTP.
     pub message_bytes_max: usize,
@@ -105,7 +106,7 @@ impl PaperSettings {
             ttl: Duration::from_secs(100),
             checkpoint_interval: Duration::from_secs(15),
             lock_timeout: Duration::from_secs(2),
-            padding: Duration::from_millis(0),
+            padding: Duration::from_secs(1),
             message_bytes_max: 8 << 10,
             page_bytes_max: usize::MAX,
             cache_pages: 50,

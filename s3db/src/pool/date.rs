@@ -112,6 +112,14 @@ impl StoreDate {
         }
     }
 
+    /// What a client does that believes each answer.
+    pub(super) fn believe(&mut self, date_ms: u64, now_us: u64) -> u64 {
+        if date_ms > 0 {
+            (self.known, self.doubted) = (Some(Told { date_ms, at_us: now_us }), None);
+        }
+        date_ms
+    }
+
     /// Whether the last answer contradicts what was told before: the next one tells.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.doubted.is_some()

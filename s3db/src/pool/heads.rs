@@ -36,6 +36,46 @@ pub(super) struct Head {
     pub(super) checkpoint_ms: u64,
     /// Bytes that it takes in memory.
     pub(super) weight: u64,
+    /// A put of another version is known to have come in between.
+    pub(super) is_outdated: bool,
+    /// This process put it.
+    pub(super) is_own: bool,
+    /// Whether the newest version is likely to be that.
+    pub(super) trust: Trust,
+}
+
+/// How likely it is that nobody else puts a page: by how often it was asked for, and was still what this
+/// process had put.
+///
+/// A guess that is right saves a get, and one that is wrong costs a put that is refused, which is priced as
+/// [`Trust::PUT_GETS`] gets. So after a wrong one so many have to find what was put here before there is
+/// another: who guesses pays at most twice what who never does pays for asking, and one put for each page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trust(i8);
+
+impl Trust {
+    /// What a put costs, in gets: 12.5 at list prices.
+    const PUT_GETS: i8 = 13;
+
+    /// It was asked for, and is what was put here.
+    pub(super) fn confirmed(self) -> Trust {
+        Trust(self.0.saturating_add(1))
+    }
+
+    /// It was asked for, and is what somebody else put.
+    pub(super) fn is_others(self) -> Trust {
+        Trust(self.0.min(0))
+    }
+
+    /// A guess was wrong.
+    pub(super) fn was_wrong(self) -> Trust {
+        Trust(1 - Trust::PUT_GETS)
+    }
+
+    /// Whether it is worth a guess.
+    pub(super) fn is_enough(self) -> bool {
+        self.0 > 0
+    }
 }
 
 /// What became of a head that was to be remembered.
@@ -98,8 +138,10 @@ impl Heads {
             if there.version > head.version {
                 return (Remembered::Older, Vec::new());
             }
-            let checked_us = if there.etag == head.etag { there.checked_us } else { 0 };
-            *there = Head { checked_us: checked_us.max(head.checked_us), ..head };
+            let is_same = there.etag == head.etag;
+            let checked_us = if is_same { there.checked_us } else { 0 };
+            let is_own = head.is_own || is_same && there.is_own;
+            *there = Head { checked_us: checked_us.max(head.checked_us), is_own, ..head };
             return (Remembered::Yes, Vec::new());
         }
         let mut gone = Vec::new();
@@ -139,7 +181,18 @@ mod tests {
 
     fn head(version: u64) -> Head {
         let etag = ETag::new(&format!("\"{version}\""));
-        Head { etag, version, checked_us: 1, date_ms: 1, checkpoint_ms: 1, weight: 1 }
+        let (is_outdated, is_own, trust) = Default::default();
+        Head {
+            etag,
+            version,
+            checked_us: 1,
+            date_ms: 1,
+            checkpoint_ms: 1,
+            weight: 1,
+            is_outdated,
+            is_own,
+            trust,
+        }
     }
 
     /// One flood of pages must not make this forget what is used, nor what is on its way, nor grow.
@@ -165,6 +218,25 @@ mod tests {
         assert!(gone.iter().all(|(id, _)| !busy(*id)));
         drop(heads);
         assert_eq!(budget.used(), 0);
+    }
+
+    /// Two who put a page by turns must not pay for guesses for ever.
+    #[test]
+    fn wrong_guesses_are_few() {
+        let mut trust = Trust::default();
+        let (mut guesses, mut gets) = (0, 0);
+        for turn in 0..1000 {
+            if trust.is_enough() {
+                guesses += 1;
+                trust = trust.was_wrong();
+            }
+            gets += 1;
+            // Every third time it is what was put here.
+            trust = if turn % 3 == 0 { trust.confirmed() } else { trust.is_others() };
+        }
+        assert!(guesses >= 1 && guesses * i32::from(Trust::PUT_GETS) <= gets, "{guesses}, {gets}");
+        let lone = (0..3).fold(Trust::default(), |trust, _| trust.confirmed());
+        assert!(lone.is_enough() && !Trust::default().is_enough());
     }
 
     #[test]

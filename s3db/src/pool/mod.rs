@@ -53,10 +53,11 @@ use crate::{
     pool::{
         date::StoreDate,
         disk::DiskCounters,
-        heads::{Head, Heads, Remembered},
+        heads::{Head, Heads, Remembered, Trust},
     },
     retry::Attempts,
     settings::{Rule, Rules, Settings},
+    tag::Tag,
     tree::{Freshness, Held, Nodes, Swap},
 };
 
@@ -219,6 +220,17 @@ struct Counters {
     puts_unclear: AtomicU64,
 }
 
+/// What is known of a version of a page besides the page.
+struct Told {
+    etag: ETag,
+    /// When it was asked for, or put, by our monotonic clock.
+    checked_us: u64,
+    /// The object store's clock then.
+    date_ms: u64,
+    /// It was put here.
+    is_own: bool,
+}
+
 /// What became of a conditional put. See [`Swap`].
 enum Outcome {
     Done(ETag),
@@ -241,6 +253,8 @@ pub(crate) struct State {
     pages: Pages<Name, Arc<Page>>,
     /// What is beneath them, if anything.
     tier: Option<Arc<Tier>>,
+    /// Whether names of pages tell their collection.
+    has_tags: bool,
     /// Pages that are being fetched, each under a number of its own, for as long as anybody waits.
     flights: Mutex<HashMap<PageId, (u64, WeakShared<Flight>)>>,
     flights_so_far: AtomicU64,
@@ -288,12 +302,14 @@ fn bump(counter: &AtomicU64) {
 }
 
 impl PageManager {
-    /// Pages of `cloud`, kept in `pool` and, where there is a `tier`, beneath it.
-    pub(crate) fn new(
+    /// Pages of a database in `cloud`, whose names tell their collection if it `has_tags`; kept in `pool` and,
+    /// where there is a `tier`, beneath it.
+    pub(crate) fn of_database(
         cloud: Cloud,
         settings: Settings,
         pool: &Pool,
         tier: Option<Arc<Tier>>,
+        has_tags: bool,
     ) -> Result<Self, StoreError> {
         let pages = Pages::new(pool)
             .ok_or_else(|| StoreError::Invalid("the pool has too many tenants".into()))?;
@@ -304,6 +320,7 @@ impl PageManager {
             heads: Mutex::new(Heads::new(pool)),
             pages,
             tier,
+            has_tags,
             flights: Mutex::default(),
             flights_so_far: AtomicU64::new(0),
             spare: Mutex::default(),
@@ -365,7 +382,8 @@ impl PageManager {
     pub(crate) fn doubt(&self, is_strict: bool) -> Option<Doubt> {
         let clock = &self.cloud.clock;
         let (now_us, wall_us) = (clock.monotonic_us(), clock.wall_us());
-        lock(&self.date).doubt(now_us, wall_us, is_strict)
+        let doubt = lock(&self.date).doubt(now_us, wall_us, is_strict);
+        doubt.filter(|_| self.settings.rules.hold(Rule::TwoDates))
     }
 
     /// Whether the last answer contradicts what was told before.
@@ -378,13 +396,16 @@ impl PageManager {
     pub(crate) fn saw_date(&self, date_ms: u64, asked_us: u64) -> u64 {
         let clock = &self.cloud.clock;
         let now_us = clock.monotonic_us();
+        if !self.settings.rules.hold(Rule::TwoDates) {
+            return lock(&self.date).believe(date_ms, now_us);
+        }
         lock(&self.date).saw(date_ms, asked_us, now_us, || clock.wall_us())
     }
 
-    /// Forgets how young the copy of `id` is: the next read asks.
+    /// Takes the copy of `id` for outdated: the next read asks.
     pub(crate) fn expire(&self, id: PageId) {
         if let Some(head) = lock(&self.heads).get(id) {
-            head.checked_us = 0;
+            head.is_outdated = true;
         }
     }
 
@@ -406,7 +427,7 @@ impl PageManager {
     fn resident(&self, id: PageId, head: Head) -> Option<Held> {
         let name = (id, head.etag);
         let page = self.lend(&name)?;
-        Some(Held { page, etag: name.1, date_ms: head.date_ms })
+        Some(Held { page, etag: name.1, date_ms: head.date_ms, is_guess: false })
     }
 
     fn lend(&self, name: &Name) -> Option<Lent> {
@@ -480,9 +501,14 @@ impl PageManager {
     }
 
     fn is_young(&self, head: &Head) -> bool {
+        !head.is_outdated
+            && head.checked_us > self.expired_us.load(Ordering::Relaxed)
+            && self.is_within_ttl(head)
+    }
+
+    fn is_within_ttl(&self, head: &Head) -> bool {
         let now = self.cloud.clock.monotonic_us();
-        head.checked_us > self.expired_us.load(Ordering::Relaxed)
-            && now.saturating_sub(head.checked_us) < self.settings.ttl.as_micros() as u64
+        now.saturating_sub(head.checked_us) < self.settings.ttl.as_micros() as u64
     }
 
     /// The fetch of a page that is under way, or a new one; whether it is new.
@@ -500,7 +526,7 @@ impl PageManager {
     }
 
     async fn fetch(&self, id: PageId, age: Freshness) -> Result<Option<Held>, StoreError> {
-        if age == Freshness::Cached
+        if matches!(age, Freshness::Hint | Freshness::Cached)
             && let Some(held) = self.on_disk(id).await?
         {
             return Ok(Some(held));
@@ -531,6 +557,10 @@ impl PageManager {
                     };
                     held.date_ms = date_ms;
                     (head.checked_us, head.date_ms) = (asked_us, date_ms);
+                    head.is_outdated = false;
+                    if head.is_own {
+                        head.trust = head.trust.confirmed();
+                    }
                     if self.remember(id, head) == Remembered::Older {
                         // It was the newest when it was asked about, and is not any more.
                         bump(&self.counters.too_old);
@@ -558,7 +588,8 @@ impl PageManager {
                         continue;
                     }
                     self.fit(&mut room, &page).await?;
-                    return Ok(Some(self.keep(page, etag, asked_us, date_ms, room)));
+                    let told = Told { etag, checked_us: asked_us, date_ms, is_own: false };
+                    return Ok(Some(self.keep(page, told, room)));
                 }
                 Err(fault) => {
                     self.spare(room);
@@ -581,13 +612,15 @@ impl PageManager {
             self.spare(room);
             return Ok(None);
         };
+        self.check_names(&page)?;
         if self.head(id).is_none_or(|now| now.etag != head.etag) {
             // It was replaced meanwhile.
             self.spare(room);
             return Ok(None);
         }
         self.fit(&mut room, &page).await?;
-        Ok(Some(self.keep(page, head.etag, head.checked_us, head.date_ms, room)))
+        let Head { etag, checked_us, date_ms, is_own, .. } = head;
+        Ok(Some(self.keep(page, Told { etag, checked_us, date_ms, is_own }, room)))
     }
 
     /// Makes a reservation that of a page.
@@ -607,24 +640,35 @@ impl PageManager {
         if page.id != id {
             return Err(StoreError::Tree { page: id, what: "its object holds another page" });
         }
+        self.check_names(&page)?;
         Ok(page)
     }
 
+    /// That a page leads to none of another collection. Whoever may put pages of one collection alone would
+    /// have others, who may do more, read, put and delete those of another for him.
+    fn check_names(&self, page: &Page) -> Result<(), StoreError> {
+        let tag = Tag::of_page(page.id);
+        let children = page.links().iter().map(|link| link.child);
+        let indexes = page.followers.iter().map(|follower| follower.root);
+        let mut named = page.right.into_iter().chain(children).chain(indexes);
+        match self.has_tags && named.any(|named| Tag::of_page(named) != tag) {
+            true => {
+                let what = "names a page of another collection: restore it from a copy";
+                Err(StoreError::Tree { page: page.id, what })
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Takes a page that the object store has, which takes `room`.
-    fn keep(
-        &self,
-        page: Page,
-        etag: ETag,
-        checked_us: u64,
-        date_ms: u64,
-        room: Reservation,
-    ) -> Held {
+    fn keep(&self, page: Page, told: Told, room: Reservation) -> Held {
         let (id, page) = (page.id, Arc::new(page));
+        let (etag, date_ms) = (told.etag.clone(), told.date_ms);
         let counted = |page, room| {
             bump(&self.counters.past_pins);
             Lent::counted(page, room)
         };
-        let page = match self.take_note(&page, &etag, checked_us, date_ms, room.bytes()) {
+        let page = match self.take_note(&page, told, room.bytes()) {
             false => counted(page, room),
             true => {
                 let name = (id, etag.clone());
@@ -644,37 +688,56 @@ impl PageManager {
                 }
             }
         };
-        Held { page, etag, date_ms }
+        Held { page, etag, date_ms, is_guess: false }
     }
 
     /// Takes a page that was put here, if there is room for it, as it lies in the object store: what its
     /// entries came from, a log object perhaps, is much larger.
-    fn keep_own(&self, page: &Page, frame: &Bytes, etag: ETag, checked_us: u64) {
-        let date_ms = page.checkpoint_ms;
+    fn keep_own(&self, page: &Page, frame: &Bytes, etag: ETag, checked_us: u64, is_in_use: bool) {
+        let (id, date_ms) = (page.id, page.checkpoint_ms);
+        let name = (id, etag.clone());
+        let told = Told { etag, checked_us, date_ms, is_own: true };
         if let Ok(page) = Page::decode(&Bytes::copy_from_slice(frame)) {
             match self.try_room(page.weight() + KEPT_BYTES) {
-                Some(room) => drop(self.keep(page, etag, checked_us, date_ms, room)),
+                Some(room) => drop(self.keep(page, told, room)),
                 None => {
-                    self.take_note(&page, &etag, checked_us, date_ms, self.guess());
+                    self.take_note(&page, told, self.guess());
                 }
             }
+        }
+        // To the policy it is as new as what a scan met, and would go as soon. Where nobody had to read the page
+        // to put it, it takes the place of one that is in use.
+        if is_in_use {
+            self.pages.warm(&name);
         }
     }
 
     /// Remembers a version of a page, and lets go of the one before. False if it is not to be kept: a
     /// newer one is known, or there is no room.
-    fn take_note(
-        &self,
-        page: &Page,
-        etag: &ETag,
-        checked_us: u64,
-        date_ms: u64,
-        weight: u64,
-    ) -> bool {
-        let old = self.head(page.id).filter(|old| old.etag != *etag);
+    fn take_note(&self, page: &Page, told: Told, weight: u64) -> bool {
+        let Told { etag, checked_us, date_ms, is_own } = told;
+        let there = self.head(page.id);
+        let before = there.as_ref().map_or(Trust::default(), |there| there.trust);
+        let trust = match &there {
+            // Put on top of what it was, or asked for again after memory had let go of it.
+            _ if is_own => before,
+            Some(there) if there.etag == etag && there.is_own => before.confirmed(),
+            _ => before.is_others(),
+        };
+        let old = there.filter(|old| old.etag != etag);
         let (version, checkpoint_ms) = (page.version, page.checkpoint_ms);
-        let (etag, checked_us) = (etag.clone(), checked_us.max(1));
-        let head = Head { etag, version, checked_us, date_ms, checkpoint_ms, weight };
+        let checked_us = checked_us.max(1);
+        let head = Head {
+            etag,
+            version,
+            checked_us,
+            date_ms,
+            checkpoint_ms,
+            weight,
+            is_outdated: false,
+            is_own,
+            trust,
+        };
         let outcome = self.remember(page.id, head);
         if let (Some(old), Remembered::Yes) = (old, &outcome) {
             self.pages.remove(&(page.id, old.etag));
@@ -714,7 +777,7 @@ impl PageManager {
                 match self.cloud.objects.put(&object, bytes.clone(), condition.clone()).await {
                     Put::Stored(etag) => return Ok(Outcome::Done(etag)),
                     // An earlier attempt of ours may be what is in the way.
-                    Put::Refused | Put::Missing if is_unclear && rules.hold(Rule::ReadBack) => {
+                    Put::Refused | Put::Missing if is_unclear && rules.hold(Rule::OwnPut) => {
                         let ours = self.is_ours(page).await?;
                         return Ok(ours.map_or(Outcome::Unclear, Outcome::Done));
                     }
@@ -727,11 +790,14 @@ impl PageManager {
                     Put::Unknown(fault) => {
                         bump(&self.counters.puts_unclear);
                         is_unclear = true;
-                        if !rules.hold(Rule::ReadBack) {
+                        if !rules.hold(Rule::Silence) {
                             // What a client does that takes silence for success.
                             return Ok(Outcome::Done(ETag::new("\"unknown\"")));
                         }
-                        if let Some(etag) = self.is_ours(page).await? {
+                        // One that tries again, blindly, takes its own success for another's.
+                        if rules.hold(Rule::OwnPut)
+                            && let Some(etag) = self.is_ours(page).await?
+                        {
                             return Ok(Outcome::Done(etag));
                         }
                         // Not there, or not any more. The same condition keeps a second attempt safe,
@@ -766,10 +832,18 @@ impl Nodes for PageManager {
         let fresh = |asked_us: u64| {
             let head = self.head(id)?;
             let is_fresh = match age {
+                Freshness::Hint => self.is_within_ttl(&head),
                 Freshness::Cached => self.is_young(&head),
+                Freshness::Likely if head.is_own && head.trust.is_enough() => {
+                    let held = self.resident(id, head)?;
+                    let date_ms = held.date_ms.max(self.date_ms());
+                    return Some(Held { date_ms, is_guess: true, ..held });
+                }
                 // Asked after we were: as new as our own request would be.
-                Freshness::Newest => head.checked_us > asked_us,
-                Freshness::After(us) => head.checked_us > us,
+                Freshness::Likely | Freshness::Newest => {
+                    !head.is_outdated && head.checked_us > asked_us
+                }
+                Freshness::After(us) => !head.is_outdated && head.checked_us > us,
             };
             if is_fresh { self.resident(id, head) } else { None }
         };
@@ -778,7 +852,7 @@ impl Nodes for PageManager {
             bump(&self.counters.hits);
             return Ok(Some(held));
         }
-        if age == Freshness::Cached {
+        if matches!(age, Freshness::Hint | Freshness::Cached) {
             bump(&self.counters.misses);
         }
         loop {
@@ -794,8 +868,15 @@ impl Nodes for PageManager {
         }
     }
 
-    fn at_once(&self, id: PageId) -> Option<Held> {
-        let head = self.head(id).filter(|head| self.is_young(head))?;
+    fn at_once(&self, id: PageId, age: Freshness) -> Option<Held> {
+        let head = self.head(id)?;
+        let is_fit = match age {
+            Freshness::Hint => self.is_within_ttl(&head),
+            _ => self.is_young(&head),
+        };
+        if !is_fit {
+            return None;
+        }
         let held = self.resident(id, head)?;
         bump(&self.counters.hits);
         Some(held)
@@ -818,7 +899,7 @@ impl Nodes for PageManager {
         let frame = page.encode();
         match self.put(&page, &frame, PutIf::Absent).await? {
             Outcome::Done(etag) => {
-                self.keep_own(&page, &frame, etag, asked_us);
+                self.keep_own(&page, &frame, etag, asked_us, false);
                 Ok(Swap::Done)
             }
             Outcome::Lost => Ok(Swap::Lost),
@@ -840,12 +921,17 @@ impl Nodes for PageManager {
         match self.put(&page, &frame, condition).await? {
             Outcome::Done(etag) => {
                 bump(&self.counters.puts);
-                self.keep_own(&page, &frame, etag, asked_us);
+                self.keep_own(&page, &frame, etag, asked_us, old.is_guess);
                 Ok(Swap::Done)
             }
             outcome => {
                 bump(&self.counters.puts_lost);
                 self.expire(page.id);
+                if old.is_guess
+                    && let Some(head) = lock(&self.heads).get(page.id)
+                {
+                    head.trust = head.trust.was_wrong();
+                }
                 Ok(if let Outcome::Lost = outcome { Swap::Lost } else { Swap::Unclear })
             }
         }
@@ -896,6 +982,17 @@ mod tests {
         embedded::{self, Memory},
         ledger::{CallKind, Ledger, Metered, charged_to},
     };
+
+    impl PageManager {
+        fn new(
+            cloud: Cloud,
+            settings: Settings,
+            pool: &Pool,
+            tier: Option<Arc<Tier>>,
+        ) -> Result<Self, StoreError> {
+            PageManager::of_database(cloud, settings, pool, tier, false)
+        }
+    }
 
     /// Nobody waits for it: it is not in the way of the next one, and keeps nothing.
     #[test]

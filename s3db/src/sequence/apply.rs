@@ -40,9 +40,9 @@ use crate::{
         versions,
         window::View,
     },
-    settings::Settings,
+    settings::{Rule, Settings},
     store::Store,
-    tree::{Freshness, Nodes, search::search, update::update},
+    tree::{Freshness, Nodes, search::search, update::update_likely},
 };
 
 /// Versions of one tree, in the order of leaf keys.
@@ -60,6 +60,10 @@ pub(super) async fn apply_in(store: &Store, has_turn: bool) -> Result<Checkpoint
     let numbers = &view.numbers;
     if numbers.applied == numbers.last && numbers.aside.is_empty() {
         return Ok(done);
+    }
+    let rules = store.settings.rules;
+    if !rules.hold(Rule::AppliedLast) {
+        declare(store, &view, None).await?;
     }
     let mut trees: BTreeMap<PageId, Versions> = BTreeMap::new();
     for (number, commit) in numbers.waiting() {
@@ -157,9 +161,15 @@ async fn declare(store: &Store, view: &View, failed: Option<&Failed>) -> Result<
     let mut attempts = Attempts::new(&store.cloud, &store.settings);
     let mut now = newest(store).await?;
     debug_assert!(now.numbers.last >= view.numbers.last, "strong consistency");
+    let grows = store.settings.rules.hold(Rule::AppliedGrows);
     loop {
         let mut next = declared(&now.numbers, view, failed, &store.settings);
-        if (next.applied, next.aside.len()) == (now.numbers.applied, now.numbers.aside.len()) {
+        if !grows && failed.is_none() {
+            next.applied = view.numbers.last;
+        }
+        if grows
+            && (next.applied, next.aside.len()) == (now.numbers.applied, now.numbers.aside.len())
+        {
             return Ok(());
         }
         batch::advance(&mut next, store.asked_date_ms().await?, &store.settings);
@@ -222,12 +232,12 @@ async fn apply_to(
             let (slots, last) = (&versions[from..from + len], view.numbers.last);
             added = versions::add(page, slots, last, store.settings.rules);
             if added > 0 {
-                versions::prune(page, view.numbers.horizon);
+                versions::prune(page, view.numbers.horizon, store.settings.rules);
             }
             added > 0
         };
         let of: fn(&[(u64, Slot)], StoreError) -> Failed;
-        let outcome = match update(&store.pages, root, 0, &first.key, &mut change).await {
+        let outcome = match update_likely(&store.pages, root, 0, &first.key, &mut change).await {
             // Then these are done with.
             Ok(Some(_)) if is_foreign && taken > 0 => {
                 of = Failed::other;
@@ -336,7 +346,7 @@ pub(super) async fn leaf(
             }
             return Ok(page);
         }
-        let holds = store.settings.rules.hold(crate::settings::Rule::NoHoles);
+        let holds = store.settings.rules.hold(Rule::NoHoles);
         if sequencer.covers(&page) >= view.floor || !holds {
             return Ok(page);
         }

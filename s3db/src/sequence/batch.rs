@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
+    blob::Blob,
     catalog::Isolation,
     cloud::{ETag, Fault},
     error::{AbortCause, StoreError, with_cause},
@@ -95,6 +96,17 @@ impl Submission {
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it names that was put the longest ago: when, in microseconds since 1970, and the object.
+    fn oldest(&self) -> Option<(u64, String)> {
+        // Of an object whose name tells no age nothing is known.
+        let data = self.object.as_ref().map(|(name, _)| {
+            (date_of(name).map_or(0, |put_ms| put_ms.saturating_mul(1000)), name.clone())
+        });
+        let blobs = self.writes.iter().filter_map(Write::blob).map(Blob::stamp);
+        let blob = blobs.min().map(|stamp| (stamp.clock, crate::blob_id::object(stamp, 0)));
+        data.into_iter().chain(blob).min()
     }
 
     fn commit(&self, date_ms: u64) -> Commit {
@@ -225,15 +237,15 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
             return abort(AbortCause::Read { key: write.key.escape_ascii().to_string() });
         }
     }
-    if let Some((name, _)) = &it.object
-        && date_of(name)
-            .is_none_or(|put_ms| now_ms.saturating_sub(put_ms) * 1000 > settings.commit_age_us())
+    if let Some((put_us, object)) = it.oldest()
+        && rules.hold(Rule::DataAge)
+        && (now_ms * 1000).saturating_sub(put_us) > settings.commit_age_us()
     {
         // Garbage collection may be about to take it. What was tried may be committed, for all that is known.
         if it.progress().tried.is_some() {
             return Verdict::Settled(Err(unknown()));
         }
-        return abort(AbortCause::Late { object: name.clone() });
+        return abort(AbortCause::Late { object });
     }
     match life {
         None => Verdict::Fits,
@@ -334,8 +346,11 @@ pub(super) fn trim(numbers: &mut Numbers, settings: &Settings) {
 pub(super) fn advance(numbers: &mut Numbers, now_ms: u64, settings: &Settings) {
     let before_ms = now_ms.saturating_sub(settings.snapshot_age.as_millis() as u64);
     let old = numbers.dates.iter().rev().find(|(_, date_ms)| *date_ms < before_ms);
-    if let Some((number, _)) = old {
-        numbers.horizon = numbers.horizon.max((*number).min(numbers.applied));
+    // Of those of the window each has a date.
+    let in_window = numbers.numbered().rev().find(|(_, commit)| commit.date_ms < before_ms);
+    let number = old.map(|(number, _)| *number).max(in_window.map(|(number, _)| number));
+    if let Some(number) = number {
+        numbers.horizon = numbers.horizon.max(number.min(numbers.applied));
     }
     let horizon = numbers.horizon;
     numbers.dates.retain(|(number, _)| *number > horizon);
@@ -369,7 +384,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::page::PageId;
+    use crate::{blob::Value, page::PageId, stamp::Stamp};
 
     fn writes(keys: &[&'static str]) -> Arc<[Write]> {
         let write = |key: &&'static str| Write {
@@ -579,6 +594,37 @@ mod tests {
         assert!(is_late, "{outcome:?}");
     }
 
+    /// Of the blobs that it names the oldest one counts, beside that.
+    #[test]
+    fn a_blob_that_is_old_is_not_named() {
+        let settings = Settings::default();
+        let most_ms = settings.commit_age_us() / 1000;
+        let in_blob = |key: &'static str, begun_ms: u64| {
+            let stamp = Stamp { clock: begun_ms * 1000, client: 1, sequence: begun_ms };
+            let payload = Some(Value::Blob(Blob::new(stamp, 50_000, 50_000, 7).unwrap()));
+            Write { payload, ..writes(&[key])[0].clone() }
+        };
+        let life = (1, 1);
+        for (object_ms, oldest_ms) in [(None, 1500), (Some(1200), 1200), (Some(2500), 1500)] {
+            let object = object_ms.map(|ms| (crate::sequence::codec::data_name(ms, 1), 9));
+            let (reads, level) = (Reads::default(), Isolation::Snapshot);
+            let writes = vec![in_blob("k", 2000), in_blob("l", 1500), in_blob("m", 1900)].into();
+            let it = Arc::new(Submission::new(1, life, None, level, reads, writes, object));
+            let (first, batch) = (view(Numbers::default(), "a"), [it.clone()]);
+            assert_eq!(plan(&first, &batch, oldest_ms + most_ms, &settings).taken, [(0, 1)]);
+            let late = plan(&first, &batch, oldest_ms + most_ms + 1, &settings);
+            assert!(late.taken.is_empty(), "{:?}", late.taken);
+            let (_, outcome) = &late.settled[0];
+            let is_late =
+                matches!(outcome, Err(StoreError::Aborted { why: AbortCause::Late { .. } }));
+            assert!(is_late, "{outcome:?}");
+            // What was tried may have happened: it is not said that it did not.
+            it.progress().tried = Some(Tried { from: 0, over: ETag::new("z") });
+            let late = plan(&first, &batch, oldest_ms + most_ms + 1, &settings);
+            assert_eq!(outcomes(&late), [(0, "unknown")]);
+        }
+    }
+
     #[test]
     fn the_horizon_follows_the_age_of_snapshots() {
         let settings =
@@ -593,6 +639,17 @@ mod tests {
         for (now_s, expected) in [(9, 0), (10, 1), (12, 3), (60, 9)] {
             advance(&mut numbers, now_s * 1000, &settings);
             assert_eq!(numbers.horizon, expected, "at {now_s} s");
+        }
+        // One that came soon after another is none of the dates, and is passed all the same.
+        let it = submission(11, None, &[], &["k"]);
+        let mut numbers = plan(&view(numbers, "11"), &[it], 60_500, &settings).next;
+        let it = submission(12, None, &[], &["k"]);
+        numbers = plan(&view(numbers, "12"), &[it], 60_501, &settings).next;
+        assert_eq!(numbers.dates.last().map(|date| date.0), Some(11));
+        numbers.applied = 12;
+        for (now_ms, expected) in [(68_500, 10), (68_501, 11), (68_502, 12)] {
+            advance(&mut numbers, now_ms, &settings);
+            assert_eq!(numbers.horizon, expected, "at {now_ms} ms");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of the sequencer, and of what a large transaction writes.
 //!
-//! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1, or 2 where commits are put aside:
+//! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1, or 2 where commits are put aside, or 3 where
+//! a blob is named:
 //!
 //! | bytes | field |
 //! | --- | --- |
@@ -9,17 +10,20 @@
 //! | 2, and each | dates of commits: number (8), milliseconds since 1970 (8) |
 //! | 2, and each | lives: client (8), epoch (8), number of its last commit (8) |
 //! | 2, and each | the last commits, in order: id (16), client (8), epoch (8), date (8), then 0 and writes, or 1 and the object that has them: name (2 + n), its length (4) |
-//! | 2, and each | version 2: commits that were put aside, in order: number (8), and as above. There is one at least |
+//! | 2, and each | versions 2 and 3: commits that were put aside, in order: number (8), and as above. In version 2 there is one at least |
 //!
 //! The numbers of the commits end with the last one. Writes are a count (4), and each: tree (16), key
-//! (2 + n), 0 for a delete or 1 and the payload (4 + n); they rise by tree and key. An object
-//! `sequencer/data/DATE-RANDOM` is a frame of magic `s3dV`, version 1: the commit's id (16), and writes.
+//! (2 + n), 0 for a delete, 1 and the payload (4 + n), or 2 and the name of the blob that it lies in (40, see
+//! `blob`); they rise by tree and key. An object `sequencer/data/DATE-RANDOM` is a frame of magic `s3dV`, version
+//! 1, or 2 where a blob is named: the commit's id (16), and writes. Frames in which none is named are of the versions
+//! before: programs that know no blobs there are told so, and read all others.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
+    blob::{Blob, REFERENCE_BYTES, Value},
     frame::{FrameError, Reader, Writer, is_number},
     page::PageId,
     record::{INLINE_BYTES_MAX, KEY_BYTES_MAX},
@@ -30,6 +34,10 @@ const DATA_MAGIC: &str = "s3dV";
 const VERSION: u8 = 1;
 /// With commits that were put aside.
 const VERSION_ASIDE: u8 = 2;
+/// With a commit that names a blob, and perhaps with some that were put aside.
+const VERSION_BLOBS: u8 = 3;
+/// Of data that names a blob.
+const DATA_VERSION_BLOBS: u8 = 2;
 /// The object that orders all commits.
 pub(crate) const NUMBERS: &str = "sequencer/numbers";
 /// What the names of objects start with that hold what a transaction writes.
@@ -46,8 +54,8 @@ pub struct Write {
     pub tree: PageId,
     /// The record's key.
     pub key: Bytes,
-    /// What it holds from then on.
-    pub payload: Option<Bytes>,
+    /// What it holds from then on: the payload, or the blob that it lies in.
+    pub payload: Option<Value>,
 }
 
 /// One commit of the window.
@@ -91,11 +99,19 @@ pub struct Numbers {
 impl Write {
     /// Bytes of it.
     pub(super) fn bytes(&self) -> usize {
-        WRITE_FIXED_BYTES + self.key.len() + self.payload.as_ref().map_or(0, Bytes::len)
+        WRITE_FIXED_BYTES + self.key.len() + self.payload.as_ref().map_or(0, Value::weight)
     }
 
     pub(super) fn at(&self) -> (PageId, &[u8]) {
         (self.tree, &self.key)
+    }
+
+    /// The blob that it names.
+    pub(crate) fn blob(&self) -> Option<&Blob> {
+        match &self.payload {
+            Some(Value::Blob(blob)) => Some(blob),
+            _ => None,
+        }
     }
 }
 
@@ -136,9 +152,19 @@ impl Numbers {
         aside.chain(self.numbered().filter(|(number, _)| *number > self.applied))
     }
 
+    fn version(&self) -> u8 {
+        let aside = self.aside.iter().map(|(_, commit)| commit);
+        let here = self.commits.iter().chain(aside).filter(|commit| commit.object.is_none());
+        match names_blob(here.flat_map(|commit| &*commit.writes)) {
+            true => VERSION_BLOBS,
+            false if self.aside.is_empty() => VERSION,
+            false => VERSION_ASIDE,
+        }
+    }
+
     /// The frame.
     pub fn encode(&self) -> Bytes {
-        let version = if self.aside.is_empty() { VERSION } else { VERSION_ASIDE };
+        let version = self.version();
         let mut to = Writer::new(MAGIC, version);
         to.u128(self.write_id);
         to.u64(self.last);
@@ -157,7 +183,7 @@ impl Numbers {
         }
         to.u16(self.commits.len() as u16);
         self.commits.iter().for_each(|commit| put_commit(&mut to, commit));
-        if version == VERSION_ASIDE {
+        if version >= VERSION_ASIDE {
             to.u16(self.aside.len() as u16);
             for (number, commit) in &self.aside {
                 to.u64(*number);
@@ -172,7 +198,7 @@ impl Numbers {
     /// # Errors
     /// When the bytes are no such frame, were damaged, or hold what none holds.
     pub fn decode(frame: &Bytes) -> Result<Numbers, FrameError> {
-        let (mut from, version) = Reader::up_to(frame, MAGIC, VERSION_ASIDE)?;
+        let (mut from, version) = Reader::up_to(frame, MAGIC, VERSION_BLOBS)?;
         let mut numbers = Numbers {
             write_id: from.u128()?,
             last: from.u64()?,
@@ -210,11 +236,8 @@ impl Numbers {
         for _ in 0..count {
             numbers.commits.push(take_commit(&mut from)?);
         }
-        if version == VERSION_ASIDE {
+        if version >= VERSION_ASIDE {
             let count = from.u16()?;
-            if count == 0 {
-                return Err(from.field("no commit that was put aside"));
-            }
             for _ in 0..count {
                 let number = from.u64()?;
                 if numbers.aside.last().is_some_and(|(last, _)| *last >= number)
@@ -225,6 +248,7 @@ impl Numbers {
                 numbers.aside.push((number, take_commit(&mut from)?));
             }
         }
+        check_version(&from, version, numbers.version())?;
         from.done()?;
         Ok(numbers)
     }
@@ -232,7 +256,7 @@ impl Numbers {
 
 /// The frame of an object that holds what commit `id` writes.
 pub(crate) fn encode_data(id: u128, writes: &[Write]) -> Bytes {
-    let mut to = Writer::new(DATA_MAGIC, VERSION);
+    let mut to = Writer::new(DATA_MAGIC, data_version(writes));
     to.u128(id);
     put_writes(&mut to, writes);
     to.finish()
@@ -240,9 +264,10 @@ pub(crate) fn encode_data(id: u128, writes: &[Write]) -> Bytes {
 
 /// Decodes such a frame.
 pub(crate) fn decode_data(frame: &Bytes) -> Result<(u128, Vec<Write>), FrameError> {
-    let mut from = Reader::new(frame, DATA_MAGIC, VERSION)?;
+    let (mut from, version) = Reader::up_to(frame, DATA_MAGIC, DATA_VERSION_BLOBS)?;
     let id = from.u128()?;
     let writes = take_writes(&mut from)?;
+    check_version(&from, version, data_version(&writes))?;
     from.done()?;
     Ok((id, writes))
 }
@@ -297,6 +322,23 @@ fn take_commit(from: &mut Reader) -> Result<Commit, FrameError> {
     Ok(Commit { id, client, epoch, date_ms, object, writes: writes.into() })
 }
 
+fn names_blob<'a>(writes: impl IntoIterator<Item = &'a Write>) -> bool {
+    writes.into_iter().any(|write| write.blob().is_some())
+}
+
+/// The version of a frame with these writes.
+fn data_version(writes: &[Write]) -> u8 {
+    if names_blob(writes) { DATA_VERSION_BLOBS } else { VERSION }
+}
+
+/// One thing has one form.
+fn check_version(from: &Reader, version: u8, expected: u8) -> Result<(), FrameError> {
+    match version == expected {
+        true => Ok(()),
+        false => Err(from.field("another version than that of what is in it")),
+    }
+}
+
 fn put_writes(to: &mut Writer, writes: &[Write]) {
     to.u32(writes.len() as u32);
     for write in writes {
@@ -304,9 +346,13 @@ fn put_writes(to: &mut Writer, writes: &[Write]) {
         to.short(&write.key);
         match &write.payload {
             None => to.u8(0),
-            Some(payload) => {
+            Some(Value::Here(payload)) => {
                 to.u8(1);
                 to.long(payload);
+            }
+            Some(Value::Blob(blob)) => {
+                to.u8(2);
+                to.raw(&blob.to_bytes());
             }
         }
     }
@@ -326,12 +372,19 @@ fn take_writes(from: &mut Reader) -> Result<Vec<Write>, FrameError> {
         }
         let payload = match from.u8()? {
             0 => None,
-            1 => Some(from.long()?),
+            1 => {
+                let payload = from.long()?;
+                if payload.len() > INLINE_BYTES_MAX {
+                    return Err(from.field("a payload that is too long"));
+                }
+                Some(Value::Here(payload))
+            }
+            2 => {
+                let blob = Blob::from_bytes(&from.array::<REFERENCE_BYTES>()?);
+                Some(Value::Blob(blob.ok_or_else(|| from.field("no name of a blob"))?))
+            }
             _ => return Err(from.field("neither a payload nor a delete")),
         };
-        if payload.as_ref().is_some_and(|payload| payload.len() > INLINE_BYTES_MAX) {
-            return Err(from.field("a payload that is too long"));
-        }
         if writes.last().is_some_and(|last| last.at() >= (tree, &key[..])) {
             return Err(from.field("writes that do not rise"));
         }
@@ -343,10 +396,19 @@ fn take_writes(from: &mut Reader) -> Result<Vec<Write>, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stamp::Stamp;
 
     fn write(tree: u128, key: &'static str, payload: Option<&'static str>) -> Write {
         let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-        Write { tree: PageId(tree), key: bytes(key), payload: payload.map(bytes) }
+        let payload = payload.map(|text| Value::Here(bytes(text)));
+        Write { tree: PageId(tree), key: bytes(key), payload }
+    }
+
+    /// One whose payload lies in a blob.
+    fn in_blob(tree: u128, key: &'static str) -> Write {
+        let stamp = Stamp { clock: 1_763_690_400_000_000, client: 7, sequence: 3 };
+        let blob = Blob::new(stamp, 100_000, 50_000, 0xc0ffee).unwrap();
+        Write { payload: Some(Value::Blob(blob)), ..write(tree, key, None) }
     }
 
     fn numbers() -> Numbers {
@@ -411,9 +473,50 @@ mod tests {
         }
     }
 
+    /// Whoever knows no blobs is told that by the version; and where there are none he has to know of none.
+    #[test]
+    fn what_names_a_blob_is_of_another_version() {
+        let plain = numbers();
+        let mut of = plain.clone();
+        of.commits[0].writes = vec![write(1, "a", Some("x")), in_blob(1, "b")].into();
+        assert_eq!((plain.encode()[4], of.encode()[4]), (VERSION, VERSION_BLOBS));
+        assert_eq!(Numbers::decode(&of.encode()).unwrap(), of);
+        // Beside what was put aside, and in that.
+        let both = Numbers { aside: vec![(3, of.commits[0].clone())], ..plain.clone() };
+        assert_eq!(both.encode()[4], VERSION_BLOBS);
+        assert_eq!(Numbers::decode(&both.encode()).unwrap(), both);
+        // In an object of its own it is of the version of that.
+        let mut far = of.clone();
+        far.commits[0].object = Some((data_name(1, 1), 77));
+        assert_eq!(far.encode()[4], VERSION);
+        // One thing has one form.
+        let as_version = |bytes: &Bytes, version: u8| {
+            let mut bytes = bytes[..bytes.len() - 4].to_vec();
+            bytes[4] = version;
+            let sum = crate::frame::crc32c(&bytes);
+            bytes.extend_from_slice(&sum.to_le_bytes());
+            Bytes::from(bytes)
+        };
+        assert!(Numbers::decode(&as_version(&of.encode(), VERSION)).is_err());
+        assert!(Numbers::decode(&as_version(&plain.encode(), VERSION_BLOBS)).is_err());
+        for (writes, other) in
+            [(vec![write(1, "a", None)], DATA_VERSION_BLOBS), (vec![in_blob(1, "a")], VERSION)]
+        {
+            let bytes = encode_data(9, &writes);
+            assert!(decode_data(&as_version(&bytes, other)).is_err(), "{writes:?}");
+        }
+        // No more than there can be.
+        let mut empty = encode_data(9, &[in_blob(1, "a")]).to_vec();
+        let at = empty.len() - 4 - REFERENCE_BYTES + 24;
+        empty[at..at + 8].fill(0);
+        assert!(decode_data(&as_version(&empty.into(), DATA_VERSION_BLOBS)).is_err());
+    }
+
     #[test]
     fn data_comes_back_and_its_name_tells_its_age() {
         let writes = vec![write(1, "a", Some("x")), write(1, "b", None)];
+        assert_eq!(decode_data(&encode_data(9, &writes)).unwrap(), (9, writes.clone()));
+        let writes = [writes, vec![in_blob(2, "a")]].concat();
         assert_eq!(decode_data(&encode_data(9, &writes)).unwrap(), (9, writes));
         let name = data_name(1_763_690_400_000, u128::MAX);
         assert_eq!(date_of(&name), Some(1_763_690_400_000));

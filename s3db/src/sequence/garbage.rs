@@ -9,21 +9,33 @@
 //!   3  delete what is old and not named by what 2 put
 //! ```
 //!
+//! Step 2 moves the horizon, too: where nothing is committed any more, nobody else does.
+//!
 //! Whoever swaps after that has read the numbers after 2, and looks at the age of its data after that:
 //! what is older than half of what a tombstone stays is refused (`batch`).
+//!
+//! Blobs are named by commits, too, which are on no page for a while, and by whoever swaps late. Who collects
+//! them (`gc`) does step 2 after they were listed, and takes what that has to be named, before the leaves are
+//! read: what a commit names is in the one, or on the others. What no snapshot needs any more no version names,
+//! since that is pruned before; whoever reads at an older one is told that it is too old (`transaction`).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
+    blob::Blob,
     cloud::Delete,
     error::StoreError,
     page::{Page, PageId},
     retry::Attempts,
     sequence::{
+        batch,
         codec::{DATA, NUMBERS, date_of},
-        sequencer::{Swapped, newest, swap_freely},
+        sequencer::{Swapped, find, newest, swap_freely},
         versions,
+        window::View,
     },
+    settings::Rule,
+    stamp::Stamp,
     store::Store,
     tree::{Freshness, Nodes, Swap, scan::Leaves},
 };
@@ -40,13 +52,9 @@ pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
     if old.is_empty() {
         return Ok(0);
     }
-    let mut attempts = Attempts::new(&store.cloud, &store.settings);
-    let now = loop {
-        let view = newest(store).await?;
-        match swap_freely(store, &view, view.numbers.clone()).await? {
-            Swapped::Done(now) => break now,
-            Swapped::Lost { .. } => attempts.after_loss(NUMBERS).await?,
-        }
+    let now = match store.settings.rules.hold(Rule::NumbersAgain) {
+        true => renew(store).await?,
+        false => newest(store).await?,
     };
     let aside = now.numbers.aside.iter().map(|(_, commit)| commit);
     let objects = now.numbers.commits.iter().chain(aside);
@@ -60,6 +68,31 @@ pub(crate) async fn collect(store: &Store) -> Result<u64, StoreError> {
     Ok(gone)
 }
 
+/// Swaps the numbers for the same with another write id. Whoever swaps later has read them after that.
+async fn renew(store: &Store) -> Result<Arc<View>, StoreError> {
+    let mut attempts = Attempts::new(&store.cloud, &store.settings);
+    loop {
+        let view = newest(store).await?;
+        let mut next = view.numbers.clone();
+        batch::advance(&mut next, store.certain_date_ms().await?, &store.settings);
+        match swap_freely(store, &view, next).await? {
+            Swapped::Done(now) => return Ok(now),
+            Swapped::Lost { .. } => attempts.after_loss(NUMBERS).await?,
+        }
+    }
+}
+
+/// The blobs that commits name which are not on their pages. What is committed from now on names none that is
+/// older than half of what a tombstone stays now.
+pub(crate) async fn named(store: &Store) -> Result<HashSet<Stamp>, StoreError> {
+    if find(store).await?.is_none() {
+        return Ok(HashSet::new());
+    }
+    let now = renew(store).await?;
+    let writes = now.numbers.waiting().flat_map(|(_, commit)| &*commit.writes);
+    Ok(writes.filter_map(|write| write.blob().map(Blob::stamp)).collect())
+}
+
 /// Drops versions that no snapshot sees any more from the leaves of a tree. Returns how many went.
 pub(crate) async fn tidy(store: &Store, root: PageId) -> Result<u64, StoreError> {
     let horizon = newest(store).await?.numbers.horizon;
@@ -70,7 +103,7 @@ pub(crate) async fn tidy(store: &Store, root: PageId) -> Result<u64, StoreError>
         if !versions::is_versioned(&page) {
             continue;
         }
-        let pruned = versions::prune(&mut page, horizon);
+        let pruned = versions::prune(&mut page, horizon, store.settings.rules);
         if pruned > 0 && matches!(store.pages.replace(&held, page).await?, Swap::Done) {
             gone += pruned as u64;
         }

@@ -1,6 +1,9 @@
 //! Whether the sequencer is there, and what waits in it.
 
+use bytes::Bytes;
+
 use crate::{
+    blob::Blob,
     cloud::Get,
     error::{StoreError, with_cause},
     page::PageId,
@@ -28,14 +31,14 @@ pub struct SequencerState {
     pub problem: Option<String>,
 }
 
-/// What there is: a get, mostly a 304, and a look into the catalogue where it is not there. `None` where no
+/// What there is: a get, mostly a 304, and a look into the whole catalogue where it is not there. `None` where no
 /// collection is known to need it. What large commits write is not looked at.
 pub(crate) async fn examine(store: &Store) -> Result<Option<SequencerState>, StoreError> {
     let broken = |error: StoreError| {
         Some(SequencerState { problem: Some(with_cause(&error)), ..SequencerState::default() })
     };
     let mut numbers = numbers(store).await;
-    if matches!(numbers, Ok(None)) && matches!(need(store).await?, Need::Yes) {
+    if matches!(numbers, Ok(None)) && matches!(need(store, false).await?, Need::Yes) {
         // Planted since, perhaps, by who made that collection.
         numbers = self::numbers(store).await;
         if matches!(numbers, Ok(None)) {
@@ -73,20 +76,32 @@ async fn numbers(store: &Store) -> Result<Option<Numbers>, StoreError> {
     }
 }
 
-/// How many records wait for their pages in a sequencer that is there, and what is wrong with the data of
-/// large commits among them.
-pub(crate) async fn examine_data(store: &Store) -> Result<(u64, Option<String>), StoreError> {
+/// What waits for its pages in a sequencer that is there.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    /// How many records.
+    pub(crate) records: u64,
+    /// Those of them whose payload lies in a blob: the number of the commit, the key, and the blob.
+    pub(crate) blobs: Vec<(u64, Bytes, Blob)>,
+    /// What is wrong with the data of large commits: nothing is known of those behind it then.
+    pub(crate) problem: Option<String>,
+}
+
+/// Looks at what waits. No blob is read.
+pub(crate) async fn examine_data(store: &Store) -> Result<Waiting, StoreError> {
+    let mut waiting = Waiting::default();
     let view = match newest(store).await {
         Ok(view) => view,
         Err(error @ (StoreError::Lost { .. } | StoreError::Damaged { .. })) => {
-            return Ok((0, Some(with_cause(&error))));
+            return Ok(Waiting { problem: Some(with_cause(&error)), ..waiting });
         }
         Err(error) => return Err(error),
     };
     let numbers = &view.numbers;
-    let mut waiting = 0;
     for (number, commit) in numbers.waiting() {
-        waiting += commit.writes.len() as u64;
+        waiting.records += commit.writes.len() as u64;
+        let blobs = commit.writes.iter().filter_map(|write| Some((write, write.blob()?)));
+        waiting.blobs.extend(blobs.map(|(write, blob)| (number, write.key.clone(), *blob)));
         // It may be known here from before it was lost.
         let Some((object, _)) = &commit.object else { continue };
         let lost = match data(store, object, commit.id).await {
@@ -96,11 +111,16 @@ pub(crate) async fn examine_data(store: &Store) -> Result<(u64, Option<String>),
             Err(error) => return Err(error),
         };
         // On its pages by now, and collected?
-        if newest(store).await?.numbers.waiting().any(|(waits, _)| waits == number) {
-            return Ok((waiting, Some(with_cause(&lost))));
+        if is_waiting(store, number).await? {
+            return Ok(Waiting { problem: Some(with_cause(&lost)), ..waiting });
         }
     }
-    Ok((waiting, None))
+    Ok(waiting)
+}
+
+/// Whether a commit waits for its pages still.
+pub(crate) async fn is_waiting(store: &Store, number: u64) -> Result<bool, StoreError> {
+    Ok(newest(store).await?.numbers.waiting().any(|(waits, _)| waits == number))
 }
 
 /// Whether a leaf, which was read before this is called, has commits that the sequencer does not know.

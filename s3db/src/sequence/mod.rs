@@ -3,7 +3,7 @@
 //! ```text
 //!   begin     get the numbers: a snapshot is the number of the last commit
 //!   read      the window's commits up to the snapshot, then versions on pages up to it
-//!   commit    1  put what is written, if it is large             crash: garbage
+//!   commit    1  put blobs, and what is written, if it is large  crash: garbage
 //!             2  swap in the next number, with what is written   this is the commit point
 //!   apply     put each write on its page as a version; swap in that all are there
 //! ```
@@ -34,9 +34,10 @@ mod transaction; // reads and writes at a snapshot
 pub(crate) use apply::apply;
 pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
 pub(crate) use codec::{DATA, NUMBERS};
-pub(crate) use garbage::{collect, tidy};
+pub(crate) use garbage::{collect, named, tidy};
 pub use health::SequencerState;
-pub(crate) use health::{examine, examine_data, is_behind};
+pub(crate) use health::{examine, examine_data, is_behind, is_waiting};
 pub(crate) use sequencer::{Sequencer, find, plant, sweep};
+pub(crate) use transaction::gone;
 pub use transaction::{Isolated, IsolatedScan};
 pub(crate) use versions::{examine_leaf, is_versioned, make_versioned};

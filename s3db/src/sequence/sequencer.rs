@@ -61,8 +61,9 @@ pub(crate) struct Sequencer {
     /// Commits wait for their pages: now, or when the checkpoint interval is over.
     is_due: AtomicBool,
     is_due_later: AtomicBool,
-    /// Collections that are without isolation: that never changes.
-    plain: Mutex<BTreeSet<String>>,
+    /// Collections that were without isolation, and when that was seen, in microseconds of the monotonic clock:
+    /// one can be dropped, and made again with it.
+    plain: Mutex<HashMap<String, u64>>,
 }
 
 /// What became of a swap.
@@ -93,7 +94,7 @@ pub(crate) async fn sweep(store: &Store) -> Result<Checkpointed, StoreError> {
 /// The newest view; `None` where there is no sequencer, and no collection is known to need one.
 pub(crate) async fn find(store: &Store) -> Result<Option<Arc<View>>, StoreError> {
     match newest(store).await {
-        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store).await? {
+        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store, true).await? {
             // Planted since, perhaps, by who made that collection.
             Need::Yes => newest(store).await.map(Some),
             // An entry that cannot be read is told by `verify`, and by whoever uses it.
@@ -111,20 +112,27 @@ pub(super) enum Need {
     Unclear(StoreError),
 }
 
-/// Reads the catalogue; of collections that are known not to need one, no more than their names.
-pub(super) async fn need(store: &Store) -> Result<Need, StoreError> {
+/// Reads the catalogue; if it `may_recall`, of collections that needed none when that was seen, less than
+/// [`Settings::ttl`](crate::Settings) ago, no more than their names.
+pub(super) async fn need(store: &Store, may_recall: bool) -> Result<Need, StoreError> {
     let plain = &store.sequencer.plain;
+    let ttl_us = store.settings.ttl.as_micros() as u64;
     let mut need = Need::No;
     for name in store.collections().await? {
-        if lock(plain).contains(&name) {
+        let now_us = store.cloud.clock.monotonic_us();
+        let is_young = |seen_us: &u64| now_us.saturating_sub(*seen_us) < ttl_us;
+        if may_recall && lock(plain).get(&name).is_some_and(is_young) {
             continue;
         }
         match store.peek_collection(&name).await {
             Ok(of) if of.isolation.is_some() => return Ok(Need::Yes),
             Ok(_) => {
                 let mut plain = lock(plain);
+                if plain.len() >= PLAIN_MAX {
+                    plain.retain(|_, seen_us| now_us.saturating_sub(*seen_us) < ttl_us);
+                }
                 if plain.len() < PLAIN_MAX {
-                    plain.insert(name);
+                    plain.insert(name, now_us);
                 }
             }
             Err(StoreError::NotFound(_)) => {}
@@ -145,7 +153,8 @@ pub(super) async fn need(store: &Store) -> Result<Need, StoreError> {
 /// again.
 pub(crate) async fn plant(store: &Store) -> Result<(), StoreError> {
     match newest(store).await {
-        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store).await? {
+        // What was seen before will not do: numbers that begin again are a loss.
+        Err(StoreError::Lost { object }) if object == NUMBERS => match need(store, false).await? {
             Need::No => {}
             Need::Yes => return newest(store).await.map(drop),
             // It may be of a collection that needs it.

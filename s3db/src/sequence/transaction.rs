@@ -1,4 +1,8 @@
 //! Reads and writes at a snapshot, and the commit.
+//!
+//! A payload that is too long for a page is put before the submission that names it, as a blob: so it counts with
+//! its transaction, or nobody ever sees it. A version names its blob as long as it is there itself, and it is
+//! there as long as a snapshot from the horizon on sees it: a blob that is gone is lost, or the snapshot is too old.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,9 +13,11 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use crate::{
+    blob::{self, Blob, REFERENCE_BYTES, Value, Whole},
     catalog::{Collection, Isolation},
     cloud::{Put, PutIf},
-    commit::{Committed, Session},
+    commit::{BLOBS_BYTES_MAX, Committed, Session},
+    content::Content,
     error::{AbortCause, StoreError},
     fail_point::{FailPoint, reached},
     lent::Lent,
@@ -44,8 +50,11 @@ pub struct Isolated<'a> {
     id: u128,
     view: OnceCell<Arc<View>>,
     reads: Mutex<Reads>,
-    writes: BTreeMap<(PageId, Bytes), Option<Bytes>>,
+    /// Payloads are here, however long, but for those that were written part by part.
+    writes: BTreeMap<(PageId, Bytes), Option<Value>>,
     bytes: usize,
+    /// Of payloads that become blobs.
+    blob_bytes: usize,
     /// Set by the first attempt to commit: each later one is the same.
     submission: Option<Arc<Submission>>,
 }
@@ -55,7 +64,18 @@ impl Session {
     pub fn isolated(&self, isolation: Isolation) -> Isolated<'_> {
         let (view, reads, writes, submission) = Default::default();
         let id = self.store().cloud.chance.next_u128();
-        Isolated { session: self, isolation, id, view, reads, writes, bytes: 0, submission }
+        let (bytes, blob_bytes) = (0, 0);
+        Isolated {
+            session: self,
+            isolation,
+            id,
+            view,
+            reads,
+            writes,
+            bytes,
+            blob_bytes,
+            submission,
+        }
     }
 }
 
@@ -104,17 +124,81 @@ impl<'a> Isolated<'a> {
         }
     }
 
-    /// The payload of `key`, as of the snapshot, or as this transaction wrote it.
+    /// The payload of `key`, as of the snapshot, or as this transaction wrote it. A blob is read whole.
     ///
     /// # Errors
-    /// [`StoreError::Aborted`] when the snapshot is older than what pages keep; [`StoreError::Invalid`]
-    /// when the collection was not created for this level; and whatever the services say.
+    /// [`StoreError::Aborted`] when the snapshot is older than what is kept; [`StoreError::Invalid`]
+    /// when the collection was not created for this level; [`BoundError::LongPayload`](crate::BoundError) when it
+    /// is a blob that is too large to be held in memory ([`Isolated::open_content`] reads it),
+    /// [`StoreError::Lost`] when a part of a blob is not there; and whatever the services say.
     pub async fn read(&self, of: &Collection, key: &Key) -> Result<Option<Payload>, StoreError> {
-        let (_, payload) = self.read_numbered(of, key).await?;
-        Ok(payload.map(Payload::new).transpose()?)
+        let (_, value) = self.read_numbered(of, key).await?;
+        let Some(value) = value else { return Ok(None) };
+        Ok(Some(Payload::new(self.load(&value).await?)?))
     }
 
-    /// The same, and which commit wrote it: 0 if there is nothing, or if this transaction did.
+    /// Whether there is a record of `key`, as of the snapshot, or as this transaction wrote it. No blob is read.
+    ///
+    /// # Errors
+    /// As [`Isolated::read`].
+    pub async fn contains(&self, of: &Collection, key: &Key) -> Result<bool, StoreError> {
+        Ok(self.read_numbered(of, key).await?.1.is_some())
+    }
+
+    /// The payload of `key`, to be read part by part, however large it is: as of the snapshot, or as this
+    /// transaction wrote it.
+    ///
+    /// # Errors
+    /// As [`Isolated::read`].
+    pub async fn open_content(
+        &self,
+        of: &Collection,
+        key: &Key,
+    ) -> Result<Option<Content>, StoreError> {
+        match self.read_numbered(of, key).await?.1 {
+            Some(value) => Ok(Some(self.content(value).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// What a value holds that this transaction saw, whole.
+    pub(crate) async fn load(&self, value: &Value) -> Result<Bytes, StoreError> {
+        let store = self.store();
+        let blob = match value {
+            Value::Here(payload) => return Ok(payload.clone()),
+            Value::Blob(blob) => blob,
+        };
+        match blob::whole(&store.cloud, &store.settings, blob).await? {
+            Whole::All(payload) => Ok(payload),
+            Whole::Without(part) => Err(self.gone(blob, part).await?),
+        }
+    }
+
+    /// What it means that a part of a blob is not there.
+    async fn gone(&self, blob: &Blob, part: u32) -> Result<StoreError, StoreError> {
+        let object = blob.object(part);
+        let is_own = |value: &Option<Value>| *value == Some(Value::Blob(*blob));
+        if self.writes.values().any(is_own) {
+            // It is on no page, and so long ago that it would not be committed either.
+            return Ok(StoreError::Aborted { why: AbortCause::Late { object } });
+        }
+        gone(self.store(), self.snapshot(), object).await
+    }
+
+    /// The same, part by part.
+    async fn content(&self, value: Value) -> Result<Content, StoreError> {
+        let store = self.store();
+        if let Some(content) = Content::open(&store.cloud, &store.settings, value.clone()).await? {
+            return Ok(content.seen_at(store, self.snapshot()));
+        }
+        match value {
+            Value::Blob(blob) => Err(self.gone(&blob, 0).await?),
+            Value::Here(_) => Err(StoreError::Invalid("a payload is not there".into())),
+        }
+    }
+
+    /// What `key` holds, and which commit wrote it: 0 if there is nothing, or if this transaction did. No blob is
+    /// read.
     pub(crate) async fn read_numbered(
         &self,
         of: &Collection,
@@ -169,19 +253,28 @@ impl<'a> Isolated<'a> {
     /// The record of `key` shall have this payload.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] when the collection was not created for this level, when the payload is too
-    /// long for a page (such collections have no blobs), when there are too many changes, or an attempt to
-    /// commit was made.
+    /// [`StoreError::Invalid`] when the collection was not created for this level, when there are too many
+    /// changes, or an attempt to commit was made.
     pub fn put(&mut self, of: &Collection, key: &Key, payload: &Payload) -> Result<(), StoreError> {
-        let (len, most) = (payload.as_bytes().len(), self.payload_bytes_max());
-        if len > most {
-            return Err(StoreError::Invalid(format!(
-                "a payload of {len} bytes in {}, which was created for isolation: at most {most} are \
-                 possible, and no blobs",
-                of.name
-            )));
+        self.write(of, key, Some(Value::Here(payload.to_bytes())))
+    }
+
+    /// The record of `key` shall have what was written before, by
+    /// [`Session::write_blob`](crate::Session::write_blob) of the same session. A transaction that names one
+    /// begun longer ago than half of [`Settings::tombstone_age`](crate::Settings) is aborted.
+    ///
+    /// # Errors
+    /// As [`Isolated::put`], and [`StoreError::Invalid`] when another client wrote it.
+    pub fn put_value(
+        &mut self,
+        of: &Collection,
+        key: &Key,
+        value: Value,
+    ) -> Result<(), StoreError> {
+        if let Value::Blob(blob) = &value {
+            self.session.check_written(blob)?;
         }
-        self.write(of, key, Some(payload.to_bytes()))
+        self.write(of, key, Some(value))
     }
 
     /// There shall be no record of `key`.
@@ -192,7 +285,7 @@ impl<'a> Isolated<'a> {
         self.write(of, key, None)
     }
 
-    /// A version has one byte more than its payload.
+    /// Bytes of the longest payload that is no blob: a version has one byte more than its payload.
     fn payload_bytes_max(&self) -> usize {
         self.session.inline_bytes_max().min(INLINE_BYTES_MAX) - 1
     }
@@ -201,7 +294,7 @@ impl<'a> Isolated<'a> {
         &mut self,
         of: &Collection,
         key: &Key,
-        payload: Option<Bytes>,
+        payload: Option<Value>,
     ) -> Result<(), StoreError> {
         self.check(of)?;
         if self.submission.is_some() {
@@ -209,22 +302,39 @@ impl<'a> Isolated<'a> {
             return Err(StoreError::Invalid(what.into()));
         }
         let at = (of.root, Bytes::copy_from_slice(key.as_bytes()));
-        let bytes = |payload: &Option<Bytes>| {
-            WRITE_FIXED_BYTES + key.as_bytes().len() + payload.as_ref().map_or(0, Bytes::len)
+        // In the sequencer, and of what becomes a blob.
+        let most = self.payload_bytes_max();
+        let bytes = |payload: &Option<Value>| {
+            let (here, blob) = match payload {
+                Some(Value::Here(payload)) if payload.len() > most => {
+                    (REFERENCE_BYTES, payload.len())
+                }
+                payload => (payload.as_ref().map_or(0, Value::weight), 0),
+            };
+            (WRITE_FIXED_BYTES + key.as_bytes().len() + here, blob)
         };
         let had = self.writes.get(&at);
         if had.is_none() && self.writes.len() >= WRITES_MAX {
             let what = format!("a transaction has at most {WRITES_MAX} changes");
             return Err(StoreError::Invalid(what));
         }
-        let new = self.bytes - had.map_or(0, bytes) + bytes(&payload);
+        let (before, after) = (had.map_or((0, 0), bytes), bytes(&payload));
+        let new = self.bytes - before.0 + after.0;
+        let new_blobs = self.blob_bytes - before.1 + after.1;
+        if new_blobs > BLOBS_BYTES_MAX {
+            return Err(StoreError::Invalid(format!(
+                "payloads of more than {most} bytes, of which a transaction holds {} MiB at most in memory: \
+                 write them part by part",
+                BLOBS_BYTES_MAX >> 20
+            )));
+        }
         if new > WRITES_BYTES_MAX {
             return Err(StoreError::Invalid(format!(
-                "a transaction at this level has at most {} MiB",
+                "a transaction at this level has at most {} MiB, not counting blobs",
                 WRITES_BYTES_MAX >> 20
             )));
         }
-        self.bytes = new;
+        (self.bytes, self.blob_bytes) = (new, new_blobs);
         self.writes.insert(at, payload);
         Ok(())
     }
@@ -269,17 +379,30 @@ impl<'a> Isolated<'a> {
         Ok(Committed { number, records: self.writes.len() as u32, proposed: None })
     }
 
-    /// What is submitted; what it writes is put before, if it is large.
+    /// What is submitted; what it writes is put before, if it is large, and blobs are. Each attempt that does
+    /// not come to its end puts others: what it leaves is garbage.
     async fn seal(&self) -> Result<Submission, StoreError> {
         let life = self.session.identity().await?;
         let store = self.store();
         let id = self.id;
-        let write = |((tree, key), payload): (&(PageId, Bytes), &Option<Bytes>)| Write {
-            tree: *tree,
-            key: key.clone(),
-            payload: payload.clone(),
-        };
-        let writes: Arc<[Write]> = self.writes.iter().map(write).collect();
+        let (mut was_asked, mut blobs) = (false, Vec::<(Blob, Bytes)>::new());
+        let mut writes = Vec::with_capacity(self.writes.len());
+        for ((tree, key), payload) in &self.writes {
+            let payload = match payload {
+                Some(Value::Here(payload)) if payload.len() > self.payload_bytes_max() => {
+                    let blob = self.session.blob_for(payload, &mut was_asked).await?;
+                    blobs.push((blob, payload.clone()));
+                    Some(Value::Blob(blob))
+                }
+                payload => payload.clone(),
+            };
+            writes.push(Write { tree: *tree, key: key.clone(), payload });
+        }
+        let writes: Arc<[Write]> = writes.into();
+        if !blobs.is_empty() {
+            blob::put_all(&store.cloud, &store.settings, &blobs).await?;
+            reached(&store.cloud, FailPoint::PartsPut).await;
+        }
         let mut object = None;
         if self.bytes > INLINE_BYTES {
             store.ask_date_after_sleep().await?;
@@ -309,6 +432,19 @@ async fn put_data(store: &Store, name: &str, bytes: Bytes) -> Result<u32, StoreE
             Put::Failed(fault) | Put::Unknown(fault) => attempts.after(fault).await?,
         }
     }
+}
+
+/// What it means that an object is not there that a version named which a snapshot saw.
+pub(crate) async fn gone(
+    store: &Store,
+    snapshot: Option<u64>,
+    object: String,
+) -> Result<StoreError, StoreError> {
+    let oldest = newest(store).await?.numbers.horizon;
+    Ok(match snapshot.filter(|snapshot| *snapshot < oldest) {
+        Some(snapshot) => StoreError::Aborted { why: AbortCause::Old { snapshot, oldest } },
+        None => StoreError::Lost { object },
+    })
 }
 
 /// That a page still has what a snapshot sees.
@@ -355,6 +491,9 @@ async fn on_pages(
     }
 }
 
+/// What is to be given out: key, value, and the commit that wrote it.
+type Ready = (Key, Value, u64);
+
 /// Records in the order of their keys. See [`Isolated::scan`].
 pub struct IsolatedScan<'t> {
     txn: &'t Isolated<'t>,
@@ -370,12 +509,15 @@ pub struct IsolatedScan<'t> {
     settled: Option<Vec<u8>>,
     /// What leaves hold of records that can go on on the next leaf.
     held: BTreeMap<Bytes, Held>,
-    ready: VecDeque<(Key, Payload, u64)>,
+    ready: VecDeque<Ready>,
     is_done: bool,
 }
 
 impl IsolatedScan<'_> {
-    /// The next record; `None` at the end.
+    /// The next record; `None` at the end. A blob is read whole.
+    ///
+    /// Nothing is passed over because a service failed, or because nobody waited: the next call goes on
+    /// with the same record. One whose blob is too long, damaged or lost is passed over.
     ///
     /// # Errors
     /// As [`Isolated::read`].
@@ -387,10 +529,50 @@ impl IsolatedScan<'_> {
     pub(crate) async fn next_numbered(
         &mut self,
     ) -> Result<Option<(Key, Payload, u64)>, StoreError> {
+        self.fill().await?;
+        let Some((_, value, _)) = self.ready.front() else { return Ok(None) };
+        let read = self.txn.load(value).await;
+        let Some(((key, _, number), payload)) = self.pass(read)? else { return Ok(None) };
+        Ok(Some((key, Payload::new(payload)?, number)))
+    }
+
+    /// The next record, whose payload is read part by part.
+    ///
+    /// # Errors
+    /// As [`Isolated::open_content`].
+    pub async fn next_content(&mut self) -> Result<Option<(Key, Content)>, StoreError> {
+        self.fill().await?;
+        let Some((_, value, _)) = self.ready.front() else { return Ok(None) };
+        let read = self.txn.content(value.clone()).await;
+        Ok(self.pass(read)?.map(|((key, ..), content)| (key, content)))
+    }
+
+    /// The next key. No blob is read.
+    ///
+    /// # Errors
+    /// As [`Isolated::read`].
+    pub async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
+        self.fill().await?;
+        Ok(self.ready.pop_front().map(|(key, ..)| key))
+    }
+
+    /// Reads leaves until something is ready, or nothing is left.
+    async fn fill(&mut self) -> Result<(), StoreError> {
         while self.ready.is_empty() && !self.is_done {
             self.step().await?;
         }
-        Ok(self.ready.pop_front())
+        Ok(())
+    }
+
+    /// Passes over the first of what is ready, unless the same can succeed when it is asked for again.
+    fn pass<T>(&mut self, read: Result<T, StoreError>) -> Result<Option<(Ready, T)>, StoreError> {
+        if let Err(error) = &read
+            && error.is_passing()
+        {
+            return read.map(|_| None);
+        }
+        let passed = self.ready.pop_front();
+        Ok(passed.zip(Some(read?)))
     }
 
     /// Takes one leaf. State is changed when it is there.
@@ -475,8 +657,13 @@ impl IsolatedScan<'_> {
             shown.insert(key.clone(), (0, payload.clone()));
         }
         for (key, (number, payload)) in shown {
-            if let Some(payload) = payload {
-                self.ready.push_back((Key::new(&key)?, Payload::new(&payload)?, number));
+            // Copied: what is shared keeps the page's bytes, which nobody counts.
+            let copied = payload.map(|value| match value {
+                Value::Here(payload) => Value::Here(Bytes::copy_from_slice(&payload)),
+                blob => blob,
+            });
+            if let Some(value) = copied {
+                self.ready.push_back((Key::new(&key)?, value, number));
             }
         }
         if let Some(until) = until {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   leaf key: key, as in an index | 0x00 0x01 | the commit's number, all bits turned over
-//!   payload:  0 for a delete, or 1 and the record's payload
+//!   payload:  0 for a delete, or 1 and the record's payload; where that lies in a blob, the name of the blob
 //! ```
 //!
 //! A delete is no tombstone: it stays until the horizon has passed it, whatever the clock says.
@@ -15,6 +15,7 @@
 use bytes::Bytes;
 
 use crate::{
+    blob::Value,
     page::{Entries, Page, Slot, Stream},
     settings::{Rule, Rules},
     stamp::Stamp,
@@ -36,7 +37,7 @@ pub(super) struct Version {
     /// The commit that wrote it.
     pub(super) number: u64,
     /// `None`: it deleted the record.
-    pub(super) payload: Option<Bytes>,
+    pub(super) payload: Option<Value>,
 }
 
 /// Where a version is. Newer ones are before older ones.
@@ -55,22 +56,27 @@ pub(super) fn begin_of(key: &[u8]) -> Bytes {
 }
 
 /// The slot of a version.
-pub(super) fn slot(key: &[u8], number: u64, client: u64, payload: Option<&Bytes>) -> Slot {
-    let mut bytes = vec![if payload.is_some() { LIVE } else { DELETED }];
-    bytes.extend_from_slice(payload.map_or(&[], |payload| &payload[..]));
+pub(super) fn slot(key: &[u8], number: u64, client: u64, payload: Option<&Value>) -> Slot {
+    let payload = match payload {
+        None => Value::Here(Bytes::from_static(&[DELETED])),
+        Some(Value::Here(payload)) => Value::Here([&[LIVE], &payload[..]].concat().into()),
+        Some(Value::Blob(blob)) => Value::Blob(*blob),
+    };
     let stamp = Stamp { clock: number, client, sequence: 0 };
-    Slot { key: leaf_key(key, number), stamp, payload: Some(Bytes::from(bytes).into()) }
+    Slot { key: leaf_key(key, number), stamp, payload: Some(payload) }
 }
 
 /// The version of a slot; `None` if it is none.
 pub(super) fn version(slot: &Slot) -> Option<Version> {
     let (key, number) = secondary::divide(&slot.key)?;
     let number = !u64::from_be_bytes(*number.first_chunk::<8>().filter(|_| number.len() == 8)?);
-    let bytes = slot.payload.as_ref()?.here()?;
-    let payload = match *bytes.first()? {
-        LIVE => Some(bytes.slice(1..)),
-        DELETED if bytes.len() == 1 => None,
-        _ => return None,
+    let payload = match slot.payload.as_ref()? {
+        Value::Blob(blob) => Some(Value::Blob(*blob)),
+        Value::Here(bytes) => match *bytes.first()? {
+            LIVE => Some(Value::Here(bytes.slice(1..))),
+            DELETED if bytes.len() == 1 => None,
+            _ => return None,
+        },
     };
     Some(Version { key, number, payload })
 }
@@ -144,7 +150,7 @@ pub(super) fn add(page: &mut Page, versions: &[(u64, Slot)], through: u64, rules
 
 /// Drops what no snapshot from `horizon` on sees: versions that were replaced by then, and deletes of which
 /// nothing older is left anywhere. Returns how many went.
-pub(super) fn prune(page: &mut Page, horizon: u64) -> usize {
+pub(super) fn prune(page: &mut Page, horizon: u64, rules: Rules) -> usize {
     let high = page.high.clone();
     let Entries::Leaf(slots) = &mut page.entries else { return 0 };
     let had = slots.len();
@@ -159,7 +165,8 @@ pub(super) fn prune(page: &mut Page, horizon: u64) -> usize {
             return true;
         }
         // What is older than a delete must be here, to go along with it; or it would be back.
-        let has_all = high.as_ref().is_none_or(|high| *high >= end_of(&version.key));
+        let has_all = high.as_ref().is_none_or(|high| *high >= end_of(&version.key))
+            || !rules.hold(Rule::DeleteStays);
         let stays = version.payload.is_some() || !has_all;
         settled = Some(version.key);
         stays
@@ -178,10 +185,19 @@ mod tests {
     use super::*;
     use crate::page::PageId;
 
-    fn read(page: &Page, key: &[u8], snapshot: u64) -> Option<Bytes> {
+    fn read(page: &Page, key: &[u8], snapshot: u64) -> Option<Value> {
         let found = page.slots().iter().filter_map(version);
         let newest = found.filter(|it| it.key == key && it.number <= snapshot);
         newest.max_by_key(|it| it.number).and_then(|it| it.payload)
+    }
+
+    /// Some payloads lie in blobs.
+    fn value(byte: u8, number: u64) -> Value {
+        let stamp = Stamp { clock: number, client: 1, sequence: 0 };
+        match byte {
+            2 => Value::Blob(crate::blob::Blob::new(stamp, 50_000, 50_000, 0).unwrap()),
+            byte => Value::Here(Bytes::from(vec![byte])),
+        }
     }
 
     /// Applied after it was pruned, an old commit brought back what a later one had deleted.
@@ -189,11 +205,11 @@ mod tests {
     fn what_was_applied_once_is_not_applied_again() {
         let mut page = Page::root(PageId(1));
         make_versioned(&mut page);
-        let put = (1, slot(b"k", 1, 7, Some(&Bytes::from_static(b"a"))));
+        let put = (1, slot(b"k", 1, 7, Some(&Bytes::from_static(b"a").into())));
         let delete = (2, slot(b"k", 2, 7, None));
         assert_eq!(add(&mut page, std::slice::from_ref(&put), 1, Rules::HARDENED), 1);
         assert_eq!(add(&mut page, &[put.clone(), delete], 2, Rules::HARDENED), 1);
-        assert_eq!(prune(&mut page, 2), 2);
+        assert_eq!(prune(&mut page, 2, Rules::HARDENED), 2);
         assert!(page.slots().is_empty());
         assert_eq!((complete_to(&page), readable_from(&page)), (2, 2));
         assert_eq!(add(&mut page, &[put], 1, Rules::HARDENED), 0);
@@ -209,9 +225,9 @@ mod tests {
         add(&mut page, &[(5, slot(b"k", 5, 7, None))], 5, Rules::HARDENED);
         page.high = Some(leaf_key(b"k", 3));
         page.right = Some(PageId(2));
-        assert_eq!(prune(&mut page, 9), 0);
+        assert_eq!(prune(&mut page, 9, Rules::HARDENED), 0);
         page.high = Some(end_of(b"k"));
-        assert_eq!(prune(&mut page, 9), 1);
+        assert_eq!(prune(&mut page, 9, Rules::HARDENED), 1);
     }
 
     proptest! {
@@ -224,13 +240,15 @@ mod tests {
             let mut page = Page::root(PageId(1));
             make_versioned(&mut page);
             let all: Vec<(u64, Slot)> = (1u64..).zip(&writes).map(|(number, (key, payload))| {
-                let payload = payload.map(|byte| Bytes::from(vec![byte]));
+                let payload = payload.map(|byte| value(byte, number));
                 (number, slot(&[*key], number, 7, payload.as_ref()))
             }).collect();
             let last = all.len() as u64;
             add(&mut page, &all, last, Rules::HARDENED);
+            prop_assert!(page.slots().iter().all(|slot| version(slot).is_some()));
+            prop_assert_eq!(&Page::decode(&page.encode()).unwrap(), &page);
             let whole = page.clone();
-            let pruned = prune(&mut page, horizon);
+            let pruned = prune(&mut page, horizon, Rules::HARDENED);
             prop_assert_eq!(readable_from(&page), if pruned > 0 { horizon } else { 0 });
             for snapshot in readable_from(&page)..=last {
                 for key in 0..4u8 {

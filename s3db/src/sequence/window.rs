@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    blob::Value,
     cloud::ETag,
     page::{Page, PageId},
     sequence::{
@@ -30,7 +31,7 @@ pub(crate) struct View {
 }
 
 /// What a record holds: since which commit, and what; without a payload it was deleted.
-pub(super) type Held = (u64, Option<Bytes>);
+pub(super) type Held = (u64, Option<Value>);
 
 impl View {
     /// What commits of the window made of a record, up to `snapshot`.
@@ -186,7 +187,8 @@ mod tests {
 
     fn write(tree: u128, key: &'static str, payload: Option<&'static str>) -> Write {
         let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
-        Write { tree: PageId(tree), key: bytes(key), payload: payload.map(bytes) }
+        let payload = payload.map(|text| Value::Here(bytes(text)));
+        Write { tree: PageId(tree), key: bytes(key), payload }
     }
 
     fn view() -> View {
@@ -211,7 +213,8 @@ mod tests {
     fn nothing_newer_than_the_snapshot_is_seen() {
         let view = view();
         let held = |number, payload: Option<&'static str>| {
-            Some((number, payload.map(|text| Bytes::from_static(text.as_bytes()))))
+            let value = |text: &'static str| Value::Here(Bytes::from_static(text.as_bytes()));
+            Some((number, payload.map(value)))
         };
         let cases = [
             (1, "a", 9, None),

@@ -31,6 +31,10 @@ use crate::{
     },
     names::{BLOBS, CATALOG, LOG, PAGES, QUARANTINE, SPILLED},
     page::{Page, PageId, Stream},
+    sequence::{
+        Numbers,
+        codec::{NUMBERS, decode_data},
+    },
     stamp::Stamp,
     tag::Tag,
 };
@@ -60,6 +64,8 @@ impl Auditor for Audit {
             Event::Acknowledged { queue, body } => self.acknowledged(queue, body, there),
             Event::Freed { name } if name.starts_with(LOG) => self.freed(name, there),
             Event::Freed { .. } => None,
+            // Sealed with another key, and nothing else: a page that others have is the same page.
+            Event::Put { name, bytes, .. } if there.objects.bytes(name) == Some(bytes) => None,
             Event::Put { name, bytes, is_swap } if name.starts_with(PAGES) => {
                 self.page_put(name, bytes, is_swap, there)
             }
@@ -70,6 +76,12 @@ impl Auditor for Audit {
                     let entries = entries_of(name, bytes);
                     self.names_what_is_gone(name, &entries, there)
                 })
+            }
+            Event::Put { name: NUMBERS, bytes, .. } => {
+                let commits = waiting_blobs(bytes, there).into_iter();
+                let mut gone = commits.filter(|(_, blob)| there.objects.is_gone(&blob.object(0)));
+                let (number, _) = gone.next()?;
+                Some((9, format!("commit {number} names a blob that was deleted")))
             }
             Event::Put { name, .. } => {
                 if name.starts_with(CATALOG) {
@@ -100,6 +112,23 @@ fn here(frame: &Bytes) -> Option<Transaction> {
         Ok(Body::Here(transaction)) => Some(transaction),
         _ => None,
     }
+}
+
+/// The blobs that commits of the sequencer name which are not on their pages, each with the commit's number.
+fn waiting_blobs(numbers: &Bytes, there: &Scene<'_>) -> Vec<(u64, Blob)> {
+    let Ok(numbers) = Numbers::decode(numbers) else { return Vec::new() };
+    let mut blobs = Vec::new();
+    for (number, commit) in numbers.waiting() {
+        let writes = match &commit.object {
+            None => commit.writes.to_vec(),
+            Some((object, _)) => {
+                let data = there.objects.bytes(object).and_then(|bytes| decode_data(bytes).ok());
+                data.map_or(Vec::new(), |(_, writes)| writes)
+            }
+        };
+        blobs.extend(writes.iter().filter_map(|write| Some((number, *write.blob()?))));
+    }
+    blobs
 }
 
 /// What a message says: its records, or those of the object that it names.
@@ -322,6 +351,12 @@ impl Audit {
         let (_, named) = self.reach(there);
         if named.contains(&stamp) {
             return Some((9, format!("{name} is deleted, and a leaf names it")));
+        }
+        if let Some(numbers) = there.objects.bytes(NUMBERS) {
+            let mut waiting = waiting_blobs(numbers, there).into_iter();
+            if let Some((number, _)) = waiting.find(|(_, blob)| blob.stamp() == stamp) {
+                return Some((9, format!("{name} is deleted, and commit {number} is on no page")));
+            }
         }
         let messages = there.queues.bodies().flat_map(|body| match said(body, there) {
             Said::Records(entries) => entries,

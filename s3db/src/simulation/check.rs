@@ -28,7 +28,8 @@ use crate::{
 pub struct Violation {
     /// Its number in the design, section 17; 0 when a client cannot work that should, 11 when an
     /// index is not what its records say, 12 when a read is not as of its snapshot, 13 when a history shows an
-    /// anomaly, 14 when one of compare and swap is not linearizable.
+    /// anomaly, 14 when one of compare and swap is not linearizable, 15 when a stamp is further ahead of the
+    /// object store's date than may be.
     pub invariant: u8,
     /// What was seen.
     pub what: String,
@@ -353,8 +354,13 @@ pub(super) fn contents(tree: &Tree, history: &History, prunes: bool) -> Vec<Viol
 }
 
 /// Invariants 1 and 9: every blob that a record names is there, as it was written; and no other is, after
-/// nothing happened for long and garbage was collected. Returns how many are there.
-pub(super) fn blobs(world: &World, tree: &Tree, history: &History) -> (u64, Vec<Violation>) {
+/// nothing happened for long and garbage was collected. `written` is what was written, if that is not looked at
+/// elsewhere. Returns how many are there.
+pub(super) fn blobs(
+    world: &World,
+    tree: &Tree,
+    written: Option<&BTreeMap<Stamp, Bytes>>,
+) -> (u64, Vec<Violation>) {
     let parts: BTreeMap<String, Bytes> = world
         .history(BLOBS)
         .into_iter()
@@ -368,11 +374,13 @@ pub(super) fn blobs(world: &World, tree: &Tree, history: &History) -> (u64, Vec<
         let bodies = names.iter().map(|name| Some(Part::decode(parts.get(name)?).ok()?.body));
         let content = bodies.collect::<Option<Vec<Bytes>>>().map(|bodies| bodies.concat());
         let (name, key) = (blob.object(0), slot.key.escape_ascii());
-        let written = history.contents.get(&blob.stamp());
+        let is_it = |content: &Vec<u8>| {
+            written.is_none_or(|all| all.get(&blob.stamp()).is_some_and(|it| *it == *content))
+        };
         match content {
             None => broken.push(Violation::new(1, format!("{name} of {key} is lost"))),
             Some(content)
-                if written.is_none_or(|written| *written != content)
+                if !is_it(&content)
                     || Blob::of(blob.stamp(), &content, PART_BYTES) != Some(*blob) =>
             {
                 let what = format!("{name} of {key} is not what was written");

@@ -10,235 +10,144 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use pager::{Budget, policy, pool::Pool};
+use tokio::sync::Notify;
 
 use crate::{
     blob::Value,
+    blob_id,
     catalog::{Backend, Collection},
     cloud::{
-        Cloud, Delete, DiskSpace, ETag, Fault, Get, Ledger, Listing, Objects, Put, PutIf,
-        model::{End, Executor, Faults, Latency, Process, World},
+        Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
+        model::{Latency, Process},
     },
     commit::{Level, Session, Txn, Write},
+    db::{self, Pace},
     error::StoreError,
     page::PageId,
     record::{Key, Payload},
     search_by::SearchBy,
-    settings::Rule,
+    settings::Settings,
     simulation::{
-        Attempt, Indexed, Outcome, Plan, Report, Violation,
-        audit::Audit,
-        check,
+        Attempt, Indexed, Outcome, Plan, Report, Violation, check,
         history::History,
-        recorder::Record,
-        stage::{STEPS_MAX, lock, recorded, within},
+        stage::{ADMIN, ANSWER_US, AtWork, CALM_US, Stage, Turn, lock, within},
     },
     stamp::Stamp,
     store::Store,
     tree::secondary,
 };
 
-/// How long after the last fault each client is to show that it goes on working, and how long that may take.
-const CALM_US: u64 = 30_000_000;
-const ANSWER_US: u64 = 70_000_000;
+/// How long garbage waits: longer than any cache here keeps a page.
+const GRACE: Duration = Duration::from_secs(6);
+const MINUTE: Duration = Duration::from_secs(60);
 const COLLECTION: &str = "things";
+const OTHERS: &str = "others";
 const INDEX: &str = "writers";
 /// Payloads begin with who wrote them.
 const BY: SearchBy = SearchBy::Part { separator: b'.', number: 0 };
 
+/// Where records lie.
+#[derive(Clone, Copy)]
+struct Trees {
+    first: PageId,
+    /// Of a second collection, if there is one.
+    second: Option<PageId>,
+}
+
+impl Trees {
+    /// Of two collections each has every other key, so that no key is in both.
+    fn of(&self, key: &Key) -> PageId {
+        let is_odd = key.as_bytes().last().is_some_and(|digit| digit % 2 == 1);
+        self.second.filter(|_| is_odd).unwrap_or(self.first)
+    }
+}
+
 /// Shared by the clients of one run.
 #[derive(Clone)]
-pub(super) struct Cluster {
-    plan: Plan,
-    world: World,
+struct Cluster {
+    stage: Stage,
     history: Arc<Mutex<History>>,
-    record: Arc<Mutex<Record>>,
-    ledger: Arc<Ledger>,
-    roster: Arc<Mutex<Roster>>,
+    collected: Arc<Mutex<Collected>>,
 }
 
+/// What garbage collection deleted while clients were at work.
 #[derive(Default)]
-struct Roster {
-    next_process: u32,
-    clients: BTreeMap<Process, u64>,
-    /// Transactions that each client has tried.
-    tried: HashMap<u64, u32>,
-    crashes: u64,
-    collected: u64,
-    blobs_collected: u64,
-    spills_collected: u64,
-    /// Lives that are at their transactions.
-    working: BTreeMap<Process, u64>,
-    /// Everyone is asked for one more.
-    is_called: bool,
-    /// Of those who were asked, who has not committed one: its client, and what it met.
-    silent: BTreeMap<Process, (u64, String)>,
+struct Collected {
+    pages: u64,
+    blobs: u64,
+    spilled: u64,
 }
 
-/// A life is at its transactions, until this is dropped.
-struct AtWork(Arc<Mutex<Roster>>, Process);
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        let mut roster = lock(&self.0);
-        roster.working.remove(&self.1);
-        // It has answered, or its life is over.
-        roster.silent.remove(&self.1);
-    }
-}
+/// Who tidies up, has an index built, sweeps in time, and changes the key, if anybody does.
+const JANITOR: Process = Process(4);
+const BUILDER: Process = Process(5);
+const IN_TIME: Process = Process(6);
+const LOCKSMITH: Process = Process(7);
 
 pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Report {
-    let world = World::new(seed, Faults::NONE, *latency);
-    if trace {
-        world.keep_trace();
-    }
-    world.audit_by(Audit::default());
-    let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
-    let cluster = Cluster {
-        plan: plan.clone(),
-        world: world.clone(),
-        history: Arc::default(),
-        record: Arc::default(),
-        ledger: Ledger::new(),
-        roster: Arc::default(),
-    };
-    lock(&cluster.roster).next_process = 10;
-    let (admin, supervisor, sweeper) = (Process(1), Process(2), Process(3));
-    for process in [admin, supervisor, sweeper] {
-        world.make_safe(process);
-    }
+    let (stage, mut executor) = Stage::new(plan, seed, trace, latency);
+    let cluster =
+        Cluster { stage: stage.clone(), history: Arc::default(), collected: Arc::default() };
+    let maker = cluster.clone();
+    let founded = stage.set_up(&mut executor, async move { maker.set_up().await });
 
-    let set_up: Arc<Mutex<Option<Option<PageId>>>> = Arc::default();
-    {
-        let (cluster, set_up) = (cluster.clone(), set_up.clone());
-        world.time.spawn(admin, async move {
-            *lock(&set_up) = cluster.set_up(admin).await.ok();
-        });
+    let end_us = stage.begin();
+    for client in 1..=u64::from(plan.clients) {
+        cluster.start(client, founded);
     }
-    executor.run(u64::MAX, STEPS_MAX);
-    let root = lock(&set_up).expect("nothing goes wrong during the set-up");
+    let starter = cluster.clone();
+    stage.supervise(end_us, move |client| starter.start(client, founded));
+    cluster.start_others(end_us);
+    let mut violations = stage.play(&mut executor, end_us);
+    if !plan.idle.is_zero() {
+        let keeper = cluster.clone();
+        violations.extend(stage.idle(&mut executor, |process| keeper.keep_open(process)));
+    }
+    let sweeper = cluster.clone();
+    let swept = stage.sweep(&mut executor, |process| async move { sweeper.sweep(process).await });
+    violations.extend(swept);
 
-    world.set_faults(plan.faults.clone());
-    let end_us = world.time.now_us() + plan.work.as_micros() as u64;
-    for client in 0..u64::from(plan.clients) {
-        cluster.start(client + 1, root);
-    }
-    world.time.spawn(supervisor, cluster.clone().supervise(root, end_us));
-    let janitor = Process(4);
-    if plan.has_janitor {
-        world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
-    }
-    if plan.has_owners {
-        for kind in [Owning::Well, Owning::Well, Owning::Idle, Owning::Ahead] {
-            let cluster = cluster.clone();
-            world.time.spawn(supervisor, async move { cluster.have_owned(kind, end_us).await });
-        }
-    }
-    if plan.index == Indexed::Later {
-        world.make_safe(Process(5));
-        world.time.spawn(Process(5), cluster.clone().have_built(Process(5)));
-    }
-    let mut is_livelock = executor.run(end_us, STEPS_MAX) == End::Steps;
-
-    // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
-    world.set_faults(Faults { stale_max: plan.faults.stale_max, ..Faults::NONE });
-    world.time.kill(supervisor);
-    world.time.end_stalls();
-    is_livelock |= executor.run(end_us + CALM_US, STEPS_MAX) == End::Steps;
-    // Those who rest for minutes, and those who may see what is old, are not asked.
-    if !plan.is_sluggish && plan.faults.stale_max.is_none() {
-        let mut roster = lock(&cluster.roster);
-        roster.is_called = true;
-        let working = roster.working.clone().into_iter();
-        roster.silent = working.map(|(it, client)| (it, (client, "nothing".into()))).collect();
-    }
-    let settled_us = end_us + CALM_US + ANSWER_US;
-    is_livelock |= executor.run(settled_us, STEPS_MAX) == End::Steps;
-    let silent = std::mem::take(&mut lock(&cluster.roster).silent);
-    let processes: Vec<Process> = lock(&cluster.roster).clients.keys().copied().collect();
-    for process in processes {
-        world.time.kill(process);
-    }
-    let swept: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
-    {
-        let (cluster, swept) = (cluster.clone(), swept.clone());
-        world.time.spawn(sweeper, async move {
-            let outcome = cluster.sweep(sweeper).await;
-            *lock(&swept) = Some(outcome);
-        });
-    }
-    let rest_us = plan.rest().as_micros() as u64;
-    executor.run(settled_us + 16 * 24 * 3_600_000_000 + rest_us, STEPS_MAX);
-    let swept = lock(&swept).take();
-
+    let world = &stage.world;
     let mut history = lock(&cluster.history);
-    let mut violations = std::mem::take(&mut history.violations);
-    if is_livelock {
-        violations.push(Violation::new(0, format!("{STEPS_MAX} polls, and no end")));
-    }
-    for (process, (client, met)) in silent {
-        let what = format!("client {client}, process {}, does not go on: {met}", process.0);
-        violations.push(Violation::new(0, what));
-    }
-    match swept {
-        Some(Ok(())) => {}
-        Some(Err(error)) => {
-            violations.push(Violation::new(1, format!("the last sweep failed: {error}")))
-        }
-        None => violations.push(Violation::new(1, "the last sweep does not end".into())),
-    }
+    violations.append(&mut history.violations);
     // Whoever founded the collection last has found it, or the sweeper has.
-    let root = root.or_else(|| check::root(&world, COLLECTION)).unwrap_or(PageId(0));
-    let (tree, found) = check::tree(&world, root);
+    let root = founded.map(|it| it.first).or_else(|| check::root(world, COLLECTION));
+    let (mut tree, found) = check::tree(world, root.unwrap_or(PageId(0)));
     violations.extend(found);
-    violations.extend(check::roots(&world));
+    violations.extend(check::roots(world));
     if plan.index != Indexed::Not {
-        violations.extend(check::index(&world, COLLECTION, &tree));
+        violations.extend(check::index(world, COLLECTION, &tree));
+    }
+    // What is written together is committed together, whichever tree it is in.
+    if let Some(second) = founded.and_then(|it| it.second) {
+        let (other, found) = check::tree(world, second);
+        violations.extend(found);
+        tree.leaves.extend(other.leaves);
+        tree.slots.extend(other.slots);
     }
     violations.extend(check::contents(&tree, &history, plan.prunes() || !plan.rest().is_zero()));
-    let (blobs, found) = check::blobs(&world, &tree, &history);
+    let (blobs, found) = check::blobs(world, &tree, Some(&history.contents));
     violations.extend(found);
-    violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
-    let audited = world.audited().into_iter();
-    violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
-    violations.extend(check::spills(&world).filter(|_| plan.is_large));
-    violations.extend(check::fences(&world));
+    violations.extend(check::spills(world).filter(|_| plan.is_large));
+    violations.extend(check::fences(world));
     if plan.backend == Backend::S3Log {
         violations.extend(check::late(&history));
     }
-    violations.extend(check::ledger(&cluster.ledger, &world.ledger));
-    // What is read may be old in 2007.
-    if plan.faults.stale_max.is_none() {
-        violations.extend(lock(&cluster.record).broken());
-    }
+    violations.extend(stage.violations());
     let count = |outcome| {
         history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
     };
-    let (crashes, collected, blobs_collected, spills_collected) = {
-        let roster = lock(&cluster.roster);
-        (roster.crashes, roster.collected, roster.blobs_collected, roster.spills_collected)
-    };
+    let collected = lock(&cluster.collected);
     Report {
-        seed,
         committed: count(Outcome::Committed),
         uncertain: count(Outcome::Uncertain),
         failed: count(Outcome::Failed),
-        crashes,
-        calls: crate::cloud::CallKind::ALL
-            .iter()
-            .map(|&kind| world.ledger.charge(kind).calls)
-            .sum(),
-        collected,
-        blobs_collected,
-        spills_collected,
+        collected: collected.pages,
+        blobs_collected: collected.blobs,
+        spills_collected: collected.spilled,
         blobs,
         leaves: tree.leaves.len() as u64,
-        decided: Default::default(),
-        disk: world.disk_counts(),
-        answers: world.answers(),
-        fail_points: world.fail_points(),
-        virtual_time: Duration::from_micros(world.time.now_us()),
-        violations,
-        trace: world.trace(),
+        ..stage.report(seed, violations)
     }
 }
 
@@ -283,108 +192,164 @@ impl Objects for Ahead {
 }
 
 impl Cluster {
-    fn cloud(&self, process: Process) -> Cloud {
-        let cloud = recorded(&self.world, &self.record, &self.ledger, process);
-        Cloud { disk: self.plan.has_disk.then(|| self.disk(process)), ..cloud }
-    }
-
-    /// Not enough for all pages.
-    fn disk(&self, process: Process) -> DiskSpace {
-        DiskSpace { disk: self.world.disk(process), bytes: 60_000 }
-    }
-
-    async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
-        // Small enough that pages are evicted.
-        let bytes = if self.plan.has_disk { 24 << 10 } else { 64 << 10 };
-        let pool = Pool::new(&Budget::new(bytes), policy::default_eviction());
-        Store::open(self.cloud(process), self.plan.settings(), &pool).await
-    }
-
-    /// The root of the collection, if it is there when the clients begin.
-    async fn set_up(&self, process: Process) -> Result<Option<PageId>, StoreError> {
-        let (cloud, plan) = (self.cloud(process), &self.plan);
-        Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
-        if self.plan.has_founders {
+    /// The roots of what is there when the clients begin.
+    async fn set_up(&self) -> Result<Option<Trees>, StoreError> {
+        let (stage, plan) = (&self.stage, &self.stage.plan);
+        stage.create().await?;
+        if plan.has_founders {
             return Ok(None);
         }
-        let store = self.open(process).await?;
+        let store = stage.open(ADMIN).await?;
         let session = Session::open(store.clone(), u64::MAX).await?;
         drop(session);
         let root = store.create_collection(COLLECTION).await?.root;
-        if self.plan.index == Indexed::Always {
+        if plan.index == Indexed::Always {
             store.create_index(COLLECTION, INDEX, &BY).await?;
             store.build_index(COLLECTION, INDEX, |_| {}).await?;
         }
-        Ok(Some(root))
+        let second = match plan.has_two {
+            true => Some(store.create_collection(OTHERS).await?.root),
+            false => None,
+        };
+        Ok(Some(Trees { first: root, second }))
+    }
+
+    /// Everyone but the clients.
+    fn start_others(&self, end_us: u64) {
+        let Stage { world, plan, .. } = &self.stage;
+        if plan.has_janitor {
+            world.time.spawn(JANITOR, self.clone().tidy_up(JANITOR, end_us));
+        }
+        if plan.has_owners {
+            for kind in [Owning::Well, Owning::Well, Owning::Idle, Owning::Ahead] {
+                self.stage.beside(self.clone().have_owned(kind, end_us));
+            }
+        }
+        if let Some(every) = plan.sweeps_every {
+            world.make_safe(IN_TIME);
+            world.time.spawn(IN_TIME, self.clone().sweep_in_time(every, end_us));
+        }
+        if plan.index == Indexed::Later {
+            world.make_safe(BUILDER);
+            world.time.spawn(BUILDER, self.clone().have_built(BUILDER));
+        }
+        if plan.is_sealed {
+            world.make_no_crash(LOCKSMITH);
+            world.time.spawn(LOCKSMITH, self.clone().change_keys());
+        }
+    }
+
+    /// Seals everything again as soon as the other key is in front, while clients of before go on sealing with
+    /// the first one.
+    async fn change_keys(self) {
+        let Stage { world, plan, .. } = &self.stage;
+        world.time.sleep(plan.work.as_micros() as u64 * 3 / 5).await;
+        loop {
+            let store = self.stage.store(LOCKSMITH).await;
+            let done = store.rekey(|_| {}).await;
+            world.note(LOCKSMITH, || format!("changes keys: {done:?}"));
+            if done.is_ok_and(|done| done.unswept.is_none()) {
+                return;
+            }
+            world.time.sleep(1_000_000).await;
+        }
+    }
+
+    /// Nobody is left who seals with the first key: when everything is sealed again, the other one opens all.
+    async fn forget_key(&self, process: Process, store: &Store) -> Result<(), StoreError> {
+        let mut done = store.rekey(|_| {}).await?;
+        for _ in 0..20 {
+            if done.waiting == 0 {
+                break;
+            }
+            // Leases of those who are gone run out.
+            self.stage.world.time.sleep(6_000_000).await;
+            done = store.rekey(|_| {}).await?;
+        }
+        if let Some(error) = done.unswept {
+            return Err(error);
+        }
+        if done.unopened > 0 || done.waiting > 0 {
+            return Err(StoreError::Invalid(format!("keys: {done:?}")));
+        }
+        let with_one = self.stage.open_by(self.stage.cloud(process), &[2]).await?;
+        self.check_all(&with_one).await
     }
 
     /// Has an index made while the others work: by one who stalls and crashes like everyone, and by
     /// another as soon as that takes long, until it is ready.
     async fn have_built(self, process: Process) {
-        let world = self.world.clone();
+        let world = self.stage.world.clone();
         world.time.sleep(5_000_000 + world.below(20_000_000)).await;
         let is_ready: Arc<Mutex<bool>> = Arc::default();
         while !*lock(&is_ready) {
-            let builder = {
-                let mut roster = lock(&self.roster);
-                roster.next_process += 1;
-                Process(roster.next_process)
-            };
+            let builder = self.stage.new_process();
             world.note(process, || format!("has an index built by {builder:?}"));
             let (cluster, is_ready) = (self.clone(), is_ready.clone());
             world.time.spawn(builder, async move {
                 let built = async {
-                    let store = cluster.open(builder).await?;
+                    let store = cluster.stage.open(builder).await?;
                     store.create_index(COLLECTION, INDEX, &BY).await?;
                     store.build_index(COLLECTION, INDEX, |_| {}).await
                 };
                 let built = built.await;
-                cluster.world.note(builder, || format!("built: {built:?}"));
+                cluster.stage.world.note(builder, || format!("built: {built:?}"));
                 *lock(&is_ready) |= built.is_ok();
             });
             world.time.sleep(world.below(10_000_000)).await;
         }
     }
 
+    /// Brings everything to its page, again and again; it neither stalls nor crashes, and its calls fail like
+    /// everyone's.
+    async fn sweep_in_time(self, every: Duration, end_us: u64) {
+        let world = &self.stage.world;
+        let store = self.stage.store(IN_TIME).await;
+        // Those who are asked for one more in the end have nobody else who makes room for it.
+        while world.time.now_us() < end_us + CALM_US + ANSWER_US {
+            world.time.sleep(every.as_micros() as u64).await;
+            let swept = store.sweep().await;
+            world.note(IN_TIME, || format!("sweeps: {swept:?}"));
+        }
+    }
+
     /// Has the log claimed by one who stalls and crashes, and by the next one when it did.
     async fn have_owned(self, kind: Owning, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(self.world.below(8_000_000)).await;
-            let owner = {
-                let mut roster = lock(&self.roster);
-                roster.next_process += 1;
-                Process(roster.next_process)
-            };
-            self.world.note(owner, || format!("owns: {kind:?}"));
+        let world = &self.stage.world;
+        while world.time.now_us() < end_us {
+            world.time.sleep(world.below(8_000_000)).await;
+            let owner = self.stage.new_process();
+            world.note(owner, || format!("owns: {kind:?}"));
             let (cluster, ended) = (self.clone(), Ended::default());
             let end = ended.0.clone();
-            self.world.time.spawn(owner, async move {
+            world.time.spawn(owner, async move {
                 let _ended = ended;
-                let until_us = cluster.world.time.now_us() + cluster.world.below(30_000_000);
+                let world = &cluster.stage.world;
+                let until_us = world.time.now_us() + world.below(30_000_000);
                 let _ = cluster.own(owner, kind, until_us.min(end_us)).await;
             });
             while !*lock(&end) {
-                self.world.time.sleep(500_000).await;
+                world.time.sleep(500_000).await;
             }
         }
     }
 
     /// One who owns all of the log for a while.
     async fn own(&self, process: Process, kind: Owning, until_us: u64) -> Result<(), StoreError> {
-        let mut cloud = self.cloud(process);
+        let Stage { world, plan, .. } = &self.stage;
+        let mut cloud = self.stage.cloud(process);
         if let Owning::Ahead = kind {
             cloud.objects = Arc::new(Ahead(cloud.objects));
         }
-        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
-        let store = Store::open(cloud, self.plan.settings(), &pool).await?;
+        let store = self.stage.open_over(cloud).await?;
         let client = u64::MAX - 100 - u64::from(process.0);
-        let parts: Vec<u32> = (0..self.plan.shards).collect();
-        while self.world.time.now_us() < until_us {
+        let parts: Vec<u32> = (0..plan.shards).collect();
+        while world.time.now_us() < until_us {
             let own = store.own(client, &parts).await.unwrap_or_default();
             if let Owning::Well = kind {
                 let _ = store.tend(&own).await;
             }
-            self.world.time.sleep(1_500_000).await;
+            world.time.sleep(1_500_000).await;
         }
         store.disown(client).await
     }
@@ -401,7 +366,7 @@ impl Cluster {
     /// Invariant 5, on every level, as users check it: fences meet, right pointers lead to an end, links to
     /// pages of the next level.
     async fn check_all(&self, store: &Store) -> Result<(), StoreError> {
-        if self.plan.faults.stale_max.is_some() {
+        if self.stage.plan.faults.stale_max.is_some() {
             // What is read may be old in 2007.
             return Ok(());
         }
@@ -413,48 +378,18 @@ impl Cluster {
     }
 
     /// Starts a life of `client`.
-    fn start(&self, client: u64, root: Option<PageId>) {
-        let process = {
-            let mut roster = lock(&self.roster);
-            roster.next_process += 1;
-            let process = Process(roster.next_process);
-            roster.clients.insert(process, client);
-            process
-        };
-        self.world.note(process, || format!("starts as client {client}"));
+    fn start(&self, client: u64, founded: Option<Trees>) {
+        let process = self.stage.new_life(client);
+        let world = self.stage.world.clone();
+        world.note(process, || format!("starts as client {client}"));
         let cluster = self.clone();
-        self.world.time.spawn(process, async move {
-            let outcome = cluster.live(process, client, root).await;
-            cluster.world.note(process, || match outcome {
+        world.time.clone().spawn(process, async move {
+            let outcome = cluster.live(process, client, founded).await;
+            world.note(process, || match outcome {
                 Ok(()) => "is done".into(),
                 Err(error) => format!("gives up: {error}"),
             });
         });
-    }
-
-    /// Brings crashed clients back, and starts some a second time.
-    async fn supervise(self, root: Option<PageId>, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(1_000_000).await;
-            let mut restarts = Vec::new();
-            for process in self.world.take_crashed() {
-                let mut roster = lock(&self.roster);
-                roster.crashes += 1;
-                if let Some(client) = roster.clients.remove(&process)
-                    && self.world.with_probability(self.plan.comes_back)
-                {
-                    restarts.push(client);
-                }
-            }
-            for client in 1..=u64::from(self.plan.clients) {
-                if self.world.with_probability(self.plan.second_life) {
-                    restarts.push(client);
-                }
-            }
-            for client in restarts {
-                self.start(client, root);
-            }
-        }
     }
 
     /// One life of a client: transactions in the front, checkpoints in the background.
@@ -462,11 +397,11 @@ impl Cluster {
         &self,
         process: Process,
         client: u64,
-        founded: Option<PageId>,
+        founded: Option<Trees>,
     ) -> Result<(), StoreError> {
-        let (world, plan) = (&self.world, &self.plan);
+        let Stage { world, plan, .. } = &self.stage;
         let store = loop {
-            match self.open(process).await {
+            match self.stage.open(process).await {
                 Ok(store) => break store,
                 Err(StoreError::Cloud { .. } | StoreError::NotFound(_)) => {
                     world.time.sleep(1_000_000).await
@@ -474,13 +409,13 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         };
-        let root = loop {
+        let trees = loop {
             let created = match founded {
-                Some(root) => break root,
+                Some(trees) => break trees,
                 None => store.create_collection(COLLECTION).await,
             };
             match created {
-                Ok(of) => break of.root,
+                Ok(of) => break Trees { first: of.root, second: None },
                 Err(StoreError::Cloud { .. } | StoreError::Contended { .. }) => {
                     world.time.sleep(1_000_000).await
                 }
@@ -504,13 +439,15 @@ impl Cluster {
         lock(&self.history).begun.push((client, session.epoch()));
         let background = store.clone();
         let time = world.time.clone();
-        world.time.spawn(process, async move {
-            loop {
-                time.sleep(1_500_000).await;
-                // What fails is due again.
-                let _ = background.work().await;
-            }
-        });
+        if plan.sweeps_every.is_none() {
+            world.time.spawn(process, async move {
+                loop {
+                    time.sleep(1_500_000).await;
+                    // What fails is due again.
+                    let _ = background.work().await;
+                }
+            });
+        }
         let (time, ahead) = (world.time.clone(), session.clone());
         world.time.spawn(process, async move {
             loop {
@@ -528,27 +465,21 @@ impl Cluster {
             due: BTreeMap::new(),
             committed: 0,
         };
-        let _at_work = AtWork(self.roster.clone(), process);
-        lock(&self.roster).working.insert(process, client);
+        let at_work = self.stage.at_work(process, 0, client);
         loop {
-            let (is_called, is_done) = {
-                let mut roster = lock(&self.roster);
-                let is_called = roster.is_called;
-                let tried = roster.tried.entry(client).or_default();
-                let is_done = *tried >= plan.transactions;
-                *tried += u32::from(!is_called && !is_done);
-                (is_called, is_done)
-            };
-            if is_called {
-                self.answer(&mut witness, process, root).await;
-                return Ok(());
-            }
-            if is_done {
-                world.time.sleep(1_000_000).await;
-                continue;
+            match self.stage.turn(client) {
+                Turn::Next => {}
+                Turn::Rest => {
+                    world.time.sleep(1_000_000).await;
+                    continue;
+                }
+                Turn::Called => {
+                    self.answer(&mut witness, &at_work, process, trees).await;
+                    return Ok(());
+                }
             }
             world.time.sleep(world.below(4_000_000)).await;
-            let outcome = witness.transaction(process, root).await;
+            let outcome = witness.transaction(process, trees).await;
             if let Err(error) = &outcome {
                 self.check_clock(error, client);
                 self.check_loss(error, client);
@@ -579,33 +510,52 @@ impl Cluster {
 
     /// Commits one more transaction, or learns that this life is over. Nothing goes wrong any more: what does
     /// not succeed at once does so when others have done what they were at.
-    async fn answer(&self, witness: &mut Witness<'_>, process: Process, root: PageId) {
+    async fn answer(
+        &self,
+        witness: &mut Witness<'_>,
+        at_work: &AtWork,
+        process: Process,
+        trees: Trees,
+    ) {
         let before = witness.committed;
         loop {
-            let outcome = witness.transaction(process, root).await;
+            let outcome = witness.transaction(process, trees).await;
             if witness.committed > before || matches!(outcome, Err(StoreError::Fenced { .. })) {
                 return;
             }
-            if let Err(error) = outcome
-                && let Some((_, met)) = lock(&self.roster).silent.get_mut(&process)
-            {
-                *met = error.to_string();
+            if matches!(outcome, Err(StoreError::Clock { .. })) && self.has_wrong_clocks() {
+                return;
             }
-            self.world.time.sleep(1_000_000).await;
+            if let Err(error) = outcome {
+                at_work.met(error.to_string());
+            }
+            self.stage.world.time.sleep(1_000_000).await;
         }
     }
 
-    /// No clock of a run is as wrong as may not be: whoever is told that his is cannot commit, and
+    /// Whether machines of this run may have clocks that are as wrong as may not be.
+    fn has_wrong_clocks(&self) -> bool {
+        self.stage.plan.faults.skew_max > self.stage.plan.settings().clock_ahead_max
+    }
+
+    /// Where no clock of a run is as wrong as may not be whoever is told that his is cannot commit, and
     /// should.
     fn check_clock(&self, error: &StoreError, client: u64) {
+        if self.has_wrong_clocks() {
+            return;
+        }
         if matches!(error, StoreError::Clock { .. } | StoreError::Claimed { .. }) {
             let what = format!("client {client} cannot commit: {error}");
             lock(&self.history).violations.push(Violation::new(0, what));
         }
     }
 
-    /// Nothing that was committed is lost, or damaged.
+    /// Nothing that was committed is lost, or damaged, and all of it is found.
     fn check_loss(&self, error: &StoreError, client: u64) {
+        if let (StoreError::Tree { .. }, None) = (error, self.stage.plan.faults.stale_max) {
+            let what = format!("client {client} does not find its way: {error}");
+            lock(&self.history).violations.push(Violation::new(5, what));
+        }
         if matches!(error, StoreError::Lost { .. } | StoreError::Damaged { .. }) {
             let what = format!("client {client} reads what is not there: {error}");
             lock(&self.history).violations.push(Violation::new(1, what));
@@ -614,47 +564,55 @@ impl Cluster {
 
     /// Collects garbage now and then. It stalls like everyone else; it starts again if it crashes.
     async fn tidy_up(self, process: Process, end_us: u64) {
-        let is_mortal = self.plan.faults.crash_at > 0.0;
+        let Stage { world, plan, .. } = &self.stage;
+        let is_mortal = plan.faults.crash_at > 0.0;
         match is_mortal {
-            true => self.world.make_safe(process),
-            false => self.world.make_no_crash(process),
+            true => world.make_safe(process),
+            false => world.make_no_crash(process),
         }
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(4_000_000 + self.world.below(6_000_000)).await;
+        while world.time.now_us() < end_us {
+            world.time.sleep(4_000_000 + world.below(6_000_000)).await;
             if !is_mortal {
                 self.collect(process).await;
                 continue;
             }
             // One that may crash, and then the next one begins again.
-            let janitor = {
-                let mut roster = lock(&self.roster);
-                roster.next_process += 1;
-                Process(roster.next_process)
-            };
+            let janitor = self.stage.new_process();
             let (cluster, ended) = (self.clone(), Ended::default());
             let end = ended.0.clone();
-            self.world.time.spawn(janitor, async move {
+            world.time.spawn(janitor, async move {
                 let _ended = ended;
                 cluster.collect(janitor).await;
             });
             while !*lock(&end) {
-                self.world.time.sleep(500_000).await;
+                world.time.sleep(500_000).await;
             }
         }
     }
 
     async fn collect(&self, process: Process) {
-        let Ok(store) = self.open(process).await else { return };
-        // Longer than any cache here keeps a page.
-        if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
+        let Ok(store) = self.stage.open(process).await else { return };
+        if let Ok(done) = store.collect_garbage(GRACE).await {
             {
-                let mut roster = lock(&self.roster);
-                roster.collected += done.deleted;
-                roster.blobs_collected += done.blobs;
-                roster.spills_collected += done.spilled;
+                let mut collected = lock(&self.collected);
+                collected.pages += done.deleted;
+                collected.blobs += done.blobs;
+                collected.spilled += done.spilled;
             }
-            self.world.note(process, || format!("collected {done:?}"));
+            self.stage.world.note(process, || format!("collected {done:?}"));
         }
+    }
+
+    /// Has the database open, and what a `Db` has in the background: nothing else.
+    async fn keep_open(self, process: Process) {
+        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
+        let pace = Pace { tick: 10 * MINUTE, sweep_interval: 360 * MINUTE };
+        // Fewer ticks in 15 days.
+        let settings = Settings { checkpoint_interval: pace.tick, ..self.stage.plan.settings() };
+        let cloud = self.stage.cloud(process);
+        let Ok(store) = Store::open(cloud, settings, &pool).await else { return };
+        let session = Session::reader(store, u64::MAX - 1);
+        db::work(&session, pace, &[], &Notify::new()).await;
     }
 
     /// Sweeps until there is nothing left.
@@ -662,39 +620,40 @@ impl Cluster {
         let mut idle = 0;
         // One store: with backend s3-log the newest object of a stream stays, and only who applied
         // it knows that it did.
-        let store = self.open(process).await?;
-        if self.plan.has_founders {
+        let Stage { world, plan, .. } = &self.stage;
+        let store = self.stage.open(process).await?;
+        if plan.has_founders {
             store.create_collection(COLLECTION).await?;
-        }
-        if !self.plan.rules.hold(Rule::Sweep) {
-            self.world.time.sleep(15 * 24 * 3_600_000_000).await;
         }
         for _ in 0..200 {
             let done = store.sweep().await?;
             idle = if done.records == 0 && done.poison == 0 { idle + 1 } else { 0 };
             if idle == 2 {
-                if self.plan.has_blobs || self.plan.is_large {
+                if plan.has_blobs || plan.is_large {
                     // Nothing can name them any more.
-                    self.world.time.sleep(self.plan.rest().as_micros() as u64).await;
+                    world.time.sleep(plan.rest().as_micros() as u64).await;
                     // What died is unlinked, deleted and forgotten one time after the other; what nobody
                     // names is found, and goes a while after that.
                     for _ in 0..5 {
-                        let done = store.collect_garbage(Duration::from_secs(6)).await?;
+                        let done = store.collect_garbage(GRACE).await?;
                         if done.blobs_waiting == 0 {
                             break;
                         }
-                        self.world.time.sleep(7_000_000).await;
+                        world.time.sleep(7_000_000).await;
                     }
                 }
-                if self.plan.index != Indexed::Not {
+                if plan.index != Indexed::Not {
                     self.check_index(&store).await?;
+                }
+                if plan.is_sealed {
+                    self.forget_key(process, &store).await?;
                 }
                 return self.check_all(&store).await;
             }
             // Leases of those who are gone run out.
-            self.world.time.sleep(6_000_000).await;
-            if self.plan.faults.stale_max.is_some() {
-                self.world.time.sleep(60_000_000).await;
+            world.time.sleep(6_000_000).await;
+            if plan.faults.stale_max.is_some() {
+                world.time.sleep(60_000_000).await;
             }
         }
         Err(StoreError::Invalid("200 sweeps, and there is still something".into()))
@@ -726,8 +685,8 @@ struct Witness<'a> {
 }
 
 impl Witness<'_> {
-    async fn transaction(&mut self, process: Process, root: PageId) -> Result<(), StoreError> {
-        let world = &self.cluster.world;
+    async fn transaction(&mut self, process: Process, trees: Trees) -> Result<(), StoreError> {
+        let world = &self.cluster.stage.world;
         let level = match world.below(10) {
             0 => Level::Basic,
             1 | 2 => Level::Monotonic,
@@ -735,20 +694,26 @@ impl Witness<'_> {
         };
         let mut txn = self.session.begin(level);
         self.due.clear();
-        if self.cluster.plan.is_fresh && world.below(2) == 0 {
+        if self.cluster.stage.plan.is_fresh && world.below(2) == 0 {
             txn.fresh();
             self.due = lock(&self.cluster.history).committed();
         }
-        let (name, indexes) = (COLLECTION.into(), Vec::new());
+        let (name, indexes, root) = (COLLECTION.into(), Vec::new(), trees.first);
         let of = Collection { name, root, indexes, has_root: true, isolation: None };
         let client = self.session.client();
         for n in 0..1 + world.below(4) {
-            let number = world.below(u64::from(self.cluster.plan.keys));
+            let number = world.below(u64::from(self.cluster.stage.plan.keys));
             let key = Key::new(format!("key{number:03}"))?;
+            let root = trees.of(&key);
             match world.below(10) {
-                0..=3 => self.read(&txn, root, &key).await?,
-                4 if world.below(3) == 0 => self.scan(&txn, root).await?,
-                4 if self.cluster.plan.index != Indexed::Not => self.find(&txn, &of).await?,
+                0..=3 => {
+                    self.read(&txn, root, &key).await?;
+                    if self.cluster.stage.plan.has_blobs && world.below(2) == 0 {
+                        self.read_slowly(&txn, root, &key).await?;
+                    }
+                }
+                4 if world.below(3) == 0 => self.scan(&txn, trees, root).await?,
+                4 if self.cluster.stage.plan.index != Indexed::Not => self.find(&txn, &of).await?,
                 5 => txn.delete(root, &key)?,
                 _ => {
                     let pad = "x".repeat(world.below(60) as usize);
@@ -764,8 +729,8 @@ impl Witness<'_> {
         if txn.is_empty() {
             return Ok(());
         }
-        let is_sluggish = self.cluster.plan.is_sluggish;
-        let age_us = self.cluster.plan.tombstone_age.as_micros() as u64;
+        let is_sluggish = self.cluster.stage.plan.is_sluggish;
+        let age_us = self.cluster.stage.plan.tombstone_age.as_micros() as u64;
         let has_blob = txn.writes.values().any(|write| matches!(write, Write::Blob(..)));
         let waits = is_sluggish && has_blob && world.below(3) == 0;
         if waits {
@@ -777,7 +742,7 @@ impl Witness<'_> {
             let contents = txn.unput.iter().map(|(blob, content)| (blob.stamp(), content.clone()));
             lock(&self.cluster.history).contents.extend(contents);
         }
-        if self.cluster.plan.has_blobs && world.below(10) == 0 {
+        if self.cluster.stage.plan.has_blobs && world.below(10) == 0 {
             world.note(process, || "gives a transaction up".into());
             return Ok(());
         }
@@ -788,6 +753,12 @@ impl Witness<'_> {
             .collect();
         if level.is_session() && writes.iter().any(|(_, stamp, _)| *stamp <= self.highest) {
             self.violation("write follows read", format!("a stamp is not above {}", self.highest));
+        }
+        let ahead_max_us = self.cluster.stage.plan.settings().clock_ahead_max.as_micros() as u64;
+        let most_us = world.date_ms() * 1000 + ahead_max_us;
+        // Stamps are for ever: one of the future wins over all that is written until then.
+        if let Some((_, stamp, _)) = writes.iter().find(|(_, stamp, _)| stamp.clock > most_us) {
+            self.broken(15, format!("{stamp} is further ahead than may be: {most_us}"));
         }
         let (epoch, outcome) = (self.session.epoch(), Outcome::Uncertain);
         let attempt = lock(&self.cluster.history).begin(Attempt {
@@ -859,7 +830,7 @@ impl Witness<'_> {
         key: &Key,
         content: Bytes,
     ) -> Result<(), StoreError> {
-        if !self.cluster.plan.has_blobs || self.cluster.world.below(3) > 0 {
+        if !self.cluster.stage.plan.has_blobs || self.cluster.stage.world.below(3) > 0 {
             return txn.put(root, key, Payload::new(content)?);
         }
         let mut writing = self.session.write_blob().await?;
@@ -899,10 +870,38 @@ impl Witness<'_> {
         Ok(())
     }
 
+    /// Reads a payload part by part. Who takes no longer than what garbage waits for, less what a copy of a page
+    /// may be old, comes to its end. Not so with own ones, which can be laid over a page from which the tombstone
+    /// of a delete is gone.
+    async fn read_slowly(&self, txn: &Txn, root: PageId, key: &Key) -> Result<(), StoreError> {
+        let world = &self.cluster.stage.world;
+        let (began_us, ttl) = (world.time.now_us(), self.cluster.stage.plan.settings().ttl);
+        let patience_us = (GRACE - ttl).as_micros() as u64;
+        let Some(mut content) = self.session.open_content(txn, root, key).await? else {
+            return Ok(());
+        };
+        loop {
+            match content.next().await {
+                Ok(Some(_)) => world.time.sleep(world.below(500_000)).await,
+                Ok(None) => return Ok(()),
+                Err(StoreError::Replaced { object }) => {
+                    let us = world.time.now_us() - began_us;
+                    let by = blob_id::parse(&object).map(|(stamp, _)| stamp.client);
+                    if us < patience_us && by != Some(self.session.client()) {
+                        let what = format!("{key}: {object} is deleted while it is read, {us} us");
+                        self.broken(9, what);
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// What a read, or a scan, may show of a key to a session.
     fn saw(&mut self, txn: &Txn, key: &Key, stamp: Stamp) {
         lock(&self.cluster.history).read.insert(stamp);
-        let plan = &self.cluster.plan;
+        let plan = &self.cluster.stage.plan;
         // A look into queues is a sample.
         if plan.backend == Backend::S3Log && plan.faults.stale_max.is_none() {
             let due = self.due.get(key.as_bytes()).copied().unwrap_or_default();
@@ -913,7 +912,7 @@ impl Witness<'_> {
         if !txn.level().is_session() {
             return;
         }
-        if self.cluster.plan.prunes() && stamp == Stamp::default() {
+        if self.cluster.stage.plan.prunes() && stamp == Stamp::default() {
             // Nothing there any more looks like nothing ever there.
             return;
         }
@@ -965,8 +964,9 @@ impl Witness<'_> {
             let pair = secondary::join(name.as_bytes(), key.as_bytes());
             let entry = self.session.read_stamped(txn, index.root, &pair).await?;
             // And its tombstone be gone by now, while a copy of the record is as old as copies may be.
-            let age_us = self.cluster.plan.tombstone_age.as_micros() as u64;
-            let is_gone = stamp.clock.saturating_add(age_us) < self.cluster.world.date_ms() * 1000;
+            let age_us = self.cluster.stage.plan.tombstone_age.as_micros() as u64;
+            let is_gone =
+                stamp.clock.saturating_add(age_us) < self.cluster.stage.world.date_ms() * 1000;
             if entry.stamp <= *stamp && !is_gone {
                 let what = format!("not to {key} at {stamp}, the entry is {entry:?}");
                 self.violation("an index leads to own writes", what);
@@ -976,7 +976,7 @@ impl Witness<'_> {
     }
 
     /// A scan shows keys in order, each once; of each what a read of it could show; and all that is there.
-    async fn scan(&mut self, txn: &Txn, root: PageId) -> Result<(), StoreError> {
+    async fn scan(&mut self, txn: &Txn, trees: Trees, root: PageId) -> Result<(), StoreError> {
         let mut scan = self.session.scan(txn, root, None, None);
         let mut last: Option<Key> = None;
         let mut shown: BTreeMap<Key, Stamp> = BTreeMap::new();
@@ -1002,7 +1002,7 @@ impl Witness<'_> {
             self.read(txn, root, &key).await?;
         }
         if txn.level().is_session() {
-            self.check_all_shown(txn, root, &shown).await?;
+            self.check_all_shown(txn, trees, root, &shown).await?;
         }
         Ok(())
     }
@@ -1011,12 +1011,13 @@ impl Witness<'_> {
     async fn check_all_shown(
         &mut self,
         txn: &Txn,
+        trees: Trees,
         root: PageId,
         shown: &BTreeMap<Key, Stamp>,
     ) -> Result<(), StoreError> {
-        let known = |key: &Key| !shown.contains_key(key);
+        let is_missed = |key: &&Key| trees.of(key) == root && !shown.contains_key(*key);
         let mut missed: Vec<Key> =
-            self.seen.keys().chain(self.own.keys()).filter(|key| known(key)).cloned().collect();
+            self.seen.keys().chain(self.own.keys()).filter(is_missed).cloned().collect();
         // In an order, so that the same seed is the same run.
         missed.sort_unstable();
         missed.dedup();

@@ -18,14 +18,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use pager::{Budget, policy, pool::Pool};
 
 use crate::{
     blob::Value,
     catalog::Collection,
     cloud::{
-        Cloud, Get, Ledger, PutIf,
-        model::{Executor, Faults, Latency, Process, World},
+        Get, PutIf,
+        model::{Latency, Process, World},
     },
     commit::{Level, Session},
     curate::{Proposal, ProposalId},
@@ -35,12 +34,9 @@ use crate::{
     record::{Key, Payload},
     search_by::SearchBy,
     simulation::{
-        Attempt, Indexed, Outcome, Plan, Report, Violation,
-        audit::Audit,
-        check,
+        Attempt, Indexed, Outcome, Plan, Report, Violation, check,
         history::History,
-        recorder::Record,
-        stage::{STEPS_MAX, lock, recorded},
+        stage::{ADMIN, Stage, Turn, lock},
     },
     stamp::Stamp,
     store::Store,
@@ -56,11 +52,11 @@ const ROGUE: u64 = 0xbad;
 /// Violations that are shown of one kind.
 const SHOWN_MAX: usize = 5;
 
-#[derive(Clone, Copy)]
-enum Role {
-    Client(u64),
-    Curator,
-}
+/// Whose life a curator's is: no client's.
+const CURATOR: u64 = 0;
+const JANITOR: Process = Process(4);
+const CHEAT: Process = Process(5);
+const READER: Process = Process(6);
 
 /// What is known of a proposal.
 #[derive(Clone, Copy, Default)]
@@ -82,10 +78,6 @@ struct State {
     by_stamp: BTreeMap<Stamp, usize>,
     /// What clients were told to wait for a curator.
     told: BTreeMap<ProposalId, usize>,
-    next_process: u32,
-    roles: BTreeMap<Process, Role>,
-    tried: BTreeMap<u64, u32>,
-    crashes: u64,
     collected: u64,
     decided: Decided,
 }
@@ -117,84 +109,39 @@ impl std::ops::AddAssign for Decided {
 
 #[derive(Clone)]
 struct Cluster {
-    plan: Plan,
-    world: World,
-    ledger: Arc<Ledger>,
-    record: Arc<Mutex<Record>>,
+    stage: Stage,
     state: Arc<Mutex<State>>,
 }
 
 pub(super) fn run(plan: &Plan, seed: u64, trace: bool, latency: &Latency) -> Report {
-    let world = World::new(seed, Faults::NONE, *latency);
-    if trace {
-        world.keep_trace();
+    let (stage, mut executor) = Stage::new(plan, seed, trace, latency);
+    let cluster = Cluster { stage: stage.clone(), state: Arc::default() };
+    for process in [JANITOR, CHEAT, READER] {
+        stage.world.make_no_crash(process);
     }
-    world.audit_by(Audit::default());
-    let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
-    let state = State { next_process: 10, ..State::default() };
-    let cluster = Cluster {
-        plan: plan.clone(),
-        world: world.clone(),
-        ledger: Ledger::new(),
-        record: Arc::default(),
-        state: Arc::new(Mutex::new(state)),
-    };
-    let [admin, supervisor, sweeper, janitor, rogue, reader] = [1, 2, 3, 4, 5, 6].map(Process);
-    for process in [admin, supervisor, sweeper] {
-        world.make_safe(process);
-    }
-    for process in [janitor, rogue, reader] {
-        world.make_no_crash(process);
-    }
-    let made: Arc<Mutex<Option<Collection>>> = Arc::default();
-    {
-        let (cluster, made) = (cluster.clone(), made.clone());
-        world.time.spawn(admin, async move {
-            *lock(&made) = cluster.set_up(admin).await.ok();
-        });
-    }
-    executor.run(u64::MAX, STEPS_MAX);
-    let of = lock(&made).clone().expect("nothing goes wrong during the set-up");
+    let maker = cluster.clone();
+    let of = stage.set_up(&mut executor, async move { maker.set_up().await });
 
-    world.set_faults(plan.faults.clone());
-    let end_us = world.time.now_us() + plan.work.as_micros() as u64;
-    let clients = (1..=u64::from(plan.clients)).map(Role::Client);
-    for role in clients.chain((0..CURATORS).map(|_| Role::Curator)) {
-        cluster.start(role, &of, end_us);
+    let end_us = stage.begin();
+    let clients = 1..=u64::from(plan.clients);
+    for client in clients.chain((0..CURATORS).map(|_| CURATOR)) {
+        cluster.start(client, &of, end_us);
     }
-    world.time.spawn(supervisor, cluster.clone().supervise(of.clone(), end_us));
-    world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
-    world.time.spawn(rogue, cluster.clone().cheat(rogue, of.clone(), end_us));
-    world.time.spawn(reader, cluster.clone().read(reader, of.clone(), end_us));
-    executor.run(end_us, STEPS_MAX);
-
-    // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
-    world.set_faults(Faults::NONE);
-    world.time.kill(supervisor);
-    world.time.end_stalls();
-    executor.run(end_us + 100_000_000, STEPS_MAX);
-    let processes: Vec<Process> = lock(&cluster.state).roles.keys().copied().collect();
-    processes.into_iter().for_each(|process| world.time.kill(process));
-    let swept: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
-    {
-        let (cluster, swept) = (cluster.clone(), swept.clone());
-        world.time.spawn(sweeper, async move {
-            let outcome = cluster.finish(sweeper).await;
-            *lock(&swept) = Some(outcome);
-        });
-    }
-    executor.run(end_us + 2_000_000_000, STEPS_MAX);
-    let swept = lock(&swept).take();
-    report(&cluster, &of, swept, seed)
+    let (starter, to) = (cluster.clone(), of.clone());
+    stage.supervise(end_us, move |client| starter.start(client, &to, end_us));
+    let time = &stage.world.time;
+    time.spawn(JANITOR, cluster.clone().tidy_up(end_us));
+    time.spawn(CHEAT, cluster.clone().cheat(of.clone(), end_us));
+    time.spawn(READER, cluster.clone().read(of.clone(), end_us));
+    let mut violations = stage.play(&mut executor, end_us);
+    let sweeper = cluster.clone();
+    let sweep = |process| async move { sweeper.finish(process).await };
+    violations.extend(stage.sweep(&mut executor, sweep));
+    report(&cluster, &of, violations, seed)
 }
 
-fn report(
-    cluster: &Cluster,
-    of: &Collection,
-    swept: Option<Result<(), StoreError>>,
-    seed: u64,
-) -> Report {
-    let world = &cluster.world;
+fn report(cluster: &Cluster, of: &Collection, mut violations: Vec<Violation>, seed: u64) -> Report {
+    let Stage { world, plan, .. } = &cluster.stage;
     let mut state = lock(&cluster.state);
     let fates = state.fates.clone();
     for (attempt, fate) in state.history.attempts.iter_mut().zip(&fates) {
@@ -204,48 +151,29 @@ fn report(
             _ => Outcome::Failed,
         };
     }
-    let mut violations = std::mem::take(&mut state.history.violations);
-    match swept {
-        Some(Ok(())) => {}
-        Some(Err(error)) => {
-            violations.push(Violation::new(1, format!("the last sweep failed: {error}")));
-        }
-        None => violations.push(Violation::new(1, "the last sweep does not end".into())),
-    }
+    violations.append(&mut state.history.violations);
     let (tree, found) = check::tree(world, of.root);
     violations.extend(found);
-    if cluster.plan.index != Indexed::Not {
+    if plan.index != Indexed::Not {
         violations.extend(check::index(world, COLLECTION, &tree));
     }
     violations.extend(check::contents(&tree, &state.history, false));
     violations.extend(waiting(world, &tree, &state));
-    violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
-    let audited = world.audited().into_iter();
-    violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
     violations.extend(check::fences(world));
-    violations.extend(check::ledger(&cluster.ledger, &world.ledger));
-    violations.extend(lock(&cluster.record).broken());
+    violations.extend(cluster.stage.violations());
     let count = |outcome| {
         state.history.attempts.iter().filter(|attempt| attempt.outcome == outcome).count() as u64
     };
     let is_aside = |(name, _): &(String, _)| name.contains("not-approved");
     let forged = world.history(QUARANTINE).iter().filter(|it| is_aside(it)).count() as u64;
     Report {
-        seed,
         committed: count(Outcome::Committed),
         uncertain: count(Outcome::Uncertain),
         failed: count(Outcome::Failed),
-        crashes: state.crashes,
-        calls: crate::cloud::CallKind::ALL.iter().map(|&it| world.ledger.charge(it).calls).sum(),
         collected: state.collected,
         leaves: tree.leaves.len() as u64,
         decided: Decided { forged, ..state.decided },
-        answers: world.answers(),
-        fail_points: world.fail_points(),
-        virtual_time: Duration::from_micros(world.time.now_us()),
-        violations,
-        trace: world.trace(),
-        ..Report::default()
+        ..cluster.stage.report(seed, violations)
     }
 }
 
@@ -280,88 +208,39 @@ fn waiting(world: &World, tree: &check::Tree, state: &State) -> Vec<Violation> {
 }
 
 impl Cluster {
-    fn cloud(&self, process: Process) -> Cloud {
-        recorded(&self.world, &self.record, &self.ledger, process)
-    }
-
-    async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
-        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
-        Store::open(self.cloud(process), self.plan.settings(), &pool).await
-    }
-
-    /// The same, however often that takes.
-    async fn store(&self, process: Process) -> Arc<Store> {
-        loop {
-            match self.open(process).await {
-                Ok(store) => return store,
-                Err(_) => self.world.time.sleep(1_000_000).await,
-            }
-        }
-    }
-
-    async fn set_up(&self, process: Process) -> Result<Collection, StoreError> {
-        let (cloud, plan) = (self.cloud(process), &self.plan);
-        Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
-        let store = self.open(process).await?;
+    async fn set_up(&self) -> Result<Collection, StoreError> {
+        self.stage.create().await?;
+        let store = self.stage.open(ADMIN).await?;
         let of = store.create_curated(COLLECTION).await?;
-        if plan.index != Indexed::Not {
+        if self.stage.plan.index != Indexed::Not {
             store.create_index(COLLECTION, INDEX, &BY).await?;
             store.build_index(COLLECTION, INDEX, |_| {}).await?;
         }
         Ok(of)
     }
 
-    fn start(&self, role: Role, of: &Collection, end_us: u64) {
-        let process = {
-            let mut state = lock(&self.state);
-            state.next_process += 1;
-            let process = Process(state.next_process);
-            state.roles.insert(process, role);
-            process
-        };
-        let (cluster, of) = (self.clone(), of.clone());
-        self.world.time.spawn(process, async move {
-            match role {
-                Role::Client(client) => {
-                    cluster.world.note(process, || format!("starts as client {client}"));
-                    let outcome = cluster.propose(process, client, &of).await;
-                    cluster.world.note(process, || format!("is done: {outcome:?}"));
-                }
-                Role::Curator => {
-                    cluster.world.note(process, || "starts as a curator".into());
-                    cluster.curate(process, &of, end_us).await;
-                }
+    /// A life of a client, or of a curator.
+    fn start(&self, client: u64, of: &Collection, end_us: u64) {
+        let process = self.stage.new_life(client);
+        let (cluster, of, world) = (self.clone(), of.clone(), self.stage.world.clone());
+        world.time.clone().spawn(process, async move {
+            world.note(process, || match client {
+                CURATOR => "starts as a curator".to_owned(),
+                _ => format!("starts as client {client}"),
+            });
+            if client == CURATOR {
+                return cluster.curate(process, &of, end_us).await;
             }
+            let outcome = cluster.propose(process, client, &of).await;
+            world.note(process, || format!("is done: {outcome:?}"));
         });
     }
 
-    /// Brings crashed ones back, and starts clients a second time.
-    async fn supervise(self, of: Collection, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(1_000_000).await;
-            let mut restarts = Vec::new();
-            for process in self.world.take_crashed() {
-                let mut state = lock(&self.state);
-                state.crashes += 1;
-                if let Some(role) = state.roles.remove(&process)
-                    && self.world.with_probability(self.plan.comes_back)
-                {
-                    restarts.push(role);
-                }
-            }
-            for client in 1..=u64::from(self.plan.clients) {
-                if self.world.with_probability(self.plan.second_life) {
-                    restarts.push(Role::Client(client));
-                }
-            }
-            restarts.into_iter().for_each(|role| self.start(role, &of, end_us));
-        }
-    }
-
-    async fn tidy_up(self, process: Process, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(3_000_000 + self.world.below(6_000_000)).await;
-            let store = self.store(process).await;
+    async fn tidy_up(self, end_us: u64) {
+        let world = &self.stage.world;
+        while world.time.now_us() < end_us {
+            world.time.sleep(3_000_000 + world.below(6_000_000)).await;
+            let store = self.stage.store(JANITOR).await;
             if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
                 lock(&self.state).collected += done.deleted;
             }
@@ -375,8 +254,8 @@ impl Cluster {
         client: u64,
         of: &Collection,
     ) -> Result<(), StoreError> {
-        let world = &self.world;
-        let store = self.store(process).await;
+        let world = &self.stage.world;
+        let store = self.stage.store(process).await;
         let session = loop {
             match Session::open(store.clone(), client).await {
                 Ok(session) => break session,
@@ -384,20 +263,25 @@ impl Cluster {
                 Err(_) => world.time.sleep(1_000_000).await,
             }
         };
+        let at_work = self.stage.at_work(process, 0, client);
         loop {
-            {
-                let mut state = lock(&self.state);
-                let tried = state.tried.entry(client).or_default();
-                if *tried >= self.plan.transactions {
-                    return Ok(());
+            let is_called = match self.stage.turn(client) {
+                Turn::Next => false,
+                Turn::Rest => {
+                    world.time.sleep(1_000_000).await;
+                    continue;
                 }
-                *tried += 1;
-            }
+                Turn::Called => true,
+            };
             world.time.sleep(world.below(3_000_000)).await;
-            match self.transaction(process, &session, of).await {
+            let outcome = self.transaction(process, &session, of).await;
+            world.note(process, || format!("proposed: {outcome:?}"));
+            match outcome {
+                Ok(()) if is_called => return Ok(()),
+                Ok(()) => {}
                 Err(error @ StoreError::Fenced { .. }) => return Err(error),
                 // It is told, or not; what waits is what curators see.
-                outcome => world.note(process, || format!("proposed: {outcome:?}")),
+                Err(error) => at_work.met(error.to_string()),
             }
         }
     }
@@ -408,10 +292,10 @@ impl Cluster {
         session: &Session,
         of: &Collection,
     ) -> Result<(), StoreError> {
-        let (world, client) = (&self.world, session.client());
+        let (world, client) = (&self.stage.world, session.client());
         let mut txn = session.begin(Level::Atomic);
         for n in 0..1 + world.below(3) {
-            let key = Key::new(format!("key{:03}", world.below(u64::from(self.plan.keys))))?;
+            let key = Key::new(format!("key{:03}", world.below(u64::from(self.stage.plan.keys))))?;
             if world.below(5) == 0 {
                 txn.delete(of.root, &key)?;
                 continue;
@@ -461,10 +345,25 @@ impl Cluster {
         lock(&self.state).by_stamp.get(&stamp).copied()
     }
 
-    /// Looks at what waits and decides, one after the other.
+    /// Looks at what waits and decides, one after the other. In the end it still can, when it is asked.
     async fn curate(&self, process: Process, of: &Collection, end_us: u64) {
-        let world = &self.world;
-        let store = self.store(process).await;
+        let world = &self.stage.world;
+        let store = self.stage.store(process).await;
+        let at_work = self.stage.at_work(process, 0, CURATOR);
+        self.decide(process, &store, of, end_us).await;
+        loop {
+            if self.stage.is_called() {
+                match store.proposals(of, None, 100).await {
+                    Ok(_) => return,
+                    Err(error) => at_work.met(error.to_string()),
+                }
+            }
+            world.time.sleep(1_000_000).await;
+        }
+    }
+
+    async fn decide(&self, process: Process, store: &Store, of: &Collection, end_us: u64) {
+        let world = &self.stage.world;
         while world.time.now_us() < end_us {
             world.time.sleep(world.below(2_500_000)).await;
             let Ok(ids) = store.proposals(of, None, 100).await else { continue };
@@ -476,7 +375,7 @@ impl Cluster {
                 Ok(Some(shown)) => shown,
                 Err(StoreError::Invalid(_)) => {
                     lock(&self.state).decided.replaced += 1;
-                    self.reject(process, &store, of, id, None).await;
+                    self.reject(process, store, of, id, None).await;
                     continue;
                 }
                 _ => continue,
@@ -486,10 +385,10 @@ impl Cluster {
                 world.time.sleep(world.below(15_000_000)).await;
             }
             match world.below(10) {
-                0..=5 => self.approve(process, &store, of, &shown).await,
+                0..=5 => self.approve(process, store, of, &shown).await,
                 6..=8 => {
                     let attempt = self.attempt_of(&shown.transaction);
-                    self.reject(process, &store, of, id, attempt).await;
+                    self.reject(process, store, of, id, attempt).await;
                 }
                 _ => {}
             }
@@ -498,10 +397,10 @@ impl Cluster {
 
     async fn approve(&self, process: Process, store: &Store, of: &Collection, shown: &Proposal) {
         let Some(attempt) = self.attempt_of(&shown.transaction) else { return };
-        for _ in 0..1 + self.world.below(3) / 2 {
+        for _ in 0..1 + self.stage.world.below(3) / 2 {
             lock(&self.state).fates[attempt].is_approving = true;
             let outcome = store.approve(of, shown).await;
-            self.world.note(process, || format!("approves #{attempt}: {outcome:?}"));
+            self.stage.world.note(process, || format!("approves #{attempt}: {outcome:?}"));
             if outcome.is_ok() {
                 let mut state = lock(&self.state);
                 let was_approved = std::mem::replace(&mut state.fates[attempt].is_approved, true);
@@ -528,21 +427,21 @@ impl Cluster {
             }
         }
         let outcome = store.reject(of, id).await;
-        self.world.note(process, || format!("rejects {id}: {outcome:?}"));
+        self.stage.world.note(process, || format!("rejects {id}: {outcome:?}"));
         if outcome == Ok(true) {
             lock(&self.state).decided.rejected += 1;
         }
     }
 
     /// Does what nobody may, and everybody can where no service keeps him from it.
-    async fn cheat(self, process: Process, of: Collection, end_us: u64) {
-        let world = &self.world;
-        let store = self.store(process).await;
+    async fn cheat(self, of: Collection, end_us: u64) {
+        let world = &self.stage.world;
+        let store = self.stage.store(CHEAT).await;
         while world.time.now_us() < end_us {
             world.time.sleep(1_000_000 + world.below(4_000_000)).await;
             match world.below(2) {
-                0 => self.replace(process, &store).await,
-                _ => self.forge(process, &store, &of).await,
+                0 => self.replace(CHEAT, &store).await,
+                _ => self.forge(CHEAT, &store, &of).await,
             }
         }
     }
@@ -562,16 +461,16 @@ impl Cluster {
         if let Some(attempt) = self.attempt_of(&transaction) {
             lock(&self.state).fates[attempt].may_be_gone = true;
         }
-        self.world.note(process, || format!("replaces {name}"));
+        self.stage.world.note(process, || format!("replaces {name}"));
         objects.put(name, transaction.encode(), PutIf::Always).await;
     }
 
     /// Commits to the collection as if it were any other one.
     async fn forge(&self, process: Process, store: &Store, of: &Collection) {
-        let world = &self.world;
+        let world = &self.stage.world;
         let now_us = world.time.now_us();
         let stamp = Stamp { clock: now_us, client: ROGUE, sequence: now_us };
-        let key = Key::new(format!("key{:03}", world.below(u64::from(self.plan.keys))));
+        let key = Key::new(format!("key{:03}", world.below(u64::from(self.stage.plan.keys))));
         let (Ok(key), Ok(payload)) = (key, Payload::new("forged")) else { return };
         let entry = transaction::primary(of.root, of.root, stamp, key, Some(payload));
         let writes = vec![(entry.leaf_key(), stamp, entry.leaf_payload())];
@@ -591,17 +490,18 @@ impl Cluster {
     }
 
     /// Comes new each time, and sees what is approved by then, and nothing else.
-    async fn read(self, process: Process, of: Collection, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(self.world.below(2_000_000)).await;
-            let store = self.store(process).await;
+    async fn read(self, of: Collection, end_us: u64) {
+        let Stage { world, plan, .. } = &self.stage;
+        while world.time.now_us() < end_us {
+            world.time.sleep(world.below(2_000_000)).await;
+            let store = self.stage.store(READER).await;
             let session = Session::reader(store, 1_000_000);
             let mut txn = session.begin(Level::Atomic);
-            if self.world.below(2) == 0 {
+            if world.below(2) == 0 {
                 txn.fresh();
             }
             let due = self.approved();
-            for number in 0..self.plan.keys {
+            for number in 0..plan.keys {
                 let key = Bytes::from(format!("key{number:03}"));
                 let Ok(seen) = session.read_stamped(&txn, of.root, &key).await else { continue };
                 self.judge(&key, seen.stamp, due.get(&key).copied().unwrap_or_default());
@@ -640,7 +540,7 @@ impl Cluster {
 
     /// Proposals that are there, under a name of other bytes.
     fn replaced(&self) -> Vec<String> {
-        let all = self.world.history(PROPOSALS).into_iter();
+        let all = self.stage.world.history(PROPOSALS).into_iter();
         all.filter_map(|(name, versions)| {
             let bytes = versions.last()?.bytes.clone()?;
             let own = ProposalId::of(&bytes).to_string();
@@ -651,7 +551,7 @@ impl Cluster {
 
     /// Brings everything to its page that is approved, and nothing else.
     async fn finish(&self, process: Process) -> Result<(), StoreError> {
-        let store = self.open(process).await?;
+        let store = self.stage.open(process).await?;
         let mut idle = 0;
         for _ in 0..200 {
             let done = store.sweep().await?;
@@ -668,7 +568,7 @@ impl Cluster {
                 };
             }
             // Leases of those who are gone run out.
-            self.world.time.sleep(6_000_000).await;
+            self.stage.world.time.sleep(6_000_000).await;
         }
         Err(StoreError::Invalid("200 sweeps, and there is still something".into()))
     }

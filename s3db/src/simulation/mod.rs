@@ -32,7 +32,7 @@ use crate::{
     FailPoint,
     catalog::{Backend, Isolation},
     cloud::{
-        model::{Answer, Faults, Latency},
+        model::{Answer, Faults, Latency, Mishap},
         queue::MESSAGE_BYTES_MAX,
     },
     settings::{Rules, Settings},
@@ -72,6 +72,8 @@ pub struct Plan {
     pub index: Indexed,
     /// Whether pages are kept on a disk, too, which all processes share and which lies; and memory is short.
     pub has_disk: bool,
+    /// Whether objects and messages are sealed, with another key from midway on.
+    pub is_sealed: bool,
     /// Whether there are those who claim the log as their own: they stall and crash like everyone, one of
     /// them never checkpoints, and one claims by a clock that is wrong.
     pub has_owners: bool,
@@ -79,6 +81,8 @@ pub struct Plan {
     pub is_curated: bool,
     /// Whether clients run transactions of this level, and no others, in a collection that was created for it.
     pub isolation: Option<Isolation>,
+    /// Whether there are two collections, and transactions write to both.
+    pub has_two: bool,
     /// Whether about half of the payloads are blobs, of a few parts each.
     pub has_blobs: bool,
     /// Whether transactions of more than one record are too large for a message.
@@ -89,12 +93,17 @@ pub struct Plan {
     pub is_sluggish: bool,
     /// Whether every other transaction reads what waits in the log, too.
     pub is_fresh: bool,
+    /// Clients leave what they commit in the log, and somebody sweeps it so often.
+    pub sweeps_every: Option<Duration>,
     /// Age from which tombstones are dropped.
     pub tombstone_age: Duration,
     /// How long a snapshot can be read at least.
     pub snapshot_age: Duration,
     /// How long clients work, in virtual time.
     pub work: Duration,
+    /// How long nobody is left after that but one who has the database open, and does nothing with it: as long
+    /// as his worker runs.
+    pub idle: Duration,
 }
 
 /// Whether the records of a run have an index.
@@ -125,23 +134,27 @@ impl Default for Plan {
             has_founders: false,
             index: Indexed::Not,
             has_disk: false,
+            is_sealed: false,
             has_owners: false,
             is_curated: false,
             isolation: None,
+            has_two: false,
             has_blobs: false,
             is_large: false,
             is_sluggish: false,
             is_fresh: false,
+            sweeps_every: None,
             tombstone_age: Duration::from_secs(15 * 24 * 3600),
             snapshot_age: Duration::from_secs(20),
             work: Duration::from_secs(60),
+            idle: Duration::ZERO,
         }
     }
 }
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 23] = [
+    pub const NAMES: [&'static str; 27] = [
         "usual",
         "crowd",
         "splits",
@@ -162,8 +175,12 @@ impl Plan {
         "fresh",
         "disk",
         "owners",
+        "expiry",
+        "two",
+        "sealed",
         "snapshot",
         "serializable",
+        "version-blobs",
         "curated",
     ];
 
@@ -282,6 +299,28 @@ impl Plan {
             "owners" => {
                 Plan { has_owners: true, clients: 4, transactions: 15, second_life: 0.0, ..usual }
             }
+            // Messages get a minute old. Nobody brings one to its page but a sweeper, in time.
+            "expiry" => Plan {
+                clients: 4,
+                transactions: 15,
+                sweeps_every: Some(Duration::from_secs(4)),
+                faults: Faults { expires: Some(Duration::from_secs(60)), ..Faults::ALL },
+                work: Duration::from_secs(150),
+                ..usual
+            },
+            // Transactions over two collections are whole or not at all, whatever becomes of either tree.
+            "two" => Plan {
+                clients: 4,
+                transactions: 15,
+                keys: 40,
+                has_two: true,
+                leaf_bytes_max: 500,
+                ..usual
+            },
+            // Whoever is there sees frames and nothing else; then the key changes. Pages on a disk are sealed, too.
+            "sealed" => {
+                Plan { is_sealed: true, has_disk: true, transactions: 12, keys: 60, ..usual }
+            }
             // Few keys, so that transactions meet; leaves that split between the versions of a record.
             "snapshot" => Plan {
                 clients: 4,
@@ -294,6 +333,14 @@ impl Plan {
             "serializable" => {
                 Plan { isolation: Some(Isolation::Serializable), ..Plan::named("snapshot")? }
             }
+            // Payloads of isolated transactions are blobs, which are collected when no snapshot sees them, and
+            // not while somebody who sleeps is still to commit them.
+            "version-blobs" => Plan {
+                isolation: Some(Isolation::Serializable),
+                keys: 16,
+                transactions: 24,
+                ..Plan::named("blob-deaths")?
+            },
             // Few keys, so that proposals meet.
             "curated" => Plan {
                 is_curated: true,
@@ -305,8 +352,12 @@ impl Plan {
             },
             "blob-index" => Plan { has_blobs: true, ..Plan::named("build")? },
             // Half of the transactions look into the log before they read, and the others, of the same
-            // sessions, do not.
-            "fresh" => Plan { is_fresh: true, transactions: 20, ..Plan::named("index")? },
+            // sessions, do not. A look at a queue finds a tenth of what is there.
+            "fresh" => {
+                let index = Plan::named("index")?;
+                let faults = Faults { sampled: 0.9, ..index.faults };
+                Plan { is_fresh: true, transactions: 20, faults, ..index }
+            }
             // Not one of the names above, since it does not hold: some calls never end, and it is to be seen
             // that it is seen.
             "hung" => {
@@ -446,6 +497,8 @@ pub struct Report {
     pub disk: (u64, u64),
     /// What calls were answered.
     pub answers: BTreeMap<Answer, u64>,
+    /// How often what went wrong.
+    pub met: BTreeMap<Mishap, u64>,
     /// Fail points that somebody came to: how often, and how often somebody crashed there.
     pub fail_points: BTreeMap<FailPoint, (u64, u64)>,
     /// Virtual time it took.

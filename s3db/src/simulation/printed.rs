@@ -22,7 +22,7 @@ use super::stage::{STEPS_MAX, lock};
 use crate::{
     cloud::{
         Cloud,
-        model::{Executor, Faults, Latency, Process, World},
+        model::{Executor, Faults, Latency, Mishap, Process, World},
     },
     error::StoreError,
     names::PAGES,
@@ -52,6 +52,13 @@ pub struct PrintedPlan {
     pub transactions: u32,
     /// What goes wrong.
     pub faults: Faults,
+    /// How long calls take.
+    pub latency: Latency,
+    /// What must be left of the lock's timeout, of 2 s, for the put (5.1, 5.2).
+    pub padding: Duration,
+    /// Clients insert records, and change none: then nobody puts a page but under the lock of its tree, and
+    /// no counter or order says more than a record's key.
+    pub only_inserts: bool,
     /// Bytes above which pages are split.
     pub page_bytes_max: usize,
     /// Probability that a client that crashed comes back.
@@ -69,6 +76,9 @@ impl PrintedPlan {
             transactions: 10,
             // Bytes of nobody are no fault that the paper knows.
             faults: Faults { poisoned: 0.0, ..Faults::ALL },
+            latency: Latency::ROUGH,
+            padding: PaperSettings::new(variant).padding,
+            only_inserts: false,
             page_bytes_max: 900,
             comes_back: 0.7,
             work: Duration::from_secs(60),
@@ -97,6 +107,8 @@ pub struct PrintedReport {
     pub dangling: u64,
     /// Messages that nobody gets rid of.
     pub stuck: u64,
+    /// Tokens of locks that are gone, and with each what waits behind it (W6).
+    pub tokens_gone: u64,
     /// Trees that a reader does not come through.
     pub unreadable: u64,
 }
@@ -132,6 +144,7 @@ impl AddAssign for PrintedReport {
         self.back += more.back;
         self.dangling += more.dangling;
         self.stuck += more.stuck;
+        self.tokens_gone += more.tokens_gone;
         self.unreadable += more.unreadable;
     }
 }
@@ -171,7 +184,7 @@ fn number_of(looked: &Looked) -> u64 {
 
 /// Runs `plan` with `seed`.
 pub fn run_printed(plan: &PrintedPlan, seed: u64) -> PrintedReport {
-    let world = World::new(seed, Faults::NONE, Latency::ROUGH);
+    let world = World::new(seed, Faults::NONE, plan.latency);
     world.receive_many();
     let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
     let known = Arc::new(Mutex::new(Known { next_process: 10, ..Known::default() }));
@@ -241,6 +254,7 @@ impl Shop {
             ttl: Duration::from_secs(4),
             checkpoint_interval: Duration::from_secs(2),
             page_bytes_max: self.plan.page_bytes_max,
+            padding: self.plan.padding,
             ..PaperSettings::new(self.plan.variant)
         };
         PaperClient::new(settings, id, cloud.clone(), cloud.clone()).await
@@ -355,7 +369,8 @@ impl Shop {
         let entry = Key::new(secondary::join(format!("c{id}").as_bytes(), key.as_bytes()))?;
         let there = client.look(INDEX, &entry).await?;
         changes.push(there.put(INDEX, entry, Payload::default()));
-        for part in ["a", "z"] {
+        let parts: &[&str] = if self.plan.only_inserts { &[] } else { &["a", "z"] };
+        for part in parts {
             let own = own_key(id, part)?;
             let there = client.look(RECORDS, &own).await?;
             changes.push(Change {
@@ -367,7 +382,8 @@ impl Shop {
             let known = lock(&self.known);
             let is_own = |it: &&Key| it.as_bytes()[5..8] == *format!("{id:03}").as_bytes();
             let mut own = known.inserted.keys().filter(is_own);
-            own.next().cloned().filter(|_| number.is_multiple_of(3))
+            let deletes = !self.plan.only_inserts && number.is_multiple_of(3);
+            own.next().cloned().filter(|_| deletes)
         };
         if let Some(gone) = &gone {
             changes.push(client.look(RECORDS, gone).await?.delete(RECORDS, gone.clone()));
@@ -380,7 +396,9 @@ impl Shop {
             let mut known = lock(&self.known);
             known.unclear.insert(key.clone());
             known.unclear.extend(gone.clone());
-            known.numbers.entry(id).or_default().1 = true;
+            if !self.plan.only_inserts {
+                known.numbers.entry(id).or_default().1 = true;
+            }
         }
         let outcome = client.commit_all(changes).await;
         lock(committed).extend(pages);
@@ -394,8 +412,10 @@ impl Shop {
             known.unclear.remove(&gone);
             known.deleted.insert(gone);
         }
-        known.numbers.insert(id, (number, false));
-        for part in ["a", "z"] {
+        if !self.plan.only_inserts {
+            known.numbers.insert(id, (number, false));
+        }
+        for part in parts {
             seen.insert(own_key(id, part)?, number);
         }
         Ok(())
@@ -466,6 +486,7 @@ impl Shop {
         let mut report = PrintedReport {
             committed: known.committed,
             back: known.back,
+            tokens_gone: self.world.met()[&Mishap::LostToken],
             ..PrintedReport::default()
         };
         let names = self.world.queue_names();

@@ -11,16 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use pager::{Budget, policy, pool::Pool};
 
 use crate::{
+    blob::{Part, Value},
     catalog::{Collection, Isolation},
-    cloud::{
-        Cloud, Ledger,
-        model::{Executor, Faults, Latency, Process, World},
-    },
+    cloud::model::{Latency, Process, World},
     commit::Session,
     error::StoreError,
+    names::BLOBS,
     page::PageId,
     record::{Key, Payload},
     sequence::{
@@ -28,14 +26,10 @@ use crate::{
         codec::{DATA, NUMBERS, decode_data},
     },
     simulation::{
-        Plan, Report, Violation,
-        audit::Audit,
-        check,
+        Plan, Report, Violation, check,
         isolation::{Anomaly, Histories, Read, Source, Transaction, anomalies},
-        recorder::Record,
-        stage::{STEPS_MAX, lock, recorded, within},
+        stage::{ADMIN, AtWork, Stage, Turn, lock, within},
     },
-    store::Store,
 };
 
 const COLLECTION: &str = "things";
@@ -62,6 +56,8 @@ struct Attempt {
     ended_us: u64,
     saw: Vec<Saw>,
     writes: Vec<(String, u32)>,
+    /// What it wrote last of each record: `None` for a delete.
+    last: BTreeMap<String, Option<String>>,
     /// The number that it was told; `Err`: that it was not committed.
     told: Option<Result<u64, ()>>,
 }
@@ -70,24 +66,20 @@ struct Attempt {
 struct History {
     attempts: Vec<Attempt>,
     violations: Vec<Violation>,
-    next_process: u32,
-    clients: BTreeMap<Process, u64>,
-    tried: BTreeMap<u64, u32>,
-    crashes: u64,
     collected: u64,
+    blobs_collected: u64,
     /// What the last reader found.
     end: Option<BTreeMap<String, Bytes>>,
 }
 
 #[derive(Clone)]
 struct Cluster {
-    plan: Plan,
+    stage: Stage,
     isolation: Isolation,
-    world: World,
-    ledger: Arc<Ledger>,
     history: Arc<Mutex<History>>,
-    record: Arc<Mutex<Record>>,
 }
+
+const JANITOR: Process = Process(4);
 
 pub(super) fn run(
     plan: &Plan,
@@ -96,86 +88,39 @@ pub(super) fn run(
     trace: bool,
     latency: &Latency,
 ) -> Report {
-    let world = World::new(seed, Faults::NONE, *latency);
-    if trace {
-        world.keep_trace();
-    }
-    world.audit_by(Audit::default());
-    let mut executor = Executor::new(world.time.clone(), seed ^ 0x5eed);
-    let history = Arc::new(Mutex::new(History { next_process: 10, ..History::default() }));
-    let (plan_of, ledger) = (plan.clone(), Ledger::new());
-    let (world_of, record) = (world.clone(), Arc::default());
-    let cluster = Cluster { plan: plan_of, isolation, world: world_of, ledger, history, record };
-    let (admin, supervisor, sweeper, janitor) = (Process(1), Process(2), Process(3), Process(4));
-    for process in [admin, supervisor, sweeper] {
-        world.make_safe(process);
-    }
-    world.make_no_crash(janitor);
-    let made: Arc<Mutex<Option<Collection>>> = Arc::default();
-    {
-        let (cluster, made) = (cluster.clone(), made.clone());
-        world.time.spawn(admin, async move {
-            *lock(&made) = cluster.set_up(admin).await.ok();
-        });
-    }
-    executor.run(u64::MAX, STEPS_MAX);
-    let of = lock(&made).clone().expect("nothing goes wrong during the set-up");
+    let (stage, mut executor) = Stage::new(plan, seed, trace, latency);
+    let cluster = Cluster { stage: stage.clone(), isolation, history: Arc::default() };
+    stage.world.make_no_crash(JANITOR);
+    let maker = cluster.clone();
+    let of = stage.set_up(&mut executor, async move { maker.set_up().await });
 
-    world.set_faults(plan.faults.clone());
-    let end_us = world.time.now_us() + plan.work.as_micros() as u64;
+    let end_us = stage.begin();
     for client in 1..=u64::from(plan.clients) {
         cluster.start(client, &of);
     }
-    world.time.spawn(supervisor, cluster.clone().supervise(of.clone(), end_us));
-    world.time.spawn(janitor, cluster.clone().tidy_up(janitor, end_us));
-    executor.run(end_us, STEPS_MAX);
-
-    // Nothing goes wrong any more; what was stalled or on its way goes on and ends.
-    world.set_faults(Faults::NONE);
-    world.time.kill(supervisor);
-    world.time.end_stalls();
-    executor.run(end_us + 100_000_000, STEPS_MAX);
-    let processes: Vec<Process> = lock(&cluster.history).clients.keys().copied().collect();
-    processes.into_iter().for_each(|process| world.time.kill(process));
-    let swept: Arc<Mutex<Option<Result<(), StoreError>>>> = Arc::default();
-    {
-        let (cluster, swept, of) = (cluster.clone(), swept.clone(), of.clone());
-        world.time.spawn(sweeper, async move {
-            let outcome = cluster.finish(sweeper, &of).await;
-            *lock(&swept) = Some(outcome);
-        });
-    }
-    executor.run(end_us + 1_000_000_000, STEPS_MAX);
-    let swept = lock(&swept).take();
-    report(&cluster, of.root, swept, seed)
+    let (starter, to) = (cluster.clone(), of.clone());
+    stage.supervise(end_us, move |client| starter.start(client, &to));
+    stage.world.time.spawn(JANITOR, cluster.clone().tidy_up(end_us));
+    let mut violations = stage.play(&mut executor, end_us);
+    let (sweeper, to) = (cluster.clone(), of.clone());
+    let sweep = |process| async move { sweeper.finish(process, &to).await };
+    violations.extend(stage.sweep(&mut executor, sweep));
+    report(&cluster, of.root, violations, seed)
 }
 
-fn report(
-    cluster: &Cluster,
-    root: PageId,
-    swept: Option<Result<(), StoreError>>,
-    seed: u64,
-) -> Report {
-    let world = &cluster.world;
+fn report(cluster: &Cluster, root: PageId, mut violations: Vec<Violation>, seed: u64) -> Report {
+    let world = &cluster.stage.world;
     let mut history = lock(&cluster.history);
-    let mut violations = std::mem::take(&mut history.violations);
-    match swept {
-        Some(Ok(())) => {}
-        Some(Err(error)) => {
-            violations.push(Violation::new(1, format!("the last sweep failed: {error}")));
-        }
-        None => violations.push(Violation::new(1, "the last sweep does not end".into())),
-    }
+    violations.append(&mut history.violations);
     let (tree, found) = check::tree(world, root);
     violations.extend(found);
-    violations.extend(world.broken().into_iter().map(|what| Violation::new(6, what)));
-    let audited = world.audited().into_iter();
-    violations.extend(audited.map(|(invariant, what)| Violation::new(invariant, what)));
-    violations.extend(check::ledger(&cluster.ledger, &world.ledger));
-    violations.extend(lock(&cluster.record).broken());
+    let (blobs, found) = check::blobs(world, &tree, None);
+    violations.extend(found);
+    violations.extend(cluster.stage.violations());
     let commits = commits(world, &mut violations);
     let judge = Judge { history: &history, commits: &commits, root };
     violations.extend(judge.outcomes());
+    violations.extend(judge.contents());
     violations.extend(judge.reads());
     violations.extend(judge.overlaps());
     violations.extend(judge.end());
@@ -189,20 +134,14 @@ fn report(
     let committed = |attempt: &&Attempt| matches!(attempt.told, Some(Ok(_)));
     let failed = |attempt: &&Attempt| matches!(attempt.told, Some(Err(())));
     Report {
-        seed,
         committed: history.attempts.iter().filter(committed).count() as u64,
         uncertain: history.attempts.iter().filter(is).count() as u64,
         failed: history.attempts.iter().filter(failed).count() as u64,
-        crashes: history.crashes,
-        calls: crate::cloud::CallKind::ALL.iter().map(|&it| world.ledger.charge(it).calls).sum(),
         collected: history.collected,
+        blobs_collected: history.blobs_collected,
+        blobs,
         leaves: tree.leaves.len() as u64,
-        answers: world.answers(),
-        fail_points: world.fail_points(),
-        virtual_time: Duration::from_micros(world.time.now_us()),
-        violations,
-        trace: world.trace(),
-        ..Report::default()
+        ..cluster.stage.report(seed, violations)
     }
 }
 
@@ -212,7 +151,33 @@ struct Listed {
     id: u128,
     client: u64,
     epoch: u64,
-    writes: Vec<SequencedWrite>,
+    writes: Vec<Wrote>,
+}
+
+/// A write, with what it says that the record holds from then on.
+#[derive(Clone, Debug, PartialEq)]
+struct Wrote {
+    tree: PageId,
+    key: Bytes,
+    payload: Option<Bytes>,
+}
+
+/// The parts of all blobs that ever were, by name: none is put twice.
+type Parts = BTreeMap<String, Bytes>;
+
+impl Wrote {
+    /// `None`: it names a blob of which a part never was.
+    fn of(write: SequencedWrite, parts: &Parts) -> Option<Wrote> {
+        let payload = match write.payload {
+            Some(Value::Blob(blob)) => {
+                let bodies = (0..blob.parts()).map(|part| parts.get(&blob.object(part)).cloned());
+                Some(bodies.collect::<Option<Vec<Bytes>>>()?.concat().into())
+            }
+            Some(Value::Here(payload)) => Some(payload),
+            None => None,
+        };
+        Some(Wrote { tree: write.tree, key: write.key, payload })
+    }
 }
 
 /// All commits by number, as any version of the sequencer had them.
@@ -223,6 +188,14 @@ fn commits(world: &World, violations: &mut Vec<Violation>) -> BTreeMap<u64, List
         .filter_map(|(name, versions)| {
             let bytes = versions.into_iter().find_map(|version| version.bytes)?;
             Some((name, decode_data(&bytes).ok()?.1))
+        })
+        .collect();
+    let parts: Parts = world
+        .history(BLOBS)
+        .into_iter()
+        .filter_map(|(name, versions)| {
+            let bytes = versions.into_iter().find_map(|version| version.bytes)?;
+            Some((name, Part::decode(&bytes).ok()?.body))
         })
         .collect();
     let mut commits: BTreeMap<u64, Listed> = BTreeMap::new();
@@ -247,6 +220,13 @@ fn commits(world: &World, violations: &mut Vec<Violation>) -> BTreeMap<u64, List
                 Some((name, _)) => data.get(name).cloned().unwrap_or_default(),
                 None => commit.writes.to_vec(),
             };
+            let len = writes.len();
+            let writes: Vec<Wrote> =
+                writes.into_iter().filter_map(|write| Wrote::of(write, &parts)).collect();
+            if writes.len() < len {
+                let what = format!("commit {number} names a blob that was not put");
+                violations.push(Violation::new(1, what));
+            }
             let (id, client, epoch) = (commit.id, commit.client, commit.epoch);
             let listed = Listed { id, client, epoch, writes };
             match commits.get(&number) {
@@ -314,7 +294,7 @@ impl Judge<'_> {
     fn at(&self, key: &str, snapshot: u64) -> Seen {
         let known = self.commits.range(..=snapshot).rev();
         let mut found = known.filter_map(|(number, listed)| {
-            let is_it = |it: &&SequencedWrite| it.tree == self.root && it.key == key.as_bytes();
+            let is_it = |it: &&Wrote| it.tree == self.root && it.key == key.as_bytes();
             let write = listed.writes.iter().find(is_it)?;
             Some((*number, write.payload.clone()))
         });
@@ -359,6 +339,27 @@ impl Judge<'_> {
                 let client = attempt.client;
                 let what = format!("snapshot {snapshot} of {client} misses {missed}, of before it");
                 wrong.push(Violation::new(12, what));
+            }
+        }
+        wrong.truncate(SHOWN_MAX);
+        wrong
+    }
+
+    /// What was committed is what was written, wherever it lies.
+    fn contents(&self) -> Vec<Violation> {
+        let mut wrong = Vec::new();
+        for (number, listed) in self.commits {
+            let attempt = self.history.attempts.iter().find(|it| it.id == listed.id);
+            let written = attempt.map(|it| it.last.clone()).unwrap_or_default();
+            let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+            let there: BTreeMap<String, Option<String>> = listed
+                .writes
+                .iter()
+                .map(|it| (text(&it.key), it.payload.as_ref().map(text)))
+                .collect();
+            if there != written {
+                let what = format!("commit {number} has {there:?}, and was to have {written:?}");
+                wrong.push(Violation::new(1, what));
             }
         }
         wrong.truncate(SHOWN_MAX);
@@ -453,7 +454,7 @@ impl Judge<'_> {
         // Nothing: the last delete that the snapshot can have seen, or that it was never there.
         let known = self.commits.range(..=snapshot).rev();
         let mut deletes = known.filter_map(|(_, listed)| {
-            let is_it = |it: &&SequencedWrite| it.tree == self.root && it.key == key.as_bytes();
+            let is_it = |it: &&Wrote| it.tree == self.root && it.key == key.as_bytes();
             listed.writes.iter().find(is_it).filter(|it| it.payload.is_none())?;
             let writer = self.history.attempts.iter().position(|it| it.id == listed.id)?;
             let of = &self.history.attempts[writer].writes;
@@ -504,78 +505,55 @@ impl Judge<'_> {
 }
 
 impl Cluster {
-    fn cloud(&self, process: Process) -> Cloud {
-        recorded(&self.world, &self.record, &self.ledger, process)
-    }
-
-    async fn open(&self, process: Process) -> Result<Arc<Store>, StoreError> {
-        let pool = Pool::new(&Budget::new(64 << 10), policy::default_eviction());
-        Store::open(self.cloud(process), self.plan.settings(), &pool).await
-    }
-
-    async fn set_up(&self, process: Process) -> Result<Collection, StoreError> {
-        let (cloud, plan) = (self.cloud(process), &self.plan);
-        Store::create(&cloud, &plan.settings(), plan.backend, plan.shards).await?;
-        let store = self.open(process).await?;
+    async fn set_up(&self) -> Result<Collection, StoreError> {
+        self.stage.create().await?;
+        let store = self.stage.open(ADMIN).await?;
         store.create_collection_for(COLLECTION, Some(self.isolation)).await
     }
 
-    fn new_process(&self) -> Process {
-        let mut history = lock(&self.history);
-        history.next_process += 1;
-        Process(history.next_process)
-    }
-
     fn start(&self, client: u64, of: &Collection) {
-        let process = self.new_process();
-        lock(&self.history).clients.insert(process, client);
-        self.world.note(process, || format!("starts as client {client}"));
+        let process = self.stage.new_life(client);
+        let world = self.stage.world.clone();
+        world.note(process, || format!("starts as client {client}"));
         let (cluster, of) = (self.clone(), of.clone());
-        self.world.time.spawn(process, async move {
+        world.time.clone().spawn(process, async move {
             let outcome = cluster.live(process, client, of).await;
-            cluster.world.note(process, || format!("is done: {outcome:?}"));
+            world.note(process, || format!("is done: {outcome:?}"));
         });
     }
 
-    async fn supervise(self, of: Collection, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(1_000_000).await;
-            let mut restarts = Vec::new();
-            for process in self.world.take_crashed() {
-                let mut history = lock(&self.history);
-                history.crashes += 1;
-                if let Some(client) = history.clients.remove(&process)
-                    && self.world.with_probability(self.plan.comes_back)
-                {
-                    restarts.push(client);
-                }
-            }
-            for client in 1..=u64::from(self.plan.clients) {
-                if self.world.with_probability(self.plan.second_life) {
-                    restarts.push(client);
-                }
-            }
-            restarts.into_iter().for_each(|client| self.start(client, &of));
-        }
-    }
-
     /// Collects garbage, and looks at what clients left.
-    async fn tidy_up(self, process: Process, end_us: u64) {
-        while self.world.time.now_us() < end_us {
-            self.world.time.sleep(3_000_000 + self.world.below(6_000_000)).await;
-            let Ok(store) = self.open(process).await else { continue };
+    async fn tidy_up(self, end_us: u64) {
+        let world = &self.stage.world;
+        while world.time.now_us() < end_us {
+            world.time.sleep(3_000_000 + world.below(6_000_000)).await;
+            let Ok(store) = self.stage.open(JANITOR).await else { continue };
             if let Ok(done) = store.collect_garbage(Duration::from_secs(6)).await {
-                lock(&self.history).collected += done.versions + done.data;
-                self.world.note(process, || format!("collected {done:?}"));
+                let mut history = lock(&self.history);
+                history.collected += done.versions + done.data;
+                history.blobs_collected += done.blobs;
+                drop(history);
+                world.note(JANITOR, || format!("collected {done:?}"));
             }
         }
     }
 
     /// Brings everything to its page, and reads all of it.
     async fn finish(&self, process: Process, of: &Collection) -> Result<(), StoreError> {
-        let store = self.open(process).await?;
+        let store = self.stage.open(process).await?;
         store.sweep().await?;
         store.sweep().await?;
+        if self.stage.plan.has_blobs {
+            // No snapshot sees what was replaced, and nothing can name what is not committed any more.
+            self.stage.world.time.sleep(self.stage.plan.rest().as_micros() as u64).await;
+            for _ in 0..6 {
+                let done = store.collect_garbage(Duration::from_secs(6)).await?;
+                if done.blobs_waiting == 0 && done.versions == 0 {
+                    break;
+                }
+                self.stage.world.time.sleep(7_000_000).await;
+            }
+        }
         let session = Session::reader(store.clone(), u64::MAX);
         let txn = session.isolated(self.isolation);
         let mut scan = txn.scan(of, Bytes::new(), None)?;
@@ -593,13 +571,8 @@ impl Cluster {
 
     /// One life of a client: two transactions at a time, and work in the background.
     async fn live(&self, process: Process, client: u64, of: Collection) -> Result<(), StoreError> {
-        let world = &self.world;
-        let store = loop {
-            match self.open(process).await {
-                Ok(store) => break store,
-                Err(_) => world.time.sleep(1_000_000).await,
-            }
-        };
+        let world = &self.stage.world;
+        let store = self.stage.store(process).await;
         let session = loop {
             match Session::open(store.clone(), client).await {
                 Ok(session) => break Arc::new(session),
@@ -607,20 +580,23 @@ impl Cluster {
                 Err(_) => world.time.sleep(1_000_000).await,
             }
         };
-        let (time, background) = (world.time.clone(), store.clone());
+        let (time, background, alive) = (world.time.clone(), store.clone(), session.clone());
         world.time.spawn(process, async move {
             loop {
                 time.sleep(1_500_000).await;
                 background.make_all_due();
                 // What fails is due again.
                 let _ = background.work().await;
+                // Nobody is forgotten because it sleeps between two transactions.
+                let _ = alive.keep_alive().await;
             }
         });
-        for _ in 0..2 {
+        for n in 0..2 {
             let (cluster, session, of) = (self.clone(), session.clone(), of.clone());
+            let at_work = self.stage.at_work(process, n, client);
             world.time.spawn(process, async move {
-                let outcome = cluster.work(process, &session, &of).await;
-                cluster.world.note(process, || format!("is done: {outcome:?}"));
+                let outcome = cluster.work(process, &at_work, &session, &of).await;
+                cluster.stage.world.note(process, || format!("is done: {outcome:?}"));
             });
         }
         Ok(())
@@ -629,28 +605,36 @@ impl Cluster {
     async fn work(
         &self,
         process: Process,
+        at_work: &AtWork,
         session: &Session,
         of: &Collection,
     ) -> Result<(), StoreError> {
+        let world = &self.stage.world;
         loop {
-            {
-                let mut history = lock(&self.history);
-                let tried = history.tried.entry(session.client()).or_default();
-                if *tried >= self.plan.transactions {
-                    return Ok(());
+            let is_called = match self.stage.turn(session.client()) {
+                Turn::Next => false,
+                Turn::Rest => {
+                    world.time.sleep(1_000_000).await;
+                    continue;
                 }
-                *tried += 1;
-            }
-            self.world.time.sleep(self.world.below(2_000_000)).await;
+                Turn::Called => true,
+            };
+            let idle_us = if self.stage.plan.is_sluggish { 20_000_000 } else { 2_000_000 };
+            world.time.sleep(world.below(idle_us)).await;
             match self.transaction(process, session, of).await {
-                Ok(())
-                | Err(
-                    StoreError::Cloud { .. }
+                // It goes on working, which is what it was asked for.
+                Ok(true) if is_called => return Ok(()),
+                Ok(_) => {}
+                Err(
+                    error @ (StoreError::Cloud { .. }
                     | StoreError::Contended { .. }
                     | StoreError::CommitUnknown { .. }
-                    | StoreError::Aborted { .. },
-                ) => {}
+                    | StoreError::Aborted { .. }),
+                ) => at_work.met(error.to_string()),
                 Err(error @ StoreError::Fenced { .. }) => return Err(error),
+                // Of stamps of blobs.
+                Err(StoreError::Clock { .. } | StoreError::Date { .. })
+                    if self.stage.plan.has_blobs => {}
                 Err(error) => {
                     let what = format!("client {}: {error}", session.client());
                     lock(&self.history).violations.push(Violation::new(1, what));
@@ -660,13 +644,14 @@ impl Cluster {
         }
     }
 
+    /// Whether it is committed, as far as the client was told.
     async fn transaction(
         &self,
         process: Process,
         session: &Session,
         of: &Collection,
-    ) -> Result<(), StoreError> {
-        let world = &self.world;
+    ) -> Result<bool, StoreError> {
+        let world = &self.stage.world;
         let mut txn = session.isolated(self.isolation);
         let place = {
             let mut history = lock(&self.history);
@@ -676,7 +661,7 @@ impl Cluster {
             history.attempts.len() - 1
         };
         let name = |number: u64| format!("key{number:03}");
-        let keys = u64::from(self.plan.keys);
+        let keys = u64::from(self.stage.plan.keys);
         for operation in 0..1 + world.below(5) {
             let text = name(world.below(keys));
             let key = Key::new(&text)?;
@@ -688,20 +673,29 @@ impl Cluster {
                 }
                 5 => {
                     txn.delete(of, &key)?;
-                    self.wrote(place, &text, operation);
+                    self.wrote(place, &text, operation, None);
                 }
                 kind => {
                     if kind < 8 {
                         self.read(place, &txn, of, &text).await?;
                     }
-                    // Some are too large for the sequencer.
+                    // Some are too large for the sequencer; where there are blobs, half are for a page.
                     let pad = match world.below(12) {
+                        _ if self.stage.plan.has_blobs => world.below(90) as usize,
                         0 => 2100,
                         _ => world.below(40) as usize,
                     };
                     let payload = format!("{place}.{operation}.{}", "x".repeat(pad));
-                    txn.put(of, &key, &Payload::new(payload)?)?;
-                    self.wrote(place, &text, operation);
+                    if self.stage.plan.has_blobs && world.below(3) == 0 {
+                        let mut writing = session.write_blob().await?;
+                        for bytes in payload.as_bytes().chunks(7) {
+                            writing.write(bytes).await?;
+                        }
+                        txn.put_value(of, &key, writing.finish().await?)?;
+                    } else {
+                        txn.put(of, &key, &Payload::new(&payload)?)?;
+                    }
+                    self.wrote(place, &text, operation, Some(payload));
                 }
             }
             if world.below(6) == 0 {
@@ -710,16 +704,32 @@ impl Cluster {
         }
         if world.below(12) == 0 {
             lock(&self.history).attempts[place].told = Some(Err(()));
-            return Ok(());
+            return Ok(false);
+        }
+        let age_us = self.stage.plan.tombstone_age.as_micros() as u64;
+        if self.stage.plan.is_sluggish && world.below(3) == 0 {
+            // Up to what there may be between a blob and its commit, and beyond that now and then.
+            world.time.sleep(age_us * 3 / 8 + world.below(age_us / 6)).await;
+            if world.below(2) == 0 {
+                // Falls asleep while that is under way.
+                let begin_us = world.below(120_000);
+                let us = age_us * 7 / 20 + world.below(age_us / 10);
+                let time = world.time.clone();
+                world.time.spawn(process, async move {
+                    time.sleep(begin_us).await;
+                    time.stall(process, us);
+                });
+            }
         }
         let mut outcome = match world.below(8) {
             0 => match within(world, world.below(120_000), txn.commit()).await {
                 Some(outcome) => outcome,
                 // It may be committed, or not, or be yet.
-                None if world.below(2) == 0 => return Ok(()),
+                None if world.below(2) == 0 => return Ok(false),
                 None => {
                     // So late, sometimes, that its place has left the window.
-                    world.time.sleep(world.below(10_000_000)).await;
+                    let most_us = if self.stage.plan.is_sluggish { 2 * age_us } else { 10_000_000 };
+                    world.time.sleep(world.below(most_us)).await;
                     txn.commit().await
                 }
             },
@@ -741,12 +751,13 @@ impl Cluster {
             Err(_) => attempt.told = Some(Err(())),
         }
         drop(history);
-        outcome.map(drop)
+        outcome.map(|_| true)
     }
 
-    fn wrote(&self, place: usize, key: &str, operation: u64) {
-        let writes = &mut lock(&self.history).attempts[place].writes;
-        writes.push((key.to_owned(), operation as u32));
+    fn wrote(&self, place: usize, key: &str, operation: u64, payload: Option<String>) {
+        let attempt = &mut lock(&self.history).attempts[place];
+        attempt.writes.push((key.to_owned(), operation as u32));
+        attempt.last.insert(key.to_owned(), payload);
     }
 
     fn saw(&self, place: usize, txn: &Isolated<'_>, saw: Saw) {
@@ -763,7 +774,12 @@ impl Cluster {
         of: &Collection,
         text: &str,
     ) -> Result<(), StoreError> {
-        let seen = txn.read_numbered(of, &Key::new(text)?).await?;
+        let (number, value) = txn.read_numbered(of, &Key::new(text)?).await?;
+        let payload = match &value {
+            Some(value) => Some(txn.load(value).await?),
+            None => None,
+        };
+        let seen = (number, payload);
         match self.own(place, text) {
             Some(own) => self.check_own(text, &own, seen.1.as_deref()),
             None => self.saw(place, txn, Saw::Item(text.to_owned(), seen)),
@@ -830,7 +846,7 @@ mod tests {
     const ROOT: PageId = PageId(1);
 
     fn commit(id: u128, keys: &[&'static str]) -> Listed {
-        let write = |key: &&'static str| SequencedWrite {
+        let write = |key: &&'static str| Wrote {
             tree: ROOT,
             key: Bytes::from_static(key.as_bytes()),
             payload: Some(Bytes::from(format!("{id}.0."))),

@@ -35,6 +35,12 @@ use crate::{
 pub(crate) enum Freshness {
     /// As old as the cache allows.
     Cached,
+    /// As old as the cache allows, even where somebody is known to have put another version since: for who
+    /// wants no more than a hint, and must not wait because of others.
+    Hint,
+    /// The copy that this process put last, where that is likely to be the newest; as new as the object store
+    /// has it otherwise. For who puts a page in its place, and so learns whether it was.
+    Likely,
     /// As new as the object store has it.
     Newest,
     /// Asked for after this moment of the monotonic clock, in microseconds.
@@ -46,8 +52,10 @@ pub(crate) enum Freshness {
 pub(crate) struct Held {
     pub(crate) page: Lent,
     pub(crate) etag: ETag,
-    /// The object store's clock at the last answer about this page.
+    /// The object store's clock at the last answer about this page; of a guess, now, as far as is known.
     pub(crate) date_ms: u64,
+    /// Nobody was asked whether it is the newest ([`Freshness::Likely`]).
+    pub(crate) is_guess: bool,
 }
 
 /// What became of a compare and swap.
@@ -68,9 +76,9 @@ pub(crate) trait Nodes: Send + Sync {
     /// The page `id`; `None` when there is none.
     async fn node(&self, id: PageId, age: Freshness) -> Result<Option<Held>, StoreError>;
 
-    /// The page `id`, if a copy of it is in memory that is as young as [`Freshness::Cached`] wants it: what
-    /// [`node`](Nodes::node) gives, without a future.
-    fn at_once(&self, id: PageId) -> Option<Held>;
+    /// The page `id`, if a copy of it is in memory that is as young as `age` wants it, [`Freshness::Hint`] or
+    /// [`Freshness::Cached`]: what [`node`](Nodes::node) gives, without a future.
+    fn at_once(&self, id: PageId, age: Freshness) -> Option<Held>;
 
     /// The same, for reads that go on beside whoever began them.
     fn shared(&self) -> Arc<dyn Nodes>;

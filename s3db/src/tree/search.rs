@@ -45,7 +45,7 @@ pub(crate) async fn search(
     let mut holes = Holes::default();
     // A page that is not there was deleted after a copy of its parent was cached: what the newest
     // inner pages know comes next, and what they name in vain is left out.
-    let mut inner_age = Freshness::Cached;
+    let mut inner_age = if age == Freshness::Hint { age } else { Freshness::Cached };
     loop {
         // A neighbour of the goal's level can be as old as a parent.
         let age = if inner_age == Freshness::Newest { Freshness::Newest } else { age };
@@ -90,7 +90,17 @@ async fn attempt(
     let mut expected: Option<u8> = None;
     for _ in 0..HOPS_MAX {
         let wanted = if expected == Some(level) { age } else { inner_age };
-        let at_once = (wanted == Freshness::Cached).then(|| nodes.at_once(id)).flatten();
+        // A root that was the goal when it was seen last is asked for below: nobody asks for it twice.
+        let is_goal = |held: &Held| held.page.level == level && age != inner_age;
+        let at_once = match wanted {
+            Freshness::Hint => nodes.at_once(id, wanted),
+            Freshness::Cached => nodes.at_once(id, wanted).or_else(|| {
+                let root =
+                    if expected.is_none() { nodes.at_once(id, Freshness::Hint) } else { None };
+                root.filter(is_goal)
+            }),
+            _ => None,
+        };
         let fetched = match at_once {
             Some(held) => Ok(Some(held)),
             None => nodes.node(id, wanted).await,
@@ -103,7 +113,7 @@ async fn attempt(
             fetched => fetched?,
         };
         let Some(mut held) = fetched else { return Ok(Err(id)) };
-        if expected.is_none() && held.page.level == level && age != Freshness::Cached {
+        if expected.is_none() && is_goal(&held) {
             // The root is the goal.
             let Some(newest) = nodes.node(id, age).await? else { return Ok(Err(id)) };
             held = newest;

@@ -17,7 +17,7 @@ use super::Verified;
 use crate::{
     checkpoint::owner::Claims,
     client::ClientRecord,
-    cloud::Get,
+    cloud::{Fault, Get},
     curate::ProposalId,
     error::{StoreError, with_cause},
     frame::FrameError,
@@ -40,7 +40,15 @@ impl Store {
                     let reads: Vec<_> = names.iter().map(|name| self.look_up(name)).collect();
                     for (name, bytes) in names.iter().zip(join_all(reads).await) {
                         // What is gone since the list was let go of.
-                        let Some(bytes) = bytes? else { continue };
+                        let bytes = match bytes {
+                            // It does not open: that of one says nothing of the others.
+                            Err(error @ StoreError::Cloud { source: Fault::Denied { .. }, .. }) => {
+                                found.problem(with_cause(&error));
+                                continue;
+                            }
+                            bytes => bytes?,
+                        };
+                        let Some(bytes) = bytes else { continue };
                         self.verify_one(name, &bytes, found).await?;
                     }
                 }

@@ -10,7 +10,7 @@ use std::{
 
 use s3db::{
     Address, Backend, Options,
-    cloud::{Cloud, ETag, Get, QueueSettings, aws::Place},
+    cloud::{Cloud, ETag, Get, QueueSettings, Receipt, aws::Place},
 };
 use sources::aws::{Aws, AwsOptions};
 
@@ -143,6 +143,15 @@ async fn what_cannot_be_reached_is_said() {
     assert!(s3db::cloud::aws::connect(&place).is_err());
 }
 
+/// Whether a request has come to the end of its body.
+fn is_whole(request: &[u8]) -> bool {
+    let Some(head) = request.windows(4).position(|end| end == b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
+    let len = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let len: usize = len.and_then(|len| len.trim().parse().ok()).unwrap_or(0);
+    request.len() >= head + 4 + len
+}
+
 /// A service that gives these answers, one for each connection. Returns its address.
 fn answers(answers: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -151,8 +160,8 @@ fn answers(answers: Vec<String>) -> String {
         for answer in answers {
             let (mut stream, _) = listener.accept().expect("a connection");
             let (mut request, mut bytes) = (Vec::new(), [0; 4096]);
-            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-                assert!(request.len() < 64 << 10, "a get has no body");
+            while !is_whole(&request) {
+                assert!(request.len() < 64 << 10, "no request here is that long");
                 match stream.read(&mut bytes).expect("a request") {
                     0 => break,
                     count => request.extend_from_slice(&bytes[..count]),
@@ -201,4 +210,37 @@ async fn the_date_of_an_answer_is_its_own() {
         };
         assert_eq!(told, expected, "{status} {date}");
     }
+}
+
+/// A receipt that counts no more is an error of FIFO queues, and the message comes again: that is no failure of
+/// the others, and nobody who calls it needs to know. What is the service's own fault is tried again.
+#[tokio::test]
+async fn a_receipt_that_has_expired_is_no_error() {
+    // SQS knows nobody without credentials: those of the test servers.
+    let Some(_) = variable("TEST_SQS_ENDPOINT", "receipts that have expired") else { return };
+    let answer = |status: &str, body: &str| {
+        let len = body.len();
+        let head = "Content-Type: application/x-amz-json-1.0\r\nConnection: close";
+        format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {len}\r\n\r\n{body}")
+    };
+    let none = r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"none"}"#;
+    let failed = |is_theirs: bool| {
+        let why = "Value r0 for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.";
+        let failed = format!(
+            r#"{{"Id":"0","SenderFault":{is_theirs},"Code":"InvalidParameterValue","Message":"{why}"}}"#
+        );
+        format!(r#"{{"Successful":[{{"Id":"1"}}],"Failed":[{failed}]}}"#)
+    };
+    let endpoint = answers(vec![
+        answer("400 Bad Request", none),
+        answer("200 OK", r#"{"QueueUrl":"http://127.0.0.1/1/q.fifo"}"#),
+        answer("200 OK", &failed(true)),
+        answer("200 OK", &failed(false)),
+    ]);
+    let place = Place { bucket: "bucket".into(), sqs_endpoint: Some(endpoint), ..Place::default() };
+    let cloud = s3db::cloud::aws::connect(&place).expect("a place");
+    let receipts = ["r0", "r1"].map(Receipt::new);
+    assert_eq!(cloud.queue.delete("pu-0", &receipts).await, Ok(()));
+    let fault = cloud.queue.delete("pu-0", &receipts).await.unwrap_err();
+    assert!(fault.is_transient(), "{fault}");
 }

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use s3db::{
-    Address, Backend, BoundError, Change, Collection, Db, Entry, Inspected, Level, LogRecord,
-    LoggedTransaction, Options, PAYLOAD_BYTES_MAX, Payload, SearchBy, Session, Settings, Stamp,
-    StoreError, Value,
+    Address, Backend, BoundError, Change, Collection, Db, Entry, Inspected, Isolation, Level,
+    LogRecord, LoggedTransaction, Options, PAYLOAD_BYTES_MAX, Payload, SearchBy, Session, Settings,
+    Stamp, StoreError, Value,
     cloud::{
         CallKind, Cloud, Delete, Get, Put, PutIf, embedded,
         embedded::Memory,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Bytes that are nowhere the same for long.
-fn content(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
         state ^= state << 13;
@@ -31,7 +31,7 @@ fn content(seed: u64, len: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-async fn written(db: &Db, content: &[u8]) -> Value {
+pub(crate) async fn written(db: &Db, content: &[u8]) -> Value {
     let mut writing = db.write_blob().await.unwrap();
     for bytes in content.chunks(777_777) {
         writing.write(bytes).await.unwrap();
@@ -41,7 +41,7 @@ async fn written(db: &Db, content: &[u8]) -> Value {
 
 /// A payload, part by part.
 async fn streamed(db: &Db, of: &Collection, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    let Some(mut content) = db.begin().open_content(of, &key(name)).await? else {
+    let Some(mut content) = db.begin_for(of).open_content(of, &key(name)).await? else {
         return Ok(None);
     };
     let mut all = Vec::new();
@@ -52,22 +52,30 @@ async fn streamed(db: &Db, of: &Collection, name: &str) -> Result<Option<Vec<u8>
     Ok(Some(all))
 }
 
-async fn objects(cloud: &Cloud) -> Vec<String> {
+pub(crate) async fn objects(cloud: &Cloud) -> Vec<String> {
     cloud.objects.list("blob/", None, 1000).await.unwrap().names
 }
 
 /// Written, read, replaced, damaged and lost, at any address. `len` is that of the largest blob.
 pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
+    life_of_blobs_in(url, options, len, None).await;
+}
+
+/// The same, of a collection that was created for that level.
+async fn life_of_blobs_in(url: &str, options: &Options, len: usize, isolation: Option<Isolation>) {
     let cloud = url.parse::<Address>().unwrap().cloud().unwrap();
     let db = Db::create(url, options).await.unwrap();
-    let films = db.create_collection("films").await.unwrap();
+    let films = match isolation {
+        None => db.create_collection("films").await.unwrap(),
+        Some(isolation) => db.create_isolated_collection("films", isolation).await.unwrap(),
+    };
     let reader = Db::open_with(url, options).await.unwrap();
     let part = options.settings.part_bytes;
     let (large, medium, small) = (content(1, len), content(2, 40_000), content(3, 100));
 
     // Nobody sees it before the commit; aborted, it is garbage.
     let given_up = written(&db, &large).await;
-    let mut txn = db.begin();
+    let mut txn = db.begin_for(&films);
     txn.put_value(&films, &key("large"), given_up).unwrap();
     let own = txn.read(&films, &key("large")).await.unwrap();
     assert!(own.is_some_and(|own| own.as_bytes() == large), "the transaction itself does");
@@ -77,7 +85,7 @@ pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
     assert_eq!(db.ledger().charge(CallKind::PutBlob).calls, parts as u64);
     assert_eq!(streamed(&reader, &films, "large").await.unwrap(), None);
 
-    let mut txn = db.begin();
+    let mut txn = db.begin_for(&films);
     txn.put_value(&films, &key("large"), written(&db, &large).await).unwrap();
     txn.put(&films, &key("medium"), Payload::new(&medium).unwrap()).unwrap();
     txn.put_value(&films, &key("small"), written(&db, &small).await).unwrap();
@@ -93,15 +101,16 @@ pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
         for (name, content) in [("large", &large), ("medium", &medium), ("small", &small)] {
             let all = streamed(of, &films, name).await.unwrap().unwrap();
             assert!(all == *content, "{who}: {name}");
-            let whole = of.begin().read(&films, &key(name)).await.unwrap().unwrap();
+            let whole = of.begin_for(&films).read(&films, &key(name)).await.unwrap().unwrap();
             assert!(whole.as_bytes() == content, "{who}: {name}");
         }
-        let txn = of.begin();
+        let txn = of.begin_for(&films);
         let mut scan = txn.scan(&films);
         let record = scan.next().await.unwrap().unwrap();
         assert!(record.key == key("large") && record.payload.as_bytes() == large, "{who}");
         let gets = of.ledger().charge(CallKind::GetBlob).calls;
         assert_eq!(scan.next_key().await.unwrap(), Some(key("medium")));
+        assert!(txn.contains(&films, &key("large")).await.unwrap());
         let (name, mut rest) = scan.next_content().await.unwrap().unwrap();
         assert_eq!(
             (name, rest.next().await.unwrap().unwrap().to_vec()),
@@ -111,7 +120,7 @@ pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
         assert_eq!(of.ledger().charge(CallKind::GetBlob).calls, gets, "{who}: keys read no blob");
     }
     // Who reads pays for every part.
-    let txn = reader.begin();
+    let txn = reader.begin_for(&films);
     let mut all = txn.open_content(&films, &key("large")).await.unwrap().unwrap();
     while all.next().await.unwrap().is_some() {}
     assert_eq!(txn.ledger().charge(CallKind::GetBlob).calls, parts as u64);
@@ -146,23 +155,33 @@ pub(crate) async fn life_of_blobs(url: &str, options: &Options, len: usize) {
         }
         let error = streamed(&reader, &films, "large").await.err().unwrap().to_string();
         assert!(error.contains(&name) && error.contains(why), "{error}");
-        assert!(reader.begin().read(&films, &key("large")).await.is_err());
+        assert!(reader.begin_for(&films).read(&films, &key("large")).await.is_err());
         let found = db.store().verify(|_, _| {}).await.unwrap();
         assert_eq!(found.problem_count, 1, "{:?}", found.problems);
         let problem = &found.problems[0];
         assert!(problem.contains("films: record large") && problem.contains(&name), "{problem}");
     }
     // Written again, nothing is wrong any more.
-    let mut txn = db.begin();
+    let mut txn = db.begin_for(&films);
     txn.put(&films, &key("large"), Payload::new(&medium).unwrap()).unwrap();
     txn.delete(&films, &key("medium")).unwrap();
     txn.commit().await.unwrap();
     db.checkpoint().await.unwrap();
     let found = db.store().verify(|_, _| {}).await.unwrap();
-    assert_eq!((found.problem_count, found.blobs, found.blob_orphans), (0, 1, 3));
+    let unnamed = match isolation {
+        None => {
+            assert_eq!((found.problem_count, found.blobs, found.blob_orphans), (0, 1, 3));
+            3
+        }
+        Some(_) => {
+            // A version that snapshots can see lacks a part.
+            assert_eq!((found.problem_count, found.blobs, found.blob_orphans), (1, 3, 1));
+            1
+        }
+    };
     // What is younger than any transaction can be stays.
     let done = db.store().collect_garbage(Duration::ZERO).await.unwrap();
-    assert_eq!((done.blobs, done.blobs_waiting), (0, 3));
+    assert_eq!((done.blobs, done.blobs_waiting), (0, unnamed));
     reader.close().await.unwrap();
     db.close().await.unwrap();
 }
@@ -183,6 +202,20 @@ async fn blobs_in_a_directory_and_in_memory() {
     let url = format!("file://{}/db", folder.path().display());
     let sealed = Options { keys: Some(keys(&[1])), ..in_parts(Backend::S3Log) };
     life_of_blobs(&url, &sealed, 100_000).await;
+}
+
+/// Those of isolated transactions, whatever log there is.
+#[tokio::test]
+async fn blobs_of_isolated_transactions() {
+    for backend in Backend::ALL {
+        for (isolation, sealed) in [(Isolation::Snapshot, false), (Isolation::Serializable, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("file://{}/db", folder.path().display());
+            let keys = sealed.then(|| keys(&[1]));
+            let options = Options { keys, ..in_parts(backend) };
+            life_of_blobs_in(&url, &options, 100_000, Some(isolation)).await;
+        }
+    }
 }
 
 fn memory() -> Cloud {

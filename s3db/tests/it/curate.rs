@@ -429,3 +429,25 @@ async fn what_is_approved_is_said_to_be() {
     db.store().sweep().await.unwrap();
     assert_eq!(get(&cloud, &prices, "bread", false).await.as_deref(), Some("1"));
 }
+
+/// What a curator approved was put aside and let go of after one answer that was damaged on its way.
+#[tokio::test]
+async fn a_damaged_answer_takes_no_approval_back() {
+    let (raw, db, prices, _) = database(Backend::S3Log).await;
+    let id = propose(&db, &prices, "k", Some("v")).await;
+    // As a curator leaves it who dies after the put that approves it.
+    let proposal = raw.objects.list("proposal/", None, 10).await.unwrap().names.remove(0);
+    assert!(proposal.ends_with(&id.to_string()), "{proposal}");
+    let Ok(Get::Found { bytes, .. }) = raw.objects.get(&proposal, None).await else {
+        panic!("it waits")
+    };
+    let approved = proposal.replace("proposal/", "approved/");
+    raw.objects.put(&approved, bytes, PutIf::Absent).await;
+    let (meddler, cloud) = crate::meddle::Meddler::over(&raw);
+    meddler.damages_gets("approved/", 1);
+    let keeper = over(&cloud, Backend::S3Log).await;
+    let done = keeper.store().sweep().await.unwrap();
+    assert_eq!((done.poison, meddler.damaged()), (0, 1));
+    assert!(keeper.begin().read(&prices, &key("k")).await.unwrap().is_some());
+    assert_eq!(raw.objects.list("quarantine/", None, 10).await.unwrap().names, [""; 0]);
+}

@@ -11,7 +11,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use s3db::{
-    Backend, Collected, Level, Payload, Session, Settings, Store, StoreError,
+    Backend, Collected, Db, Isolation, Level, Options, Payload, Session, Settings, Store,
+    StoreError,
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
         model::{Faults, Process},
@@ -20,7 +21,7 @@ use s3db::{
 
 use crate::{
     meddle::OddClock,
-    mishaps::{CLIENT, get, key, put, settings},
+    mishaps::{CLIENT, create, get, key, memory, options, put, settings},
     printed::{open, run, world},
 };
 
@@ -192,6 +193,75 @@ fn a_store_days_away_is_not_gone_by() {
             session.commit(&mut txn).await.unwrap();
             store.collect_garbage(Duration::ZERO).await.unwrap();
             assert_eq!(get(&cloud, &things, "k").await.as_deref(), Some("x"));
+        });
+    }
+}
+
+/// It named the data of a commit by such a date, which garbage collection would have taken at once, or never; and
+/// by such a date a proposal was not too old to be approved.
+#[tokio::test]
+async fn a_date_in_doubt_names_no_data_and_approves_nothing() {
+    let cloud = memory();
+    let (db, _) = create(&cloud, Backend::S3Log).await;
+    let own = db.create_curated("own").await.unwrap();
+    let of = db.create_isolated_collection("isolated", Isolation::Snapshot).await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&own, &key("k"), Payload::new("proposed").unwrap()).unwrap();
+    let id = txn.commit().await.unwrap().proposed.unwrap();
+    let (dating, wrong) = Dating::over(&cloud, None, 0);
+    let odd = Options { client: None, ..options(Backend::S3Log) };
+    let odd = Db::over(wrong, &odd).await.unwrap();
+    let shown = odd.store().proposal(&own, id).await.unwrap().unwrap();
+    // Its life begins while the date is right.
+    let mut txn = odd.begin_for(&of);
+    txn.put(&of, &key("small"), Payload::new("x").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+
+    dating.ahead_ms.store(2 * DAY_MS, Ordering::Relaxed);
+    let mut txn = odd.begin_for(&of);
+    assert!(txn.read(&of, &key("small")).await.unwrap().is_some());
+    txn.put(&of, &key("large"), Payload::new(vec![7; 10_000]).unwrap()).unwrap();
+    let committed = txn.commit().await;
+    assert!(matches!(committed, Err(StoreError::Date { .. })), "{committed:?}");
+    let approved = odd.store().approve(&own, &shown).await;
+    assert!(matches!(approved, Err(StoreError::Date { .. })), "{approved:?}");
+    for prefix in ["sequencer/data/", "approved/"] {
+        let names = cloud.objects.list(prefix, None, 10).await.unwrap().names;
+        assert_eq!(names, [""; 0], "{prefix}");
+    }
+    // It is set right.
+    dating.ahead_ms.store(0, Ordering::Relaxed);
+    txn.commit().await.unwrap();
+    assert_eq!(odd.store().approve(&own, &shown).await.unwrap().applied, 1);
+    assert_eq!(cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names.len(), 1);
+}
+
+/// Whether the stamps of a proposal are of the future, or too old to win, is not told by such a date.
+#[test]
+fn nothing_is_approved_by_a_date_that_is_in_doubt() {
+    for ahead_ms in [2 * DAY_MS, -2 * DAY_MS] {
+        let world = world(Faults::NONE);
+        let cloud = world.cloud(Process(0));
+        run(&world, async move {
+            Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+            let store = open(&cloud, settings()).await;
+            let prices = store.create_curated("prices").await.unwrap();
+            let session = Session::open(store.clone(), CLIENT).await.unwrap();
+            put(&session, &prices, "bread", "2").await;
+            let id = store.proposals(&prices, None, 10).await.unwrap()[0];
+            let (dating, wrong) = Dating::over(&cloud, None, ahead_ms);
+            let curator = open(&wrong, settings()).await;
+            let shown = curator.proposal(&prices, id).await.unwrap().unwrap();
+            let refused = curator.approve(&prices, &shown).await;
+            let is_in_doubt =
+                matches!(refused, Err(StoreError::Date { .. } | StoreError::Clock { .. }));
+            assert!(is_in_doubt, "{ahead_ms}: {refused:?}");
+            let approved = cloud.objects.list("approved/", None, 10).await.unwrap().names;
+            assert_eq!(approved, [""; 0], "{ahead_ms}");
+            // It is set right.
+            dating.ahead_ms.store(0, Ordering::Relaxed);
+            curator.approve(&prices, &shown).await.unwrap();
+            assert_eq!(get(&cloud, &prices, "bread").await.as_deref(), Some("2"));
         });
     }
 }

@@ -5,7 +5,7 @@ use std::{ops::Bound, path::Path, sync::Arc, time::Duration};
 use s3db::{
     Backend, Db, Key, Level, Options, Payload, Settings, StoreError,
     cloud::{
-        Cloud, Objects, PutIf,
+        Cloud, Get, Objects, PutIf,
         embedded::{self, Files, Memory},
     },
 };
@@ -41,19 +41,60 @@ async fn names_do_not_lead_out() {
     }
 }
 
+/// A file that was written two hours ago.
+fn write_old(path: &Path) {
+    std::fs::write(path, "half").unwrap();
+    let old = std::fs::File::options().write(true).open(path).unwrap();
+    old.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
+}
+
 /// What a killed process leaves in the middle of a put is in nobody's way.
 #[tokio::test]
 async fn remains_of_a_killed_put_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().display());
+    Db::create(&url, &options(Backend::S3Log)).await.unwrap().close().await.unwrap();
+    let remains = folder.path().join("temporary").join("1-0123456789abcdef");
+    write_old(&remains);
     let files = Files::open(folder.path()).unwrap();
+    let before = files.list("", None, 100).await.unwrap().names;
+    assert!(!before.iter().any(|name| name.contains("0123456789abcdef")), "{before:?}");
     files.put("page/a", "x".into(), PutIf::Absent).await;
-    let remains = folder.path().join("temporary").join("1-dead");
-    std::fs::write(&remains, "half").unwrap();
-    let old = std::fs::File::options().write(true).open(&remains).unwrap();
-    old.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
-    let files = Files::open(folder.path()).unwrap();
     assert!(!remains.exists(), "it is old enough to be nobody's");
-    assert_eq!(files.list("", None, 10).await.unwrap().names, ["page/a"]);
+}
+
+/// To ask for a database where none is removed what its owner kept in a folder of this name.
+#[tokio::test]
+async fn files_of_others_stay_where_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let temporary = folder.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let own_name = temporary.join("1-0123456789abcdef");
+    let foreign =
+        ["thesis.tex", "1-dead", "-0123456789abcdef", "01-0123456789abcdef", "1-0123456789abcdeF"]
+            .map(|name| temporary.join(name));
+    foreign.iter().chain([&own_name]).for_each(|path| write_old(path));
+    std::fs::create_dir(temporary.join("2-0123456789abcdef")).unwrap();
+    let url = format!("file://{}", folder.path().display());
+    // Nobody's database, and so nobody's remains.
+    let error = Db::open(&url).await.err().expect("there is none");
+    assert!(matches!(error, StoreError::NotFound(_)), "{error}");
+    let files = Files::open(folder.path()).unwrap();
+    assert_eq!(files.get("page/a", None).await, Ok(Get::Absent));
+    files.put("page/a", "x".into(), PutIf::Absent).await;
+    assert!(own_name.exists());
+    // With a database only what it may have left itself goes.
+    let options = Options { has_worker: false, ..options(Backend::S3Log) };
+    let db = Db::create(&url, &options).await.unwrap();
+    let users = db.create_collection("users").await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&users, &key("ada"), payload("1815")).unwrap();
+    txn.commit().await.unwrap();
+    assert!(db.begin().read(&users, &key("ada")).await.unwrap().is_some());
+    db.close().await.unwrap();
+    assert!(!own_name.exists());
+    assert!(foreign.iter().all(|path| path.exists()));
+    assert!(temporary.join("2-0123456789abcdef").is_dir());
 }
 
 pub(crate) fn key(text: &str) -> Key {

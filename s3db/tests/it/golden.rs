@@ -231,7 +231,7 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
     let write = |tree, key: &'static [u8], payload: Option<&'static [u8]>| SequencedWrite {
         tree,
         key: Bytes::from_static(key),
-        payload: payload.map(Bytes::from_static),
+        payload: payload.map(|payload| Bytes::from_static(payload).into()),
     };
     let writes = vec![
         write(LEFT, b"a", Some(b"\x00\xffpayload")),
@@ -286,6 +286,25 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
         entries: Entries::Leaf(vec![slot(5, 7, b"\x00"), slot(2, 8, b"\x01payload")]),
         ..Page::root(ROOT)
     };
+    // Where payloads lie in blobs.
+    let in_blob =
+        |tree, key| SequencedWrite { payload: Some(Value::Blob(blob())), ..write(tree, key, None) };
+    let far = vec![write(LEFT, b"b", Some(b"x")), in_blob(ROOT, b"a")];
+    let near = Numbers {
+        write_id: 5,
+        last: 3,
+        applied: 2,
+        commits: vec![
+            commit(8, 8, 1, date_ms, None, &[in_blob(LEFT, b"a")]),
+            commit(9, 7, 2, date_ms, None, &[write(LEFT, b"b", None)]),
+        ],
+        ..Numbers::default()
+    };
+    let mut of_blobs = leaf.clone();
+    of_blobs.entries = Entries::Leaf(vec![
+        slot(5, 7, b"\x00"),
+        Slot { payload: Some(Value::Blob(blob())), ..slot(2, 8, b"") },
+    ]);
     compare(
         SEQUENCE,
         vec![
@@ -296,6 +315,9 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
             collection(true, Isolation::Serializable),
             Inspected::Page(leaf),
             Inspected::Numbers(aside),
+            Inspected::Writes(9, far),
+            Inspected::Numbers(near),
+            Inspected::Page(of_blobs),
         ],
     );
 }

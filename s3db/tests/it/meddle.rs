@@ -1,7 +1,7 @@
 //! Services and clocks that do what a test tells them to, over others that behave.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::Future,
     pin::Pin,
     sync::{
@@ -44,6 +44,8 @@ pub(crate) struct Meddler {
     puts: Mutex<(String, VecDeque<Fate>)>,
     /// So many gets of names that start so are refused for now.
     gets: Mutex<(String, usize)>,
+    /// So many answers to gets of each name that starts so are damaged on their way; and how many were.
+    damaged: Mutex<(String, usize, BTreeMap<String, usize>)>,
     sends: Mutex<VecDeque<Fate>>,
     late: Mutex<Vec<(String, Bytes, PutIf)>>,
     /// What happens after the first list of this prefix.
@@ -65,6 +67,7 @@ impl Meddler {
             beneath: cloud.clone(),
             puts: Mutex::default(),
             gets: Mutex::default(),
+            damaged: Mutex::default(),
             sends: Mutex::default(),
             late: Mutex::default(),
             after_list: Mutex::default(),
@@ -85,6 +88,17 @@ impl Meddler {
     /// So many gets of names that start with `prefix` are refused for now.
     pub(crate) fn refuses_gets(&self, prefix: &str, count: usize) {
         *self.gets.lock().unwrap() = (prefix.to_owned(), count);
+    }
+
+    /// From now on the first `count` answers to gets of each name that starts with `prefix` are damaged, each in
+    /// another byte. What lies there is as it was.
+    pub(crate) fn damages_gets(&self, prefix: &str, count: usize) {
+        *self.damaged.lock().unwrap() = (prefix.to_owned(), count, BTreeMap::new());
+    }
+
+    /// How many answers were.
+    pub(crate) fn damaged(&self) -> usize {
+        self.damaged.lock().unwrap().2.values().sum()
     }
 
     /// The next sends go this way.
@@ -155,7 +169,17 @@ impl Objects for Meddler {
         // As S3 tells it: in whole seconds.
         let whole = |date_ms: u64| date_ms / 1000 * 1000;
         Ok(match self.beneath.objects.get(name, unless).await? {
-            Get::Found { bytes, etag, date_ms } => {
+            Get::Found { mut bytes, etag, date_ms } => {
+                let (prefix, count, seen) = &mut *self.damaged.lock().unwrap();
+                if *count > 0 && name.starts_with(&**prefix) {
+                    let seen = seen.entry(name.to_owned()).or_default();
+                    if *seen < *count {
+                        let mut other = bytes.to_vec();
+                        let at = (other.len() / 2 + *seen) % other.len();
+                        other[at] ^= 0x10;
+                        (bytes, *seen) = (other.into(), *seen + 1);
+                    }
+                }
                 Get::Found { bytes, etag, date_ms: whole(date_ms) }
             }
             Get::Unchanged { date_ms } => Get::Unchanged { date_ms: whole(date_ms) },

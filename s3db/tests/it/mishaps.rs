@@ -12,7 +12,7 @@ use s3db::{
     Backend, Checkpointed, Collection, Db, Key, Level, Options, Payload, Session, Settings, Store,
     StoreError,
     cloud::{
-        CallKind, Cloud, Get, Ledger, Put, PutIf, Queue, QueueSettings, Sent, ToSend,
+        CallKind, Cloud, Fault, Get, Ledger, Put, PutIf, Queue, QueueSettings, Sent, ToSend,
         embedded::{self, Memory, ObjectQueue},
         ledger::{Metered, charged_to},
         model::{Faults, Process},
@@ -732,4 +732,79 @@ async fn ids_that_are_over_go() {
     let other = ObjectQueue::new(odd.objects.clone(), odd.clock.clone(), odd.chance.clone());
     assert_eq!(other.send("q", &[send(1000)]).await, [Sent::Accepted]);
     assert_eq!(other.depth("q").await, Ok(101));
+}
+
+/// An answer that was damaged on its way was put aside as it had come, and the sound object that nobody had seen
+/// was deleted.
+#[tokio::test]
+async fn a_damaged_answer_is_not_a_damaged_object() {
+    for (backend, prefix) in [(Backend::S3Log, "log/"), (Backend::SqsStandard, "spill/")] {
+        let raw = memory();
+        let (meddler, cloud) = Meddler::over(&raw);
+        Store::create(&raw, &settings(), backend, 1).await.unwrap();
+        // What is larger than this lies in an object.
+        let settings = Settings { message_bytes_max: 300, ..settings() };
+        let db = Db::over(raw.clone(), &Options { settings, ..options(backend) }).await.unwrap();
+        let things = db.create_collection("things").await.unwrap();
+        for n in 0..3 {
+            let mut txn = db.begin();
+            txn.put(&things, &key(&format!("k{n}")), Payload::new(vec![b'x'; 500]).unwrap())
+                .unwrap();
+            txn.commit().await.unwrap();
+        }
+        let there = raw.objects.list(prefix, None, 10).await.unwrap().names;
+        assert_eq!(there.len(), 3, "{there:?}");
+        // Another process, which has none of it in memory.
+        meddler.damages_gets(prefix, 1);
+        let store = open(&cloud, settings).await;
+        let done = store.sweep().await.unwrap();
+        assert_eq!((done.records, done.poison), (3, 0), "{prefix}");
+        assert_eq!(meddler.damaged(), 3, "{prefix}");
+        let aside = raw.objects.list("quarantine/", None, 10).await.unwrap().names;
+        assert_eq!(aside, [""; 0], "{prefix}");
+        let session = Session::reader(store, 99);
+        let txn = session.begin(Level::Basic);
+        for n in 0..3 {
+            let found = session.read(&txn, things.root, &key(&format!("k{n}"))).await.unwrap();
+            assert!(found.is_some(), "{prefix}: k{n}");
+        }
+    }
+}
+
+/// A fresh read passed over what one damaged answer hid, and remembered that there was nothing.
+#[tokio::test]
+async fn a_damaged_answer_hides_nothing_from_a_fresh_read() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&raw, Backend::S3Log).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("v").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    meddler.damages_gets("log/", 1);
+    let session = Session::reader(open(&cloud, settings()).await, 99);
+    let mut txn = session.begin(Level::Basic);
+    txn.fresh();
+    assert!(session.read(&txn, things.root, &key("k")).await.unwrap().is_some());
+    assert_eq!(meddler.damaged(), 1);
+}
+
+/// Where each answer is damaged otherwise nobody knows what lies there: it stays, and that is told.
+#[tokio::test]
+async fn what_never_comes_twice_stays() {
+    let raw = memory();
+    let (meddler, cloud) = Meddler::over(&raw);
+    let (db, things) = create(&raw, Backend::S3Log).await;
+    let mut txn = db.begin();
+    txn.put(&things, &key("k"), Payload::new("v").unwrap()).unwrap();
+    txn.commit().await.unwrap();
+    meddler.damages_gets("log/", 5);
+    let store = open(&cloud, settings()).await;
+    let error = store.sweep().await.unwrap_err();
+    let is_it = matches!(&error, StoreError::Cloud { source: Fault::Invalid { .. }, .. });
+    assert!(is_it, "{error:?}");
+    assert_eq!(meddler.damaged(), 5);
+    assert_eq!(raw.objects.list("quarantine/", None, 10).await.unwrap().names, [""; 0]);
+    let done = store.sweep().await.unwrap();
+    assert_eq!((done.records, done.poison), (1, 0));
+    assert_eq!(get(&raw, &things, "k").await.as_deref(), Some("v"));
 }

@@ -418,7 +418,9 @@ async fn whoever_may_write_to_a_collection_with_isolation_swaps_the_sequencer() 
         owned.accounts().await;
         let (guard, cloud, db) = owned.client(Right::Write, &["accounts"], false).await;
         let of = db.collection("accounts").await.unwrap();
-        for (name, payload) in [("new", "x".to_owned()), ("07", "y".repeat(3000))] {
+        for (name, payload) in
+            [("new", "x".to_owned()), ("07", "y".repeat(3000)), ("large", "z".repeat(40_000))]
+        {
             commit(&db, &of, name, &payload).await.unwrap();
         }
         // Another one is in the way; and one that only reads.
@@ -444,6 +446,8 @@ async fn whoever_may_write_to_a_collection_with_isolation_swaps_the_sequencer() 
         }
         guard.denied();
         let data = owned.cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names;
+        let blobs = owned.cloud.objects.list("blob/", None, 10).await.unwrap().names;
+        assert_eq!(blobs.len(), 1);
         // Blindly it is not put, nor planted again.
         are_forbidden(
             &cloud,
@@ -451,6 +455,7 @@ async fn whoever_may_write_to_a_collection_with_isolation_swaps_the_sequencer() 
                 (NUMBERS, PutIf::Always),
                 (NUMBERS, PutIf::Absent),
                 (&data[0], PutIf::Always),
+                (&blobs[0], PutIf::Always),
                 ("catalog/accounts", PutIf::Always),
                 ("log/0000000000000001/0000000000000001/0000000000000000", PutIf::Absent),
                 (&of.root.object(), PutIf::Always),

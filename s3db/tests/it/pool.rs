@@ -284,8 +284,9 @@ async fn a_budget_is_shared_with_what_stands_beside_it() {
     assert_eq!((counts.budget_limit, counts.budget_used), (BUDGET, budget.used()));
     let third = Pool::new(&budget, Eviction::default().policy());
     drop(records);
-    // More than there is besides its pages: some of these must go, whatever else does.
-    drop(third.reserve(BUDGET - counts.bytes / 2).unwrap());
+    // More than there is besides its pages, and all that stands beside them: some of its pages must go.
+    let more = budget.limit() - budget.used() + others.bytes() + 1500;
+    drop(third.reserve(more).unwrap());
     assert!(db.pool_counts().evicted > counts.evicted);
     assert!(txn.read(&of, &key(&name(3))).await.unwrap().is_some());
 }

@@ -193,13 +193,41 @@ async fn what_is_put_there_by_others_is_found() {
         assert_eq!(found, why, "{}", text(&error));
         let verified = db.store().verify(|_, _| {}).await.unwrap();
         assert!(verified.problems.iter().any(|it| it.contains(&users.root.to_string())));
-        // It is not made theirs by sealing it again. What has the first key is left as it is.
+        // It is not made theirs by sealing it again, whatever number of a key is on it.
         let done = db.store().rekey(|_| {}).await.unwrap();
-        assert_eq!(done.unopened, u64::from(why != Unopened::Key(1)), "{done:?}");
+        assert_eq!(done.unopened, 1, "{done:?}");
     }
     files.put(&object, own, PutIf::Always).await;
     let db = Db::open_with(&url, &options).await.unwrap();
     assert_eq!(db.begin().read(&users, &key("ada")).await.unwrap(), None);
+}
+
+/// Rekey looked at the number of each object's key, and said that no other one is needed: of what the key given
+/// under that number opens nothing of.
+#[tokio::test]
+async fn rekey_counts_what_the_first_key_does_not_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = url(folder.path());
+    let options = Options { has_worker: false, ..with_keys(Backend::S3Log, &[1]) };
+    let db = Db::create(&url, &options).await.unwrap();
+    let users = db.create_collection("users").await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&users, &key("ada"), payload("1815")).unwrap();
+    txn.commit().await.unwrap();
+    db.checkpoint().await.unwrap();
+    db.close().await.unwrap();
+    let files = Files::open(&folder.path().join("db")).unwrap();
+    let mut there = files.list("", None, 1000).await.unwrap().names;
+    there.retain(|name| name != "database");
+    assert!(there.len() > 1, "{there:?}");
+    let wrong = Keyring::new(&[(1, [9; 32])]).unwrap();
+    let wrong = Options { keys: Some(wrong), ..options.clone() };
+    let other = Db::open_with(&url, &wrong).await.unwrap();
+    let done = other.store().rekey(|_| {}).await.unwrap();
+    assert_eq!((done.unopened, done.sealed), (there.len() as u64, 0), "{done:?}");
+    assert!(done.examples.iter().all(|told| told.contains("under key 1")), "{done:?}");
+    let db = Db::open_with(&url, &options).await.unwrap();
+    assert_eq!(db.begin().read(&users, &key("ada")).await.unwrap(), Some(payload("1815")));
 }
 
 /// Records wait for a page that is damaged: that is told, and everything else has its new key.
@@ -279,6 +307,86 @@ async fn messages_of_others_are_set_aside() {
         let got = seal(cloud, &all, id).queue.receive(&queue, 10, waits, waits).await.unwrap();
         assert_eq!(got.len(), 1, "{}", backend.name());
         assert_eq!(got[0].body, "of the future");
+    }
+}
+
+/// Another key under the right number opens nothing: a sweep took all that was committed for damage, put it
+/// aside and let go of it.
+#[tokio::test]
+async fn another_key_under_the_same_number_loses_nothing() {
+    for backend in Backend::ALL {
+        let name = backend.name();
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let options = Options { has_worker: false, ..with_keys(backend, &[1]) };
+        let settings = options.settings;
+        s3db::Store::create_encrypted(&cloud, &settings, backend, 2).await.unwrap();
+        let db = Db::over(cloud.clone(), &options).await.unwrap();
+        let users = db.create_collection("users").await.unwrap();
+        for n in 0..3 {
+            let mut txn = db.begin();
+            txn.put(&users, &key(&format!("k{n}")), payload("v")).unwrap();
+            txn.commit().await.unwrap();
+        }
+        let log = async || {
+            let mut log = Vec::new();
+            for name in cloud.objects.list("log/", None, 100).await.unwrap().names {
+                log.push((bytes_of(&*cloud.objects, &name).await, name));
+            }
+            log
+        };
+        let before = log().await;
+        let wrong = Keyring::new(&[(1, [9; 32])]).unwrap();
+        let wrong = Options { keys: Some(wrong), ..options.clone() };
+        let other = Db::over(cloud.clone(), &wrong).await.unwrap();
+        let error = other.store().sweep().await.unwrap_err();
+        let is_denied = matches!(&error, StoreError::Cloud { source: Fault::Denied { .. }, .. });
+        assert!(is_denied, "{name}: {}", text(&error));
+        assert!(text(&error).contains("does not open with the key 1"), "{}", text(&error));
+        assert_eq!(log().await, before, "{name}");
+        let aside = cloud.objects.list("quarantine/", None, 100).await.unwrap().names;
+        assert_eq!(aside, [""; 0], "{name}");
+        // What was hidden from others is seen again.
+        if backend != Backend::S3Log {
+            tokio::time::sleep(settings.lease + Duration::from_millis(100)).await;
+        }
+        let right = Db::over(cloud.clone(), &options).await.unwrap();
+        let done = right.store().sweep().await.unwrap();
+        assert_eq!((done.records, done.poison), (3, 0), "{name}");
+        let users = right.collection("users").await.unwrap();
+        assert_eq!(all(&right, &users).await.len(), 3, "{name}");
+    }
+}
+
+/// Who may write there can hold up what it could delete as well: nothing of it goes, and it is told.
+#[tokio::test]
+async fn what_does_not_open_is_in_nobody_elses_way() {
+    let cloud = embedded::memory(Arc::new(Memory::new()));
+    let options = Options { has_worker: false, ..with_keys(Backend::S3Log, &[1]) };
+    s3db::Store::create_encrypted(&cloud, &options.settings, Backend::S3Log, 1).await.unwrap();
+    let db = Db::over(cloud.clone(), &options).await.unwrap();
+    let users = db.create_collection("users").await.unwrap();
+    let mut txn = db.begin();
+    txn.put(&users, &key("ada"), payload("1815")).unwrap();
+    txn.commit().await.unwrap();
+    // Of another stream, an approval, and a transaction that no message names.
+    let wrong = Keyring::new(&[(1, [9; 32])]).unwrap();
+    let strange = seal(cloud.clone(), &wrong, db.store().database().id);
+    let stream = "log/0000000000000063/0000000000000001/0000000000000000".to_owned();
+    let approved = format!("approved/6f/{}", "ab".repeat(32));
+    let spilled = "spill/9/1/1".to_owned();
+    let closed = [stream, approved, spilled];
+    for name in &closed {
+        strange.objects.put(name, "anything".into(), PutIf::Absent).await;
+    }
+    let error = db.store().sweep().await.unwrap_err();
+    assert!(text(&error).contains("does not open with the key 1"), "{}", text(&error));
+    assert_eq!(db.begin().read(&users, &key("ada")).await.unwrap(), Some(payload("1815")));
+    let found = db.store().verify(|_, _| {}).await.unwrap();
+    assert_eq!((found.records, found.quarantined), (1, 0), "{found:?}");
+    for name in &closed {
+        let is_told = |problem: &String| problem.contains(&**name) && problem.contains("key 1");
+        assert!(found.problems.iter().any(is_told), "{name}: {found:?}");
+        assert_eq!(bytes_of(&*strange.objects, name).await, "anything", "it stays");
     }
 }
 

@@ -1,12 +1,12 @@
 //! Whole clusters under every fault: every invariant holds, on every backend.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use s3db::{
-    Backend, FailPoint,
+    Backend, FailPoint, Rule, Rules,
     cloud::{
         ETag, Put, PutIf,
-        model::{Answer, Faults, Latency, Process, World},
+        model::{Answer, Faults, Latency, Mishap, Process, World},
     },
     paper::Variant,
     simulation::{Decided, Plan, PrintedPlan, PrintedReport, replay, run, run_printed},
@@ -43,14 +43,15 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     // A run in which nothing happens proves nothing.
     assert!(committed > 0 && leaves > 0, "{committed} {leaves}");
     assert!(name != "deaths" || collected > 0, "{backend:?}: nothing died");
-    assert!(!name.starts_with("blob") || blobs > 0, "{backend:?}: there are no blobs");
+    let has_blobs = name.starts_with("blob") || name == "version-blobs";
+    assert!(!has_blobs || blobs > 0, "{backend:?}: there are no blobs");
     assert!(name != "disk" || (disk.0 > 1000 && disk.1 > 100), "{backend:?}: {disk:?}");
     let Decided { approved, again, rejected, replaced, forged, .. } = decided;
     let all = [approved, again, rejected, replaced, forged];
     assert!(name != "curated" || !all.contains(&0), "{backend:?}: {decided:?}");
     assert!(name != "spill-deaths" || spills_collected > 0, "{backend:?}: nothing was given up");
     assert!(
-        !matches!(name, "blob-deaths" | "dates") || blobs_collected > 0,
+        !matches!(name, "blob-deaths" | "dates" | "version-blobs") || blobs_collected > 0,
         "{backend:?}: no blob went"
     );
 }
@@ -84,6 +85,28 @@ fn many_splits_at_once() {
 fn a_disk_that_lies_is_not_believed() {
     for backend in Backend::ALL {
         hold("disk", backend, 0..20);
+    }
+}
+
+/// A transaction over two collections is in both of them or in neither.
+#[test]
+fn a_transaction_is_whole_across_collections() {
+    for backend in Backend::ALL {
+        hold("two", backend, 0..40);
+    }
+    // Sent to the queues of either tree one by one, it is not.
+    let mut torn = Plan { backend: Backend::SqsStandard, ..Plan::named("two").unwrap() };
+    torn.rules = Rules::HARDENED.without(Rule::WholeTransaction);
+    (torn.faults.crash_before, torn.faults.crash_after) = (0.02, 0.02);
+    let is_torn = |seed: u64| run(&torn, seed).violations.iter().any(|it| it.invariant == 2);
+    assert!((0..100).any(is_torn), "nothing is torn");
+}
+
+/// All that lies there is sealed, and midway with another key, which opens everything in the end.
+#[test]
+fn what_is_sealed_is_as_safe() {
+    for backend in Backend::ALL {
+        hold("sealed", backend, 0..20);
     }
 }
 
@@ -133,13 +156,23 @@ fn dates_that_jump() {
 /// has no end.
 #[test]
 fn a_client_that_waits_for_ever_is_noticed() {
+    let hung = Plan::named("hung").unwrap();
+    let like = |name: &str| Plan {
+        faults: hung.faults.clone(),
+        second_life: 0.0,
+        ..Plan::named(name).unwrap()
+    };
+    let plans =
+        [("usual", hung.clone()), ("snapshot", like("snapshot")), ("curated", like("curated"))];
     for backend in Backend::ALL {
-        let plan = Plan { backend, ..Plan::named("hung").unwrap() };
-        let noticed = (0..40).find(|&seed| {
-            let violations = run(&plan, seed).violations;
-            violations.iter().any(|it| it.invariant == 0 && it.what.contains("does not go on"))
-        });
-        assert!(noticed.is_some(), "{backend:?}: in 40 seeds nobody waits for ever");
+        for (name, plan) in &plans {
+            let plan = Plan { backend, ..plan.clone() };
+            let noticed = (0..40).find(|&seed| {
+                let violations = run(&plan, seed).violations;
+                violations.iter().any(|it| it.invariant == 0 && it.what.contains("does not go on"))
+            });
+            assert!(noticed.is_some(), "{name}, {backend:?}: in 40 seeds nobody waits for ever");
+        }
     }
 }
 
@@ -178,7 +211,7 @@ fn each_fail_point_is_crashed_at() {
 /// What services can answer they answer, each apart, within the seeds that every change is checked with.
 #[test]
 fn every_answer_is_given() {
-    let mut heard = std::collections::BTreeMap::new();
+    let mut heard = BTreeMap::new();
     for seed in 0..100 {
         for (answer, count) in run(&Plan::default(), seed).answers {
             *heard.entry(answer).or_insert(0) += count;
@@ -193,6 +226,72 @@ fn every_answer_is_given() {
         cloud.objects.put("a", "x".into(), PutIf::Matches(ETag::new("\"none\""))).await
     });
     assert_eq!((put, world.answers()[&Answer::Missing]), (Put::Missing, 1));
+}
+
+/// What can go wrong goes wrong, each field of `Faults` apart, within few seeds of the plans that have it.
+#[test]
+fn every_fault_is_met() {
+    let mut met = BTreeMap::new();
+    let mut add = |plan: &Plan, seed| {
+        let more = run(plan, seed).met.into_iter();
+        more.for_each(|(it, count)| *met.entry(it).or_insert(0) += count);
+    };
+    for (name, seeds) in [("usual", 60), ("dates", 4), ("disk", 6), ("fresh", 20), ("hung", 10)] {
+        for seed in 0..seeds {
+            // Each log has its turn.
+            let backend = Backend::ALL[seed as usize % Backend::ALL.len()];
+            add(&Plan { backend, ..Plan::named(name).unwrap() }, seed);
+        }
+    }
+    let stale_max = Some(Duration::from_secs(60));
+    let old = Plan { faults: Faults { stale_max, ..Faults::ALL }, ..Plan::default() };
+    (0..3).for_each(|seed| add(&old, seed));
+    (0..20).for_each(|seed| add(&unswept(Backend::SqsStandard), seed));
+    // Of a token of a lock, see below: no hardened protocol has one.
+    let unmet: Vec<Mishap> = Mishap::ALL.into_iter().filter(|it| met[it] == 0).collect();
+    assert_eq!(unmet, [Mishap::LostToken], "{met:?}");
+}
+
+/// Messages expire, soon, and the sweeper comes when they have.
+fn unswept(backend: Backend) -> Plan {
+    let sweeps_every = Some(Duration::from_secs(24 * 3600));
+    let faults = Faults { expires: Some(Duration::from_secs(8)), ..Faults::ALL };
+    Plan { backend, sweeps_every, faults, ..Plan::named("expiry").unwrap() }
+}
+
+/// W6: messages that nobody brings to their pages in time are gone, and with them what was committed. With
+/// somebody who does they never are.
+#[test]
+fn messages_expire_where_nobody_sweeps() {
+    for backend in Backend::ALL {
+        hold("expiry", backend, 0..40);
+    }
+    for backend in [Backend::SqsStandard, Backend::SqsFifo] {
+        let plan = unswept(backend);
+        let is_lost = |seed: u64| run(&plan, seed).violations.iter().any(|it| it.invariant == 1);
+        assert!((0..60).any(is_lost), "{backend:?}: nothing is lost");
+    }
+}
+
+/// W6, as printed: without its token a queue can never be checkpointed, and what is in it stays there.
+#[test]
+fn a_lock_whose_token_is_lost_stays_locked() {
+    for variant in [Variant::Monotonicity, Variant::Atomicity] {
+        let all = |faults: Faults| {
+            let plan = PrintedPlan {
+                clients: 1,
+                faults,
+                page_bytes_max: usize::MAX,
+                ..PrintedPlan::new(variant)
+            };
+            let mut total = PrintedReport::default();
+            (0..10).for_each(|seed| total += run_printed(&plan, seed));
+            total
+        };
+        let (with, without) = (all(Faults { lost_token: 0.05, ..Faults::NONE }), all(Faults::NONE));
+        assert!(without.stuck == 0 && without.tokens_gone == 0, "{without:?}");
+        assert!(with.tokens_gone > 0 && with.stuck > 0 && with.lost > 0, "{with:?}");
+    }
 }
 
 /// The protocols of 2008 do what they are meant to where nothing goes wrong, nobody is beside them, and no
@@ -282,6 +381,15 @@ fn isolated_transactions_are_isolated() {
             });
         }
     });
+}
+
+/// A blob of an isolated transaction is there as long as a version names it, or somebody can still commit it; and
+/// not longer.
+#[test]
+fn blobs_are_there_as_long_as_versions_are() {
+    hold("version-blobs", Backend::S3Log, 0..30);
+    hold("version-blobs", Backend::SqsStandard, 30..36);
+    hold("version-blobs", Backend::SqsFifo, 36..42);
 }
 
 /// Curators crash, decide twice, late and at once; somebody puts other bytes in the place of proposals, and

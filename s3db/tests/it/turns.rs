@@ -258,7 +258,7 @@ async fn what_was_given_up_is_due_again() {
     let (meddler, db, things) = committed(&raw, Backend::S3Log).await;
     let is_there = Arc::<AtomicBool>::default();
     let to = is_there.clone();
-    meddler.after_list(&stream_of(&raw).await, async move {
+    meddler.before_put("page/", async move {
         to.store(true, Ordering::Relaxed);
         std::future::pending().await
     });
@@ -280,7 +280,7 @@ async fn a_checkpoint_waits_for_who_works_already() {
     let (meddler, db, things) = committed(&raw, Backend::S3Log).await;
     let (is_there, go) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
     let (to, wait) = (is_there.clone(), go.clone());
-    meddler.after_list(&stream_of(&raw).await, async move {
+    meddler.before_put("page/", async move {
         to.store(true, Ordering::Relaxed);
         wait.notified().await;
     });

@@ -1,5 +1,5 @@
 //! `bench paper`: the paper's tables 3 and 4 and its Figure 3, replayed; what parallel sends make of
-//! them; and the hardened store at today's latencies and prices.
+//! them; and the hardened store at today's latencies and prices, the sequencer's ceiling included.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -7,6 +7,7 @@ use s3db::{
     Backend, Level,
     paper::{
         PaperSettings, Variant,
+        ceiling::{Ceiling, SHARED, Writers, ceiling},
         evaluation::{INTERVALS_S, PRINTED, PRINTED_FIGURE_3, Row, figure_3, improved, measure},
         today::{
             Outcome, Spread, Stalls, busy_costs, commits_beside, costs, freshness,
@@ -23,20 +24,23 @@ use super::{
 };
 use crate::output::{Failure, Output, Progress};
 
-/// Levels that every database has.
-const LEVELS: [Level; 3] = [Level::Basic, Level::Monotonic, Level::Atomic];
 /// Dollars that 1,000 atomic transactions may cost, at ten records per checkpoint.
 const DOLLARS_AIM: f64 = 0.0103;
 /// How much a stalled checkpointer may add to the 99th percentile of commits.
 const STALL_AIM: f64 = 1.05;
+/// Runs that the quantile is taken of, so that a page more or less does not decide it.
+const STALLED_RUNS: u64 = 3;
 /// How much longer a commit may take beside others than alone, in the median.
 const CROWD_AIM: f64 = 1.10;
+/// The same, in the 99th percentile.
+const CROWD_TAIL_AIM: f64 = 1.30;
 /// How far Table 3 and the transactions of Table 4 may be off, in percent.
 const TABLE_3_AIM: f64 = 5.0;
 const TABLE_4_AIM: f64 = 10.0;
 /// The charts, by the names of their files.
 const FIGURE_3: &str = "figure-3.svg";
 const SCALING: &str = "scaling.svg";
+const CEILING: &str = "ceiling.svg";
 
 #[derive(clap::Args)]
 #[command(
@@ -71,14 +75,15 @@ struct Measured {
     stalls: Vec<(Backend, Spread, [f64; 2])>,
     ages: Vec<(Backend, Stalls, [f64; 3])>,
     scaling: Vec<Scaling>,
+    ceilings: Vec<(Writers, Ceiling)>,
 }
 
 /// Commits by number of clients.
 struct Scaling {
     backend: Backend,
     spread: Spread,
-    /// Clients; median and 99th percentile in milliseconds.
-    points: Vec<(u32, [f64; 2])>,
+    /// Clients; median and 99th percentile in milliseconds; the median of the first commits.
+    points: Vec<(u32, [f64; 3])>,
 }
 
 /// What 1,000 transactions cost.
@@ -114,9 +119,11 @@ pub(crate) fn run(args: &Args, output: &Output) -> Result<(), Failure> {
     let measured = measured(args, output)?;
     if let Some(folder) = &args.plots {
         fs::create_dir_all(folder).map_err(|error| told(folder, &error))?;
-        for (name, chart) in
-            [(FIGURE_3, chart_of_figure_3(&measured)), (SCALING, chart_of_scaling(&measured))]
-        {
+        for (name, chart) in [
+            (FIGURE_3, chart_of_figure_3(&measured)),
+            (SCALING, chart_of_scaling(&measured)),
+            (CEILING, chart_of_ceilings(&measured)),
+        ] {
             let file = folder.join(name);
             fs::write(&file, chart.svg()).map_err(|error| told(&file, &error))?;
         }
@@ -151,9 +158,9 @@ fn measured(args: &Args, output: &Output) -> Result<Measured, Failure> {
     }
     let mut all_costs = Vec::new();
     for backend in Backend::ALL {
-        for level in LEVELS {
+        for level in Level::ALL {
             say("dollars");
-            let outcome = costs(backend, level, 10, many / 2, seed)?;
+            let outcome = costs(backend, level, 10, 1000, seed)?;
             all_costs.push(Cost::new(backend, level, false, &outcome));
         }
     }
@@ -166,9 +173,13 @@ fn measured(args: &Args, output: &Output) -> Result<Measured, Failure> {
     for backend in Backend::ALL {
         say("stalled checkpointers");
         for spread in [Spread::HotPage, Spread::Uniform] {
+            // Of several runs together: one commit in a hundred may or may not fetch a page more.
             let p99 = |stalls| {
-                let outcome = commits_beside(backend, spread, stalls, seed)?;
-                Ok::<f64, Failure>(quantile(&outcome.commits_ms, 0.99))
+                let mut all = Vec::new();
+                for seed in (0..STALLED_RUNS).map(|run| seed.wrapping_add(run)) {
+                    all.extend(commits_beside(backend, spread, stalls, seed)?.commits_ms);
+                }
+                Ok::<f64, Failure>(quantile(&all, 0.99))
             };
             stalls.push((backend, spread, [p99(Stalls::Nobody)?, p99(Stalls::Everybody)?]));
         }
@@ -187,10 +198,23 @@ fn measured(args: &Args, output: &Output) -> Result<Measured, Failure> {
                 }
                 say(&format!("{clients} clients"));
                 let outcome = scaling(backend, spread, clients, seed)?;
-                let both = [0.5, 0.99].map(|q| quantile(&outcome.commits_ms, q));
-                points.push((clients, both));
+                let [p50, p99] = [0.5, 0.99].map(|q| quantile(&outcome.commits_ms, q));
+                points.push((clients, [p50, p99, quantile(&outcome.first_ms, 0.5)]));
             }
             sizes.push(Scaling { backend, spread, points });
+        }
+    }
+    let mut ceilings = Vec::new();
+    for are_in_conflict in [false, true] {
+        for are_together in [true, false] {
+            for count in [1, 10, 100, 1000] {
+                if args.quick && count > 100 {
+                    continue;
+                }
+                say(&format!("{count} through the sequencer"));
+                let writers = Writers { count, are_together, are_in_conflict };
+                ceilings.push((writers, ceiling(writers, seed)?));
+            }
         }
     }
     progress.end();
@@ -202,6 +226,7 @@ fn measured(args: &Args, output: &Output) -> Result<Measured, Failure> {
         stalls,
         ages,
         scaling: sizes,
+        ceilings,
     })
 }
 
@@ -239,15 +264,21 @@ fn goals(measured: &Measured) -> Vec<Goal> {
     goals.push(goal("99 % of commits, checkpointers stalled / running", stalled, STALL_AIM, 2));
     let oldest = most(&mut measured.ages.iter().map(|(_, _, [_, p99, _])| *p99));
     goals.push(goal("99 % of commits seen by others, s", oldest, freshness_bound_s(), 0));
-    let crowds = measured.scaling.iter().filter_map(|row| {
-        let (first, last) = (row.points.first()?, row.points.last()?);
-        Some(last.1[0] / first.1[0])
-    });
-    let crowd = most(&mut crowds.into_iter());
+    let crowds = |at: usize, is_counted: fn(Spread) -> bool| {
+        let rows = measured.scaling.iter().filter(|row| is_counted(row.spread));
+        let crowds = rows.filter_map(|row| {
+            let (first, last) = (row.points.first()?, row.points.last()?);
+            Some(last.1[at] / first.1[at])
+        });
+        most(&mut crowds.into_iter())
+    };
     let clients =
         measured.scaling.first().and_then(|row| row.points.last()).map_or(0, |last| last.0);
     let what = format!("commit beside {clients} clients / alone, median");
-    goals.push(goal(&what, crowd, CROWD_AIM, 2));
+    goals.push(goal(&what, crowds(0, |_| true), CROWD_AIM, 2));
+    let what = format!("commit beside {clients} clients / alone, 99 %, hot page");
+    let hot = crowds(1, |spread| spread == Spread::HotPage);
+    goals.push(goal(&what, hot, CROWD_TAIL_AIM, 2));
     goals
 }
 
@@ -319,8 +350,12 @@ fn tables(measured: &Measured) -> String {
              who share log objects (group: transactions in each of them); they commit faster than one \
              process checkpoints, and stop for it, since b would grow without that, and all of it be \
              cheaper. An ordered queue gives out ten messages of a page at most, so that b stays below \
-             ten. The goal is 0.0103 at the atomic level, at b = 10 and, with s3-log, groups of 10: a lone \
-             client on s3-log misses it, since each of its commits is a put, which alone is 0.0050.\n\n";
+             ten. The goal is 0.0103 at the atomic level, at b = 10 and, with s3-log, groups of 10. A lone client \
+             on s3-log has no groups: 0.0050 are its commits, each of which is a put, 0.0035 the pages, which it \
+             need not read to put them, 0.0004 each page that a transaction reads, and the rest its stamps, a put \
+             in a minute. Snapshot and serializable pass the sequencer, whatever the log is: each commit is a \
+             put there, and another one of what it writes, which is more than 2 KiB; of such collections the \
+             snapshots are kept for 2 s.\n\n";
     let rows = measured.costs.iter().map(|cost| {
         let [reading, commit, background] = cost.dollars;
         let name = cost.backend.name();
@@ -384,7 +419,11 @@ fn tables(measured: &Measured) -> String {
 
     text += "### Commits by number of clients\n\nMedian and 99th percentile in milliseconds, three records \
              per transaction, all on one leaf or on leaves chosen at random (which a commit then has to \
-             fetch first). Each client is a process with a cache of its own.\n\n";
+             fetch first). Each client is a process with a cache of its own; its first three commits \
+             fetch what it does not have yet, and are the last figure, a median. A commit asks for no page that \
+             is in memory and young, whoever has put it since: so on the hot page nobody waits for others. \
+             Leaves chosen at random are fetched, together; beside many clients one commit in a hundred takes as \
+             long as a get more.\n\n";
     let clients: Vec<u32> = measured
         .scaling
         .first()
@@ -393,9 +432,46 @@ fn tables(measured: &Measured) -> String {
     let heads: Vec<&str> =
         ["log", "pages"].into_iter().chain(heads.iter().map(String::as_str)).collect();
     let rows = measured.scaling.iter().map(|Scaling { backend, spread, points }| {
-        let cells = points.iter().map(|(_, [p50, p99])| format!("{p50:.1}, {p99:.1}"));
+        let cells =
+            points.iter().map(|(_, [p50, p99, first])| format!("{p50:.1}, {p99:.1}; {first:.1}"));
         [backend.name().to_owned(), spread.name().to_owned()].into_iter().chain(cells).collect()
     });
+    table(&mut text, &heads, rows);
+
+    let _ = writeln!(
+        text,
+        "### Commits per second through one sequencer\n\nSerializable transactions, which all pass one \
+         object, committed one after the other by each writer without a pause: blindly, a record of its own, \
+         or in conflict, by reading and writing one of the same {SHARED}. Writers of one process share swaps; \
+         processes take turns, and who was too slow reads and tries again. Commits go to their pages \
+         meanwhile. Aborted: another one was faster. Given up: others were faster in ten swaps. Puts are all \
+         there are, refused ones and pages included.\n"
+    );
+    let rows = measured.ceilings.iter().map(|(writers, seen)| {
+        let Writers { count, are_together, are_in_conflict } = writers;
+        vec![
+            if *are_together { "one process" } else { "a process each" }.to_owned(),
+            if *are_in_conflict { "in conflict" } else { "their own" }.to_owned(),
+            count.to_string(),
+            format!("{:.1}", seen.per_s()),
+            format!("{:.1} %", 100.0 * seen.aborts()),
+            format!("{:.1} %", 100.0 * seen.refusals()),
+            format!("{:.2}", seen.puts_per_commit()),
+            format!("{:.0}", quantile(&seen.commits_ms, 0.5)),
+            format!("{:.0}", quantile(&seen.commits_ms, 0.99)),
+        ]
+    });
+    let heads = [
+        "writers in",
+        "records",
+        "writers",
+        "commits/s",
+        "aborted",
+        "given up",
+        "puts per commit",
+        "median ms",
+        "99 % ms",
+    ];
     table(&mut text, &heads, rows);
     text.truncate(text.trim_end().len());
     text
@@ -432,7 +508,7 @@ fn chart_of_scaling(measured: &Measured) -> Chart<'static> {
         name: format!("{}, {}", backend.name(), spread.name()),
         is_dashed: *spread == Spread::HotPage,
         colour: n / 2,
-        points: points.iter().map(|(clients, [p50, _])| (f64::from(*clients), *p50)).collect(),
+        points: points.iter().map(|(clients, [p50, ..])| (f64::from(*clients), *p50)).collect(),
     };
     Chart {
         title: "Median commit by number of clients",
@@ -440,6 +516,30 @@ fn chart_of_scaling(measured: &Measured) -> Chart<'static> {
         y: "ms",
         is_log: true,
         lines: measured.scaling.iter().enumerate().map(line).collect(),
+    }
+}
+
+fn chart_of_ceilings(measured: &Measured) -> Chart<'static> {
+    let mut lines: Vec<Line> = Vec::new();
+    for some in measured.ceilings.chunk_by(|(a, _), (b, _)| {
+        (a.are_together, a.are_in_conflict) == (b.are_together, b.are_in_conflict)
+    }) {
+        let Writers { are_together, are_in_conflict, .. } = some[0].0;
+        let who = if are_together { "one process" } else { "a process each" };
+        let what = if are_in_conflict { "in conflict" } else { "own records" };
+        lines.push(Line {
+            name: format!("{who}, {what}"),
+            is_dashed: are_in_conflict,
+            colour: usize::from(!are_together),
+            points: some.iter().map(|(it, seen)| (f64::from(it.count), seen.per_s())).collect(),
+        });
+    }
+    Chart {
+        title: "Commits per second through one sequencer",
+        x: "writers",
+        y: "commits/s",
+        is_log: true,
+        lines,
     }
 }
 
@@ -485,9 +585,20 @@ fn json_of(measured: &Measured) -> Value {
     let size = |Scaling { backend, spread, points }: &Scaling| {
         let points: Vec<Value> = points
             .iter()
-            .map(|(clients, [p50, p99])| json!({"clients": clients, "median_ms": p50, "p99_ms": p99}))
+            .map(|(clients, [p50, p99, first])| {
+                json!({"clients": clients, "median_ms": p50, "p99_ms": p99, "first_ms": first})
+            })
             .collect();
         json!({"backend": backend.name(), "pages": spread.name(), "points": points})
+    };
+    let sequenced = |(writers, seen): &(Writers, Ceiling)| {
+        json!({
+            "writers": writers.count, "one_process": writers.are_together,
+            "in_conflict": writers.are_in_conflict, "per_s": seen.per_s(),
+            "aborted": seen.aborts(), "given_up": seen.refusals(),
+            "puts_per_commit": seen.puts_per_commit(),
+            "median_ms": quantile(&seen.commits_ms, 0.5), "p99_ms": quantile(&seen.commits_ms, 0.99),
+        })
     };
     json!({
         "per_transactions": 1000,
@@ -501,6 +612,7 @@ fn json_of(measured: &Measured) -> Value {
         "freshness": measured.ages.iter().map(age).collect::<Vec<_>>(),
         "freshness_bound_s": freshness_bound_s(),
         "scaling": measured.scaling.iter().map(size).collect::<Vec<_>>(),
+        "sequencer": measured.ceilings.iter().map(sequenced).collect::<Vec<_>>(),
     })
 }
 
@@ -510,7 +622,8 @@ fn section(args: &Args, tables: &str) -> String {
         let folder = folder.display();
         format!(
             "![Dollars by checkpoint interval]({folder}/{FIGURE_3})\n\n\
-             ![Commits by number of clients]({folder}/{SCALING})\n\n"
+             ![Commits by number of clients]({folder}/{SCALING})\n\n\
+             ![Commits per second through one sequencer]({folder}/{CEILING})\n\n"
         )
     });
     let quick = if args.quick { " --quick" } else { "" };

@@ -26,23 +26,38 @@ fn the_paper_is_replayed_and_drawn() {
         }
     }
     let costs = rows("today");
-    // Three logs at three levels, and a busy process of each.
-    assert_eq!(costs.len(), 3 * 3 + 3);
+    // Three logs at five levels, and a busy process of each.
+    assert_eq!(costs.len(), 3 * 5 + 3);
     for cost in costs.iter().filter(|cost| cost["level"] == "atomic") {
-        // Each commit of a lone client of s3-log is a put, which alone is half of the aim.
-        let is_dear = cost["backend"] == "s3-log" && cost["busy"] == false;
-        assert_eq!(number(&cost["dollars"]) > 0.0103, is_dear, "{cost}");
+        // Whatever is better than this is fine. Each commit of a lone client of s3-log is a put, half of that.
+        let is_lone = cost["backend"] == "s3-log" && cost["busy"] == false;
+        let most = if is_lone { 0.0104 } else { 0.0103 };
+        assert!(number(&cost["dollars"]) <= most, "{cost}");
         // Nobody is cheap by more records per checkpoint, or larger groups, than the aim is for.
         assert!((7.0..=10.1).contains(&number(&cost["records_per_checkpoint"])), "{cost}");
         let group = &cost["transactions_per_group"];
         assert_eq!(group.is_null(), cost["backend"] != "s3-log", "{cost}");
         assert!(group.as_f64().is_none_or(|group| (1.0..=10.0).contains(&group)), "{cost}");
     }
+    let isolated = costs.iter().filter(|cost| cost["level"] == "serializable");
+    let dollars: Vec<f64> = isolated.map(|cost| number(&cost["dollars"])).collect();
+    assert!(dollars.len() == 3 && dollars.iter().all(|it| *it > 0.005), "a swap each: {dollars:?}");
     let goals = rows("goals");
-    let dear = goals.iter().filter(|goal| goal["at_most"] == 0.0103 && goal["met"] == false);
-    let dear: Vec<_> = dear.map(|goal| goal["what"].as_str().unwrap()).collect();
-    assert_eq!(dear, ["$ for 1,000 atomic transactions, s3-log, b = 10.0, groups of 1.0"]);
-    assert_eq!(goals.len(), 2 + 6 + 3, "{goals:?}");
+    for goal in &goals {
+        let is_met = number(&goal["measured"]) <= number(&goal["at_most"]);
+        assert_eq!(goal["met"], is_met, "{goal}");
+        // All but the lone client's, which is as near to its aim as what it cannot save.
+        let is_lone = goal["what"].as_str().unwrap().contains("s3-log, b =");
+        assert!(is_met || is_lone, "{goal}");
+    }
+    assert_eq!(goals.len(), 2 + 6 + 4, "{goals:?}");
+    let sequenced = rows("sequencer");
+    // With conflicts and without, in one process and in many, 1, 10 and 100 writers.
+    assert_eq!(sequenced.len(), 2 * 2 * 3);
+    for row in &sequenced {
+        assert!(number(&row["per_s"]) > 0.0, "{row}");
+        assert!(row["in_conflict"] == true || number(&row["aborted"]) == 0.0, "{row}");
+    }
     for stall in rows("stalls") {
         let ratio = number(&stall["p99_stalled_ms"]) / number(&stall["p99_ms"]);
         assert!(ratio <= 1.05, "{stall}");
@@ -51,7 +66,7 @@ fn the_paper_is_replayed_and_drawn() {
         assert!(number(&age["p99_s"]) <= number(&found["freshness_bound_s"]), "{age}");
     }
 
-    for name in ["figure-3.svg", "scaling.svg"] {
+    for name in ["figure-3.svg", "scaling.svg", "ceiling.svg"] {
         let svg = fs::read_to_string(charts.join(name)).unwrap();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{name}");
         assert!(svg.matches("<polyline").count() >= 4, "{name}");

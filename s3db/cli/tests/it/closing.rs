@@ -2,14 +2,16 @@
 
 use std::{
     env,
+    fs::OpenOptions,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    process, thread,
+    process::{self, Stdio},
+    thread,
 };
 
 use sources::aws::{Aws, AwsOptions};
 
-use crate::{run, s3db, scan};
+use crate::{folder, run, s3db, scan};
 
 /// A line to `upstream` on which nothing under `page/` can be stored: 403.
 fn deny_pages(upstream: &str) -> String {
@@ -51,6 +53,43 @@ fn carry(mut client: TcpStream, upstream: &str) {
     let _ = server.shutdown(Shutdown::Both);
     let _ = client.shutdown(Shutdown::Both);
     let _ = back.join();
+}
+
+/// Where nothing can be said any more, what is done is done to its end, and the error says that it is.
+#[test]
+fn an_output_that_is_full_leaves_nothing_to_others() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let into_full = |args: &[&str], script: &str| {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut child = process::Command::new(env!("CARGO_BIN_EXE_s3db"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains("done, but standard output"), "{args:?}: {error}");
+    };
+    into_full(&["put", &url, "t", "a", "1", "--json"], "");
+    assert_eq!(run(&["get", &url, "t", "a"]), "1");
+    into_full(&["txn", &url], "put t b 2\nput t a 3\n");
+    assert_eq!(
+        scan(&url, "t").into_iter().map(|(key, n)| key + &n).collect::<Vec<_>>(),
+        ["a3", "b2"]
+    );
+    into_full(&["del", &url, "t", "a", "--json"], "");
+    assert_eq!(scan(&url, "t").len(), 1);
+    into_full(&["index", "create", &url, "t", "i", "payload"], "");
+    assert_eq!(run(&["index", "find", &url, "t", "i"]), "2\tb\t2\n");
+    into_full(&["sweep", &url], "");
+    let report: serde_json::Value =
+        serde_json::from_str(&run(&["verify", &url, "--json"])).unwrap();
+    assert_eq!((&report["waiting"], &report["problem_count"]), (&0.into(), &0.into()), "{report}");
 }
 
 /// The commit was durable, the page could not be put, and the command said that it had failed.

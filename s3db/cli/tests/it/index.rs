@@ -106,6 +106,56 @@ fn an_index_in_a_bucket() {
     life(&format!("s3://{bucket}/queues?endpoint={s3}&sqs={sqs}"), "sqs-standard");
 }
 
+/// The tree is whole, and records are not in it: an old copy of the index lies in its place.
+#[test]
+fn an_index_that_lacks_records_is_a_problem_to_verify() {
+    let (folder, url) = folder();
+    let pages = || -> Vec<_> {
+        let there = std::fs::read_dir(folder.path().join("db/objects/page")).unwrap();
+        there.map(|page| page.unwrap().path()).collect()
+    };
+    run(&["init", &url, "t"]);
+    let before = pages();
+    run(&["index", "create", &url, "t", "i", "payload"]);
+    let made: Vec<_> = pages().into_iter().filter(|page| !before.contains(page)).collect();
+    assert_eq!(made.len(), 1, "{made:?}");
+    let empty = std::fs::read(&made[0]).unwrap();
+    let verified = run(&["verify", &url]);
+    assert!(verified.contains("\n1 indexes compared"), "{verified}");
+    s3db().args(["txn", &url]).write_stdin("put t a 1\nput t b 2\n").assert().success();
+    run(&["sweep", &url]);
+    assert!(run(&["verify", &url]).ends_with("no problems\n"));
+    std::fs::write(&made[0], empty).unwrap();
+    let found = s3db().args(["verify", &url, "--json"]).assert().code(4);
+    let report: serde_json::Value = serde_json::from_slice(&found.get_output().stdout).unwrap();
+    let problems = report["problems"].to_string();
+    assert!(problems.contains("index i of t lacks 2 of 2 records"), "{report}");
+    run(&["index", "build", &url, "t", "i"]);
+    assert!(run(&["verify", &url]).ends_with("no problems\n"));
+}
+
+/// As the help says, with its own numbers.
+#[test]
+fn numbers_are_in_the_order_of_their_text() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let script = "put t a {\"born\": 1815, \"on\": \"1815-12-10\"}\n\
+                  put t b {\"born\": 185, \"on\": \"0185-01-31\"}\n\
+                  put t c {\"born\": 19, \"on\": \"0019-09-01\"}\n\
+                  put t d {\"born\": 1912, \"on\": \"1912-06-23\"}\n";
+    s3db().args(["txn", &url]).write_stdin(script).assert().success();
+    let find = |index: &str, from: &str, to: &str| {
+        let found = run(&["index", "find", &url, "t", index, "--from", from, "--to", to]);
+        let search = |line: &str| line.split('\t').next().unwrap().to_owned();
+        found.lines().map(search).collect::<Vec<_>>()
+    };
+    for index in ["born", "on"] {
+        run(&["index", "create", &url, "t", index, &format!("json:{index}")]);
+    }
+    assert_eq!(find("born", "1800", "1900"), ["1815", "185", "19"]);
+    assert_eq!(find("on", "1800-01-01", "1900-01-01"), ["1815-12-10"]);
+}
+
 #[test]
 fn what_is_no_index_is_said() {
     let (_folder, url) = folder();

@@ -119,6 +119,40 @@ fn a_round_that_fails_is_followed_by_the_next_one() {
     assert!(keeper.is_running());
 }
 
+/// An owner looks at what is nobody's part every five minutes; after a look that failed it does not wait as long.
+#[test]
+fn an_owner_looks_at_the_rest_again_when_that_failed() {
+    let (folder, url) = folder();
+    run(&["init", &url, "accounts", "--isolation", "snapshot"]);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let options = Options { has_worker: false, ..Options::default() };
+        let db = Db::open_with(&url, &options).await.unwrap();
+        let of = db.collection("accounts").await.unwrap();
+        let mut txn = db.begin_for(&of);
+        txn.put(&of, &Key::new("ada").unwrap(), Payload::new("1").unwrap()).unwrap();
+        txn.commit().await.unwrap();
+    });
+    let waiting = || {
+        let now = run(&["watch", &url, "--count", "1", "--json"]);
+        let now: serde_json::Value = serde_json::from_str(&now).unwrap();
+        now["sequencer"]["waiting"].as_u64()
+    };
+    assert_eq!(waiting(), Some(1), "no page has it, and the sequencer is no part that one can own");
+    let numbers = folder.path().join("db/objects/sequencer/numbers@");
+    let aside = folder.path().join("numbers");
+    std::fs::rename(&numbers, &aside).unwrap();
+    let mut keeper = Keeper::new(&url, &["--own", "all"]);
+    let told = keeper.errors.next().expect("the first look fails").unwrap();
+    assert!(told.contains("sequencer/numbers is not there"), "{told}");
+    std::fs::rename(&aside, &numbers).unwrap();
+    let began = Instant::now();
+    while waiting() != Some(0) {
+        assert!(began.elapsed() < Duration::from_secs(15), "nobody looked again");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(keeper.is_running());
+}
+
 fn only_page(folder: PathBuf) -> PathBuf {
     let mut pages: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
     assert_eq!(pages.len(), 1, "of a collection that is new");

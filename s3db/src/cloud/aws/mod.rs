@@ -188,6 +188,12 @@ impl Failed {
             _ => brief(&causes(error)),
         };
         let is_throttled = code.contains("Throttl") || code == "SlowDown" || status == Some(429);
+        // Of S3, with 400: it was not sent all of the request in its time.
+        let says_nothing = status.is_some_and(|status| status >= 500) || code == "RequestTimeout";
+        let unclear = |what, cause| match changes {
+            true => Fault::Unknown { what, cause },
+            false => Fault::Unanswered { what, cause },
+        };
         let fault = match (error, status) {
             (SdkError::ConstructionFailure(_), _) => Fault::Invalid { what, cause },
             (SdkError::DispatchFailure(_), _) if lacks_credentials(error) => Fault::Invalid {
@@ -197,14 +203,14 @@ impl Failed {
                      ({cause})"
                 ),
             },
-            (SdkError::ServiceError(_), Some(500..)) if changes => Fault::Unknown { what, cause },
+            (SdkError::ServiceError(_), _) if changes && says_nothing => unclear(what, cause),
             (SdkError::ServiceError(_), _) if is_throttled => Fault::Throttled { what },
-            (SdkError::ServiceError(_), Some(500..)) => Fault::Unknown { what, cause },
+            (SdkError::ServiceError(_), _) if says_nothing => unclear(what, cause),
             (SdkError::ServiceError(_), Some(401 | 403)) => {
                 Fault::Forbidden { what, action, cause }
             }
             (SdkError::ServiceError(_), _) => Fault::Invalid { what, cause },
-            _ => Fault::Unknown { what, cause },
+            _ => unclear(what, cause),
         };
         Failed { status, code, fault }
     }
@@ -255,6 +261,12 @@ fn timed_out(what: &str, after: Duration) -> Fault {
     Fault::Unknown { what: what.to_owned(), cause }
 }
 
+/// The same, of what changes nothing.
+fn unread(what: &str, after: Duration) -> Fault {
+    let cause = format!("nothing in {} s", after.as_secs());
+    Fault::Unanswered { what: what.to_owned(), cause }
+}
+
 /// What keeps a client from being made.
 fn unusable(error: &pager::SourceError) -> Fault {
     Fault::Invalid { what: "the AWS client".into(), cause: error.to_string() }
@@ -272,6 +284,38 @@ mod tests {
             Place { bucket: "bucket".into(), aws, sqs_endpoint: secret, ..Place::default() };
         let text = format!("{:?}", crate::Address::Aws(place));
         assert!(text.contains("http://host:1") && !text.contains("SECRET"), "{text}");
+    }
+
+    /// A read says nothing of what may have happened, and what S3 was not sent in its time is tried again.
+    #[test]
+    fn what_has_no_answer_is_tried_again() {
+        use aws_smithy_types::{body::SdkBody, error::metadata::ErrorMetadata};
+
+        let failed = |status: u16, code: &str, changes| {
+            let said = ErrorMetadata::builder().code(code).message("said").build();
+            let raw = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+            Failed::of(("page/1", "put"), &SdkError::service_error(said, raw), changes).fault
+        };
+        for (status, code) in [(400, "RequestTimeout"), (500, "InternalError")] {
+            let (read, write) = (failed(status, code, false), failed(status, code, true));
+            assert!(read.is_transient() && matches!(read, Fault::Unanswered { .. }), "{read:?}");
+            assert!(write.is_transient() && matches!(write, Fault::Unknown { .. }), "{write:?}");
+            assert!(!read.to_string().contains("happened"), "{read}");
+            assert!(write.to_string().contains("may or may not have happened"), "{write}");
+        }
+        for changes in [false, true] {
+            let refused = failed(400, "InvalidArgument", changes);
+            assert!(matches!(refused, Fault::Invalid { .. }), "{refused:?}");
+            let skewed = failed(403, "RequestTimeTooSkewed", changes);
+            assert!(matches!(skewed, Fault::Forbidden { .. }), "{skewed:?}");
+            let slow = failed(429, "SlowDown", changes);
+            assert!(matches!(slow, Fault::Throttled { .. }), "{slow:?}");
+        }
+        assert!(matches!(failed(503, "SlowDown", false), Fault::Throttled { .. }));
+        assert!(matches!(failed(503, "SlowDown", true), Fault::Unknown { .. }));
+        let late = unread("page/1", Duration::from_secs(30));
+        assert_eq!(late.to_string(), "page/1: no answer (nothing in 30 s)");
+        assert!(late.is_transient());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sources::aws::Aws;
 use tokio::{sync::OnceCell, time::timeout};
 
-use super::{CALL_MAX, Dated, Failed, call_max, timed_out, unusable};
+use super::{CALL_MAX, Dated, Failed, call_max, timed_out, unread, unusable};
 use crate::cloud::{
     Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX,
 };
@@ -50,13 +50,13 @@ impl S3 {
         let dated = Dated::default();
         let call = call.customize().interceptor(dated.clone());
         let Ok(sent) = timeout(CALL_MAX, call.send()).await else {
-            return Err(timed_out(&shown, CALL_MAX));
+            return Err(unread(&shown, CALL_MAX));
         };
         match sent {
             Ok(answer) => {
                 let unknown = |cause: &str| {
                     let cause = cause.to_owned();
-                    Fault::Unknown { what: shown.clone(), cause }
+                    Fault::Unanswered { what: shown.clone(), cause }
                 };
                 let tag = answer.e_tag().ok_or_else(|| unknown("an answer without a tag"))?;
                 let etag = ETag::new(tag);
@@ -69,7 +69,7 @@ impl S3 {
                     return Err(Fault::Invalid { what: shown, cause });
                 }
                 let Ok(body) = timeout(call_max(len), answer.body.collect()).await else {
-                    return Err(timed_out(&shown, call_max(len)));
+                    return Err(unread(&shown, call_max(len)));
                 };
                 let bytes = body.map_err(|error| unknown(&error.to_string()))?.into_bytes();
                 Ok(Get::Found { bytes, etag, date_ms: dated.ms() })
@@ -175,7 +175,7 @@ impl Objects for S3 {
         let answer = match timeout(CALL_MAX, call.send()).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(Failed::of((shown.as_str(), "list"), &error, false).fault),
-            Err(_) => return Err(timed_out(&shown, CALL_MAX)),
+            Err(_) => return Err(unread(&shown, CALL_MAX)),
         };
         let keys = answer.contents().iter().filter_map(|object| object.key());
         let names = keys.filter_map(|key| Some(key.strip_prefix(&self.prefix)?.to_owned()));

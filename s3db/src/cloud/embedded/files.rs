@@ -16,6 +16,10 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -29,6 +33,7 @@ use crate::{
         Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, objects::OBJECT_BYTES_MAX, own_disk,
     },
     error::StoreError,
+    names::DATABASE,
 };
 
 /// Follows the name of each object's file, so that `a` and `a/b` can both be there.
@@ -50,6 +55,8 @@ const UNSYNCED_BYTES_MAX: u64 = 256;
 pub struct Files {
     root: PathBuf,
     lock_max: Duration,
+    /// Whether remains of killed processes were looked for.
+    is_tidy: Arc<AtomicBool>,
     /// Makes what was changed in a directory durable.
     sync: fn(&Path) -> io::Result<()>,
 }
@@ -77,17 +84,25 @@ impl Files {
         }
         let why = "its locks and renames promise too little; use a local disk, or S3";
         own_disk::require(&root, magic, why)?;
-        let files = Files { root, lock_max: LOCK_MAX, sync };
-        files.tidy();
-        Ok(files)
+        Ok(Files { root, lock_max: LOCK_MAX, is_tidy: Arc::default(), sync })
     }
 
-    /// Removes what processes left that were killed in the middle of a put.
+    /// Removes what processes left that were killed in the middle of a put: once, and only where a database
+    /// is. Any folder can be named by mistake, and have another's files in one of this name.
     fn tidy(&self) {
+        if self.is_tidy.load(Ordering::Relaxed) || !self.path(DATABASE).is_file() {
+            return;
+        }
+        self.is_tidy.store(true, Ordering::Relaxed);
         let Ok(entries) = fs::read_dir(self.root.join("temporary")) else { return };
         for entry in entries.flatten() {
-            let age = entry.metadata().and_then(|about| about.modified());
-            let age = age.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            // Of what a link leads to this says nothing.
+            let Ok(about) = entry.metadata() else { continue };
+            if !about.is_file() || !entry.file_name().to_str().is_some_and(Temporary::is_name) {
+                continue;
+            }
+            let age =
+                about.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
             if age.is_some_and(|age| age > TEMPORARY_AGE) {
                 // Someone else may have removed it.
                 let _ = fs::remove_file(entry.path());
@@ -186,6 +201,7 @@ impl Files {
     }
 
     fn put_now(&self, name: &str, bytes: &[u8], condition: &PutIf) -> io::Result<Put> {
+        self.tidy();
         let temporary = Temporary::write(&self.root.join("temporary"), bytes)?;
         let path = self.path(name);
         let Some(lock) = self.lock(name, false, true)? else {
@@ -330,6 +346,16 @@ struct Temporary {
 }
 
 impl Temporary {
+    /// Whether [`Temporary::write`] gives such names.
+    fn is_name(name: &str) -> bool {
+        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        name.split_once('-').is_some_and(|(process, random)| {
+            process.parse::<u32>().is_ok_and(|id| id.to_string() == process)
+                && random.len() == 16
+                && random.bytes().all(is_hex)
+        })
+    }
+
     fn write(folder: &Path, bytes: &[u8]) -> io::Result<Temporary> {
         let random = getrandom::u64().map_err(io::Error::other)?;
         let path = folder.join(format!("{}-{random:016x}", std::process::id()));

@@ -7,6 +7,8 @@ pub enum Answer {
     Done,
     /// 304: unchanged.
     Unchanged,
+    /// 403: not allowed, or not yet.
+    Denied,
     /// 404 to a get.
     Absent,
     /// 404 to a put that was to replace something.
@@ -27,9 +29,10 @@ pub enum Answer {
 
 impl Answer {
     /// All of them.
-    pub const ALL: [Answer; 10] = [
+    pub const ALL: [Answer; 11] = [
         Answer::Done,
         Answer::Unchanged,
+        Answer::Denied,
         Answer::Absent,
         Answer::Missing,
         Answer::Conflict,
@@ -45,6 +48,7 @@ impl Answer {
         match self {
             Answer::Done => "200",
             Answer::Unchanged => "304",
+            Answer::Denied => "403",
             Answer::Absent => "404",
             Answer::Missing => "404 to If-Match",
             Answer::Conflict => "409",

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Caller, State};
+use super::{Caller, Mishap, State};
 use crate::cloud::{Disk, disk::Kept};
 
 /// What reading or writing takes, in microseconds.
@@ -32,14 +32,14 @@ fn cut(random: &mut fastrand::Rng, bytes: &Bytes) -> Bytes {
 
 impl State {
     fn read_file(&mut self, name: &str) -> io::Result<Option<Bytes>> {
-        let State { random, faults, files: there, .. } = self;
+        let State { random, faults, met, files: there, .. } = self;
         there.uses += 1;
         let uses = there.uses;
         let Some((used, versions)) = there.files.get_mut(name) else { return Ok(None) };
         *used = uses;
         let Some(newest) = versions.last().cloned() else { return Ok(None) };
         there.found += 1;
-        if faults.disk == 0.0 || random.f64() >= faults.disk {
+        if !met.roll(random, faults, Mishap::Disk) {
             return Ok(Some(newest));
         }
         there.faults += 1;
@@ -63,9 +63,9 @@ impl State {
     }
 
     fn write_file(&mut self, name: &str, mut bytes: Bytes) -> io::Result<()> {
-        let State { random, faults, files: there, .. } = self;
+        let State { random, faults, met, files: there, .. } = self;
         there.uses += 1;
-        if faults.disk > 0.0 && random.f64() < faults.disk {
+        if met.roll(random, faults, Mishap::Disk) {
             there.faults += 1;
             match random.u32(..3) {
                 0 => return Err(broken()),
@@ -109,12 +109,11 @@ impl Disk for Caller {
     async fn remove(&self, name: &str) -> io::Result<()> {
         self.world.time.sleep(ROUND_US).await;
         let mut state = self.world.state();
-        let State { random, faults, files, .. } = &mut *state;
-        if faults.disk > 0.0 && random.f64() < faults.disk {
-            files.faults += 1;
+        if state.meets(Mishap::Disk) {
+            state.files.faults += 1;
             return Err(broken());
         }
-        files.files.remove(name);
+        state.files.files.remove(name);
         Ok(())
     }
 

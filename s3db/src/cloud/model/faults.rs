@@ -42,14 +42,27 @@ pub struct Faults {
     pub too_many: f64,
     /// 500, at once. As often as not it had its effect nevertheless.
     pub internal_error: f64,
+    /// 403 to a get or a list: credentials that not all machines of the service know yet, or a clock that is too
+    /// wrong to sign by. Nobody tries that again at once.
+    pub denied: f64,
     /// 409 to a conditional put.
     pub conflict: f64,
+    /// 409 to a conditional delete.
+    pub conflict_delete: f64,
     /// Per message of a receive: it comes although it is hidden, or was deleted before.
     pub redelivered: f64,
     /// Per message: the delete does not stick.
     pub undeleted: f64,
-    /// A receive returns only a part of what there is.
+    /// Per message of a standard queue: it was accepted, and nobody can receive it for a while; `late_max` at
+    /// most.
+    pub delayed: f64,
+    /// Per message of a receive that does not wait: it is left out. The paper has seen 0.9.
     pub sampled: f64,
+    /// How old a message gets, whatever the queue was told: then it vanishes, applied or not.
+    pub expires: Option<Duration>,
+    /// Per time that somebody receives the token of a LOCK queue: it is gone. Printed protocols alone have
+    /// tokens.
+    pub lost_token: f64,
     /// Per message of a batch: it alone fails.
     pub refused_message: f64,
     /// Per message: bytes that are none of ours arrive beside it.
@@ -86,10 +99,15 @@ impl Faults {
         hung: 0.0,
         too_many: 0.0,
         internal_error: 0.0,
+        denied: 0.0,
         conflict: 0.0,
+        conflict_delete: 0.0,
         redelivered: 0.0,
         undeleted: 0.0,
+        delayed: 0.0,
         sampled: 0.0,
+        expires: None,
+        lost_token: 0.0,
         refused_message: 0.0,
         poisoned: 0.0,
         stale_max: None,
@@ -116,10 +134,15 @@ impl Faults {
         hung: 0.0,
         too_many: 0.003,
         internal_error: 0.006,
+        denied: 0.003,
         conflict: 0.01,
+        conflict_delete: 0.05,
         redelivered: 0.03,
         undeleted: 0.02,
+        delayed: 0.02,
         sampled: 0.5,
+        expires: None,
+        lost_token: 0.0,
         refused_message: 0.01,
         poisoned: 0.01,
         stale_max: None,
@@ -137,7 +160,220 @@ impl Faults {
         throttled: 0.01,
         too_many: 0.0,
         internal_error: 0.0,
+        denied: 0.0,
+        conflict_delete: 0.0,
+        delayed: 0.0,
         clock_jump: 0.0,
         ..Faults::ALL
     };
+
+    /// How likely one is. Of what is no chance of a call: 1 where it can happen, and 0 where it cannot.
+    pub fn chance(&self, mishap: Mishap) -> f64 {
+        // Each field is here, so that none is forgotten below.
+        let Faults {
+            crash_before,
+            crash_after,
+            stall,
+            crash_at,
+            crash_only_at: _,
+            stall_max: _,
+            lost_answer,
+            lost_request,
+            late_effect,
+            late_max: _,
+            suspended,
+            throttled,
+            hung,
+            too_many,
+            internal_error,
+            denied,
+            conflict,
+            conflict_delete,
+            redelivered,
+            undeleted,
+            delayed,
+            sampled,
+            expires,
+            lost_token,
+            refused_message,
+            poisoned,
+            stale_max,
+            disk,
+            skew_max,
+            date_jump,
+            clock_jump,
+        } = self;
+        let can = |can: bool| f64::from(u8::from(can));
+        match mishap {
+            Mishap::CrashBefore => *crash_before,
+            Mishap::CrashAfter => *crash_after,
+            Mishap::CrashAt => *crash_at,
+            Mishap::Stall => *stall,
+            Mishap::Suspended => *suspended,
+            Mishap::LostAnswer => *lost_answer,
+            Mishap::LostRequest => *lost_request,
+            Mishap::LateEffect => *late_effect,
+            Mishap::Throttled => *throttled,
+            Mishap::Hung => *hung,
+            Mishap::TooMany => *too_many,
+            Mishap::InternalError => *internal_error,
+            Mishap::Denied => *denied,
+            Mishap::Conflict => *conflict,
+            Mishap::ConflictDelete => *conflict_delete,
+            Mishap::Redelivered => *redelivered,
+            Mishap::Undeleted => *undeleted,
+            Mishap::Delayed => *delayed,
+            Mishap::Sampled => *sampled,
+            Mishap::Expired => can(expires.is_some()),
+            Mishap::LostToken => *lost_token,
+            Mishap::RefusedMessage => *refused_message,
+            Mishap::Poisoned => *poisoned,
+            // Of those who are late, which is up to others.
+            Mishap::StaleReceipt => 1.0,
+            Mishap::StaleRead => can(stale_max.is_some()),
+            Mishap::Disk => *disk,
+            Mishap::Skew => can(!skew_max.is_zero()),
+            Mishap::DateJump => *date_jump,
+            Mishap::ClockJump => *clock_jump,
+        }
+    }
+}
+
+/// One way in which something goes wrong: a field of [`Faults`], but for those that say how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mishap {
+    /// `crash_before`.
+    CrashBefore,
+    /// `crash_after`.
+    CrashAfter,
+    /// `crash_at`.
+    CrashAt,
+    /// `stall`.
+    Stall,
+    /// `suspended`.
+    Suspended,
+    /// `lost_answer`.
+    LostAnswer,
+    /// `lost_request`.
+    LostRequest,
+    /// `late_effect`.
+    LateEffect,
+    /// `throttled`.
+    Throttled,
+    /// `hung`.
+    Hung,
+    /// `too_many`.
+    TooMany,
+    /// `internal_error`.
+    InternalError,
+    /// `denied`.
+    Denied,
+    /// `conflict`.
+    Conflict,
+    /// `conflict_delete`.
+    ConflictDelete,
+    /// `redelivered`.
+    Redelivered,
+    /// `undeleted`.
+    Undeleted,
+    /// `delayed`.
+    Delayed,
+    /// `sampled`.
+    Sampled,
+    /// `expires`: a message that nobody had deleted.
+    Expired,
+    /// `lost_token`.
+    LostToken,
+    /// `refused_message`.
+    RefusedMessage,
+    /// `poisoned`.
+    Poisoned,
+    /// No field: a message was to be deleted, or hidden, by a receipt that counts no more.
+    StaleReceipt,
+    /// `stale_max`: an answer was not of the newest version.
+    StaleRead,
+    /// `disk`.
+    Disk,
+    /// `skew_max`: a machine's clock is wrong.
+    Skew,
+    /// `date_jump`.
+    DateJump,
+    /// `clock_jump`.
+    ClockJump,
+}
+
+impl Mishap {
+    /// All of them, in their order.
+    pub const ALL: [Mishap; 29] = [
+        Mishap::CrashBefore,
+        Mishap::CrashAfter,
+        Mishap::CrashAt,
+        Mishap::Stall,
+        Mishap::Suspended,
+        Mishap::LostAnswer,
+        Mishap::LostRequest,
+        Mishap::LateEffect,
+        Mishap::Throttled,
+        Mishap::Hung,
+        Mishap::TooMany,
+        Mishap::InternalError,
+        Mishap::Denied,
+        Mishap::Conflict,
+        Mishap::ConflictDelete,
+        Mishap::Redelivered,
+        Mishap::Undeleted,
+        Mishap::Delayed,
+        Mishap::Sampled,
+        Mishap::Expired,
+        Mishap::LostToken,
+        Mishap::RefusedMessage,
+        Mishap::Poisoned,
+        Mishap::StaleReceipt,
+        Mishap::StaleRead,
+        Mishap::Disk,
+        Mishap::Skew,
+        Mishap::DateJump,
+        Mishap::ClockJump,
+    ];
+}
+
+/// How often each was met.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Met([u64; Mishap::ALL.len()]);
+
+impl Met {
+    pub(super) fn count(&mut self, mishap: Mishap) {
+        self.0[mishap as usize] += 1;
+    }
+
+    pub(super) fn of(&self, mishap: Mishap) -> u64 {
+        self.0[mishap as usize]
+    }
+
+    /// Whether it happens now. What cannot takes nothing of what is random, so that it can be added to a
+    /// model without changing schedules.
+    pub(super) fn roll(
+        &mut self,
+        random: &mut fastrand::Rng,
+        faults: &Faults,
+        mishap: Mishap,
+    ) -> bool {
+        let p = faults.chance(mishap);
+        let happens = p > 0.0 && random.f64() < p;
+        self.0[mishap as usize] += u64::from(happens);
+        happens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counters go by their place.
+    #[test]
+    fn all_mishaps_are_in_their_order() {
+        for (at, mishap) in Mishap::ALL.into_iter().enumerate() {
+            assert_eq!(mishap as usize, at);
+        }
+    }
 }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 pub use answer::Answer;
 pub use executor::{End, Executor, Process, Sleep, Time};
-pub use faults::{DATE_JUMP_MAX, Faults};
+pub use faults::{DATE_JUMP_MAX, Faults, Mishap};
 pub use objects::Version;
 pub(crate) use objects::tag;
 
@@ -116,6 +116,10 @@ struct State {
     points: BTreeMap<FailPoint, (u64, u64)>,
     /// What calls were answered.
     answers: [u64; Answer::ALL.len()],
+    /// What went wrong.
+    met: faults::Met,
+    /// Who shows what is sealed.
+    opener: Option<Arc<dyn Opener>>,
     /// Who looks at every change.
     auditor: Option<Box<dyn Auditor>>,
     /// What that saw: the number of an invariant, and what was wrong.
@@ -186,10 +190,24 @@ pub(crate) trait Auditor: Send {
     fn see(&mut self, event: &Event<'_>, there: &Scene<'_>) -> Option<(u8, String)>;
 }
 
+/// Shows what is sealed to those who look at the services from outside: [`World::history`] and auditors. Those
+/// who call them get what was put.
+pub(crate) trait Opener: Send + Sync {
+    /// What is in an object.
+    fn object(&self, name: &str, bytes: &Bytes) -> Bytes;
+    /// What is in a message.
+    fn message(&self, queue: &str, body: &Bytes) -> Bytes;
+}
+
 /// Complaints that are kept.
 const AUDITED_MAX: usize = 20;
 
 impl State {
+    /// Whether it happens now.
+    fn meets(&mut self, mishap: Mishap) -> bool {
+        self.met.roll(&mut self.random, &self.faults, mishap)
+    }
+
     fn audit(&mut self, event: &Event<'_>) {
         let State { auditor, audited, objects, queues, .. } = self;
         let Some(auditor) = auditor else { return };
@@ -217,6 +235,8 @@ impl World {
                 slept: HashMap::new(),
                 points: BTreeMap::new(),
                 answers: [0; Answer::ALL.len()],
+                met: faults::Met::default(),
+                opener: None,
                 auditor: None,
                 audited: Vec::new(),
                 trace: None,
@@ -297,6 +317,11 @@ impl World {
         self.state().broken.clone()
     }
 
+    /// From now on `opener` shows what is sealed.
+    pub(crate) fn open_by(&self, opener: impl Opener + 'static) {
+        self.state().opener = Some(Arc::new(opener));
+    }
+
     /// From now on `auditor` looks at every change.
     pub(crate) fn audit_by(&self, auditor: impl Auditor + 'static) {
         self.state().auditor = Some(Box::new(auditor));
@@ -318,6 +343,12 @@ impl World {
         Answer::ALL.into_iter().map(|it| (it, state.answers[it as usize])).collect()
     }
 
+    /// How often what went wrong.
+    pub fn met(&self) -> BTreeMap<Mishap, u64> {
+        let state = self.state();
+        Mishap::ALL.into_iter().map(|it| (it, state.met.of(it))).collect()
+    }
+
     /// Processes that crashed since the last call.
     pub fn take_crashed(&self) -> Vec<Process> {
         std::mem::take(&mut self.state().crashed)
@@ -333,7 +364,8 @@ impl World {
         p > 0.0 && self.state().random.f64() < p
     }
 
-    /// All versions of all objects whose names start with `prefix`, oldest first.
+    /// All versions of all objects whose names start with `prefix`, oldest first; what is sealed as it was
+    /// before.
     pub fn history(&self, prefix: &str) -> Vec<(String, Vec<Version>)> {
         self.state().objects.history(prefix)
     }
@@ -380,10 +412,9 @@ impl World {
     fn date_told_ms(&self) -> u64 {
         let jump_ms = {
             let mut state = self.state();
-            let State { random, faults, .. } = &mut *state;
-            let jumps = faults.date_jump > 0.0 && random.f64() < faults.date_jump;
+            let jumps = state.meets(Mishap::DateJump);
             let most_ms = DATE_JUMP_MAX.as_millis() as u64;
-            if jumps { random.u64(3_600_000..=most_ms) } else { 0 }
+            if jumps { state.random.u64(3_600_000..=most_ms) } else { 0 }
         };
         self.date_ms() + jump_ms
     }
@@ -432,8 +463,8 @@ impl Caller {
     /// Latency and faults before the effect of a call. `is_change` says whether it has one.
     async fn before(&self, what: &str, base_us: u64, is_change: bool) -> Fate {
         let world = &self.world;
-        let hung = world.state().faults.hung;
-        if world.with_probability(hung) {
+        let is_hung = world.state().meets(Mishap::Hung);
+        if is_hung {
             world.note(self.process, || format!("hears nothing of {what}, for ever"));
             std::future::pending::<()>().await;
         }
@@ -441,30 +472,34 @@ impl Caller {
             let mut state = world.state();
             let is_safe = state.safe.contains(&self.process);
             let is_immortal = is_safe || state.immortal.contains(&self.process);
-            let State { random, faults, latency, .. } = &mut *state;
-            let mut chance = |p: f64| p > 0.0 && random.f64() < p;
-            let crash = !is_immortal && chance(faults.crash_before);
-            let stall = !is_safe && is_change && chance(faults.stall);
-            let fate = if chance(faults.throttled) {
+            let State { random, faults, latency, met, .. } = &mut *state;
+            let mut meets = |mishap| met.roll(random, faults, mishap);
+            let crash = !is_immortal && meets(Mishap::CrashBefore);
+            let stall = !is_safe && is_change && meets(Mishap::Stall);
+            let mut fate = if meets(Mishap::Throttled) {
                 Fate::Throttled(Answer::SlowDown)
-            } else if chance(faults.too_many) {
+            } else if meets(Mishap::TooMany) {
                 Fate::Throttled(Answer::TooMany)
-            } else if chance(faults.lost_answer) {
+            } else if meets(Mishap::LostAnswer) {
                 Fate::LostAnswer(Silence::Nothing)
-            } else if chance(faults.lost_request) {
+            } else if meets(Mishap::LostRequest) {
                 Fate::LostRequest(Silence::Nothing)
-            } else if is_change && chance(faults.late_effect) {
+            } else if is_change && meets(Mishap::LateEffect) {
                 Fate::Late(0)
-            } else if chance(faults.internal_error) {
-                match chance(0.5) {
-                    true => Fate::LostAnswer(Silence::InternalError),
-                    false => Fate::LostRequest(Silence::InternalError),
-                }
+            } else if meets(Mishap::InternalError) {
+                Fate::LostRequest(Silence::InternalError)
             } else {
                 Fate::Fine
             };
-            let sleeps = stall && chance(faults.suspended);
-            let jumps = chance(faults.clock_jump);
+            // As often as not.
+            if let Fate::LostRequest(Silence::InternalError) = fate
+                && random.f64() < 0.5
+            {
+                fate = Fate::LostAnswer(Silence::InternalError);
+            }
+            let mut meets = |mishap| met.roll(random, faults, mishap);
+            let sleeps = stall && meets(Mishap::Suspended);
+            let jumps = meets(Mishap::ClockJump);
             let fate = match fate {
                 Fate::Late(_) => Fate::Late(random.u64(..=faults.late_max.as_micros() as u64)),
                 fate => fate,
@@ -499,8 +534,7 @@ impl Caller {
             let mut state = self.world.state();
             let is_safe =
                 state.safe.contains(&self.process) || state.immortal.contains(&self.process);
-            let p = state.faults.crash_after;
-            !is_safe && p > 0.0 && state.random.f64() < p
+            !is_safe && state.meets(Mishap::CrashAfter)
         };
         if crash {
             self.crash(what, "after").await;
@@ -525,6 +559,16 @@ impl Caller {
         self.answered(answer);
         self.world.note(self.process, || format!("{what}: {}", answer.name()));
         Fault::Throttled { what: what.to_owned() }
+    }
+
+    /// What is refused although it is allowed.
+    fn denied(&self, what: &str) -> Option<Fault> {
+        if !self.world.state().meets(Mishap::Denied) {
+            return None;
+        }
+        self.answered(Answer::Denied);
+        self.world.note(self.process, || format!("{what}: 403"));
+        Some(Fault::Denied { what: what.to_owned(), cause: "403 Access Denied".into() })
     }
 
     fn lost(&self, what: &str, silence: Silence) -> Fault {
@@ -562,9 +606,15 @@ impl Clock for Caller {
     fn wall_us(&self) -> u64 {
         let now = (EPOCH_MS * 1000 + self.world.time.now_us()) as i64;
         let mut state = self.world.state();
-        let State { random, faults, skews, .. } = &mut *state;
+        let State { random, faults, skews, met, .. } = &mut *state;
         let max = faults.skew_max.as_micros() as i64;
-        let skew = skews.entry(self.process).or_insert_with(|| random.i64(-max..=max));
+        let skew = skews.entry(self.process).or_insert_with(|| {
+            let skew = random.i64(-max..=max);
+            if skew != 0 {
+                met.count(Mishap::Skew);
+            }
+            skew
+        });
         (now + *skew) as u64
     }
 
@@ -577,11 +627,9 @@ impl Clock for Caller {
             let mut state = self.world.state();
             let is_safe =
                 state.safe.contains(&self.process) || state.immortal.contains(&self.process);
-            let State { random, faults, points, .. } = &mut *state;
-            let is_meant = faults.crash_only_at.is_none_or(|only| only == point);
-            let p = faults.crash_at;
-            let crash = !is_safe && is_meant && p > 0.0 && random.f64() < p;
-            let count = points.entry(point).or_default();
+            let is_meant = state.faults.crash_only_at.is_none_or(|only| only == point);
+            let crash = !is_safe && is_meant && state.meets(Mishap::CrashAt);
+            let count = state.points.entry(point).or_default();
             count.0 += 1;
             count.1 += u64::from(crash);
             crash

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Answer, Caller, Event, Fate, Process, Silence, World};
+use super::{Answer, Caller, Event, Fate, Mishap, Process, Silence, World};
 use crate::{
     cloud::{Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf, ledger::CallKind},
     names::PAGES,
@@ -17,15 +17,22 @@ use crate::{
 pub struct Version {
     /// When it came.
     pub at_us: u64,
-    /// Its bytes; `None` after a delete.
+    /// Its bytes; `None` after a delete. Of what is sealed: what is in it.
     pub bytes: Option<Bytes>,
+    /// The bytes as they were put, if they are others.
+    sealed: Option<Bytes>,
     /// Who did it.
     pub process: Process,
 }
 
 impl Version {
+    /// As it was put.
+    fn held(&self) -> Option<&Bytes> {
+        self.sealed.as_ref().or(self.bytes.as_ref())
+    }
+
     fn etag(&self) -> Option<ETag> {
-        self.bytes.as_ref().map(tag)
+        self.held().map(tag)
     }
 }
 
@@ -95,6 +102,11 @@ impl World {
         let at_us = self.time.now_us();
         let mut state = self.state();
         let there = state.objects.newest(name).cloned();
+        let opened = state.opener.as_ref().map(|opener| opener.object(name, bytes));
+        let (shown, sealed) = match opened.filter(|opened| opened != bytes) {
+            Some(opened) => (opened, Some(bytes.clone())),
+            None => (bytes.clone(), None),
+        };
         let is_met = match (condition, &there) {
             (PutIf::Always, _) => true,
             (PutIf::Absent, there) => there.is_none(),
@@ -104,11 +116,11 @@ impl World {
         if !is_met {
             return Put::Refused;
         }
-        if let Some(broken) = check_put(name, there.as_ref(), bytes, condition) {
+        if let Some(broken) = check_put(name, there.as_ref(), &shown, condition) {
             state.broken.push(broken);
         }
-        state.audit(&Event::Put { name, bytes, is_swap: there.is_some() });
-        let version = Version { at_us, bytes: Some(bytes.clone()), process };
+        state.audit(&Event::Put { name, bytes: &shown, is_swap: there.is_some() });
+        let version = Version { at_us, bytes: Some(shown), sealed, process };
         state.objects.add(name, version);
         Put::Stored(tag(bytes))
     }
@@ -121,19 +133,20 @@ impl World {
             return Delete::Refused;
         }
         state.audit(&Event::Deleted { name });
-        state.objects.add(name, Version { at_us, bytes: None, process });
+        state.objects.add(name, Version { at_us, bytes: None, sealed: None, process });
         Delete::Gone
     }
 
     /// Stores an object without a call: what was there before the run.
     pub fn put_silently(&self, name: &str, bytes: Bytes) {
-        let version =
-            Version { at_us: self.time.now_us(), bytes: Some(bytes), process: Process(0) };
+        let (at_us, process) = (self.time.now_us(), Process(0));
+        let version = Version { at_us, bytes: Some(bytes), sealed: None, process };
         self.state().objects.add(name, version);
     }
 }
 
-/// Invariant 6: the version of a page rises by one per conditional put.
+/// Invariant 6: the version of a page rises by one per conditional put. One that is sealed with another key is
+/// the same version.
 fn check_put(
     name: &str,
     there: Option<&Version>,
@@ -144,8 +157,9 @@ fn check_put(
         return None;
     }
     let new = Page::decode(bytes).ok()?;
-    let old = match there.and_then(|there| there.bytes.as_ref()) {
-        Some(bytes) => Page::decode(bytes).ok()?.version,
+    let old = match there.and_then(|there| Some((there, there.bytes.as_ref()?))) {
+        Some((there, old)) if there.sealed.is_some() && old == bytes => return None,
+        Some((_, bytes)) => Page::decode(bytes).ok()?.version,
         None => 0,
     };
     (new.version != old + 1).then(|| format!("{name}: version {} follows {old}", new.version))
@@ -158,15 +172,19 @@ impl Objects for Caller {
         world.ledger.add(CallKind::get(name), 0);
         let base_us = {
             let state = world.state();
-            let len = state.objects.newest(name).and_then(|there| there.bytes.as_ref());
+            let len = state.objects.newest(name).and_then(Version::held);
             let len = len.map_or(0, Bytes::len);
             state.latency.get.as_micros() as u64
                 + (len as f64 * state.latency.get_byte_ns / 1000.0) as u64
         };
         let fate = self.before(name, base_us, false).await;
+        if let Some(fault) = self.denied(name) {
+            return Err(fault);
+        }
         let answer = {
             let now_us = world.time.now_us();
             let mut state = world.state();
+            let state = &mut *state;
             let stale = state.faults.stale_max.map_or(0, |max| max.as_micros() as u64);
             let oldest =
                 if stale == 0 { now_us } else { now_us - state.random.u64(..=stale.min(now_us)) };
@@ -174,7 +192,11 @@ impl Objects for Caller {
             // The newest that existed `stale` ago, or any since.
             let seen = versions
                 .and_then(|versions| versions.iter().rev().find(|version| version.at_us <= oldest));
-            match seen.and_then(|version| Some((version.bytes.clone()?, version.etag()?))) {
+            let is_old = |newest: &Version| seen.is_none_or(|seen| seen.at_us < newest.at_us);
+            if versions.and_then(|versions| versions.last()).is_some_and(is_old) {
+                state.met.count(Mishap::StaleRead);
+            }
+            match seen.and_then(|version| Some((version.held()?.clone(), version.etag()?))) {
                 None => Get::Absent,
                 Some((_, etag)) if unless == Some(&etag) => Get::Unchanged { date_ms: 0 },
                 Some((bytes, etag)) => Get::Found { bytes, etag, date_ms: 0 },
@@ -221,10 +243,7 @@ impl Objects for Caller {
             (get * latency.put_factor) as u64
         };
         let fate = self.before(name, base_us, true).await;
-        let conflict = {
-            let p = world.state().faults.conflict;
-            condition != PutIf::Always && world.with_probability(p)
-        };
+        let conflict = condition != PutIf::Always && world.state().meets(Mishap::Conflict);
         let put = match fate {
             Fate::Throttled(answer) => Put::Failed(self.throttled(name, answer)),
             Fate::LostRequest(silence) => Put::Unknown(self.lost(name, silence)),
@@ -266,6 +285,7 @@ impl Objects for Caller {
         world.state().audit(&Event::Freed { name });
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(name, base_us, true).await;
+        let conflict = only.is_some() && world.state().meets(Mishap::ConflictDelete);
         let outcome = match fate {
             Fate::Throttled(answer) => Delete::Failed(self.throttled(name, answer)),
             Fate::LostRequest(silence) => Delete::Unknown(self.lost(name, silence)),
@@ -279,6 +299,7 @@ impl Objects for Caller {
                 });
                 lost
             }
+            _ if conflict => Delete::Conflict,
             Fate::LostAnswer(silence) => {
                 world.delete_now(self.process, name, only);
                 Delete::Unknown(self.lost(name, silence))
@@ -302,6 +323,9 @@ impl Objects for Caller {
         world.ledger.add(CallKind::list(), 0);
         let base_us = world.state().latency.get.as_micros() as u64;
         let fate = self.before(prefix, base_us, false).await;
+        if let Some(fault) = self.denied(prefix) {
+            return Err(fault);
+        }
         let answer = {
             let now_us = world.time.now_us();
             let mut state = world.state();

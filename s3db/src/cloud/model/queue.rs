@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Answer, Caller, Event, Fate, Silence, World};
+use super::{Answer, Caller, Event, Fate, Faults, Mishap, Silence, World, faults::Met};
 use crate::cloud::{
     Fault, Message, Queue, QueueSettings, Receipt, Sent, ToSend,
     ledger::CallKind,
@@ -18,6 +18,8 @@ const DEDUPLICATION_US: u64 = 300_000_000;
 struct Stored {
     id: u64,
     body: Bytes,
+    /// What is in it, if it is sealed.
+    shown: Bytes,
     group: Option<String>,
     sent_us: u64,
     visible_us: u64,
@@ -32,6 +34,27 @@ struct StoredQueue {
     deduplication: BTreeMap<String, u64>,
 }
 
+impl StoredQueue {
+    /// Forgets what is too old, and what was deleted, unless that may come again.
+    fn forget(&mut self, now_us: u64, faults: &Faults, met: &mut Met) {
+        let retention = self.settings.retention;
+        let retention = faults.expires.map_or(retention, |expires| expires.min(retention));
+        let retention_us = retention.as_micros() as u64;
+        self.messages.retain(|message| {
+            let is_kept = now_us - message.sent_us < retention_us;
+            if !is_kept && !message.is_deleted {
+                met.count(Mishap::Expired);
+            }
+            is_kept && (!message.is_deleted || faults.redelivered > 0.0)
+        });
+    }
+}
+
+/// Whether a queue holds nothing but the token of a lock, as the protocols of 2008 name them.
+fn has_token(queue: &str) -> bool {
+    queue.starts_with("lock-")
+}
+
 #[derive(Default)]
 pub(crate) struct Service {
     queues: BTreeMap<String, StoredQueue>,
@@ -42,7 +65,7 @@ impl Service {
     /// Messages of all queues that nobody deleted.
     pub(crate) fn bodies(&self) -> impl Iterator<Item = &Bytes> {
         let messages = self.queues.values().flat_map(|queue| &queue.messages);
-        messages.filter(|message| !message.is_deleted).map(|message| &message.body)
+        messages.filter(|message| !message.is_deleted).map(|message| &message.shown)
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -63,10 +86,16 @@ impl World {
     fn send_now(&self, queue: &str, message: &ToSend) -> Sent {
         let now_us = self.time.now_us();
         let mut state = self.state();
-        let poison = {
-            let p = state.faults.poisoned;
-            (p > 0.0 && state.random.f64() < p)
-                .then(|| message.body.slice(..state.random.usize(..message.body.len().max(1))))
+        let poison = state
+            .meets(Mishap::Poisoned)
+            .then(|| message.body.slice(..state.random.usize(..message.body.len().max(1))));
+        let is_delayed = message.group.is_none() && state.meets(Mishap::Delayed);
+        let late_max_us = state.faults.late_max.as_micros() as u64;
+        let delay_us = if is_delayed { state.random.u64(..=late_max_us) } else { 0 };
+        let opener = state.opener.clone();
+        let show = |body: &Bytes| match &opener {
+            Some(opener) => opener.message(queue, body),
+            None => body.clone(),
         };
         let service = &mut state.queues;
         let id = service.next;
@@ -94,24 +123,25 @@ impl World {
             let Some(body) = body else { continue };
             there.messages.push(Stored {
                 id,
+                shown: show(&body),
                 body,
                 group: message.group.clone(),
                 sent_us: now_us,
-                visible_us: now_us,
+                visible_us: now_us + delay_us,
                 receives: 0,
                 is_deleted: false,
             });
         }
-        state.audit(&Event::Sent { queue, body: &message.body });
+        state.audit(&Event::Sent { queue, body: &show(&message.body) });
         Sent::Accepted
     }
 
-    /// The body of the message that a receipt is for, however stale it is.
+    /// What is in the message that a receipt is for, however stale that is.
     fn body_of(&self, queue: &str, receipt: &Receipt) -> Option<Bytes> {
         let id: u64 = receipt.as_str().split_once('-')?.0.parse().ok()?;
         let state = self.state();
         let there = state.queues.queues.get(queue)?;
-        there.messages.iter().find(|message| message.id == id).map(|it| it.body.clone())
+        there.messages.iter().find(|message| message.id == id).map(|it| it.shown.clone())
     }
 
     fn receive_now(
@@ -123,13 +153,9 @@ impl World {
     ) -> Vec<Message> {
         let now_us = self.time.now_us();
         let mut state = self.state();
-        let super::State { random, faults, queues, .. } = &mut *state;
+        let super::State { random, faults, met, queues, .. } = &mut *state;
         let Some(there) = queues.queues.get_mut(queue) else { return Vec::new() };
-        let retention_us = there.settings.retention.as_micros() as u64;
-        there.messages.retain(|message| {
-            let is_kept = now_us - message.sent_us < retention_us;
-            is_kept && (!message.is_deleted || faults.redelivered > 0.0)
-        });
+        there.forget(now_us, faults, met);
         let mut order: Vec<usize> = (0..there.messages.len()).collect();
         if there.settings.fifo {
             // As many of one group as there are, then of the next: what SQS says that it tries.
@@ -162,10 +188,18 @@ impl World {
             if !is_there && !again {
                 continue;
             }
+            if !is_there {
+                met.count(Mishap::Redelivered);
+            }
             if samples && random.f64() < faults.sampled {
+                met.count(Mishap::Sampled);
                 if there.settings.fifo {
                     busy.push(message.group.clone().unwrap_or_default());
                 }
+                continue;
+            }
+            if has_token(queue) && met.roll(random, faults, Mishap::LostToken) {
+                message.is_deleted = true;
                 continue;
             }
             message.receives += 1;
@@ -186,15 +220,44 @@ impl World {
         received
     }
 
-    /// A receipt counts until its message is received again.
+    /// A receipt counts until its message is received again; that of a FIFO queue until the message can be,
+    /// also if it is not. Of standard queues one that counts no more "succeeds" without an effect, of FIFO
+    /// queues it is an error, which is not told here: callers of [`Queue::delete`] are not to know.
     fn find_now(&self, queue: &str, receipt: &Receipt, change: impl FnOnce(&mut bool, &mut u64)) {
+        let now_us = self.time.now_us();
         let mut state = self.state();
+        let super::State { met, queues, .. } = &mut *state;
         let Some((id, receives)) = receipt.as_str().split_once('-') else { return };
         let (Ok(id), Ok(receives)) = (id.parse::<u64>(), receives.parse::<u32>()) else { return };
-        let Some(there) = state.queues.queues.get_mut(queue) else { return };
-        let found = there.messages.iter_mut().find(|m| m.id == id && m.receives == receives);
-        if let Some(message) = found {
-            change(&mut message.is_deleted, &mut message.visible_us);
+        let Some(there) = queues.queues.get_mut(queue) else { return };
+        let is_fifo = there.settings.fifo;
+        let counts = |m: &Stored| {
+            m.receives == receives && (!is_fifo || m.is_deleted || m.visible_us > now_us)
+        };
+        match there.messages.iter_mut().find(|m| m.id == id) {
+            Some(message) if counts(message) => {
+                change(&mut message.is_deleted, &mut message.visible_us);
+            }
+            Some(_) => met.count(Mishap::StaleReceipt),
+            None => {}
+        }
+    }
+
+    fn create_now(&self, queue: &str, settings: QueueSettings) {
+        let mut state = self.state();
+        state.queues.queues.entry(queue.to_owned()).or_insert_with(|| StoredQueue {
+            settings,
+            messages: Vec::new(),
+            deduplication: BTreeMap::new(),
+        });
+    }
+
+    fn delete_messages_now(&self, queue: &str, receipts: &[Receipt]) {
+        for receipt in receipts {
+            let sticks = !self.state().meets(Mishap::Undeleted);
+            if sticks {
+                self.find_now(queue, receipt, |is_deleted, _| *is_deleted = true);
+            }
         }
     }
 }
@@ -209,14 +272,8 @@ impl Queue for Caller {
             Fate::LostRequest(_) | Fate::Late(_) => return Err(self.lost(queue, fate.silence())),
             Fate::LostAnswer(_) | Fate::Fine => {}
         }
-        {
-            let mut state = self.world.state();
-            state.queues.queues.entry(queue.to_owned()).or_insert_with(|| StoredQueue {
-                settings,
-                messages: Vec::new(),
-                deduplication: BTreeMap::new(),
-            });
-        }
+        self.world.create_now(queue, settings);
+        self.after(queue).await;
         match fate {
             Fate::LostAnswer(silence) => Err(self.lost(queue, silence)),
             _ => {
@@ -256,8 +313,8 @@ impl Queue for Caller {
             Fate::Fine => batch
                 .iter()
                 .map(|message| {
-                    let p = world.state().faults.refused_message;
-                    if world.with_probability(p) {
+                    let is_refused = world.state().meets(Mishap::RefusedMessage);
+                    if is_refused {
                         Sent::Failed(Fault::Throttled { what: queue.to_owned() })
                     } else {
                         world.send_now(queue, message)
@@ -329,18 +386,23 @@ impl Queue for Caller {
         let fate = self.before(queue, base_us, true).await;
         match fate {
             Fate::Throttled(answer) => return Err(self.throttled(queue, answer)),
-            Fate::LostRequest(_) | Fate::Late(_) => {
+            Fate::LostRequest(_) => {
+                self.time_out(fate.silence()).await;
+                return Err(self.lost(queue, fate.silence()));
+            }
+            Fate::Late(us) => {
+                let (world, process) = (world.clone(), self.process);
+                let (name, receipts) = (queue.to_owned(), receipts.to_vec());
+                self.world.time.later(us, move || {
+                    world.delete_messages_now(&name, &receipts);
+                    world.note(process, || format!("delete {name} arrives late"));
+                });
                 self.time_out(fate.silence()).await;
                 return Err(self.lost(queue, fate.silence()));
             }
             Fate::LostAnswer(_) | Fate::Fine => {}
         }
-        for receipt in receipts {
-            let p = world.state().faults.undeleted;
-            if !world.with_probability(p) {
-                world.find_now(queue, receipt, |is_deleted, _| *is_deleted = true);
-            }
-        }
+        world.delete_messages_now(queue, receipts);
         self.after(queue).await;
         world.note(self.process, || format!("delete {queue} {} messages", receipts.len()));
         match fate {
@@ -372,6 +434,7 @@ impl Queue for Caller {
         }
         let until = world.time.now_us() + visibility.as_micros() as u64;
         world.find_now(queue, receipt, |_, visible_us| *visible_us = until);
+        self.after(queue).await;
         match fate {
             Fate::LostAnswer(silence) => Err(self.lost(queue, silence)),
             _ => {

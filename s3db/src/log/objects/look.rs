@@ -79,7 +79,7 @@ impl ObjectLog {
 
     async fn look_at(&self, at: (Stream, u64)) -> ((Stream, u64), Result<Looked, StoreError>) {
         let (stream, number) = at;
-        let bytes = match self.get(&super::name(stream, number)).await {
+        let bytes = match self.get_surely(stream, number).await {
             // Gone since the list: it is on its pages.
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(error) => return (at, Err(error)),

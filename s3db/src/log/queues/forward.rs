@@ -13,11 +13,11 @@ use bytes::Bytes;
 
 use super::{Body, Queues, Scope, Ticket, Transaction, poison, quarantine};
 use crate::{
-    cloud::{Delete, Get, Message},
+    cloud::{Delete, Message},
     error::StoreError,
     fail_point::{FailPoint, reached},
     log::{Forwarded, Left, Log as _},
-    retry::Attempts,
+    retry::read_surely,
     settings::Rule,
 };
 
@@ -113,7 +113,7 @@ impl Queues {
                 hand.together.1.push(ticket);
                 return Ok(());
             }
-            Ok(Body::Spilled(named, object)) => match self.spilled(&object).await? {
+            Ok(Body::Spilled(named, object)) => match self.spilled(&object, &named).await? {
                 // One that is gone was sent on before, and the message came again.
                 None => {
                     hand.done.push(ticket);
@@ -149,22 +149,27 @@ impl Queues {
     }
 
     async fn send_together(&self, hand: &mut Hand) -> Result<(), StoreError> {
-        let (transactions, tickets) = std::mem::take(&mut hand.together);
+        let (transactions, mut tickets) = std::mem::take(&mut hand.together);
+        if !self.settings.rules.hold(Rule::SendFirst) {
+            self.ack(std::mem::take(&mut tickets)).await?;
+        }
         self.distribute(&transactions).await?;
         hand.done.extend(tickets);
         Ok(())
     }
 
-    /// The bytes of a spilled transaction; `None` when the object is gone.
-    pub(super) async fn spilled(&self, object: &str) -> Result<Option<Bytes>, StoreError> {
-        let mut attempts = Attempts::new(&self.cloud, &self.settings);
-        loop {
-            match self.cloud.objects.get(object, None).await {
-                Ok(Get::Found { bytes, .. }) => return Ok(Some(bytes)),
-                Ok(_) => return Ok(None),
-                Err(fault) => attempts.after(fault).await?,
-            }
-        }
+    /// The bytes of a spilled transaction, which a message named as this one; `None` when the object is gone.
+    /// One damaged answer is not taken for what lies there.
+    pub(super) async fn spilled(
+        &self,
+        object: &str,
+        named: &Transaction,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let is_sound = |bytes: &Bytes| match Transaction::decode(bytes) {
+            Ok(Body::Here(transaction)) => is_of(&transaction, named),
+            _ => false,
+        };
+        read_surely(&self.cloud, &self.settings, object, is_sound).await
     }
 }
 
@@ -183,7 +188,7 @@ mod tests {
     use super::*;
     use crate::{
         cloud::{
-            Cloud, ETag, Fault, Listing, Objects, Put, PutIf, Sent, ToSend,
+            Cloud, ETag, Fault, Get, Listing, Objects, Put, PutIf, Sent, ToSend,
             embedded::{self, Memory},
         },
         log::{Entry, transaction::primary},
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(bench.arrived().await, [2]);
         let mut aside = Vec::new();
         for name in bench.names(QUARANTINE).await {
-            aside.extend(bench.queues.spilled(&name).await.unwrap());
+            aside.extend(bench.queues.spilled(&name, &transaction(1)).await.unwrap());
         }
         aside.sort();
         let mut expected = [bytes, message];

@@ -113,7 +113,7 @@ impl Queues {
         let transaction = match Transaction::decode(body) {
             Ok(Body::Here(transaction)) => transaction,
             Ok(Body::Spilled(named, object)) => {
-                let bytes = match self.spilled(&object).await {
+                let bytes = match self.spilled(&object, &named).await {
                     Ok(Some(bytes)) => bytes,
                     // One that is gone was sent on.
                     Ok(None) => return Ok(None),
