@@ -90,7 +90,7 @@ async fn what_waits_for_a_dropped_collection_comes_nowhere() {
         assert_eq!(pages(&raw).await, 2, "{backend:?}: a root each");
         let verified = store.verify(|_, _| {}).await.unwrap();
         // What was put aside is there for somebody to look at.
-        assert_eq!(verified.quarantined, u64::from(aside), "{backend:?}");
+        assert_eq!(verified.quarantined, aside, "{backend:?}");
     }
 }
 

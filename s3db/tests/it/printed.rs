@@ -384,11 +384,11 @@ fn without_padding_a_slow_put_lands_when_the_lock_is_over() {
             page_bytes_max: usize::MAX,
             ..PrintedPlan::new(variant)
         };
-        let seeds = (0..100).flat_map(|seed| both.map(|latency| (seed, latency)));
+        let mut seeds = (0..100).flat_map(|seed| both.map(|latency| (seed, latency)));
         let lost = |&(seed, latency): &(u64, Latency)| {
             run_printed(&plan(Duration::ZERO, latency), seed).lost > 0
         };
-        let seen = seeds.into_iter().find(lost);
+        let seen = seeds.find(lost);
         let (seen, latency) = seen.unwrap_or_else(|| panic!("{}: nothing is lost", variant.name()));
         println!("{}: lost at seed {seen}", variant.name());
         // The paper's, and what it is set to elsewhere.
