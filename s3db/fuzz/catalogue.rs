@@ -5,7 +5,7 @@
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 13] = [
+const KINDS: [&[u8; 5]; 15] = [
     b"s3dD\x01",
     b"s3dD\x02",
     b"s3dD\x03",
