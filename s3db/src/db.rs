@@ -480,16 +480,14 @@ pub(crate) async fn work(session: &Session, pace: Pace, owns: &[u32], stop: &Not
     let interval = store.settings().checkpoint_interval.max(Duration::from_millis(10));
     // What is overdue is not to wait for a whole interval.
     let tick = interval.min(pace.tick);
-    let (mut since_interval, mut since_sweep) = (Duration::ZERO, Duration::ZERO);
+    let clock = &store.cloud.clock;
+    let mut intervals = Every::new(interval, clock.monotonic_us());
+    let mut sweeps = Every::new(sweep_interval, clock.monotonic_us());
     loop {
-        let tick_over = store.cloud.clock.sleep(tick);
-        if let Either::Left(_) = select(pin!(stop.notified()), tick_over).await {
+        if let Either::Left(_) = select(pin!(stop.notified()), clock.sleep(tick)).await {
             break;
         }
-        since_interval += tick;
-        since_sweep += tick;
-        if since_interval >= interval {
-            since_interval = Duration::ZERO;
+        if intervals.is_over(clock.monotonic_us()) {
             store.make_all_due();
             if !owns.is_empty() {
                 let own = store.own(session.client(), owns).await.unwrap_or_default();
@@ -497,13 +495,36 @@ pub(crate) async fn work(session: &Session, pace: Pace, owns: &[u32], stop: &Not
             }
         }
         let _ = store.work().await;
-        if since_sweep >= sweep_interval && store.settings().rules.hold(Rule::Sweep) {
-            since_sweep = Duration::ZERO;
+        let holds = store.settings().rules.hold(Rule::Sweep);
+        if holds && sweeps.is_over(clock.monotonic_us()) {
             let _ = store.sweep().await;
         }
     }
     if !owns.is_empty() {
         let _ = store.disown(session.client()).await;
+    }
+}
+
+/// What is to be done again and again, by a clock that goes on whatever takes long: counted in turns, a round of
+/// work that took a minute put off all the others by that.
+struct Every {
+    interval_us: u64,
+    /// When it was done last.
+    last_us: u64,
+}
+
+impl Every {
+    fn new(interval: Duration, now_us: u64) -> Every {
+        Every { interval_us: interval.as_micros() as u64, last_us: now_us }
+    }
+
+    /// Whether it is time. What was missed is not made up for: the next time is an interval from now.
+    fn is_over(&mut self, now_us: u64) -> bool {
+        let is_over = now_us.saturating_sub(self.last_us) >= self.interval_us;
+        if is_over {
+            self.last_us = now_us;
+        }
+        is_over
     }
 }
 
@@ -874,8 +895,19 @@ impl Records<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+
     use super::*;
-    use crate::{Index, page::PageId};
+    use crate::{
+        Index,
+        cloud::{
+            Clock, Delete, ETag, Fault, Get, Listing, Objects, Put, PutIf,
+            embedded::{self, Memory},
+        },
+        page::PageId,
+    };
 
     /// An index that was made after its collection was used first had no account.
     #[test]
@@ -891,5 +923,105 @@ mod tests {
         for root in [1, 2] {
             assert!(books.trees.get(root).is_some_and(|pays| Arc::ptr_eq(&pays, &account)));
         }
+    }
+
+    /// Time that stands still, but where everybody waits.
+    struct Paused {
+        began: tokio::time::Instant,
+        began_us: u64,
+    }
+
+    #[async_trait]
+    impl Clock for Paused {
+        fn monotonic_us(&self) -> u64 {
+            self.began.elapsed().as_micros() as u64
+        }
+
+        fn wall_us(&self) -> u64 {
+            self.began_us + self.monotonic_us()
+        }
+
+        async fn sleep(&self, time: Duration) {
+            tokio::time::sleep(time).await;
+        }
+    }
+
+    /// Objects by that time, of which pages are put slowly. Counts those who look for all clients, as sweeps do.
+    struct Slow {
+        beneath: Arc<dyn Objects>,
+        clock: Arc<Paused>,
+        sweeps: AtomicU64,
+    }
+
+    #[async_trait]
+    impl Objects for Slow {
+        async fn get(&self, name: &str, unless: Option<&ETag>) -> Result<Get, Fault> {
+            let now_ms = self.clock.wall_us() / 1000;
+            Ok(match self.beneath.get(name, unless).await? {
+                Get::Found { bytes, etag, .. } => Get::Found { bytes, etag, date_ms: now_ms },
+                Get::Unchanged { .. } => Get::Unchanged { date_ms: now_ms },
+                Get::Absent => Get::Absent,
+            })
+        }
+
+        async fn put(&self, name: &str, bytes: Bytes, condition: PutIf) -> Put {
+            if name.starts_with("page/") {
+                self.clock.sleep(Duration::from_secs(20)).await;
+            }
+            self.beneath.put(name, bytes, condition).await
+        }
+
+        async fn delete(&self, name: &str, only: Option<&ETag>) -> Delete {
+            self.beneath.delete(name, only).await
+        }
+
+        async fn list(
+            &self,
+            prefix: &str,
+            after: Option<&str>,
+            max: usize,
+        ) -> Result<Listing, Fault> {
+            self.sweeps.fetch_add(u64::from(prefix == "clients/"), Ordering::Relaxed);
+            self.beneath.list(prefix, after, max).await
+        }
+    }
+
+    /// Intervals were counted in turns: with rounds of work that take 20 s there was a sweep every 20 minutes, where
+    /// one a minute was asked for.
+    #[tokio::test(start_paused = true)]
+    async fn work_that_takes_long_puts_off_no_sweep() {
+        let cloud = embedded::memory(Arc::new(Memory::new()));
+        let (began, began_us) = (tokio::time::Instant::now(), cloud.clock.wall_us());
+        let clock = Arc::new(Paused { began, began_us });
+        let (beneath, sweeps) = (cloud.objects.clone(), AtomicU64::new(0));
+        let slow = Arc::new(Slow { beneath, clock: clock.clone(), sweeps });
+        let cloud = Cloud { objects: slow.clone(), clock: clock.clone(), ..cloud };
+        let settings =
+            Settings { checkpoint_interval: Duration::from_secs(1), ..Settings::default() };
+        let sweep_interval = Duration::from_secs(60);
+        let options = Options { settings, sweep_interval, ..Options::default() };
+        Store::create(&cloud, &settings, Backend::S3Log, 1).await.unwrap();
+        let db = Db::over(cloud, &options).await.unwrap();
+        let of = db.create_collection("t").await.unwrap();
+        let (before, from_us) = (slow.sweeps.load(Ordering::Relaxed), clock.monotonic_us());
+        for n in 0..120 {
+            let mut txn = db.begin();
+            let payload = Payload::new(n.to_string()).unwrap();
+            txn.put(&of, &Key::new("k").unwrap(), payload).unwrap();
+            txn.commit().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        let minutes = (clock.monotonic_us() - from_us) / 60_000_000;
+        let swept = slow.sweeps.load(Ordering::Relaxed) - before;
+        assert!(minutes >= 10 && swept >= minutes / 2, "{swept} sweeps in {minutes} minutes");
+        db.close().await.unwrap();
+    }
+
+    #[test]
+    fn what_was_missed_is_not_made_up_for() {
+        let mut every = Every::new(Duration::from_micros(10), 100);
+        let over: Vec<u64> = (100..160).filter(|now| every.is_over(*now)).collect();
+        assert_eq!(over, [110, 120, 130, 140, 150]);
+        assert!(every.is_over(1000) && !every.is_over(1009) && every.is_over(1010));
     }
 }
