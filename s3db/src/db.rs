@@ -684,11 +684,12 @@ impl<'a> Transaction<'a> {
         key: &Key,
         value: Value,
     ) -> Result<(), StoreError> {
-        if let Value::Blob(blob) = &value {
+        if let (Value::Blob(blob), None) = (&value, &self.isolated) {
             self.session.check_written(blob)?;
         }
         self.writes(of);
         match &mut self.isolated {
+            // Looks by itself whose blob it is.
             Some(isolated) => isolated.put_value(of, key, value),
             None => self.txn.put_value(of.root, key, value),
         }
