@@ -51,6 +51,65 @@ fn records_come_and_go() {
     }
 }
 
+/// A database of somebody else's, or on a disk that is mounted to be read, could not be read: each reader opened its
+/// lock to write.
+#[test]
+fn who_may_write_nothing_reads() {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+        path::Path,
+    };
+
+    fn allow(path: &Path, file: u32, directory: u32) {
+        let is_directory = path.is_dir();
+        let mode = if is_directory { directory } else { file };
+        // Not before what lies in it can be reached, nor after it cannot.
+        if is_directory && directory & 0o200 != 0 {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        for entry in path.read_dir().into_iter().flatten() {
+            allow(&entry.unwrap().path(), file, directory);
+        }
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    let (folder, url) = folder();
+    run(&["init", &url, "things"]);
+    run(&["put", &url, "things", "a", "1"]);
+    run(&["index", "create", &url, "things", "text", "payload"]);
+    let there = folder.path().join("db");
+    allow(&there, 0o444, 0o555);
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    // To root nothing is forbidden: somebody else then, with a copy of the program that he can reach.
+    let is_root = fs::metadata(folder.path()).unwrap().uid() == 0;
+    let program = folder.path().join("s3db");
+    if is_root {
+        fs::copy(env!("CARGO_BIN_EXE_s3db"), &program).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    }
+    let read = |args: &[&str]| {
+        let mut command = match is_root {
+            true => {
+                let mut command = assert_cmd::Command::new("setpriv");
+                command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+                command.arg(&program);
+                command
+            }
+            false => s3db(),
+        };
+        let done = command.current_dir("/").args(args).assert().success();
+        String::from_utf8(done.get_output().stdout.clone()).unwrap()
+    };
+    assert_eq!(read(&["get", &url, "things", "a"]), "1");
+    assert_eq!(read(&["get", &url, "things", "a", "--fresh"]), "1");
+    assert_eq!(read(&["scan", &url, "things"]), "a\t1\n");
+    assert_eq!(read(&["index", "find", &url, "things", "text"]), "1\ta\t1\n");
+    assert!(read(&["verify", &url]).ends_with("no problems\n"));
+    read(&["watch", &url, "--count", "1"]);
+    allow(&there, 0o644, 0o755);
+}
+
 /// What another process has committed and not brought to its pages.
 #[test]
 fn fresh_reads() {

@@ -122,8 +122,14 @@ impl Files {
     fn lock(&self, name: &str, is_shared: bool, creates: bool) -> io::Result<Option<Lock>> {
         let number = checksum(CrcAlgorithm::Crc32Iscsi, name.as_bytes()) as u32 % LOCKS;
         let path = self.root.join("lock").join(format!("{number:02x}"));
-        let open =
-            || File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        // Whoever only reads may be somebody who may write nothing here. Where there is no such file nothing was
+        // ever put under a name that has it.
+        let open = || match is_shared {
+            true => File::open(&path),
+            false => {
+                File::options().read(true).write(true).create(true).truncate(false).open(&path)
+            }
+        };
         let file = match open() {
             Err(error) if error.kind() == ErrorKind::NotFound && creates => {
                 make_directories(&self.root.join("lock"))?;
