@@ -5,10 +5,13 @@ use std::{
     ops::Bound,
 };
 
-use s3db::{IndexCheck, Key, SearchBy};
+use s3db::{IndexCheck, SearchBy};
 use serde_json::json;
 
-use crate::output::{Failure, Fresh, Output, Progress, collection, open};
+use crate::{
+    escape,
+    output::{Failure, Fresh, Output, Progress, collection, open},
+};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -182,7 +185,7 @@ async fn list(args: &List, output: &Output) -> Result<(), Failure> {
 
 async fn find(args: &Find, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = &args.of;
-    let key = |text: &Option<String>| text.as_deref().map(Key::new).transpose();
+    let key = |text: &Option<String>| text.as_deref().map(escape::key).transpose();
     let (only, from, to) = (key(&args.key)?, key(&args.from)?, key(&args.to)?);
     let db = open(url, output).await?;
     let of = collection(&db, url, name).await?;

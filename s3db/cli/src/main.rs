@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod escape; // keys and payloads as text
 mod output; // what people and machines get to see, and exit codes
 mod records; // init, put, get, del, scan
 mod script; // txn

@@ -13,7 +13,10 @@ use s3db::{
 };
 use serde_json::json;
 
-use crate::output::{Failure, Fresh, Output, Progress, client, collection, open};
+use crate::{
+    escape,
+    output::{Failure, Fresh, Output, Progress, client, collection, open},
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -171,7 +174,7 @@ pub(crate) struct Put {
     url: String,
     /// The collection
     collection: String,
-    /// The key: 1 to 1024 bytes
+    /// The key, escaped as scan prints it: 1 to 1024 bytes
     key: String,
     /// The payload. Left out, it is read from standard input, up to 16 GiB of it
     payload: Option<String>,
@@ -187,7 +190,7 @@ pub(crate) struct Put {
 }
 
 pub(crate) async fn put(args: &Put, output: &Output) -> Result<(), Failure> {
-    let key = Key::new(&args.key)?;
+    let key = escape::key(&args.key)?;
     let input = match &args.file {
         Some(path) => Some(File::open(path).map_err(|error| unreadable(args, &error))?),
         None => None,
@@ -266,14 +269,14 @@ pub(crate) struct Get {
     url: String,
     /// The collection
     collection: String,
-    /// The key
+    /// The key, escaped as scan prints it
     key: String,
     #[command(flatten)]
     fresh: Fresh,
 }
 
 pub(crate) async fn get(args: &Get, output: &Output) -> Result<(), Failure> {
-    let key = Key::new(&args.key)?;
+    let key = escape::key(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut found = args.fresh.begin(&db, &of).open_content(&of, &key).await?;
@@ -328,12 +331,12 @@ pub(crate) struct Del {
     url: String,
     /// The collection
     collection: String,
-    /// The key
+    /// The key, escaped as scan prints it
     key: String,
 }
 
 pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
-    let key = Key::new(&args.key)?;
+    let key = escape::key(&args.key)?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let mut txn = db.begin_for(&of);
@@ -345,7 +348,8 @@ pub(crate) async fn del(args: &Del, output: &Output) -> Result<(), Failure> {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "One line per record: key, tab, payload. All but printable ASCII is escaped as in \\x1b, so that a line is a record.
+    after_help = "One line per record: key, tab, payload. All but printable ASCII is escaped as in \\x1b, so that a line is a record;
+keys are taken as they are printed, here and by get, put, del, index find and txn.
 
 Examples:
   s3db scan file:///tmp/db users
@@ -378,9 +382,9 @@ pub(crate) struct Scan {
 
 pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
     let prefix = args.prefix.as_deref().filter(|prefix| !prefix.is_empty());
-    let key = |text: &str| Key::new(text);
-    let from = args.from.as_deref().or(prefix).map(key).transpose()?;
-    let to = args.to.as_deref().map(key).transpose()?;
+    let from = args.from.as_deref().or(prefix).map(escape::key).transpose()?;
+    let to = args.to.as_deref().map(escape::key).transpose()?;
+    let prefix = prefix.map(escape::unescape).transpose()?;
     let db = open(&args.url, output).await?;
     let of = collection(&db, &args.url, &args.collection).await?;
     let txn = args.fresh.begin(&db, &of);
@@ -398,8 +402,7 @@ pub(crate) async fn scan(args: &Scan, output: &Output) -> Result<(), Failure> {
             records.next_content().await?.unzip()
         };
         let Some(key) = key else { break };
-        let is_over = |prefix: &str| !key.as_bytes().starts_with(prefix.as_bytes());
-        if prefix.is_some_and(is_over) {
+        if prefix.as_ref().is_some_and(|prefix| !key.as_bytes().starts_with(prefix)) {
             break;
         }
         match (output.json, content) {

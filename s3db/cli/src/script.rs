@@ -6,15 +6,16 @@
 
 use std::io::{self, BufRead, Read};
 
-use s3db::{Collection, Db, KEY_BYTES_MAX, Key, Level, PAYLOAD_BYTES_MAX, Payload, Transaction};
+use s3db::{Collection, Db, KEY_BYTES_MAX, Level, PAYLOAD_BYTES_MAX, Payload, Transaction};
 use serde_json::json;
 
-use crate::output::{Failure, Output, Progress, collection, open};
+use crate::{
+    escape::{self, shown, unescape},
+    output::{Failure, Output, Progress, collection, open},
+};
 
 /// Bytes of a line, and of what stands around the longest payload in it: a byte is four where it is escaped.
 const LINE_BYTES_MAX: u64 = 4 * (PAYLOAD_BYTES_MAX + KEY_BYTES_MAX) as u64 + 4096;
-/// Bytes of it that an error shows.
-const SHOWN_BYTES_MAX: usize = 100;
 
 #[derive(clap::Args)]
 #[command(after_help = "The script has one operation per line:
@@ -108,7 +109,7 @@ impl Script<'_> {
         txn: &mut Transaction<'_>,
         operation: &Operation<'_>,
     ) -> Result<(), Failure> {
-        let key = Key::new(unescape(operation.key)?)?;
+        let key = escape::key(operation.key)?;
         let payload = Payload::new(unescape(operation.payload)?)?;
         let of = self.collection(operation.collection).await?;
         match operation.verb {
@@ -226,60 +227,9 @@ fn next_line(input: &mut impl BufRead) -> Result<Option<String>, String> {
     String::from_utf8(line).map(Some).map_err(|error| error.utf8_error().to_string())
 }
 
-/// The beginning of what a script says, as errors show it: on one line, and short.
-fn shown(text: &str) -> String {
-    let end = text.floor_char_boundary(SHOWN_BYTES_MAX);
-    let more = if end < text.len() { "..." } else { "" };
-    format!("{}{more}", text[..end].escape_debug())
-}
-
-/// The bytes that escaped text stands for.
-fn unescape(text: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [byte, after @ ..] = rest {
-        rest = after;
-        if *byte != b'\\' {
-            bytes.push(*byte);
-            continue;
-        }
-        let (byte, after) = match rest {
-            [b'n', after @ ..] => (b'\n', after),
-            [b't', after @ ..] => (b'\t', after),
-            [b'r', after @ ..] => (b'\r', after),
-            [quoted @ (b'\\' | b'"' | b'\''), after @ ..] => (*quoted, after),
-            [b'x', high, low, after @ ..] => {
-                let digits = [*high, *low];
-                let digits = std::str::from_utf8(&digits).ok();
-                let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-                (
-                    byte.ok_or_else(|| {
-                        Failure::Told(format!("{}: \\x and two digits", shown(text)))
-                    })?,
-                    after,
-                )
-            }
-            _ => return Err(Failure::Told(format!("{}: \\ and what is not known", shown(text)))),
-        };
-        bytes.push(byte);
-        rest = after;
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_escaped_comes_back() {
-        let all: Vec<u8> = (0..=255).collect();
-        let text = all.escape_ascii().to_string();
-        assert_eq!(unescape(&text).unwrap(), all);
-        for bad in ["\\", "\\x1", "\\xzz", "a\\q"] {
-            assert!(unescape(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn blanks_belong_to_the_payload_and_to_nothing_else() {

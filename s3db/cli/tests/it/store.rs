@@ -51,6 +51,43 @@ fn records_come_and_go() {
     }
 }
 
+/// A key with a quote, a backslash or any byte beyond ASCII was printed, and not found when it was given back: a
+/// `del` of it said that it was done.
+#[test]
+fn what_is_printed_of_a_key_is_taken_back() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "things"]);
+    let all: Vec<u8> = (0..=255).collect();
+    let keys = [&all[..], b"plain", "\u{e9}\"q\\'".as_bytes()];
+    let script: String = keys.iter().map(|key| format!("put things {} v\n", hex(key))).collect();
+    s3db().args(["txn", &url]).write_stdin(script).assert().success();
+    let printed = run(&["scan", &url, "things", "--only-keys"]);
+    assert_eq!(printed.lines().count(), 3, "{printed}");
+    let lines = run(&["scan", &url, "things", "--only-keys", "--json"]);
+    let told = lines.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["key"].as_str().unwrap().to_owned()
+    });
+    assert!(told.eq(printed.lines()), "{lines}");
+    for key in printed.lines() {
+        assert_eq!(run(&["get", &url, "things", key]), "v", "{key}");
+        run(&["put", &url, "things", key, "w", "--update"]);
+        let only = run(&["scan", &url, "things", "--prefix", key, "--limit", "1"]);
+        assert_eq!(only, format!("{key}\tw\n"));
+        run(&["del", &url, "things", key]);
+        s3db().args(["get", &url, "things", key]).assert().code(3);
+    }
+    assert_eq!(run(&["scan", &url, "things"]), "");
+    let wrong = s3db().args(["get", &url, "things", "a\\q"]).assert().code(1);
+    let told = String::from_utf8_lossy(&wrong.get_output().stderr).into_owned();
+    assert!(told.contains("what is not known"), "{told}");
+}
+
+/// Each byte as a script may write it.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
 /// A database of somebody else's, or on a disk that is mounted to be read, could not be read: each reader opened its
 /// lock to write.
 #[test]
