@@ -55,7 +55,7 @@ pub use crate::{
     region::{Flushed, Guard, GuardMut, Hint, Mapped, MappedMut, Region, RegionMut, SharedGuard},
     sealed::SealedMap,
     sink::{BlockSink, SinkError, Writing},
-    source::{BlockSource, ByteStream, ObjectStat, Strength, Version},
+    source::{BlockSource, ByteStream, ObjectStat, ReadAtOnce, Strength, Version},
     stats::{RegionReport, RegionStats},
     sys::{MapName, Mechanism, Mode, ModeRequest, Probe, WriteTracking},
 };

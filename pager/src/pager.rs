@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,7 +21,7 @@ use crate::{
     cache::Ledger,
     error::{ConfigError, Error, SourceError},
     failure::stop_process,
-    fault::{self, Atlas, Placed, Trap},
+    fault::{Atlas, Placed, THREADS_MAX, Team, Trap},
     fetch::{Engine, Lanes, Object, Pace, Request},
     log::Log,
     policy::{EvictionPolicy, PrefetchPolicy},
@@ -33,12 +32,11 @@ use crate::{
     sink::BlockSink,
     source::{BlockSource, ObjectStat, Strength},
     stats::{Counters, RegionReport},
-    sync::{Arc, AtomicU64, Mutex, Ordering, Weak, lock},
+    sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, lock},
     sys::{
         Descriptor, FEATURE_WP_ASYNC, FEATURE_WRITE_FAULTS, FramePool, Line, Mapping, Mechanism,
-        Mode, ModeRequest, PAGE, Pagemap, Port, Probe, RemapPort, Traits, Wakeup, Watch,
-        WriteTracking, is_heard, open_descriptor, open_descriptor_for, port_for, port_for_writing,
-        units_max,
+        Mode, ModeRequest, PAGE, Pagemap, Port, Probe, RemapPort, Traits, Watch, WriteTracking,
+        is_heard, open_descriptor, open_descriptor_for, port_for, port_for_writing, units_max,
     },
     trace::Recorder,
     units::{Geometry, OBJECT_BYTES_MAX, SPAN_BYTES, UNIT_BYTES_MAX, UNIT_BYTES_MIN},
@@ -156,7 +154,8 @@ impl Builder {
 
     /// Requests under way at a time for what readers wait for, 1 to 1024. Default: 170. Of four or
     /// more, one region has at most three quarters, so that a source that does not answer leaves the
-    /// rest to others.
+    /// rest to others; and beside them are up to three units of page faults whose source is
+    /// [read at once](crate::source::ReadAtOnce).
     pub fn demand_requests_max(mut self, requests: usize) -> Builder {
         self.demand_requests_max = requests;
         self
@@ -332,7 +331,7 @@ impl Builder {
         let system = |what| move |error| Error::system(what, error);
         let log = Log::start().map_err(system("the pager's log thread cannot start"))?;
         let (sender, requests) = mpsc::unbounded_channel();
-        let engine = Engine::new(requests, sender.clone(), pool.clone(), plan.lanes, log);
+        let engine = Engine::new(requests, sender.clone(), pool.clone(), plan.lanes, log.clone());
         let engine = runtime.spawn(engine.run());
         runtime.spawn(async move {
             if let Err(error) = engine.await
@@ -342,15 +341,12 @@ impl Builder {
             }
         });
         let atlas = Arc::new(Atlas::default());
-        let stop = Arc::new(Wakeup::new().map_err(system("the pager cannot make an eventfd"))?);
         let trap = uffd.clone().map(Trap::Uffd).or(line.map(Trap::Signals));
-        let fault_thread = match &trap {
+        let team = match &trap {
             Some(trap) => {
-                let (trap, atlas, stop) = (trap.clone(), atlas.clone(), stop.clone());
-                let sender = sender.clone();
-                let thread = std::thread::Builder::new().name("pager-fault".to_owned());
-                let spawned = thread.spawn(move || fault::run(&trap, &atlas, &stop, &sender));
-                Some(spawned.map_err(system("the page-fault thread cannot start"))?)
+                let (atlas, runtime) = (atlas.clone(), runtime.handle().clone());
+                let team = Team::start(trap.clone(), atlas, sender.clone(), log, runtime);
+                Some(team.map_err(system("the page-fault thread cannot start"))?)
             }
             None => None,
         };
@@ -373,8 +369,7 @@ impl Builder {
             uffd,
             trap,
             atlas,
-            stop,
-            fault_thread: Mutex::new(fault_thread),
+            team,
             engine: sender,
             runtime_handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
@@ -562,8 +557,8 @@ struct Inner {
     /// That descriptor, or what is there instead.
     trap: Option<Trap>,
     atlas: Arc<Atlas>,
-    stop: Arc<Wakeup>,
-    fault_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Who answers faults, where there are any.
+    team: Option<Team>,
     engine: mpsc::UnboundedSender<Request>,
     runtime_handle: RuntimeHandle,
     /// `None` only while dropping.
@@ -856,6 +851,10 @@ impl Pager {
         let traced = recorder.and_then(|recorder| {
             recorder.opened(source.name(), stat.version.token(), stat.len, unit)
         });
+        // A frame that is moved may still have the unit's bytes, and the engine looks for them.
+        let copied = mechanism != Mechanism::Move;
+        let lanes_enough = inner.plan.lanes.demand >= THREADS_MAX;
+        let at_once = purpose == Use::Read && copied && lanes_enough && source.at_once().is_some();
         let object = Arc::new(Object {
             id,
             name: source.name().into(),
@@ -872,6 +871,8 @@ impl Pager {
             },
             extent_min: extents.units_min(unit),
             pace: Pace::new(lanes.demand + lanes.guesses, counters.clone()),
+            at_once,
+            random: AtomicBool::new(false),
             deadline: inner.plan.deadline,
             hints: Mutex::default(),
             prefetch: Mutex::new(prefetch()),
@@ -880,6 +881,9 @@ impl Pager {
             fetch_us: metrics::histogram!("pager.fetch.us"),
             traced: traced.clone(),
         });
+        if let Some(team) = inner.team.as_ref().filter(|_| at_once) {
+            team.grow();
+        }
         lock(&inner.objects).insert(id, Arc::downgrade(&object));
         // The engine knows the region before the first fault can name it.
         let _ = inner.engine.send(Request::Open(object.clone()));
@@ -1012,10 +1016,8 @@ impl Pager {
 impl Drop for Inner {
     fn drop(&mut self) {
         // No region, guard or map is left, so nobody waits in a fault.
-        self.stop.raise();
-        if let Some(thread) = lock(&self.fault_thread).take() {
-            // The thread does no I/O, waits for no lock and is not this one: it ends at once.
-            let _ = thread.join();
+        if let Some(team) = &self.team {
+            team.stop();
         }
         if let Some(runtime) = lock(&self.runtime).take() {
             // Not a blocking shutdown: this may run inside an async runtime, and a source that

@@ -5,6 +5,7 @@
 //!                                 |
 //!   read(&version, range) --------+---> stream of Bytes, exactly `range.end - range.start` of them
 //!   read_into(&version, range, frame) -> the same bytes, appended to a frame of the pool
+//!   at_once().read_at_once(..) --------> the same by one blocking call, where that is all it takes
 //! ```
 //!
 //! A source is a leaf (S3, HTTP, a file) or a wrapper around another source (retry, hedge, limit,
@@ -177,6 +178,34 @@ pub trait BlockSource: Send + Sync + 'static {
     fn fills_frames(&self) -> bool {
         false
     }
+
+    /// The way to read this source by one blocking call, if there is one. In a region whose reads have no order
+    /// ([`Hint::Random`](crate::Hint::Random)) a page fault is then answered by the thread that hears of it,
+    /// which saves as many wake-ups of other threads as the way through the runtime takes. For what a disk
+    /// answers, or memory, and not for what a network does. None by default, and of a wrapper whose own work
+    /// needs the runtime.
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        None
+    }
+}
+
+/// Reads by one blocking call: see [`BlockSource::at_once`].
+pub trait ReadAtOnce: Send + Sync {
+    /// [`read_into`](BlockSource::read_into), under the same contract, on the calling thread, which waits.
+    ///
+    /// A few threads of the pager are for this. Where the answer takes more than a quarter of a second, or of
+    /// the pager's deadline if that is less, the unit is asked for by `read_into` as well, and the first of
+    /// the two to answer is taken. After an error `read_into` is asked, too, and what it says counts. Must take
+    /// no lock that a reader of the object may hold, as everything that a source does for a page fault.
+    ///
+    /// # Errors
+    /// Those of [`read_into`](BlockSource::read_into).
+    fn read_at_once(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError>;
 }
 
 /// Copies a body into `frame` and checks that it has exactly the bytes of `range`: reads it to its
@@ -247,6 +276,10 @@ macro_rules! forward {
 
             fn fills_frames(&self) -> bool {
                 (**self).fills_frames()
+            }
+
+            fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+                (**self).at_once()
             }
         }
     };

@@ -37,7 +37,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, future, stream};
 use pager::{
-    BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version,
+    BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Strength, Version,
     source::collect_into,
 };
 use sha2::{Digest, Sha256};
@@ -594,6 +594,11 @@ impl BlockSource for Concat {
     fn fills_frames(&self) -> bool {
         !self.0.objects.is_empty()
             && self.0.objects.iter().all(|object| object.source.fills_frames())
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // A range may have parts of several objects.
+        None
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, future, stream};
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version};
 
 use crate::chance::Chance;
 
@@ -317,6 +317,11 @@ impl<S: BlockSource> BlockSource for Faulty<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // Delays are waited for on the runtime.
+        None
     }
 }
 

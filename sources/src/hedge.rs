@@ -24,7 +24,8 @@ use futures::{
     stream,
 };
 use pager::{
-    BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version, source::collect_into,
+    BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version,
+    source::collect_into,
 };
 use tokio::time::Instant;
 
@@ -174,6 +175,11 @@ impl<S: BlockSource> BlockSource for Hedge<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // There is no second request to overtake a thread that is blocked.
+        None
     }
 }
 

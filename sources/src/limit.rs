@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::counters;
@@ -530,6 +530,11 @@ impl<S: BlockSource> BlockSource for Limit<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // A turn is waited for on the runtime.
+        None
     }
 }
 

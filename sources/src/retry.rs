@@ -17,7 +17,7 @@ use std::{ops::Range, pin::pin, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -508,6 +508,11 @@ impl<S: BlockSource> BlockSource for Retry<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // What fails is tried again on the runtime, after a wait.
+        None
     }
 }
 

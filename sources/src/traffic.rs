@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version};
 use tokio::time::Instant;
 
 use crate::{counters, price::Prices};
@@ -178,6 +178,11 @@ impl<S: BlockSource> BlockSource for Counted<S> {
 
     fn fills_frames(&self) -> bool {
         self.source.fills_frames()
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // What is read past the counts would cost nothing.
+        None
     }
 }
 

@@ -9,8 +9,10 @@
 //!
 //! One task, the engine, owns the queues and talks to the prefetch policies; each request runs as a
 //! task of its own on the pager's runtime. A unit is claimed (`Absent` to `Fetching`) before it
-//! comes here, so there is one request for it however many threads wait.
+//! comes here, so there is one request for it however many threads wait. What a source answers by one
+//! blocking call a page fault does not wait for the engine for: see `direct`.
 
+mod direct;
 mod hints;
 mod object;
 mod pace;
@@ -18,6 +20,7 @@ mod queue;
 mod transfer;
 mod windows;
 
+pub(crate) use direct::{Claim, Direct};
 pub(crate) use hints::Hints;
 pub(crate) use object::Object;
 pub(crate) use pace::Pace;
@@ -70,11 +73,13 @@ pub(crate) enum Request {
     /// about it: as [`Missing`](Request::Missing) or [`Marker`](Request::Marker) if it found nothing. The
     /// object comes along, so that the fault thread is never the last to hold it.
     Found { object: Arc<Object>, unit: u64, origin: Origin, found: Option<Found> },
+    /// A reader found a unit missing, and it is [read](Direct) without the engine.
+    Missed { region: u64, unit: u64 },
     /// A load found a unit there that was a guess.
     Used { region: u64, unit: u64 },
     /// The application has said what it will do: see [`Object::hints`].
     Advised { region: u64 },
-    /// A guess failed while a reader had come to wait for it.
+    /// A guess failed while a reader had come to wait for it, or a [`Direct`] read did not come to its end.
     Again { region: u64, unit: u64 },
     /// A request has ended.
     Done { guess: bool },
@@ -226,6 +231,10 @@ impl Engine {
                     Origin::GivenUp => Request::Missing { region, units: unit..unit + 1 },
                     Origin::Staged => Request::Marker { region, unit },
                 });
+            }
+            Request::Missed { region, unit } => {
+                let Some(object) = self.objects.get(&region).cloned() else { return };
+                self.missed(&object, unit..unit + 1);
             }
             Request::Again { region, unit } => {
                 let Some(object) = self.objects.get(&region).cloned() else { return };

@@ -8,7 +8,7 @@ use crate::{
     policy::PrefetchPolicy,
     source::{BlockSource, Version},
     stats::Counters,
-    sync::{Arc, Mutex},
+    sync::{Arc, AtomicBool, Mutex},
     sys::{FramePool, Mechanism},
     trace::Traced,
 };
@@ -30,6 +30,10 @@ pub(crate) struct Object {
     pub(crate) extent_min: u64,
     /// What its answers make of that, and of how many there are at a time.
     pub(crate) pace: Pace,
+    /// Whether a page fault can be answered by a blocking read of the source: see [`Direct`](super::Direct).
+    pub(crate) at_once: bool,
+    /// Whether reads have no order, by the application's word.
+    pub(crate) random: AtomicBool,
     /// The longest that one unit may take to arrive.
     pub(crate) deadline: Duration,
     /// What the application has said and the engine has not heard yet.

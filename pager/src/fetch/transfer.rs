@@ -166,13 +166,7 @@ impl Transfer {
             self.count_request();
             let read = object.source.read_into(&object.version, bytes.clone(), frame);
             let frame = self.within_deadline(&bytes, read).await?;
-            if frame.addr() != given {
-                return Err(self.other_frame());
-            }
-            let got = frame.filled().len() as u64;
-            if got != bytes.end - bytes.start {
-                return Err(SourceError::short_body(&object.name, bytes, got));
-            }
+            let got = check_frame(&object, &bytes, given, &frame)?;
             self.settle(unit, frame, got)?;
         }
         Ok(())
@@ -182,8 +176,7 @@ impl Transfer {
         if let Some(told) = &mut self.told {
             told.asked();
         }
-        add(&self.object.counters.requests, 1);
-        metrics::counter!("pager.fetch.requests").increment(1);
+        count_request(&self.object);
     }
 
     async fn within_deadline<T>(
@@ -204,11 +197,7 @@ impl Transfer {
     }
 
     fn other_frame(&self) -> SourceError {
-        SourceError::Permanent {
-            object: self.object.name.to_string(),
-            reason: "the source filled another frame than it was given".to_owned(),
-            cause: None,
-        }
+        other_frame(&self.object)
     }
 
     /// The frame at hand, or the next one that is free. Whoever holds frames finishes without this
@@ -251,13 +240,8 @@ impl Transfer {
     /// Puts `unit`, whose `len` bytes are in `frame`, in place, or stages it.
     fn settle(&mut self, unit: u64, mut frame: Frame, len: u64) -> Result<(), SourceError> {
         let object = &self.object;
-        add(&object.counters.bytes_fetched, len);
         self.answer.bytes += len;
-        metrics::counter!("pager.fetch.bytes").increment(len);
-        // The last unit of the object is padded: what follows it is nobody's bytes.
-        let padding = frame.room();
-        frame.unfilled().fill(0);
-        frame.advance(padding);
+        take_in(object, &mut frame, len);
         let supply = self.supply.as_mut().expect("supplied until all is settled");
         let Some(charge) = supply.charge(&mut frame) else { return Err(self.other_frame()) };
         // A staged unit keeps its frame, so another one may have to be free.
@@ -364,6 +348,48 @@ impl Drop for Transfer {
         }
         let _ = self.requests.send(Request::Done { guess: self.guess });
     }
+}
+
+/// One request more goes to the source of `object`.
+pub(super) fn count_request(object: &Object) {
+    add(&object.counters.requests, 1);
+    metrics::counter!("pager.fetch.requests").increment(1);
+}
+
+/// Checks what a source made of a frame at the address `given`: it is that one, with as many bytes as `bytes`
+/// has. Returns how many.
+pub(super) fn check_frame(
+    object: &Object,
+    bytes: &Range<u64>,
+    given: usize,
+    frame: &Frame,
+) -> Result<u64, SourceError> {
+    if frame.addr() != given {
+        return Err(other_frame(object));
+    }
+    let got = frame.filled().len() as u64;
+    match got == bytes.end - bytes.start {
+        true => Ok(got),
+        false => Err(SourceError::short_body(&object.name, bytes.clone(), got)),
+    }
+}
+
+pub(super) fn other_frame(object: &Object) -> SourceError {
+    SourceError::Permanent {
+        object: object.name.to_string(),
+        reason: "the source filled another frame than it was given".to_owned(),
+        cause: None,
+    }
+}
+
+/// Makes a whole unit of `frame`, which has the `len` bytes of one, and counts them.
+pub(super) fn take_in(object: &Object, frame: &mut Frame, len: u64) {
+    add(&object.counters.bytes_fetched, len);
+    metrics::counter!("pager.fetch.bytes").increment(len);
+    // The last unit of the object is padded: what follows it is nobody's bytes.
+    let padding = frame.room();
+    frame.unfilled().fill(0);
+    frame.advance(padding);
 }
 
 /// A stream and the rest of the chunk that did not fit into the last unit.

@@ -328,6 +328,8 @@ pub(super) mod tests {
             align: 1,
             extent_min: 16,
             pace: crate::fetch::Pace::new(8, Arc::default()),
+            at_once: false,
+            random: crate::sync::AtomicBool::new(false),
             deadline: Duration::from_secs(1),
             hints: Default::default(),
             prefetch: crate::sync::Mutex::new(Box::new(NoPrefetch)),

@@ -45,7 +45,8 @@ use crate::{
 pub enum Hint<'a> {
     /// Reads will run forwards through the object: fetch far ahead.
     Sequential,
-    /// Reads have no order: fetch nothing that was not asked for.
+    /// Reads have no order: fetch nothing that was not asked for, and have page faults answered at once by a
+    /// source that can ([`BlockSource::at_once`](crate::BlockSource::at_once)).
     Random,
     /// Back to guessing.
     Normal,
@@ -304,6 +305,13 @@ impl Region {
             }
         };
         self.open()?;
+        match advice {
+            Advice::Random => self.object().random.store(true, Ordering::Relaxed),
+            Advice::Sequential | Advice::Normal => {
+                self.object().random.store(false, Ordering::Relaxed);
+            }
+            _ => {}
+        }
         if lock(&self.object().hints).push(advice) {
             self.0.ask(Request::Advised { region: self.object().id });
         }

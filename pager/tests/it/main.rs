@@ -12,6 +12,7 @@ mod signals;
 mod clock;
 mod memory;
 mod requests;
+mod at_once;
 mod seeing;
 mod presets;
 mod trace;

@@ -17,6 +17,7 @@
 //! | `whole` | the whole object in one read, if it is not empty |
 //! | `ranges` | first byte, last byte, halves, around parts and alignments, some at random |
 //! | `read_into` | appends exactly the range, and leaves what the frame held |
+//! | `at_once` | the same by one blocking call, where the source is read so, and the same refusals |
 //! | `refuses` | empty, reversed and outside ranges are `Permanent`, from `read` and `read_into` |
 //! | `version` | a version that is not the object's is `Changed` |
 //! | `concurrent` | many reads at once, from several tasks |
@@ -82,6 +83,7 @@ pub async fn check(source: impl BlockSource, expected: &[u8]) -> Checked {
         subject.ranges().await?;
         subject.read_into().await?;
     }
+    subject.at_once().await?;
     subject.refuses().await?;
     if !subject.expected.is_empty() {
         subject.version().await?;
@@ -234,6 +236,51 @@ impl Subject {
                     return violated("read_into", format!("bytes {range:?}: wrong bytes"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What is read by one blocking call is what `read_into` makes of it, errors included.
+    async fn at_once(&self) -> Checked {
+        const HELD: &[u8] = b"what the frame held before";
+        let (len, pinned) = (self.len(), self.stat.version.clone());
+        let other = match pinned.strength() {
+            Strength::Strong => Version::strong(format!("{}x", pinned.token())),
+            Strength::Weak => Version::weak(format!("{}x", pinned.token())),
+        };
+        // A version, a range, and how that is refused, if it is.
+        let mut cases = vec![
+            (pinned.clone(), 0..0, Some("permanent")),
+            (pinned.clone(), len..len + 1, Some("permanent")),
+        ];
+        if len > 0 {
+            cases.extend(self.edges().into_iter().map(|range| (pinned.clone(), range, None)));
+            cases.push((other, 0..1, Some("changed")));
+        }
+        for (version, range, refused) in cases {
+            let (source, wanted) = (self.source.clone(), range.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                let mut frame =
+                    Frame::with_capacity(HELD.len() + (range.end - range.start) as usize);
+                frame.put(HELD);
+                Some(source.at_once()?.read_at_once(&version, range, frame))
+            });
+            let outcome = match (read.await, refused) {
+                // Nothing is promised.
+                (Ok(None), _) => return Ok(()),
+                (Ok(Some(Ok(frame))), None) => {
+                    let got = frame.filled().strip_prefix(HELD);
+                    match got == Some(self.bytes(&wanted)) {
+                        true => continue,
+                        false => "other bytes".to_owned(),
+                    }
+                }
+                (Ok(Some(Err(error))), Some(kind)) if error.kind() == kind => continue,
+                (Ok(Some(Ok(_))), Some(kind)) => format!("bytes instead of {kind}"),
+                (Ok(Some(Err(error))), _) => format!("{}: {error}", error.kind()),
+                (Err(panicked), _) => panicked.to_string(),
+            };
+            return violated("at_once", format!("bytes {wanted:?}: {outcome}"));
         }
         Ok(())
     }

@@ -70,7 +70,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use pager::{
-    BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version,
+    BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Strength, Version,
     source::collect_into,
 };
 use tokio::{
@@ -573,6 +573,11 @@ impl<S: BlockSource> BlockSource for DiskCache<S> {
     fn fills_frames(&self) -> bool {
         // What is missing has a round trip, even where the source has none.
         false
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // What is missing is fetched on the runtime.
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! Local files, read at positions on the runtime's blocking threads.
+//! Local files, read at positions on the runtime's blocking threads, or on that which hears of a page fault.
 //!
 //! The version is weak: inode, modification time in nanoseconds and length. A file that is written
 //! in place twice within one tick of the kernel's clock can keep all three; who knows better may
@@ -23,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Version};
+use pager::{BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Version};
 
 use crate::{allow::AllowList, body::check_range};
 
@@ -254,6 +254,21 @@ impl Shared {
         read.map_err(|error| self.error("read", Some(range), error))
     }
 
+    /// Appends the bytes `range` of `version` to `frame`.
+    fn read_frame(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        mut frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        let (opened, len) = self.at_version(version)?;
+        check_range(&self.name, &range, len)?;
+        let wanted = (range.end - range.start) as usize;
+        self.fill(&opened, version, range.start, &mut frame.unfilled()[..wanted])?;
+        frame.advance(wanted);
+        Ok(frame)
+    }
+
     fn error(
         &self,
         what: &'static str,
@@ -366,22 +381,29 @@ impl BlockSource for Local {
         &self,
         version: &Version,
         range: Range<u64>,
-        mut frame: Frame,
+        frame: Frame,
     ) -> Result<Frame, SourceError> {
         let version = version.clone();
-        self.blocking(move |shared| {
-            let (opened, len) = shared.at_version(&version)?;
-            check_range(&shared.name, &range, len)?;
-            let wanted = (range.end - range.start) as usize;
-            shared.fill(&opened, &version, range.start, &mut frame.unfilled()[..wanted])?;
-            frame.advance(wanted);
-            Ok(frame)
-        })
-        .await
+        self.blocking(move |shared| shared.read_frame(&version, range, frame)).await
     }
 
     fn fills_frames(&self) -> bool {
         true
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        Some(self)
+    }
+}
+
+impl ReadAtOnce for Local {
+    fn read_at_once(
+        &self,
+        version: &Version,
+        range: Range<u64>,
+        frame: Frame,
+    ) -> Result<Frame, SourceError> {
+        self.file.read_frame(version, range, frame)
     }
 }
 

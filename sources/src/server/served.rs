@@ -19,7 +19,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
 use nix::sys::resource::{Resource, getrlimit};
-use pager::{BlockSource, ByteStream, Frame, ObjectStat, SourceError, Strength, Version};
+use pager::{
+    BlockSource, ByteStream, Frame, ObjectStat, ReadAtOnce, SourceError, Strength, Version,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -639,5 +641,10 @@ impl BlockSource for Served {
     fn fills_frames(&self) -> bool {
         // What the server does not have yet has a round trip.
         false
+    }
+
+    fn at_once(&self) -> Option<&dyn ReadAtOnce> {
+        // What the server does not have yet has a round trip.
+        None
     }
 }
