@@ -144,12 +144,13 @@ fn read(
     let (ledger, cost) = (&object.ledger, object.ledger.unit_cost());
     let budget = ledger.budget();
     // Guesses that nobody follows go before what somebody has read, and only the engine knows them.
-    if budget.speculative() > 0 && budget.limit() - budget.used() < cost {
+    if budget.speculative() > 0 && budget.limit().saturating_sub(budget.used()) < cost {
         return Ok(None);
     }
     let Some(source) = object.source.at_once() else { return Ok(None) };
     let Some(mut supply) = object.frames.supply(1, cost) else { return Ok(None) };
-    let Next::Frame(frame) = object.frames.next(&mut supply, false) else { return Ok(None) };
+    // As for a guess, which leaves frames over: reads that do not end would keep the engine's from it for ever.
+    let Next::Frame(frame) = object.frames.next(&mut supply, true) else { return Ok(None) };
     let units: Range<u64> = unit..unit + 1;
     let bytes = ledger.geometry().bytes_of(&units);
     if let Some(traced) = &object.traced {
