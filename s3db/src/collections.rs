@@ -19,11 +19,15 @@ use crate::{
     tree::{Freshness, Nodes},
 };
 
+/// Entries of the catalogue that are looked at for one that opens.
+const KEYS_CHECKED_BY: usize = 3;
+
 impl Store {
     /// Creates a collection, or finds that it is there: both are success.
     ///
     /// # Errors
-    /// A name that is none, and whatever the object store says.
+    /// A name that is none, keys that do not open what else the catalogue of an encrypted database has, and
+    /// whatever the object store says.
     pub async fn create_collection(&self, name: &str) -> Result<Collection, StoreError> {
         self.create_collection_as(name, false, None).await
     }
@@ -80,13 +84,20 @@ impl Store {
         is_curated: bool,
         isolation: Option<Isolation>,
     ) -> Result<Collection, StoreError> {
+        if self.database().is_encrypted {
+            self.check_keys(name).await?;
+        }
         let (mut root, indexes) = (self.pages.fresh_id(), Vec::new());
         if self.database().has_tags {
             root = Tag::of(name, is_curated).page(root);
         }
         let name_owned = name.to_owned();
         let collection = Collection { name: name_owned, root, indexes, has_root: false, isolation };
-        catalog::write_collection(&self.cloud, &self.settings, &collection, PutIf::Absent).await?;
+        let (cloud, settings) = (&self.cloud, &self.settings);
+        let is_new = catalog::write_collection(cloud, settings, &collection, PutIf::Absent).await?;
+        if is_new && self.database().has_tags {
+            self.forget_dropped(Tag::of_page(root)).await;
+        }
         reached(&self.cloud, FailPoint::Named).await;
         let there = self.collection(name).await?;
         if there.isolation != isolation {
@@ -94,6 +105,25 @@ impl Store {
             return Err(StoreError::Exists(format!("collection {name}, for {level},")));
         }
         Ok(there)
+    }
+
+    /// Whether other entries of the catalogue open. What is created under a key that is not the database's opens
+    /// to nobody else: the first thing that a client with a wrong key does may be this.
+    async fn check_keys(&self, name: &str) -> Result<(), StoreError> {
+        let mut refused = None;
+        let listed = self.list_after(CATALOG, None).await?.names;
+        let names = listed.iter().filter_map(|object| object.strip_prefix(CATALOG));
+        for other in names.filter(|other| *other != name).take(KEYS_CHECKED_BY) {
+            match catalog::read_collection(&self.cloud, &self.settings, other).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => {}
+                Err(error) if error.is_of_another_key() => refused = Some(error),
+                // It says nothing of keys.
+                Err(StoreError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// A collection as the catalogue has it, whether its roots are there or not.

@@ -1,11 +1,16 @@
 //! Letting go of a collection or of an index, for good.
 //!
 //! ```text
+//!   0  a collection: its tag is written down, so that what is gone from the catalogue is not taken for lost
 //!   1  the catalogue forgets it         from here on it is gone, and its name is free
 //!   2  its roots go                     who has it open is told, when copies are old
 //!   3  an index: each leaf forgets it   records bring it no more entries
 //!   4  garbage collection               the other pages, and what was cut between 1 and 3
 //! ```
+//!
+//! Garbage collection takes no page of a tag that is neither in the catalogue nor written down here: an entry of the
+//! catalogue that is lost may be restored, and with it all that it led to. Who creates a collection takes away what was
+//! written down for its name.
 //!
 //! Names of roots are random and used once: a tree whose root the catalogue, read now, does not name, and which
 //! somebody knows of, is gone for good. What waits in the log for it belongs nowhere, and is put aside.
@@ -13,19 +18,26 @@
 //! whoever goes on with what is gone, after any stall, does no harm: he makes pages that nothing leads to, or
 //! names on leaves that the next collection of garbage takes out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 
 use crate::{
     catalog::Collection,
-    cloud::Delete,
+    cloud::{Delete, Put, PutIf},
     error::StoreError,
-    names::{APPROVED, CATALOG, PAGES, PROPOSALS},
+    names::{APPROVED, CATALOG, DROPPED, PAGES, PROPOSALS},
     page::{Page, PageId},
     retry::Attempts,
     store::Store,
     tag::Tag,
     tree::update::update,
 };
+
+/// The object that says that collections of this tag were dropped.
+fn dropped(tag: Tag) -> String {
+    format!("{DROPPED}{tag}")
+}
 
 impl Store {
     /// Drops a collection with its indexes and all of its records: there is no way back. What others commit to
@@ -36,7 +48,8 @@ impl Store {
     /// Its pages, but for the roots, go with garbage collection, and blobs too.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Invalid`] when its transactions are isolated, since what the
+    /// [`StoreError::NotFound`], unless there are pages of it, whose entry in the catalogue was lost: then garbage
+    /// collection takes them; [`StoreError::Invalid`] when its transactions are isolated, since what the
     /// sequencer has of it would wait for its pages for ever, or when something waits for its curator; and
     /// whatever the object store says. After any other error call it again: the collection may be gone.
     pub async fn drop_collection(&self, name: &str) -> Result<(), StoreError> {
@@ -47,11 +60,16 @@ impl Store {
         let gone = loop {
             let (of, etag) = match (self.find_collection(name).await, unclear.take()) {
                 (Err(StoreError::NotFound(_)), Some(before)) => break before,
+                // Its entry was lost: then this says that nobody will restore it.
+                (Err(StoreError::NotFound(_)), None) if self.give_up(name).await? => return Ok(()),
                 // It went, and there is another one by now.
                 (Ok((of, _)), Some(before)) if of.root != before.root => break before,
                 (found, _) => found?,
             };
             self.check_droppable(&of).await?;
+            if self.database().has_tags {
+                self.declare_dropped(Tag::of_page(of.root)).await?;
+            }
             match self.cloud.objects.delete(&object, Some(&etag)).await {
                 Delete::Gone => break of,
                 Delete::Refused | Delete::Conflict => attempts.after_loss(&object).await?,
@@ -66,6 +84,73 @@ impl Store {
         let mut roots = vec![gone.root];
         roots.extend(gone.indexes.iter().map(|index| index.root));
         self.let_go_roots(&roots).await
+    }
+
+    /// Writes down that what has this tag was dropped. Whether it was not written down before.
+    async fn declare_dropped(&self, tag: Tag) -> Result<bool, StoreError> {
+        let object = dropped(tag);
+        let mut attempts = Attempts::new(&self.cloud, &self.settings);
+        loop {
+            let bytes = Bytes::from_static(b"dropped");
+            match self.cloud.objects.put(&object, bytes, PutIf::Absent).await {
+                Put::Stored(_) => return Ok(true),
+                Put::Refused => return Ok(false),
+                Put::Conflict | Put::Missing => attempts.after_loss(&object).await?,
+                Put::Unknown(fault) | Put::Failed(fault) => attempts.after(fault).await?,
+            }
+        }
+    }
+
+    /// The same for all that ever had this name, of which no entry is there, if there are pages of it. Whether there
+    /// are, and it was not written down before.
+    async fn give_up(&self, name: &str) -> Result<bool, StoreError> {
+        let mut is_news = false;
+        if !self.database().has_tags {
+            return Ok(is_news);
+        }
+        for is_curated in [false, true] {
+            let tag = Tag::of(name, is_curated);
+            if !self.list_after(&tag.pages(), None).await?.names.is_empty() {
+                is_news |= self.declare_dropped(tag).await?;
+            }
+        }
+        Ok(is_news)
+    }
+
+    /// Takes away what was written down of a collection that is there again. Where that fails, the next one of its
+    /// name is dropped as if its entry had never been lost: no more than that.
+    pub(crate) async fn forget_dropped(&self, tag: Tag) {
+        let _ = self.let_go(&dropped(tag)).await;
+    }
+
+    /// Of some pages that no walk has met, those of collections that the catalogue does not name and that nobody
+    /// dropped: by tags, one of each. `trees` are all that it names, read after the pages were listed.
+    pub(crate) async fn lost_collections(
+        &self,
+        unmet: impl Iterator<Item = PageId>,
+        trees: impl Iterator<Item = PageId>,
+    ) -> Result<BTreeMap<Tag, PageId>, StoreError> {
+        let mut lost = BTreeMap::new();
+        if !self.database().has_tags {
+            return Ok(lost);
+        }
+        let known: BTreeSet<Tag> = trees.map(Tag::of_page).collect();
+        for page in unmet {
+            let tag = Tag::of_page(page);
+            if !known.contains(&tag) {
+                lost.entry(tag).or_insert(page);
+            }
+        }
+        if !lost.is_empty() {
+            let parse = |name: &str| Tag::parse(name.strip_prefix(DROPPED)?);
+            self.each_name(DROPPED, |name| {
+                if let Some(tag) = parse(&name) {
+                    lost.remove(&tag);
+                }
+            })
+            .await?;
+        }
+        Ok(lost)
     }
 
     async fn check_droppable(&self, of: &Collection) -> Result<(), StoreError> {

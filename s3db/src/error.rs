@@ -2,7 +2,7 @@
 
 use crate::{
     cloud::Fault,
-    frame::FrameError,
+    frame::{FrameError, Unopened},
     names::{LOG, PAGES, SEQUENCER, SPILLED},
     page_id::PageId,
     record::BoundError,
@@ -270,6 +270,12 @@ fn way_out(object: &str) -> &'static str {
 }
 
 impl StoreError {
+    /// Whether an object is whole and does not open under the key that is given.
+    pub(crate) fn is_of_another_key(&self) -> bool {
+        let StoreError::Damaged { source, .. } = self else { return false };
+        matches!(source, FrameError::Unopened(Unopened::Key(_)))
+    }
+
     /// Whether the same can succeed soon: nothing is damaged, and nothing was wrong from the start.
     pub fn is_passing(&self) -> bool {
         match self {

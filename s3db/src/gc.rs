@@ -56,8 +56,13 @@ use crate::{
     settings::{Rule, Settings},
     stamp::Stamp,
     store::Store,
+    tag::Tag,
     tree::{Freshness, Held, Nodes, Swap, update::update},
 };
+
+/// What is said of pages that cannot be known to be garbage.
+pub(crate) const NOBODY_NAMES: &str = "is of a collection that the catalogue does not name, and that nobody dropped: \
+                                       restore its entry in catalog/ from a copy, or drop the collection by its name";
 
 /// Blobs that go together, and objects of each of them.
 const BLOBS_AT_ONCE: usize = 4;
@@ -506,9 +511,12 @@ async fn collect(
     if let Some(lost) = first.hole {
         return Err(StoreError::Lost { object: lost.object() });
     }
+    // So may the entry of a collection, with all that has its tag.
+    let unmet = listed.iter().filter(|id| !first.met.contains(id)).copied();
+    let lost = store.lost_collections(unmet, trees.iter().map(|tree| tree.root)).await?;
     // A link may lead to what died and is gone, or to what is lost: it is forgotten below, and the next
     // time tells.
-    let is_whole = first.dangling.is_empty() && !first.is_torn;
+    let is_whole = first.dangling.is_empty() && !first.is_torn && lost.is_empty();
     blobs.collect(store, &first.blobs, is_whole, grace, done).await?;
     if first.is_torn {
         return Ok(());
@@ -518,7 +526,8 @@ async fn collect(
     let mut candidates: BTreeMap<(Reverse<u8>, PageId), ETag> = BTreeMap::new();
     let oldest_ms = store.certain_date_ms().await?.saturating_sub(grace.as_millis() as u64);
     let mut origins = HashSet::new();
-    for id in listed.into_iter().filter(|id| !first.met.contains(id)) {
+    let is_of_lost = |id: &PageId| lost.contains_key(&Tag::of_page(*id));
+    for id in listed.into_iter().filter(|id| !first.met.contains(id) && !is_of_lost(id)) {
         let Some(held) = newest(store, id).await? else { continue };
         if held.page.checkpoint_ms > oldest_ms {
             done.waiting += 1;
@@ -552,8 +561,12 @@ async fn collect(
         };
         update(pages, root, level, &key, &mut forget).await?;
     }
+    let outcome = match lost.values().next() {
+        Some(page) => Err(StoreError::Tree { page: *page, what: NOBODY_NAMES }),
+        None => Ok(()),
+    };
     if candidates.is_empty() {
-        return Ok(());
+        return outcome;
     }
     // 3
     let second = walk(store, trees, &Blobs::default()).await?;
@@ -562,7 +575,7 @@ async fn collect(
     }
     if second.is_torn {
         done.waiting += candidates.len() as u64;
-        return Ok(());
+        return outcome;
     }
     for ((_, id), etag) in candidates {
         if second.met.contains(&id) {
@@ -577,7 +590,7 @@ async fn collect(
             _ => done.waiting += 1,
         }
     }
-    Ok(())
+    outcome
 }
 
 /// Deletes spilled transactions whose stamps are from before this. Nobody puts one again.

@@ -3,6 +3,7 @@
 //! ```text
 //!   database            what all clients agree upon, once for all; the only one that is never sealed
 //!   catalog/NAME        a collection: its roots, its indexes
+//!   dropped/TAG         that collections of this tag were dropped
 //!   clients/CLIENT      the life that writes as this client
 //!   page/PAGE           one node of a tree
 //!   blob/...            parts of payloads that are too large for a page
@@ -20,6 +21,8 @@
 pub(crate) const DATABASE: &str = "database";
 /// What the names of all collections' objects start with.
 pub(crate) const CATALOG: &str = "catalog/";
+/// What the names start with of objects that say that a collection was dropped.
+pub(crate) const DROPPED: &str = "dropped/";
 /// What the names of all clients' objects start with.
 pub(crate) const CLIENTS: &str = "clients/";
 /// What the names of all pages' objects start with.
@@ -87,7 +90,7 @@ pub(crate) fn right_for(what: &str, action: &str) -> &'static str {
     let reads = action == "get";
     let folders = [
         PAGES, CATALOG, LOG, CLIENTS, BLOBS, PROPOSALS, APPROVED, QUARANTINE, SPILLED, SEQUENCER,
-        WRITERS,
+        WRITERS, DROPPED,
     ];
     let found = folders.into_iter().filter_map(|folder| Some((what.rfind(folder)?, folder))).max();
     match found.map(|(_, folder)| folder) {

@@ -20,8 +20,8 @@ use crate::{
     error::StoreError,
     log::Pending,
     names::{
-        APPROVED, BLOBS, CATALOG, CLIENTS, LOG, OWNERS, PAGES, PROPOSALS, QUARANTINE, SEQUENCER,
-        SPILLED, WRITERS,
+        APPROVED, BLOBS, CATALOG, CLIENTS, DROPPED, LOG, OWNERS, PAGES, PROPOSALS, QUARANTINE,
+        SEQUENCER, SPILLED, WRITERS,
     },
     retry::Attempts,
     store::Store,
@@ -83,7 +83,7 @@ impl Store {
         let mut seen = 0;
         let prefixes = [
             CATALOG, CLIENTS, PAGES, BLOBS, LOG, SPILLED, PROPOSALS, APPROVED, QUARANTINE, OWNERS,
-            SEQUENCER, WRITERS,
+            SEQUENCER, WRITERS, DROPPED,
         ];
         for prefix in prefixes {
             let mut after: Option<String> = None;

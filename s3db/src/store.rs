@@ -185,7 +185,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`]; [`StoreError::Invalid`] when it is *not* encrypted. That the keys are wrong
-    /// shows when the first object is read.
+    /// shows when the first object is read, or a collection created.
     #[cfg(feature = "encryption")]
     pub async fn open_with_keys(
         cloud: Cloud,
@@ -315,8 +315,8 @@ impl Store {
         self.pages.counts()
     }
 
-    /// What the disk said that is not used for pages any more ([`Cloud::disk`]): it failed again and
-    /// again. `None` while it is used, or where there is none.
+    /// What the disk for pages ([`Cloud::disk`]) said when it failed last; after some failures in a row it is
+    /// left alone. `None` when it worked since, or where there is none.
     pub fn disk_failure(&self) -> Option<String> {
         self.pages.disk_failure()
     }

@@ -26,6 +26,7 @@ use crate::{
     checkpoint::fate::{Fate, fate},
     content::Content,
     error::{StoreError, with_cause},
+    gc::NOBODY_NAMES,
     log::{Entry, Pending},
     names::{BLOBS, PAGES, QUARANTINE},
     page::{Page, PageId, Slot},
@@ -70,6 +71,12 @@ pub struct Verified {
     pub sequencer: Option<SequencerState>,
     /// Log objects and messages that are there, applied or not.
     pub log: u64,
+    /// Records of the log that no page will show, the first hundred: of a tree that is not there, of records
+    /// without versions where there are versions, or of a client that may not write there. A sweep puts them
+    /// into quarantine, or has, and not let go of the log object yet.
+    pub strays: Vec<String>,
+    /// How many of these there are.
+    pub stray_count: u64,
     /// Bodies in quarantine.
     pub quarantined: u64,
     /// What must not be, the first hundred.
@@ -102,6 +109,18 @@ impl Verified {
             self.problems.push(what);
         }
     }
+
+    fn stray(&mut self, entry: &Entry) {
+        self.stray_count += 1;
+        if self.strays.len() < PROBLEMS_MAX {
+            let (key, tree) = (entry.leaf_key(), entry.tree);
+            let client = entry.record.stamp.client;
+            self.strays.push(format!(
+                "record {} of tree {tree}, committed by client {client:016x}",
+                key.escape_ascii()
+            ));
+        }
+    }
 }
 
 impl Store {
@@ -116,7 +135,7 @@ impl Store {
         let listed = self.list_pages().await?;
         let blobs = self.list_blobs().await?;
         let mut named = HashSet::new();
-        let mut ahead = None;
+        let (mut ahead, mut roots) = (None, Vec::new());
         for name in self.collections().await? {
             let collection = match self.peek_collection(&name).await {
                 Ok(collection) => collection,
@@ -131,6 +150,7 @@ impl Store {
             let ready: Vec<PageId> = ready.map(|index| index.root).collect();
             for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
                 found.trees += 1;
+                roots.push(root);
                 let followers = if root == collection.root { &ready[..] } else { &[] };
                 let has_versions = collection.isolation.is_some() && root == collection.root;
                 let ahead = has_versions.then_some(&mut ahead);
@@ -139,6 +159,10 @@ impl Store {
                     Walk { store: self, tree, root, followers, ahead, met, named, found };
                 walk.tree(root, &|pages| progress(pages, listed.len() as u64)).await?;
             }
+        }
+        let unmet = listed.iter().filter(|id| !met.contains(*id)).copied();
+        for page in self.lost_collections(unmet, roots.into_iter()).await?.into_values() {
+            found.problem(format!("page {page}: {NOBODY_NAMES}"));
         }
         found.orphans = listed.iter().filter(|id| !met.contains(*id)).count() as u64;
         found.blob_orphans = blobs.difference(&named).count() as u64;
@@ -292,9 +316,13 @@ impl Store {
                 for entry in entries {
                     let key = entry.leaf_key();
                     let fate = fate(self, entry.tree, &key, entry.record.stamp).await;
-                    if fate.unwrap_or(Fate::Waits) == Fate::Waits {
-                        found.waiting += 1;
-                        self.verify_waiting(&entry, found).await?;
+                    match fate.unwrap_or(Fate::Waits) {
+                        Fate::Shown => {}
+                        Fate::PutAside => found.stray(&entry),
+                        Fate::Waits => {
+                            found.waiting += 1;
+                            self.verify_waiting(&entry, found).await?;
+                        }
                     }
                 }
             }

@@ -30,20 +30,23 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     shards: u32,
     /// The part of checkpoints, 0 to 1, that find that another client put their page since, and read it
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = part)]
     shared: f64,
     /// A transaction writes more than 2 KiB: with isolation these lie in an object of their own
     #[arg(long)]
     large: bool,
 }
 
+/// A part of a whole.
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "a part is from 0 to 1".to_owned())
+}
+
 pub(crate) fn cost(args: &Args, output: &Output) -> Result<(), Failure> {
     let numbers = [args.reads, args.writes, args.group];
     if !numbers.iter().all(|number| number.is_finite() && *number >= 0.0) {
         return Err(Failure::Told("numbers of at least zero are needed".into()));
-    }
-    if !(0.0..=1.0).contains(&args.shared) {
-        return Err(Failure::Told("--shared is a part: 0 to 1".into()));
     }
     let batches = [1.0, 10.0, 100.0];
     let mut rows = Vec::new();

@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod tell; // what stderr gets
 mod escape; // keys and payloads as text
 mod output; // what people and machines get to see, and exit codes
 mod records; // init, put, get, del, scan
@@ -31,7 +33,7 @@ const HELP: &str = "\
 Addresses: s3://BUCKET/PREFIX, a bucket, with options like ?region=eu-west-1&endpoint=URL&sqs=URL; \
 file:///PATH, a directory of this machine. Any number of processes can use either at once.
 
-Exit codes: 0 done, 1 failed (stderr says what), 2 wrong usage, 3 there is no such record or proposal, \
+Exit codes: 0 done, 1 failed (stderr says what), 2 a command line that is not understood, 3 there is no such record or proposal, \
 4 verify, rekey or index check found problems, 5 the transaction was aborted for another one (snapshot \
 and serializable: run it again), 141 the reader of the output went away.
 

@@ -123,11 +123,11 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Told(what) => {
-                eprintln!("s3db: {what}");
+                tell!("s3db: {what}");
                 1
             }
             Failure::Aborted(what) => {
-                eprintln!("s3db: {what}");
+                tell!("s3db: {what}");
                 5
             }
             Failure::NoRecord => 3,
@@ -250,13 +250,11 @@ impl Output {
         let collections = db.collection_ledgers();
         let pool = db.pool_counts().named();
         if let (Some(why), Some(path)) = (db.store().disk_failure(), &self.disk) {
-            eprintln!("s3db: no pages are kept in {}: {why}", path.display());
+            tell!("s3db: pages could not be kept in {}: {why}", path.display());
         }
         if let Err(error) = db.close().await {
             let why = with_causes(&error);
-            eprintln!(
-                "s3db: done, but what was committed is not on its pages yet: {why}; sweep later"
-            );
+            tell!("s3db: done, but what was committed is not on its pages yet: {why}; sweep later");
         }
         if !self.bill {
             return Ok(());
@@ -270,7 +268,7 @@ impl Output {
                 .iter()
                 .map(|(kind, charge)| (kind.name().to_owned(), json!(charge.calls)))
                 .collect();
-            eprintln!(
+            tell!(
                 "{}",
                 json!({
                     "calls": kinds, "dollars": ledger.dollars(&prices),
@@ -280,26 +278,19 @@ impl Output {
             );
             return Ok(());
         }
-        eprintln!(
-            "{:15} {:>8} {:>12} {:>12} {:>12}",
-            "call", "calls", "bytes out", "bytes in", "$"
-        );
+        tell!("{:15} {:>8} {:>12} {:>12} {:>12}", "call", "calls", "bytes out", "bytes in", "$");
         for (kind, charge) in charged {
             let dollars = prices.of(kind, charge);
             let (out, back) = (charge.bytes_out, charge.bytes_in);
-            eprintln!(
-                "{:15} {:>8} {out:>12} {back:>12} {dollars:>12.8}",
-                kind.name(),
-                charge.calls
-            );
+            tell!("{:15} {:>8} {out:>12} {back:>12} {dollars:>12.8}", kind.name(), charge.calls);
         }
         for (name, dollars) in parts {
-            eprintln!("{:15} {dollars:>47.8}", format!("of it, for {name}"));
+            tell!("{:15} {dollars:>47.8}", format!("of it, for {name}"));
         }
-        eprintln!("{:15} {:>47.8}", "total", ledger.dollars(&prices));
+        tell!("{:15} {:>47.8}", "total", ledger.dollars(&prices));
         let pool: Vec<String> =
             pool.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        eprintln!("pages: {}", pool.join(", "));
+        tell!("pages: {}", pool.join(", "));
         Ok(())
     }
 }
@@ -466,8 +457,8 @@ impl Failures {
     pub(crate) fn tell(output: &Output, what: &str, error: &StoreError) {
         let why = with_causes(error);
         match output.json {
-            true => eprintln!("{}", json!({ "error": why })),
-            false => eprintln!("s3db: {what} failed: {why}"),
+            true => tell!("{}", json!({ "error": why })),
+            false => tell!("s3db: {what} failed: {why}"),
         }
     }
 }
@@ -530,14 +521,14 @@ impl Progress {
         let is_due = self.last.get().is_none_or(|last| last.elapsed().as_millis() > 200);
         if self.shows && is_due {
             self.last.set(Some(std::time::Instant::now()));
-            eprint!("\r\x1b[K{}", text());
+            tell_on!("\r\x1b[K{}", text());
         }
     }
 
     /// Removes what was shown.
     pub(crate) fn end(&self) {
         if self.shows && self.last.take().is_some() {
-            eprint!("\r\x1b[K");
+            tell_on!("\r\x1b[K");
         }
     }
 }

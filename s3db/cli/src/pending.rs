@@ -120,7 +120,7 @@ async fn list(args: &List, output: &Output) -> Result<(), Failure> {
 async fn find(args: &One, db: &Db, of: &Collection) -> Result<Proposal, Failure> {
     let found = db.store().proposal(of, args.proposal).await?;
     found.ok_or_else(|| {
-        eprintln!("s3db: nothing waits under this name: it was decided on, or never proposed");
+        tell!("s3db: nothing waits under this name: it was decided on, or never proposed");
         Failure::NoRecord
     })
 }
@@ -186,7 +186,7 @@ async fn approve(args: &One, output: &Output) -> Result<(), Failure> {
             let records = proposal.transaction.entries.len();
             let value = json!({"approved": id, "records": records, "changed": Value::Null});
             let why = with_causes(&source);
-            eprintln!("s3db: approved, but not on its pages yet: {why}; sweep later");
+            tell!("s3db: approved, but not on its pages yet: {why}; sweep later");
             ("approved".to_owned(), value)
         }
         Err(error) => return Err(error.into()),

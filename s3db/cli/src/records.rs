@@ -51,7 +51,7 @@ pub(crate) struct Init {
     )]
     writers: Vec<u64>,
     /// Queues of pending updates, for the backends that have them: 1 to 1000, 16 if not said
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     shards: Option<u32>,
     /// The collections are for transactions that are isolated from each other, at this level at least:
     /// snapshot or serializable. They have no indexes

@@ -221,6 +221,15 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         found.quarantined,
         indexes,
     );
+    if found.stray_count > 0 {
+        text.push_str(&format!(
+            "{} records of the log that no page will show: a sweep puts them into quarantine, or has\n",
+            found.stray_count
+        ));
+        for stray in &found.strays {
+            text.push_str(&format!("  {stray}\n"));
+        }
+    }
     if let Some(state) = &found.sequencer {
         text.push_str(&sequencer_text(state));
         text.push('\n');
@@ -240,7 +249,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
         "records": found.records, "tombstones": found.tombstones, "orphans": found.orphans,
         "blobs": found.blobs, "blob_bytes": found.blob_bytes, "blob_orphans": found.blob_orphans,
         "log": found.log, "waiting": found.waiting, "quarantined": found.quarantined,
-        "indexes": indexes,
+        "strays": found.strays, "stray_count": found.stray_count, "indexes": indexes,
         "sequencer": found.sequencer.as_ref().map(sequencer_value),
         "problems": found.problems, "problem_count": found.problem_count,
     });

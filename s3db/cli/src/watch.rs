@@ -63,7 +63,7 @@ pub(crate) async fn watch(args: &Args, output: &Output) -> Result<(), Failure> {
                 failures.none();
                 let now = Now::of(&db, look, began, output.prices(db.store().database().backend));
                 if let Some(what) = now.sequencer_problem().filter(|_| !is_live) {
-                    eprintln!("s3db: {what}");
+                    tell!("s3db: {what}");
                 }
                 let text = match is_live {
                     true => format!("\x1b[H\x1b[2J{}", now.screen(&Address::shown(&args.url))),

@@ -30,7 +30,7 @@ pub(crate) async fn fate(
     key: &[u8],
     stamp: Stamp,
 ) -> Result<Fate, StoreError> {
-    if store.is_curated(root) {
+    if store.is_curated(root) || !store.may_write(root, stamp.client).await? {
         return Ok(Fate::PutAside);
     }
     match search(&store.pages, root, key, 0, Freshness::Cached).await {

@@ -101,8 +101,8 @@ pub(crate) struct Tier {
     /// Bytes written since it was last looked at what is there; a step before the first time.
     since: AtomicU64,
     failures: AtomicU64,
-    /// Why it is left alone.
-    off: Mutex<Option<String>>,
+    /// What it said to the last call that failed, if it did nothing since that it is there for.
+    failure: Mutex<Option<String>>,
     pub(super) counters: DiskCounters,
 }
 
@@ -164,7 +164,7 @@ impl Tier {
             sealer: None,
             since: AtomicU64::new(limit / STEP_PART),
             failures: AtomicU64::new(0),
-            off: Mutex::default(),
+            failure: Mutex::default(),
             counters: DiskCounters::default(),
         }
     }
@@ -175,12 +175,13 @@ impl Tier {
         Tier { sealer: Some(sealer), ..self }
     }
 
-    /// Why it is not used any more, if it is not.
-    pub(crate) fn off(&self) -> Option<String> {
-        self.off.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What it said when it failed last, if it did nothing since that it is there for.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn is_off(&self) -> bool {
+    /// Whether it is left alone.
+    pub(crate) fn is_off(&self) -> bool {
         self.failures.load(Ordering::Relaxed) >= FAILURES_MAX
     }
 
@@ -198,10 +199,9 @@ impl Tier {
         match outcome {
             Ok(done) => Some(done),
             Err(error) => {
-                if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
-                    let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
-                    off.get_or_insert_with(|| error.to_string());
-                }
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                *failure = Some(error.to_string());
                 None
             }
         }
@@ -210,8 +210,8 @@ impl Tier {
     /// It does what it is there for. That it has no file, or lists some, says nothing: a disk that is full
     /// does as well.
     fn works(&self) {
-        if !self.is_off() {
-            self.failures.store(0, Ordering::Relaxed);
+        if !self.is_off() && self.failures.swap(0, Ordering::Relaxed) > 0 {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 

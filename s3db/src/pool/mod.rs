@@ -351,7 +351,7 @@ impl PageManager {
             disk_damaged: disk(|disk| &disk.damaged),
             disk_written: disk(|disk| &disk.written),
             disk_removed: disk(|disk| &disk.removed),
-            disk_off: u64::from(self.disk_failure().is_some()),
+            disk_off: u64::from(self.tier.as_ref().is_some_and(|tier| tier.is_off())),
             past_pins: read(&from.past_pins),
             waits: read(&from.waits),
             puts: read(&from.puts),
@@ -366,9 +366,9 @@ impl PageManager {
         }
     }
 
-    /// Why the disk is not used any more, if it is not.
+    /// What the disk said when it failed last, if nothing worked since.
     pub(crate) fn disk_failure(&self) -> Option<String> {
-        self.tier.as_ref()?.off()
+        self.tier.as_ref()?.failure()
     }
 
     /// The object store's clock now, milliseconds since 1970, as far as its answers tell; 0 before

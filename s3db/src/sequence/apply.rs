@@ -45,6 +45,9 @@ use crate::{
     tree::{Freshness, Nodes, search::search, update::update_likely},
 };
 
+/// Bytes of writes after which an object in quarantine ends.
+const ASIDE_BYTES_MAX: usize = 4 << 20;
+
 /// Versions of one tree, in the order of leaf keys.
 type Versions = Vec<(u64, Slot)>;
 
@@ -276,7 +279,8 @@ async fn apply_to(
     failed.map_or(Ok(()), Err)
 }
 
-/// Puts writes into quarantine that are for a tree of no versions, or for none.
+/// Puts writes into quarantine that are for a tree of no versions, or for none, in objects of at most
+/// [`ASIDE_BYTES_MAX`] and a write.
 async fn put_aside(
     store: &Store,
     root: PageId,
@@ -289,11 +293,20 @@ async fn put_aside(
         let (key, payload) = (Bytes::from(version.key), version.payload);
         writes.insert(key.clone(), Write { tree: root, key, payload });
     }
-    let writes: Vec<Write> = writes.into_values().collect();
-    let bytes = encode_data(root.0, &writes);
-    let name = format!("no-versions-{number:016x}-{:08x}", crate::frame::crc32c(&bytes));
-    quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
-    done.poison += 1;
+    let mut writes = writes.into_values().peekable();
+    while writes.peek().is_some() {
+        let (mut part, mut part_bytes) = (Vec::new(), 0);
+        while part_bytes < ASIDE_BYTES_MAX
+            && let Some(write) = writes.next()
+        {
+            part_bytes += write.bytes();
+            part.push(write);
+        }
+        let bytes = encode_data(root.0, &part);
+        let name = format!("no-versions-{number:016x}-{:08x}", crate::frame::crc32c(&bytes));
+        quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
+        done.poison += 1;
+    }
     Ok(())
 }
 

@@ -76,6 +76,15 @@ async fn what_waits_for_a_dropped_collection_comes_nowhere() {
         assert!(new.indexes.is_empty(), "{new:?}");
         put(&session, &new, "new", "y").await;
 
+        // Queues tell nobody what waits in them.
+        if backend == Backend::S3Log {
+            let before = store.verify(|_, _| {}).await.unwrap();
+            assert_eq!((before.stray_count, before.problem_count), (2, 0), "{before:?}");
+            assert!(
+                before.strays.iter().any(|it| it.contains("record waits of tree")),
+                "{before:?}"
+            );
+        }
         let done = open(&raw, settings()).await.sweep().await.unwrap();
         // With s3-log what was the newest of the log when it was swept is there still, and swept again.
         let aside = if backend == Backend::S3Log { 2 } else { 1 };
@@ -151,6 +160,61 @@ async fn a_tree_that_is_half_gone_keeps_nobody_back() {
     assert_eq!(all(&raw, &kept).await, ["a=x"]);
     store.collect_garbage(Duration::ZERO).await.unwrap();
     assert_eq!(pages(&raw).await, 1);
+}
+
+/// An entry of the catalogue that is gone was taken for a collection that was dropped: `verify` saw nothing, and garbage
+/// collection deleted all of its pages and blobs.
+#[tokio::test]
+async fn what_the_catalogue_lost_is_not_taken_for_dropped() {
+    let raw = memory();
+    let settings = Settings { leaf_bytes_max: 600, tombstone_age: Duration::ZERO, ..settings() };
+    Store::create(&raw, &settings, Backend::S3Log, 1).await.unwrap();
+    let store = open(&raw, settings).await;
+    let users = store.create_collection("users").await.unwrap();
+    store.create_curated("kept").await.unwrap();
+    store.create_index("users", "i", &BY).await.unwrap();
+    store.build_index("users", "i", |_| {}).await.unwrap();
+    let session = Session::open(store.clone(), CLIENT).await.unwrap();
+    for n in 0..40 {
+        put(&session, &users, &format!("{n:02}"), "some payload").await;
+    }
+    store.sweep().await.unwrap();
+    let there = pages(&raw).await;
+    let entry = "catalog/users";
+    let Get::Found { bytes, .. } = raw.objects.get(entry, None).await.unwrap() else {
+        panic!("{entry} is there");
+    };
+    assert_eq!(raw.objects.delete(entry, None).await, Delete::Gone);
+    for _ in 0..2 {
+        let store = open(&raw, settings).await;
+        let refused = store.collect_garbage(Duration::ZERO).await;
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("restore its entry in catalog/"), "{said}");
+        let found = store.verify(|_, _| {}).await.unwrap();
+        assert_eq!(found.problem_count, 1, "{found:?}");
+        assert!(found.problems[0].contains("nobody dropped"), "{found:?}");
+        assert_eq!(pages(&raw).await, there);
+    }
+    raw.objects.put(entry, bytes, PutIf::Absent).await;
+    let store = open(&raw, settings).await;
+    assert_eq!(all(&raw, &users).await.len(), 40);
+    assert_eq!(store.verify(|_, _| {}).await.unwrap().problem_count, 0);
+    store.collect_garbage(Duration::ZERO).await.unwrap();
+    // Whoever has no copy gives it up by its name, once.
+    raw.objects.delete(entry, None).await;
+    store.drop_collection("users").await.unwrap();
+    let again = store.drop_collection("users").await;
+    assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
+    let deleted = store.collect_garbage(Duration::ZERO).await.unwrap().deleted;
+    assert_eq!((deleted as usize, pages(&raw).await), (there - 1, 1));
+    // The next one of its name is not dropped because that one was.
+    let dropped = async || raw.objects.list("dropped/", None, 10).await.unwrap().names.len();
+    assert_eq!(dropped().await, 1);
+    store.create_collection("users").await.unwrap();
+    assert_eq!(dropped().await, 0);
+    raw.objects.delete(entry, None).await;
+    let refused = open(&raw, settings).await.collect_garbage(Duration::ZERO).await;
+    assert!(matches!(refused, Err(StoreError::Tree { .. })), "{refused:?}");
 }
 
 /// What cannot be dropped is left as it was.

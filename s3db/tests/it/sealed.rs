@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use s3db::{
-    Backend, Db, FrameError, Keyring, Options, StoreError, Unopened,
+    Backend, Db, FrameError, Isolation, Keyring, Options, StoreError, Unopened,
     cloud::{
         Cloud, Fault, Get, Objects, PutIf, QueueSettings, ToSend,
         embedded::{self, Files, Memory},
@@ -142,6 +142,17 @@ async fn without_the_right_keys_it_is_said_what_is_missing() {
         StoreError::Damaged { source: FrameError::Unopened(Unopened::Key(1)), .. }
     );
     assert!(is_it, "{}", text(&error));
+    // Nothing that nobody else can read is put beside the rest.
+    for wrong in [&wrong, &other] {
+        let db = Db::open_with(&url, wrong).await.unwrap();
+        for error in [
+            db.create_collection("more").await.unwrap_err(),
+            db.create_isolated_collection("more", Isolation::Snapshot).await.unwrap_err(),
+        ] {
+            assert!(text(&error).contains("key 1"), "{}", text(&error));
+        }
+        assert_eq!(db.store().collections().await.unwrap(), ["users"]);
+    }
 
     let plain = tempfile::tempdir().unwrap();
     let plain = self::url(plain.path());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use s3db::{
-    AbortCause, Backend, Collection, Db, Isolation, Options, Payload, Settings, Store, StoreError,
-    Value,
-    cloud::{CallKind, Cloud, PutIf, embedded},
+    AbortCause, Backend, Collection, Db, Isolation, Key, Options, Payload, Settings, Store,
+    StoreError, Value,
+    cloud::{CallKind, Cloud, Get, PutIf, embedded},
 };
 
 use crate::{
@@ -263,6 +263,33 @@ async fn what_was_put_aside_keeps_its_blob() {
     cloud.objects.delete(&aside[0], None).await;
     assert_eq!(collector.store().collect_garbage(Duration::ZERO).await.unwrap().blobs, 1);
     assert_eq!(objects(&cloud).await, [""; 0]);
+}
+
+/// They were one object, of more bytes than one may have.
+#[tokio::test]
+async fn much_that_is_put_aside_is_put_aside_in_parts() {
+    let cloud = memory();
+    let (db, of) = made(&cloud, Backend::S3Log).await;
+    for part in 0..2 {
+        let mut txn = db.begin_for(&of);
+        for n in 0..200 {
+            let payload = Payload::new(vec![7; 30_000]).unwrap();
+            txn.put(&of, &Key::new(format!("{part}{n:03}")).unwrap(), payload).unwrap();
+        }
+        txn.commit().await.unwrap();
+    }
+    for name in ["catalog/films".to_owned(), format!("page/{}", of.root)] {
+        cloud.objects.delete(&name, None).await;
+    }
+    let poison = collector(&cloud).await.store().sweep().await.unwrap().poison;
+    let names = cloud.objects.list("quarantine/", None, 100).await.unwrap().names;
+    assert_eq!((names.len() as u64, names.len()), (poison, 3));
+    for name in names {
+        let Get::Found { bytes, .. } = cloud.objects.get(&name, None).await.unwrap() else {
+            panic!("{name} is there");
+        };
+        assert!(bytes.len() < 5 << 20, "{name}: {}", bytes.len());
+    }
 }
 
 /// What waits in the sequencer and what is on pages has a new key afterwards, with its blobs.

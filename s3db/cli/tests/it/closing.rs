@@ -92,6 +92,24 @@ fn an_output_that_is_full_leaves_nothing_to_others() {
     assert_eq!((&report["waiting"], &report["problem_count"]), (&0.into(), &0.into()), "{report}");
 }
 
+/// What is said on standard error is for whoever hears it: a command that told nobody panicked, after its commit.
+#[test]
+fn nobody_has_to_hear_what_is_said() {
+    let (_folder, url) = folder();
+    run(&["init", &url, "t"]);
+    let deaf = |args: &[&str]| {
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = process::Command::new(env!("CARGO_BIN_EXE_s3db"));
+        let ended = command.args(args).stdin(Stdio::null()).stderr(full).output().unwrap();
+        (ended.status.code(), String::from_utf8_lossy(&ended.stdout).into_owned())
+    };
+    assert_eq!(deaf(&["put", &url, "t", "a", "1", "--bill"]), (Some(0), String::new()));
+    assert_eq!(deaf(&["get", &url, "t", "a", "--bill", "--json"]).0, Some(0));
+    assert_eq!(deaf(&["get", &url, "t", "a", "--bill"]), (Some(0), "1".to_owned()));
+    assert_eq!(deaf(&["get", &url, "none", "a"]), (Some(1), String::new()));
+    assert_eq!(deaf(&["pending", "reject", &url, "t", "5b1c"]).0, Some(2));
+}
+
 /// The commit was durable, the page could not be put, and the command said that it had failed.
 #[test]
 fn a_commit_that_is_on_no_page_yet_is_no_failure() {

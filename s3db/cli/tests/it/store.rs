@@ -425,7 +425,8 @@ fn what_cannot_be_is_said() {
         (&["get", &url, "t"], 2, "KEY"),
         (&["put", &url, "t", "", "v"], 1, "at least 1 byte"),
         (&["init", &url, "--backend", "kafka"], 2, "s3-log"),
-        (&["init", &url, "--shards", "0"], 1, "shards"),
+        (&["init", &url, "--shards", "0"], 2, "shards"),
+        (&["cost", "--shared", "1.5"], 2, "0 to 1"),
         (&["watch", &url, "--count", "0"], 2, "0 is not in 1.."),
         (&["get", "s3://KEY:SECRET@bucket/p?x=SECRET", "t", "k"], 1, "s3://...@bucket"),
         (&["fly"], 2, "unrecognized"),
@@ -627,6 +628,9 @@ fn a_disk_and_a_budget_can_be_given() {
     std::fs::write(disk, "no folder").unwrap();
     let got = s3db().args(["get", &url, "t", "k", "--disk", disk]).assert().success();
     assert_eq!(got.get_output().stdout, b"v");
+    // It said so only when it had failed three times, which a get does not.
+    let told = String::from_utf8_lossy(&got.get_output().stderr).into_owned();
+    assert!(told.contains("pages could not be kept") && told.contains(disk), "{told}");
     s3db().args(["get", &url, "t", "k", "--budget", "lots"]).assert().code(2);
 }
 

@@ -210,6 +210,12 @@ impl Failed {
                 Fault::Forbidden { what, action, cause }
             }
             (SdkError::ServiceError(_), _) => Fault::Invalid { what, cause },
+            (SdkError::DispatchFailure(_), _) if of_credentials(error).is_some() => unclear(
+                what,
+                format!(
+                    "none of the places for credentials of AWS gave any: are they set? {cause}"
+                ),
+            ),
             _ => unclear(what, cause),
         };
         Failed { status, code, fault }
@@ -249,11 +255,15 @@ fn brief(text: &str) -> String {
 /// Whether there are no credentials, or none can be made of what there is: the call was not made, and
 /// another one will not be.
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
-    let found = chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
     let may_come = |error: &CredentialsError| {
         matches!(error, CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_))
     };
-    found.is_some_and(|error| !may_come(error))
+    of_credentials(error).is_some_and(|error| !may_come(error))
+}
+
+/// What was wrong with credentials, if that was it.
+fn of_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    chain(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())
 }
 
 fn timed_out(what: &str, after: Duration) -> Fault {
