@@ -5,7 +5,7 @@
 
 mod frame;
 
-const KINDS: [&[u8; 5]; 15] = [
+const KINDS: [&[u8; 5]; 18] = [
     b"s3dD\x01",
     b"s3dD\x02",
     b"s3dD\x03",
@@ -16,11 +16,14 @@ const KINDS: [&[u8; 5]; 15] = [
     b"s3dC\x02",
     b"s3dC\x03",
     b"s3dC\x04",
+    b"s3dC\x05",
     b"s3dN\x01",
     b"s3dN\x02",
     b"s3dN\x03",
+    b"s3dN\x04",
     b"s3dV\x01",
     b"s3dV\x02",
+    b"s3dV\x03",
 ];
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| frame::decode(data, &KINDS));

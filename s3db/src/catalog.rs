@@ -1,6 +1,6 @@
 //! What all clients of a database agree upon: one object for the database, one per collection.
 //!
-//! Both are frames (see `frame`), of versions 1 to 4:
+//! Both are frames (see `frame`), of versions 1 to 5:
 //!
 //! | object | magic | body |
 //! | --- | --- | --- |
@@ -13,7 +13,8 @@
 //! before its root is put; version 3 is as version 2, and says that the root was put: if it is not there it
 //! is lost, and no empty one may take its place. Version 4 is that of collections whose records have
 //! versions (`sequence`): behind the root are 1 if that was put (1), and the level that transactions must
-//! have at least: 1 snapshot, 2 serializable (1). A database of version 2, or of
+//! have at least: 1 snapshot, 2 serializable (1); version 5 is that of those among them that have indexes, whose
+//! entries have versions, too. A database of version 2, or of
 //! version 3 or 4 with a cipher, is encrypted: all other objects, and all messages, are sealed (`cloud::sealed`).
 //! In one of version 3 or 4 the names of pages begin with the tag of their collection (`tag`), and collections
 //! can be curated (`curate`); in one of version 4 they can name who may write to them (`writers`).
@@ -41,6 +42,8 @@ const RULES_VERSION: u8 = 2;
 const ROOT_VERSION: u8 = 3;
 /// Of those whose records have versions.
 const ISOLATION_VERSION: u8 = 4;
+/// Of these, those that have indexes. Programs that know none there would bury leaves of these.
+const ENTRIES_VERSION: u8 = 5;
 /// Of databases that are encrypted.
 const ENCRYPTED_VERSION: u8 = 2;
 /// Of those whose pages have tags. Programs that know none would make pages without.
@@ -246,6 +249,7 @@ impl Collection {
     /// The frame. The name is that of the object.
     pub fn encode(&self) -> Bytes {
         let version = match self.indexes.iter().any(|index| index.by.is_some()) {
+            _ if self.isolation.is_some() && !self.indexes.is_empty() => ENTRIES_VERSION,
             _ if self.isolation.is_some() => ISOLATION_VERSION,
             _ if self.has_root => ROOT_VERSION,
             true => RULES_VERSION,
@@ -277,11 +281,11 @@ impl Collection {
     /// # Errors
     /// When the bytes are no such frame.
     pub fn decode(name: &str, bytes: &Bytes) -> Result<Collection, FrameError> {
-        let (mut from, version) = Reader::up_to(bytes, COLLECTION_MAGIC, ISOLATION_VERSION)?;
+        let (mut from, version) = Reader::up_to(bytes, COLLECTION_MAGIC, ENTRIES_VERSION)?;
         let has_rules = version != VERSION;
         let root = PageId(from.u128()?);
         let (mut has_root, mut isolation) = (version == ROOT_VERSION, None);
-        if version == ISOLATION_VERSION {
+        if version >= ISOLATION_VERSION {
             has_root = match from.u8()? {
                 0 => false,
                 1 => true,
@@ -323,6 +327,13 @@ impl Collection {
         }
         if version == RULES_VERSION && indexes.iter().all(|index| index.by.is_none()) {
             return Err(from.field("version 2 without a rule, which is version 1"));
+        }
+        // Version 4 with some is of a program that could not make any.
+        if version == ENTRIES_VERSION && indexes.is_empty() {
+            return Err(from.field("version 5 without an index, which is version 4"));
+        }
+        if version == ISOLATION_VERSION && !indexes.is_empty() {
+            return Err(from.field("version 4 with an index, which is version 5"));
         }
         from.done()?;
         Ok(Collection { name: name.to_owned(), root, indexes, has_root, isolation })
@@ -492,7 +503,11 @@ mod tests {
                     let collection =
                         Collection { isolation: Some(isolation), ..collection.clone() };
                     let bytes = collection.encode();
-                    assert_eq!(bytes[4], ISOLATION_VERSION);
+                    let is_plain = collection.indexes.is_empty();
+                    assert_eq!(
+                        bytes[4],
+                        if is_plain { ISOLATION_VERSION } else { ENTRIES_VERSION }
+                    );
                     assert_eq!(Collection::decode("things", &bytes).unwrap(), collection);
                 }
             }

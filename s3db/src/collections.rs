@@ -170,7 +170,7 @@ impl Store {
         for index in collection.indexes.iter().filter(|index| !index.is_ready) {
             // That of one that is ready was there. If it is not, it is lost, and an empty one in its
             // place would say that no record is to be found.
-            self.plant(index.root, false).await?;
+            self.plant(index.root, collection.isolation.is_some()).await?;
         }
         Ok(collection)
     }
@@ -246,13 +246,6 @@ impl Store {
         let name_of_root = self.pages.fresh_id();
         let has_tags = self.database().has_tags;
         self.change_collection(name, |collection| {
-            if let Some(isolation) = collection.isolation {
-                let what = format!(
-                    "collection {name} was created for level {}, and has no indexes",
-                    isolation.name()
-                );
-                return Err(StoreError::Invalid(what));
-            }
             let root = match has_tags {
                 true => Tag::of_page(collection.root).page(name_of_root),
                 false => name_of_root,
@@ -280,10 +273,16 @@ impl Store {
     /// Declares that an index holds all records: it can be probed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], and whatever the object store says.
+    /// [`StoreError::NotFound`]; [`StoreError::Invalid`] when the collection was created for isolation, whose indexes
+    /// [`Store::build_index`] fills; and whatever the object store says.
     pub async fn finish_index(&self, name: &str, index: &str) -> Result<Collection, StoreError> {
         // Makes sure that its root is there.
         let of = self.collection(name).await?;
+        if of.isolation.is_some() {
+            let what =
+                "an index of a collection that was created for isolation is filled by building it";
+            return Err(StoreError::Invalid(what.to_owned()));
+        }
         let there = of.indexes.iter().find(|there| there.name == index);
         let there =
             there.ok_or_else(|| StoreError::NotFound(format!("index {index} of {name}")))?;

@@ -38,7 +38,7 @@ use crate::{
     pool::{Eviction, PoolCounts},
     record::{Key, Payload, Record},
     search_by::SearchBy,
-    sequence::{Isolated, IsolatedScan},
+    sequence::{Isolated, IsolatedFound, IsolatedScan},
     settings::{Rule, Settings},
     store::Store,
 };
@@ -316,7 +316,7 @@ impl Db {
     }
 
     /// Creates a collection whose transactions are isolated from each other: they are at this level, or a
-    /// higher one ([`Db::begin_for`]). It has no indexes. If it is there that is success.
+    /// higher one ([`Db::begin_for`]). If it is there that is success.
     ///
     /// # Errors
     /// [`StoreError::Exists`] when there is one that was created for something else, and as
@@ -712,7 +712,7 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such index, [`StoreError::Invalid`] while it is
-    /// being built, and whatever the services say.
+    /// being built, or at an isolated level when that was so at the snapshot, and whatever the services say.
     pub async fn probe(
         &self,
         of: &Collection,
@@ -733,12 +733,13 @@ impl<'a> Transaction<'a> {
         from: Bound<&Key>,
         to: Bound<&Key>,
     ) -> Result<IndexRecords<'_>, StoreError> {
-        if self.isolated.is_some() {
-            let what = "collections that were created for isolation have no indexes";
-            return Err(StoreError::Invalid(what.to_owned()));
-        }
         let accounts = [self.ledger.clone(), self.books.of(of)];
-        let found = self.session.find(&self.txn, of, index, from, to);
+        let found = async {
+            Ok::<_, StoreError>(match &self.isolated {
+                Some(isolated) => Probed::Isolated(isolated.probe(of, index, from, to).await?),
+                None => Probed::Logged(self.session.find(&self.txn, of, index, from, to).await?),
+            })
+        };
         let found = charged_to(&accounts[0], charged_to(&accounts[1], found)).await?;
         Ok(IndexRecords { found, accounts })
     }
@@ -802,7 +803,7 @@ impl<'a> Transaction<'a> {
 
 /// Records that an index leads to. See [`Transaction::probe_range`].
 pub struct IndexRecords<'a> {
-    found: Found<'a>,
+    found: Probed<'a>,
     /// Of the transaction and of the collection.
     accounts: [Arc<Ledger>; 2],
 }
@@ -814,8 +815,20 @@ impl IndexRecords<'_> {
     /// Whatever the services say.
     pub async fn next(&mut self) -> Result<Option<(Key, Record)>, StoreError> {
         let [transaction, collection] = &self.accounts;
-        charged_to(transaction, charged_to(collection, self.found.next())).await
+        let next = async {
+            match &mut self.found {
+                Probed::Logged(found) => found.next().await,
+                Probed::Isolated(found) => found.next().await,
+            }
+        };
+        charged_to(transaction, charged_to(collection, next)).await
     }
+}
+
+/// What an index leads to, by how its collection is read.
+enum Probed<'a> {
+    Logged(Found<'a>),
+    Isolated(IsolatedFound<'a>),
 }
 
 /// Records of a scan or a range, in the order of their keys.

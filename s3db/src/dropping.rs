@@ -29,6 +29,7 @@ use crate::{
     names::{APPROVED, CATALOG, DROPPED, PAGES, PROPOSALS},
     page::{Page, PageId},
     retry::Attempts,
+    sequence,
     store::Store,
     tag::Tag,
     tree::update::update,
@@ -181,7 +182,8 @@ impl Store {
     /// latest when copies of its pages are as old as [`Settings::ttl`](crate::Settings); until then it may miss
     /// what is written meanwhile, as any copy of that age does.
     ///
-    /// Puts each leaf of the collection again, without it. If that is cut, garbage collection goes on with it.
+    /// Puts each leaf of the collection again, without it; of one that was created for isolation it is taken out of
+    /// the sequencer instead. If that is cut, garbage collection goes on with it.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], and whatever the object store says. After any other error call it again, or
@@ -197,6 +199,16 @@ impl Store {
             Ok(collection.indexes.len() < had)
         })
         .await?;
+        if of.isolation.is_some() {
+            // From here on nobody commits entries of it; what is committed comes to its pages before they go.
+            sequence::forget(self, &[root]).await?;
+            // What cannot be brought there, since a page of it is damaged, is put aside, and then into quarantine.
+            match sequence::apply(self).await {
+                Err(error) if error.is_passing() => return Err(error),
+                _ => {}
+            }
+            return self.let_go_roots(&[root]).await;
+        }
         self.let_go_roots(&[root]).await?;
         let mut next = Some(Bytes::new());
         while let Some(key) = next {

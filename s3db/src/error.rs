@@ -230,12 +230,25 @@ pub enum AbortCause {
         /// The oldest one that could be used.
         oldest: u64,
     },
+    /// An index of a collection that it writes to was made, or dropped, after it began.
+    #[error("an index of what it writes was made or dropped after it began")]
+    Indexes,
     /// What it writes was put so long before the commit that garbage collection may take it.
     #[error("{object}, which has what it writes, was put too long ago")]
     Late {
         /// The object's name.
         object: String,
     },
+}
+
+impl AbortCause {
+    /// Whether the same writes can be committed by a transaction that begins now.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        match self {
+            AbortCause::Written { .. } | AbortCause::Old { .. } | AbortCause::Indexes => true,
+            AbortCause::Read { .. } | AbortCause::Late { .. } => false,
+        }
+    }
 }
 
 /// An error and its cause, as one line.

@@ -43,9 +43,9 @@ pub enum FailPoint {
     Named,
     /// 1.6: a root is put, and the catalogue does not say so.
     Planted,
-    /// 1.8: a leaf names an index, which has no entries of what was there before.
+    /// 1.8, and 1.14 of the numbers: a leaf names an index, which has no entries of what was there before.
     Followed,
-    /// 1.8: an index has all its entries, and the catalogue does not say so.
+    /// 1.8, 1.14: an index has all its entries, and neither catalogue nor numbers say so.
     Filled,
     /// 1.5: a log object is emptied, tombstones as old are there.
     Emptied,

@@ -117,8 +117,9 @@ impl Store {
     /// anything.
     pub async fn collect_garbage(&self, grace: Duration) -> Result<Collected, StoreError> {
         let mut done = Collected::default();
+        // Before what waits is brought to its pages: nothing comes to those of a dropped index after that.
+        let mut outcome = sequence::forget_dropped(self).await;
         let trees = self.trees().await?;
-        let mut outcome = Ok(());
         let horizon_us = self.horizon_us().await.unwrap_or_else(|error| {
             outcome = Err(error);
             0
@@ -173,7 +174,7 @@ impl Store {
                 root: it.root,
                 has_root: it.is_ready,
                 records_of: None,
-                has_versions: false,
+                has_versions,
             }));
         }
         Ok(trees)

@@ -13,6 +13,8 @@
 //!
 //! Building inserts entries under the stamps of the records as they are, which is what whoever puts
 //! a record does. So it is safe beside writers and other builders, and can be done again at any time.
+//!
+//! Of collections that were created for isolation entries are committed with their records: see `sequence`.
 
 use std::{collections::BTreeSet, ops::Bound};
 
@@ -30,6 +32,7 @@ use crate::{
     page::{Follower, INDEXES_MAX, Page, PageId, Slot},
     record::{Key, Payload, Record},
     search_by::SearchBy,
+    sequence,
     settings::Rule,
     stamp::Stamp,
     store::Store,
@@ -257,6 +260,9 @@ impl Store {
         // This makes sure that the root of the index is there, before any leaf names it.
         let of = self.collection(name).await?;
         let (index, follower) = followed(&of, index)?;
+        if of.isolation.is_some() {
+            return sequence::build(self, &of, index, &follower, progress).await;
+        }
         if !index.is_ready && !self.settings.rules.hold(Rule::ReadyLast) {
             self.declare_ready(name, index).await?;
         }
@@ -369,6 +375,9 @@ impl Store {
         follower: &Follower,
         progress: &impl Fn(u64),
     ) -> Result<IndexCheck, StoreError> {
+        if of.isolation.is_some() {
+            return sequence::check(self, of, follower, progress).await;
+        }
         let mut found = IndexCheck::default();
         let mut leaves = Leaves::new(of.root, Bytes::new(), None, Freshness::Newest);
         while let Some(leaf) = leaves.next(&self.pages).await? {

@@ -79,7 +79,10 @@ pub use crate::{
         BoundError, INLINE_BYTES_MAX, KEY_BYTES_MAX, Key, PAYLOAD_BYTES_MAX, Payload, Record,
     },
     search_by::SearchBy,
-    sequence::{Isolated, IsolatedScan, Numbers, SequencedCommit, SequencedWrite, SequencerState},
+    sequence::{
+        Isolated, IsolatedFound, IsolatedScan, Numbers, SequencedCommit, SequencedIndex,
+        SequencedWrite, SequencerState,
+    },
     settings::{Rule, Rules, Settings},
     stamp::Stamp,
     store::Store,

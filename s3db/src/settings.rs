@@ -231,6 +231,8 @@ rules! {
     WriteCheck,
     /// One that read what another changed meanwhile is aborted, at the serializable level.
     ReadCheck,
+    /// One that did not know an index of what it writes is aborted.
+    KnownIndexes,
     /// Nothing newer than the snapshot is read.
     SnapshotBound,
     /// A page is read only where it and the window have all commits up to the snapshot between them.

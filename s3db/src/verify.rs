@@ -23,6 +23,7 @@ use bytes::Bytes;
 use crate::{
     blob::{Blob, Value},
     blob_id,
+    catalog::Collection,
     checkpoint::fate::{Fate, fate},
     content::Content,
     error::{StoreError, with_cause},
@@ -147,12 +148,18 @@ impl Store {
             };
             let indexes = collection.indexes.iter().map(|index| (&index.name, index.root));
             let ready = collection.indexes.iter().filter(|it| it.is_ready && it.by.is_some());
-            let ready: Vec<PageId> = ready.map(|index| index.root).collect();
+            let mut ready: Vec<PageId> = ready.map(|index| index.root).collect();
+            if collection.isolation.is_some() {
+                // Leaves name none: the sequencer does.
+                for root in std::mem::take(&mut ready) {
+                    self.verify_named(&collection, root, &mut found).await?;
+                }
+            }
             for (tree, root) in std::iter::once((&name, collection.root)).chain(indexes) {
                 found.trees += 1;
                 roots.push(root);
                 let followers = if root == collection.root { &ready[..] } else { &[] };
-                let has_versions = collection.isolation.is_some() && root == collection.root;
+                let has_versions = collection.isolation.is_some();
                 let ahead = has_versions.then_some(&mut ahead);
                 let (met, named, found) = (&mut met, &mut named, &mut found);
                 let mut walk =
@@ -171,6 +178,28 @@ impl Store {
         self.verify_beside(&mut found).await?;
         self.verify_sequencer(ahead, &mut found).await?;
         Ok(found)
+    }
+
+    /// That the sequencer names an index that the catalogue says to be ready.
+    async fn verify_named(
+        &self,
+        of: &Collection,
+        root: PageId,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        match sequence::is_ready(self, of.root, root).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let index = of.indexes.iter().find(|index| index.root == root);
+                let index = index.map_or("", |index| &index.name);
+                let what = "is not named by the sequencer: build it again";
+                found.problem(format!("{}: index {index} {what}", of.name));
+            }
+            // Told below.
+            Err(StoreError::Lost { .. } | StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// `ahead`: of all leaves, the one that has the newest commits.

@@ -54,7 +54,7 @@ pub(crate) struct Init {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     shards: Option<u32>,
     /// The collections are for transactions that are isolated from each other, at this level at least:
-    /// snapshot or serializable. They have no indexes
+    /// snapshot or serializable
     #[arg(long, value_parser = isolation, conflicts_with = "curated")]
     isolation: Option<Isolation>,
 }

@@ -9,6 +9,7 @@ use crate::{
     catalog::Isolation,
     cloud::{ETag, Fault},
     error::{AbortCause, StoreError, with_cause},
+    page::PageId,
     sequence::{
         codec::{Commit, NUMBERS, Numbers, Write, date_of},
         window::{Reads, View, both_write},
@@ -31,6 +32,9 @@ const WINDOW_COMMITS_MAX: usize = 10_000;
 /// Clients whose newest life is remembered. Once there are as many, one that is not among them may have been: its
 /// object tells (see [`Plan::unproven`]).
 pub(crate) const LIVES_MAX: usize = 1000;
+/// Whose commits have no life that could be over: of each it is known from its snapshot alone whether it still counts.
+/// No client has that name, as an epoch is a time.
+pub(super) const NO_LIFE: (u64, u64) = (0, 0);
 /// Dates that are remembered, and how many of them fall into the age of a snapshot.
 const DATES_MAX: usize = 64;
 const DATES_PER_AGE: u64 = 8;
@@ -47,6 +51,8 @@ pub(crate) struct Submission {
     pub(super) writes: Arc<[Write]>,
     /// The object that has its writes.
     pub(super) object: Option<(String, u32)>,
+    /// The collections that it writes to, and the indexes of each that it knew.
+    indexes: Vec<(PageId, Vec<PageId>)>,
     progress: Mutex<Progress>,
 }
 
@@ -90,8 +96,33 @@ impl Submission {
         writes: Arc<[Write]>,
         object: Option<(String, u32)>,
     ) -> Submission {
-        let progress = Mutex::default();
-        Submission { id, client, epoch, snapshot, isolation, reads, writes, object, progress }
+        let (indexes, progress) = Default::default();
+        Submission {
+            id,
+            client,
+            epoch,
+            snapshot,
+            isolation,
+            reads,
+            writes,
+            object,
+            indexes,
+            progress,
+        }
+    }
+
+    /// The same: its writes have the entries of these indexes, by collection, and of no others.
+    pub(super) fn knowing(mut self, indexes: Vec<(PageId, Vec<PageId>)>) -> Submission {
+        self.indexes = indexes;
+        self
+    }
+
+    /// Whether the indexes of what it writes are those that it knew.
+    fn knows(&self, numbers: &Numbers) -> bool {
+        let same = |(tree, roots): &(PageId, Vec<PageId>)| {
+            numbers.indexes_of(*tree).iter().map(|index| index.root).eq(roots.iter().copied())
+        };
+        self.indexes.iter().all(same)
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -209,7 +240,8 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
         return Verdict::Settled(Err(unknown()));
     }
     let is_remembered = numbers.lives.iter().any(|(client, ..)| *client == it.client);
-    let life = match is_remembered || numbers.lives.len() < LIVES_MAX {
+    let has_none = (it.client, it.epoch) == NO_LIFE;
+    let life = match has_none || is_remembered || numbers.lives.len() < LIVES_MAX {
         true => None,
         false => Some(it.progress().life.clone()),
     };
@@ -222,6 +254,10 @@ fn judge(view: &View, it: &Submission, now_ms: u64, settings: &Settings) -> Verd
     let snapshot = it.snapshot.unwrap_or(numbers.last);
     if snapshot > numbers.last {
         return Verdict::Old;
+    }
+    // Entries that it has not, or has for nobody.
+    if !it.knows(numbers) && rules.hold(Rule::KnownIndexes) {
+        return abort(AbortCause::Indexes);
     }
     // What commits up to the floor wrote is not known here.
     if snapshot < view.floor {
@@ -307,6 +343,9 @@ fn admit(numbers: &mut Numbers, it: &Submission, now_ms: u64, settings: &Setting
     let is_due = numbers.dates.last().is_none_or(|(_, last_ms)| date_ms >= last_ms + apart_ms);
     if is_due && numbers.dates.len() < DATES_MAX {
         numbers.dates.push((number, date_ms));
+    }
+    if (it.client, it.epoch) == NO_LIFE {
+        return number;
     }
     let life = (it.client, it.epoch, number);
     match numbers.lives.binary_search_by_key(&it.client, |(client, ..)| *client) {

@@ -1,7 +1,7 @@
 //! The bytes of the sequencer, and of what a large transaction writes.
 //!
 //! `sequencer/numbers` is a frame (see `frame`) of magic `s3dN`, version 1, or 2 where commits are put aside, or 3 where
-//! a blob is named:
+//! a blob is named, or 4 where there is an index, or a write whose key is longer than that of a record:
 //!
 //! | bytes | field |
 //! | --- | --- |
@@ -9,14 +9,16 @@
 //! | 8, 8, 8 | the last commit's number; up to which all are on their pages; up to which pages may be pruned |
 //! | 2, and each | dates of commits: number (8), milliseconds since 1970 (8) |
 //! | 2, and each | lives: client (8), epoch (8), number of its last commit (8) |
+//! | 2, and each | version 4: indexes, rising: tree of the collection (16), tree of the index (16), kind of search key (1), what it needs (2 + n), as in the catalogue, and 1 if it has all records (1) |
 //! | 2, and each | the last commits, in order: id (16), client (8), epoch (8), date (8), then 0 and writes, or 1 and the object that has them: name (2 + n), its length (4) |
-//! | 2, and each | versions 2 and 3: commits that were put aside, in order: number (8), and as above. In version 2 there is one at least |
+//! | 2, and each | versions 2 to 4: commits that were put aside, in order: number (8), and as above. In version 2 there is one at least |
 //!
 //! The numbers of the commits end with the last one. Writes are a count (4), and each: tree (16), key
 //! (2 + n), 0 for a delete, 1 and the payload (4 + n), or 2 and the name of the blob that it lies in (40, see
 //! `blob`); they rise by tree and key. An object `sequencer/data/DATE-RANDOM` is a frame of magic `s3dV`, version
-//! 1, or 2 where a blob is named: the commit's id (16), and writes. Frames in which none is named are of the versions
-//! before: programs that know no blobs there are told so, and read all others.
+//! 1, or 2 where a blob is named, or 3 where a key is longer than that of a record, as entries of indexes can be: the
+//! commit's id (16), and writes. Frames in which there is no such thing are of the versions before: programs that do
+//! not know it are told so, and read all others.
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use crate::{
     frame::{FrameError, Reader, Writer, is_number},
     page::PageId,
     record::{INLINE_BYTES_MAX, KEY_BYTES_MAX},
+    search_by::SearchBy,
 };
 
 const MAGIC: &str = "s3dN";
@@ -36,8 +39,14 @@ const VERSION: u8 = 1;
 const VERSION_ASIDE: u8 = 2;
 /// With a commit that names a blob, and perhaps with some that were put aside.
 const VERSION_BLOBS: u8 = 3;
+/// With an index, or an entry of one that is longer than a key, and perhaps with all of the others.
+const VERSION_INDEXES: u8 = 4;
 /// Of data that names a blob.
 const DATA_VERSION_BLOBS: u8 = 2;
+/// Of data with an entry that is longer than a key, and perhaps with blobs.
+const DATA_VERSION_ENTRIES: u8 = 3;
+/// Bytes of the longest key of a write: an entry of an index, which is a pair of keys, the first one escaped.
+const WRITE_KEY_BYTES_MAX: usize = 3 * KEY_BYTES_MAX + 2;
 /// The object that orders all commits.
 pub(crate) const NUMBERS: &str = "sequencer/numbers";
 /// What the names of objects start with that hold what a transaction writes.
@@ -75,6 +84,19 @@ pub struct Commit {
     pub writes: Arc<[Write]>,
 }
 
+/// An index that whoever commits to a collection has to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequencedIndex {
+    /// The collection, by the root of its tree.
+    pub of: PageId,
+    /// The index, by the root of its tree.
+    pub root: PageId,
+    /// Where it finds search keys.
+    pub by: SearchBy,
+    /// Whether it has all records: of any snapshot that sees this.
+    pub is_ready: bool,
+}
+
 /// What `sequencer/numbers` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
@@ -90,6 +112,8 @@ pub struct Numbers {
     pub dates: Vec<(u64, u64)>,
     /// The newest life of each client that committed lately: client, epoch, its last commit.
     pub lives: Vec<(u64, u64, u64)>,
+    /// Indexes of the collections, by collection and root.
+    pub indexes: Vec<SequencedIndex>,
     /// The last commits; those that are on their pages first.
     pub commits: Vec<Commit>,
     /// Commits up to `applied`, by number, of which something waits for a leaf that cannot be read.
@@ -140,6 +164,13 @@ impl Numbers {
         self.last - self.commits.len() as u64
     }
 
+    /// The indexes of a collection.
+    pub(super) fn indexes_of(&self, tree: PageId) -> &[SequencedIndex] {
+        let begin = self.indexes.partition_point(|index| index.of < tree);
+        let len = self.indexes[begin..].partition_point(|index| index.of == tree);
+        &self.indexes[begin..begin + len]
+    }
+
     /// The commits of the window with their numbers.
     pub(crate) fn numbered(&self) -> impl DoubleEndedIterator<Item = (u64, &Commit)> {
         let floor = self.floor();
@@ -155,8 +186,10 @@ impl Numbers {
     fn version(&self) -> u8 {
         let aside = self.aside.iter().map(|(_, commit)| commit);
         let here = self.commits.iter().chain(aside).filter(|commit| commit.object.is_none());
-        match names_blob(here.flat_map(|commit| &*commit.writes)) {
-            true => VERSION_BLOBS,
+        let writes = || here.clone().flat_map(|commit| &*commit.writes);
+        match !self.indexes.is_empty() || has_entry(writes()) {
+            true => VERSION_INDEXES,
+            false if names_blob(writes()) => VERSION_BLOBS,
             false if self.aside.is_empty() => VERSION,
             false => VERSION_ASIDE,
         }
@@ -181,6 +214,17 @@ impl Numbers {
             to.u64(*epoch);
             to.u64(*number);
         }
+        if version >= VERSION_INDEXES {
+            to.u16(self.indexes.len() as u16);
+            for index in &self.indexes {
+                to.u128(index.of.0);
+                to.u128(index.root.0);
+                let (kind, needs) = index.by.to_parts();
+                to.u8(kind);
+                to.short(&needs);
+                to.u8(u8::from(index.is_ready));
+            }
+        }
         to.u16(self.commits.len() as u16);
         self.commits.iter().for_each(|commit| put_commit(&mut to, commit));
         if version >= VERSION_ASIDE {
@@ -198,7 +242,7 @@ impl Numbers {
     /// # Errors
     /// When the bytes are no such frame, were damaged, or hold what none holds.
     pub fn decode(frame: &Bytes) -> Result<Numbers, FrameError> {
-        let (mut from, version) = Reader::up_to(frame, MAGIC, VERSION_BLOBS)?;
+        let (mut from, version) = Reader::up_to(frame, MAGIC, VERSION_INDEXES)?;
         let mut numbers = Numbers {
             write_id: from.u128()?,
             last: from.u64()?,
@@ -228,6 +272,21 @@ impl Numbers {
                 return Err(from.field("clients that do not rise"));
             }
             numbers.lives.push(life);
+        }
+        let indexes = if version >= VERSION_INDEXES { from.u16()? } else { 0 };
+        for _ in 0..indexes {
+            let (of, root) = (PageId(from.u128()?), PageId(from.u128()?));
+            let by = SearchBy::from_parts(from.u8()?, &from.short()?);
+            let by = by.ok_or_else(|| from.field("no known kind of search key"))?;
+            let is_ready = match from.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(from.field("neither ready nor not")),
+            };
+            if numbers.indexes.last().is_some_and(|last| (last.of, last.root) >= (of, root)) {
+                return Err(from.field("indexes that do not rise"));
+            }
+            numbers.indexes.push(SequencedIndex { of, root, by, is_ready });
         }
         let count = from.u16()?;
         if u64::from(count) > numbers.last || numbers.last - u64::from(count) > numbers.applied {
@@ -264,7 +323,7 @@ pub(crate) fn encode_data(id: u128, writes: &[Write]) -> Bytes {
 
 /// Decodes such a frame.
 pub(crate) fn decode_data(frame: &Bytes) -> Result<(u128, Vec<Write>), FrameError> {
-    let (mut from, version) = Reader::up_to(frame, DATA_MAGIC, DATA_VERSION_BLOBS)?;
+    let (mut from, version) = Reader::up_to(frame, DATA_MAGIC, DATA_VERSION_ENTRIES)?;
     let id = from.u128()?;
     let writes = take_writes(&mut from)?;
     check_version(&from, version, data_version(&writes))?;
@@ -326,9 +385,17 @@ fn names_blob<'a>(writes: impl IntoIterator<Item = &'a Write>) -> bool {
     writes.into_iter().any(|write| write.blob().is_some())
 }
 
+fn has_entry<'a>(writes: impl IntoIterator<Item = &'a Write>) -> bool {
+    writes.into_iter().any(|write| write.key.len() > KEY_BYTES_MAX)
+}
+
 /// The version of a frame with these writes.
 fn data_version(writes: &[Write]) -> u8 {
-    if names_blob(writes) { DATA_VERSION_BLOBS } else { VERSION }
+    match has_entry(writes) {
+        true => DATA_VERSION_ENTRIES,
+        false if names_blob(writes) => DATA_VERSION_BLOBS,
+        false => VERSION,
+    }
 }
 
 /// One thing has one form.
@@ -367,7 +434,7 @@ fn take_writes(from: &mut Reader) -> Result<Vec<Write>, FrameError> {
     let mut writes: Vec<Write> = Vec::with_capacity(count);
     for _ in 0..count {
         let (tree, key) = (PageId(from.u128()?), from.short()?);
-        if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+        if !(1..=WRITE_KEY_BYTES_MAX).contains(&key.len()) {
             return Err(from.field("no key of a record"));
         }
         let payload = match from.u8()? {
@@ -429,6 +496,7 @@ mod tests {
             horizon: 3,
             dates: vec![(4, 1), (9, 1)],
             lives: vec![(7, 2, 12), (8, 1, 11)],
+            indexes: Vec::new(),
             commits: vec![commit(8, None, here), commit(9, Some((name, 77)), Vec::new())],
             aside: Vec::new(),
         }
@@ -510,6 +578,36 @@ mod tests {
         let at = empty.len() - 4 - REFERENCE_BYTES + 24;
         empty[at..at + 8].fill(0);
         assert!(decode_data(&as_version(&empty.into(), DATA_VERSION_BLOBS)).is_err());
+    }
+
+    #[test]
+    fn indexes_come_back_and_are_of_a_version_of_their_own() {
+        let index = |of, root, is_ready| SequencedIndex {
+            of: PageId(of),
+            root: PageId(root),
+            by: SearchBy::Part { separator: b',', number: 2 },
+            is_ready,
+        };
+        let indexes = vec![index(1, 8, true), index(1, 9, false), index(3, 2, true)];
+        let sound = Numbers { indexes, ..numbers() };
+        assert_eq!(sound.encode()[4], VERSION_INDEXES);
+        assert_eq!(Numbers::decode(&sound.encode()).unwrap(), sound);
+        let roots = |of| {
+            let all = sound.indexes_of(PageId(of)).iter().map(|index| index.root.0);
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!([roots(0), roots(1), roots(2), roots(3)], [vec![], vec![8, 9], vec![], vec![2]]);
+        let twice = Numbers { indexes: vec![index(1, 8, true); 2], ..numbers() };
+        assert!(Numbers::decode(&twice.encode()).is_err());
+        // An entry can be longer than a key of a record, and no longer than a pair of these.
+        for (len, is_fine) in [(KEY_BYTES_MAX, true), (WRITE_KEY_BYTES_MAX, true), (4000, false)] {
+            let key = Bytes::from(vec![b'k'; len]);
+            let writes = vec![Write { key, ..write(1, "k", None) }];
+            let bytes = encode_data(9, &writes);
+            let expected = if len > KEY_BYTES_MAX { DATA_VERSION_ENTRIES } else { VERSION };
+            assert_eq!(bytes[4], expected);
+            assert_eq!(decode_data(&bytes).is_ok(), is_fine, "{len}");
+        }
     }
 
     #[test]

@@ -27,17 +27,20 @@ mod batch; // many transactions, one swap
 mod sequencer; // the newest view, the swap, and who leads
 mod versions; // versions on leaves
 mod apply; // from the window to the pages
+mod scan; // a range of one tree, at a snapshot
+mod follow; // indexes, whose entries have versions, too
 mod garbage; // what no commit names, and what no snapshot needs
 mod health; // whether it is there, and what waits in it
 mod transaction; // reads and writes at a snapshot
 
 pub(crate) use apply::apply;
-pub use codec::{Commit as SequencedCommit, Numbers, Write as SequencedWrite};
+pub use codec::{Commit as SequencedCommit, Numbers, SequencedIndex, Write as SequencedWrite};
 pub(crate) use codec::{DATA, NUMBERS};
+pub(crate) use follow::{build, check, forget, forget_dropped, is_ready};
 pub(crate) use garbage::{collect, named, tidy};
 pub use health::SequencerState;
 pub(crate) use health::{examine, examine_data, is_behind, is_waiting};
 pub(crate) use sequencer::{Sequencer, find, plant, sweep};
 pub(crate) use transaction::gone;
-pub use transaction::{Isolated, IsolatedScan};
+pub use transaction::{Isolated, IsolatedFound, IsolatedScan};
 pub(crate) use versions::{examine_leaf, is_versioned, make_versioned};

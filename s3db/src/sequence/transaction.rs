@@ -5,7 +5,8 @@
 //! there as long as a snapshot from the horizon on sees it: a blob that is gone is lost, or the snapshot is too old.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,21 +21,23 @@ use crate::{
     content::Content,
     error::{AbortCause, StoreError},
     fail_point::{FailPoint, reached},
-    lent::Lent,
+    index::divide,
     page::{Page, PageId},
-    record::{INLINE_BYTES_MAX, Key, Payload},
+    record::{INLINE_BYTES_MAX, Key, Payload, Record},
     retry::Attempts,
     sequence::{
         apply::leaf,
         batch::{INLINE_BYTES, Submission, WRITES_BYTES_MAX},
-        codec::{WRITE_FIXED_BYTES, Write, data_name, encode_data},
+        codec::{NUMBERS, SequencedIndex, WRITE_FIXED_BYTES, Write, data_name, encode_data},
+        follow,
+        scan::SnapshotScan,
         sequencer::{newest, submit},
         versions,
         window::{Held, Reads, View},
     },
     settings::Rule,
     store::Store,
-    tree::{Freshness, scan::Leaves},
+    tree::secondary,
 };
 
 /// Records that one transaction writes.
@@ -50,6 +53,8 @@ pub struct Isolated<'a> {
     id: u128,
     view: OnceCell<Arc<View>>,
     reads: Mutex<Reads>,
+    /// Collections of which an index was probed: their indexes are to be the same at the commit.
+    probed: Mutex<BTreeSet<PageId>>,
     /// Payloads are here, however long, but for those that were written part by part.
     writes: BTreeMap<(PageId, Bytes), Option<Value>>,
     bytes: usize,
@@ -62,7 +67,7 @@ pub struct Isolated<'a> {
 impl Session {
     /// Begins a transaction at the snapshot or the serializable level.
     pub fn isolated(&self, isolation: Isolation) -> Isolated<'_> {
-        let (view, reads, writes, submission) = Default::default();
+        let (view, reads, probed, writes, submission) = Default::default();
         let id = self.store().cloud.chance.next_u128();
         let (bytes, blob_bytes) = (0, 0);
         Isolated {
@@ -71,6 +76,7 @@ impl Session {
             id,
             view,
             reads,
+            probed,
             writes,
             bytes,
             blob_bytes,
@@ -210,11 +216,7 @@ impl<'a> Isolated<'a> {
             return Ok((0, own.clone()));
         }
         self.note(|reads| reads.point(of.root, bytes));
-        let view = self.view().await?;
-        match view.read(of.root, bytes, view.numbers.last) {
-            Some(held) => Ok(held),
-            None => on_pages(self.store(), &view, of.root, bytes).await,
-        }
+        at(self.store(), &*self.view().await?, of.root, bytes).await
     }
 
     /// Records from `from` to before `to` (`None`: to the end), in order, as of the snapshot and with what
@@ -229,25 +231,79 @@ impl<'a> Isolated<'a> {
         to: Option<Bytes>,
     ) -> Result<IsolatedScan<'t>, StoreError> {
         self.check(of)?;
-        self.note(|reads| reads.range(of.root, from.clone(), to.clone()));
-        let at = versions::begin_of(&from);
-        let end = to.as_ref().map(|to| versions::begin_of(to));
-        let leaves = Leaves::new(of.root, at.clone(), end.clone(), Freshness::Cached);
-        let (settled, held, ready) = Default::default();
-        let (tree, is_done) = (of.root, false);
-        Ok(IsolatedScan {
-            txn: self,
-            tree,
-            from,
-            to,
-            at,
-            end,
-            leaves,
-            settled,
-            held,
-            ready,
-            is_done,
-        })
+        Ok(self.scan_tree(of.root, from, to))
+    }
+
+    fn scan_tree(&self, tree: PageId, from: Bytes, to: Option<Bytes>) -> IsolatedScan<'_> {
+        self.note(|reads| reads.range(tree, from.clone(), to.clone()));
+        let scan = SnapshotScan::new(tree, from, to);
+        IsolatedScan { txn: self, tree, scan, ready: VecDeque::new(), is_done: false }
+    }
+
+    /// Records of `of` whose search keys by the index `index` lie between two bounds, in the order of these and
+    /// then of their keys: exactly those of the snapshot, and of what this transaction wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such index, [`StoreError::Invalid`] when it had not all records at
+    /// the snapshot, since it is being built or was made after that, and as [`Isolated::read`].
+    pub async fn probe(
+        &self,
+        of: &Collection,
+        index: &str,
+        from: Bound<&Key>,
+        to: Bound<&Key>,
+    ) -> Result<IsolatedFound<'_>, StoreError> {
+        self.check(of)?;
+        let view = self.view().await?;
+        let known = |of: &Collection| {
+            let named = of.indexes.iter().find(|there| there.name == index)?;
+            let all = view.numbers.indexes_of(of.root).iter();
+            all.filter(|there| there.is_ready).find(|there| there.root == named.root).cloned()
+        };
+        let there = match known(of) {
+            Some(there) => there,
+            None => {
+                // Made since, or made anew.
+                let of = self.store().collection(&of.name).await?;
+                match known(&of) {
+                    Some(there) => there,
+                    None if of.indexes.iter().any(|there| there.name == index) => {
+                        return Err(StoreError::Invalid(format!(
+                            "index {index} of {} is being built, or was made after this transaction began",
+                            of.name
+                        )));
+                    }
+                    None => {
+                        let what = format!("index {index} of {}", of.name);
+                        return Err(StoreError::NotFound(what));
+                    }
+                }
+            }
+        };
+        let from = match from {
+            Bound::Unbounded => Bytes::new(),
+            Bound::Included(key) => secondary::begin(key.as_bytes()),
+            Bound::Excluded(key) => secondary::end(key.as_bytes()),
+        };
+        let to = match to {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(secondary::end(key.as_bytes())),
+            Bound::Excluded(key) => Some(secondary::begin(key.as_bytes())),
+        };
+        let is_in = |pair: &Bytes| *pair >= from && to.as_ref().is_none_or(|to| pair < to);
+        let own = self.writes.range((of.root, Bytes::new())..);
+        let own = own.take_while(|((tree, _), _)| *tree == of.root);
+        let own = own.filter_map(|((_, key), value)| {
+            let here = value.as_ref().filter(|value| !self.is_for_blob(value));
+            follow::pair(&there.by, key, here)
+        });
+        let own = own.filter(is_in).collect();
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner).insert(of.root);
+        // A range that ends before it begins has nothing in it.
+        let to = to.map(|to| to.max(from.clone()));
+        let scan = self.scan_tree(there.root, from, to);
+        let name = format!("index {index} of {}", of.name);
+        Ok(IsolatedFound { txn: self, of: of.clone(), index: there, name, scan, ahead: None, own })
     }
 
     /// The record of `key` shall have this payload.
@@ -367,16 +423,39 @@ impl<'a> Isolated<'a> {
         if self.writes.is_empty() {
             return Ok(Committed::default());
         }
-        let submission = match &self.submission {
-            Some(submission) => submission.clone(),
-            None => {
-                let submission = Arc::new(self.seal().await?);
-                self.submission = Some(submission.clone());
-                submission
+        let store = self.store().clone();
+        let mut attempts = Attempts::new(&store.cloud, &store.settings);
+        loop {
+            let submission = match &self.submission {
+                Some(submission) => submission.clone(),
+                None => {
+                    let submission = Arc::new(self.seal().await?);
+                    self.submission = Some(submission.clone());
+                    submission
+                }
+            };
+            match submit(&store, &submission).await {
+                Ok(number) => {
+                    let records = self.writes.len() as u32;
+                    return Ok(Committed { number, records, proposed: None });
+                }
+                // It has read nothing, but for the entries of what it replaces, which are others by now.
+                Err(StoreError::Aborted { why })
+                    if self.view.get().is_none() && why.is_overtaken() =>
+                {
+                    self.submission = None;
+                    if attempts.after_loss(NUMBERS).await.is_err() {
+                        return Err(StoreError::Aborted { why });
+                    }
+                }
+                Err(error) => return Err(error),
             }
-        };
-        let number = submit(self.store(), &submission).await?;
-        Ok(Committed { number, records: self.writes.len() as u32, proposed: None })
+        }
+    }
+
+    /// Whether a payload becomes a blob.
+    fn is_for_blob(&self, value: &Value) -> bool {
+        value.here().is_some_and(|payload| payload.len() > self.payload_bytes_max())
     }
 
     /// What is submitted; what it writes is put before, if it is large, and blobs are. Each attempt that does
@@ -389,7 +468,7 @@ impl<'a> Isolated<'a> {
         let mut writes = Vec::with_capacity(self.writes.len());
         for ((tree, key), payload) in &self.writes {
             let payload = match payload {
-                Some(Value::Here(payload)) if payload.len() > self.payload_bytes_max() => {
+                Some(value @ Value::Here(payload)) if self.is_for_blob(value) => {
                     let blob = self.session.blob_for(payload, &mut was_asked).await?;
                     blobs.push((blob, payload.clone()));
                     Some(Value::Blob(blob))
@@ -398,25 +477,126 @@ impl<'a> Isolated<'a> {
             };
             writes.push(Write { tree: *tree, key: key.clone(), payload });
         }
+        // As of the snapshot, if it has one.
+        let (mut known, implied) = follow::implied(store, self.view.get(), &writes).await?;
+        if let Some(view) = self.view.get() {
+            // Nobody commits entries of one that was dropped: what it did not see there would not be known.
+            let probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            known.add(&view.numbers, probed);
+        }
+        let bytes = self.bytes + implied.iter().map(Write::bytes).sum::<usize>();
+        if bytes > WRITES_BYTES_MAX {
+            return Err(StoreError::Invalid(format!(
+                "a transaction at this level has at most {} MiB with the entries of indexes",
+                WRITES_BYTES_MAX >> 20
+            )));
+        }
+        writes.extend(implied);
+        writes.sort_by(|a, b| a.at().cmp(&b.at()));
+        if writes.windows(2).any(|pair| pair[0].at() == pair[1].at()) {
+            let what =
+                "a record is written to the tree of an index, which has entries of other records";
+            return Err(StoreError::Invalid(what.to_owned()));
+        }
         let writes: Arc<[Write]> = writes.into();
         if !blobs.is_empty() {
             blob::put_all(&store.cloud, &store.settings, &blobs).await?;
             reached(&store.cloud, FailPoint::PartsPut).await;
         }
         let mut object = None;
-        if self.bytes > INLINE_BYTES {
-            store.ask_date_after_sleep().await?;
+        if bytes > INLINE_BYTES {
             // Another one at each attempt: what was written in between is not in what an earlier one put.
-            // By a wrong one garbage collection would take it at once, or never.
-            let date_ms = store.asked_date_ms().await?;
-            let name = data_name(date_ms, store.cloud.chance.next_u128());
-            let len = put_data(store, &name, encode_data(id, &writes)).await?;
-            reached(&store.cloud, FailPoint::Spilled).await;
-            object = Some((name, len));
+            object = Some(put_writes(store, id, &writes).await?);
         }
         let reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (snapshot, isolation) = (self.snapshot(), self.isolation);
-        Ok(Submission::new(id, life, snapshot, isolation, reads, writes, object))
+        let (snapshot, isolation) = (self.snapshot().or(known.snapshot), self.isolation);
+        let submission = Submission::new(id, life, snapshot, isolation, reads, writes, object);
+        Ok(submission.knowing(known.indexes))
+    }
+}
+
+/// Puts what is too large for the sequencer. Returns the object and its length.
+pub(super) async fn put_writes(
+    store: &Store,
+    id: u128,
+    writes: &[Write],
+) -> Result<(String, u32), StoreError> {
+    store.ask_date_after_sleep().await?;
+    // By a wrong one garbage collection would take it at once, or never.
+    let date_ms = store.asked_date_ms().await?;
+    let name = data_name(date_ms, store.cloud.chance.next_u128());
+    let len = put_data(store, &name, encode_data(id, writes)).await?;
+    reached(&store.cloud, FailPoint::Spilled).await;
+    Ok((name, len))
+}
+
+/// Records that an index leads to. See [`Isolated::probe`].
+pub struct IsolatedFound<'t> {
+    txn: &'t Isolated<'t>,
+    of: Collection,
+    index: SequencedIndex,
+    /// What it is called.
+    name: String,
+    scan: IsolatedScan<'t>,
+    /// The next entry of the scan.
+    ahead: Option<Bytes>,
+    /// Entries of what the transaction itself wrote.
+    own: BTreeSet<Bytes>,
+}
+
+impl IsolatedFound<'_> {
+    /// The next search key and the record that it was found in; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Isolated::read`]; [`StoreError::NotFound`] when it was dropped; [`StoreError::Tree`] when the index has an
+    /// entry that its record does not say.
+    pub async fn next(&mut self) -> Result<Option<(Key, Record)>, StoreError> {
+        loop {
+            if self.ahead.is_none() {
+                let next = self.scan.next_raw().await;
+                if let Err(error) = &next
+                    && self.txn.store().is_dropped(self.index.root, error).await?
+                {
+                    return Err(StoreError::NotFound(self.name.clone()));
+                }
+                self.ahead = next?;
+            }
+            let pair = match (&self.ahead, self.own.first()) {
+                (Some(ahead), Some(own)) => ahead.min(own),
+                (Some(one), None) | (None, Some(one)) => one,
+                (None, None) => return Ok(None),
+            };
+            let pair = pair.clone();
+            let wrong = "has an entry that its record does not say: build the index again";
+            let wrong = StoreError::Tree { page: self.index.root, what: wrong };
+            let Some((search, key)) = divide(&pair) else { return Err(wrong) };
+            let is_own = self.own.contains(&pair);
+            let at = (self.of.root, Bytes::copy_from_slice(key.as_bytes()));
+            if !is_own && self.txn.writes.contains_key(&at) {
+                // What it said before.
+                self.pass(&pair);
+                continue;
+            }
+            let read = self.txn.read_numbered(&self.of, &key).await;
+            // What can be read when it is asked for again, or nobody waited for, is the next one still.
+            if !read.as_ref().is_err_and(StoreError::is_passing) {
+                self.pass(&pair);
+            }
+            let (_, value) = read?;
+            let payload = value.as_ref().and_then(Value::here);
+            return match payload.filter(|it| self.index.by.key(it).as_ref() == Some(&search)) {
+                Some(payload) => {
+                    Ok(Some((search, Record { key, payload: Payload::new(payload)? })))
+                }
+                None => Err(wrong),
+            };
+        }
+    }
+
+    /// Goes on behind `pair`.
+    fn pass(&mut self, pair: &Bytes) {
+        self.ahead.take_if(|ahead| ahead == pair);
+        self.own.remove(pair);
     }
 }
 
@@ -448,11 +628,24 @@ pub(crate) async fn gone(
 }
 
 /// That a page still has what a snapshot sees.
-fn check_age(store: &Store, page: &Page, snapshot: u64) -> Result<(), StoreError> {
+pub(super) fn check_age(store: &Store, page: &Page, snapshot: u64) -> Result<(), StoreError> {
     let oldest = versions::readable_from(page);
     match snapshot < oldest && store.settings.rules.hold(Rule::Pruned) {
         true => Err(StoreError::Aborted { why: AbortCause::Old { snapshot, oldest } }),
         false => Ok(()),
+    }
+}
+
+/// What a snapshot sees of a key, and since which commit.
+pub(super) async fn at(
+    store: &Store,
+    view: &View,
+    tree: PageId,
+    key: &[u8],
+) -> Result<Held, StoreError> {
+    match view.read(tree, key, view.numbers.last) {
+        Some(held) => Ok(held),
+        None => on_pages(store, view, tree, key).await,
     }
 }
 
@@ -492,23 +685,14 @@ async fn on_pages(
 }
 
 /// What is to be given out: key, value, and the commit that wrote it.
-type Ready = (Key, Value, u64);
+type Ready = (Bytes, Value, u64);
 
 /// Records in the order of their keys. See [`Isolated::scan`].
 pub struct IsolatedScan<'t> {
     txn: &'t Isolated<'t>,
     tree: PageId,
-    /// The first key that is not given out, or ready.
-    from: Bytes,
-    to: Option<Bytes>,
-    /// The same as leaf keys: where the next leaf begins, and the end.
-    at: Bytes,
-    end: Option<Bytes>,
-    leaves: Leaves,
-    /// The record of which the version that the snapshot sees was met; older ones follow it.
-    settled: Option<Vec<u8>>,
-    /// What leaves hold of records that can go on on the next leaf.
-    held: BTreeMap<Bytes, Held>,
+    scan: SnapshotScan,
+    /// What is to be given out: key, value, and the commit that wrote it.
     ready: VecDeque<Ready>,
     is_done: bool,
 }
@@ -533,7 +717,7 @@ impl IsolatedScan<'_> {
         let Some((_, value, _)) = self.ready.front() else { return Ok(None) };
         let read = self.txn.load(value).await;
         let Some(((key, _, number), payload)) = self.pass(read)? else { return Ok(None) };
-        Ok(Some((key, Payload::new(payload)?, number)))
+        Ok(Some((Key::new(key)?, Payload::new(payload)?, number)))
     }
 
     /// The next record, whose payload is read part by part.
@@ -544,7 +728,8 @@ impl IsolatedScan<'_> {
         self.fill().await?;
         let Some((_, value, _)) = self.ready.front() else { return Ok(None) };
         let read = self.txn.content(value.clone()).await;
-        Ok(self.pass(read)?.map(|((key, ..), content)| (key, content)))
+        let Some(((key, ..), content)) = self.pass(read)? else { return Ok(None) };
+        Ok(Some((Key::new(key)?, content)))
     }
 
     /// The next key. No blob is read.
@@ -552,6 +737,11 @@ impl IsolatedScan<'_> {
     /// # Errors
     /// As [`Isolated::read`].
     pub async fn next_key(&mut self) -> Result<Option<Key>, StoreError> {
+        Ok(self.next_raw().await?.map(Key::new).transpose()?)
+    }
+
+    /// The next key as it is in its tree.
+    async fn next_raw(&mut self) -> Result<Option<Bytes>, StoreError> {
         self.fill().await?;
         Ok(self.ready.pop_front().map(|(key, ..)| key))
     }
@@ -577,80 +767,14 @@ impl IsolatedScan<'_> {
 
     /// Takes one leaf. State is changed when it is there.
     async fn step(&mut self) -> Result<(), StoreError> {
-        let store = self.txn.store();
         let view = self.txn.view().await?;
-        let page = self.leaf(store, &view).await?;
-        let snapshot = view.numbers.last;
-        check_age(store, &page, snapshot)?;
-        let is_in = |slot: &&crate::page::Slot| {
-            slot.key >= self.at && self.end.as_ref().is_none_or(|end| slot.key < *end)
+        let Some(part) = self.scan.step(self.txn.store(), &view).await? else {
+            self.is_done = true;
+            return Ok(());
         };
-        for slot in page.slots().iter().filter(is_in) {
-            let version = versions::version(slot);
-            let version =
-                version.ok_or(StoreError::Tree { page: page.id, what: "holds no version" })?;
-            if version.number > snapshot || self.settled.as_ref() == Some(&version.key) {
-                continue;
-            }
-            let held = (version.number, version.payload);
-            hold(&mut self.held, Bytes::from(version.key.clone()), held);
-            self.settled = Some(version.key);
-        }
-        let is_in = |key: &Bytes| *key >= self.from && self.to.as_ref().is_none_or(|to| key < to);
-        for (key, held) in view.put_aside(self.tree, &page) {
-            if is_in(&key) {
-                hold(&mut self.held, key, held);
-            }
-        }
-        // Records before the one at which the leaf ends are all here.
-        // Copied: what is shared keeps the page's bytes, which nobody counts.
-        let high =
-            page.high.as_ref().filter(|high| self.end.as_ref().is_none_or(|end| *high < end));
-        let high = high.map(|high| Bytes::copy_from_slice(high));
-        let until = match &high {
-            None => self.to.clone(),
-            Some(high) => {
-                let divided = crate::tree::secondary::divide(high);
-                let what = "ends at no version";
-                let (key, _) = divided.ok_or(StoreError::Tree { page: page.id, what })?;
-                Some(Bytes::from(key))
-            }
-        };
-        self.emit(&view, until)?;
-        match high {
-            Some(high) => self.at = high,
-            None => self.is_done = true,
-        }
-        Ok(())
-    }
-
-    /// The next leaf, in a copy without holes.
-    async fn leaf(&mut self, store: &Store, view: &View) -> Result<Lent, StoreError> {
-        if let Some(held) = self.leaves.next(&store.pages).await?
-            && versions::is_versioned(&held.page)
-            && held.page.owns(&self.at)
-            && store.sequencer.covers(&held.page) >= view.floor
-        {
-            return Ok(held.page);
-        }
-        let page = leaf(store, view, self.tree, &self.at).await?;
-        // It may end elsewhere than the copy did.
-        let next = page.high.clone().unwrap_or_else(|| self.at.clone());
-        self.leaves = Leaves::new(self.tree, next, self.end.clone(), Freshness::Cached);
-        Ok(page)
-    }
-
-    /// Makes ready what there is from `from` to before `until`: of leaves, of the window, and own writes.
-    fn emit(&mut self, view: &View, until: Option<Bytes>) -> Result<(), StoreError> {
-        let rest = match &until {
-            Some(until) => self.held.split_off(until),
-            None => BTreeMap::new(),
-        };
-        let mut shown = std::mem::replace(&mut self.held, rest);
-        let window = view.range(self.tree, &self.from, until.as_deref(), view.numbers.last);
-        window.into_iter().for_each(|(key, held)| hold(&mut shown, key, held));
-        let own = self.txn.writes.range((self.tree, self.from.clone())..);
-        let is_in = |key: &Bytes| until.as_ref().is_none_or(|until| key < until);
+        let mut shown = part.shown;
+        let own = self.txn.writes.range((self.tree, part.from)..);
+        let is_in = |key: &Bytes| part.until.as_ref().is_none_or(|until| key < until);
         for ((_, key), payload) in
             own.take_while(|((tree, key), _)| *tree == self.tree && is_in(key))
         {
@@ -663,20 +787,9 @@ impl IsolatedScan<'_> {
                 blob => blob,
             });
             if let Some(value) = copied {
-                self.ready.push_back((Key::new(&key)?, value, number));
+                self.ready.push_back((Bytes::copy_from_slice(&key), value, number));
             }
         }
-        if let Some(until) = until {
-            self.from = until;
-        }
         Ok(())
-    }
-}
-
-/// Takes what a record holds, unless something newer is known.
-fn hold(known: &mut BTreeMap<Bytes, Held>, key: Bytes, held: Held) {
-    let there = known.entry(key).or_insert_with(|| held.clone());
-    if there.0 < held.0 {
-        *there = held;
     }
 }

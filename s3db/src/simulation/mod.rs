@@ -154,7 +154,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Names of plans, for [`Plan::named`].
-    pub const NAMES: [&'static str; 27] = [
+    pub const NAMES: [&'static str; 29] = [
         "usual",
         "crowd",
         "splits",
@@ -181,6 +181,8 @@ impl Plan {
         "snapshot",
         "serializable",
         "version-blobs",
+        "version-index",
+        "version-build",
         "curated",
     ];
 
@@ -341,6 +343,16 @@ impl Plan {
                 transactions: 24,
                 ..Plan::named("blob-deaths")?
             },
+            // Records of isolated transactions have an index, which is read at snapshots, too.
+            "version-index" => Plan { index: Indexed::Always, ..Plan::named("serializable")? },
+            // It is made meanwhile, at the weaker level, some payloads are in blobs, and those have no entries.
+            "version-build" => Plan {
+                index: Indexed::Later,
+                has_blobs: true,
+                isolation: Some(Isolation::Snapshot),
+                tombstone_age: Duration::from_secs(160),
+                ..Plan::named("serializable")?
+            },
             // Few keys, so that proposals meet.
             "curated" => Plan {
                 is_curated: true,
@@ -491,6 +503,8 @@ pub struct Report {
     pub blobs: u64,
     /// Leaves of the tree at the end.
     pub leaves: u64,
+    /// Records that indexes of isolated collections led to.
+    pub probed: u64,
     /// What curators did.
     pub decided: Decided,
     /// Files that were found on the disk, and how often something was wrong there.

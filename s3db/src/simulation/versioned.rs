@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,18 +22,24 @@ use crate::{
     names::BLOBS,
     page::PageId,
     record::{Key, Payload},
+    search_by::SearchBy,
     sequence::{
         Isolated, Numbers, SequencedWrite,
         codec::{DATA, NUMBERS, decode_data},
     },
     simulation::{
-        Plan, Report, Violation, check,
+        Indexed, Plan, Report, Violation, check,
         isolation::{Anomaly, Histories, Read, Source, Transaction, anomalies},
         stage::{ADMIN, AtWork, Stage, Turn, lock, within},
     },
+    tree::secondary,
 };
 
 const COLLECTION: &str = "things";
+const INDEX: &str = "letters";
+/// A few letters, so that ranges of them meet.
+const BY: SearchBy = SearchBy::Part { separator: b'.', number: 2 };
+const LETTERS: u64 = 6;
 /// Violations that are shown of one kind.
 const SHOWN_MAX: usize = 5;
 
@@ -43,6 +50,19 @@ enum Saw {
     Item(String, Seen),
     /// All there was from the first to before the second.
     Range(String, String, BTreeMap<String, Seen>),
+    /// All that the index had under search keys from the first to the second: search key, key, payload; and what
+    /// it wrote itself by then.
+    Probe(String, String, Vec<(String, String, Bytes)>, BTreeMap<String, Option<String>>),
+}
+
+impl Saw {
+    /// Records that an index led to.
+    fn probed(&self) -> u64 {
+        match self {
+            Saw::Probe(_, _, found, _) => found.len() as u64,
+            Saw::Item(..) | Saw::Range(..) => 0,
+        }
+    }
 }
 
 /// What a client knows of one transaction.
@@ -80,6 +100,7 @@ struct Cluster {
 }
 
 const JANITOR: Process = Process(4);
+const BUILDER: Process = Process(5);
 
 pub(super) fn run(
     plan: &Plan,
@@ -101,6 +122,10 @@ pub(super) fn run(
     let (starter, to) = (cluster.clone(), of.clone());
     stage.supervise(end_us, move |client| starter.start(client, &to));
     stage.world.time.spawn(JANITOR, cluster.clone().tidy_up(end_us));
+    if plan.index == Indexed::Later {
+        stage.world.make_safe(BUILDER);
+        stage.world.time.spawn(BUILDER, cluster.clone().have_built());
+    }
     let mut violations = stage.play(&mut executor, end_us);
     let (sweeper, to) = (cluster.clone(), of.clone());
     let sweep = |process| async move { sweeper.finish(process, &to).await };
@@ -118,7 +143,8 @@ fn report(cluster: &Cluster, root: PageId, mut violations: Vec<Violation>, seed:
     violations.extend(found);
     violations.extend(cluster.stage.violations());
     let commits = commits(world, &mut violations);
-    let judge = Judge { history: &history, commits: &commits, root };
+    let inline_bytes = cluster.stage.plan.settings().inline_bytes_max - 1;
+    let judge = Judge { history: &history, commits: &commits, root, inline_bytes };
     violations.extend(judge.outcomes());
     violations.extend(judge.contents());
     violations.extend(judge.reads());
@@ -141,6 +167,7 @@ fn report(cluster: &Cluster, root: PageId, mut violations: Vec<Violation>, seed:
         blobs_collected: history.blobs_collected,
         blobs,
         leaves: tree.leaves.len() as u64,
+        probed: history.attempts.iter().flat_map(|attempt| &attempt.saw).map(Saw::probed).sum(),
         ..cluster.stage.report(seed, violations)
     }
 }
@@ -283,6 +310,8 @@ struct Judge<'a> {
     history: &'a History,
     commits: &'a BTreeMap<u64, Listed>,
     root: PageId,
+    /// Bytes of the longest payload that is no blob.
+    inline_bytes: usize,
 }
 
 impl Judge<'_> {
@@ -303,6 +332,7 @@ impl Judge<'_> {
 
     fn keys(&self) -> Vec<String> {
         let writes = self.commits.values().flat_map(|it| &it.writes);
+        let writes = writes.filter(|write| write.tree == self.root);
         let mut keys: Vec<String> =
             writes.map(|write| String::from_utf8_lossy(&write.key).into_owned()).collect();
         keys.sort_unstable();
@@ -355,6 +385,7 @@ impl Judge<'_> {
             let there: BTreeMap<String, Option<String>> = listed
                 .writes
                 .iter()
+                .filter(|it| it.tree == self.root && attempt.is_some())
                 .map(|it| (text(&it.key), it.payload.as_ref().map(text)))
                 .collect();
             if there != written {
@@ -373,20 +404,33 @@ impl Judge<'_> {
         for attempt in &self.history.attempts {
             let Some(snapshot) = attempt.snapshot else { continue };
             let client = attempt.client;
-            let mut compare = |key: &str, seen: &Seen| {
+            let compare = |key: &str, seen: &Seen| {
                 let there = self.at(key, snapshot);
-                if there.1 != seen.1 || seen.1.is_some() && there.0 != seen.0 {
+                (there.1 != seen.1 || seen.1.is_some() && there.0 != seen.0).then(|| {
                     let what =
                         format!("{client} at {snapshot} read {key} as {seen:?}, it is {there:?}");
-                    wrong.push(Violation::new(12, what));
-                }
+                    Violation::new(12, what)
+                })
             };
             for saw in &attempt.saw {
                 match saw {
-                    Saw::Item(key, seen) => compare(key, seen),
+                    Saw::Item(key, seen) => wrong.extend(compare(key, seen)),
                     Saw::Range(from, to, listed) => {
                         for key in keys.iter().filter(|key| (from..to).contains(key)) {
-                            compare(key, listed.get(key).unwrap_or(&(0, None)));
+                            wrong.extend(compare(key, listed.get(key).unwrap_or(&(0, None))));
+                        }
+                    }
+                    Saw::Probe(from, to, found, own) => {
+                        let expected = self.probed(&keys, from, to, own, snapshot);
+                        if *found != expected {
+                            let differs = |it: &&(String, String, Bytes)| {
+                                found.contains(it) != expected.contains(it)
+                            };
+                            let all: Vec<_> =
+                                found.iter().chain(&expected).filter(differs).collect();
+                            let what =
+                                format!("{client} at {snapshot} probed {from}..{to}: {all:?}");
+                            wrong.push(Violation::new(12, what));
                         }
                     }
                 }
@@ -394,6 +438,55 @@ impl Judge<'_> {
         }
         wrong.truncate(SHOWN_MAX);
         wrong
+    }
+
+    /// What an index has to lead to at a snapshot, for who has written this.
+    fn probed(
+        &self,
+        keys: &[String],
+        from: &str,
+        to: &str,
+        own: &BTreeMap<String, Option<String>>,
+        snapshot: u64,
+    ) -> Vec<(String, String, Bytes)> {
+        let mut all = Vec::new();
+        let keys = keys.iter().chain(own.keys()).collect::<BTreeSet<_>>();
+        for key in keys {
+            let payload = match own.get(key) {
+                Some(own) => own.as_ref().map(|text| Bytes::from(text.clone())),
+                None => self.at(key, snapshot).1,
+            };
+            // What lies in a blob has no entry.
+            let here = payload.filter(|payload| payload.len() <= self.inline_bytes);
+            let Some(payload) = here else { continue };
+            let Some(search) = BY.key(&payload).map(|search| search.to_string()) else { continue };
+            if (from..=to).contains(&search.as_str()) {
+                all.push((search, key.clone(), payload));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// What an entry of an index is called among the keys of a history.
+    fn name(&self, write: &Wrote) -> String {
+        match write.tree == self.root {
+            true => String::from_utf8_lossy(&write.key).into_owned(),
+            false => format!("@{}", write.key.escape_ascii()),
+        }
+    }
+
+    /// Entries between two search keys that any commit up to a snapshot wrote, each with the last one that did.
+    fn entries(&self, from: &str, to: &str, snapshot: u64) -> Vec<(String, Source)> {
+        let mut last: BTreeMap<String, Source> = BTreeMap::new();
+        for listed in self.commits.range(..=snapshot).map(|(_, listed)| listed) {
+            let writer = self.history.attempts.iter().position(|it| it.id == listed.id);
+            for write in listed.writes.iter().filter(|write| write.tree != self.root) {
+                last.insert(self.name(write), writer.map(|id| (id, 0)));
+            }
+        }
+        let is_in = |name: &str| *from <= *name && *name < *to;
+        last.into_iter().filter(|(name, source)| is_in(name) && source.is_some()).collect()
     }
 
     /// Of two that wrote the same record, the later one had the earlier one in its snapshot, whether it read
@@ -484,11 +577,23 @@ impl Judge<'_> {
                     });
                     Read::Range(from.clone(), to.clone(), known.collect())
                 }
+                Saw::Probe(from, to, ..) => {
+                    // What it saw is compared above; here it counts by whom that is.
+                    let name = |bytes: &[u8]| format!("@{}", bytes.escape_ascii());
+                    let from = name(&secondary::begin(from.as_bytes()));
+                    let to = name(&secondary::end(to.as_bytes()));
+                    let entries = self.entries(&from, &to, snapshot);
+                    Read::Range(from, to, entries)
+                }
             };
+            let listed = number.and_then(|number| self.commits.get(&number));
+            let entries = listed.into_iter().flat_map(|listed| &listed.writes);
+            let entries = entries.filter(|write| write.tree != self.root);
+            let entries = entries.map(|write| (self.name(write), 0));
             all.transactions.push(Transaction {
                 number: number.or(is_read_only.then_some(u64::MAX)),
                 reads: attempt.saw.iter().map(read).collect(),
-                writes: attempt.writes.clone(),
+                writes: attempt.writes.iter().cloned().chain(entries).collect(),
             });
         }
         for listed in self.commits.values() {
@@ -496,8 +601,7 @@ impl Judge<'_> {
                 continue;
             };
             for write in &listed.writes {
-                let key = String::from_utf8_lossy(&write.key).into_owned();
-                all.versions.entry(key).or_default().push(id);
+                all.versions.entry(self.name(write)).or_default().push(id);
             }
         }
         all
@@ -508,7 +612,37 @@ impl Cluster {
     async fn set_up(&self) -> Result<Collection, StoreError> {
         self.stage.create().await?;
         let store = self.stage.open(ADMIN).await?;
-        store.create_collection_for(COLLECTION, Some(self.isolation)).await
+        let of = store.create_collection_for(COLLECTION, Some(self.isolation)).await?;
+        if self.stage.plan.index != Indexed::Always {
+            return Ok(of);
+        }
+        store.create_index(COLLECTION, INDEX, &BY).await?;
+        store.build_index(COLLECTION, INDEX, |_| {}).await?;
+        store.collection(COLLECTION).await
+    }
+
+    /// Has an index made while the others work: by one who stalls and crashes like everyone, and by another as
+    /// soon as that takes long, until it is ready.
+    async fn have_built(self) {
+        let world = self.stage.world.clone();
+        world.time.sleep(5_000_000 + world.below(15_000_000)).await;
+        let is_ready: Arc<Mutex<bool>> = Arc::default();
+        while !*lock(&is_ready) {
+            let builder = self.stage.new_process();
+            world.note(BUILDER, || format!("has an index built by {builder:?}"));
+            let (cluster, is_ready) = (self.clone(), is_ready.clone());
+            world.time.spawn(builder, async move {
+                let built = async {
+                    let store = cluster.stage.open(builder).await?;
+                    store.create_index(COLLECTION, INDEX, &BY).await?;
+                    store.build_index(COLLECTION, INDEX, |_| {}).await
+                };
+                let built = built.await;
+                cluster.stage.world.note(builder, || format!("built: {built:?}"));
+                *lock(&is_ready) |= built.is_ok();
+            });
+            world.time.sleep(world.below(10_000_000)).await;
+        }
     }
 
     fn start(&self, client: u64, of: &Collection) {
@@ -562,6 +696,13 @@ impl Cluster {
             end.insert(key.to_string(), payload.to_bytes());
         }
         lock(&self.history).end = Some(end);
+        if self.stage.plan.index != Indexed::Not {
+            let found = store.check_index(COLLECTION, INDEX, |_| {}).await?;
+            if found.missing + found.changing + found.dangling + found.strange > 0 {
+                let what = format!("an index at rest: {found:?}");
+                lock(&self.history).violations.push(Violation::new(11, what));
+            }
+        }
         let verified = store.verify(|_, _| {}).await?;
         if verified.problem_count > 0 {
             return Err(StoreError::Invalid(format!("{:?}", verified.problems)));
@@ -665,7 +806,14 @@ impl Cluster {
         for operation in 0..1 + world.below(5) {
             let text = name(world.below(keys));
             let key = Key::new(&text)?;
+            let has_index = self.stage.plan.index != Indexed::Not;
+            let letter = |number: u64| char::from(b'a' + (number % LETTERS) as u8).to_string();
             match world.below(10) {
+                _ if has_index && world.below(4) == 0 => {
+                    let (from, len) = (world.below(LETTERS), world.below(3));
+                    let to = (from + len).min(LETTERS - 1);
+                    self.probe(place, &txn, of, &letter(from), &letter(to)).await?;
+                }
                 0..=3 => self.read(place, &txn, of, &text).await?,
                 4 => {
                     let (from, len) = (world.below(keys), 1 + world.below(keys / 2));
@@ -685,7 +833,9 @@ impl Cluster {
                         0 => 2100,
                         _ => world.below(40) as usize,
                     };
-                    let payload = format!("{place}.{operation}.{}", "x".repeat(pad));
+                    let search =
+                        if has_index { letter(world.below(LETTERS)) + "." } else { String::new() };
+                    let payload = format!("{place}.{operation}.{search}{}", "x".repeat(pad));
                     if self.stage.plan.has_blobs && world.below(3) == 0 {
                         let mut writing = session.write_blob().await?;
                         for bytes in payload.as_bytes().chunks(7) {
@@ -822,6 +972,36 @@ impl Cluster {
         Ok(())
     }
 
+    /// Both search keys are in it.
+    async fn probe(
+        &self,
+        place: usize,
+        txn: &Isolated<'_>,
+        of: &Collection,
+        from: &str,
+        to: &str,
+    ) -> Result<(), StoreError> {
+        let own = lock(&self.history).attempts[place].last.clone();
+        let bounds = [Key::new(from)?, Key::new(to)?];
+        let [first, last] = &bounds;
+        let mut found =
+            match txn.probe(of, INDEX, Bound::Included(first), Bound::Included(last)).await {
+                // It is being built, or not even that.
+                Err(StoreError::Invalid(_) | StoreError::NotFound(_))
+                    if self.stage.plan.index == Indexed::Later =>
+                {
+                    return Ok(());
+                }
+                found => found?,
+            };
+        let mut all = Vec::new();
+        while let Some((search, record)) = found.next().await? {
+            all.push((search.to_string(), record.key.to_string(), record.payload.to_bytes()));
+        }
+        self.saw(place, txn, Saw::Probe(from.to_owned(), to.to_owned(), all, own));
+        Ok(())
+    }
+
     /// What payloads of an own write of a key begin with.
     fn own(&self, place: usize, key: &str) -> Option<String> {
         let history = lock(&self.history);
@@ -865,7 +1045,8 @@ mod tests {
         for (snapshot, expected) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
             let attempts = vec![attempt(0, Some(0), vec![]), attempt(1, snapshot, vec![])];
             let history = History { attempts, ..History::default() };
-            let judge = Judge { history: &history, commits: &commits, root: ROOT };
+            let judge =
+                Judge { history: &history, commits: &commits, root: ROOT, inline_bytes: 100 };
             let found = judge.overlaps();
             assert_eq!(found.len(), expected, "{snapshot:?}: {found:?}");
             assert!(anomalies(&judge.histories(), Isolation::Serializable).is_empty());
@@ -883,12 +1064,13 @@ mod tests {
             let saw = between(&own, "a", "f", &listed);
             let ranges = saw.iter().map(|saw| match saw {
                 Saw::Range(from, to, _) => format!("{from}..{to}"),
-                Saw::Item(..) => "a record".to_owned(),
+                Saw::Item(..) | Saw::Probe(..) => "a record".to_owned(),
             });
             assert_eq!(ranges.collect::<Vec<_>>(), ["a..b", "b\0..d", "d\0..f"]);
             let attempts = vec![attempt(0, None, vec![]), attempt(1, Some(1), saw)];
             let history = History { attempts, ..History::default() };
-            let judge = Judge { history: &history, commits: &commits, root: ROOT };
+            let judge =
+                Judge { history: &history, commits: &commits, root: ROOT, inline_bytes: 100 };
             assert_eq!(judge.reads().len(), expected);
         }
         // An own write at the beginning, and at the end.

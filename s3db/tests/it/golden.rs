@@ -6,7 +6,8 @@ use bytes::Bytes;
 use s3db::{
     Backend, Blob, Change, Claim, Claims, ClientRecord, Collection, Database, DecodeError, Entry,
     Index, Inspected, Isolation, KeptPage, Key, LogRecord, LoggedTransaction, Numbers, Payload,
-    Proposal, SealedFrame, SearchBy, SequencedCommit, SequencedWrite, Settings, Stamp, Value,
+    Proposal, SealedFrame, SearchBy, SequencedCommit, SequencedIndex, SequencedWrite, Settings,
+    Stamp, Value,
     blob::Part,
     cloud::{ETag, embedded::Stored},
     page::{Entries, Follower, Link, Page, PageId, Slot, Stream},
@@ -249,6 +250,7 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
         horizon: 3,
         dates: vec![(4, date_ms - 1000), (9, date_ms)],
         lives: vec![(7, 2, 12), (8, 1, 11)],
+        indexes: Vec::new(),
         commits: vec![
             commit(8, 8, 1, date_ms, None, &writes),
             commit(9, 7, 2, date_ms + 1, Some((name.clone(), 77)), &[]),
@@ -271,6 +273,18 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
         let isolation = Some(isolation);
         Inspected::Collection(Collection { name, root, indexes, has_root, isolation })
     };
+    let with_index = Inspected::Collection(Collection {
+        name: String::new(),
+        root: ROOT,
+        indexes: vec![Index {
+            name: "born".into(),
+            root: LEFT,
+            is_ready: true,
+            by: Some(rules()[1].clone()),
+        }],
+        has_root: true,
+        isolation: Some(Isolation::Snapshot),
+    });
     // The newer version first, a delete: the number of its commit has all bits turned over.
     let slot = |number: u64, client, payload: &'static [u8]| Slot {
         key: [b"k\x00\xff\x00\x01", &(!number).to_be_bytes()[..]].concat().into(),
@@ -300,6 +314,24 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
         ],
         ..Numbers::default()
     };
+    // Where there are indexes.
+    let entry = write(LEFT, b"x\x00\x01a", Some(b""));
+    let followed = Numbers {
+        write_id: 6,
+        last: 2,
+        applied: 1,
+        indexes: vec![
+            SequencedIndex { of: ROOT, root: LEFT, by: rules()[1].clone(), is_ready: true },
+            SequencedIndex { of: ROOT, root: RIGHT, by: rules()[0].clone(), is_ready: false },
+        ],
+        commits: vec![commit(8, 8, 1, date_ms, None, &[entry, write(ROOT, b"a", Some(b"x"))])],
+        aside: vec![(1, commit(9, 7, 2, date_ms, None, &[write(LEFT, b"y\x00\x01b", None)]))],
+        ..Numbers::default()
+    };
+    // An entry that is longer than any key of a record.
+    let key = [&[b's'; 1024][..], b"\x00\x01k"].concat().into();
+    let long = SequencedWrite { key, ..write(LEFT, b"", Some(b"")) };
+    let entries = vec![long, write(ROOT, b"k", Some(b"x"))];
     let mut of_blobs = leaf.clone();
     of_blobs.entries = Entries::Leaf(vec![
         slot(5, 7, b"\x00"),
@@ -318,6 +350,9 @@ fn what_is_there_for_isolation_is_still_written_and_read() {
             Inspected::Writes(9, far),
             Inspected::Numbers(near),
             Inspected::Page(of_blobs),
+            Inspected::Numbers(followed),
+            Inspected::Writes(9, entries),
+            with_index,
         ],
     );
 }

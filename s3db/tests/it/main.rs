@@ -27,6 +27,7 @@ mod readers;
 mod scans;
 mod sealed;
 mod sequence;
+mod version_index;
 mod versions;
 mod simulate;
 mod turns;

@@ -469,6 +469,12 @@ fn cases() -> Vec<Case> {
             },
         },
         Case {
+            weakness: "snapshot: who does not know of an index commits without its entries",
+            rule: Rule::KnownIndexes,
+            invariants: &[11, 12],
+            plan: Plan { faults: Faults::NONE, ..Plan::named("version-build").unwrap() },
+        },
+        Case {
             weakness: "snapshot: a blob goes that a commit names which is on no page yet",
             rule: Rule::BlobInWindow,
             invariants: &[1, 9],

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use s3db::{
     AbortCause, Backend, Collection, CollectionKind, Db, Isolation, Key, Names, Options, Payload,
-    Policy, Right, SearchBy, Store, StoreError, Wish,
+    Policy, Right, SearchBy, Store, StoreError, Transaction, Wish,
     cloud::{
         Cloud, Delete, ETag, Fault, Get, Listing, Message, Objects, Put, PutIf, Queue,
         QueueSettings, Receipt, Sent, ToSend,
@@ -319,14 +319,15 @@ impl Owned {
         Guard::over(&self.cloud, &policy)
     }
 
-    /// A collection `accounts` of serializable transactions: 40 records on pages, and two that wait, of which one
-    /// is in an object of its own.
+    /// A collection `accounts` of serializable transactions, with an index of payloads: 40 records on pages, and two
+    /// that wait, of which one is in an object of its own.
     async fn accounts(&self) -> Collection {
         let of =
             self.db.create_isolated_collection("accounts", Isolation::Serializable).await.unwrap();
         for n in 0..40 {
             commit(&self.db, &of, &format!("{n:02}"), "1").await.unwrap();
         }
+        self.db.create_index(&of, "payloads", &SearchBy::Payload).await.unwrap();
         self.db.store().sweep().await.unwrap();
         commit(&self.db, &of, "small", "1").await.unwrap();
         commit(&self.db, &of, "large", &"x".repeat(5000)).await.unwrap();
@@ -352,6 +353,16 @@ async fn commit(db: &Db, of: &Collection, name: &str, payload: &str) -> Result<u
     txn.read(of, &key(name)).await?;
     txn.put(of, &key(name), Payload::new(payload).unwrap())?;
     Ok(txn.commit().await?.number)
+}
+
+/// How many records an index of payloads leads to from one.
+async fn probe(txn: &Transaction<'_>, of: &Collection, payload: &str) -> Result<u64, StoreError> {
+    let mut found = txn.probe(of, "payloads", &key(payload)).await?;
+    let mut count = 0;
+    while found.next().await?.is_some() {
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Puts that none of these may do, and deletes of the same.
@@ -384,7 +395,8 @@ async fn whoever_may_read_a_collection_with_isolation_reads_what_waits_for_it() 
         while scan.next().await.unwrap().is_some() {
             count += 1;
         }
-        assert_eq!((count, guard.denied()), (42, Vec::new()), "{backend:?}");
+        assert_eq!((count, probe(&txn, &of, "1").await.unwrap()), (42, 41));
+        assert_eq!(guard.denied(), [""; 0], "{backend:?}");
         let data = owned.cloud.objects.list("sequencer/data/", None, 10).await.unwrap().names;
         are_forbidden(
             &cloud,
@@ -432,6 +444,9 @@ async fn whoever_may_write_to_a_collection_with_isolation_swaps_the_sequencer() 
         let is_read = matches!(outcome, Err(StoreError::Aborted { why: AbortCause::Read { .. } }));
         assert!(is_read, "{outcome:?}");
         db.begin_for(&of).commit().await.unwrap();
+        let txn = db.begin_for(&of);
+        assert_eq!(probe(&txn, &of, "x").await.unwrap(), 1);
+        assert_eq!(probe(&txn, &of, "theirs").await.unwrap(), 1);
         assert_eq!(guard.denied(), [""; 0], "{backend:?}");
         let named = Options { client: Some(7), ..options(backend) };
         let life = Db::over(cloud.clone(), &named).await.unwrap();
@@ -488,7 +503,9 @@ async fn whoever_keeps_a_collection_with_isolation_applies_what_waits() {
         // Who keeps others does not: it is told so, after its own work.
         put(&owned.db, &a, "late", "a").await.unwrap();
         let (_, _, db) = owned.client(Right::Keep, &["a"], false).await;
-        is_denied(db.store().sweep().await, &format!("page/{}", of.root), "read");
+        // Of the records, or of the index.
+        let pages = format!("page/{}", &of.root.to_string()[..16]);
+        is_denied(db.store().sweep().await, &pages, "read");
         assert!(db.begin().read(&a, &key("late")).await.unwrap().is_some(), "{backend:?}");
         assert_eq!(owned.waiting().await, 2);
 

@@ -157,7 +157,7 @@ async fn levels_keep_what_they_promise() {
 
 /// What a collection was created for is what it takes.
 #[tokio::test]
-async fn other_levels_and_indexes_are_refused() {
+async fn other_levels_are_refused() {
     let cloud = memory();
     let (db, of) = made(&cloud, Backend::S3Log, Isolation::Serializable).await;
     let plain = db.create_collection("plain").await.unwrap();
@@ -186,11 +186,19 @@ async fn other_levels_and_indexes_are_refused() {
         let outcome = txn.put(&plain, &key("k"), payload("v"));
         assert_eq!(outcome.is_ok(), level.isolation().is_none(), "{}", level.name());
     }
-    let index = db.create_index(&of, "all", &SearchBy::Payload).await.map(drop);
-    refused(index, "index");
-    let txn = db.begin_for(&of);
-    let probe = txn.probe(&of, "all", &key("k")).await.map(drop);
-    refused(probe, "probe");
+    db.create_index(&of, "all", &SearchBy::Payload).await.unwrap();
+    for level in Level::ALL {
+        let txn = db.begin_at(level);
+        let probe = match txn.probe(&of, "all", &key("v")).await {
+            Ok(mut found) => found.next().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match level {
+            Level::Serializable => probe.unwrap(),
+            _ => refused(probe, "probe"),
+        }
+    }
+    refused(db.store().finish_index("accounts", "all").await.map(drop), "by hand");
     let again = db.create_collection("accounts").await;
     assert!(matches!(again, Err(StoreError::Exists(_))), "{again:?}");
 }

@@ -19,7 +19,7 @@ const SEEDS: u64 = 300;
 
 fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     let plan = Plan { backend, ..Plan::named(name).unwrap() };
-    let (mut committed, mut leaves, mut collected) = (0, 0, 0);
+    let (mut committed, mut leaves, mut collected, mut probed) = (0, 0, 0, 0);
     let (mut blobs, mut blobs_collected, mut spills_collected) = (0, 0, 0);
     let (mut disk, mut decided) = ((0, 0), Decided::default());
     for seed in seeds {
@@ -34,6 +34,7 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
         committed += report.committed;
         leaves += report.leaves;
         collected += report.collected;
+        probed += report.probed;
         blobs += report.blobs;
         blobs_collected += report.blobs_collected;
         spills_collected += report.spills_collected;
@@ -43,7 +44,9 @@ fn hold(name: &str, backend: Backend, seeds: std::ops::Range<u64>) {
     // A run in which nothing happens proves nothing.
     assert!(committed > 0 && leaves > 0, "{committed} {leaves}");
     assert!(name != "deaths" || collected > 0, "{backend:?}: nothing died");
-    let has_blobs = name.starts_with("blob") || name == "version-blobs";
+    let has_index = matches!(name, "version-index" | "version-build");
+    assert!(!has_index || probed > 100, "{backend:?}: {probed} records found");
+    let has_blobs = name.starts_with("blob") || matches!(name, "version-blobs" | "version-build");
     assert!(!has_blobs || blobs > 0, "{backend:?}: there are no blobs");
     assert!(name != "disk" || (disk.0 > 1000 && disk.1 > 100), "{backend:?}: {disk:?}");
     let Decided { approved, again, rejected, replaced, forged, .. } = decided;
@@ -390,6 +393,15 @@ fn blobs_are_there_as_long_as_versions_are() {
     hold("version-blobs", Backend::S3Log, 0..30);
     hold("version-blobs", Backend::SqsStandard, 30..36);
     hold("version-blobs", Backend::SqsFifo, 36..42);
+}
+
+/// An index of isolated records is at every snapshot what they say, and no history shows an anomaly of its ranges.
+#[test]
+fn indexes_of_versions_are_exact() {
+    hold("version-index", Backend::S3Log, 0..60);
+    hold("version-build", Backend::S3Log, 0..40);
+    hold("version-index", Backend::SqsStandard, 60..66);
+    hold("version-build", Backend::SqsFifo, 40..46);
 }
 
 /// Curators crash, decide twice, late and at once; somebody puts other bytes in the place of proposals, and

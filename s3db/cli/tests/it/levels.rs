@@ -29,11 +29,10 @@ fn isolated_collections_come_and_go() {
         run(&["gc", &url]);
         let verified = run(&["verify", &url]);
         assert!(verified.ends_with("no problems\n"), "{verified}");
-        // Other levels and indexes are refused, and say so.
+        // Other levels are refused, and say so.
         let refused = [
             (vec!["txn", &url], "put accounts ada 1\n".to_owned()),
             (vec!["txn", &url, "--level", "snapshot"], "put plain ada 1\n".to_owned()),
-            (vec!["index", "create", &url, "accounts", "all", "payload"], String::new()),
         ];
         for (args, input) in refused {
             let failed = s3db().args(&args).write_stdin(input).assert().code(1);
@@ -41,6 +40,59 @@ fn isolated_collections_come_and_go() {
             assert!(error.contains("created for"), "{args:?}: {error}");
         }
         assert_eq!(run(&["get", &url, "accounts", "ada"]), "80");
+    }
+}
+
+/// The whole life of an index of such a collection.
+#[test]
+fn isolated_collections_have_indexes() {
+    for isolation in ["snapshot", "serializable"] {
+        let (_folder, url) = folder();
+        run(&["init", &url, "users", "--isolation", isolation]);
+        let txn = |script: &str| {
+            let args = ["txn", &url, "--level", "serializable"];
+            s3db().args(args).write_stdin(script.to_owned()).assert().success();
+        };
+        txn(
+            "put users ada {\"born\": 1815}\nput users alan {\"born\": 1912}\nput users nobody no JSON\n",
+        );
+        let made = run(&["index", "create", &url, "users", "born", "json:born"]);
+        assert_eq!(made, "2 records, 2 entries added, 0 removed\n");
+        assert_eq!(run(&["index", "list", &url, "users"]), "born\tjson:born\tready\n");
+        let keys = |args: &[&str]| -> Vec<String> {
+            let mut all = vec!["index", "find", &url, "users", "born", "--json"];
+            all.extend(args);
+            run(&all)
+                .lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+                .map(|line| format!("{} {}", line["search"], line["key"]).replace('"', ""))
+                .collect()
+        };
+        assert_eq!(keys(&[]), ["1815 ada", "1912 alan"]);
+        txn("put users konrad {\"born\": 1910}\nput users grace {\"born\": 1912}\n");
+        txn("put users ada {\"born\": 1816}\ndel users alan\n");
+        run(&["put", &url, "users", "grace", "{\"born\": 1906}"]);
+        assert_eq!(keys(&[]), ["1816 ada", "1906 grace", "1910 konrad"]);
+        assert_eq!(keys(&["1906"]), ["1906 grace"]);
+        assert_eq!(keys(&["1912"]), [""; 0]);
+        assert_eq!(keys(&["--from", "1900", "--to", "1910"]), ["1906 grace"]);
+        run(&["sweep", &url]);
+        let checked = run(&["index", "check", &url, "users", "born", "--json"]);
+        let checked: serde_json::Value = serde_json::from_str(&checked).unwrap();
+        let count = |what: &str| checked[what].as_u64();
+        let counts = ["records", "entries", "missing", "changing", "dangling"].map(count);
+        assert_eq!(counts, [3, 3, 0, 0, 0].map(Some), "{checked}");
+        let again = run(&["index", "build", &url, "users", "born"]);
+        assert_eq!(again, "3 records, 0 entries added, 0 removed\n");
+        run(&["gc", &url, "--grace", "0"]);
+        assert!(run(&["verify", &url]).ends_with("no problems\n"));
+        assert_eq!(keys(&[]).len(), 3);
+        run(&["index", "drop", &url, "users", "born"]);
+        assert_eq!(run(&["index", "list", &url, "users"]), "");
+        s3db().args(["index", "find", &url, "users", "born"]).assert().code(1);
+        run(&["put", &url, "users", "grace", "{\"born\": 1907}"]);
+        run(&["gc", &url, "--grace", "0"]);
+        assert!(run(&["verify", &url]).ends_with("no problems\n"));
     }
 }
 
