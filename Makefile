@@ -20,6 +20,8 @@ help:
 	@echo "make bench-s3db  s3db on this machine: commits, reads, recovery, freshness; DIRECTORY=/where"
 	@echo "make interop     our tdb and the C library's, TDB=/path/to/it, on the same data"
 	@echo "make interop-peer  what make bench needs to measure the C library beside ours"
+	@echo "make peer-umap   LLNL UMap for section strength of make bench; UMAP=/its/source"
+	@echo "make peer-fuse   a file by FUSE, for the same; root may mount it"
 	@echo "make interop-v000  the C library reads through extmem serve; V000_SRC=/its/branch/userfault"
 	@echo "make setup       what the build needs besides Rust"
 	@echo "make servers     S3, HTTP and faulty fronts for the tests, on this machine"
@@ -57,7 +59,8 @@ examples: setup
 # Figures of the C library want `make interop-peer` before it, and TDB= alone gives none, also of its index: the
 # file that the tool is asked about is written by the library.
 # BENCH_LIMIT, a command that runs another one with `{}` bytes of memory, is for the last row of its section
-# `strength`: BENCH_LIMIT="sh examples/limit.sh {}" as root.
+# `strength`: BENCH_LIMIT="sh examples/limit.sh {}" as root. The same section has UMap and FUSE after `make peer-umap` and
+# `make peer-fuse`.
 bench: export TDB := $(TDB)
 bench: export BENCH_LIMIT := $(BENCH_LIMIT)
 bench: export BENCH_CSV := $(BENCH_CSV)
@@ -93,6 +96,20 @@ bench-blog: setup
 interop: setup
 	@$(CARGO) build -q $(PROFILE) -p extmem-endpoint -p extmem-examples -p tdb-cli
 	@$(CARGO) run -q $(PROFILE) -p extmem-examples --bin interop -- --theirs '$(TDB)' $(INTEROP_ARGS)
+
+# What section `strength` of `make bench` is measured beside, and leaves out where it is not built. Outside of the
+# workspace, and of CI: UMAP=/path is a clone of https://github.com/LLNL/umap, which is compiled with our reader of it;
+# the server of FUSE is a package of its own.
+.PHONY: peer-umap peer-fuse
+peer-umap:
+	@sh pager/peer/umap.sh '$(UMAP)'
+
+peer-fuse:
+	@$(CARGO) build -q $(PROFILE) --locked --manifest-path pager/peer/Cargo.toml \
+		--target-dir $(or $(CARGO_TARGET_DIR),target)/peer
+	@mkdir -p $(or $(CARGO_TARGET_DIR),target)/release
+	@cp $(or $(CARGO_TARGET_DIR),target)/peer/release/peer-fuse $(or $(CARGO_TARGET_DIR),target)/release/
+	@echo $(or $(CARGO_TARGET_DIR),target)/release/peer-fuse
 
 # Against the library that pkg-config knows, or TDB_LIB=/prefix with include/ and lib/ in it.
 interop-peer:

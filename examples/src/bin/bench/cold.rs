@@ -131,7 +131,8 @@ pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
     })
 }
 
-fn open(server: &Server) -> Result<(Pager, Region), String> {
+/// A new pager's region over what `server` has.
+pub(crate) fn open(server: &Server) -> Result<(Pager, Region), String> {
     let pager = Pager::builder().budget_bytes(BUDGET_BYTES).build().map_err(|e| e.to_string())?;
     let source = Options::default().open(server.url()).map_err(|e| e.to_string())?;
     let region = pager.open(source).map_err(|e| e.to_string())?;
@@ -164,7 +165,7 @@ pub(crate) fn decode<S: Storage>(storage: S) -> Result<u64, String> {
 }
 
 /// The best that a program without the pager could do: parts in parallel, dropped as they come.
-fn download(server: &Server, way: (usize, u64)) -> Result<Cost, String> {
+pub(crate) fn download(server: &Server, way: (usize, u64)) -> Result<Cost, String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
     let (_, cost) = measure::cost(|| {
         let source = Options::default().open(server.url()).map_err(|e| e.to_string())?;

@@ -33,6 +33,10 @@ struct Args {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Which>,
 
+    /// Only these parts of section `strength`, joined by commas. Not with --write, whose file has all.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART", conflicts_with = "write")]
+    strength: Vec<strength::Part>,
+
     /// Three rounds instead of eleven.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
@@ -96,9 +100,16 @@ pub(crate) struct Setup {
     pub(crate) rounds: usize,
     large: u64,
     small: u64,
+    /// Of section `strength`; all if there is none.
+    parts: Vec<strength::Part>,
 }
 
 impl Setup {
+    /// Whether this part of section `strength` is to be measured.
+    pub(crate) fn wants(&self, part: strength::Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
     /// The path of the database of about 1 GB, which is made if it is missing.
     pub(crate) fn large(&self) -> Result<PathBuf, String> {
         data::ensure(self.large.saturating_mul(1_000_000))
@@ -132,7 +143,8 @@ fn run(args: &Args) -> Result<(), String> {
         return strength::child(way, file.as_ref());
     }
     let rounds = if args.quick { 3 } else { args.rounds as usize };
-    let setup = Setup { rounds, large: args.large, small: args.small };
+    let parts = args.strength.clone();
+    let setup = Setup { rounds, large: args.large, small: args.small, parts };
     let which = if args.only.is_empty() { Which::value_variants() } else { &args.only };
     for &which in which {
         eprintln!(

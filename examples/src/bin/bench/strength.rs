@@ -1,5 +1,9 @@
-//! What the pager makes of a file, beside `mmap`: from memory, from disk, and with less memory than the
-//! file has bytes. What needs no file the pager measures itself.
+//! What the pager makes of a file, beside `mmap` and beside others: from memory, from disk, with less memory
+//! than the file has bytes, and from far away. What needs no file the pager measures itself.
+
+mod far; // an S3 far away, beside eight connections
+mod peer; // a program that is not ours, told a line at a time
+mod peers; // LLNL UMap and FUSE
 
 use std::{
     env,
@@ -10,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
 use examples::{
     measure::{self, Cost, cpu, ms, ratio, wall},
     report::{Aim, Goal, Section},
@@ -33,6 +38,21 @@ const READS: u64 = 2_000;
 /// A command that runs another one with so many bytes of memory as stand for `{}` in it.
 const LIMIT: &str = "BENCH_LIMIT";
 
+/// What is measured in this section.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// What needs no file: scans, random reads, single units.
+    Memory,
+    /// From a disk.
+    Cold,
+    /// With a quarter of the file as memory.
+    Limited,
+    /// Beside LLNL UMap and FUSE.
+    Peers,
+    /// From an S3 far away.
+    Far,
+}
+
 /// A way to read the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -41,22 +61,34 @@ enum Way {
 }
 
 pub(crate) fn run(setup: &Setup) -> Result<Section, String> {
-    let printed = children::printed("full_strength")?;
-    let (mut goals, warm) = figures(&printed);
+    let (mut goals, mut parts) = (Vec::new(), Vec::new());
+    if setup.wants(Part::Memory) {
+        let (found, warm) = figures(&children::printed("full_strength")?);
+        goals.extend(found);
+        parts.push(format!(
+            "What is aimed for is in the table; \"no copy\" means units that are moved back out of frames that \
+             have the bytes already, as zero-copy as a region gets today, and \"one copy\" a source in \
+             memory.\n\n{}",
+            warm.replace("#### ", "### ").trim(),
+        ));
+    }
     let file = object().map_err(|e| format!("a file of {} MiB: {e}", LEN >> 20))?;
-    let cold = cold(file.path(), setup.rounds, &mut goals)?;
-    let limited = limited(file.path(), setup.rounds, &mut goals)?;
-    let body = format!(
-        "What is aimed for is in the table; \"no copy\" means units that are moved back out of frames that \
-         have the bytes already, as zero-copy as a region gets today, and \"one copy\" a source in \
-         memory.\n\n{}\n\n{cold}\n\n{limited}",
-        warm.replace("#### ", "### ").trim(),
-    );
+    for (part, measure) in [
+        (Part::Cold, cold as fn(&Path, usize, &mut Vec<Goal>) -> Result<String, String>),
+        (Part::Limited, limited),
+        (Part::Peers, peers::run),
+        (Part::Far, far::run),
+    ] {
+        if setup.wants(part) {
+            parts.push(measure(file.path(), setup.rounds, &mut goals)?);
+        }
+    }
+    let body = parts.join("\n\n");
     Ok(Section {
         name: "strength",
         title: "10. The pager at full strength",
         question: "How near does each way of putting bytes in place come to what the kernel does with \
-                   the same file: in memory, on disk, and with too little memory?",
+                   the same file: in memory, on disk, and with too little memory? And to what others do?",
         body,
         goals,
     })
