@@ -501,6 +501,8 @@ async fn collect(
     // listed is walked, whenever it was created.
     let listed = store.list_pages().await?;
     let trees = &store.trees().await?;
+    // What these do not name, since it was dropped a moment ago, nobody commits to any more.
+    sequence::forget_dropped(store).await?;
     // What commits of the sequencer name is there now, or on the leaves that are read after that.
     let in_window = match !blobs.old.is_empty() && store.settings.rules.hold(Rule::BlobInWindow) {
         true => sequence::named(store).await?,

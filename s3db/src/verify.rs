@@ -34,6 +34,7 @@ use crate::{
     sequence::{self, SequencerState},
     stamp::Stamp,
     store::Store,
+    tag::Tag,
     tree::{Freshness, Nodes, search::search},
 };
 
@@ -66,7 +67,8 @@ pub struct Verified {
     /// Blobs that no record names: of transactions that are not committed, or not on their pages yet,
     /// and of records that were written again. Garbage collection takes them when they are old.
     pub blob_orphans: u64,
-    /// Records of the log, of approvals and of the sequencer that are not on their pages yet.
+    /// Records of the log, of approvals and of the sequencer that are not on their pages yet. Of queues, whose
+    /// messages are not looked into: messages, each of which has up to all records of a commit.
     pub waiting: u64,
     /// The sequencer; `None` if no collection needs one.
     pub sequencer: Option<SequencerState>,
@@ -142,6 +144,9 @@ impl Store {
                 Ok(collection) => collection,
                 Err(error @ (StoreError::Damaged { .. } | StoreError::Misled { .. })) => {
                     found.problem(error.to_string());
+                    // Its pages are not lost, nor dropped: nobody knows which they are.
+                    let tags = [false, true].map(|curated| Tag::of(&name, curated));
+                    roots.extend(tags.map(|tag| tag.page(PageId(0))));
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -189,6 +194,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         match sequence::is_ready(self, of.root, root).await {
             Ok(true) => {}
+            // Dropped since the collection was read.
+            Ok(false) if !self.has_index(&of.name, root).await? => {}
             Ok(false) => {
                 let index = of.indexes.iter().find(|index| index.root == root);
                 let index = index.map_or("", |index| &index.name);

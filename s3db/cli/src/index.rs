@@ -165,8 +165,8 @@ async fn build(of: &Of, by: Option<SearchBy>, output: &Output) -> Result<(), Fai
 async fn drop_index(of: &Of, output: &Output) -> Result<(), Failure> {
     let Of { url, collection: name, index } = of;
     let db = open(url, output).await?;
-    let of = collection(&db, url, name).await?;
-    db.drop_index(&of, index).await?;
+    // Nothing of the index is looked at: it may be what is damaged.
+    db.store().drop_index(name, index).await?;
     let value = json!({"dropped": index, "collection": name});
     output.finish(db, &format!("dropped index {index} of {name}"), &value).await
 }
@@ -226,7 +226,8 @@ async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
     let found =
         db.store().check_index(name, index, |n| progress.show(|| format!("{n} records"))).await;
     progress.end();
-    let IndexCheck { records, entries, missing, changing, dangling, strange } = found?;
+    let found = found?;
+    let IndexCheck { records, entries, missing, changing, dangling, strange, .. } = found;
     let text = format!(
         "{records} records, {entries} entries: {missing} records are missing, {changing} are being \
          changed, {dangling} entries are of what records said before, {strange} are no entries"
@@ -237,5 +238,5 @@ async fn check(of: &Of, output: &Output) -> Result<(), Failure> {
     });
     output.say(&text, &value)?;
     output.close(db).await?;
-    if missing > 0 { Err(Failure::Problems) } else { Ok(()) }
+    if found.is_wrong() { Err(Failure::Problems) } else { Ok(()) }
 }

@@ -1,8 +1,8 @@
 //! `txn`: a script from standard input.
 //!
-//! One operation per line. Words are separated by spaces and tabs. A payload is all that follows one of
-//! these behind the key, to the end of the line, so blanks of its own stay. In keys and payloads `\xNN`, `\n`, `\t`, `\r`, `\\`, `\"` and `\'` stand for bytes, as
-//! `scan` prints them.
+//! One operation per line, which ends with a line feed, or a carriage return and one. Words are separated by spaces
+//! and tabs. A payload is all that follows one of these behind the key, to the end of the line, so blanks of its own
+//! stay. In keys and payloads `\xNN`, `\n`, `\t`, `\r`, `\\`, `\"` and `\'` stand for bytes, as `scan` prints them.
 
 use std::io::{self, BufRead, Read};
 
@@ -28,7 +28,8 @@ const LINE_BYTES_MAX: u64 = 4 * (PAYLOAD_BYTES_MAX + KEY_BYTES_MAX) as u64 + 409
   # a comment
 
 A payload is all that follows one space or tab behind the key, to the end of the line: blanks count, and it
-may be empty. In keys and payloads \\xNN, \\n, \\t, \\r and \\\\ stand for bytes, as scan prints them.
+may be empty. In keys and payloads \\xNN, \\n, \\t, \\r and \\\\ stand for bytes, as scan prints them. A line may
+end as on Windows: a payload that ends with a carriage return has it as \\r.
 
 The end commits. A line that fails ends the script, and what was not committed is forgotten.
 

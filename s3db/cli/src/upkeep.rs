@@ -149,13 +149,19 @@ impl Keeper<'_> {
 
 /// What came of a round, for people and for machines.
 fn told(head: String, own: Option<Vec<u32>>, done: Checkpointed) -> (String, Value) {
-    let text = format!(
+    let mut text = format!(
         "{head}{} log records, {} of them new to their pages, {} leaves, {} put into quarantine",
         done.records, done.applied, done.leaves, done.poison
     );
+    if done.gone > 0 {
+        text.push_str(&format!(
+            ", {} messages that came twice, or whose transactions somebody deleted from spilled/",
+            done.gone
+        ));
+    }
     let mut value = json!({
         "records": done.records, "applied": done.applied, "leaves": done.leaves,
-        "quarantined": done.poison,
+        "quarantined": done.poison, "gone": done.gone,
     });
     if let Some(own) = own {
         value["own"] = json!(own);
@@ -179,7 +185,18 @@ pub(crate) struct Verify {
 }
 
 pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure> {
-    let db = open_without_disk(&args.url, output).await?;
+    let db = match Db::open_with(&args.url, &Options { disk: None, ..output.options()? }).await {
+        // What says what the database is. Nothing else can be looked at without it.
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Misled { .. })) => {
+            let what = with_causes(&error);
+            let text = format!("1 problem\n  {what}");
+            output.say(&text, &json!({"problems": [what], "problem_count": 1}))?;
+            return Err(Failure::Problems);
+        }
+        // The others are said as ever.
+        Err(_) => open_without_disk(&args.url, output).await?,
+        Ok(db) => db,
+    };
     let progress = Progress::new(output);
     let mut found = db
         .store()
@@ -189,7 +206,11 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     let compared = |of: &str, index: &str, checked: Result<IndexCheck, StoreError>| {
         indexes += 1;
         let what = match checked {
-            Ok(checked) if checked.missing == 0 => return,
+            Ok(checked) if !checked.is_wrong() => return,
+            Ok(IndexCheck { missing: 0, dangling, strange, .. }) => format!(
+                "has {} entries that no record says: s3db index build removes them",
+                dangling + strange
+            ),
             Ok(IndexCheck { missing, records, .. }) => {
                 format!("lacks {missing} of {records} records: s3db index build adds them")
             }
@@ -204,7 +225,7 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     let mut text = format!(
         "{} trees of up to {} levels: {} pages, {} bytes, {} records, {} tombstones\n\
          {} blobs of {} bytes, {} that no record names\n\
-         {} pages that nothing leads to, {} parts of the log, {} records waiting, {} in quarantine\n\
+         {} pages that nothing leads to, {} parts of the log, {} records or messages waiting, {} in quarantine\n\
          {} indexes compared with their records\n",
         found.trees,
         found.levels,
@@ -237,7 +258,8 @@ pub(crate) async fn verify(args: &Verify, output: &Output) -> Result<(), Failure
     match found.problem_count {
         0 => text.push_str("no problems"),
         count => {
-            text.push_str(&format!("{count} problems"));
+            let problems = if count == 1 { "problem" } else { "problems" };
+            text.push_str(&format!("{count} {problems}"));
             for problem in &found.problems {
                 text.push_str("\n  ");
                 text.push_str(problem);

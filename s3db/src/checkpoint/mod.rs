@@ -55,6 +55,9 @@ pub struct Checkpointed {
     pub leaves: u64,
     /// Bodies that could not be decoded and lie in quarantine now.
     pub poison: u64,
+    /// Messages that named the object of a large transaction which is not there: they came a second time, as
+    /// queues may have them, or somebody else deleted the object, and the transaction is lost.
+    pub gone: u64,
 }
 
 impl std::ops::AddAssign for Checkpointed {
@@ -63,6 +66,7 @@ impl std::ops::AddAssign for Checkpointed {
         self.applied += more.applied;
         self.leaves += more.leaves;
         self.poison += more.poison;
+        self.gone += more.gone;
     }
 }
 

@@ -326,6 +326,7 @@ impl Store {
         let told = forwarded.map(|forwarded| {
             forwarded.map(|forwarded| {
                 done.poison += forwarded.poison;
+                done.gone += forwarded.gone;
                 (forwarded.taken, forwarded.left)
             })
         });

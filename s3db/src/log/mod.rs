@@ -177,6 +177,8 @@ pub(crate) struct Forwarded {
     pub(crate) taken: u64,
     /// Of these, those that lie in quarantine now.
     pub(crate) poison: u64,
+    /// Of these, those that named an object which is gone.
+    pub(crate) gone: u64,
     /// What it leaves behind.
     pub(crate) left: Left,
 }

@@ -27,9 +27,10 @@ use bytes::Bytes;
 use crate::{
     blob::{Blob, REFERENCE_BYTES, Value},
     frame::{FrameError, Reader, Writer, is_number},
-    page::PageId,
+    page::{PageId, SLOT_KEY_BYTES_MAX},
     record::{INLINE_BYTES_MAX, KEY_BYTES_MAX},
     search_by::SearchBy,
+    sequence::versions,
 };
 
 const MAGIC: &str = "s3dN";
@@ -436,6 +437,9 @@ fn take_writes(from: &mut Reader) -> Result<Vec<Write>, FrameError> {
         let (tree, key) = (PageId(from.u128()?), from.short()?);
         if !(1..=WRITE_KEY_BYTES_MAX).contains(&key.len()) {
             return Err(from.field("no key of a record"));
+        }
+        if versions::leaf_key(&key, 0).len() > SLOT_KEY_BYTES_MAX {
+            return Err(from.field("a key that has no room in a page"));
         }
         let payload = match from.u8()? {
             0 => None,

@@ -35,6 +35,7 @@ use crate::{
     retry::Attempts,
     search_by::SearchBy,
     sequence::{
+        apply::apply,
         batch::{INLINE_BYTES, NO_LIFE, Submission},
         codec::{NUMBERS, Numbers, SequencedIndex, Write},
         scan::{Part, SnapshotScan},
@@ -58,15 +59,22 @@ pub(super) fn pair(by: &SearchBy, key: &[u8], value: Option<&Value>) -> Option<B
     Some(secondary::join(search.as_bytes(), key))
 }
 
-/// The longest entries have no room in a page: of keys of zero bytes, each of which takes three there.
-fn check_pair(pair: &Bytes) -> Result<(), StoreError> {
-    match versions::leaf_key(pair, 0).len() > SLOT_KEY_BYTES_MAX {
-        true => Err(StoreError::Invalid(format!(
-            "the entry of a record in an index has {} bytes of both keys, too many of them zero: of zero bytes \
+/// Whether a page has room for an entry. It has none for the longest, of keys of zero bytes, each of which takes
+/// three there: no such entry is ever made, looked for, or deleted.
+fn has_room(pair: &Bytes) -> bool {
+    versions::leaf_key(pair, 0).len() <= SLOT_KEY_BYTES_MAX
+}
+
+/// That the entry of the record `key` can be made.
+fn check_pair(pair: &Bytes, key: &[u8]) -> Result<(), StoreError> {
+    match has_room(pair) {
+        false => Err(StoreError::Invalid(format!(
+            "record {}: its entry in an index has {} bytes of both keys, too many of them zero: of zero bytes \
              there can be about {KEY_BYTES_MAX}",
+            key.escape_ascii(),
             pair.len()
         ))),
-        false => Ok(()),
+        true => Ok(()),
     }
 }
 
@@ -131,9 +139,10 @@ pub(super) async fn implied(
                 continue;
             }
             if let Some(new) = &new {
-                check_pair(new)?;
+                check_pair(new, &write.key)?;
             }
-            let gone = old.map(|key| Write { tree: index.root, key, payload: None });
+            let gone =
+                old.filter(has_room).map(|key| Write { tree: index.root, key, payload: None });
             let there = new.map(|key| Write { tree: index.root, key, payload: Some(Value::EMPTY) });
             entries.extend(gone.into_iter().chain(there));
         }
@@ -141,11 +150,11 @@ pub(super) async fn implied(
     Ok((known, entries))
 }
 
-/// Changes the indexes that the numbers name. `change` says whether it did.
+/// Changes the indexes that the numbers name. `change` says whether it did, and so does this.
 async fn change(
     store: &Store,
     change: impl Fn(&mut Vec<SequencedIndex>) -> Result<bool, StoreError>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     // Beside those who commit one after the other it would always come too late.
     let _turn = store.sequencer.turn().await;
     let mut attempts = Attempts::new(&store.cloud, &store.settings);
@@ -153,17 +162,17 @@ async fn change(
         let view = newest(store).await?;
         let mut next = view.numbers.clone();
         if !change(&mut next.indexes)? {
-            return Ok(());
+            return Ok(false);
         }
         match swap_freely(store, &view, next).await? {
-            Swapped::Done(_) => return Ok(()),
+            Swapped::Done(_) => return Ok(true),
             Swapped::Lost { .. } => attempts.after_loss(NUMBERS).await?,
         }
     }
 }
 
-/// Names an index in the numbers. From now on nobody commits without it.
-async fn declare(store: &Store, index: &SequencedIndex) -> Result<(), StoreError> {
+/// Names an index in the numbers. From now on nobody commits without it. Says whether it was not named there.
+async fn declare(store: &Store, index: &SequencedIndex) -> Result<bool, StoreError> {
     change(store, |all| {
         let place = all.binary_search_by_key(&(index.of, index.root), |it| (it.of, it.root));
         let Err(place) = place else { return Ok(false) };
@@ -186,6 +195,7 @@ pub(crate) async fn forget(store: &Store, roots: &[PageId]) -> Result<(), StoreE
         Ok(all.len() < had)
     })
     .await
+    .map(drop)
 }
 
 /// The same of all that was dropped by somebody who did not come to the end of it.
@@ -194,19 +204,33 @@ pub(crate) async fn forget_dropped(store: &Store) -> Result<(), StoreError> {
     if view.numbers.indexes.is_empty() {
         return Ok(());
     }
-    // The catalogue names it first, so what it does not name, read after the numbers, is gone for good.
-    let mut there = BTreeSet::new();
+    // The catalogue names it first, so what it does not name, read after the numbers, is gone for good. Unless it
+    // has lost the collection, which may be restored with all its indexes: one of this kind is never dropped.
+    let (mut trees, mut there) = (BTreeSet::new(), BTreeSet::new());
     for name in store.collections().await? {
         match store.peek_collection(&name).await {
-            Ok(of) => there.extend(of.indexes.iter().map(|index| index.root)),
+            Ok(of) => {
+                trees.insert(of.root);
+                there.extend(of.indexes.iter().map(|index| index.root));
+            }
             // Dropped since it was listed.
             Err(StoreError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
     }
-    let roots = view.numbers.indexes.iter().map(|index| index.root);
-    let gone: Vec<PageId> = roots.filter(|root| !there.contains(root)).collect();
-    if gone.is_empty() { Ok(()) } else { forget(store, &gone).await }
+    let is_gone =
+        |index: &&SequencedIndex| trees.contains(&index.of) && !there.contains(&index.root);
+    let gone = view.numbers.indexes.iter().filter(is_gone);
+    let gone: Vec<PageId> = gone.map(|index| index.root).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    forget(store, &gone).await?;
+    // What waits for them comes to their pages before these go, or is put aside.
+    match apply(store).await {
+        Err(error) if error.is_passing() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the numbers say of an index that it has all records.
@@ -224,16 +248,17 @@ pub(crate) async fn build(
     progress: impl Fn(u64),
 ) -> Result<IndexCheck, StoreError> {
     let builder = Builder::new(store, of, follower, true);
-    declare(store, &builder.index).await?;
+    let is_new = declare(store, &builder.index).await?;
     reached(&store.cloud, FailPoint::Followed).await;
     let now = store.peek_collection(&of.name).await;
     if !now.is_ok_and(|now| now.indexes.iter().any(|it| it.root == index.root)) {
         // Dropped since it was looked up, by somebody who could not know that it would be named here.
         forget_dropped(store).await?;
     }
-    let mut found = IndexCheck::default();
+    let mut found = IndexCheck { is_exact: true, ..IndexCheck::default() };
     builder.records(&mut found, &progress).await?;
-    if index.is_ready {
+    // One that was not named had nobody to keep its entries: from before numbers that were lost, perhaps.
+    if index.is_ready || is_new {
         builder.entries(&mut found).await?;
     }
     reached(&store.cloud, FailPoint::Filled).await;
@@ -245,7 +270,7 @@ pub(crate) async fn build(
         Ok(!std::mem::replace(&mut there.is_ready, true))
     })
     .await?;
-    if !index.is_ready {
+    if !index.is_ready && !is_new {
         found.entries = found.records;
     }
     store.declare_ready(&of.name, index).await?;
@@ -260,7 +285,7 @@ pub(crate) async fn check(
     progress: &impl Fn(u64),
 ) -> Result<IndexCheck, StoreError> {
     let builder = Builder::new(store, of, follower, false);
-    let mut found = IndexCheck::default();
+    let mut found = IndexCheck { is_exact: true, ..IndexCheck::default() };
     builder.records(&mut found, progress).await?;
     builder.entries(&mut found).await?;
     Ok(found)
@@ -331,13 +356,16 @@ impl<'a> Builder<'a> {
             let (mut records, mut missing) = (0, Vec::new());
             for (key, (_, value)) in part.shown {
                 let Some(pair) = pair(&self.index.by, &key, value.as_ref()) else { continue };
-                if at(store, &view, self.index.root, &pair).await?.1.is_none() {
+                let has_room = has_room(&pair);
+                if !has_room || at(store, &view, self.index.root, &pair).await?.1.is_none() {
                     if missing.len() == most {
                         // The rest of it is for the next time.
                         next = Some(key);
                         break;
                     }
-                    check_pair(&pair)?;
+                    if self.writes {
+                        check_pair(&pair, &key)?;
+                    }
                     missing.push((pair, Some(Value::EMPTY)));
                 }
                 records += 1;

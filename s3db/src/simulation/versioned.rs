@@ -385,7 +385,7 @@ impl Judge<'_> {
             let there: BTreeMap<String, Option<String>> = listed
                 .writes
                 .iter()
-                .filter(|it| it.tree == self.root && attempt.is_some())
+                .filter(|it| it.tree == self.root)
                 .map(|it| (text(&it.key), it.payload.as_ref().map(text)))
                 .collect();
             if there != written {
@@ -772,6 +772,13 @@ impl Cluster {
                     | StoreError::CommitUnknown { .. }
                     | StoreError::Aborted { .. }),
                 ) => at_work.met(error.to_string()),
+                // By one of the refusals that come and go here, at a moment at which there was no room.
+                Err(error @ StoreError::Stuck { .. })
+                    if self.stage.plan.faults.denied > 0.0
+                        && error.to_string().contains("access denied") =>
+                {
+                    at_work.met(error.to_string());
+                }
                 Err(error @ StoreError::Fenced { .. }) => return Err(error),
                 // Of stamps of blobs.
                 Err(StoreError::Clock { .. } | StoreError::Date { .. })

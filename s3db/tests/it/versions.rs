@@ -269,10 +269,13 @@ async fn what_was_put_aside_keeps_its_blob() {
 #[tokio::test]
 async fn much_that_is_put_aside_is_put_aside_in_parts() {
     let cloud = memory();
-    let (db, of) = made(&cloud, Backend::S3Log).await;
+    Store::create(&cloud, &settings(), Backend::S3Log, 1).await.unwrap();
+    let db = client(&cloud, settings()).await;
+    let of = db.create_isolated_collection("films", Isolation::Snapshot).await.unwrap();
     for part in 0..2 {
         let mut txn = db.begin_for(&of);
         for n in 0..200 {
+            // As long as a record can be that is in no blob, nearly.
             let payload = Payload::new(vec![7; 30_000]).unwrap();
             txn.put(&of, &Key::new(format!("{part}{n:03}")).unwrap(), payload).unwrap();
         }

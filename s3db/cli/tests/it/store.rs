@@ -447,6 +447,14 @@ fn what_cannot_be_is_said() {
     let damaged = s3db().args(["get", &url, "t", "k"]).assert().code(1);
     let error = String::from_utf8_lossy(&damaged.get_output().stderr).into_owned();
     assert!(error.contains("database is damaged or foreign"), "{error}");
+    // Who looks for what is wrong has found it.
+    let found = s3db().args(["verify", &url, "--json"]).assert().code(4);
+    let found: serde_json::Value = serde_json::from_slice(&found.get_output().stdout).unwrap();
+    let what = found["problems"][0].as_str().unwrap();
+    assert!(
+        what.contains("database is damaged or foreign") && found["problem_count"] == 1,
+        "{found}"
+    );
 }
 
 /// What a database was created with is not changed by another init, nor is it hidden that it is not.
@@ -655,7 +663,7 @@ fn costs_are_known() {
     let total_of = |table: &serde_json::Value| table["rows"][1]["dollars"].as_f64().unwrap();
     assert!(total_of(&alone) < total_of(&table), "nobody reads a page that only one puts");
     s3db().args(["cost", "--reads=-1"]).assert().code(1);
-    s3db().args(["cost", "--shared", "2"]).assert().code(1);
+    s3db().args(["cost", "--shared", "2"]).assert().code(2);
     s3db().args(["cost", "--shards", "0"]).assert().code(2);
     s3db().args(["cost", "--prices", "put=-1"]).assert().code(2);
     // Prices are those that are given; and of FIFO queues what these cost.

@@ -118,12 +118,12 @@ impl Files {
         self.objects().join(format!("{name}{MARK}"))
     }
 
-    /// The lock of `name`; `None` when nothing was ever put here and `creates` is false.
+    /// The lock of `name`; `None` when there is no such file and `creates` is false.
     fn lock(&self, name: &str, is_shared: bool, creates: bool) -> io::Result<Option<Lock>> {
         let number = checksum(CrcAlgorithm::Crc32Iscsi, name.as_bytes()) as u32 % LOCKS;
         let path = self.root.join("lock").join(format!("{number:02x}"));
-        // Whoever only reads may be somebody who may write nothing here. Where there is no such file nothing was
-        // ever put under a name that has it.
+        // Whoever only reads may be somebody who may write nothing here. Where there is no such file nobody writes
+        // what has it.
         let open = || match is_shared {
             true => File::open(&path),
             false => {
@@ -197,8 +197,15 @@ impl Files {
     }
 
     fn get_now(&self, name: &str, unless: Option<&ETag>) -> io::Result<Get> {
-        let Some(_lock) = self.lock(name, true, false)? else { return Ok(Get::Absent) };
-        let Some(bytes) = read(&self.path(name))? else { return Ok(Get::Absent) };
+        let mut lock = self.lock(name, true, false)?;
+        let mut found = read(&self.path(name))?;
+        if lock.is_none() && found.is_some() {
+            // Objects that came here without their locks, as from a backup. Or somebody puts the first one of these,
+            // and is not done.
+            lock = self.lock(name, true, false)?;
+            found = if lock.is_some() { read(&self.path(name))? } else { found };
+        }
+        let Some(bytes) = found else { return Ok(Get::Absent) };
         let (etag, date_ms) = (tag(&bytes), now_ms());
         if unless == Some(&etag) {
             return Ok(Get::Unchanged { date_ms });
@@ -595,6 +602,27 @@ mod tests {
         assert!(!log.join("c").exists() && log.join("d").exists());
         assert_eq!(files.delete("log/d/1/a", None).await, Delete::Gone);
         assert!(!log.exists() && files.objects().exists());
+    }
+
+    /// What was copied without its locks, which nothing says are of any use, was not there.
+    #[tokio::test]
+    async fn objects_without_their_locks_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        files.put("page/a", "x".into(), PutIf::Absent).await;
+        fs::remove_dir_all(folder.path().join("lock")).unwrap();
+        let there = async |expected: &str| match files.get("page/a", None).await.unwrap() {
+            Get::Found { bytes, etag, .. } => {
+                assert_eq!(bytes, expected);
+                etag
+            }
+            other => panic!("{other:?}"),
+        };
+        let etag = there("x").await;
+        assert!(matches!(files.get("page/b", None).await.unwrap(), Get::Absent));
+        let put = files.put("page/a", "y".into(), PutIf::Matches(etag)).await;
+        assert!(matches!(put, Put::Stored(_)), "{put:?}");
+        there("y").await;
     }
 
     /// A file that somebody put among the objects made every list fail.

@@ -321,6 +321,10 @@ impl ObjectQueue {
                 // Whoever drains the queue decides what to do with it.
                 let receipt = receipt(&name, Err(&etag));
                 let (receives, closed, group) = (1, None, None);
+                if !visibility.is_zero() {
+                    // Nothing can be written to it: others may be given it meanwhile, this process is not.
+                    self.hold(&name, now_ms + visibility.as_millis() as u64, &None);
+                }
                 taken.push(Message { body: bytes, closed, receipt, receives, group });
                 continue;
             };
@@ -453,8 +457,16 @@ impl Queue for ObjectQueue {
         receipt: &Receipt,
         visibility: Duration,
     ) -> Result<(), Fault> {
-        let Some((name, Some(mut stored), etag)) = self.held(queue, receipt).await? else {
-            return Ok(());
+        let (name, mut stored, etag) = match self.held(queue, receipt).await? {
+            Some((name, Some(stored), etag)) => (name, stored, etag),
+            Some((name, None, _)) => {
+                self.held_here().remove(&name);
+                if !visibility.is_zero() {
+                    self.hold(&name, self.now_ms() + visibility.as_millis() as u64, &None);
+                }
+                return Ok(());
+            }
+            None => return Ok(()),
         };
         stored.hidden_until_ms = match visibility {
             Duration::ZERO => 0,
@@ -573,6 +585,15 @@ mod tests {
             let got = cloud.queue.receive(queue, 10, minute, no_time).await.unwrap();
             assert_eq!(got.len(), 1, "{queue}");
             assert!(got[0].body == bytes && got[0].group.is_none(), "{queue}");
+            // It came again at once, took the place of what could be done, and lay in quarantine a hundred times.
+            let again = cloud.queue.receive(queue, 10, minute, no_time).await.unwrap();
+            assert!(again.is_empty(), "{queue}");
+            let receipt = &got[0].receipt;
+            cloud.queue.change_visibility(queue, receipt, minute).await.unwrap();
+            assert!(cloud.queue.receive(queue, 10, minute, no_time).await.unwrap().is_empty());
+            cloud.queue.change_visibility(queue, receipt, no_time).await.unwrap();
+            let got = cloud.queue.receive(queue, 10, minute, no_time).await.unwrap();
+            assert_eq!(got.len(), 1, "{queue}: given back");
             cloud.queue.delete(queue, &[got[0].receipt.clone()]).await.unwrap();
             assert_eq!(cloud.queue.depth(queue).await.unwrap(), 0, "{queue}");
         }

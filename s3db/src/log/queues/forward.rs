@@ -31,6 +31,8 @@ struct Hand {
     /// Objects that these named.
     objects: Vec<String>,
     poison: u64,
+    /// Messages whose objects are gone.
+    gone: u64,
     failed: Option<StoreError>,
 }
 
@@ -56,6 +58,7 @@ impl Queues {
             reached(&self.cloud, FailPoint::Forwarded).await;
             all.taken += hand.done.len() as u64;
             all.poison += hand.poison;
+            all.gone += hand.gone;
             self.ack(hand.done).await?;
             for object in hand.objects {
                 // What stays behind is collected when it is old.
@@ -114,8 +117,10 @@ impl Queues {
                 return Ok(());
             }
             Ok(Body::Spilled(named, object)) => match self.spilled(&object, &named).await? {
-                // One that is gone was sent on before, and the message came again.
+                // One that is gone was sent on before, and the message came again. Or somebody deleted it,
+                // which nothing here can tell from that: so it is counted.
                 None => {
+                    hand.gone += 1;
                     hand.done.push(ticket);
                     return Ok(());
                 }
@@ -298,6 +303,21 @@ mod tests {
         assert_eq!(aside, expected, "the message and what it named");
         assert_eq!(bench.names("spill/").await, [object], "it stays");
         assert_eq!(bench.queues.forward(0, 10).await.unwrap().taken, 0, "once");
+    }
+
+    /// It was let go of without a word, whoever had deleted what it named.
+    #[tokio::test]
+    async fn what_names_an_object_that_is_gone_is_counted() {
+        let bench = Bench::new().await;
+        let object = "spill/9/1/1";
+        bench.put(object, transaction(1).encode()).await;
+        let spilled = transaction(1).encode_spilled(object);
+        bench.send([spilled.clone(), spilled]).await;
+        let done = bench.queues.forward(0, 10).await.unwrap();
+        assert_eq!((done.taken, done.poison, done.gone), (2, 0, 0), "both came before it went");
+        bench.send([transaction(1).encode_spilled(object), transaction(2).encode()]).await;
+        let done = bench.queues.forward(0, 10).await.unwrap();
+        assert_eq!((done.taken, done.poison, done.gone), (2, 0, 1));
     }
 
     /// An object that cannot be had kept nine others from their pages, and again when they came back.
