@@ -29,7 +29,7 @@ use crate::{
     error::StoreError,
     fail_point::{FailPoint, reached},
     lent::Lent,
-    log::{Poison, queues::quarantine},
+    log::{Poison, fingerprint, queues::quarantine},
     page::{Page, PageId, Slot},
     retry::Attempts,
     sequence::{
@@ -303,7 +303,7 @@ async fn put_aside(
             part.push(write);
         }
         let bytes = encode_data(root.0, &part);
-        let name = format!("no-versions-{number:016x}-{:08x}", crate::frame::crc32c(&bytes));
+        let name = format!("no-versions-{number:016x}-{}", fingerprint(&bytes));
         quarantine(&store.cloud, &store.settings, &Poison { name, bytes }).await?;
         done.poison += 1;
     }

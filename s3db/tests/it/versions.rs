@@ -265,7 +265,8 @@ async fn what_was_put_aside_keeps_its_blob() {
     assert_eq!(objects(&cloud).await, [""; 0]);
 }
 
-/// They were one object, of more bytes than one may have.
+/// They were one object, of more bytes than one may have; then several of one name, of which the first was there and
+/// the others were lost: the checksum that their names ended with is the same of all frames.
 #[tokio::test]
 async fn much_that_is_put_aside_is_put_aside_in_parts() {
     let cloud = memory();
